@@ -56,17 +56,17 @@ gpu-test: install
 # Before a release: puts small faults into a copy of the code, one at a time, and checks that tests fail. N=200 SEED=3
 # makes 200 at random places instead of those in the tables; ONLY=discrete chooses those that contain this text.
 mutants: install
-	$(BIN)/python tests/mutants $(if $(N),--random $(N) --seed $(or $(SEED),0)) --only '$(ONLY)'
+	$(BIN)/python -m tests.mutants $(if $(N),--random $(N) --seed $(or $(SEED),0)) --only '$(ONLY)'
 
 # Lets hypothesis look for calls that break a property of an op, with new seeds, for MINUTES.
 fuzz: install
-	$(BIN)/python tests/fuzz $(MINUTES)
+	$(BIN)/python -m tests.fuzz $(MINUTES)
 
 # Runs the fuzz and the tests of the kernels with CPU kernels that were built with the sanitizers of g++, and CUDA's
 # kernels on the host with them, which takes minutes to compile; `make test` looks for the same faults in their PTX.
 sanitize: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto tests/cuda_on_host
-	$(BIN)/python tests/fuzz/sanitized.py
+	$(BIN)/python -m tests.fuzz.sanitized
 
 # Runs every case of the benchmarks; QUICK=1 takes about a minute, at sizes that only show that everything runs.
 bench: install

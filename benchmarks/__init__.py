@@ -1,13 +1,15 @@
-"""`python -m benchmarks`: what the kernels cost beside the published formulation and the closed forms in torch.
+"""`python -m benchmarks` times the ops, and compares them with the published formulas and with closed forms in torch.
 
-cases.py       the table: a new case is one line
-published.py   the published formulation, transcribed
-closed_forms.py  what a user would otherwise write in torch
-competitors.py who runs in a case, and how
-gate.py        nobody is timed who is wrong
-measure.py     time; memory.py  peak extra memory, in a process of its own
-report.py      tables, CSV and plot
+timed_cases.py     the table of cases
+published.py       the published formulas
+closed_forms.py    what a user would otherwise write in torch
+competitors.py     the implementations that run in a case
+other_revision.py  one of them: the kernels of another git revision
+gate.py            refuses to time an implementation whose result is wrong
+measure.py         measures time
+memory.py          measures peak extra memory, in a process of its own
+report.py          tables, CSV and plot
 
-`python -m benchmarks.patched`: the authors' code before and after it is patched.
-`python -m benchmarks.runs`: time to quality, of the published training loop and of `bfn`.
+`python -m benchmarks.patched` times the authors' code before and after it is patched.
+`python -m benchmarks.runs` measures time to quality, of the published training loop and of `bfn`.
 """

@@ -10,9 +10,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks import accuracy, cases, files, gate, measure, page, report
-from benchmarks.base import Base, reason, resolved
-from benchmarks.cases import CASES, Case
+from benchmarks import accuracy, files, gate, measure, page, report, timed_cases
 from benchmarks.competitors import (
     BASE,
     COMPILED,
@@ -26,7 +24,9 @@ from benchmarks.competitors import (
     prepared,
 )
 from benchmarks.devices import DEVICES, Device
+from benchmarks.other_revision import OtherRevision, reason, resolved
 from benchmarks.report import FAILED, OK, STOPPED, Row
+from benchmarks.timed_cases import CASES, Case
 from bfn_kernels.backends import BACKENDS
 
 SECONDS_QUICK = 0.1  # spent on the repetitions of one competitor in one case
@@ -70,11 +70,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(width=WIDTH, record=True, highlight=False)
     device = DEVICES[options.device]()
     machine = measure.begun(device) | {"quick": str(options.quick)}
-    base = Base(options.base, backends[0], device.name) if options.base else None
+    base = OtherRevision(options.base, backends[0], device.name) if options.base else None
     machine["copy_gb_per_s"] = f"{measure.copy_bandwidth(device):.1f}"
     if base is not None:
         machine["base"] = base.revision
-    console.print(measure.told(machine))
+    console.print(measure.lines_of(machine))
     rows = run_cases(options, backends, device, base)
     needed = any(case.op.endswith("discrete_time_loss") for case in options.cases)
     errors = accuracy.of_expectations(backends[0], device.name) if needed else {}
@@ -89,7 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def run_cases(options: argparse.Namespace, backends: list[str], device: Device, base: Base | None) -> list[Row]:
+def run_cases(
+    options: argparse.Namespace, backends: list[str], device: Device, base: OtherRevision | None
+) -> list[Row]:
     """The rows of all cases; a line is printed when one is done."""
     rows: list[Row] = []
     bar = Progress(TextColumn("{task.description}"), BarColumn(20), TimeElapsedColumn(), console=Console(stderr=True))
@@ -97,8 +99,8 @@ def run_cases(options: argparse.Namespace, backends: list[str], device: Device, 
         task = bar.add_task("", total=len(options.cases))
         for case in options.cases:
             bar.update(task, description=case.name)
-            actual = cases.on_gpu(case) if options.device == "cuda" else case
-            actual = cases.quick(actual) if options.quick else actual
+            actual = timed_cases.on_gpu(case) if options.device == "cuda" else case
+            actual = timed_cases.quick(actual) if options.quick else actual
             taking_part = competitors(actual, backends, options.quick, device.max_elements)
             taking_part = [c for c in taking_part if c.name not in options.without]
             rows += run_case(actual, taking_part, device, options.quick, not options.no_memory, base)
@@ -142,17 +144,17 @@ def run_case(
     device: Device,
     quick: bool,
     with_memory: bool,
-    base: Base | None = None,
+    base: OtherRevision | None = None,
 ) -> list[Row]:
     """The result of the gate, the time and the memory of each competitor, the backends first."""
-    tensors, noise = cases.inputs(case, device=device.name)
+    tensors, noise = timed_cases.inputs(case, device=device.name)
     backends = [c.name for c in taking_part if c.name in BACKENDS]
     found, runs = admitted(case, taking_part, tensors, noise)
     if base is not None:
         found[BASE] = judged(base.check(case), STOPPED)
         if found[BASE]["status"] == OK:
             runs[BASE] = base
-    moved = sum(t.nbytes for t in tensors.values()) + sum(cases.written(case, tensors, noise))
+    moved = sum(t.nbytes for t in tensors.values()) + sum(timed_cases.written(case, tensors, noise))
     times = measure.timings(runs, SECONDS_QUICK if quick else device.seconds, device)
     for name, timing in times.items():
         found[name] |= {
@@ -166,7 +168,7 @@ def run_case(
         if backends[0] in times:
             found[name]["ratio"] = timing.median / times[backends[0]].median
         if name in backends:
-            found[name]["allowed_bytes"] = cases.allowed(case, tensors, noise)
+            found[name]["allowed_bytes"] = timed_cases.allowed(case, tensors, noise)
         if not with_memory or name == BASE or (quick and name not in backends):
             continue
         competitor = next(c for c in taking_part if c.name == name)

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from benchmarks import cases, closed_forms
-from benchmarks.cases import CIFAR, MONTE_CARLO, N_STEPS, QUADRATURE, SIGMA_1, Case
+from benchmarks import closed_forms, timed_cases
 from benchmarks.competitors import kernel
+from benchmarks.timed_cases import CIFAR, MONTE_CARLO, N_STEPS, QUADRATURE, SIGMA_1, Case
 
 POINTS, REACH = 4001, 8.0
 PER_ROW = 8  # variables in each row
@@ -46,7 +46,7 @@ def fine_rule(tensors: dict, num_bins: int) -> Tensor:
 
 def of_expectations(backend: str, device: str = "cpu", num_bins: int = 256) -> dict[str, Errors]:
     case = Case("discretised.discrete_time_loss", (CIFAR[0], PER_ROW), num_bins)
-    tensors, _ = cases.inputs(case)
+    tensors, _ = timed_cases.inputs(case)
     want = fine_rule(tensors, num_bins)
     there = {name: value.to(device) for name, value in tensors.items()}
     found = {}

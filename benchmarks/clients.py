@@ -72,8 +72,8 @@ def types_by_draws(rows: int, dtype: torch.dtype, k: int, beta_1: float) -> Clie
         y = sender.sample((DRAWS,)) if noise is None else sender.mean + std * noise
         return with_gradient(N_STEPS * (sender.log_prob(y) - receiver.log_prob(y)).mean(), logits)
 
-    def ours(**how) -> tuple[Tensor, ...]:
-        loss = discrete.discrete_time_loss(x, logits, step=i, n_steps=N_STEPS, beta_1=beta_1, **how)
+    def ours(**options) -> tuple[Tensor, ...]:
+        loss = discrete.discrete_time_loss(x, logits, step=i, n_steps=N_STEPS, beta_1=beta_1, **options)
         return with_gradient(loss, logits)
 
     def continuous_time() -> tuple[Tensor, ...]:
@@ -286,7 +286,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise AssertionError(f"{client.name}: ours is {disagreement(client):.1g} from theirs, allowed {AGREES:.1g}")
     rows = [row for client in clients(share, torch.float32) for row in measured(client, seconds, repeats, share)]
     console = Console(width=WIDTH, highlight=False)
-    console.print(measure.told(machine))
+    console.print(measure.lines_of(machine))
     console.print(table(rows))
     out = options.out or files.new_folder("benchmarks")
     out.mkdir(parents=True, exist_ok=True)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 import bfn_kernels
-from benchmarks import cases, closed_forms, published, steps
-from benchmarks.cases import Case
+from benchmarks import closed_forms, published, steps, timed_cases
+from benchmarks.timed_cases import Case
 from bfn_kernels.backends import BACKENDS
 
 PUBLISHED, EAGER, COMPILED, BASE = "published", "eager", "compiled", "base"
@@ -222,7 +222,7 @@ def of_backend(name: str, case: Case) -> Competitor:
         name,
         functools.partial(kernel, name),
         tolerance=TOLERANCE_KERNEL if exact else plain_tolerance(case),
-        tensors=functools.partial(cases.as_passed, case),
+        tensors=functools.partial(timed_cases.as_passed, case),
     )
 
 
@@ -246,7 +246,7 @@ def competitors(case: Case, backends: list[str], quick: bool = False, max_elemen
         peers.append(Competitor(UNFUSED, unfused))
         own = lambda case, tensors, noise: steps.products(**tensors)  # noqa: E731
         peers.append(Competitor(PRODUCTS, products, truth=own, held_to="float64 products"))
-    share = cases.QUICK if quick else 1
+    share = timed_cases.QUICK if quick else 1
     return found + [peer for peer in peers if case.elements <= max_elements // share]
 
 

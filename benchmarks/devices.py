@@ -5,9 +5,9 @@ import time
 import torch
 
 from benchmarks import memory
-from benchmarks.cases import Case
 from benchmarks.competitors import Competitor
 from benchmarks.memory import Run
+from benchmarks.timed_cases import Case
 
 
 class Cpu:

@@ -1,5 +1,5 @@
-"""Results in files: CSV, with a line for each row, which is a dataclass of texts and numbers, and with what is known of
-the machine in every line."""
+"""Results in CSV files. A line holds a row, which is a dataclass of texts and numbers, and a description of the
+machine."""
 
 import csv
 from collections.abc import Callable, Iterable

@@ -1,4 +1,4 @@
-"""The gate: only competitors whose outputs and gradients agree with float64, given the same noise, are timed."""
+"""The gate: a competitor is timed only if its outputs and gradients agree with float64, given the same noise."""
 
 import math
 from dataclasses import dataclass
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from benchmarks.cases import Case
 from benchmarks.competitors import Competitor, leaves, step
+from benchmarks.timed_cases import Case
 
 # How many numbers the float64 truth computes; in larger cases only a part of the variables of each row is compared.
 MAX_NUMBERS = 2**22
@@ -47,7 +47,7 @@ def compare(got: Tensor, want: Tensor, share: float = 1.0) -> float:
     return (off.norm(dim=1) / size.clamp(min=1e-3 * size.max().item() + 1e-300)).max().item()
 
 
-def part(case: Case, tensors: dict, columns: Tensor) -> dict:
+def some_columns(case: Case, tensors: dict, columns: Tensor) -> dict:
     """The tensors with only these variables of each row; a tensor without a number per variable is left as it is."""
 
     def chosen(value: Tensor) -> Tensor:
@@ -65,14 +65,14 @@ def check(case: Case, competitor: Competitor, tensors: dict, noise: dict) -> Ver
     shown = max(1, min(case.shape[1], MAX_NUMBERS * case.shape[1] // case.elements))
     columns = torch.arange(shown, device=next(iter(tensors.values())).device) * (case.shape[1] // shown)
     if case.weights:
-        tensors, noise = part(case, tensors, columns), part(case, noise, columns)
-    taken = leaves(competitor, case, tensors)
+        tensors, noise = some_columns(case, tensors, columns), some_columns(case, noise, columns)
+    arguments = leaves(competitor, case, tensors)
     explicit = competitor.noise(noise, tensors)
     call = competitor.function(case, "none")
-    found = part(case, dict(enumerate(step(call, taken, explicit))), columns)
+    found = some_columns(case, dict(enumerate(step(call, arguments, explicit))), columns)
 
     def wide(values: dict) -> dict:
-        return {k: v.double() if v.is_floating_point() else v for k, v in part(case, values, columns).items()}
+        return {k: v.double() if v.is_floating_point() else v for k, v in some_columns(case, values, columns).items()}
 
     truth = {k: v.requires_grad_() if k in case.diff else v for k, v in wide(tensors).items()}
     wanted = step(lambda **values: competitor.truth(case, values, {}), truth | wide(noise), {})

@@ -1,5 +1,5 @@
-"""Memory as a training process has it: times of ops in a process that never trained are of memory that the system
-clears for every call, which slows those most who make many tensors."""
+"""Memory as a training process has it. In a process that never trained, the system clears new memory for every call.
+That slows implementations that make many tensors most."""
 
 import contextlib
 import ctypes

@@ -10,8 +10,8 @@ from datetime import datetime
 import torch
 
 from benchmarks import heap, memory
-from benchmarks.base import Base, git
 from benchmarks.devices import Device, Run
+from benchmarks.other_revision import OtherRevision, git
 from bfn_kernels import __version__
 from bfn_kernels.backends import CPU_BUILD
 
@@ -39,12 +39,12 @@ class Timing:
         return len(self.seconds)
 
 
-def clock(run: Run | Base, device: Device, calls: int = 1) -> float:
+def clock(run: Run | OtherRevision, device: Device, calls: int = 1) -> float:
     """The seconds that a call takes, by the clock of the process that makes it."""
-    return run.clock(calls) if isinstance(run, Base) else device.clock(run, calls)
+    return run.clock(calls) if isinstance(run, OtherRevision) else device.clock(run, calls)
 
 
-def timings(runs: dict[str, Run | Base], seconds: float, device: Device) -> dict[str, Timing]:
+def timings(runs: dict[str, Run | OtherRevision], seconds: float, device: Device) -> dict[str, Timing]:
     """Times each run, which must have run before, for about so many seconds, but at least three times.
 
     The repetitions of all runs take turns, so that all see the machine in the same state. A short run is called once
@@ -66,7 +66,7 @@ def timings(runs: dict[str, Run | Base], seconds: float, device: Device) -> dict
         for _ in range(REPETITIONS[1]):
             for name, run in runs.items():
                 if len(found[name]) < left[name]:
-                    if isinstance(run, Base) != elsewhere:
+                    if isinstance(run, OtherRevision) != elsewhere:
                         elsewhere = not elsewhere
                         _wait(SPINNING)
                     if min(found[name], default=0.0) < SHORT:
@@ -115,7 +115,7 @@ def machine(device: Device) -> dict[str, str]:
     }
 
 
-def told(machine: dict[str, str]) -> str:
+def lines_of(machine: dict[str, str]) -> str:
     return "\n".join(f"{key:<14} {value}" for key, value in machine.items())
 
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from benchmarks import cases
-from benchmarks.cases import Case
+from benchmarks import timed_cases
 from benchmarks.competitors import competitors, prepared
+from benchmarks.timed_cases import Case
 from bfn_kernels.backends import BACKENDS
 
 HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"  # torch's switch that puts large tensors in huge pages
@@ -42,11 +42,11 @@ def peak_of(run: Run) -> int | None:
         with open("/proc/self/clear_refs", "w") as clear:
             clear.write("5")  # resets the peak
         before = _status("VmRSS")
-        kept = run()  # the results count as well
+        results = run()  # the results count as well
         peak = _status("VmHWM")
     except (OSError, AttributeError):
         return None
-    del kept
+    del results
     return peak - before
 
 
@@ -76,8 +76,8 @@ def _child(make: Callable[..., tuple[Run, Run]], arguments: tuple, result: Conne
 def runs_of(case: Case, name: str) -> tuple[Run, Run]:
     """The call of a competitor in a case, and one with few rows."""
     competitor = next(c for c in competitors(case, list(BACKENDS)) if c.name == name)
-    few = cases.few(case)
-    return tuple(prepared(competitor, of, cases.inputs(of)[0]) for of in (case, few))  # type: ignore[return-value]
+    few = timed_cases.few(case)
+    return tuple(prepared(competitor, of, timed_cases.inputs(of)[0]) for of in (case, few))  # type: ignore[return-value]
 
 
 def _status(key: str) -> int:

@@ -16,10 +16,10 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 
 from benchmarks import files, plots, shares
-from benchmarks.cases import CASES
 from benchmarks.competitors import BASE, COMPILED, EAGER, PRODUCTS, PUBLISHED, UNFUSED
 from benchmarks.report import MIB, Row, Target, beside_base, duration, gain, median, memory, number, targets
 from benchmarks.shares import Share
+from benchmarks.timed_cases import CASES
 from bfn_kernels.backends import BACKENDS
 
 STYLE = """

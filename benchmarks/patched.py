@@ -217,7 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     began, out = time.monotonic(), options.out or files.new_folder("patched")
     out.mkdir(parents=True, exist_ok=True)
     console = Console(width=WIDTH, record=True, highlight=False)
-    console.print(measure.told(machine))
+    console.print(measure.lines_of(machine))
     rows = []
     for path in paths:
         config = cast(DictConfig, OmegaConf.load(path))

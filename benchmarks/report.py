@@ -11,8 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from benchmarks.accuracy import Errors
-from benchmarks.cases import Case
 from benchmarks.competitors import BASE, COMPILED, EAGER, PRODUCTS, PUBLISHED, UNFUSED
+from benchmarks.timed_cases import Case
 
 MIB = 2**20
 SLOWER = 1.05  # by how much a case may become slower from one revision to the next
@@ -115,9 +115,9 @@ def targets(cases: Sequence[Case], rows: Sequence[Row], backend: str, errors: di
         times = [median(rows, c.name, [backend]) / (c.k if c.per_class else 1) for c in of_series]
         complete = len(times) > 1 and not any(map(math.isnan, times))
         spread = max(times) / min(times)
-        told = f"{spread:.2f}" if complete else "–"
+        reached = f"{spread:.2f}" if complete else "–"
         found.append(
-            Target(f"{series}: slowest / fastest K", f"≤ {limit:g}", told, spread <= limit if complete else None)
+            Target(f"{series}: slowest / fastest K", f"≤ {limit:g}", reached, spread <= limit if complete else None)
         )
     if errors:
         nodes, draws = errors.values()
@@ -126,11 +126,11 @@ def targets(cases: Sequence[Case], rows: Sequence[Row], backend: str, errors: di
     measured = [row for row in rows if not math.isnan(row.peak_extra_bytes) and not math.isnan(row.allowed_bytes)]
     over = [row for row in measured if row.peak_extra_bytes > row.allowed_bytes]
     worst = max(over, key=lambda r: r.peak_extra_bytes - r.allowed_bytes, default=None)
-    told = f"{len(measured) - len(over)} of {len(measured)}"
+    reached = f"{len(measured) - len(over)} of {len(measured)}"
     if worst:
-        told += f"; {worst.case}: {worst.peak_extra_bytes / MIB:.1f} of {worst.allowed_bytes / MIB:.1f} MiB"
+        reached += f"; {worst.case}: {worst.peak_extra_bytes / MIB:.1f} of {worst.allowed_bytes / MIB:.1f} MiB"
     what = "peak extra memory: outputs, gradients, saved ones, 1 MiB per thread"
-    found.append(Target(what, "all", told, not over if measured else None))
+    found.append(Target(what, "all", reached, not over if measured else None))
     return found
 
 

@@ -1,4 +1,4 @@
-"""The parts of a training step: what was measured of them, and how it is told."""
+"""The parts of a training step: the measured times, and the sentences that describe them."""
 
 from dataclasses import dataclass
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from benchmarks import cases, gate, heap
-from benchmarks.cases import CASES
+from benchmarks import gate, heap, timed_cases
 from benchmarks.competitors import available, competitors, prepared
+from benchmarks.timed_cases import CASES
 
 TABLE = [
     pytest.param(case, c, id=f"{case.name} {c.name}".replace(" ", "-"))
@@ -16,7 +16,7 @@ TABLE = [
 @pytest.mark.parametrize(("case", "competitor"), TABLE)
 def test_speed(benchmark, case, competitor):
     benchmark.group = case.name
-    tensors, noise = cases.inputs(case)
+    tensors, noise = timed_cases.inputs(case)
     verdict = gate.check(case, competitor, tensors, noise)
     assert verdict.agrees, verdict
     run = prepared(competitor, case, tensors)

@@ -1,5 +1,6 @@
-"""How much of a training step the ops are: the network's forward and backward pass beside a flow sample and the loss,
-by our ops and by others, for configurations of `bfn` as they ship, but for the number of examples."""
+"""The share of the ops in a training step. It times the network's forward and backward pass, and next to it a flow
+sample and the loss, by our ops and by others. The configurations are those that `bfn` ships, with another number of
+examples."""
 
 import argparse
 import math
@@ -12,12 +13,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import cases, files, gate, measure
-from benchmarks.cases import Case
+from benchmarks import files, gate, measure, timed_cases
 from benchmarks.competitors import EAGER, PUBLISHED, available, competitors, prepared
 from benchmarks.devices import DEVICES, Device
 from benchmarks.report import of_columns
 from benchmarks.shares import COLUMNS, Share, cells
+from benchmarks.timed_cases import Case
 from bfn.configs import load
 from bfn.networks import build_network
 
@@ -67,7 +68,7 @@ def share(work: Workload, device: Device) -> Share:
         output = network(theta, t)
         return torch.autograd.grad(output, parameters, torch.ones_like(output))
 
-    tensors, noise = cases.inputs(case, device=device.name)
+    tensors, noise = timed_cases.inputs(case, device=device.name)
     runs: dict = {"network": pass_through}
     for competitor in competitors(case, available(device.name)[:1]):
         if competitor.compiled:

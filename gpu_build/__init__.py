@@ -1,1 +1,1 @@
-"""`python -m gpu_build` compiles every kernel for GPUs, without one, and says what each costs."""
+"""`python -m gpu_build` compiles every kernel for GPUs, and prints what each costs. It needs no GPU."""

@@ -1,4 +1,4 @@
-"""Calls of the operators whose kernels are compiled or executed to see what these cost."""
+"""Calls of the operators. gpu_build compiles or executes their kernels to see what these cost."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

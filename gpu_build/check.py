@@ -86,8 +86,8 @@ def run(planned: Sequence[Step], report: Path, seconds: float = SECONDS) -> int:
     log = report.with_suffix(".log")
     log.write_text("")
     for i, step in enumerate(planned):
-        kept = sum(later.least for later in planned[i + 1 :])
-        state, good = carry_out(step, log, max(step.least, ends - time.monotonic() - kept))
+        reserved = sum(later.least for later in planned[i + 1 :])
+        state, good = carry_out(step, log, max(step.least, ends - time.monotonic() - reserved))
         well.append(good)
         summary.append(f"{step.name}: {state}")
         print(summary[-1], flush=True)

@@ -1,4 +1,4 @@
-"""The CUDA kernels: compiled by setup.py with warnings as errors, and what ptxas says of them."""
+"""The CUDA kernels: setup.py compiles them, and a warning is an error. ptxas reports what each kernel uses."""
 
 import os
 import re

@@ -9,7 +9,6 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +16,6 @@ import torch
 from gpu_build.calls import Row, of_bits, of_classes, of_data, of_products, of_tiles
 from gpu_build.table import Execution
 
-TESTS = Path(__file__).resolve().parents[1] / "tests"
 CLASSES = (4, 27, 128, 2048)
 
 # For instructions of PTX, the classes of machine instructions that ptxas makes of one. The first rule that matches the
@@ -83,8 +81,7 @@ def passes(name: str) -> float:
 
 def interpreter(backend: str) -> Any:
     """The module of tests/ptx that makes the backend out of PTX."""
-    sys.path += [str(folder) for folder in (TESTS, TESTS / "ptx") if str(folder) not in sys.path]
-    return importlib.import_module(f"{backend}_ptx")
+    return importlib.import_module(f"tests.ptx.{backend}_ptx")
 
 
 class Operators:
@@ -155,7 +152,7 @@ def executions(backend: str, only: str = "") -> list[Execution]:
     if module.missing():
         print(f"left out: what {backend} executes, since {module.missing()}", file=sys.stderr)
         return []
-    import ptx
+    from tests.ptx import ptx
 
     ops = Operators(module.NAMESPACE)
     if not any(rows(backend, ops, only)):

@@ -67,8 +67,8 @@ class Execution:
         """The predicted time for one variable if it were limited by one pipe, by the issue of instructions or by memory
         alone."""
         cycles = {pipe: sum(self.instructions.get(c, 0.0) * n for c, n in of.items()) for pipe, of in PIPES.items()}
-        taken = {name: count / SMS / CLOCK for name, count in (cycles | {"issue": self.total * ISSUE}).items()}
-        return taken | {"cache": 32 * self.sectors / CACHE, "bandwidth": self.bytes / BANDWIDTH}
+        pipes = {name: count / SMS / CLOCK for name, count in (cycles | {"issue": self.total * ISSUE}).items()}
+        return pipes | {"cache": 32 * self.sectors / CACHE, "bandwidth": self.bytes / BANDWIDTH}
 
     def bound_by(self) -> str:
         """What limits it: a pipe, the issue of instructions or memory."""

@@ -1,5 +1,5 @@
-"""Objects, libraries and programs of g++ and nvcc, kept by content: what was built of the same files by the same
-command is there again."""
+"""Objects, libraries and programs of g++ and nvcc. They are stored by the content of their sources and their command,
+so that nothing is compiled twice."""
 
 import contextlib
 import fcntl

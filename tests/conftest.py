@@ -1,18 +1,18 @@
-"""What all folders of tests share: how the compiled backends of the tests are found."""
+"""Code for all folders of tests: it finds the compiled backends that only tests use."""
 
 import importlib
 import os
 
-import cuda_on_host
 import pytest
 
 from bfn_kernels.backends import BACKENDS
+from tests.cuda_on_host import cuda_on_host
 
 
 def pytest_configure(config):
     """BFN_PTX=cuda or triton asks for tests of what is compiled for a GPU, which needs the compiler."""
     compiler = os.environ.get("BFN_PTX")
-    if compiler and (missing := importlib.import_module(f"{compiler}_ptx").missing()):
+    if compiler and (missing := importlib.import_module(f"tests.ptx.{compiler}_ptx").missing()):
         pytest.exit(f"skipped: {missing}", 0)
 
 

@@ -1,8 +1,10 @@
-"""The runner at tiny sizes: nobody who is wrong is timed, and what is measured is told as it is."""
+"""The runner of the benchmarks at tiny sizes: a wrong implementation is not timed, and the report shows what was
+measured."""
 
 import dataclasses
 import math
 import random
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -11,9 +13,7 @@ import torch
 from rich.console import Console
 
 from benchmarks import __main__ as runner
-from benchmarks import accuracy, cases, closed_forms, files, gate, measure, memory, published, report
-from benchmarks.base import Base
-from benchmarks.cases import CASES, Case
+from benchmarks import accuracy, closed_forms, files, gate, measure, memory, published, report, timed_cases
 from benchmarks.competitors import (
     COMPILED,
     EAGER,
@@ -27,7 +27,9 @@ from benchmarks.competitors import (
     step,
 )
 from benchmarks.devices import DEVICES, Cpu, Gpu
+from benchmarks.other_revision import OtherRevision
 from benchmarks.report import FAILED, OK, Row
+from benchmarks.timed_cases import CASES, Case
 
 BACKENDS = [*available(), "reference"]
 NODES = next(case for case in CASES if "quadrature" in case.options)
@@ -35,7 +37,7 @@ NODES = next(case for case in CASES if "quadrature" in case.options)
 
 def tiny(case: Case) -> Case:
     """Few variables, and no more bins or classes than show the same."""
-    small = cases.few(case)
+    small = timed_cases.few(case)
     return replace(small, k=min(small.k, 300))
 
 
@@ -48,7 +50,7 @@ def test_compiled_agrees_and_is_compiled_once(monkeypatch):
     compile = torch.compile
     monkeypatch.setattr(torch, "compile", lambda call, **options: compile(call, backend="eager", **options))
     case = tiny(next(case for case in CASES if case.op == "discrete.continuous_time_loss"))
-    tensors, noise = cases.inputs(case)
+    tensors, noise = timed_cases.inputs(case)
     (competitor,) = (c for c in competitors(case, BACKENDS) if c.compiled)
     torch.compiler.reset()
     torch._dynamo.utils.counters.clear()
@@ -72,7 +74,7 @@ def test_every_op_has_its_forms(module):
 
 @pytest.mark.parametrize("case", [tiny(case) for case in CASES], ids=[case.name for case in CASES])
 def test_all_who_take_part_agree(case):
-    tensors, noise = cases.inputs(case)
+    tensors, noise = timed_cases.inputs(case)
     names = set()
     for competitor in uncompiled(case):
         names.add(competitor.name)
@@ -121,7 +123,7 @@ def not_a_number(call):
 @pytest.mark.parametrize("op", ["discretised.continuous_time_loss", "discrete.discrete_time_loss"])
 def test_the_gate_refuses(op, spoil):
     case = tiny(next(case for case in CASES if case.op == op))
-    tensors, noise = cases.inputs(case)
+    tensors, noise = timed_cases.inputs(case)
     good = competitors(case, BACKENDS)[0]
     bad = replace(good, function=lambda case, reduction: spoil(good.function(case, reduction)))
     assert gate.check(case, good, tensors, noise).agrees
@@ -160,7 +162,7 @@ def test_a_failed_gate_has_no_time_and_status_1(monkeypatch, tmp_path, capsys):
 def test_what_is_timed_is_the_mean_of_what_the_gate_saw():
     drawn = lambda case: "n_samples" in case.options or "flow" in case.op or case.weights  # noqa: E731
     for case in (tiny(case) for case in CASES if case.diff and not drawn(case)):
-        tensors, _ = cases.inputs(case)
+        tensors, _ = timed_cases.inputs(case)
         for competitor in uncompiled(case):
             timed = prepared(competitor, case, tensors)()
             each = step(competitor.function(case, "none"), gate.leaves(competitor, case, tensors), {})
@@ -198,7 +200,7 @@ def test_repetitions_take_turns():
 def test_threads_of_another_process_stop_before_they_could_disturb_a_run(monkeypatch):
     did = []
 
-    class Elsewhere(Base):
+    class Elsewhere(OtherRevision):
         __init__ = object.__init__  # without a process
 
         def clock(self, calls=1):
@@ -249,12 +251,12 @@ def test_a_gpu_is_timed_by_its_events_with_a_cold_cache(monkeypatch):
 def test_peers_follow_the_device(case, monkeypatch):
     """The peers make every tensor on the device of their inputs; tensors on another one cannot be joined with these."""
     monkeypatch.setattr(torch.distributions.Distribution, "_validate_args", False)
-    tensors, noise = cases.inputs(case, device="meta")
+    tensors, noise = timed_cases.inputs(case, device="meta")
     for competitor in uncompiled(case):
         if competitor.name not in BACKENDS:
-            taken = gate.leaves(competitor, case, tensors)
-            for given in ({}, competitor.noise(noise, tensors)):
-                outputs = step(competitor.function(case, "none"), taken, given)
+            leaves = gate.leaves(competitor, case, tensors)
+            for explicit in ({}, competitor.noise(noise, tensors)):
+                outputs = step(competitor.function(case, "none"), leaves, explicit)
                 assert {output.device.type for output in outputs} == {"meta"}
 
 
@@ -267,26 +269,26 @@ def test_a_run_on_a_gpu_that_is_not_there(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setitem(DEVICES, "cuda", Pretended)
     monkeypatch.setattr(runner, "available", lambda device: {"cuda": ["cpu"]}[device])
-    monkeypatch.setattr(cases, "ON_GPU", 2)
-    case = replace(tiny(CASES[0]), shape=cases.TEXT8)
+    monkeypatch.setattr(timed_cases, "ON_GPU", 2)
+    case = replace(tiny(CASES[0]), shape=timed_cases.TEXT8)
     monkeypatch.setattr(runner, "CASES", [case])
     arguments = ["--device", "cuda", "--without", "compiled", "--without", "published", "--no-memory"]
     assert runner.main([*arguments, "--out", str(tmp_path)]) == 0
     rows = files.read(report.Row, tmp_path / "results.csv")
     assert [(row.competitor, row.status, row.shape) for row in rows] == [(n, OK, "104×256") for n in ("cpu", EAGER)]
-    told = (tmp_path / "report.txt").read_text()
-    assert "gpu            none" in told and "What must hold" not in told
-    copying = float(next(line for line in told.splitlines() if "copy_gb_per_s" in line).split()[1])
-    line = next(line for line in told.split("that a copy does")[1].splitlines() if case.name in line)
-    speed, share = line.split(case.name)[1].split(", ")
-    assert float(share.strip(" %")) == pytest.approx(100 * float(speed) / copying, abs=100 / copying)
+    text = (tmp_path / "report.txt").read_text()
+    assert "gpu            none" in text and "What must hold" not in text
+    copying = float(next(line for line in text.splitlines() if "copy_gb_per_s" in line).split()[1])
+    words = " ".join(text.split())  # a narrow table breaks its title into lines
+    speed, share = re.search(rf"that a copy does .*?{re.escape(case.name)} (\S+), (\d+)%", words).groups()
+    assert float(share) == pytest.approx(100 * float(speed) / copying, abs=100 / copying)
 
 
 def test_cases_are_larger_on_a_gpu():
     for case in CASES:
-        larger = math.prod(cases.on_gpu(case).shape) // math.prod(case.shape)
-        small = case.shape in (cases.CIFAR, cases.TEXT8)
-        assert larger == (cases.ON_GPU if small and "n_samples" not in case.options else 1)
+        larger = math.prod(timed_cases.on_gpu(case).shape) // math.prod(case.shape)
+        small = case.shape in (timed_cases.CIFAR, timed_cases.TEXT8)
+        assert larger == (timed_cases.ON_GPU if small and "n_samples" not in case.options else 1)
 
 
 def test_peak_extra_memory():
@@ -360,7 +362,7 @@ def test_durations():
 
 def test_the_fine_rule_agrees_with_many_nodes():
     case = replace(NODES, shape=(4, 3), k=16)
-    tensors, _ = cases.inputs(case)
+    tensors, _ = timed_cases.inputs(case)
     wide = {k: v.double() for k, v in tensors.items()}
     want = accuracy.fine_rule(tensors, case.k)
     got = kernel("reference", replace(case, options={"quadrature": 100}), "none")(**wide)

@@ -48,7 +48,7 @@ def test_a_page_is_brought_up_to_date(tmp_path, monkeypatch):
     assert all(make(after) in new for _, make in of_policies)
 
 
-def told() -> dict[str, set[tuple[str, str]]]:
+def times_by_op() -> dict[str, set[tuple[str, str]]]:
     """For each op our median and that of eager PyTorch in every case, as a page writes them."""
     found: dict[str, dict] = {}
     for row in rows():
@@ -67,7 +67,7 @@ def test_ops():
     lines = [line for line in lines if line[1].strip()]
     assert len(lines) > 10
     for op, *times in lines:
-        assert tuple(times) in told()[op], op
+        assert tuple(times) in times_by_op()[op], op
 
 
 def test_vectors_from_many_classes_on():
@@ -77,7 +77,7 @@ def test_vectors_from_many_classes_on():
 
 def test_what_was_read_from_a_terminal():
     """Figures that no program wrote to a file stand in one that says how they were measured, and where they are."""
-    with open(RESULTS / "told.csv", newline="") as file:
+    with open(RESULTS / "figures.csv", newline="") as file:
         for row in csv.DictReader(file):
             assert row["figure"] in " ".join((ROOT / row["page"]).read_text().split()), row
 

@@ -1,4 +1,4 @@
-"""Benchmarks measure as in training: in memory that a network's step has left."""
+"""Benchmarks measure in memory that a network's step has left, as in training."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from benchmarks import __main__ as everything
-from benchmarks import base, clients, heap, measure, patched, training, vocabularies
+from benchmarks import clients, heap, measure, other_revision, patched, training, vocabularies
 from benchmarks.devices import Cpu
 from benchmarks.memory import HUGE_PAGES
 
@@ -23,9 +23,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-def faults(how: str) -> int:
+def faults(state: str) -> int:
     small = {k: v for k, v in os.environ.items() if k != HUGE_PAGES}  # which a test before may have set
-    done = subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True, env=small)
+    done = subprocess.run([sys.executable, "-c", FAULTS, state], capture_output=True, text=True, check=True, env=small)
     return int(done.stdout)
 
 
@@ -72,5 +72,5 @@ def test_the_process_of_another_revision_trains_too(monkeypatch):
 
     did = []
     monkeypatch.setattr(heap, "warm", lambda: did.append("warm"))
-    base.serve(Closed(), "cpu")
+    other_revision.serve(Closed(), "cpu")
     assert did == ["warm"]

@@ -1,18 +1,18 @@
-"""The page of a run, another revision beside this one, and the share that the ops have of a training step."""
+"""The page of a run, a comparison with another revision, and the share that the ops have of a training step."""
 
 import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_benchmarks import row, tiny
 
 from benchmarks import __main__ as runner
-from benchmarks import base, files, page, report, shares, training
-from benchmarks.cases import CASES
+from benchmarks import files, other_revision, page, report, shares, training
 from benchmarks.competitors import BASE, EAGER
 from benchmarks.devices import Cpu
 from benchmarks.report import STOPPED, Target
+from benchmarks.timed_cases import CASES
+from tests.benchmarks.test_benchmarks import row, tiny
 
 MACHINE = {"processor": "of a test", "copy_gb_per_s": "10.0"}
 
@@ -57,8 +57,8 @@ def test_a_revision_that_was_faster_is_told(tmp_path):
 def itself():
     """These kernels as those of another revision."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(base, "built", lambda *_, **__: base.ROOT)
-        process = base.Base("1234567", "cpu", "cpu")
+        patch.setattr(other_revision, "built", lambda *_, **__: other_revision.ROOT)
+        process = other_revision.OtherRevision("1234567", "cpu", "cpu")
     yield process
     process.close()
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_settings import TINY
 from torch import Tensor, nn
 
 from bfn.configs import Config, load
 from bfn.data import Data, load_data
 from bfn.model import BFN, ContinuousBFN, build_model
 from bfn.training.trainer import Trainer
+from tests.bfn.tiny_settings import TINY
 
 
 @pytest.fixture

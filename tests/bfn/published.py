@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-NUMBERS = Path(__file__).with_suffix(".json")
+FILE = Path(__file__).with_suffix(".json")
 # The configuration of each network's numbers, and the shape of what the network sees.
 # With as many channels as groups, the norms would hide the time.
 WIDTH = 64
@@ -97,7 +97,7 @@ def main(checkout: str) -> None:
             output = network.eval()(features, times[..., 0] if name == "gpt" else times)
         positions = next(tensor for key, tensor in tensors.items() if ".pos_" in key)
         numbers[name] = {"names": checksum(tensors), "positions": some(positions), "outputs": some(output)}
-    NUMBERS.write_text(json.dumps(numbers) + "\n")
+    FILE.write_text(json.dumps(numbers) + "\n")
 
 
 if __name__ == "__main__":

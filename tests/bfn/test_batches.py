@@ -7,14 +7,14 @@ from bfn.configs import ConfigError, TrainConfig
 from bfn.data import Data
 from bfn.training.batches import Batches, size_of_micro_batch
 
-NUMBERS = torch.arange(100)
+EXAMPLES = torch.arange(100)
 
 
 def data_of(draw=None):
-    return Data(NUMBERS, NUMBERS, NUMBERS, num_classes=100, baseline=0.0, draw=draw)
+    return Data(EXAMPLES, EXAMPLES, EXAMPLES, num_classes=100, baseline=0.0, draw=draw)
 
 
-def taken(step, rank=0, processes=1, data=None, **settings):
+def batches_of(step, rank=0, processes=1, data=None, **settings):
     """The micro-batches of a step that a process takes."""
     train = TrainConfig(**{"batch_size": 48, **settings})
     return list(Batches(data or data_of(), train, rank, processes).of(step))
@@ -22,8 +22,8 @@ def taken(step, rank=0, processes=1, data=None, **settings):
 
 @pytest.mark.parametrize("n_steps", [None, 5])
 def test_processes_share_the_micro_batches_that_one_process_takes(n_steps):
-    alone = taken(3, micro_batch=8, n_steps=n_steps)
-    shares = [taken(3, rank, 3, micro_batch=8, n_steps=n_steps) for rank in range(3)]
+    alone = batches_of(3, micro_batch=8, n_steps=n_steps)
+    shares = [batches_of(3, rank, 3, micro_batch=8, n_steps=n_steps) for rank in range(3)]
     assert [len(share) for share in shares] == [2, 2, 2]
     for index, batch in enumerate(alone):
         other = shares[index % 3][index // 3]
@@ -34,7 +34,7 @@ def test_processes_share_the_micro_batches_that_one_process_takes(n_steps):
 
 @pytest.mark.parametrize("micro", [48, 8])
 def test_examples_and_times_do_not_depend_on_the_micro_batches(micro):
-    whole, parts = taken(7), taken(7, micro_batch=micro)
+    whole, parts = batches_of(7), batches_of(7, micro_batch=micro)
     assert [len(part.x) for part in parts] == [micro] * (48 // micro)
     assert torch.equal(torch.cat([part.x for part in parts]), whole[0].x)
     times = torch.cat([part.t for part in parts])
@@ -43,18 +43,18 @@ def test_examples_and_times_do_not_depend_on_the_micro_batches(micro):
 
 
 def test_the_share_of_a_process_is_one_micro_batch_if_none_is_set():
-    shares = [taken(0, rank, 4) for rank in range(4)]
+    shares = [batches_of(0, rank, 4) for rank in range(4)]
     assert [[len(batch.x) for batch in share] for share in shares] == [[12]] * 4
-    assert torch.equal(torch.cat([share[0].x for share in shares]), taken(0)[0].x)
+    assert torch.equal(torch.cat([share[0].x for share in shares]), batches_of(0)[0].x)
 
 
 def test_what_is_drawn_anew_differs_between_micro_batches_and_steps_and_comes_from_the_seed():
     drawing = data_of(lambda x, generator: torch.rand(len(x), generator=generator))
-    first, second = taken(0, data=drawing, micro_batch=24)
-    third, fourth = taken(1, data=drawing, micro_batch=24)
+    first, second = batches_of(0, data=drawing, micro_batch=24)
+    third, fourth = batches_of(1, data=drawing, micro_batch=24)
     assert len(torch.cat([first.x, second.x, third.x, fourth.x]).unique()) == 96
-    assert torch.equal(taken(0, 1, 2, drawing, micro_batch=24)[0].x, second.x)
-    assert not torch.equal(taken(0, data=drawing, micro_batch=24, seed=1)[0].x, first.x)
+    assert torch.equal(batches_of(0, 1, 2, drawing, micro_batch=24)[0].x, second.x)
+    assert not torch.equal(batches_of(0, data=drawing, micro_batch=24, seed=1)[0].x, first.x)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_settings import TINY
 from torch.utils._python_dispatch import TorchDispatchMode
 from typer.testing import CliRunner
 
@@ -24,6 +23,7 @@ from bfn.training.trainer import Trainer
 from bfn_kernels import discrete
 from bfn_kernels.schedules import final_accuracy
 from bfn_kernels.vocabulary import tiles
+from tests.bfn.tiny_settings import TINY
 
 SETTINGS = ["data.vocabulary=300", "data.length=8", "data.file=play.txt"]
 TEXT = "To be, or not to be: that is the “question” – Être ou ne pas être? [bold]$x_1$\n\tWhether 'tis nobler. " * 40
@@ -182,15 +182,15 @@ def run(*arguments):
 
 def test_a_run_is_trained_told_in_bytes_and_continued_in_its_own_tokens(tmp_path):
     (tmp_path / "play.txt").write_text(TEXT)
-    given = [f"data.folder={tmp_path}", *TINY, *SETTINGS]
+    shared = [f"data.folder={tmp_path}", *TINY, *SETTINGS]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    result = run("train", "text_bpe", f"out={whole}", "train.max_steps=2", *given)
+    result = run("train", "text_bpe", f"out={whole}", "train.max_steps=2", *shared)
     assert result.exit_code == 0, result.output
     said = re.search(r"^held-out bits per byte: (\d\.\d+) \(unigrams (\d\.\d+)\)$", result.output, re.M)
-    data = load_data(cli.load(*["text_bpe", given]))
+    data = load_data(cli.load(*["text_bpe", shared]))
     assert float(said[2]) == pytest.approx(data.baseline / data.token_bytes, abs=1e-3)
-    assert run("train", "text_bpe", f"out={parts}", "train.max_steps=1", *given).exit_code == 0
-    result = run("train", "text_bpe", f"out={parts}", "train.max_steps=2", *given)
+    assert run("train", "text_bpe", f"out={parts}", "train.max_steps=1", *shared).exit_code == 0
+    result = run("train", "text_bpe", f"out={parts}", "train.max_steps=2", *shared)
     assert result.exit_code == 0 and "at step 1" in result.output
     (tensors, state), (tensors_whole, _) = checkpoint.load(parts / STATE_FILE), checkpoint.load(whole / STATE_FILE)
     assert all(tensors[name].equal(tensor) for name, tensor in tensors_whole.items())

@@ -81,9 +81,9 @@ def test_a_save_that_is_killed_half_way_leaves_the_old_file(path):
     assert_old(path)
 
 
-@pytest.mark.parametrize("kept", [0, 4, 100, 2000, -1])
-def test_a_truncated_file_is_one_clear_error(path, kept):
-    path.write_bytes(path.read_bytes()[:kept])
+@pytest.mark.parametrize("length", [0, 4, 100, 2000, -1])
+def test_a_truncated_file_is_one_clear_error(path, length):
+    path.write_bytes(path.read_bytes()[:length])
     with pytest.raises(CheckpointError, match=r"checkpoint .*c.safetensors cannot be read, it may be truncated"):
         checkpoint.load(path)
 

@@ -3,7 +3,6 @@
 import math
 
 import pytest
-import tiny_files
 import torch
 
 from bfn.configs import ConfigError
@@ -11,6 +10,7 @@ from bfn.data import load_data
 from bfn.data.published import binarise, hold_out
 from bfn.data.splits import class_counts, factorised_bits
 from bfn.training.trainer import Trainer
+from tests.bfn import tiny_files
 
 
 @pytest.fixture

@@ -6,13 +6,13 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-import tiny_files
 from typer.testing import CliRunner
 
 from bfn import cli
 from bfn.data import download
 from bfn.training import checkpoint
 from bfn.training.runs import MODEL_FILE, STATE_FILE
+from tests.bfn import tiny_files
 
 PAGE = (Path(__file__).parents[2] / "docs" / "guides" / "own.md").read_text()
 TINY = [

@@ -7,10 +7,10 @@ import zipfile
 
 import numpy as np
 import pytest
-import tiny_files
 
 from bfn.configs import ConfigError, load
 from bfn.data.files import find_file, read_cifar, read_idx, read_letters
+from tests.bfn import tiny_files
 
 
 @pytest.mark.parametrize("name", ["images", "images.gz"])

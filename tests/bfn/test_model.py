@@ -106,7 +106,9 @@ def test_what_is_drawn_for_the_loss_does_not_depend_on_what_was_drawn_for_the_fl
     seeds = []
     flow, loss = model.flow, model.discrete_time_loss
     monkeypatch.setattr(model, "flow", lambda x, t, seed, mask: seeds.append(seed) or flow(x, t, seed))
-    monkeypatch.setattr(model, "discrete_time_loss", lambda *args, **how: seeds.append(args[5]) or loss(*args, **how))
+    monkeypatch.setattr(
+        model, "discrete_time_loss", lambda *args, **keywords: seeds.append(args[5]) or loss(*args, **keywords)
+    )
     for seed in (1, 2):
         model(data.test[:2], torch.zeros(2), seed=seed, n_steps=4)
     assert len(set(seeds)) == 4

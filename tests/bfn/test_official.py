@@ -1,10 +1,9 @@
-"""The paper's networks and their published checkpoints, held to numbers that the official code put out."""
+"""The paper's networks and their published checkpoints, compared with outputs of the official code."""
 
 import json
 import re
 from dataclasses import asdict
 
-import published
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -23,8 +22,9 @@ from bfn.networks.official import (
 from bfn.training import checkpoint
 from bfn.training.checkpoint import CheckpointError
 from bfn.training.runs import MODEL_FILE
+from tests.bfn import published
 
-NUMBERS = json.loads(published.NUMBERS.read_text())
+PUBLISHED = json.loads(published.FILE.read_text())
 each_network = pytest.mark.parametrize("network", OFFICIAL)
 
 
@@ -73,7 +73,7 @@ def test_published_weights_give_the_published_outputs(network, files):
         features = features[..., None]  # the last dimension is that of the numbers of one variable
     with torch.no_grad():
         output = model.network(features, t)
-    got, want = torch.tensor(published.some(output)), torch.tensor(NUMBERS[network]["outputs"])
+    got, want = torch.tensor(published.some(output)), torch.tensor(PUBLISHED[network]["outputs"])
     torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
 
 
@@ -82,10 +82,10 @@ def test_a_model_goes_back_under_the_published_names_with_the_same_numbers(netwo
     ours, theirs, _ = files
     convert_back(ours, tmp_path / "back.pt")
     back, there = torch.load(tmp_path / "back.pt", weights_only=True), torch.load(theirs, weights_only=True)
-    assert published.checksum(back) == NUMBERS[network]["names"]
+    assert published.checksum(back) == PUBLISHED[network]["names"]
     assert back.keys() == there.keys() and all(torch.equal(back[name], there[name]) for name in back)
     positions = next(tensor for name, tensor in back.items() if ".pos_" in name)
-    got, want = torch.tensor(published.some(positions)), torch.tensor(NUMBERS[network]["positions"])
+    got, want = torch.tensor(published.some(positions)), torch.tensor(PUBLISHED[network]["positions"])
     torch.testing.assert_close(got, want, atol=1e-5, rtol=0)
 
 
@@ -189,7 +189,7 @@ def test_the_command_writes_a_run_that_evaluates_and_goes_back(network, files, t
     assert re.search(r"bound\D+\d+\.\d{4} ± \d", bfn("evaluate", run).output)
     result = bfn("convert", "--back", run, back)
     assert (result.exit_code, result.output) == (0, f"checkpoint: {back}\n")
-    assert published.checksum(torch.load(back, weights_only=True)) == NUMBERS["gpt"]["names"]
+    assert published.checksum(torch.load(back, weights_only=True)) == PUBLISHED["gpt"]["names"]
     result = bfn("convert", theirs, run)
     assert result.exit_code == 1 and result.output.startswith(f"error: {run} holds a run, which a checkpoint would")
     result = bfn("convert", "--config", "text", theirs, tmp_path / "other")

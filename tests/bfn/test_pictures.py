@@ -3,10 +3,8 @@
 import math
 from collections.abc import Callable, Iterator
 
-import information
 import matplotlib.pyplot as plt
 import pytest
-import story
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -16,6 +14,7 @@ from bfn.data import load_data
 from bfn.results import plots
 from bfn.results.evaluate import Bound
 from bfn.results.tables import Drawn, Measured
+from docs.pictures import information, story
 
 LOG = "step,validation_bits,train_bits\n" + "".join(f"{10 * i},{2 + 0.4 / i},{1.9 + 0.5 / i}\n" for i in range(1, 9))
 BOUNDS = [Measured(n, Bound(1.5 + 1 / (n or 1e9), 0.2, 0.05, 16), None) for n in (10, 25, 100, None)]
@@ -25,15 +24,15 @@ DRAWN = [Drawn(name, n, 0.1, 0.5 + better / n, 0.02) for name, better in (("a", 
 @pytest.fixture
 def figures(monkeypatch) -> Iterator[Callable[..., list[Figure]]]:
     """The figures that a function draws, which are not written."""
-    kept = []
+    written_figures = []
     for module in (plots, story, information):
-        monkeypatch.setattr(module, "write", lambda figure, path: kept.append(figure) or path)
+        monkeypatch.setattr(module, "write", lambda figure, path: written_figures.append(figure) or path)
 
     def drawn(function: Callable, *args, **more) -> list[Figure]:
-        kept.clear()
+        written_figures.clear()
         function(*args, **more)
-        assert kept, "nothing was drawn"
-        return list(kept)
+        assert written_figures, "nothing was drawn"
+        return list(written_figures)
 
     yield drawn
     plt.close("all")
@@ -115,9 +114,9 @@ def test_pictures_of_numbers(tiny, tmp_path, figures):
 
 
 def test_pictures_of_the_pages(tmp_path, figures, monkeypatch):
-    (told,) = figures(story.tell, tmp_path / "story.png", Console(quiet=True))
-    check(told)
-    assert [axes.get_title()[:2] for axes in told.axes] == ["1.", "2.", "3.", "4."]
+    (figure,) = figures(story.tell, tmp_path / "story.png", Console(quiet=True))
+    check(figure)
+    assert [axes.get_title()[:2] for axes in figure.axes] == ["1.", "2.", "3.", "4."]
     monkeypatch.setattr(information, "CLASSES", (27, 50))
     (shown,) = figures(information.picture, tmp_path / "information.png")
     check(shown)

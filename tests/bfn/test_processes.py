@@ -1,4 +1,4 @@
-"""Runs that are the work of two processes, which end as that of one process does."""
+"""Runs of two processes end as the run of one process does."""
 
 import json
 import os
@@ -11,15 +11,15 @@ import time
 from pathlib import Path
 
 import pytest
-import workers
-from tiny_settings import TINY
-from workers import Group
 
 from bfn.configs import EvaluateConfig
 from bfn.results.evaluate import evaluate
 from bfn.training import checkpoint
 from bfn.training.run_lock import lock
 from bfn.training.runs import LOG_FILE, MODEL_FILE, STATE_FILE, load_run
+from tests.bfn import workers
+from tests.bfn.tiny_settings import TINY
+from tests.bfn.workers import Group
 
 PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
 COMMANDS = re.findall("^(?:torchrun|accelerate) .* -m bfn .*", PAGE, re.M)

@@ -1,11 +1,11 @@
 import io
 
 import pytest
-import story
 import torch
 from rich.console import Console
 
 from bfn_kernels import continuous
+from docs.pictures import story
 
 
 def test_the_network_of_the_story_is_right_about_what_it_says():

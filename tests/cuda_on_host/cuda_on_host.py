@@ -6,7 +6,7 @@ import platform
 import shutil
 from pathlib import Path
 
-import compiled
+from tests import compiled
 
 ROOT = compiled.ROOT
 HERE = ROOT / "tests" / "cuda_on_host"

@@ -1,13 +1,14 @@
-"""Calls every op on the CUDA kernels for the host, under a sanitizer: `every_call.py LIBRARY`. Other tests compare the
-results with the reference."""
+"""`python -m tests.cuda_on_host.every_call LIBRARY` calls every op on CUDA's kernels for the host, in which a sanitizer
+watches each access. Other tests compare the results with the reference."""
 
 import sys
 
-import test_cuda
 import torch
-from cases import CASES
-from support import FIRST, evaluate, serves
-from test_accuracy import laid_out
+
+from tests.kernels import test_cuda
+from tests.kernels.op_cases import CASES
+from tests.kernels.support import FIRST, evaluate, serves
+from tests.kernels.test_accuracy import laid_out
 
 BACKEND = "cuda_on_host"
 ODD, WHOLE, LONG = (3, 7), (2, 16), (1, 5000)  # an odd end, whole vectors, several blocks

@@ -5,10 +5,11 @@ import os
 import subprocess
 import sys
 
-import compiled
-import cuda_on_host
 import pytest
-from fuzz import sanitized
+
+from tests import compiled
+from tests.cuda_on_host import cuda_on_host
+from tests.fuzz import sanitized
 
 pytestmark = pytest.mark.skipif(cuda_on_host.missing() is not None, reason=str(cuda_on_host.missing()))
 
@@ -51,6 +52,6 @@ def test_nothing_is_found_where_nothing_is(name, sanitizer):
 def test_kernels(sanitizer, order):
     """The memory of each tensor is an allocation of its own, of exactly its size."""
     preloaded = " ".join(map(sanitized.library, PRELOADED[sanitizer]))
-    command = [sys.executable, cuda_on_host.HERE / "every_call.py", cuda_on_host.operators(sanitizer)]
-    done = run(command, HOST_SHIM_ORDER=order, LD_PRELOAD=preloaded, PYTHONPATH=os.pathsep.join(sys.path))
+    command = [sys.executable, "-m", "tests.cuda_on_host.every_call", cuda_on_host.operators(sanitizer)]
+    done = run(command, HOST_SHIM_ORDER=order, LD_PRELOAD=preloaded)
     assert done.returncode == 0 and done.stdout.endswith("done\n"), f"{done.stdout[-200:]}{done.stderr[-4000:]}"

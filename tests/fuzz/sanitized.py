@@ -12,9 +12,9 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "build" / "sanitized"
 BUILD = builds()[0]
 KERNELS = (
-    "accuracy", "binary", "bins", "calls", "errors", "gradients", "vocabulary", "vocabulary_steps", "layouts", "limits",
-    "masked_classes", "mixtures", "modes", "noise", "nonfinite", "out", "pages", "properties", "receivers", "rows",
-    "samplers", "ties", "tiles", "times", "unclipped",
+    "accuracy", "binary", "bins", "calls", "distributions", "errors", "gradients", "known_values", "layouts",
+    "limits", "masked_classes", "mixtures", "modes", "noise", "nonfinite", "out", "pages", "properties",
+    "receivers", "rows", "ties", "tiles", "times", "unclipped", "vocabulary", "vocabulary_steps",
 )  # fmt: skip
 CHOSEN = "not cuda_on_host and not reference and not triton and not memory_does_not_grow"  # ASan keeps what was freed
 REPORTS = ("AddressSanitizer", "runtime error:")
@@ -55,7 +55,8 @@ def main() -> int:
     tests = [str(ROOT / "tests" / "fuzz"), *(str(ROOT / "tests" / "kernels" / f"test_{name}.py") for name in KERNELS)]
     # from that folder, the package in it is the one that is imported
     command = [sys.executable, "-m", "pytest", "-n", "auto", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
-    command += ["-c", str(ROOT / "pyproject.toml"), "-k", CHOSEN, *tests]
+    # pytest would put the root, and the package there, first
+    command += ["-c", str(ROOT / "pyproject.toml"), "-o", "pythonpath=", "-k", CHOSEN, *tests]
     # what is not in the folder, like gpu_build, comes from the root
     environment = os.environ | OPTIONS | {"LD_PRELOAD": preloaded, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(

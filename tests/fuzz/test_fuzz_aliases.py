@@ -1,19 +1,20 @@
-"""No output shares memory with anything that a step is given, but for what a step reads where it writes: there the
-result is that of memory of its own."""
+"""Memory that an output shares with an argument of a step. It is refused, unless the step reads each place before it
+writes there. Then the result is the same as in memory of its own."""
 
 import dataclasses
 
 import pytest
 import torch
-from aliases import ITSELF, OUTPUTS, over, tensors_of
-from calls import Plan, backends, examples, plans, remember
-from cases import CASES
-from declared import parameters, public
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from oracle import ERRORS
-from support import serves
 from torch import Tensor
+
+from tests.fuzz.comparison import ERRORS
+from tests.fuzz.drawn_calls import Plan, backends, examples, plans, remember
+from tests.kernels.aliases import ITSELF, OUTPUTS, over, tensors_of
+from tests.kernels.declared import parameters, public
+from tests.kernels.op_cases import CASES
+from tests.kernels.support import serves
 
 LONG = (1025, 2047, 4096, 8192)  # classes, of which a kernel has blocks of its own
 

@@ -1,4 +1,4 @@
-"""A wrong argument is one error that names it; what is not wrong after all gives what the reference gives."""
+"""A wrong argument is one error that names it. An argument that turns out to be right gives the reference's result."""
 
 import dataclasses
 import re
@@ -6,17 +6,18 @@ from random import Random
 from typing import NamedTuple
 
 import torch
-from calls import Plan, backends, examples, plans, remember
-from declared import parameters
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from oracle import ERRORS, allowed
-from support import serves
 from torch import Tensor
+
+from tests.fuzz.comparison import ERRORS, allowed
+from tests.fuzz.drawn_calls import Plan, backends, examples, plans, remember
+from tests.kernels.declared import parameters
+from tests.kernels.support import serves
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 TYPES = (*FLOATS, torch.int64, torch.int32, torch.int16, torch.uint8, torch.bool, torch.complex64)
-NUMBERS = (3, -1, 0, 2**63, 2**70, 1.5, float("nan"), -1e300, True, torch.zeros(0), torch.tensor(0.5))
+WRONG_NUMBERS = (3, -1, 0, 2**63, 2**70, 1.5, float("nan"), -1e300, True, torch.zeros(0), torch.tensor(0.5))
 OBJECTS = (None, "mean", "", b"t", object(), [], {}, (1,), torch.float32, ..., range(3), len, torch.Size([2]))
 
 
@@ -52,7 +53,7 @@ def gradient(value, form: Random):
 
 
 def nothing_like_it(value, form: Random):
-    return form.choice((*NUMBERS, *OBJECTS))
+    return form.choice((*WRONG_NUMBERS, *OBJECTS))
 
 
 WRONG = (other_shape, other_type, elsewhere, gradient, nothing_like_it)
@@ -77,17 +78,17 @@ def test_wrong_arguments(plan, backend, data):
     name = data.draw(st.sampled_from([n for n in parameters(call.case.op) if not left_out(call.case, n)]), label="name")
     wrong = data.draw(st.sampled_from(WRONG), label="wrong")
     remember(Mistake(plan, name, wrong.__name__, backend))
-    given = {**call.case.options, **call.inputs}
-    value = wrong(given.get(name), Random(plan.layout))
+    arguments = {**call.case.options, **call.inputs}
+    value = wrong(arguments.get(name), Random(plan.layout))
     if huge(name, value):
         return
-    given[name] = value
+    arguments[name] = value
     case = dataclasses.replace(call.case, options={}, into="")
 
     def outcome(backend, **others):
         torch.manual_seed(3)
         try:
-            return case({**given, **others}, backend)
+            return case({**arguments, **others}, backend)
         except ERRORS as error:
             return error
 

@@ -2,20 +2,20 @@
 one class's bias, give what the reference gives of the stored logits."""
 
 import pytest
-from calls import BACKENDS, examples, heads, remember
 from hypothesis import given
-from oracle import check
-from support import INTERPRETED, serves
-from test_fuzz_values import check_plan
 
 from bfn_kernels import vocabulary
 from bfn_kernels.vocabulary import tiles
+from tests.fuzz.comparison import check
+from tests.fuzz.drawn_calls import BACKENDS, examples, heads, remember
+from tests.fuzz.test_fuzz_values import check_plan
+from tests.kernels.support import INTERPRETED, serves
 
 each = pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "reference"])
 COUNT = 40
 
 
-def kept(backend: str):
+def cases_to_try(backend: str):
     """Under the interpreter, which is slow, the losses that have kernels for 16 bits there, of few classes."""
     losses = ("vocabulary.continuous_time_loss", "vocabulary.reconstruction_loss")
     few = lambda case: case.op in losses and not case.huge  # noqa: E731
@@ -34,7 +34,7 @@ def small_tiles(monkeypatch):
 @each
 def test_layouts(backend):
     @examples(COUNT)
-    @given(plan=heads(kept(backend)))
+    @given(plan=heads(cases_to_try(backend)))
     def agrees(plan):
         check_plan(plan, backend)
 
@@ -44,7 +44,7 @@ def test_layouts(backend):
 @each
 def test_one_place_that_is_not_finite(backend):
     @examples(COUNT)
-    @given(plan=heads(kept(backend), ("not finite",)))
+    @given(plan=heads(cases_to_try(backend), ("not finite",)))
     def shows(plan):
         remember(plan)
         check(plan.make(), backend)

@@ -1,12 +1,13 @@
 """Results lie in memory as `torch.empty_like` says, and as a compiler that runs nothing expects."""
 
 import torch
-from calls import backends, examples, plans, remember
 from hypothesis import assume, given
-from oracle import ERRORS
-from support import serves
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+
+from tests.fuzz.comparison import ERRORS
+from tests.fuzz.drawn_calls import backends, examples, plans, remember
+from tests.kernels.support import serves
 
 # Whose layout the result has, where it has the shape of an input.
 LIKE = {

@@ -1,16 +1,16 @@
-"""Schedules and seeds: every number is taken and means what it says, or is refused by name."""
+"""Schedules and seeds: a number is either accepted and means what it says, or refused by an error that names it."""
 
 import math
 
 import pytest
 import torch
-from calls import examples, remember
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import ERRORS
 
 from bfn_kernels import noise
 from bfn_kernels.schedules import ExponentialVariance, LogarithmicAccuracy, QuadraticAccuracy
+from tests.fuzz.comparison import ERRORS
+from tests.fuzz.drawn_calls import examples, remember
 
 NATIVE_CODE = False  # is called: no process of its own is needed
 anything = st.none() | st.text(max_size=3) | st.booleans() | st.integers() | st.floats() | st.just(torch.ones(2))
@@ -48,8 +48,8 @@ def test_accuracies(kind):
     @given(beta_1=st.floats() | anything, classes=st.integers(2, 300) | anything, t=times, n=st.integers(1, 200))
     def is_received_step_by_step(beta_1, classes, t, n):
         remember((beta_1, classes, t, n))
-        given = (beta_1,) if kind is QuadraticAccuracy else (classes, beta_1)
-        schedule = refused(kind, *given, names=("num_classes", "beta_1"))
+        arguments = (beta_1,) if kind is QuadraticAccuracy else (classes, beta_1)
+        schedule = refused(kind, *arguments, names=("num_classes", "beta_1"))
         if schedule is None or not 1e-6 < beta_1 < 1e6:
             return
         beta = schedule.beta(torch.tensor(sorted(t), dtype=torch.float64))

@@ -9,13 +9,14 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from calls import Plan, arrange, backends, examples, plans, remember
-from declared import parameters
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from oracle import ERRORS, allowed
-from support import serves
 from torch import Tensor
+
+from tests.fuzz.comparison import ERRORS, allowed
+from tests.fuzz.drawn_calls import Plan, arrange, backends, examples, plans, remember
+from tests.kernels.declared import parameters
+from tests.kernels.support import serves
 
 
 class Subclass(Tensor):

@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from calls import BACKENDS, examples, plans, remember
-from declared import FAMILIES
 from hypothesis import given
-from oracle import check
-from support import serves
 from torch import Tensor
+
+from tests.fuzz.comparison import check
+from tests.fuzz.drawn_calls import BACKENDS, examples, plans, remember
+from tests.kernels.declared import FAMILIES
+from tests.kernels.support import serves
 
 
 def snapshot(inputs: dict) -> dict:
@@ -40,11 +41,11 @@ def check_plan(plan, backend: str) -> None:
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family != "vocabulary"])
 @pytest.mark.parametrize("backend", [b for b in BACKENDS if b != "reference"])
 def test_values(backend, family):
-    def kept(case):
+    def cases_to_try(case):
         return case.family == family and not case.huge and serves(case, backend)
 
     @examples(400 if backend == "cpu" else 60)
-    @given(plan=plans(kept))
+    @given(plan=plans(cases_to_try))
     def agrees(plan):
         check_plan(plan, backend)
 

@@ -1,4 +1,4 @@
-"""Use for long: memory that does not grow, threads, forks and interrupts. `make fuzz` makes ten times as many calls."""
+"""Long use: memory that does not grow, threads, forks and interrupts. `make fuzz` makes ten times as many calls."""
 
 import multiprocessing
 import signal
@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from calls import SCALE
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from bfn_kernels import binary, continuous, discrete, discretised
+from tests.fuzz.drawn_calls import SCALE
 
 NATIVE_CODE = False  # is attacked: these calls are all as they should be
 CALLS = round(10_000 * SCALE)

@@ -1,17 +1,12 @@
 """The table of cases on a GPU: every backend there against the float64 reference on the CPU."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "kernels"))
-from cases import CASES
-from support import DTYPES, error, evaluate, scale, serves, ulp, widened
-from vocabularies import LARGE
-
 from bfn_kernels.backends import BACKENDS
+from tests.kernels.op_cases import CASES
+from tests.kernels.support import DTYPES, error, evaluate, scale, serves, ulp, widened
+from tests.kernels.vocabulary_cases import LARGE
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")]
 

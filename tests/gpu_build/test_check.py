@@ -76,11 +76,19 @@ LENT = {
     "safetensors", "scikit-learn", "setuptools", "torch", "triton", "typer", "wheel",
 }  # fmt: skip
 WITHOUT = """
-import runpy, sys
+import runpy, sys, traceback
 for name in {absent}:
     sys.modules[name] = None  # importing it is an ImportError
-sys.argv = {arguments}
-runpy.run_module(sys.argv[0], run_name="__main__")
+status = 0
+for sys.argv in {commands}:
+    try:
+        runpy.run_module(sys.argv[0], run_name="__main__")
+    except SystemExit as ended:
+        status = status or ended.code
+    except Exception:
+        traceback.print_exc()
+        status = status or 1
+sys.exit(status)
 """
 
 
@@ -90,23 +98,23 @@ def absent_there() -> list[str]:
     return sorted(name.replace("-", "_") for name in {*named} - LENT)
 
 
-def on_lent_machine(*arguments: str) -> subprocess.CompletedProcess:
-    code = WITHOUT.format(absent=absent_there(), arguments=[*arguments])
+def on_lent_machine(*commands: list[str]) -> subprocess.CompletedProcess:
+    """Runs the modules one after the other in one process, each with its arguments."""
+    code = WITHOUT.format(absent=absent_there(), commands=[*commands])
     return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
 
 
 def test_a_lent_machine_has_all_that_the_check_needs():
     assert "omegaconf" in absent_there()
-    collected = on_lent_machine("pytest", "--collect-only", "-rs", "tests/gpu")
+    collected = on_lent_machine(["pytest", "--collect-only", "-rs", "tests/gpu"])
     assert collected.returncode == 0, collected.stdout + collected.stderr
     assert {"tests/gpu/test_gpu.py", "tests/gpu/test_table.py"} == {
         line.split(":")[0] for line in collected.stdout.splitlines() if line.startswith("tests/gpu/")
     }
     assert "omegaconf is not installed" in collected.stdout
-    for command in (["benchmarks", "--help"], ["gpu_build.sanitized"], ["bfn_kernels.env"]):
-        made = on_lent_machine(*command)
-        assert "ModuleNotFoundError" not in made.stderr, made.stderr
-    assert "sees no GPU" in on_lent_machine("gpu_build.check").stderr
+    made = on_lent_machine(["benchmarks", "--help"], ["gpu_build.sanitized"], ["bfn_kernels.env"], ["gpu_build.check"])
+    assert "ModuleNotFoundError" not in made.stderr, made.stderr
+    assert "usage: " in made.stdout and "sees no GPU" in made.stderr
 
 
 def test_without_a_gpu(monkeypatch, capsys):

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import ptx
 import pytest
 
 from bfn_kernels.backends import CPU_BUILD, FAMILIES
@@ -14,6 +13,7 @@ from gpu_build import cuda, executed, extension
 from gpu_build.__main__ import BUDGET, allowed, main, over_budget, rewritten, spilling, verdict
 from gpu_build.calls import Row
 from gpu_build.table import CLOCK, SMS, Execution, Kernel
+from tests.ptx import ptx
 
 ROOT = Path(executed.__file__).parents[1]
 LOG = """

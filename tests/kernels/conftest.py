@@ -5,9 +5,10 @@ import importlib
 import importlib.util
 import os
 
-import cuda_ptx
 import pytest
 import torch
+
+from tests.ptx import cuda_ptx
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 PTX = os.environ.get("BFN_PTX")
@@ -51,7 +52,8 @@ def shows_something_new(item) -> bool:
         return False
     if not (INTERPRETED and of_table(item)) or dtype_of(item) == torch.float32:
         return True
-    joins = importlib.import_module("support").joins  # that module needs Triton, which was not sure to be there before
+    # This module needs Triton: pytest_configure has seen by now that Triton is there.
+    joins = importlib.import_module("tests.kernels.support").joins
     return dtype_of(item) == torch.float64 and joins(item.callspec.params["case"])
 
 
@@ -74,6 +76,6 @@ def pytest_collection_modifyitems(config, items):
     else:
         there = cuda_ptx.missing() is None
         keep = [i for i in items if not is_shared(i) and not (there and run_as_ptx(i))]
-    kept = set(keep)
-    config.hook.pytest_deselected(items=[i for i in items if i not in kept])
+    chosen = set(keep)
+    config.hook.pytest_deselected(items=[i for i in items if i not in chosen])
     items[:] = keep

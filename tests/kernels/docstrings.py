@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from declared import FAMILIES, public_functions
-
 from bfn_kernels import nn
+from tests.kernels.declared import FAMILIES, public_functions
 
 API = Path(__file__).resolve().parents[2] / "docs" / "api"
 SECTIONS = ("Args", "Attributes", "Returns", "Raises", "Example")

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Iterator
 from pathlib import Path
 
-import compiled
+from tests import compiled
 
 BEHIND, BEFORE = 1, 2  # the tensors begin behind a guard page, or end before one
 SOURCE = Path(__file__).with_suffix(".cpp")

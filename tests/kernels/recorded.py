@@ -4,10 +4,11 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from cases import CASES
-from support import NATIVE, evaluate, named, serves
 from torch.utils._python_dispatch import TorchDispatchMode
-from vocabularies import LARGE, MODES, STEPS, WIDE
+
+from tests.kernels.op_cases import CASES
+from tests.kernels.support import NATIVE, evaluate, named, serves
+from tests.kernels.vocabulary_cases import LARGE, MODES, STEPS, WIDE
 
 
 def kind(case) -> tuple:

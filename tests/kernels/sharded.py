@@ -1,4 +1,5 @@
-"""The work of each process of test_sharded.py; it imports no more than that needs, since every process imports it."""
+"""The work of each process of test_sharded.py. Every process imports this module, so it imports no more than it
+needs."""
 
 import importlib
 import os
@@ -24,15 +25,15 @@ def step(dtype, weight, bias, between, backend=None, **group):
         torch.rand(TOKENS, generator=g) < 0.7,
     )
     leaves = [leaf.to(dtype).requires_grad_() for leaf in (between, weight, bias)]
-    head, how = leaves[1:], {"backend": backend, **group}
-    seen = vocabulary.flow_embedding(x, t, leaves[1], seed=3, **of, **how)
+    head, options = leaves[1:], {"backend": backend, **group}
+    seen = vocabulary.flow_embedding(x, t, leaves[1], seed=3, **of, **options)
     hidden = (seen @ leaves[0]).tanh()
     draws = {"step": 2, "n_steps": 9, "n_samples": 2, "seed": 1, "mask": mask}
     flow = {"flow_scale": hidden.mean(-1), "flow_seed": 3}
     loss = (
-        vocabulary.continuous_time_loss(x, hidden, *head, t, **flow, **of, **how)
-        + vocabulary.discrete_time_loss(x, hidden, *head, **draws, **flow, **of, **how)
-        + vocabulary.reconstruction_loss(x, hidden, *head, **how)
+        vocabulary.continuous_time_loss(x, hidden, *head, t, **flow, **of, **options)
+        + vocabulary.discrete_time_loss(x, hidden, *head, **draws, **flow, **of, **options)
+        + vocabulary.reconstruction_loss(x, hidden, *head, **options)
     )
     return [loss.detach(), seen.detach(), *torch.autograd.grad(loss, leaves)]
 
@@ -43,15 +44,15 @@ def sampled(weight, bias, part=slice(None), backend=None, **group):
     state, hidden, previous = (torch.randn(*TOKENS, n, generator=g, dtype=torch.float64) for n in (k, WIDTH, WIDTH))
     noise = torch.randn(*TOKENS, k, generator=g)
     state, weight, bias = state[..., part], weight.double(), bias.double()
-    how, states, same = {"backend": backend, "embedding": weight, **group}, [], []
+    options, states, same = {"backend": backend, "embedding": weight, **group}, [], []
     for choose in ("sample", "mode", "mean"):
         for draws in ({"seed": 1}, {"noise": noise, "draw_noise": torch.ones(TOKENS)}):
             draws = draws if choose == "sample" else {k: v for k, v in draws.items() if k != "draw_noise"}
-            made = vocabulary.update_sample(state, hidden, weight, bias, 0.01, choose=choose, **draws, **how)
+            made = vocabulary.update_sample(state, hidden, weight, bias, 0.01, choose=choose, **draws, **options)
             states, same = [*states, made[0]], [*same, made[1]]
     times = {"t": 0.3, "t_next": 0.7, "t_previous": 0.1, "rule": "sde2", "seed": 5, "beta_1": 15 / k}
     scales = {"flow_scale": hidden[..., 0], "previous_scale": previous[..., 0], "previous_state": state.flip(0)}
-    made = vocabulary.solver_step(state, hidden, weight, bias, previous=previous, **scales, **times, **how)
+    made = vocabulary.solver_step(state, hidden, weight, bias, previous=previous, **scales, **times, **options)
     mode = vocabulary.mode(hidden, weight, bias, flow_scale=hidden[..., 0], state=state, backend=backend, **group)
     return torch.stack([*states, made[0]]), [*same, made[1], mode]
 
@@ -71,7 +72,7 @@ def work(rank, count, k, backend, folder):
     warnings.simplefilter("error", FutureWarning)
     torch.set_num_threads(1)
     if os.environ.get("TRITON_INTERPRET") == "1":
-        importlib.import_module("support")  # repairs the interpreter
+        importlib.import_module("tests.kernels.support")  # repairs the interpreter
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=count)
     weight, bias, between = parameters(k)
     group = {"backend": backend, "process_group": distributed.group.WORLD, "num_classes": k}

@@ -4,23 +4,23 @@ import dataclasses
 import importlib
 import os
 
-import cuda_on_host
 import pytest
 import torch
-from cases import CASES, Case
 from torch import Tensor
 
 from bfn_kernels.backends import BACKENDS
+from tests.cuda_on_host import cuda_on_host
+from tests.kernels.op_cases import CASES, Case
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 # "cuda" or "triton": this process tests only what nvcc or Triton compiles for a GPU, which tests/ptx runs (conftest.py)
 PTX = os.environ.get("BFN_PTX")
 if PTX:
-    module = importlib.import_module(f"{PTX}_ptx")
+    module = importlib.import_module(f"tests.ptx.{PTX}_ptx")
     module.register()
     del BACKENDS["cpu"]
 elif INTERPRETED:  # this process tests the Triton kernels only (conftest.py)
-    import interpreter
+    from tests.kernels import interpreter
 
     interpreter.repair()
     interpreter.enlarge_blocks()

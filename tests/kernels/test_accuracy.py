@@ -5,10 +5,23 @@ Allowed: twice the error of the reference in that type, or 4 ulp of the result's
 
 import pytest
 import torch
-from cases import CASES
-from support import DTYPES, INTERPRETED, NATIVE, ON_CPU, error, evaluate, joins, named, pairs, scale, ulp, widened
 
 from bfn_kernels import continuous, discrete
+from tests.kernels.op_cases import CASES
+from tests.kernels.support import (
+    DTYPES,
+    INTERPRETED,
+    NATIVE,
+    ON_CPU,
+    error,
+    evaluate,
+    joins,
+    named,
+    pairs,
+    scale,
+    ulp,
+    widened,
+)
 
 SHAPES = [(3, 7), (2, 1), (5, 33), (4, 3, 5), (0, 4), (2, 0)]
 # In float64 the yardstick is itself rounded, and autograd through it cancels: where p_x -> 1 its gradients keep an

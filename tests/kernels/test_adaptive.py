@@ -5,7 +5,11 @@ from functools import partial
 
 import pytest
 import torch
-from optimal import (
+
+from bfn_kernels import binary, continuous, nn
+from bfn_kernels.adaptive import Steps, TooManyCalls, error_of_step
+from bfn_kernels.solvers import coefficients
+from tests.kernels.optimal import (
     CLASSES,
     NORMAL,
     PRIOR_LOGIT,
@@ -19,10 +23,6 @@ from optimal import (
     quantiles_of_state,
     spread_of_normal,
 )
-
-from bfn_kernels import binary, continuous, nn
-from bfn_kernels.adaptive import Steps, TooManyCalls, error_of_step
-from bfn_kernels.solvers import coefficients
 
 
 def adapted(step, network_output, state, scale, tolerance):

@@ -3,10 +3,10 @@
 import numpy
 import pytest
 import torch
-from support import ON_CPU
 
 from bfn_kernels import continuous, discrete, discretised
 from bfn_kernels.schedules import ExponentialVariance, LogarithmicAccuracy, QuadraticAccuracy
+from tests.kernels.support import ON_CPU
 
 X, Z = torch.linspace(-1, 1, 12).reshape(3, 4), torch.linspace(-2, 2, 60).reshape(3, 4, 5)
 CLASSES = torch.arange(12).reshape(3, 4) % 5

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from support import DTYPES, NATIVE, ON_CPU
 
 from bfn_kernels import binary, discrete, noise
 from bfn_kernels.schedules import LogarithmicAccuracy
+from tests.kernels.support import DTYPES, NATIVE, ON_CPU
 
 SHAPE, BETA = (5, 4, 9), {"beta_1": 3.0}
 backends = pytest.mark.parametrize("backend", ON_CPU)
@@ -65,7 +65,7 @@ def test_steps(choose, backend):
     u = random(6, *SHAPE).sigmoid()
     draw = {"draw_noise": u} if choose == "sample" else {}
     for known in ({}, {"known": X, "known_mask": u > 0.6}):
-        given = known | ({"known": X.long()} if known else {})
+        known_values = known | ({"known": X.long()} if known else {})
         leaves = [v.clone().requires_grad_() for v in (z, difference(two))]
         wanted = [v.clone().requires_grad_() for v in (z, two)]
         first = 0 if choose == "mean" else 1
@@ -73,7 +73,7 @@ def test_steps(choose, backend):
         wanted[0].requires_grad_(first == 0)
         got = binary.update_sample(*leaves, 0.1 + T, choose=choose, noise=EPS, backend=backend, **draw, **known)
         want = discrete.update_sample(
-            pair(wanted[0]), wanted[1], 0.1 + T, choose=choose, noise=EPS2, backend=backend, **draw, **given
+            pair(wanted[0]), wanted[1], 0.1 + T, choose=choose, noise=EPS2, backend=backend, **draw, **known_values
         )
         same(got, difference(want))
         grads = torch.autograd.grad(got.sum(), leaves[first:])

@@ -1,15 +1,16 @@
-"""Discretised data at every number of bins: sums that do not visit every bin, held to sums that do, in float64."""
+"""Discretised data with every number of bins. The ops' sums do not visit every bin; the tests compare them with float64
+sums that do."""
 
 import math
 
 import pytest
 import torch
-from support import INTERPRETED, NATIVE
 from torch.special import ndtr
 
 from bfn_kernels import discretised
 from bfn_kernels.discretised.bins import log_bin_prob
 from bfn_kernels.gauss import hermite as gauss_hermite
+from tests.kernels.support import INTERPRETED, NATIVE
 
 BINS = (2, 3, 5, 16, 17, 100, 256, 1000, 4096, 65536)
 

@@ -6,11 +6,11 @@ import json
 
 import pytest
 import torch
-from support import NATIVE
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bfn_kernels import autograd, continuous, torch_private
+from tests.kernels.support import NATIVE
 
 pytestmark = pytest.mark.skipif("cpu" not in NATIVE, reason="no native operators")
 

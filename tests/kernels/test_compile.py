@@ -1,11 +1,11 @@
-"""torch.compile without graph breaks, the registration of every operator, and transforms that there are none of."""
+"""torch.compile without graph breaks, the registration of every operator, and transforms that are refused."""
 
 import pytest
 import torch
-from recorded import KINDS, RECORDINGS
-from support import FIRST, NATIVE, evaluate, named, serves, weights_like
 
 from bfn_kernels import continuous, discrete, discretised
+from tests.kernels.recorded import KINDS, RECORDINGS
+from tests.kernels.support import FIRST, NATIVE, evaluate, named, serves, weights_like
 
 ON_REFERENCE = [
     "continuous.reconstruction_loss[bins std]",
@@ -48,8 +48,9 @@ def test_compiled_equals_eager(case, backend):
 
 
 @pytest.mark.parametrize("name", ["discretised.continuous_time_loss", "discrete.update_sample[K=3]"])
-@pytest.mark.parametrize("backend", NATIVE)
+@pytest.mark.parametrize("backend", NATIVE[:1])
 def test_inductor(name, backend):
+    """Inductor sees an operator's schema and fake, which are the same on all backends."""
     inputs = named(name).inputs((3, 4), torch.float32)
     torch.testing.assert_close(
         compiled(named(name), "inductor")(inputs, backend), named(name)(inputs, backend), rtol=1e-5, atol=1e-6
@@ -88,9 +89,9 @@ class Step(torch.nn.Module):
 
 def test_a_module_with_an_op_is_exported():
     """torch.export takes the place of TorchScript, which compiles no op."""
-    step, given = Step().eval(), (torch.rand(2, 4, 3), torch.rand(2))
-    exported = torch.export.export(step, given).module()
-    for values in (given, (torch.rand(2, 4, 3), torch.rand(2))):
+    step, inputs = Step().eval(), (torch.rand(2, 4, 3), torch.rand(2))
+    exported = torch.export.export(step, inputs).module()
+    for values in (inputs, (torch.rand(2, 4, 3), torch.rand(2))):
         torch.testing.assert_close(exported(*values), step(*values))
 
 
@@ -113,7 +114,7 @@ def test_every_operator_is_recorded():
     names = {name.split(".")[0] for name in torch._C._dispatch_get_all_op_names() if name.startswith("bfn_kernels::")}
     left_out = names - seen - {"bfn_kernels::draw_seed", "bfn_kernels::join_seed"}
     assert not left_out, (
-        f"tests/kernels/cases.py (or vocabularies.py) needs a case that calls each of {sorted(left_out)}"
+        f"tests/kernels/op_cases.py (or vocabulary_cases.py) needs a case that calls each of {sorted(left_out)}"
     )
 
 

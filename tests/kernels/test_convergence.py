@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from support import NATIVE
 from torch import Tensor, nn
 
 from bfn_kernels import binary, continuous, discrete, discretised, vocabulary
 from bfn_kernels.nn import part, spread_times
+from tests.kernels.support import NATIVE
 
 N_STEPS, NUM_BINS, NUM_CLASSES, NUM_WORDS = 10, 16, 5, 50
 

@@ -1,16 +1,16 @@
-"""Tests of the CUDA kernels alone: their ways to read data, and operators that are traced for a GPU without having
-one."""
+"""Tests of the CUDA kernels alone: the ways in which they read data, and operators that are traced for a GPU on a
+machine without one."""
 
 import dataclasses
 
 import pytest
 import torch
-from cases import CASES
-from recorded import RECORDINGS
-from support import NATIVE, error, evaluate, pairs, scale, serves, ulp, widened
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bfn_kernels import backends, binary, discrete, discretised
+from tests.kernels.op_cases import CASES
+from tests.kernels.recorded import RECORDINGS
+from tests.kernels.support import NATIVE, error, evaluate, pairs, scale, serves, ulp, widened
 
 CUDA = [name for name in NATIVE if name.startswith("cuda_")]  # on the CPU, as built for the host or as PTX
 on_cpu = pytest.mark.parametrize("backend", CUDA)

@@ -1,13 +1,13 @@
-"""What a call means that does not say everything is a promise: every default of every public function, module and
-sampler, in one table."""
+"""Every default of every public function, module and sampler, in one table. A default is a promise: it must not change
+unnoticed."""
 
 import inspect
 
 import torch
-from declared import OPS, public
 
 import bfn_kernels
 from bfn_kernels import Limits, nn, samplers, schedules
+from tests.kernels.declared import OPS, public
 
 DEFAULTS = {  # of a parameter, or of one of a family or a function alone
     "bias": True,

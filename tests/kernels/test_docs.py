@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from declared import FAMILIES, OPS, public, public_functions
-from docstrings import API, PUBLIC, arguments, entries, found_at, items, sections
 
 import bfn_kernels
 from bfn_kernels import nn
+from tests.kernels.declared import FAMILIES, OPS, public, public_functions
+from tests.kernels.docstrings import API, PUBLIC, arguments, entries, found_at, items, sections
 
 MODULES = sorted(
     m.name
@@ -54,7 +54,7 @@ EXAMPLES = [
 
 
 @pytest.fixture
-def given(monkeypatch):
+def networks_of_examples(monkeypatch):
     """The networks that an example gives to the modules of `nn`."""
     networks = []
     make = nn.BFN.__init__
@@ -69,14 +69,14 @@ def without_weights(networks):
 
 
 @pytest.mark.parametrize(("page", "block"), EXAMPLES)
-def test_examples_of_a_page(page, block, given):
+def test_examples_of_a_page(page, block, networks_of_examples):
     """Each stands by itself. What has a network, or a step of sampling, has one with weights."""
     for other in OTHERS:
         if re.search(rf"^(?:import|from) {other}\b", block, re.MULTILINE) and not importlib.util.find_spec(other):
             pytest.skip(f"{other} is not installed")
     names = {"__name__": Path(page).stem}
     exec(compile(block, page, "exec"), names)
-    networks = given + [names[name] for name in ("network",) if name in names]
+    networks = networks_of_examples + [names[name] for name in ("network",) if name in names]
     assert not without_weights(networks)
     assert networks or not NETWORK.search(block)
 
@@ -172,12 +172,12 @@ class Examples(doctest.DocTestFinder):
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_examples(name, given):
+def test_examples(name, networks_of_examples):
     runner = doctest.DocTestRunner()
     for examples in Examples().find(importlib.import_module(name), extraglobs={"torch": torch}):
         runner.run(examples)
     assert runner.failures == 0
-    assert not without_weights(given)
+    assert not without_weights(networks_of_examples)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from cases import CASES
-from support import NATIVE, ON_CPU, named
 
 from bfn_kernels import Limits, binary, continuous, discrete, discretised, extensions, noise
 from bfn_kernels.backends import BACKENDS
 from bfn_kernels.records import NO_DRAWS, Guidance, Noise, Sent, Solver
 from bfn_kernels.schedules import ExponentialVariance, QuadraticAccuracy
+from tests.kernels.op_cases import CASES
+from tests.kernels.support import NATIVE, ON_CPU, named
 
 X = torch.zeros(2, 3)
 CLASSES = torch.zeros(2, 3, dtype=torch.long)

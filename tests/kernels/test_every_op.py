@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from cases import CASES, Case
-from support import NATIVE, serves
+
+from tests.kernels.op_cases import CASES, Case
+from tests.kernels.support import NATIVE, serves
 
 CLASSED = [case for case in CASES if case.family in ("binary", "discrete", "vocabulary") and not case.huge]
 ON_A_CPU = [name for name in ("cpu", "reference") if name == "reference" or name in NATIVE]
@@ -38,8 +39,8 @@ def test_a_class_out_of_range_is_named(case, backend):
                 case({**inputs, name: bad}, backend)
 
 
-NUMBERS = [case for case in CASES if case.family in ("continuous", "discretised") and case.loss and not case.huge]
-CLIPPED = [case for case in NUMBERS if "clip" not in case.options or case.family == "discretised"]
+REAL_LOSSES = [case for case in CASES if case.family in ("continuous", "discretised") and case.loss and not case.huge]
+CLIPPED = [case for case in REAL_LOSSES if "clip" not in case.options or case.family == "discretised"]
 
 
 @pytest.mark.parametrize("backend", ON_A_CPU)

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from cases import CASES
-from support import NATIVE, ON_CPU, error, evaluate, joins, named, pairs, scale, ulp, weights_like
 from torch.autograd import forward_ad
 
 from bfn_kernels import backends, continuous, discrete, discretised
+from tests.kernels.op_cases import CASES
+from tests.kernels.support import NATIVE, ON_CPU, error, evaluate, joins, named, pairs, scale, ulp, weights_like
 
 
 def differentiable(case) -> bool:
@@ -49,10 +49,10 @@ def test_the_graph_can_be_used_twice(case, backend):
     result, leaves = case(inputs, backend), [inputs[k] for k in case.diff]
     weights = weights_like(result).to(result.dtype)
     first = torch.autograd.grad(result, leaves, weights, retain_graph=True)
-    kept = [g.clone() for g in first]
+    copies = [g.clone() for g in first]
     scaled = torch.autograd.grad(result, leaves, 2 * weights, retain_graph=True)
     again = torch.autograd.grad(result, leaves, weights)
-    for before, after, twice, saved in zip(first, again, scaled, kept, strict=True):
+    for before, after, twice, saved in zip(first, again, scaled, copies, strict=True):
         assert torch.equal(before.nan_to_num(7.0), after.nan_to_num(7.0))
         assert torch.equal(before.nan_to_num(7.0), saved.nan_to_num(7.0)), "a later backward pass changed it"
         torch.testing.assert_close(twice, 2 * before, rtol=1e-5, atol=1e-30, equal_nan=True)

@@ -6,11 +6,11 @@ import sys
 
 import pytest
 import torch
-from guarded import BEFORE, BEHIND, guarded
-from support import INTERPRETED, NATIVE, PTX, evaluate, pairs
-from vocabularies import LARGE, STEPS
 
 from bfn_kernels import discrete
+from tests.kernels.guarded import BEFORE, BEHIND, guarded
+from tests.kernels.support import INTERPRETED, NATIVE, PTX, evaluate, pairs
+from tests.kernels.vocabulary_cases import LARGE, STEPS
 
 pytestmark = pytest.mark.skipif(
     INTERPRETED or bool(PTX) or sys.platform != "linux", reason="the interpreters check accesses themselves"
@@ -20,7 +20,7 @@ SHAPES = [(3, 7), (2, 16)]  # an odd end, and one that whole vectors reach
 BEYOND = """
 import ctypes, sys
 import torch
-from guarded import guarded
+from tests.kernels.guarded import guarded
 
 with guarded({end}):
     x = torch.zeros(1000)

@@ -46,8 +46,7 @@ print(int(status), {"torch._dynamo", "torch._inductor"} & set(sys.modules))
 def test_collecting_tests_calls_no_op():
     """A new op has a name in every table before it has kernels, and the tests of another start at once."""
     root = Path(__file__).parents[2]
-    folders = [str(root), *(str(root / "tests" / folder) for folder in (".", "cuda_on_host", "kernels", "ptx"))]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(folders)}
+    environment = os.environ | {"PYTHONPATH": str(root)}
     command = [sys.executable, "-c", COLLECT]
     done = subprocess.run(command, capture_output=True, text=True, cwd=root, env=environment)
     assert done.stdout.splitlines()[-1:] == ["0 set()"], done.stdout[-3000:] + done.stderr

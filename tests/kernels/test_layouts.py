@@ -1,14 +1,14 @@
-"""Whatever an op makes like one of its inputs is laid out in memory as torch.empty_like lays it out, for any strides:
-compiled code, which goes by fakes, expects it so."""
+"""A result that has an input's shape also has the strides that torch.empty_like would give it, for any strides of the
+input. Compiled code relies on the fakes, which say so."""
 
 import random
 
 import pytest
 import torch
-from support import INTERPRETED, NATIVE
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bfn_kernels import continuous, discrete, discretised
+from tests.kernels.support import INTERPRETED, NATIVE
 
 DIMS = 5
 LAYOUTS = 2000

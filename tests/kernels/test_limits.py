@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from support import INTERPRETED, NATIVE, ON_CPU
 
 from bfn_kernels import Limits, continuous, discretised
 from bfn_kernels.call.keywords import LOG_STD_MAX, STD_RANGE
+from tests.kernels.support import INTERPRETED, NATIVE, ON_CPU
 
 S = {"sigma_1": 0.1}
 WIDEST = Limits(std=STD_RANGE, log_std=LOG_STD_MAX)

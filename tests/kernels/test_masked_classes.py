@@ -1,10 +1,10 @@
-"""Logits of −∞ are a mask of valid classes: everything that follows from the others stays finite."""
+"""A logit of −∞ masks its class: everything that follows from the other classes stays finite."""
 
 import pytest
 import torch
-from support import NATIVE, ON_CPU
 
 from bfn_kernels import binary, discrete, vocabulary
+from tests.kernels.support import NATIVE, ON_CPU
 
 inf = torch.inf
 FLOORS = (-inf, -1e30)
@@ -171,16 +171,16 @@ def head(num_classes: int):
 def test_losses_of_a_head_with_a_masked_bias(op, num_classes, backend):
     """They and their gradients are finite, and those of the op on logits; a class that is ruled out has none."""
     hidden, weight, bias, x = head(num_classes)
-    how = {} if op == "reconstruction_loss" else {"t": 0.8, "beta_1": 6.0 / num_classes}
+    options = {} if op == "reconstruction_loss" else {"t": 0.8, "beta_1": 6.0 / num_classes}
     if op == "discrete_time_loss":
-        how |= {"n_steps": 5, "n_samples": 2, "seed": 1}
+        options |= {"n_steps": 5, "n_samples": 2, "seed": 1}
     found = []
     for by, linear in ((backend, True), ("reference", False)):
         made = [each.clone().requires_grad_() for each in (hidden, weight, bias)]
         if linear:
-            loss = getattr(vocabulary, op)(x, *made, **how, backend=by)
+            loss = getattr(vocabulary, op)(x, *made, **options, backend=by)
         else:
-            loss = getattr(discrete, op)(x, torch.nn.functional.linear(*made), **how, backend=by)
+            loss = getattr(discrete, op)(x, torch.nn.functional.linear(*made), **options, backend=by)
         found.append((loss.detach(), *torch.autograd.grad(loss, made)))
     for got, want in zip(*found, strict=True):
         assert got.isfinite().all()
@@ -196,8 +196,9 @@ def test_steps_of_a_head_with_a_masked_bias(num_classes, backend):
     assert torch.equal(vocabulary.mode(hidden, weight, bias, backend=backend), z.argmax(-1))
     state, zero = torch.zeros_like(z), torch.zeros_like(z)
     for choose in ("sample", "mode", "mean"):
-        how = {"choose": choose, "noise": zero} | ({"draw_noise": torch.full((6,), 0.4)} if choose == "sample" else {})
-        got = vocabulary.update_sample(state, hidden, weight, bias, 6.0 / num_classes, **how, backend=backend)
-        want = discrete.update_sample(z, state, 6.0 / num_classes, **how, backend="reference")
+        draw = {"draw_noise": torch.full((6,), 0.4)} if choose == "sample" else {}
+        options = {"choose": choose, "noise": zero, **draw}
+        got = vocabulary.update_sample(state, hidden, weight, bias, 6.0 / num_classes, **options, backend=backend)
+        want = discrete.update_sample(z, state, 6.0 / num_classes, **options, backend="reference")
         assert got.isfinite().all()
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from support import NATIVE, ON_CPU
 from torch import Tensor
 
 from bfn_kernels import discretised
+from tests.kernels.support import NATIVE, ON_CPU
 
 on_each = pytest.mark.parametrize("backend", ON_CPU)
 DATA = {"sigma_1": 0.1, "num_bins": 16, "parametrisation": "data"}

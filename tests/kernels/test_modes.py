@@ -5,11 +5,11 @@ import weakref
 
 import pytest
 import torch
-from cases import CASES
-from support import INTERPRETED, NATIVE, ON_CPU, evaluate, joins, serves, weights_like
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bfn_kernels import continuous, discrete, discretised, gauss, noise, schedules
+from tests.kernels.op_cases import CASES
+from tests.kernels.support import INTERPRETED, NATIVE, ON_CPU, evaluate, joins, serves, weights_like
 
 X, Z, CLASSES = torch.linspace(-1, 1, 12).view(3, 4), torch.linspace(-2, 2, 24).view(3, 4, 2), torch.ones(3, 4).long()
 SEEDS = [0, 1, 2, -1, -(2**63), 2**63, 2**64 - 1, 2**64 + 5, 3, 4, 5, 6]
@@ -33,8 +33,8 @@ def test_a_seed_that_changes_is_compiled_twice(backend):
     seed -1 differed from that of eager code, where products wrap."""
 
     def seeded(seed):
-        given = [seed, noise.fold_in(3, seed)]
-        return [continuous.sender_sample(X, 1.0, seed=s, backend=backend) for s in given]
+        seeds = [seed, noise.fold_in(3, seed)]
+        return [continuous.sender_sample(X, 1.0, seed=s, backend=backend) for s in seeds]
 
     assert compilations(seeded, SEEDS, "inductor") == 2
 
@@ -64,7 +64,7 @@ def test_the_operator_that_joins_a_seed():
 
 
 TIMES = [i / 20 for i in range(12)]
-NUMBERS = {
+FUNCTIONS_OF_A_NUMBER = {
     "t": lambda t, b: continuous.flow_sample(X, t, sigma_1=0.1, noise=X, backend=b),
     "alpha and precision": lambda a, b: continuous.update_sample(X, X, 1 + a, a, noise=X, backend=b)[0],
     "the precision after": lambda a, b: X * continuous.update_sample(X, X, 1 + a, a, noise=X, backend=b)[1],
@@ -75,12 +75,12 @@ NUMBERS = {
 
 
 @pytest.mark.parametrize("backend", ON_CPU)
-@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("name", FUNCTIONS_OF_A_NUMBER)
 def test_numbers_that_change_are_compiled_twice(name, backend):
     """If every number were a constant of its graph, torch would stop compiling after eight of them."""
     if INTERPRETED and name != "t":
         pytest.skip("the graph's part of a number is the same for all; the interpreter takes long")
-    assert compilations(lambda value: NUMBERS[name](value, backend), TIMES) == 2
+    assert compilations(lambda value: FUNCTIONS_OF_A_NUMBER[name](value, backend), TIMES) == 2
 
 
 def nodes(quadrature, backend, given=lambda tensor: tensor):
@@ -143,7 +143,7 @@ def test_a_default_device_is_not_that_of_an_op(backend, forgotten):
     try:
         losses = nodes(5, backend)
         folded = noise.fold_in(7, 1), noise.fold_in(torch.tensor(7, device="cpu"), 1)
-        results = {name: f(0.5, backend) for name, f in NUMBERS.items()} if not INTERPRETED else {}
+        results = {name: f(0.5, backend) for name, f in FUNCTIONS_OF_A_NUMBER.items()} if not INTERPRETED else {}
         sent = continuous.sender_sample(X, 1.0, seed=1, backend=backend)
     finally:
         torch.set_default_device(None)

@@ -125,7 +125,7 @@ def test_what_is_drawn_follows_torchs_seed(kind):
 def test_times_that_are_not_given_lie_one_in_each_part_of_the_batch(kind, n_steps):
     model, x = make(kind)
     seen = []
-    model.network.register_forward_pre_hook(lambda network, given: seen.append(given[1]))
+    model.network.register_forward_pre_hook(lambda network, inputs: seen.append(inputs[1]))
     model(x[:1].expand(12, -1), n_steps=n_steps, seed=3)
     parts = (seen[0] * (n_steps or 12)).round(decimals=4).floor().sort().values
     assert parts.tolist() == ([i // 4 for i in range(12)] if n_steps else list(range(12)))
@@ -147,23 +147,11 @@ def test_padding_is_neither_read_nor_shown():
     model, x = make("discrete")
     mask = torch.tensor([[True, False, True, True]] * 3)
     seen = []
-    model.network.register_forward_pre_hook(lambda network, given: seen.append(given[0]))
+    model.network.register_forward_pre_hook(lambda network, inputs: seen.append(inputs[0]))
     padded = x.where(mask, -100)
     for call in (model, model.reconstruction):
         assert call(padded, mask=mask, seed=1) == call(x, mask=mask, seed=1)
     assert all((theta[~mask] == 0.2).all() for theta in seen)
-
-
-@each_kind
-@pytest.mark.parametrize("sampler", ["ancestral", "ode2", "sde1"])
-def test_samples_have_the_shape_that_is_asked_for(kind, sampler):
-    model, x = make(kind)
-    drawn = samplers.sample(model, (6, 7), 4, seed=2, sampler=sampler)
-    assert drawn.shape == (6, 7) and drawn.dtype == x.dtype
-    again, other = (samplers.sample(model, (6, 7), 4, seed=s, sampler=sampler) for s in (2, 3))
-    assert torch.equal(drawn, again) and (kind != "continuous" or not torch.equal(drawn, other))
-    drawn, calls = samplers.sample_within(model, (6, 7), 0.5, seed=2)
-    assert drawn.shape == (6, 7) and calls > 2
 
 
 @each_kind
@@ -174,7 +162,7 @@ def test_a_module_takes_the_type_of_its_network(kind, dtype):
     (plain, x), (model, _) = make(kind), make(kind)
     model.to(dtype)
     seen = []
-    model.network.register_forward_pre_hook(lambda network, given: seen.extend(given))
+    model.network.register_forward_pre_hook(lambda network, inputs: seen.extend(inputs))
     wide = torch.promote_types(dtype, torch.float32)
     close = pytest.approx if dtype == torch.float64 else lambda value: pytest.approx(value, rel=0.05)
     for call in (lambda m: m(x, seed=1), lambda m: m(x, seed=1, n_steps=3), lambda m: m.reconstruction(x, seed=1)):
@@ -213,37 +201,16 @@ def test_the_type_of_a_network_without_parameters():
     assert seen[2:] == [torch.float32] * 2
 
 
-def test_sampling_is_without_dropout_and_leaves_the_modes_of_modules():
-    model, _ = make("continuous")
-    model.network.outer = torch_nn.Sequential(torch_nn.Dropout(0.5), model.network.outer)
-    model.network.inner.eval()  # as of a part that is not trained
-    modes = [module.training for module in model.modules()]
-    drawn = [samplers.sample(model, (4, 5), 3, seed=1) for _ in range(2)]
-    assert torch.equal(*drawn) and [module.training for module in model.modules()] == modes
-    samplers.sample_within(model, (4, 5), 1.0, seed=1)
-    assert [module.training for module in model.modules()] == modes and True in modes and False in modes
-
-
 def test_a_schedule_takes_the_place_of_a_number():
-    for kind, given, other in (
+    for kind, number, other in (
         (nn.Continuous, {"sigma_1": 0.1}, ExponentialVariance(0.1)),
         (nn.Binary, {"beta_1": 3.0}, QuadraticAccuracy(3.0)),
     ):
         x = torch.zeros(2, 3) if kind is nn.Continuous else torch.zeros(2, 3, dtype=torch.int64)
         t = torch.tensor([0.2, 0.9])
         network = lambda theta, t: 0.5 - theta  # noqa: E731
-        assert kind(network, **given)(x, t, seed=1) == kind(network, schedule=other)(x, t, seed=1)
-        name = next(iter(given))
-        for wrong in ({}, given | {"schedule": other}):
+        assert kind(network, **number)(x, t, seed=1) == kind(network, schedule=other)(x, t, seed=1)
+        name = next(iter(number))
+        for wrong in ({}, number | {"schedule": other}):
             with pytest.raises(ValueError, match=f"give either {name} or schedule, got {name}="):
                 kind(network, **wrong)
-
-
-def test_arguments_of_a_sampler_are_checked():
-    model, _ = make("binary")
-    with pytest.raises(ValueError, match=r"sampler must be one of \['ancestral', 'ode1', .*, got 'euler'"):
-        samplers.sample(model, (2, 3), 4, sampler="euler")
-    with pytest.raises(ValueError, match="n_steps must be at least 1, got 0"):
-        samplers.sample(model, (2, 3), 0)
-    with pytest.raises(ValueError, match="capture must be None or False on cpu"):
-        samplers.sample(model, (2, 3), 2, capture=True)

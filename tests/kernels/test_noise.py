@@ -5,10 +5,10 @@ import operator
 
 import pytest
 import torch
-from cases import CASES
-from support import NATIVE, ON_CPU, error, joins, serves
 
 from bfn_kernels import continuous, discrete, discretised, noise
+from tests.kernels.op_cases import CASES
+from tests.kernels.support import NATIVE, ON_CPU, error, joins, serves
 
 KNOWN_WORDS = [  # counter, key, words: the answers published with Random123
     ([0] * 4, [0] * 2, "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),

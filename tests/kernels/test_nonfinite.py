@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 import torch
-from cases import CASES, ROWS
-from support import NATIVE, ON_CPU, evaluate, joins, pairs
 
 from bfn_kernels import discrete, discretised
+from tests.kernels.op_cases import CASES, ROWS
+from tests.kernels.support import NATIVE, ON_CPU, evaluate, joins, pairs
 
 pytestmark = pytest.mark.filterwarnings("ignore:All-NaN slice:RuntimeWarning")  # NumPy's, in Triton's interpreter
 inf, nan = torch.inf, torch.nan
@@ -129,10 +129,10 @@ def test_a_mode_shows_what_is_no_number(components, backend):
     shape = (2,) if components is None else (2 * components, components)
     each = torch.arange(2 * components if components else 2)
     for name in ("mean", "std"):
-        given = {"mean": torch.full(shape, 0.3), "std": torch.full(shape, 0.1)}
-        given[name][(each,) if components is None else (each, each % components)] = nan
+        normals = {"mean": torch.full(shape, 0.3), "std": torch.full(shape, 0.1)}
+        normals[name][(each,) if components is None else (each, each % components)] = nan
         logits = None if components is None else torch.zeros(shape)
-        assert discretised.mode(**given, mixture_logits=logits, num_bins=5, backend=backend).isnan().all(), name
+        assert discretised.mode(**normals, mixture_logits=logits, num_bins=5, backend=backend).isnan().all(), name
 
 
 LOSSES = {

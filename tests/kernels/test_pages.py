@@ -4,9 +4,9 @@ import sys
 
 import pytest
 import torch
-from support import NATIVE
 
 from bfn_kernels import backends, continuous
+from tests.kernels.support import NATIVE
 
 pytestmark = pytest.mark.skipif("cpu" not in NATIVE or sys.platform != "linux", reason="native kernels on Linux alone")
 MIB = 2**20

@@ -6,9 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import INTERPRETED, ON_CPU
 
 from bfn_kernels import continuous, discrete, discretised
+from tests.kernels.support import INTERPRETED, ON_CPU
 
 settings.register_profile("bounded", max_examples=6 if INTERPRETED else 25, deadline=None, derandomize=True)
 settings.load_profile("bounded")

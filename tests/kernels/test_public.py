@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from cases import ROWS
-from support import FIRST, INTERPRETED, ON_CPU, error, evaluate, pairs, scale, ulp, widened
 
 from bfn_kernels import binary, continuous, discrete, discretised, noise
+from tests.kernels.op_cases import ROWS
+from tests.kernels.support import FIRST, INTERPRETED, ON_CPU, error, evaluate, pairs, scale, ulp, widened
 
 CLASSES = torch.tensor([[0, 2, 1], [1, 1, 2]])
 S = {"sigma_1": 0.1}
@@ -295,14 +295,14 @@ def test_explicit_noise_stands_for_that_of_the_seed():
     normals = {"sender": noise.normal(shape, key, noise.SENDER), "value": noise.normal(shape, key, noise.OUTPUT)}
     component = {"component_noise": noise.class_uniform(shape, key, noise.COMPONENT)}
     sender, value = {"noise": normals["sender"]}, {"draw_noise": normals["value"]}
-    given = [
+    expected_noises = [
         [{"noise": noise.class_normal(z.shape, key)}, {"draw_noise": noise.class_uniform(shape, key)}],
         [sender, {"draw_noise": noise.class_uniform(shape, key)}],
         [sender, value],
         [sender, value, component],
         [{"noise": normals["value"]}, component],
     ]
-    for step, noises in zip(steps, given, strict=True):
+    for step, noises in zip(steps, expected_noises, strict=True):
         want = step(seed=seed)
         assert not torch.equal(step(seed=seed + 1), want)
         for one in noises:

@@ -1,11 +1,11 @@
-"""The factorised receiver for logits so far apart, and messages so accurate, that shares and densities underflow: their
-sum has to be computed from logarithms."""
+"""The factorised receiver for logits so far apart, and messages so accurate, that shares and densities underflow. The
+loss then has to be computed from logarithms."""
 
 import pytest
 import torch
-from support import NATIVE
 
 from bfn_kernels import discrete
+from tests.kernels.support import NATIVE
 
 GAPS, ACCURACIES = (60.0, 80.0, 90.0, 120.0, 250.0, 400.0, 1500.0), (100.0, 200.0, 500.0, 2000.0, 6000.0)
 

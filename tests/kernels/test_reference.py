@@ -5,10 +5,10 @@ import math
 
 import pytest
 import torch
-from support import ON_CPU
 
 from bfn_kernels import discrete, discretised
 from bfn_kernels.discretised import reference
+from tests.kernels.support import ON_CPU
 
 
 @pytest.fixture(autouse=True)
@@ -98,17 +98,19 @@ def test_mode_of_a_mixture_is_found_by_few_sums_of_bounded_size(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize(("num_classes", "how"), [(5, {"n_samples": 2}), (2, {"n_samples": 2}), (2, {"quadrature": 8})])
-def test_a_message_counts_beside_any_logit(num_classes, how, dtype):
+@pytest.mark.parametrize(
+    ("num_classes", "method"), [(5, {"n_samples": 2}), (2, {"n_samples": 2}), (2, {"quadrature": 8})]
+)
+def test_a_message_counts_beside_any_logit(num_classes, method, dtype):
     """L_n of a class that is ruled out is that of the message alone, which a gap of 1e30 must not swallow."""
     g = torch.Generator().manual_seed(0)
     x, z = torch.zeros(3, dtype=torch.long), torch.randn(3, num_classes, generator=g, dtype=dtype)
-    if "n_samples" in how:
-        how = how | {"noise": torch.randn(2, 3, num_classes, generator=g, dtype=dtype)}
+    if "n_samples" in method:
+        method = method | {"noise": torch.randn(2, 3, num_classes, generator=g, dtype=dtype)}
     loss = [
         discrete.discrete_time_loss(
             x, z.masked_fill(discrete.reference.one_hot(x, num_classes), ruled_out), 0.0, n_steps=5, beta_1=3.0,
-            reduction="none", backend="reference", **how,
+            reduction="none", backend="reference", **method,
         )
         for ruled_out in (-1e3, -1e30)
     ]  # fmt: skip

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from support import NATIVE
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bfn_kernels import continuous
 from bfn_kernels.backends import BACKENDS, LIBRARIES
 from bfn_kernels.call import checks, rows
 from bfn_kernels.schedules import ExponentialVariance, LogarithmicAccuracy, QuadraticAccuracy
+from tests.kernels.support import NATIVE
 
 DATA = torch.zeros(5, 3)
 TIMES = torch.tensor([0.0, 9.9e-7, 0.3, 1 - 1e-7, 1.0], dtype=torch.float64)
@@ -166,8 +166,8 @@ def test_out_of_range(bad, backend):
                 scalars("reference", wanted, value, **options)
             assert str(error.value) == str(want.value)
         else:
-            given = bad if "schedule" in options else bad.neg()
-            inside = (given >= 0) & (given <= (1 if "schedule" in options else torch.inf))
+            checked = bad if "schedule" in options else bad.neg()
+            inside = (checked >= 0) & (checked <= (1 if "schedule" in options else torch.inf))
             (got,) = scalars(backend, wanted, value, **options)
             assert torch.equal(got.isnan().flatten(), ~inside)
 

@@ -1,243 +1,41 @@
-"""Random ops by distribution. Bounds are five standard errors: each assertion fails by chance once in two million."""
+"""Whole sampling runs with the modules of bfn_kernels.nn. tests/bfn/test_sample.py compares runs with their steps."""
 
 import pytest
 import torch
-from support import ON_CPU
+from torch import nn as torch_nn
 
-from bfn_kernels import continuous, discrete, discretised
-
-COUNT = 20_000
-SIGMAS = 5
-
-on_each = pytest.mark.parametrize("backend", ON_CPU)
+from bfn_kernels import samplers
+from tests.kernels.test_nn import each_kind, make
 
 
-def has_moments(values, mean, variance) -> None:
-    """Sample mean and variance of normals, within their standard errors."""
-    values, count = values.double().flatten(), values.numel()
-    assert abs(values.mean().item() - mean) <= SIGMAS * (variance / count) ** 0.5
-    assert abs(values.var().item() - variance) <= SIGMAS * variance * (2 / count) ** 0.5
+@each_kind
+@pytest.mark.parametrize("sampler", ["ancestral", "ode2", "sde1"])
+def test_samples_have_the_shape_that_is_asked_for(kind, sampler):
+    model, x = make(kind)
+    drawn = samplers.sample(model, (6, 7), 4, seed=2, sampler=sampler)
+    assert drawn.shape == (6, 7) and drawn.dtype == x.dtype
+    again, other = (samplers.sample(model, (6, 7), 4, seed=s, sampler=sampler) for s in (2, 3))
+    assert torch.equal(drawn, again) and (kind != "continuous" or not torch.equal(drawn, other))
+    drawn, calls = samplers.sample_within(model, (6, 7), 0.5, seed=2)
+    assert drawn.shape == (6, 7) and calls > 2
 
 
-def has_frequencies(index, p) -> None:
-    count, p = index.numel(), p.double()
-    frequency = torch.bincount(index.flatten(), minlength=len(p)).double() / count
-    bound = SIGMAS * (p * (1 - p) / count).sqrt() + 1e-12
-    assert ((frequency - p).abs() <= bound + 2 / count).all(), (frequency, p)
+def test_sampling_is_without_dropout_and_leaves_the_modes_of_modules():
+    model, _ = make("continuous")
+    model.network.outer = torch_nn.Sequential(torch_nn.Dropout(0.5), model.network.outer)
+    model.network.inner.eval()  # as of a part that is not trained
+    modes = [module.training for module in model.modules()]
+    drawn = [samplers.sample(model, (4, 5), 3, seed=1) for _ in range(2)]
+    assert torch.equal(*drawn) and [module.training for module in model.modules()] == modes
+    samplers.sample_within(model, (4, 5), 1.0, seed=1)
+    assert [module.training for module in model.modules()] == modes and True in modes and False in modes
 
 
-@on_each
-def test_flow_and_sender_of_continuous_data(backend):
-    x = torch.full((COUNT,), 0.7)
-    gamma = 1 - 0.1 ** (2 * 0.3)
-    mean = continuous.flow_sample(x, 0.3, sigma_1=0.1, seed=1, backend=backend)
-    has_moments(mean, 0.7 * gamma, gamma * (1 - gamma))
-    has_moments(continuous.sender_sample(x, 4.0, seed=2, backend=backend), 0.7, 0.25)
-    updated, precision = continuous.update_sample(x, x * 0, 2.0, 6.0, seed=3, backend=backend)
-    assert precision == 8.0
-    has_moments(updated, 6 * 0.7 / 8, 6 / 64)
-
-
-@on_each
-def test_accuracies_add(backend):
-    """Messages of accuracy 1 and then 5 leave the same distribution as one of 6, and as the flow at that precision."""
-    x, zero = torch.full((COUNT,), 0.4), torch.zeros(COUNT)
-    mean, precision = continuous.update_sample(x, zero, 1.0, 1.0, seed=1, backend=backend)
-    mean, precision = continuous.update_sample(x, mean, precision, 5.0, seed=2, backend=backend)
-    assert precision == 7.0
-    has_moments(mean, 0.4 * 6 / 7, 6 / 49)
-    y = continuous.sender_sample(x, 1.0, seed=4, backend=backend)
-    mean, precision = continuous.bayesian_update(zero, 1.0, y, 1.0, backend=backend)
-    y = continuous.sender_sample(x, 5.0, seed=5, backend=backend)
-    has_moments(continuous.bayesian_update(mean, precision, y, 5.0, backend=backend)[0], 0.4 * 6 / 7, 6 / 49)
-    # discrete: z' = z + y, so that means and variances add
-    classes = torch.full((COUNT,), 2)
-    logits = discrete.sender_sample(classes, 0.5, num_classes=3, seed=6, backend=backend)
-    logits = logits + discrete.sender_sample(classes, 1.5, num_classes=3, seed=7, backend=backend)
-    for k in range(3):
-        has_moments(logits[:, k], 2 * (3 * (k == 2) - 1), 3 * 2)
-
-
-@on_each
-def test_flow_of_discrete_data(backend):
-    x = torch.full((COUNT,), 1)
-    y = discrete.flow_sample(x, 0.5, num_classes=4, beta_1=2.0, output="logits", seed=1, backend=backend)
-    for k in range(4):
-        has_moments(y[:, k], 0.5 * (4 * (k == 1) - 1), 4 * 0.5)
-    correlation = torch.corrcoef(y.T.double()) - torch.eye(4)
-    assert correlation.abs().max() < SIGMAS / COUNT**0.5
-    probs = discrete.flow_sample(x, 0.5, num_classes=4, beta_1=2.0, seed=1, backend=backend)
-    torch.testing.assert_close(probs, y.softmax(-1), rtol=1e-5, atol=1e-6)
-
-
-@on_each
-def test_first_and_last_times(backend):
-    """t -> 0 gives the prior, t -> 1 the data."""
-    x = torch.linspace(-1, 1, COUNT)
-    assert (continuous.flow_sample(x, 0.0, sigma_1=0.03, seed=1, backend=backend) == 0).all()
-    # γ(1) = 1 − v and a variance of about v
-    late = continuous.flow_sample(x, 1.0, sigma_1=0.03, seed=1, backend=backend)
-    has_moments(late - (1 - 9e-4) * x, 0, 9e-4 * (1 - 9e-4))
-    classes = torch.arange(COUNT) % 5
-    early = discrete.flow_sample(classes, 0.0, num_classes=5, beta_1=3.0, seed=1, backend=backend)
-    torch.testing.assert_close(early, torch.full((COUNT, 5), 0.2), rtol=1e-6, atol=0)
-    late = discrete.flow_sample(classes, 1.0, num_classes=5, beta_1=40.0, seed=1, backend=backend)
-    assert (late.argmax(-1) == classes).all()
-
-
-@on_each
-def test_classes_that_are_drawn(backend):
-    p = torch.tensor([0.5, 0.001, 0.249, 0.0, 0.25])
-    logits = p.log().expand(COUNT, 5)
-    state = torch.zeros(COUNT, 5)
-    # a message so accurate shows its class: K·α in the class that was sent, with a spread of √(K·α)
-    sent = discrete.update_sample(logits, state, 200.0, seed=1, backend=backend).argmax(-1)
-    has_frequencies(sent, p)
-    new = discrete.update_sample(logits, state, 0.3, choose="mode", seed=2, backend=backend)
-    for k in range(5):
-        has_moments(new[:, k], 0.3 * (5 * (k == 0) - 1), 5 * 0.3)
-    new = discrete.update_sample(logits, state, 0.3, choose="mean", seed=3, backend=backend)
-    for k in range(5):
-        has_moments(new[:, k], 0.3 * (5 * p[k].item() - 1), 5 * 0.3)
-
-
-@on_each
-def test_a_draw_is_the_first_class_whose_cumulative_probability_exceeds_u(backend):
-    p = torch.tensor([0.25, 0.25, 0.5, 0.0])
-    u = torch.tensor([1e-9, 0.2499, 0.2501, 0.4999, 0.5001, 0.999, 1.0])
-    zero = torch.zeros(7, 4)
-    new = discrete.update_sample(p.log().expand(7, 4), zero, 1.0, noise=zero, draw_noise=u, backend=backend)
-    assert new.argmax(-1).tolist() == [0, 0, 1, 1, 2, 2, 2]
-
-
-@on_each
-@pytest.mark.parametrize(("mean", "std"), [(0.2, 0.3), (-1.4, 0.5), (0.9, 3.0)])
-def test_values_that_are_drawn(mean, std, backend):
-    full = lambda v: torch.full((COUNT,), v)  # noqa: E731
-    centres = (2 * torch.arange(6) + 1) / 6 - 1
-    p = discretised.log_prob(centres, torch.full((6,), mean), torch.full((6,), std), num_bins=6).exp()
-    drawn = discretised.sample(full(mean), full(std), num_bins=6, seed=1, backend=backend)
-    has_frequencies(((drawn + 1) * 3).long(), p)
-    # after a message of enormous accuracy the mean is the value that was sent
-    new, _ = discretised.update_sample(
-        full(mean),
-        full(std).log(),
-        full(0.0),
-        1.0,
-        0.5,
-        1e8,
-        sigma_1=0.1,
-        num_bins=6,
-        parametrisation="data",
-        seed=2,
-        backend=backend,
-    )
-    assert (new - centres[((new + 1) * 3).long().clamp(0, 5)]).abs().max() < 1e-3
-    has_frequencies(((new + 1) * 3).long().clamp(0, 5), p)
-
-
-@on_each
-@pytest.mark.parametrize("receiver", ["joint", "factorised"])
-def test_draws_agree_with_quadrature_discrete(receiver, backend):
-    x, logits = torch.tensor([1]), torch.tensor([[0.8, -0.3]])
-    call = lambda x, z, **k: discrete.discrete_time_loss(  # noqa: E731
-        x, z, 0.25, beta_1=3.0, n_steps=4, receiver=receiver, reduction="none", backend=backend, **k
-    )
-    exact = call(x, logits, quadrature=64)
-    draws = call(x.expand(COUNT), logits.expand(COUNT, 2), n_samples=2, seed=4).double()
-    assert abs(draws.mean() - exact) < SIGMAS * draws.std() / COUNT**0.5
-
-
-@on_each
-def test_draws_agree_with_quadrature_discretised(backend):
-    full = lambda v, n=COUNT: torch.full((n,), v)  # noqa: E731
-    call = lambda n, **k: discretised.discrete_time_loss(  # noqa: E731
-        full(0.3, n),
-        full(0.1, n),
-        full(-1.0, n),
-        None,
-        0.25,
-        sigma_1=0.1,
-        n_steps=4,
-        num_bins=8,
-        parametrisation="data",
-        reduction="none",
-        backend=backend,
-        **k,
-    )
-    draws = call(COUNT, n_samples=2, seed=4).double()
-    assert abs(draws.mean() - call(1, quadrature=64)) < SIGMAS * draws.std() / COUNT**0.5
-
-
-@on_each
-def test_known_values_are_sent(backend):
-    zero = torch.zeros(4, 6)
-    mask = torch.arange(6) % 2 == 0
-    known = torch.where(mask, zero + 0.5, torch.nan)  # not looked at elsewhere
-    for choose in ("sample", "mode", "mean"):
-        draw = {"draw_noise": zero} if choose == "sample" else {}
-        new, _ = discretised.update_sample(
-            zero - 0.9,
-            zero - 9,
-            zero,
-            1.0,
-            0.5,
-            3.0,
-            sigma_1=0.1,
-            num_bins=10,
-            parametrisation="data",
-            choose=choose,
-            known=known,
-            known_mask=mask,
-            noise=zero,
-            **draw,
-            backend=backend,
-        )
-        torch.testing.assert_close(new, torch.where(mask, 0.375, -0.675).expand(4, 6), rtol=1e-5, atol=1e-6)
-        z = torch.zeros(4, 6, 3)
-        draw = {"draw_noise": zero + 0.5} if choose == "sample" else {}
-        new = discrete.update_sample(
-            z + torch.tensor([9e3, 0.0, 0.0]),
-            z,
-            1.0,
-            choose=choose,
-            known=torch.where(mask, 2, -100).expand(4, 6),
-            known_mask=mask,
-            noise=z,
-            **draw,
-            backend=backend,
-        )
-        assert (new.argmax(-1) == torch.where(mask, 2, 0)).all()
-    new, _ = continuous.update_sample(
-        zero - 0.9, zero, 1.0, 3.0, known=known, known_mask=mask, noise=zero, backend=backend
-    )
-    torch.testing.assert_close(new, torch.where(mask, 0.375, -0.675).expand(4, 6), rtol=1e-6, atol=0)
-
-
-@on_each
-def test_out_may_be_the_state(backend):
-    x, state = torch.rand(5, 7), torch.rand(5, 7)
-    logits, z = torch.randn(5, 7), torch.randn(5, 7)
-    options = {"sigma_1": 0.1, "num_bins": 16, "parametrisation": "data", "seed": 3, "backend": backend}
-    steps = [
-        (state, lambda s, out: continuous.update_sample(x, s, 1.0, 2.0, seed=3, out=out, backend=backend)[0]),
-        (state, lambda s, out: discretised.update_sample(x, x - 1, s, 1.0, 0.5, 2.0, out=out, **options)[0]),
-        (z, lambda s, out: discrete.update_sample(logits, s, 2.0, seed=3, out=out, backend=backend)),
-    ]
-    for before, step in steps:
-        want, own, other = step(before, None), before.clone(), torch.full_like(before, torch.nan)
-        assert step(own, own) is own and torch.equal(own, want)
-        assert step(before, other) is other and torch.equal(other, want)
-        columns = torch.full((5, 14), torch.nan)[:, ::2]  # strided memory, written in place
-        step(before, columns)
-        assert torch.equal(columns, want)
-
-
-@on_each
-def test_known_values_keep_their_digits_beside_a_narrow_prediction(backend):
-    known, mean = torch.full((1, 2), 0.1234567), torch.zeros(1, 2)
-    sure = {"known": known, "known_mask": torch.ones(1, 2, dtype=torch.bool), "noise": mean, "backend": backend}
-    narrow, options = mean.bfloat16(), {"choose": "mode", "sigma_1": 0.1, "num_bins": 4}
-    torch.testing.assert_close(continuous.update_sample(narrow, mean, 0.0, 1e6, **sure)[0], known)
-    new, _ = discretised.update_sample(narrow, narrow, mean, 0.0, 0.5, 1e6, **options, **sure)
-    torch.testing.assert_close(new, known)
+def test_arguments_of_a_sampler_are_checked():
+    model, _ = make("binary")
+    with pytest.raises(ValueError, match=r"sampler must be one of \['ancestral', 'ode1', .*, got 'euler'"):
+        samplers.sample(model, (2, 3), 4, sampler="euler")
+    with pytest.raises(ValueError, match="n_steps must be at least 1, got 0"):
+        samplers.sample(model, (2, 3), 0)
+    with pytest.raises(ValueError, match="capture must be None or False on cpu"):
+        samplers.sample(model, (2, 3), 2, capture=True)

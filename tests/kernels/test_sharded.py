@@ -1,13 +1,13 @@
-"""Classes that several processes share give what one process gives that has them all."""
+"""Several processes that share the classes compute what one process computes that has all classes."""
 
 import pytest
 import torch
-from sharded import DTYPES, parameters, sampled, step, work
-from support import NATIVE, error, scale, ulp
 from torch import multiprocessing
-from vocabulary_guide import follow
 
 from bfn_kernels import vocabulary
+from tests.kernels.sharded import DTYPES, parameters, sampled, step, work
+from tests.kernels.support import NATIVE, error, scale, ulp
+from tests.kernels.vocabulary_guide import follow
 
 
 @pytest.mark.parametrize(
@@ -37,13 +37,8 @@ def test_processes_are_as_one(backend, count, k, tmp_path):
 
 @pytest.mark.skipif("cpu" not in NATIVE, reason="processes have the backend that is the default")
 def test_the_guide_trains_in_two_processes_as_in_one(tmp_path):
-    found = []
-    for count in (2, 1):
-        folder = tmp_path / str(count)
-        folder.mkdir()
-        multiprocessing.spawn(follow, (count, count, str(folder)), count)
-        found += [torch.load(folder / str(rank)) for rank in range(count)]
-    first, second, alone = found
+    multiprocessing.spawn(follow, (2, str(tmp_path)), 2)
+    first, second, alone = (torch.load(tmp_path / name) for name in ("0", "1", "alone"))
     assert {"loss", "embedding.grad", "head.grad", "bias.grad", "body.0.weight.grad", "head"} <= alone.keys()
     for name, want in alone.items():
         assert torch.equal(first[name], second[name]), name

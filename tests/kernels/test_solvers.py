@@ -6,7 +6,11 @@ from itertools import pairwise
 
 import pytest
 import torch
-from optimal import (
+
+from bfn_kernels import binary, continuous, discrete, discretised, solvers
+from bfn_kernels.schedules import LogarithmicAccuracy, QuadraticAccuracy
+from bfn_kernels.solvers import RULES, Coefficients, coefficients, start_variance
+from tests.kernels.optimal import (
     BETA_1,
     CLASSES,
     NORMAL,
@@ -27,12 +31,8 @@ from optimal import (
     step_of_normal,
     step_of_two_classes,
 )
-from support import ON_CPU
-from test_samplers import has_moments
-
-from bfn_kernels import binary, continuous, discrete, discretised, solvers
-from bfn_kernels.schedules import LogarithmicAccuracy, QuadraticAccuracy
-from bfn_kernels.solvers import RULES, Coefficients, coefficients, start_variance
+from tests.kernels.support import ON_CPU
+from tests.kernels.test_distributions import has_moments
 
 on_each = pytest.mark.parametrize("backend", ON_CPU)
 
@@ -342,12 +342,12 @@ def test_results_share_no_memory(name):
     for other in ("previous", "unconditional", "noise", "t"):
         more = {"previous": X, **second} if other != "unconditional" else {"guidance": 1.0}
         more = {"rule": "sde1"} if other == "noise" else more
-        given = {other: memory if other != "t" else memory[:, 0]}
+        shared = {other: memory if other != "t" else memory[:, 0]}
         if (name, other) != ("predicted_out", "previous"):
             with pytest.raises(
                 ValueError, match=f"{name} must .*share no memory with any input, but it does with {other}"
             ):
-                of_bits(state=state, **{name: memory, **more, **given, "t_next": 1.0})
+                of_bits(state=state, **{name: memory, **more, **shared, "t_next": 1.0})
 
 
 def test_coefficients_that_a_caller_gives():

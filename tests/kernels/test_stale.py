@@ -1,5 +1,5 @@
-"""An extension that was compiled of other sources than the Python files beside it: what differs is said, and no
-operator is called with arguments that it misreads."""
+"""An extension that was compiled from other sources than the Python files next to it. An error says what differs, and
+no operator is called with arguments that it would misread."""
 
 import subprocess
 import sys
@@ -18,14 +18,14 @@ from dataclasses import replace
 name, path, old, new, compiled_old, compiled_new = sys.argv[1:]
 spec = importlib.util.spec_from_file_location("bfn_kernels." + name, path)
 real = importlib.util.module_from_spec(spec)
-told = real.signatures().replace(compiled_old, compiled_new)
-assert not compiled_old or told != real.signatures()
-extension = types.SimpleNamespace(refusal=real.refusal, signatures=lambda: told)
+told_by_the_build = real.signatures().replace(compiled_old, compiled_new)
+assert not compiled_old or told_by_the_build != real.signatures()
+extension = types.SimpleNamespace(refusal=real.refusal, signatures=lambda: told_by_the_build)
 sys.modules["bfn_kernels." + name] = extension
 
 define = torch.library.Library.define
-torch.library.Library.define = lambda library, schema, *how, **more: define(
-    library, schema.replace(old, new) if old else schema, *how, **more
+torch.library.Library.define = lambda library, schema, *arguments, **keywords: define(
+    library, schema.replace(old, new) if old else schema, *arguments, **keywords
 )
 from bfn_kernels import backends, continuous, discrete, env
 """

@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from support import INTERPRETED, ON_CPU
 
 from bfn_kernels import continuous, discrete, discretised
+from tests.kernels.support import INTERPRETED, ON_CPU
 
 on_each = pytest.mark.parametrize("backend", ON_CPU)
 # Rows that fit in a vector, in a tile or block, and in several of these; the interpreter has smaller tiles.
@@ -112,8 +112,8 @@ def test_a_sum_of_more_parts_than_are_taken_at_a_time(backend):
         x = torch.zeros(shape)
         x[:, -1], x[:, 4096] = 4.0, 8.0
         error = (x - 1).double().square() * (1 if mask is None else mask)
-        kept = x.numel() if mask is None else int(mask.sum())
-        for reduction, want in [("batch", error.sum(1)), ("sum", error.sum()), ("mean", error.sum() / kept)]:
+        count = x.numel() if mask is None else int(mask.sum())
+        for reduction, want in [("batch", error.sum(1)), ("sum", error.sum()), ("mean", error.sum() / count)]:
             loss = continuous.continuous_time_loss(
                 x,
                 torch.ones_like(x),

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from support import NATIVE
 
 from bfn_kernels import discrete
+from tests.kernels.support import NATIVE
 
 ROWS = 17  # one more than lanes
 COUNTS = (2, 15, 16, 17, 32, 33, 63, 64, 65, 128, 129, 512, 513, 1023, 1024, 1025, 4096, 4097)

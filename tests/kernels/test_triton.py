@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from cases import CASES
-from support import INTERPRETED, serves
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bfn_kernels import backends, gauss
+from tests.kernels.op_cases import CASES
+from tests.kernels.support import INTERPRETED, serves
 
 if backends.BACKENDS["triton"].missing is not None:
     pytest.skip(backends.BACKENDS["triton"].missing, allow_module_level=True)

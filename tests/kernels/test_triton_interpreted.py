@@ -2,15 +2,14 @@
 
 import pytest
 import torch
-from cases import CASES
-from support import INTERPRETED, error, evaluate, named, scale, serves, ulp
 
 from bfn_kernels import discrete
+from tests.kernels.op_cases import CASES
+from tests.kernels.support import INTERPRETED, error, evaluate, named, scale, serves, ulp
 
 if not INTERPRETED:
     pytest.skip("in a process of its own: TRITON_INTERPRET=1 pytest tests/kernels", allow_module_level=True)
 
-import interpreter
 import triton
 import triton.language as tl
 
@@ -18,6 +17,7 @@ from bfn_kernels.discrete.triton_nstep_large import _noise_of
 from bfn_kernels.records import Noise
 from bfn_kernels.triton_ops import classes
 from bfn_kernels.triton_ops.noise import MONTE_CARLO
+from tests.kernels import interpreter
 
 
 def test_bfloat16_is_rounded_to_nearest_even():

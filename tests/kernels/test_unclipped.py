@@ -7,10 +7,10 @@ import mpmath  # comes with torch, by way of sympy
 import pytest
 import torch
 from mpmath import mpf
-from support import INTERPRETED, ON_CPU
 
 from bfn_kernels import discretised
 from bfn_kernels.gauss import hermite as gauss_hermite
+from tests.kernels.support import INTERPRETED, ON_CPU
 
 BINS = (2, 3, 16, 255) if not INTERPRETED else (3, 16)
 TINY_TOTAL = 1e-5  # a distribution with less mass in [−1, 1] is uniform by definition
@@ -55,9 +55,9 @@ def points(num_bins):
     index = ((x / 2 + 0.5) * num_bins).long().clamp(0, num_bins - 1)
     rows = zip(index.tolist(), mean.tolist(), std.tolist(), strict=True)
     rows = [(k, m, s, exact(m, s, num_bins, k)) for k, m, s in rows]
-    kept = [((2 * k + 1) / num_bins - 1, m, s, *of) for k, m, s, of in rows if of is not None]
-    assert len(kept) > count * 0.9
-    x, mean, std, *want = torch.tensor(kept, dtype=torch.float64).unbind(1)
+    exact_rows = [((2 * k + 1) / num_bins - 1, m, s, *of) for k, m, s, of in rows if of is not None]
+    assert len(exact_rows) > count * 0.9
+    x, mean, std, *want = torch.tensor(exact_rows, dtype=torch.float64).unbind(1)
     return (x, mean, std), want[:3], want[3:]
 
 

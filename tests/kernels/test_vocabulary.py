@@ -1,4 +1,5 @@
-"""Ops of large vocabularies, whose table of cases has its own tests, since weights are not of the data's shape."""
+"""Ops of large vocabularies. Their weights do not have the data's shape, so the tests of the other ops' table do not
+fit."""
 
 import dataclasses
 import gc
@@ -6,15 +7,15 @@ import itertools
 
 import pytest
 import torch
-from support import DTYPES, INTERPRETED, NATIVE, ON_CPU, error, evaluate, scale, ulp, widened
-from test_accuracy import FORMS, check, laid_out
-from test_gradients import check_gradients, second_derivatives
-from vocabularies import LARGE, SHAPES, WIDE
 
 from bfn_kernels import discrete, vocabulary
 from bfn_kernels import noise as random
 from bfn_kernels.backends import BACKENDS
 from bfn_kernels.vocabulary import tiles
+from tests.kernels.support import DTYPES, INTERPRETED, NATIVE, ON_CPU, error, evaluate, scale, ulp, widened
+from tests.kernels.test_accuracy import FORMS, check, laid_out
+from tests.kernels.test_gradients import check_gradients, second_derivatives
+from tests.kernels.vocabulary_cases import LARGE, SHAPES, WIDE
 
 cases = pytest.mark.parametrize("case", LARGE, ids=str)
 FEW = [c for c in LARGE if not c.hard and not c.huge and c not in WIDE]
@@ -75,11 +76,11 @@ def test_a_wide_bias_is_read_where_it_lies(form, dtype, backend):
     hidden.requires_grad_()
 
     def results(bias):
-        head, how = (x, hidden, weight, bias), {"beta_1": 0.01, "backend": backend}
+        head, options = (x, hidden, weight, bias), {"beta_1": 0.01, "backend": backend}
         losses = [
-            vocabulary.continuous_time_loss(*head, 0.5, **how),
+            vocabulary.continuous_time_loss(*head, 0.5, **options),
             vocabulary.reconstruction_loss(*head, backend=backend),
-            vocabulary.discrete_time_loss(*head, 0.4, n_steps=5, n_samples=2, seed=1, **how),
+            vocabulary.discrete_time_loss(*head, 0.4, n_steps=5, n_samples=2, seed=1, **options),
         ]
         mode = vocabulary.mode(hidden.detach(), weight, bias, backend=backend)
         return *losses, mode, *torch.autograd.grad(sum(losses), hidden)
@@ -106,8 +107,8 @@ def test_what_autograd_asks_for(case, backend, at_once):
     leaves = {k: inputs[k].clone().requires_grad_() for k in case.diff}
     result = case(inputs | leaves, backend).sum()
     first = torch.autograd.grad(result, leaves.values(), retain_graph=True)
-    kept = [g.clone() for g in first]
-    for before, after, saved in zip(first, torch.autograd.grad(result, leaves.values()), kept, strict=True):
+    copies = [g.clone() for g in first]
+    for before, after, saved in zip(first, torch.autograd.grad(result, leaves.values()), copies, strict=True):
         assert torch.equal(before, after) and torch.equal(before, saved)
     with pytest.raises(RuntimeError, match="second derivative"):
         second_derivatives(case, inputs, backend)

@@ -2,15 +2,15 @@
 
 import pytest
 import torch
-from support import DTYPES, INTERPRETED, NATIVE
-from test_accuracy import FORMS, check, laid_out
-from test_samplers import has_frequencies, has_moments
-from test_vocabulary import native, on_cpu, small_tiles  # noqa: F401
-from vocabularies import MODES, SHAPES, STEPS
 
 from bfn_kernels import discrete, nn, samplers, vocabulary
 from bfn_kernels.nn.vocabulary import EmbeddedInput
 from bfn_kernels.solvers import Coefficients
+from tests.kernels.support import DTYPES, INTERPRETED, NATIVE
+from tests.kernels.test_accuracy import FORMS, check, laid_out
+from tests.kernels.test_distributions import has_frequencies, has_moments
+from tests.kernels.test_vocabulary import native, on_cpu, small_tiles  # noqa: F401
+from tests.kernels.vocabulary_cases import MODES, SHAPES, STEPS
 
 K, WIDTH, TOKENS = 1003, 6, (3, 7)
 CHOOSE = ("sample", "mode", "mean")
@@ -64,14 +64,14 @@ def test_a_step_is_that_of_the_op_that_stores_the_logits(k, dtype, backend, smal
     logits, of = hidden @ weight.t() + bias, {"seed": 5, "backend": backend}
     known, mask = torch.arange(21).view(TOKENS) % k, torch.arange(21).view(TOKENS) % 4 == 0
     for choose in CHOOSE:
-        for how in ({}, {"known": known, "known_mask": mask}):
-            how = {"choose": choose, **how, **of}
-            want = discrete.update_sample(logits, state, 2 / k, **how)
-            got, seen = vocabulary.update_sample(state, hidden, weight, bias, 2 / k, embedding=embedding, **how)
+        for options in ({}, {"known": known, "known_mask": mask}):
+            options = {"choose": choose, **options, **of}
+            want = discrete.update_sample(logits, state, 2 / k, **options)
+            got, seen = vocabulary.update_sample(state, hidden, weight, bias, 2 / k, embedding=embedding, **options)
             close(got, want, dtype)
             close(seen, discrete.theta(want) @ embedding, dtype)
-            close(vocabulary.update_sample(state, hidden, weight, bias, 2 / k, **how), want, dtype)
-            solve = {"rule": "sde1", "beta_1": 4 / k, **how}
+            close(vocabulary.update_sample(state, hidden, weight, bias, 2 / k, **options), want, dtype)
+            solve = {"rule": "sde1", "beta_1": 4 / k, **options}
             want = discrete.solver_step(logits, state, 0.3, 0.6, **solve)
             close(vocabulary.solver_step(state, hidden, weight, bias, 0.3, 0.6, **solve), want, dtype)
 
@@ -83,13 +83,13 @@ def test_a_run_of_second_order_keeps_hidden_states_in_the_place_of_predictions(b
     before, g = None, torch.Generator().manual_seed(3)
     for step, times in enumerate(((0.2, 0.4), (0.4, 0.7), (0.7, 1.0))):
         hidden = torch.randn(hidden.shape, generator=g)
-        t_previous, how = (None, 0.2, 0.4)[step], {"rule": "ode2", "beta_1": 0.1, "backend": backend}
+        t_previous, options = (None, 0.2, 0.4)[step], {"rule": "ode2", "beta_1": 0.1, "backend": backend}
         discrete.solver_step(
             hidden @ weight.t() + bias, theirs, *times, t_previous=t_previous, out=theirs, predicted_out=predicted,
-            previous=None if step == 0 else predicted, **how,
+            previous=None if step == 0 else predicted, **options,
         )  # fmt: skip
         vocabulary.solver_step(
-            mine, hidden, weight, bias, *times, t_previous=t_previous, previous=before, out=mine, **how
+            mine, hidden, weight, bias, *times, t_previous=t_previous, previous=before, out=mine, **options
         )
         close(mine, theirs, torch.float32)
         before = hidden
@@ -190,24 +190,24 @@ def test_classes_that_are_no_number(spoilt, place, bad, backend, small_tiles):  
     op that stores the logits, and the mode is that of these logits."""
     state, hidden, weight, bias, embedding = head(200)
     {"weight": weight, "bias": bias}[spoilt][place] = bad
-    logits, given, of = hidden @ weight.t() + bias, (state, hidden, weight, bias), {"seed": 5, "backend": backend}
+    logits, arguments, of = hidden @ weight.t() + bias, (state, hidden, weight, bias), {"seed": 5, "backend": backend}
     times = {"t": 0.3, "t_next": 0.6, "beta_1": 0.1}
-    assert torch.equal(vocabulary.mode(*given[1:], backend=backend), logits.argmax(-1))
+    assert torch.equal(vocabulary.mode(*arguments[1:], backend=backend), logits.argmax(-1))
     for choose in CHOOSE:
         want = discrete.update_sample(logits, state, 0.01, choose=choose, **of | {"backend": "reference"})
-        got, seen = vocabulary.update_sample(*given, 0.01, choose=choose, embedding=embedding, **of)
+        got, seen = vocabulary.update_sample(*arguments, 0.01, choose=choose, embedding=embedding, **of)
         torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5, equal_nan=True)
         assert torch.equal(seen.isnan().any(-1), want.isnan().any(-1))
         want = discrete.solver_step(logits, state, **times, choose=choose, **of | {"backend": "reference"})
-        got = vocabulary.solver_step(*given, **times, choose=choose, **of)
+        got = vocabulary.solver_step(*arguments, **times, choose=choose, **of)
         torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5, equal_nan=True)
 
 
 @on_cpu
 def test_refusals(backend):
     state, hidden, weight, bias, embedding = head(5)
-    given = {"state": state, "hidden": hidden, "weight": weight, "bias": bias, "alpha": 0.5, "backend": backend}
-    step = lambda **k: vocabulary.update_sample(**given | k)  # noqa: E731
+    arguments = {"state": state, "hidden": hidden, "weight": weight, "bias": bias, "alpha": 0.5, "backend": backend}
+    step = lambda **k: vocabulary.update_sample(**arguments | k)  # noqa: E731
     x = torch.zeros(TOKENS, dtype=torch.int64)
     everywhere = {"known_mask": torch.ones(TOKENS, dtype=torch.bool)}
     for name, value, kind in (
@@ -228,7 +228,7 @@ def test_refusals(backend):
     with pytest.raises(ValueError, match="out must be the state itself or share no memory"):
         step(out=state, noise=state)
     solve = lambda **k: vocabulary.solver_step(  # noqa: E731
-        **{"t": 0.3, "t_next": 0.5, "beta_1": 1.0} | {n: v for n, v in given.items() if n != "alpha"} | k
+        **{"t": 0.3, "t_next": 0.5, "beta_1": 1.0} | {n: v for n, v in arguments.items() if n != "alpha"} | k
     )
     with pytest.raises(ValueError, match="previous must be given together"):
         solve(previous=hidden)
@@ -275,9 +275,9 @@ def network(seen, t):
     return torch.cat([seen.tanh(), 1 + seen[..., :1].tanh()], -1) * (1 + t.view(-1, 1, 1))
 
 
-def model_of(k=30, width=6, kind=nn.Vocabulary, **how):
+def model_of(k=30, width=6, kind=nn.Vocabulary, **options):
     torch.manual_seed(0)
-    return kind(network, 0.5, num_classes=k, width=width, **how)
+    return kind(network, 0.5, num_classes=k, width=width, **options)
 
 
 class Stored(nn.Vocabulary):
@@ -309,10 +309,10 @@ class Stored(nn.Vocabulary):
 
 
 @pytest.mark.parametrize("sampler", ["ancestral", "ode1", "ode2", "sde2", "renoise"])
-@pytest.mark.parametrize("how", [{}, {"tied": True}, {"frequencies": torch.arange(1.0, 31.0)}], ids=str)
-def test_a_run_is_that_of_the_ops_that_store_the_logits(sampler, how):
+@pytest.mark.parametrize("options", [{}, {"tied": True}, {"frequencies": torch.arange(1.0, 31.0)}], ids=str)
+def test_a_run_is_that_of_the_ops_that_store_the_logits(sampler, options):
     states = []
-    for model in (model_of(**how), model_of(kind=Stored, **how)):
+    for model in (model_of(**options), model_of(kind=Stored, **options)):
         states.append([])
         watch = lambda i, state: states[-1].append(state[0])  # noqa: E731
         samplers.sample(model, (4, 5), 6, seed=3, sampler=sampler, watch=watch)
@@ -350,8 +350,8 @@ def test_nothing_but_the_state_has_its_size(sampler, most):
 @on_cpu
 def test_coefficients_take_the_place_of_times(backend):
     state, hidden, weight, bias, _ = head(67)
-    how = {"coefficients": Coefficients(0.9, 0.05, 0.02, 0.5), "seed": 4, "backend": backend}
+    options = {"coefficients": Coefficients(0.9, 0.05, 0.02, 0.5), "seed": 4, "backend": backend}
     before = hidden.flip(0)
     p = (before @ weight.t() + bias).softmax(-1)
-    want = discrete.solver_step(hidden @ weight.t() + bias, state, previous=p, **how)
-    close(vocabulary.solver_step(state, hidden, weight, bias, previous=before, **how), want, torch.float32)
+    want = discrete.solver_step(hidden @ weight.t() + bias, state, previous=p, **options)
+    close(vocabulary.solver_step(state, hidden, weight, bias, previous=before, **options), want, torch.float32)

@@ -9,18 +9,18 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import random_run
-import written
-from fault import Fault
-from mutant import Mutant
 from rich.console import Console
-from sandbox import Sandbox, compiled, pool
+
+from tests.mutants import random_run, written
+from tests.mutants.fault import Fault
+from tests.mutants.mutant import Mutant
+from tests.mutants.sandbox import Sandbox, compiled, pool
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python tests/mutants", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
     parser.add_argument("--only", default="", metavar="SUBSTRING", help="what has this in its file, change or tests")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), metavar="N", help="changes at a time")
     parser.add_argument("--random", type=int, metavar="N", help="N changes at random places")
@@ -30,9 +30,9 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def told(options: argparse.Namespace, console: Console) -> list[Fault]:
+def faults_to_try(options: argparse.Namespace, console: Console) -> list[Fault]:
     """The faults of the tables that are asked for, none if one of them is badly written."""
-    chosen = [fault for fault in written.faults() if any(options.only in part for part in fault)]
+    chosen = [fault for fault in written.faults() if any(options.only in field for field in fault)]
     if not chosen:
         console.print(f"no fault has {options.only!r} in it")
     badly_written = [line for fault in chosen if (line := written.wrong(fault, ROOT))]
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(width=None if sys.stdout.isatty() else 180)
     more: Iterator[Mutant] = iter(())
     if options.random is None:
-        first = told(options, console)
+        first = faults_to_try(options, console)
     else:
         more = random_run.mutants(ROOT, options.seed, options.only, not options.python, options.cuda)
         first = list(itertools.islice(more, 2 * options.random))

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from sandbox import Pool, Sandbox
+from tests.mutants.sandbox import Pool, Sandbox
 
 PACKAGES = ("bfn", "bfn_kernels")
 PLAIN, INTERPRETED = "", "TRITON_INTERPRET=1"
@@ -102,13 +102,13 @@ def chosen(tests: Iterable[Test], budget: float, count: int, name: str = "") -> 
     for test in sorted(tests):
         turns[test.function] = turns.get(test.function, -1) + 1
         order.append((turns[test.function], name not in test.name, test))
-    taken, seconds = [], 0.0
+    affordable, seconds = [], 0.0
     for *_, test in sorted(order)[:count]:
         seconds += test.seconds
-        if taken and seconds > budget:
+        if affordable and seconds > budget:
             break
-        taken.append(test)
-    return taken
+        affordable.append(test)
+    return affordable
 
 
 def files_of_tests(root: Path) -> list[tuple[str, str]]:
@@ -121,7 +121,7 @@ def files_of_tests(root: Path) -> list[tuple[str, str]]:
     ]
 
 
-def kept(root: Path, environment: str, file: str) -> Path:
+def path_of_record(root: Path, environment: str, file: str) -> Path:
     name = f"{'interpreted.' if environment else ''}{file.removesuffix('.py').replace('/', '.')}.json"
     return root / "build" / "covering" / name
 
@@ -130,12 +130,12 @@ def covering(root: Path, pool: Pool, tell: Callable[[str, int, int], None]) -> C
     """What tests run; it tells how many files of tests it has looked at, of how many."""
     there, missing = [], []
     for what in files_of_tests(root):
-        path = kept(root, *what)
+        path = path_of_record(root, *what)
         one = json.loads(path.read_text()) if path.exists() else None
         sound = one and all(digest(root / other) == then for other, then in one["by"].items())
         there.append(one) if sound else missing.append(what)
     for number, one in enumerate(pool.map(record, missing), 1):
-        path = kept(root, one["environment"], one["file"])
+        path = path_of_record(root, one["environment"], one["file"])
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(one))
         there.append(one)

@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import mutant
-from mutant import Mutant, others
+from tests.mutants import mutant
+from tests.mutants.mutant import Mutant, others
 
 OPERATORS = mutant.OPERATORS | {f"{old}=": (f"{new}=",) for old, (new,) in mutant.OPERATORS.items()}
 CHANGES = {"operator": OPERATORS, "comparison": mutant.COMPARISONS, "condition": {"&&": ("||",), "||": ("&&",)}}

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-import mutant
-from mutant import Mutant, others
+from tests.mutants import mutant
+from tests.mutants.mutant import Mutant, others
 
 OPERATORS = mutant.OPERATORS | {"//": ("*",), "**": ("*",), "^": ("|",)}
 OPERATORS |= {f"{old}=": (f"{new}=",) for old, (new,) in OPERATORS.items()}
@@ -108,8 +108,8 @@ class Places:
 
     def function(self, node: ast.FunctionDef | ast.Lambda) -> None:
         body = [node.body] if isinstance(node, ast.Lambda) else node.body
-        given = node.args
-        for default in filter(None, [*given.defaults, *given.kw_defaults]):
+        parameters = node.args
+        for default in filter(None, [*parameters.defaults, *parameters.kw_defaults]):
             for new in _constants(default):
                 lines = range(body[0].lineno, body[-1].end_lineno + 1)
                 self.add("default", self.begin(default), self.end(default), new, lines)
@@ -117,7 +117,7 @@ class Places:
             self.visit(node.body)
             return
         self.functions.append(node)
-        self.known.append({a.arg for a in [*given.posonlyargs, *given.args, *given.kwonlyargs]})
+        self.known.append({a.arg for a in [*parameters.posonlyargs, *parameters.args, *parameters.kwonlyargs]})
         for statement in body:
             self.visit(statement)
         self.functions.pop()

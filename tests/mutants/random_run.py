@@ -9,15 +9,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from covering import INTERPRETED, PACKAGES, PLAIN, Covering, Test, chosen, covering, module_of
-from equivalents import reason
-from mutant import Mutant, drawn
-from native_places import families, native_mutants
-from python_places import parses, python_mutants
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from sandbox import KILLED, SURVIVED, TIMEOUT, Pool, Sandbox, compiled, first_failure
+
+from tests.mutants.covering import INTERPRETED, PACKAGES, PLAIN, Covering, Test, chosen, covering, module_of
+from tests.mutants.equivalents import reason
+from tests.mutants.mutant import Mutant, drawn
+from tests.mutants.native_places import families, native_mutants
+from tests.mutants.python_places import parses, python_mutants
+from tests.mutants.sandbox import KILLED, SURVIVED, TIMEOUT, Pool, Sandbox, compiled, first_failure
 
 EQUIVALENT = "equivalent"
 # Seconds and number of the tests that a mutant meets at first, and of those that it meets if it is alive then.

@@ -7,11 +7,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from fault import Fault, parsed
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from sandbox import HERE, KILLED, SURVIVED, Pool, Sandbox, compiled, first_failure
+
+from tests.mutants.fault import Fault, parsed
+from tests.mutants.sandbox import HERE, KILLED, SURVIVED, Pool, Sandbox, compiled, first_failure
 
 ERROR = "ERROR"
 STYLES = {KILLED: "green", SURVIVED: "bold red", ERROR: "bold red"}

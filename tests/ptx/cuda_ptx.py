@@ -12,10 +12,9 @@ import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-import compiled
-import ptx
-
 from gpu_build.sass import find_tool
+from tests import compiled
+from tests.ptx import ptx
 
 ROOT = compiled.ROOT
 NAMESPACE = "bfn_kernels_cuda_ptx"
@@ -93,7 +92,11 @@ def operators_on_demand() -> Path:
 def _launchers() -> dict[str, tuple[Path, str]]:
     """Of each function that launches kernels its source, and its arguments."""
     pattern = r"(?m)^BFN_INSTANTIATE\((\w+), (.*)\);"
-    return {name: (path, given) for path in compiled.KERNELS for name, given in re.findall(pattern, path.read_text())}
+    return {
+        name: (path, parameters)
+        for path in compiled.KERNELS
+        for name, parameters in re.findall(pattern, path.read_text())
+    }
 
 
 def _unit(source: Path, to: Path, instance: str = "") -> Path:
@@ -112,9 +115,9 @@ def _find(symbol: bytes) -> int | None:
     """The address of a function, which is compiled now."""
     function, kind = LAUNCHER.fullmatch(symbol.decode()).groups()
     compiled_on_demand.append(function)
-    (source, given), kind = _launchers()[function], {"f": "float", "d": "double"}[kind]
+    (source, parameters), kind = _launchers()[function], {"f": "float", "d": "double"}[kind]
     name = f"{NAMESPACE}_{function}_{kind}"
-    unit = _unit(source, compiled.BUILT / f"{name}.cu", f"{function}<{kind}>({given})")
+    unit = _unit(source, compiled.BUILT / f"{name}.cu", f"{function}<{kind}>({parameters})")
     parts = compiled.objects(name, {unit: _nvcc("-Xcompiler=-fvisibility=default")})
     library = ctypes.CDLL(str(_with_stubs(name, parts, ["-shared", str(operators_on_demand())])))
     return ctypes.cast(getattr(library, symbol.decode()), ctypes.c_void_p).value

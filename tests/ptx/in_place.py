@@ -4,11 +4,12 @@ import dataclasses
 from collections.abc import Iterator
 
 import torch
-from cases import Case
-from declared import parameters
-from makers import uniform
-from of_the_table import with_classes
-from support import named
+
+from tests.kernels.declared import parameters
+from tests.kernels.makers import uniform
+from tests.kernels.op_cases import Case
+from tests.kernels.support import named
+from tests.ptx.case_checks import with_classes
 
 OF_CLASSES = dataclasses.replace(named("discrete.solver_step[K=27 ode2 theta]"), into="")
 ELEMENTWISE = [
@@ -38,8 +39,8 @@ def steps(lengths: tuple[int, ...]) -> Iterator[tuple[Case, tuple[int, ...]]]:
 
 
 def inputs_of(case: Case, shape: tuple[int, ...], carried: torch.dtype, network: torch.dtype) -> dict:
-    kept, inputs = case.inputs(shape, carried), case.inputs(shape, network)
-    return {name: kept[name] if name in CARRIED else value for name, value in inputs.items()}
+    carried_inputs, inputs = case.inputs(shape, carried), case.inputs(shape, network)
+    return {name: carried_inputs[name] if name in CARRIED else value for name, value in inputs.items()}
 
 
 def check_in_place(case: Case, inputs: dict, backend: str) -> None:

@@ -6,7 +6,8 @@ import struct
 from fractions import Fraction
 
 import numpy as np
-import ptx
+
+from tests.ptx import ptx
 
 HEADER = ".version 9.0\n.target sm_90\n.address_size 64\n"
 # What a snippet may use without declaring it: %t is the number of a thread in the grid.
@@ -41,15 +42,15 @@ def module(body: str, before: str = "") -> ptx.Module:
 
 def run(body: str, inputs, threads: int = 32, blocks: int = 1, number: int = 0, shared: int = 0, before: str = ""):
     """Runs a snippet and returns the words that the threads of all blocks wrote. inputs: 64 bits for each of them."""
-    given = np.asarray(inputs, np.uint64)
+    values = np.asarray(inputs, np.uint64)
     out = np.zeros(threads * blocks, np.uint64)
-    for memory in (given, out):
+    for memory in (values, out):
         ptx.library().ptx_allow(memory.ctypes.data, memory.nbytes)
     try:
-        arguments = [struct.pack("Q", given.ctypes.data), struct.pack("Q", out.ctypes.data), struct.pack("I", number)]
+        arguments = [struct.pack("Q", values.ctypes.data), struct.pack("Q", out.ctypes.data), struct.pack("I", number)]
         module(body, before).launch("k", (blocks,), (threads,), arguments, shared)
     finally:
-        for memory in (given, out):
+        for memory in (values, out):
             ptx.library().ptx_forget(memory.ctypes.data)
     return out
 

@@ -1,11 +1,12 @@
-"""What a GPU would punish is refused; and beside each fault stands what is sound."""
+"""The interpreter refuses what would go wrong on a GPU. Next to each faulty kernel stands a sound one."""
 
 import struct
 
 import numpy as np
-import ptx
 import pytest
-from snippets import module, run
+
+from tests.ptx import ptx
+from tests.ptx.snippets import module, run
 
 pytestmark = pytest.mark.skipif(ptx.missing() is not None, reason=str(ptx.missing()))
 

@@ -1,8 +1,10 @@
-"""What is counted of a kernel: instructions by warps and lanes, sectors of global memory, passes of shared memory."""
+"""What the interpreter counts for a kernel: instructions by warps and lanes, sectors of global memory, passes of shared
+memory."""
 
-import ptx
 import pytest
-from snippets import run
+
+from tests.ptx import ptx
+from tests.ptx.snippets import run
 
 pytestmark = pytest.mark.skipif(ptx.missing() is not None, reason=str(ptx.missing()))
 

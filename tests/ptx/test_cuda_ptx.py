@@ -15,16 +15,16 @@ import pytest
 
 if os.environ.get("BFN_PTX") != "cuda":
     pytest.skip("in a process of its own: BFN_PTX=cuda pytest tests/ptx", allow_module_level=True)
-import cuda_ptx
-import ptx
 import torch
-from cases import CASES, Case
-from declared import parameters
-from in_place import check_in_place, inputs_of, steps
-from of_the_table import check_rounding, check_with, with_classes
-from support import DTYPES, FIRST, error, evaluate, named, scale, serves, ulp
-from test_accuracy import SHAPES, check
-from test_cuda import NOISE, check_seeded
+
+from tests.kernels.declared import parameters
+from tests.kernels.op_cases import CASES, Case
+from tests.kernels.support import DTYPES, FIRST, error, evaluate, named, scale, serves, ulp
+from tests.kernels.test_accuracy import SHAPES, check
+from tests.kernels.test_cuda import NOISE, check_seeded
+from tests.ptx import cuda_ptx, ptx
+from tests.ptx.case_checks import check_rounding, check_with, with_classes
+from tests.ptx.in_place import check_in_place, inputs_of, steps
 
 BACKEND = "cuda_ptx"
 SIZES = [*SHAPES[:4], (2, 16)]
@@ -223,7 +223,7 @@ def test_one_call_compiles_what_it_launches(tmp_path):
     asked = """
 import gpu_build.__main__, sys
 assert gpu_build.__main__.main(["--only", "cuda", "--only-call", "discretised sample, float32", "--csv", "of.csv"]) == 0
-assert sys.modules["cuda_ptx"].compiled_on_demand == ["choose"]
+assert sys.modules["tests.ptx.cuda_ptx"].compiled_on_demand == ["choose"]
 """
     environment = os.environ | {"PYTHONPATH": str(cuda_ptx.ROOT)}
     done = subprocess.run([sys.executable, "-c", asked], cwd=tmp_path, env=environment, capture_output=True, text=True)

@@ -6,10 +6,11 @@ import math
 from fractions import Fraction
 
 import numpy as np
-import ptx
 import pytest
 import torch
-from snippets import FORMATS, INFINITY, NAN, bits, evaluate, evaluate_bits, number, rounded, run
+
+from tests.ptx import ptx
+from tests.ptx.snippets import FORMATS, INFINITY, NAN, bits, evaluate, evaluate_bits, number, rounded, run
 
 pytestmark = pytest.mark.skipif(ptx.missing() is not None, reason=str(ptx.missing()))
 

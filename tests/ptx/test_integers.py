@@ -2,9 +2,10 @@
 
 import itertools
 
-import ptx
 import pytest
-from snippets import bits, evaluate, width
+
+from tests.ptx import ptx
+from tests.ptx.snippets import bits, evaluate, width
 
 pytestmark = pytest.mark.skipif(ptx.missing() is not None, reason=str(ptx.missing()))
 
@@ -77,9 +78,9 @@ def test_carries(name, kind):
     for takes, keeps in ((False, True), (True, False), (True, True)):
         op = f"{stem}{'c' * takes}{half}{'.cc' * keeps}.{kind}"
         results, carries = [], []
-        for *given, last, carry in rows:
+        for *first, last, carry in rows:
             other = last % 2**size + takes * carry
-            total = CARRYING[name](size, *given) % 2**size + (-other if stem == "sub" else other)
+            total = CARRYING[name](size, *first) % 2**size + (-other if stem == "sub" else other)
             results.append(total % 2**size)
             carries.append(total >> size & 1 if keeps else carry)
         assert evaluate(f"{before}\n{op} %result, {numbers};", kind, kinds, rows) == results, op
@@ -159,9 +160,9 @@ def test_fields_of_bits():
         long = word if size == 32 else both
         want = []
         for at, length in fields:
-            taken = [long >> min(k, size - 1) & 1 if signed or k < size else 0 for k in range(at, at + length)]
-            taken += (taken[-1:] if signed else [0]) * size  # beyond the field there is its sign
-            want.append(sum(bit << k for k, bit in enumerate(taken[:size])) if length else 0)
+            field = [long >> min(k, size - 1) & 1 if signed or k < size else 0 for k in range(at, at + length)]
+            field += (field[-1:] if signed else [0]) * size  # beyond the field there is its sign
+            want.append(sum(bit << k for k, bit in enumerate(field[:size])) if length else 0)
         kind = f"{'s' if signed else 'u'}{size}"
         rows = [(long, at, length) for at, length in fields]
         assert evaluate(f"bfe.{kind}", kind, [kind, "u32", "u32"], rows) == want, kind

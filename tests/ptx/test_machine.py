@@ -1,8 +1,9 @@
 """Warps, branches, calls and barriers, and what lanes do together."""
 
-import ptx
 import pytest
-from snippets import run
+
+from tests.ptx import ptx
+from tests.ptx.snippets import run
 
 pytestmark = pytest.mark.skipif(ptx.missing() is not None, reason=str(ptx.missing()))
 

@@ -1,9 +1,10 @@
 """Products of matrices by a warp, and copies that go on beside them."""
 
 import numpy as np
-import ptx
 import pytest
-from snippets import bits, number, run
+
+from tests.ptx import ptx
+from tests.ptx.snippets import bits, number, run
 
 pytestmark = pytest.mark.skipif(ptx.missing() is not None, reason=str(ptx.missing()))
 
@@ -94,8 +95,8 @@ def test_copies_have_bounds_and_races():
     other = body.replace("ld.", "and.b32 %r2, %t, 31;\nmov.u32 %r3, memory;\nmad.lo.u32 %r2, %r2, 16, %r3;\nld.")
     with pytest.raises(ptx.PtxError, match="race"):
         run(other + STORE, np.arange(130, dtype=np.uint64), threads=64, before=SHARED)
-    told = other.replace("and.b32", "bar.sync 0;\nand.b32")
-    got = run(told + STORE, np.arange(130, dtype=np.uint64), threads=64, before=SHARED)
+    separated = other.replace("and.b32", "bar.sync 0;\nand.b32")
+    got = run(separated + STORE, np.arange(130, dtype=np.uint64), threads=64, before=SHARED)
     assert got.tolist() == [2 * (t % 32) for t in range(64)]
 
 

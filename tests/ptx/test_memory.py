@@ -1,8 +1,9 @@
 """Loads and stores of every type, number and space."""
 
-import ptx
 import pytest
-from snippets import bits, run
+
+from tests.ptx import ptx
+from tests.ptx.snippets import bits, run
 
 pytestmark = pytest.mark.skipif(ptx.missing() is not None, reason=str(ptx.missing()))
 

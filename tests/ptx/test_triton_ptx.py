@@ -12,17 +12,16 @@ import pytest
 if os.environ.get("BFN_PTX") != "triton":
     pytest.skip("in a process of its own: BFN_PTX=triton pytest tests/ptx", allow_module_level=True)
 
-import ptx
 import torch
-import triton_ptx
-from in_place import check_in_place, inputs_of, steps
-from of_the_table import check_rounding, check_with, with_classes
-from snippets import module
-from support import FIRST, evaluate, named, serves
-from test_accuracy import check
-from vocabularies import LARGE
 
 from bfn_kernels.records import RECEIVERS
+from tests.kernels.support import FIRST, evaluate, named, serves
+from tests.kernels.test_accuracy import check
+from tests.kernels.vocabulary_cases import LARGE
+from tests.ptx import ptx, triton_ptx
+from tests.ptx.case_checks import check_rounding, check_with, with_classes
+from tests.ptx.in_place import check_in_place, inputs_of, steps
+from tests.ptx.snippets import module
 
 BACKEND = "triton_ptx"
 # One case of each op, and those of rows that several tiles of a kernel take.

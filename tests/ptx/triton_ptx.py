@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
-import compiled
-import ptx
+from tests import compiled
+from tests.ptx import ptx
 
 NAMESPACE = "bfn_kernels_triton_ptx"
 FORMATS = {
@@ -59,10 +59,10 @@ def _run(self, *arguments, grid, warmup, **options):
     module = _modules[kernel.hash]
     named = dict(zip(self.arg_names, arguments, strict=False)) | options
     scalars = [pair for key, kind in kernel.src.signature.items() for pair in _scalars(named.get(key), kind)]
-    given = [_packed(*pair) for pair in scalars]
+    packed = [_packed(*pair) for pair in scalars]
     # behind its arguments a kernel has pointers to scratch memory, which none of ours uses
-    given += [bytes(8)] * (module.parameters(name) - len(given))
-    module.launch(name, grid, (32 * kernel.metadata.num_warps,), given, kernel.metadata.shared)
+    packed += [bytes(8)] * (module.parameters(name) - len(packed))
+    module.launch(name, grid, (32 * kernel.metadata.num_warps,), packed, kernel.metadata.shared)
     executed.setdefault(_name(self), set()).update(kind[1:] for _, kind in scalars if kind.startswith("*"))
     return kernel
 

@@ -1,26 +1,8 @@
-"""The tool is a folder that Python runs, and not a package: its modules are found while the fixture imports them."""
+"""A small tree whose code the tool changes and whose tests it runs."""
 
-import importlib.util
 import subprocess
-import sys
-from pathlib import Path
-from types import ModuleType
 
 import pytest
-
-MUTANTS = Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture(scope="session")
-def tool() -> ModuleType:
-    sys.path.insert(0, str(MUTANTS))
-    try:
-        spec = importlib.util.spec_from_file_location("mutants_main", MUTANTS / "__main__.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)  # with all others, since it imports them
-    finally:
-        sys.path.remove(str(MUTANTS))
-    return module
 
 
 @pytest.fixture

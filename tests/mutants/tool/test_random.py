@@ -1,10 +1,12 @@
 """The rules make the mutants that they should, in an order that the seed decides, and survivors are told."""
 
 import itertools
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.mutants import __main__ as command_line
+from tests.mutants import covering, equivalents, native_places, python_places, random_run
 
 ROOT = Path(__file__).resolve().parents[3]
 OPTIONAL = {"out", "min"}
@@ -46,21 +48,21 @@ def changed(mutants, text):
         ("import a", {}),
     ],
 )
-def test_mutants_of_python(tool, line, wanted):
+def test_mutants_of_python(line, wanted):
     text = f"def function(a, b, c, d, f):\n    {line}\n"
-    found = changed(sys.modules["python_places"].Places("a.py", text, OPTIONAL).found, text)
+    found = changed(python_places.Places("a.py", text, OPTIONAL).found, text)
     assert found == wanted
 
 
-def test_mutants_of_what_runs_at_import(tool):
+def test_mutants_of_what_runs_at_import():
     text = "LIMIT = 1.0\n\n\nclass Options:\n    size: int = 0\n\n\ndef f(x, part=True): return x\n"
-    mutants = sys.modules["python_places"].Places("a.py", text, OPTIONAL).found
+    mutants = python_places.Places("a.py", text, OPTIONAL).found
     found = changed(mutants, text)
     assert found["default"] == {"size: int = 1", "size: int = (-1)", "def f(x, part=False): return x"}
     assert "LIMIT = 0.5" in found["constant"]
     assert {mutant.names for mutant in mutants} == {("LIMIT",), ("Options", "size"), ("f",)}
     text = "@functools.cache\ndef f(x):\n    return x + y\n"
-    assert [mutant.names for mutant in sys.modules["python_places"].Places("a.py", text, OPTIONAL).found] == [("f",)]
+    assert [mutant.names for mutant in python_places.Places("a.py", text, OPTIONAL).found] == [("f",)]
 
 
 @pytest.mark.parametrize(
@@ -74,25 +76,24 @@ def test_mutants_of_what_runs_at_import(tool):
         ("uint32_t a = 0x10u;", {}),
     ],
 )  # fmt: skip
-def test_mutants_of_cpp(tool, tmp_path, line, wanted):
+def test_mutants_of_cpp(tmp_path, line, wanted):
     text = f"#define A 1 + 1\nvoid f() {{\n  {line}\n}}\n"
     (tmp_path / "csrc").mkdir()
     (tmp_path / "csrc" / "a.cpp").write_text(text)
-    found = changed(sys.modules["native_places"].native_mutants(tmp_path, cuda=False), text)
+    found = changed(native_places.native_mutants(tmp_path, cuda=False), text)
     assert found.keys() == {f"C++ {kind}" for kind in wanted}
     assert all(after in found[f"C++ {kind}"] for kind, after in wanted.items())
 
 
-def test_a_header_is_of_the_families_that_include_it(tool):
-    families = sys.modules["native_places"].families
-    assert families(ROOT, "csrc/math/binary.h") == {"binary"}
-    assert families(ROOT, "csrc/cpu/discretised.cpp") == {"discretised"}
-    assert {"discrete", "binary"} <= families(ROOT, "csrc/math/philox.h")
+def test_a_header_is_of_the_families_that_include_it():
+    assert native_places.families(ROOT, "csrc/math/binary.h") == {"binary"}
+    assert native_places.families(ROOT, "csrc/cpu/discretised.cpp") == {"discretised"}
+    assert {"discrete", "binary"} <= native_places.families(ROOT, "csrc/math/philox.h")
 
 
-def test_the_seed_decides(tool):
+def test_the_seed_decides():
     def first(seed):
-        return list(itertools.islice(sys.modules["random_run"].mutants(ROOT, seed, "discrete", True, False), 50))
+        return list(itertools.islice(random_run.mutants(ROOT, seed, "discrete", True, False), 50))
 
     assert first(3) == first(3) != first(4)
     assert len({(one.path, one.begin, one.kind) for one in first(3)}) == 50
@@ -100,8 +101,7 @@ def test_the_seed_decides(tool):
     assert len(set(kinds)) > 10 and any(one.path.startswith("csrc/") for one in first(3))
 
 
-def test_tests_are_of_many_functions_and_cheap(tool):
-    covering = sys.modules["covering"]
+def test_tests_are_of_many_functions_and_cheap():
     tests = [covering.Test(1.0 + n, f"{name}[{n}]", "") for name in "ab" for n in range(3)]
     assert [test.name for test in covering.chosen(tests, budget=4, count=9)] == ["a[0]", "b[0]", "a[1]"]
     assert [test.name for test in covering.chosen(tests, budget=99, count=4)] == ["a[0]", "b[0]", "a[1]", "b[1]"]
@@ -109,12 +109,12 @@ def test_tests_are_of_many_functions_and_cheap(tool):
 
 
 @pytest.fixture
-def report(toy, tool, monkeypatch, capsys):
+def report(toy, monkeypatch, capsys):
     """What the tool says of so many mutants of the toy, and its exit status."""
-    monkeypatch.setattr(tool, "ROOT", toy)
+    monkeypatch.setattr(command_line, "ROOT", toy)
 
     def run(count, *more):
-        return tool.main(["--random", str(count), "--python", "--workers", "1", *more]), capsys.readouterr().out
+        return command_line.main(["--random", str(count), "--python", "--workers", "1", *more]), capsys.readouterr().out
 
     return run
 
@@ -126,7 +126,6 @@ def test_a_survivor_is_an_error_unless_it_is_known(toy, report, monkeypatch):
     assert "SURVIVED constant bfn/toy.py:2" in said and "    - if x < 0:\n    + if x < " in said
     assert "killed condition bfn/toy.py:2" in said
     assert (toy / "bfn" / "toy.py").read_text().count("x < 0") == 1
-    equivalents = sys.modules["equivalents"]
     known = equivalents.Equivalent("bfn/toy.py", "if x < 0:", "", "a reason")
     monkeypatch.setattr(equivalents, "EQUIVALENTS", [known])
     status, said = report(100)
@@ -142,8 +141,8 @@ def test_what_no_test_runs_is_tried_where_its_module_is_named(toy, report, named
     assert status == 1 and f"bfn/unseen.py:2 constant, {why}" in said
 
 
-def test_equivalents_still_stand_in_their_files(tool):
-    for one in sys.modules["equivalents"].EQUIVALENTS:
+def test_equivalents_still_stand_in_their_files():
+    for one in equivalents.EQUIVALENTS:
         lines = [line.strip() for line in (ROOT / one.path).read_text().splitlines()]
         assert one.old.split("\n")[0] in lines, f"{one.path}: {one.old}"
         assert one.reason

@@ -1,31 +1,23 @@
 """The tables of faults do not rot, and the tool tells what a fault is from what it is not."""
 
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.mutants import __main__ as command_line
+from tests.mutants import fault, written
+
 ROOT = Path(__file__).resolve().parents[3]
 
 
-@pytest.fixture
-def written(tool):
-    return sys.modules["written"]
-
-
-@pytest.fixture
-def fault(tool):
-    return sys.modules["fault"]
-
-
-def test_every_fault_can_be_put_in_and_names_its_tests(written):
+def test_every_fault_can_be_put_in_and_names_its_tests():
     found = written.faults()
     assert len(found) > 100
     assert [line for fault in found if (line := written.wrong(fault, ROOT))] == []
     assert len(set(found)) == len(found), "a fault is listed twice for the same tests"
 
 
-def test_a_table(fault):
+def test_a_table():
     table = "# what they are\n\na.py\n- one\n- two\n+ three\n: tests/a.py\n: tests/b.py -k c\n- four\n+\n: tests/a.py\n"
     first = ("a.py", "one\ntwo", "three")
     assert fault.parsed(table) == [
@@ -38,7 +30,7 @@ def test_a_table(fault):
 TOY, SEEN, UNFIT = "bfn/toy.py", "tests/bfn/test_toy.py -k negative", "tests/bfn/test_environment.py"
 
 
-def test_what_the_tool_calls_a_fault(toy, tmp_path, written):
+def test_what_the_tool_calls_a_fault(toy, tmp_path):
     sandbox = written.Sandbox(toy, tmp_path / "copy")
     found = [
         written.outcome(sandbox, written.Fault(TOY, old, new, tests)).verdict
@@ -59,7 +51,7 @@ def test_what_the_tool_calls_a_fault(toy, tmp_path, written):
 
 
 @pytest.mark.parametrize(
-    ("fault", "message"),
+    ("fields", "message"),
     [
         (("gone.py", "x", "y", SEEN), "there is no such file"),
         ((TOY, "x", "y", SEEN), "must stand there once, and does 4 times"),
@@ -70,8 +62,8 @@ def test_what_the_tool_calls_a_fault(toy, tmp_path, written):
         ((TOY, "< 0", "> 0", SEEN), None),
     ],
 )
-def test_what_is_wrong_with_a_fault(toy, written, fault, message):
-    found = written.wrong(written.Fault(*fault), toy)
+def test_what_is_wrong_with_a_fault(toy, fields, message):
+    found = written.wrong(written.Fault(*fields), toy)
     assert found is None if message is None else message in found
 
 
@@ -79,7 +71,7 @@ KILLED = (TOY, "-x", "x", SEEN)
 
 
 @pytest.mark.parametrize(
-    ("fault", "only", "status", "message"),
+    ("fields", "only", "status", "message"),
     [
         (KILLED, "toy", 0, "1 killed, 0 SURVIVED, 0 ERROR"),
         (KILLED, "toy", 0, "assert -2 == 2"),
@@ -89,15 +81,17 @@ KILLED = (TOY, "-x", "x", SEEN)
         (KILLED, "nothing", 2, "no fault has 'nothing' in it"),
     ],
 )
-def test_exit_status(toy, tool, written, monkeypatch, capsys, fault, only, status, message):
-    monkeypatch.setattr(tool, "ROOT", toy)
-    monkeypatch.setattr(written, "faults", lambda: [written.Fault(*fault)])
-    assert tool.main(["--only", only]) == status
+def test_exit_status(toy, monkeypatch, capsys, fields, only, status, message):
+    monkeypatch.setattr(command_line, "ROOT", toy)
+    monkeypatch.setattr(written, "faults", lambda: [written.Fault(*fields)])
+    assert command_line.main(["--only", only]) == status
     assert message in capsys.readouterr().out
 
 
-def test_selections_of_the_same_files_are_joined(written):
+def test_selections_of_the_same_files_are_joined():
     a, b, c = "tests/test_a.py", "TOY='a b' tests/test_a.py", "tests/test_b.py"
-    given = [f"{a} -k one", f"{a} -k 'two and not three'", b, f"{b} -k one", f"{c} -k one"]
+    selections = [f"{a} -k one", f"{a} -k 'two and not three'", b, f"{b} -k one", f"{c} -k one"]
     both = f"{a} -k '(one) or (two and not three)'"
-    assert list(written.joined(given).items()) == list(zip(given, [both, both, b, b, f"{c} -k '(one)'"], strict=True))
+    assert list(written.joined(selections).items()) == list(
+        zip(selections, [both, both, b, b, f"{c} -k '(one)'"], strict=True)
+    )

@@ -1,5 +1,5 @@
-"""The kernels of another revision as one more competitor: they live in a process of their own, in which today's cases
-call them and which times them by its own clock."""
+"""The kernels of another revision as one more competitor. They live in a process of their own. Today's cases call them
+there, and that process times them by its own clock."""
 
 import os
 import subprocess
@@ -11,17 +11,17 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from benchmarks import cases, gate, heap
-from benchmarks.cases import Case
+from benchmarks import gate, heap, timed_cases
 from benchmarks.competitors import of_backend, prepared
 from benchmarks.devices import DEVICES
 from benchmarks.gate import Verdict
+from benchmarks.timed_cases import Case
 from bfn_kernels.backends import CPU_BUILD
 
 ROOT = Path(__file__).parent.parent
 
 
-class Base:
+class OtherRevision:
     """The process of a revision, which serves one case at a time. It is also the run of that case."""
 
     def __init__(self, revision: str, backend: str, device: str):
@@ -30,7 +30,7 @@ class Base:
         folder = built(revision, cuda=device == "cuda")
         self.pipe, there = Pipe()
         # the directory that it runs in is the first that it imports from
-        command = [sys.executable, "-m", "benchmarks.base", str(there.fileno()), device]
+        command = [sys.executable, "-m", "benchmarks.other_revision", str(there.fileno()), device]
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         self.process = subprocess.Popen(command, cwd=folder, env=environment, pass_fds=[there.fileno()])
         there.close()
@@ -104,7 +104,7 @@ def serve(pipe: Connection, device: str) -> None:
             continue
         case, backend = asked
         try:
-            tensors, noise = cases.inputs(case, device=device)
+            tensors, noise = timed_cases.inputs(case, device=device)
             competitor = of_backend(backend, case)
             answer: Verdict | str = gate.check(case, competitor, tensors, noise)
             run = prepared(competitor, case, tensors)

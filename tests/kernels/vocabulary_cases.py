@@ -1,13 +1,14 @@
 # ruff: noqa: E501  (a table: one case a line)
-"""The cases of large vocabularies, whose inputs are not all of the data's shape, so that they have tests of their own."""
+"""The cases of large vocabularies. Their weights do not have the data's shape, so they have tests of their own."""
 
 from functools import partial
 
 import torch
-from cases import ALPHA, BEFORE, FROM, HARD_ALPHA, HARD_TIME, STEP, TIME, TO, Case
-from declared import public
-from makers import classes, draws, ends_of, normal, per_class, poisoned, rows, some, uniform
-from support import INTERPRETED
+
+from tests.kernels.declared import public
+from tests.kernels.makers import classes, draws, ends_of, normal, per_class, poisoned, rows, some, uniform
+from tests.kernels.op_cases import ALPHA, BEFORE, FROM, HARD_ALPHA, HARD_TIME, STEP, TIME, TO, Case
+from tests.kernels.support import INTERPRETED
 
 SHAPES = [(3, 7), (2, 1), (0, 4)] if INTERPRETED else [(3, 7), (2, 1), (4, 3, 5), (0, 4), (2, 0)]  # of the tokens
 

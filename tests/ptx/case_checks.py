@@ -1,14 +1,15 @@
-"""What the backends of PTX do with cases of the table."""
+"""Checks of a backend of PTX with a case of the table."""
 
 import dataclasses
 from collections.abc import Callable, Iterable
 
-import ptx
 import torch
-from cases import Case
-from makers import classes, draws, normal, per_class, uniform
-from support import evaluate
-from test_accuracy import check
+
+from tests.kernels.makers import classes, draws, normal, per_class, uniform
+from tests.kernels.op_cases import Case
+from tests.kernels.support import evaluate
+from tests.kernels.test_accuracy import check
+from tests.ptx import ptx
 
 
 def with_classes(case: Case, k: int) -> Case:

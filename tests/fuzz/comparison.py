@@ -1,9 +1,10 @@
 """Compares the result of a call with that of the reference in float64 on contiguous copies, as tests/kernels do."""
 
 import torch
-from calls import Call, Plan
-from support import error, scale, ulp, weights_like
 from torch import Tensor
+
+from tests.fuzz.drawn_calls import Call, Plan
+from tests.kernels.support import error, scale, ulp, weights_like
 
 ERRORS = (ValueError, TypeError, IndexError, RuntimeError)
 FLOAT64, FLOAT64_FLOOR = 1e-9, 1e-11  # allowed in float64, in which the reference itself has rounding errors
@@ -65,8 +66,8 @@ def _comparable(values: list[Tensor], finite: bool) -> list[Tensor]:
     off = ~plain.isfinite() & ~narrow.isfinite()
     hidden = off & (got.abs() < torch.where(plain.isnan() & narrow.isnan(), torch.inf, HUGE))
     assert not hidden.any(), f"a number in the place of NaN or infinity: {got[hidden]}"
-    kept = plain.isfinite() & narrow.isfinite() & (got.isfinite() | finite)
-    return [v[kept] for v in (got, plain, want)]
+    comparable = plain.isfinite() & narrow.isfinite() & (got.isfinite() | finite)
+    return [v[comparable] for v in (got, plain, want)]
 
 
 def check(call: Call, backend: str) -> None:
@@ -109,5 +110,5 @@ def _other(plan: Plan, name: str) -> float:
     if isinstance(plain, Exception):
         return 0.0
     split = _split(call.touched, plain[name], plain[name], want[name])
-    kept = (tuple(v[values[0].isfinite() & values[2].isfinite()] for v in values) for values in split)
-    return max(allowed(*values)[1] for values in kept)
+    finite = (tuple(v[values[0].isfinite() & values[2].isfinite()] for v in values) for values in split)
+    return max(allowed(*values)[1] for values in finite)

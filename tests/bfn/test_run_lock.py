@@ -1,4 +1,4 @@
-"""The one-line error of a run that is not alone, cannot write its files or does not find a package that it needs."""
+"""The one-line error of a run that meets another run in its directory, cannot write its files, or lacks a package."""
 
 import os
 import re

@@ -1,5 +1,5 @@
-"""Calls of the public ops for the fuzz, made of the table of cases: any shape, layout, type, number of classes, form of
-rows and masks, and extreme values."""
+"""Calls of the public ops that hypothesis draws from the table of cases: any shape, layout, type, number of classes,
+form of rows and masks, and extreme values."""
 
 import dataclasses
 import functools
@@ -12,11 +12,12 @@ from random import Random
 import hypothesis
 import pytest
 import torch
-from cases import CASES, ROWS, Case
 from hypothesis import strategies as st
-from support import DTYPES, INTERPRETED, ON_CPU
 from torch import Tensor
-from vocabularies import LARGE, STEPS
+
+from tests.kernels.op_cases import CASES, ROWS, Case
+from tests.kernels.support import DTYPES, INTERPRETED, ON_CPU
+from tests.kernels.vocabulary_cases import LARGE, STEPS
 
 SEED = os.environ.get("FUZZ_SEED")  # set by `make fuzz`; without it every run has the same examples
 SCALE = float(os.environ.get("FUZZ_SCALE", 1))
@@ -216,12 +217,12 @@ def _recount(inputs: dict, shape: tuple, old: int, new: int) -> dict:
 
 def _rows(form: Random, make, shape: tuple, generator: torch.Generator) -> float | Tensor:
     """Numbers of a leading part of the shape, with or without trailing ones, or a single one."""
-    kept = form.randrange(len(shape) + 1)
-    lead = [n if form.random() < 0.8 else 1 for n in shape[:kept]]
+    num_leading = form.randrange(len(shape) + 1)
+    lead = [n if form.random() < 0.8 else 1 for n in shape[:num_leading]]
     numbers = make((math.prod(lead),), form.choice((torch.float32, torch.float64)), generator).reshape(lead)
-    if kept == 0 and form.random() < 0.5:
+    if num_leading == 0 and form.random() < 0.5:
         return numbers.item()
-    return numbers.reshape([*lead, *(1,) * form.randrange(len(shape) - kept + 1)])
+    return numbers.reshape([*lead, *(1,) * form.randrange(len(shape) - num_leading + 1)])
 
 
 def _touch(name: str, value: Tensor, form: Random, extremes: tuple, touched: Tensor) -> Tensor:

@@ -6,8 +6,12 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import torch
-from declared import OPS, annotations, parameters, public
-from makers import (
+from torch import Tensor
+
+from bfn_kernels import Limits
+from bfn_kernels.call.rows import PerRow
+from tests.kernels.declared import OPS, annotations, parameters, public
+from tests.kernels.makers import (
     among,
     classes,
     draws,
@@ -23,10 +27,6 @@ from makers import (
     some,
     uniform,
 )
-from torch import Tensor
-
-from bfn_kernels import Limits
-from bfn_kernels.call.rows import PerRow
 
 # The arguments that have a number for each row.
 ROWS = tuple(
@@ -354,10 +354,13 @@ for op, extra, options in [("continuous_time_loss", {"t": TIME}, BETA), ("recons
     BINARY.append(Case(f"binary.{op}[masked]", {**masked, **extra}, {"reduction": "batch", **options}, ("logits",)))
 for receiver in ("joint", "factorised"):
     few = {"n_steps": 7, "receiver": receiver, **BETA}
-    for note, how, extra in [("", {"n_samples": 3}, {"noise": draws(normal(), 3)}), (" nodes", {"quadrature": 8}, {})]:
+    for note, estimate, extra in [
+        ("", {"n_samples": 3}, {"noise": draws(normal(), 3)}),
+        (" nodes", {"quadrature": 8}, {}),
+    ]:
         BINARY += [
-            Case(f"binary.discrete_time_loss[{receiver}{note}]", {"x": classes(2), "logits": normal(3), "t": STEP, **extra}, {"reduction": "none", **how, **few}, ("logits",)),
-            Case(f"binary.discrete_time_loss[{receiver}{note} masked]", {**masked, "t": STEP, **extra}, {"reduction": "sum", **how, **few}, ("logits",)),
+            Case(f"binary.discrete_time_loss[{receiver}{note}]", {"x": classes(2), "logits": normal(3), "t": STEP, **extra}, {"reduction": "none", **estimate, **few}, ("logits",)),
+            Case(f"binary.discrete_time_loss[{receiver}{note} masked]", {**masked, "t": STEP, **extra}, {"reduction": "sum", **estimate, **few}, ("logits",)),
         ]  # fmt: skip
 for gap in (10, 30, 100):
     of = partial(Case, gap=gap, hard=True)

@@ -1,19 +1,19 @@
-"""The table of cases is complete, and what a case says of itself is so."""
+"""The table of cases is complete, and what a case says about itself is true."""
 
 import torch
-from cases import CASES
-from declared import OPS, parameters
-from support import FIRST
-from vocabularies import LARGE, MODES, STEPS
 
 from bfn_kernels import backends
+from tests.kernels.declared import OPS, parameters
+from tests.kernels.op_cases import CASES
+from tests.kernels.support import FIRST
+from tests.kernels.vocabulary_cases import LARGE, MODES, STEPS
 
 EVERY = CASES + LARGE + STEPS + MODES
 
 
 def test_every_op_has_a_case():
     left_out = {op for op in OPS if "backend" in parameters(op)} - {case.op for case in EVERY}
-    assert not left_out, f"tests/kernels/cases.py (or vocabularies.py) needs a case of each of {sorted(left_out)}"
+    assert not left_out, f"tests/kernels/op_cases.py (or vocabulary_cases.py) needs a case of each of {left_out}"
 
 
 def test_a_case_says_whether_its_op_has_kernels(monkeypatch):
