@@ -49,8 +49,8 @@ def keywords(kind, method, flow, outer):
     return of
 
 
-def both(kind, method, changes):
-    """What the patched method returns, and what the op of this family does."""
+def both(kind, method, changes, dtype=torch.float32):
+    """What the patched method returns for times and outputs of a type, and what the op does for float32."""
     module = theirs()
     bfn, data, t = make(module, kind, **changes)
     flow, loss = bfn.bayesian_flow, bfn.loss
@@ -72,11 +72,11 @@ def both(kind, method, changes):
     with patch.official(module):
         torch.manual_seed(3)
         if method == "forward":
-            got = flow(data, t)[0]
+            got = flow(data, t.to(dtype))[0]
             torch.manual_seed(3)
             want = op(x, **times, **of)
             return got, 1 - want if kind == "binary" else want
-        got = getattr(loss, method)(data, output, (mean,), *[t for _ in times], *steps)
+        got = getattr(loss, method)(data, output.to(dtype), (mean,), *[t.to(dtype) for _ in times], *steps)
     want = op(x, *arguments, **times, **of, reduction="none").flatten(1)
     return got, want.mean(1, keepdim=True) if steps and kind != "reals" else want
 
@@ -90,3 +90,10 @@ def test_every_setting_of_theirs_reaches_the_ops(kind, setting, method):
     if setting:
         unused = (setting, method) in UNUSED or (method == "forward" and not setting.startswith("flow__"))
         assert torch.equal(got, both(kind, method, {})[0]) == unused
+
+
+@pytest.mark.parametrize("method", OPS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_type_of_times_and_outputs_does_not_matter(kind, method):
+    got, want = both(kind, method, {}, torch.float64)
+    assert got.dtype == want.dtype and torch.equal(got, want)
