@@ -264,7 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     source = "published code" if options.official else "transcription of the published code"
     machine = measure.machine(Cpu()) | {"against": source, "quick": str(options.quick)}
     console = Console(width=WIDTH, record=True, highlight=False)
-    console.print(measure.told(machine))
+    console.print(measure.lines_of(machine))
     results = Results([], [], [])
     for name in names:
         experiment(name, options, results, lambda: results.write(machine, out))

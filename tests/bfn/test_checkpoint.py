@@ -10,6 +10,7 @@ from bfn.training import checkpoint
 from bfn.training.checkpoint import CheckpointError, Writer
 
 OLD = {"w": torch.arange(1000.0), "n": torch.tensor(3)}
+TYPES = (torch.float64, torch.float16, torch.int64, torch.uint8, torch.bool)
 NEW = {"w": -torch.arange(1000.0), "n": torch.tensor(4)}
 
 
@@ -30,6 +31,27 @@ def test_what_is_saved_comes_back(path):
     checkpoint.save(path, NEW, {"step": 2})
     tensors, state = checkpoint.load(path)
     assert torch.equal(tensors["w"], NEW["w"]) and state == {"step": 2}
+
+
+FORMS = {
+    "one that requires a gradient": lambda: torch.arange(6.0).requires_grad_(),
+    "a result with a gradient": lambda: torch.arange(6.0).requires_grad_() * 2,
+    "a parameter": lambda: torch.nn.Parameter(torch.ones(2, 3)),
+    "a transposed one": lambda: torch.arange(6.0).view(2, 3).t(),
+    "a part of another": lambda: torch.arange(8.0)[1::2],
+    "an expanded one": lambda: torch.ones(1, 3).expand(4, 3),
+    "an empty one": lambda: torch.empty(0, 3),
+    "a number": lambda: torch.tensor(2.5),
+    **{f"one of {str(kind)[6:]}": lambda kind=kind: torch.tensor([0, 1, 1]).to(kind) for kind in TYPES},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_tensor_of_any_form_comes_back(form, tmp_path):
+    tensor = FORMS[form]()
+    checkpoint.save(tmp_path / "c", {"x": tensor}, {})
+    back = checkpoint.load(tmp_path / "c")[0]["x"]
+    assert back.dtype == tensor.dtype and torch.equal(back, tensor) and not back.requires_grad
 
 
 def fail(*args):

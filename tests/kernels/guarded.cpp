@@ -1,4 +1,5 @@
-// Torch's memory on the CPU, where each allocation lies between pages that nobody may touch, at one end of its own.
+// Torch's memory on the CPU, where each allocation lies between pages that nobody may touch, at one end of its own; and
+// the stack below the caller, filled.
 #include <c10/core/Allocator.h>
 #include <c10/core/CPUAllocator.h>
 #include <sys/mman.h>
@@ -48,4 +49,11 @@ class GuardedMemory final : public c10::Allocator {
 extern "C" __attribute__((visibility("default"))) void guard_torch(int end) {
   static GuardedMemory behind(false), before(true);
   c10::SetCPUAllocator(end == 0 ? c10::GetDefaultCPUAllocator() : end == 1 ? &behind : &before, 1);
+}
+
+// Leaves this byte all over the stack that the caller's next calls use.
+extern "C" __attribute__((visibility("default"), noinline)) void fill_stack(int byte) {
+  char room[1 << 20];
+  std::memset(room, byte, sizeof(room));
+  asm volatile("" : : "r"(room) : "memory");  // somebody might read it
 }

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from bfn_kernels import discrete
-from tests.kernels.guarded import BEFORE, BEHIND, guarded
+from tests.kernels.guarded import BEFORE, BEHIND, fill_stack, guarded
+from tests.kernels.op_cases import CASES
 from tests.kernels.support import INTERPRETED, NATIVE, PTX, evaluate, pairs
 from tests.kernels.vocabulary_cases import LARGE, STEPS
 
@@ -20,6 +21,7 @@ SHAPES = [(3, 7), (2, 16)]  # an odd end, and one that whole vectors reach
 BEYOND = """
 import ctypes, sys
 import torch
+from tests.kernels.op_cases import CASES
 from tests.kernels.guarded import guarded
 
 with guarded({end}):
@@ -65,3 +67,29 @@ def test_a_draw_stays_within_its_row(backend):
         with guarded(end):
             logits, state = torch.randn(2, 4100), torch.zeros(2, 4100)
             assert discrete.update_sample(logits, state, 1.0, seed=1, backend=backend).isfinite().all()
+
+
+def depends_on_the_stack(case, backend) -> bool:
+    """Whether what earlier calls left on the stack changes a result or a gradient: zeros, or NaN of every type."""
+    found = []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the kernels then run on this stack
+    try:
+        for byte in (0x00, 0xFF):
+            results = {}
+            for dtype in (torch.float32, torch.bfloat16, torch.float64):
+                for shape in SHAPES:
+                    inputs = case.inputs(shape, dtype)
+                    fill_stack(byte)
+                    results |= {(dtype, shape, name): v for name, v in evaluate(case, inputs, backend).items()}
+            found.append(results)
+    finally:
+        torch.set_num_threads(threads)
+    zeros, nans = found
+    return any(not torch.equal(value.nan_to_num(7.25), nans[name].nan_to_num(7.25)) for name, value in zeros.items())
+
+
+@pytest.mark.skipif("cpu" not in NATIVE, reason="no other backend runs on this stack")
+@pytest.mark.parametrize("case", [case for case in [*CASES, *LARGE, *STEPS] if case.kernels], ids=str)
+def test_kernels_read_nothing_that_nobody_wrote(case):
+    assert not depends_on_the_stack(case, "cpu")

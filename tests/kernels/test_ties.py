@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from bfn_kernels import continuous, discrete, discretised
-from tests.kernels.support import INTERPRETED, ON_CPU
+from tests.kernels.op_cases import CASES
+from tests.kernels.support import INTERPRETED, ON_CPU, joins
+from tests.kernels.vocabulary_cases import STEPS
 
 on_each = pytest.mark.parametrize("backend", ON_CPU)
 # Rows that fit in a vector, in a tile or block, and in several of these; the interpreter has smaller tiles.
@@ -152,3 +154,18 @@ def test_what_lies_beyond_the_last_variable_costs_nothing(count, backend):
             x, x, None, sigma_1=0.1, parametrisation="data", reduction=reduction, backend=backend
         )
         torch.testing.assert_close(loss.double().flatten(), torch.tensor(want).double(), rtol=1e-6, atol=0)
+
+
+HALVES = [c for c in CASES + STEPS if "draw_noise" in c.fields and (c.family == "binary" or c.num_classes == 2)]
+LOGITS = ("output_logits", "unconditional", "hidden", "weight", "bias", "flow_scale")
+
+
+@on_each
+@pytest.mark.parametrize("case", [c for c in HALVES if joins(c) or c.family == "vocabulary"], ids=str)
+def test_a_uniform_is_rounded_to_the_type_of_the_arithmetic(case, backend):
+    """Two classes of 1/2: a uniform of float64 just below 1/2 draws what 1/2 does, and others the other class."""
+    inputs = case.inputs((3, 4), torch.float32)
+    inputs |= {name: torch.zeros_like(v) for name, v in inputs.items() if name in LOGITS and v is not None}
+    half = torch.full((3, 4), 0.5, dtype=torch.float64)
+    below, at, other = (case(inputs | {"draw_noise": u}, backend) for u in (half - 1e-9, half.float(), half - 1e-3))
+    assert torch.equal(below, at) and not torch.equal(at, other)

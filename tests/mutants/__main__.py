@@ -25,6 +25,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=os.cpu_count(), metavar="N", help="changes at a time")
     parser.add_argument("--random", type=int, metavar="N", help="N changes at random places")
     parser.add_argument("--seed", type=int, default=0, help="which places")
+    parser.add_argument("--skip", type=int, default=0, metavar="N", help="so many first places, of a run that was cut")
     parser.add_argument("--python", action="store_true", help="random places in Python alone")
     parser.add_argument("--cuda", action="store_true", help="of csrc the CUDA kernels, too: minutes each")
     return parser.parse_args(arguments)
@@ -49,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         first = faults_to_try(options, console)
     else:
         more = random_run.mutants(ROOT, options.seed, options.only, not options.python, options.cuda)
+        more = itertools.islice(more, options.skip, None)
         first = list(itertools.islice(more, 2 * options.random))
     if not first:
         return 2

@@ -1,6 +1,8 @@
 """A copy of the code, in which it may be changed, built and tested; the user's own files are never touched."""
 
 import contextlib
+import functools
+import json
 import os
 import queue
 import shutil
@@ -46,11 +48,10 @@ class Sandbox:
         if (root / by_content).is_dir():
             shutil.copytree(root / by_content, folder / by_content)
 
-    def run(self, arguments: Sequence[str], limit: float = LIMIT, **environment: str) -> tuple[int, str]:
-        """The exit status of Python and the end of its output. It runs without any cache of compiled code, since a
-        change may leave the size and time of a file as they were."""
-        shutil.rmtree(self.folder / "build" / "inductor", ignore_errors=True)
-        ours = {
+    @property
+    def environment(self) -> dict[str, str]:
+        """Without any cache of compiled code, since a change may leave the size and time of a file as they were."""
+        return {
             "OMP_NUM_THREADS": "1",
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # with ninja
             "PYTHONDONTWRITEBYTECODE": "1",
@@ -58,10 +59,13 @@ class Sandbox:
             "MAX_JOBS": str(self.jobs),
             "TORCHINDUCTOR_CACHE_DIR": str(self.folder / "build" / "inductor"),
         }
+
+    def run(self, arguments: Sequence[str], limit: float = LIMIT, **environment: str) -> tuple[int, str]:
+        """The exit status of Python and the end of its output."""
         process = subprocess.Popen(
             [sys.executable, *arguments],
             cwd=self.folder,
-            env=os.environ | ours | environment,
+            env=os.environ | self.environment | environment,
             start_new_session=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -78,9 +82,30 @@ class Sandbox:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
 
+    @functools.cached_property
+    def warm(self) -> subprocess.Popen:
+        """The process that runs pytest in copies of itself; it ends with this one, whose pipe it reads."""
+        return subprocess.Popen(
+            [sys.executable, str(HERE / "warm.py")],
+            cwd=self.folder,
+            env=os.environ | self.environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
     def test(self, arguments: Sequence[str], limit: float = LIMIT, **environment: str) -> tuple[int, str]:
         """The exit status of pytest, and the end of its output."""
-        return self.run(["-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *arguments], limit, **environment)
+        shutil.rmtree(self.folder / "build" / "inductor", ignore_errors=True)
+        to = self.folder / "build" / "said.txt"
+        to.parent.mkdir(exist_ok=True)
+        asked = {"arguments": ["-x", "-q", "-p", "no:cacheprovider", *arguments]}
+        asked |= {"environment": environment, "to": str(to), "limit": limit}
+        print(json.dumps(asked), file=self.warm.stdin, flush=True)
+        code = json.loads(self.warm.stdout.readline())
+        if code is None:
+            return TIMEOUT, f"it took more than {limit:.0f} s"
+        return code, to.read_text(errors="replace")[-4000:]
 
     def prepare(self) -> None:
         """Builds the code without a change, so that one of csrc compiles what includes it alone."""

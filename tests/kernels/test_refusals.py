@@ -1,0 +1,49 @@
+"""Every tensor that a public op takes is refused by its name, if it is of another type, of another shape, on another
+device, or no tensor at all."""
+
+import pytest
+import torch
+
+from tests.kernels.support import FIRST
+from tests.kernels.vocabulary_cases import LARGE, STEPS
+
+TABLE = [*FIRST, *{case.op: case for case in [*LARGE, *STEPS]}.values()]
+TYPES = {
+    "no tensor": lambda x: "a word",
+    "complex": lambda x: x.to(torch.complex64),
+    "quantised": lambda x: x.to(torch.int16) if x.is_floating_point() else x.to(torch.float32),
+}
+PLACES = {
+    "another device": lambda x: x.to("meta"),
+    "more dimensions": lambda x: x.expand(7, *x.shape),
+    "more rows": lambda x: torch.cat([x, x]),
+}
+
+
+def tensors(case):
+    """The names of the tensors with dimensions that it takes."""
+    inputs = case.inputs((2, 3), torch.float32)
+    return [name for name, value in inputs.items() if torch.is_tensor(value) and value.dim() > 0]
+
+
+TENSORS = [(case, name) for case in TABLE for name in tensors(case)]
+# The vectors of a flow's classes say how many classes there are.
+FITTING = [(c, n) for c, n in TENSORS if len(tensors(c)) > 1 and (c.op, n) != ("vocabulary.flow_embedding", "weight")]
+
+
+@pytest.mark.parametrize("wrong", TYPES)
+@pytest.mark.parametrize(("case", "name"), TENSORS, ids=str)
+def test_a_tensor_of_another_type_is_refused_by_name(case, name, wrong):
+    inputs = case.inputs((2, 3), torch.float32)
+    with pytest.raises(TypeError, match=rf"^{name} must be "):
+        case(inputs | {name: TYPES[wrong](inputs[name])})
+
+
+@pytest.mark.parametrize("wrong", PLACES)
+@pytest.mark.parametrize(("case", "name"), FITTING, ids=str)
+def test_tensors_that_do_not_fit_each_other_are_refused(case, name, wrong):
+    """One of them is named."""
+    inputs = case.inputs((2, 3), torch.float32)
+    with pytest.raises((TypeError, ValueError)) as caught:
+        case(inputs | {name: PLACES[wrong](inputs[name])})
+    assert str(caught.value).split(" ")[0] in inputs
