@@ -1,6 +1,7 @@
 """How the network is run: its precision and its compiler, as the settings say or as this machine runs it fastest."""
 
 import importlib.util
+import math
 import os
 import shutil
 import time
@@ -112,6 +113,8 @@ def choose(
     if len(allowed) == 1:
         return allowed[0]
     plain, compiled = allowed
+    if left(math.inf) < WORTH * compiling:  # however long a step takes
+        return plain
     before = try_out(plain)
     if left(before.later) < WORTH * compiling:
         return plain

@@ -192,7 +192,7 @@ class Trainer:
         """The seconds that are left of the run if a step takes so many."""
         train, at = self.config.train, self.at
         most = math.inf if train.max_seconds is None else train.max_seconds - at.seconds
-        return min(most, seconds * (train.max_steps - at.step))
+        return min(most, seconds * (train.max_steps - at.step)) if at.step < train.max_steps else 0.0
 
     def try_out(self, choice: Choice) -> Tried:
         """The time of some passes for the next step, whose gradients are dropped."""

@@ -50,7 +50,9 @@ def test_a_machine_without_a_compiler_or_fast_bfloat16_has_one_choice(monkeypatc
     assert choices(TrainConfig(), CPU) == [PLAIN]
 
 
-def chosen(seconds: dict[Choice, Tried | Exception], left: float = 1e6) -> tuple[Choice, list[Choice], list[str]]:
+def chosen(
+    seconds: dict[Choice, Tried | Exception], left: float = 1e6, limit: float = math.inf
+) -> tuple[Choice, list[Choice], list[str]]:
     """The choice between what takes these times, what was tried, and what was said."""
     tried, said = [], []
 
@@ -60,7 +62,7 @@ def chosen(seconds: dict[Choice, Tried | Exception], left: float = 1e6) -> tuple
             raise found
         return found
 
-    return choose(list(seconds), lambda step: left, try_out, said.append), tried, said
+    return choose(list(seconds), lambda step: min(limit, left if step < 1 else step), try_out, said.append), tried, said
 
 
 def test_the_faster_choice_is_taken_and_said_with_its_times():
@@ -78,6 +80,7 @@ def test_nothing_is_compiled_for_a_run_that_ends_too_soon():
     limit = speed.WORTH * speed.COMPILING
     times = {PLAIN: Tried(1.0, 0.5), COMPILED: Tried(40.0, 0.25)}
     assert chosen(times, limit - 1) == (PLAIN, [PLAIN], [])
+    assert chosen(times, limit=limit - 1) == (PLAIN, [], [])  # a limit of seconds needs no step to be tried
     assert chosen(times, limit + 1)[0] == COMPILED
     assert chosen({COMPILED: RuntimeError("what is set is not tried")}) == (COMPILED, [], [])
 

@@ -3,7 +3,6 @@
 import csv
 import math
 import signal
-from collections import Counter
 from dataclasses import asdict, replace
 from types import SimpleNamespace
 
@@ -11,14 +10,12 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from torch._dynamo.utils import counters
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from bfn.configs import flatten, load
-from bfn.data import load_data
-from bfn.training import checkpoint, processes
+from bfn.training import checkpoint
 from bfn.training.checkpoint import CheckpointError
 from bfn.training.runs import FREE, LOG_FILE, MODEL_FILE, STATE_FILE, same_run
-from bfn.training.trainer import Interrupted, Trainer
+from bfn.training.trainer import Interrupted
 
 
 def calls(trainer, steps):
@@ -238,57 +235,6 @@ def test_the_loss_of_a_step_is_what_is_added_up(make):
     trainer.begin_clock()
     assert not trainer.look()
     assert trainer.at.loss_sum == pytest.approx(sum(losses))
-
-
-class Reads(TorchDispatchMode):
-    """Counts the operations for which a program waits for the device, since it reads what a tensor holds. AdamW's
-    counters of steps are not counted: they lie on the CPU, whatever the device is."""
-
-    def __init__(self, adamw):
-        super().__init__()
-        self.count, self.adamw = Counter(), adamw
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        reads = function.overloadpacket in (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero)
-        if reads and not any(args[0] is state["step"] for state in self.adamw.state.values()):
-            self.count[str(function)] += 1
-        return function(*args, **(kwargs or {}))
-
-
-def refuse(*args):
-    raise AssertionError("processes were asked for something in a step")
-
-
-@pytest.mark.parametrize("name", ["digits", "digits_binary", "digits_continuous", "text"])
-@pytest.mark.parametrize("setting", ["train.n_steps=null", "train.n_steps=7", "train.micro_batch=8"])
-def test_nothing_in_a_step_waits_for_the_device_or_for_other_processes(name, setting, tiny, monkeypatch):
-    config = tiny(name, setting)
-    trainer = Trainer(config, load_data(config))
-    monkeypatch.setattr("bfn_kernels.operators.shows", lambda x: False)  # ops read numbers that lie on the CPU alone
-    for function in ("add_up", "total", "from_main", "together"):
-        monkeypatch.setattr(processes, function, refuse)
-    with Reads(trainer.adamw) as reads:
-        for _ in range(3):
-            trainer.step()
-    assert not reads.count
-    with pytest.raises(AssertionError, match="processes were asked"):
-        trainer.look()
-    with Reads(trainer.adamw) as reads:
-        trainer.losses[0].item()
-    assert reads.count.total() == 1
-
-
-def test_the_losses_of_a_run_that_goes_on_are_counted_from_there(make, monkeypatch):
-    monkeypatch.setattr("bfn.training.trainer.LOOK_STEPS", 2)
-    whole, parts = make("train.max_steps=9"), make("train.max_steps=5")
-    whole.run()
-    parts.run()
-    rest = Trainer(replace(parts.config, train=replace(parts.config.train, max_steps=9)), parts.data)
-    rest.run()
-    assert rest.looked == 9 and len(rest.losses) == 2
-    assert rest.log[-1]["train_bits"] > 0
-    bits = [row["train_bits"] * steps for row, steps in zip(rest.log, (5, 4), strict=True)]
-    assert sum(bits) == pytest.approx(9 * whole.log[-1]["train_bits"], rel=1e-6)
 
 
 def test_the_seconds_of_a_run_are_those_of_its_steps_and_of_its_validations(make, monkeypatch):
