@@ -1,8 +1,9 @@
-"""The tables and lines that the pages quote of the files under benchmarks/results.
+"""The texts of the pages that are made from the files under benchmarks/results: tables, lines and parts of sentences.
 
-    python -m benchmarks.figures OLD    # what a copy OLD of the shown folder said becomes, in every page, what it says
+    python -m benchmarks.figures OLD    # updates all pages; OLD is a copy of the results that the pages show now
 
-A test checks that each page has every text; one that fails prints the text that the page must have.
+This replaces each text made from OLD by the text made from `SHOWN`. `FIGURES` lists the texts of each page. If a page
+lacks one of its texts, a test fails and prints this text.
 """
 
 import sys
@@ -40,25 +41,27 @@ MAIN = (  # the cases that docs/benchmarks.md shows; docs/benchmark_cases.md has
 
 
 def conditions(kind: type, path: Path) -> str:
-    """Where and how a file was measured, as a line of a page."""
+    """A line of a page: the machine, torch and the day of a file's times, and whether a network was trained first."""
     machine = files.read_machine(kind, path)
     when = [machine["date"].partition("T")[0]] if "date" in machine else []
+    # Training leaves a heap in which later tensors are faster. A file without this column is older than that step.
     heap = machine.get("heap", "no network was trained first")
     where = f"{machine['threads']} threads of an {machine['processor']}"
     return f"*{', '.join([where, 'float32', 'torch ' + machine['torch'], *when])}; {heap}.*\n"
 
 
 def table(kind: type, name: str, module) -> Callable[[Path], str]:
-    """The whole file, by the columns and cells of the module that it comes from."""
+    """A table of all rows of a file. The module that wrote the file has its columns, and makes the cells of a row."""
     return lambda folder: page.markdown_table(module.COLUMNS, map(module.cells, files.read(kind, folder / name)))
 
 
 def said(kind: type, name: str) -> Callable[[Path], str]:
+    """The line `conditions` for a file of the folder."""
     return lambda folder: conditions(kind, folder / name)
 
 
 def client(start: str) -> Callable[[Path], str]:
-    """The competitors of the client whose name begins so."""
+    """A table of the rows of one client, the client whose name begins with `start`."""
 
     def text(folder: Path) -> str:
         rows = [row for row in files.read(clients.Row, folder / "clients.csv") if row.client.startswith(start)]
@@ -101,7 +104,7 @@ def full_size(folder: Path) -> str:
 
 
 def time_to_quality(title: str) -> Callable[[Path], str]:
-    """A table of `benchmarks.runs`. The last row of the table of speeds is what the ops alone bring."""
+    """The table of `benchmarks.runs` with this title. The table of speeds has one row more, the gain by ops alone."""
 
     def text(folder: Path) -> str:
         runs = files.read(runs_report.Run, folder / "runs.csv")
@@ -144,7 +147,7 @@ FIGURES: tuple[tuple[str, Callable[[Path], str]], ...] = (
 
 
 def changed(old: Path, new: Path) -> Iterator[tuple[str, str, str]]:
-    """A page, what it says of one folder, and what it must say of another."""
+    """For each text that differs: its page, the text of the folder `old`, and the text of the folder `new`."""
     for name, text in FIGURES:
         if text(old) != text(new):
             yield name, text(old), text(new)

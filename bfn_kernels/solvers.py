@@ -1,18 +1,31 @@
 """The steps of samplers: a step from time s to time t computes a new state from the state and the network's prediction.
 
-Every step is z' = A·z + B·p + C·p_prev + D + E·ξ, where p is the data prediction x̂, or probabilities. It has four
-numbers, `Coefficients`: z' = A·z + take·(p + r·(p − p_prev)) + E·ξ for continuous and discretised data, and for classes
-z' = A·z + take·(K(p + r·(p − p_prev)) − 1) + E·ξ, so that B + C = take or K·take, D = −take, and C = −r·(B + C). Binary
-data have the difference of two such z: d' = A·d + 2·take·(2(p + r·(p − p_prev)) − 1) + E·ξ, where E² = 4·variance. A
-state that is not finite stays so, with A = 0 too.
+The prediction p is x̂ for continuous and discretised data, and probabilities for classes and binary data. The formula
+of a step also has the prediction p_prev of the previous step, and a standard normal ξ:
 
-`RULES` has the rules of BFN-Solver (Xue et al. 2024, arXiv 2404.15766), written for any schedule [derived]. They are
-exact integrals of the flow's equations for a prediction that is constant, or that is linear through the last two
-predictions: in λ = ½ ln(γ/(1 − γ)) for continuous data, in u = √β for classes. Euler's rules take the slope at s for
-the whole step instead, in −ln(1 − γ) and in u, which are proportional to t in the paper's schedules.
+- Continuous and discretised data, state z: z' = A·z + take·(p + r·(p − p_prev)) + E·ξ.
+- Classes, state z: z' = A·z + take·(K(p + r·(p − p_prev)) − 1) + E·ξ.
+- Binary data, state d: d' = A·d + 2·take·(2(p + r·(p − p_prev)) − 1) + E·ξ. This d is the difference of the z of the
+  two classes.
 
-A sampling run: the state starts at a time t₀ above 0 from N(0, `start_variance`), or at 0 from 0 if the rule is
-stochastic. Each step calls the network at t and `solver_step` to t_next. A last call at t = 1 gives the result.
+`Coefficients` holds A, take, r and the variance that determines E. A state that is not finite stays not finite, even
+if A = 0.
+
+`RULES` has the rules by name:
+
+- "ode1", "ode2", "sde1" and "sde2" are the rules of BFN-Solver (Xue et al. 2024, arXiv 2404.15766), written for any
+  schedule; this form is not in Graves et al. 2023 [derived]. "ode1" and "sde1" are exact if the prediction is constant
+  during the step. "ode2" and "sde2" use the line through the last two predictions, in λ = ½ ln(γ/(1 − γ)) for
+  continuous data and in u = √β for classes. Their prediction is the average of this line over the step. "sde2" for
+  classes weights this average by the accuracy that arrives.
+- "ode_euler" and "sde_euler" use the slope at s for the whole step, in −ln(1 − γ) for continuous data and in u for
+  classes. Both are proportional to t in the paper's schedules.
+- "renoise" draws the new state from the flow of the prediction.
+
+A sampling run starts at time 0 with the state 0 if the rule is stochastic. Otherwise it starts at a later time t₀. Its
+state is then drawn from a normal with mean 0 and the variance that `start_variance` describes. Each step calls the
+network at the time s of the state, and then `solver_step`, which takes s as its argument t, and t as its argument
+t_next. A last call of the network at time 1 gives the result.
 """
 
 import math
@@ -30,14 +43,15 @@ from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
 
 
 class Coefficients(NamedTuple):
-    """The numbers of a step, floats or tensors of rows, without a gradient; None leaves a factor of 1 or a term out.
+    """The numbers of a step: floats, or tensors with a number for each row. They have no gradient.
 
     Attributes:
         keep: A, the factor of the state. None: 1.
-        take: The accuracy that the prediction is taken with: B + C, or (B + C)/K for classes.
-        variance: The variance of the noise, at least 0: E², or E²/K for classes, and E²/4 for binary data. None: no
+        take: The factor of the prediction for continuous data. For classes and binary data, the accuracy with which the
+            prediction is sent.
+        variance: E² for continuous data, E²/K for classes, E²/4 for binary data; at least 0. None: the step has no
             noise.
-        extrapolation: r, of a step of second order. None: the step is of first order.
+        extrapolation: r, for a step of second order. None: the step is of first order.
 
     Example:
         >>> Coefficients(keep=0.0, take=0.9)
@@ -101,15 +115,17 @@ class Accuracy(NamedTuple):
 
 @dataclass(frozen=True)
 class Rule:
-    """A kind of step from time s to time t. A flow is the γ and 1 − γ, or the β, of a schedule at a time.
+    """A kind of step from time s to time t.
+
+    Its functions take flows. A flow is the state of a schedule at one time: γ and 1 − γ, or β.
 
     Attributes:
-        continuous: Makes the coefficients for continuous data of the flows at s and t.
-        classes: Makes the coefficients for classes of the flows at s and t.
-        ahead: Makes r for continuous data of the flows at the start of the step before, at s and at t. None: the rule
-            is of first order.
-        classes_ahead: Makes r for classes of these three flows. None: the rule is of first order.
-        from_prior: Whether a step may start at t = 0.
+        continuous: Takes the flows at s and t. Makes the coefficients for continuous data.
+        classes: Takes the flows at s and t. Makes the coefficients for classes.
+        ahead: Takes the flows at the start of the previous step, at s and at t. Makes r for continuous data. None: the
+            rule is of first order.
+        classes_ahead: Takes the same three flows. Makes r for classes. None: the rule is of first order.
+        from_prior: Whether a step may start at time s = 0.
 
     Example:
         >>> RULES["ode2"].order, RULES["ode2"].from_prior

@@ -1,8 +1,9 @@
-"""The batches of a run: which examples a step learns from, at which times and with which noise, and who takes them.
+"""The batches of a run: which examples a step learns from, at which times, with which noise, and in which process.
 
-All of it follows from (seed, step). A batch is divided into micro-batches of one size, each with a seed of its own for
-what is drawn, so that the result does not depend on how many processes there are, but for rounding: a process takes
-every n-th micro-batch of n processes, and adds up the gradients of those that it takes.
+All of this follows from the seed of the run and the number of the step. A batch is divided into micro-batches of one
+size. Process r of n processes takes the micro-batches r, r + n, r + 2n and so on, and adds up their gradients. Each
+micro-batch has its own seeds, for noise and dropout and for `Data.draw`. If train.micro_batch is set, the result
+therefore does not depend on the number of processes, except for rounding.
 """
 
 from collections.abc import Iterable
@@ -25,7 +26,10 @@ class MicroBatch(NamedTuple):
 
 
 def size_of_micro_batch(train: TrainConfig, examples: int, processes: int) -> int:
-    """train.micro_batch, or else the share of a process; a ConfigError if the processes' shares are not equal."""
+    """The size of a micro-batch: train.micro_batch, or a process's share of the batch if that is None.
+
+    Raises a ConfigError unless the batch has a whole number of micro-batches, the same number for each process.
+    """
     size = min(train.batch_size, examples)
     if train.micro_batch is None and size % processes:
         raise ConfigError(f"{processes} processes cannot share a batch of {size} examples: set train.batch_size")
@@ -43,8 +47,9 @@ def size_of_micro_batch(train: TrainConfig, examples: int, processes: int) -> in
 class Batches:
     """The micro-batches that process `rank` of `processes` takes, on `device`.
 
-    The training data lie on the device whole if they take at most a quarter of its free memory: a batch is then chosen
-    and drawn there. Otherwise a thread makes the next step's batch in pinned memory while the device is busy.
+    On a CUDA GPU, the training data lie there whole if they take at most a quarter of its free memory. The examples
+    of a batch are then picked there, and `Data.draw` runs there. Otherwise the data stay on the CPU, and a thread makes
+    the next step's batch in pinned memory while the GPU is busy. In training on the CPU, there is no thread.
     """
 
     def __init__(self, data: Data, train: TrainConfig, rank: int, processes: int, device: torch.device | str = "cpu"):
@@ -56,7 +61,7 @@ class Batches:
         self.resident = fits(data.train, self.device)
         self.examples = moved(data.train, self.device) if self.resident else data.train
         self.ahead: dict[int, Future[list[MicroBatch]]] = {}
-        self.thread = ThreadPoolExecutor(1)  # which starts with its first job
+        self.thread = ThreadPoolExecutor(1)  # This starts no thread before the first job.
 
     def of(self, step: int) -> Iterable[MicroBatch]:
         if self.resident:
@@ -69,7 +74,7 @@ class Batches:
         return [self.made(step, index) for index in self.mine]
 
     def made(self, step: int, index: int) -> MicroBatch:
-        """One micro-batch, whose examples are where the training data are."""
+        """One micro-batch. Its x still lies where the training data lie, and its t lies on `device`."""
         train, rows = self.train, slice(index * self.micro, (index + 1) * self.micro)
         x = self.examples[to(self.chosen(step)[rows], self.examples.device)]
         if self.data.draw is not None:
@@ -90,14 +95,15 @@ class Batches:
 
 
 def fits(tensor: Tensor, device: torch.device) -> bool:
-    """Whether the memory that a tensor lies in fits on a device, which then has room for training."""
-    if device.type != "cuda":  # the CPU, where the tensor is, or a device that does not say what is free
+    """Whether a device has room for a tensor. On a GPU, it may take a quarter of the free memory, since training needs
+    the rest."""
+    if device.type != "cuda":  # Only CUDA says what is free. Elsewhere only a tensor that is already there fits.
         return device == tensor.device
     return tensor.untyped_storage().nbytes() <= torch.cuda.mem_get_info(device)[0] // 4
 
 
 def moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor on another device. Windows that overlap still do, so that they take no more memory than their text."""
+    """The tensor on another device, with the same strides: overlapping windows of a text share its memory there too."""
     if tensor.device == device:
         return tensor
     whole = torch.empty(0, dtype=tensor.dtype).set_(tensor.untyped_storage()).to(device)
@@ -105,10 +111,12 @@ def moved(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def pinned(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the CPU in memory that a GPU reads while the CPU goes on; others as they are."""
+    """The tensor in pinned memory if it is on the CPU and the device is a GPU: such a copy does not stop the CPU.
+    Otherwise the tensor itself.
+    """
     return tensor.pin_memory() if device.type == "cuda" and tensor.device.type == "cpu" else tensor
 
 
 def to(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor on a device, for which nothing waits."""
+    """The tensor on a device. The CPU does not wait while the tensor is copied to a GPU."""
     return pinned(tensor, device).to(device, non_blocking=True)

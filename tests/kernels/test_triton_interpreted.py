@@ -1,4 +1,5 @@
-"""Tests for Triton's interpreter alone: its repairs, rows of several tiles, classes out of range."""
+"""Tests that only Triton's interpreter runs: its repairs, rows of several tiles or blocks, classes out of range, and
+row numbers beyond 32 bits."""
 
 import pytest
 import torch
@@ -47,12 +48,13 @@ def test_the_interpreter_finds_what_it_should(dtype):
         assert (out == 2).all()
 
 
-SWEPT = [c for c in CASES if c.family == "discrete" and (c.gap or (c.long and not c.huge))]
+# The cases whose rows the next test divides into tiles: those with distant logits, and those of 257 to 1000 classes.
+TILED = [c for c in CASES if c.family == "discrete" and (c.gap or (c.long and not c.huge))]
 
 
-@pytest.mark.parametrize("case", [c for c in SWEPT if serves(c, "triton")], ids=str)
+@pytest.mark.parametrize("case", [c for c in TILED if serves(c, "triton")], ids=str)
 def test_rows_of_several_tiles(case, monkeypatch):
-    """Tiles of 4 classes, or 128, in the place of whole rows; explicit noise, and that of a seed."""
+    """A row in tiles of 4 or 128 classes has the results of a row in one tile, with explicit noise and with a seed."""
     shape, most = ((2, 3), 4) if case.gap else ((2, 1), 128)
     inputs = case.inputs(shape, torch.float32)
     without = {k: v for k, v in inputs.items() if k not in ("noise", "draw_noise")}
@@ -62,12 +64,12 @@ def test_rows_of_several_tiles(case, monkeypatch):
     monkeypatch.setattr(classes, "_TILES", ())
     monkeypatch.setattr(classes, "_SMALL_TILES", ((0, most, 4),))
     monkeypatch.setattr(classes, "_LARGE", (most, 4))
-    swept = evaluate(case, inputs, "triton")
+    tiled = evaluate(case, inputs, "triton")
     if "noise" in inputs:
-        swept["seeded"] = case(without, "triton", seed=5)
-    for name, value in swept.items():
+        tiled["seeded"] = case(without, "triton", seed=5)
+    for name, value in tiled.items():
         size = scale(whole[name])
-        if name in ("result", "seeded"):  # a mean of draws of about 1 and of either sign
+        if name in ("result", "seeded"):  # It may be a small mean of draws of about 1 and of both signs.
             size = max(size, 1.0)
         assert error(value, whole[name]) <= 4 * ulp(torch.float32, size), name
 
@@ -89,7 +91,7 @@ def test_a_class_out_of_range_is_nan_for_its_variable_alone(bad):
 
 
 def test_rows_longer_than_a_block():
-    """A block then meets two numbers of rows at most."""
+    """A block then lies in two rows at most, and needs at most two of the times, one for each row."""
     inputs = named("continuous.flow_sample").inputs((3, 1500), torch.float32)
     want, got = (named("continuous.flow_sample")(inputs, backend) for backend in ("reference", "triton"))
     assert error(got, want.double()) <= 4 * ulp(torch.float32, scale(want))
@@ -105,7 +107,8 @@ def _read_a_far_draw(noise, out, start, x, draw, count, S: tl.constexpr):
 
 
 def test_draws_beyond_32_bits():
-    """A row before the first one stands for the first row of the last of three draws of 2³⁰ rows."""
+    """Draw 3 begins after 3·2³⁰ rows, a number beyond int32. The row −3·2³⁰ of this draw is the first row in
+    memory, so that the noise needs only one row."""
     noise, out = torch.arange(4.0).view(1, 4), torch.zeros(5)
     start, x = torch.tensor(-3 * 2**30), torch.tensor([2])
     explicit, sizes = Noise(None, classes.class_view(noise, noise.shape)), classes.Sizes(4, 1, 4, tl.float32)
