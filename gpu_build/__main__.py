@@ -1,7 +1,9 @@
-"""Compile every kernel for GPUs, execute what was compiled where the interpreter of tests/ptx can, and print what each
-costs. The exit status is 1 if a kernel spills, if a call executes more instructions or reaches more sectors than
-budget.json allows, or if the extension `_cuda` lacks an operator or needs a symbol that is not allowed. With
-`--only-call`, nothing is compiled but the kernels that these calls launch, as they are executed."""
+"""Compile every kernel for GPUs. Then run calls of all operators in the PTX interpreter of tests/ptx, for the backends
+that it can run here, and print what each call costs. The exit status is 1 if a kernel spills, if a call executes more
+instructions or accesses more sectors (32 bytes of memory) than budget.json allows, if the calls and the budgets do not
+have the same names, or if the extension `_cuda` lacks an operator or needs a symbol that is not allowed. With
+`--only-call NAME`, only the calls with NAME in their names run, and only the kernels that they launch are compiled;
+spills and the extension are then not checked."""
 
 import argparse
 import importlib
@@ -19,7 +21,7 @@ from gpu_build.table import Execution, Kernel
 
 ARCHITECTURES = (80, 90, 100)
 BUDGET = Path(__file__).with_name("budget.json")
-SLACK = 1.02  # of a new budget, for another version of the compiler
+SLACK = 1.02  # a new budget is the counts times this, since another version of the compiler may need a little more
 
 
 def spilling(kernels: Sequence[Kernel]) -> list[str]:
@@ -27,13 +29,15 @@ def spilling(kernels: Sequence[Kernel]) -> list[str]:
 
 
 def idle(ran: Sequence[Execution], budget: Iterable[str], only: str = "") -> list[str]:
-    """The budgets of these backends without a call, of those with `only` in their names."""
+    """The names in the budget that no call in `ran` has. Looks only at the backends in `ran`, and at names that contain
+    `only`."""
     there, backends = {named(e) for e in ran}, {e.backend for e in ran}
     return [name for name in budget if name.split()[0] in backends and only in name and name not in there]
 
 
 def rewritten(budget: dict[str, dict[str, float]], ran: Sequence[Execution], only: str = "") -> dict:
-    """The budget that allows what was executed. Other calls keep their budgets, and all of them their places."""
+    """The budget with new limits for the calls in `ran`. Removes the names that `idle` returns, and keeps all other
+    limits. Names that stay keep their order; new names come last."""
     gone = idle(ran, budget, only)
     return {name: most for name, most in budget.items() if name not in gone} | {named(e): allowed(e) for e in ran}
 
@@ -68,16 +72,17 @@ def verdict(kernels: Sequence[Kernel], ran: Sequence[Execution], wrong: Sequence
         said += f"; {len(kernels)} rows of kernels for sm_{', sm_'.join(map(str, ARCHITECTURES))}, none spills"
     if not ran:
         return f"{said}; nothing was executed, and no budget looked at"
-    stored = [e for e in ran if "tensor" not in e.instructions]  # products are bound by other things
-    least = min(stored or ran, key=Execution.share_of_bandwidth)
+    # Products on tensor cores are left out if there are other calls, since the bandwidth does not limit them.
+    others = [e for e in ran if "tensor" not in e.instructions]
+    least = min(others or ran, key=Execution.share_of_bandwidth)
     return f"{said}; the least predicted share of the bandwidth is {least.share_of_bandwidth():.1%}, of {named(least)}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m gpu_build", description=__doc__)
     parser.add_argument("--only", choices=("cuda", "triton"), help="the kernels of one backend")
-    parser.add_argument("--only-call", default="", metavar="NAME", help="the calls with this in the budget's names")
-    parser.add_argument("--write-budget", action="store_true", help="allow what is executed now")
+    parser.add_argument("--only-call", default="", metavar="NAME", help="only the calls with NAME in their names")
+    parser.add_argument("--write-budget", action="store_true", help="make budget.json allow what the calls execute now")
     parser.add_argument("--csv", type=Path, help="a file for what was executed and predicted")
     options = parser.parse_args(arguments)
     folder = Path("build/gpu")

@@ -1,5 +1,6 @@
-// Discrete data. Equation numbers refer to arXiv 2308.07037. A row has the K logits of one variable, whose class is x.
-// Sums over k leave out class x, so that nothing cancels as p_x goes to 1 [derived].
+// Discrete data. Equation numbers refer to arXiv 2308.07037. A row has the K logits z of one variable, whose class is
+// x, and p = softmax(z). Sums over k leave out class x, so that nothing cancels as p_x goes to 1 [derived]. The paper's
+// one-hot vector of class x is called one_hot here, because e_k is an exponential (RowStats).
 #pragma once
 
 #include "elementary.h"
@@ -8,8 +9,8 @@ namespace bfn {
 
 BFN_HD bool is_class(int64_t x, int64_t num_classes) { return x >= 0 && x < num_classes; }
 
-// y_k = beta (K e_xk - 1) + spread eps with spread = sqrt(K beta) (185). `sent` is e_xk, or p_k if a distribution is
-// sent.
+// y_k = beta (K one_hot_k - 1) + spread eps with spread = sqrt(K beta) (185). `sent` is one_hot_k, or p_k if a
+// distribution is sent.
 template <class T>
 BFN_HD T message(T sent, T beta, T spread, T eps, T num_classes) {
   return beta * (num_classes * sent - 1) + spread * eps;
@@ -17,8 +18,9 @@ BFN_HD T message(T sent, T beta, T spread, T eps, T num_classes) {
 
 // What a loss and its gradient need of a row. With e_k = exp(z_k - max): `x` is e_x, `rest` is the sum of the other
 // e_k, and `quadratic` is the sum of their squares. If a wrong class has more than half of the probability, `quadratic`
-// is the sum of e_k (1 - e_k) instead. The gradient contains p_k - s with s = sum of the p_k^2. This difference cancels
-// as p_k goes to 1. For the class with e_k = 1 it is (e_x + quadratic)/total^2, which does not cancel [derived].
+// is instead the sum of e_k (1 - e_k) over the same k. The reason is the gradient. It contains p_k - s, where s is the
+// sum of the p_k^2. As the p_k of a wrong class goes to 1, so does s, and p_k - s would cancel. This class has e_k = 1,
+// so its p_k - s is (e_x + quadratic)/total^2, in which nothing cancels [derived].
 template <class T>
 struct RowStats {
   T max, x, rest, quadratic;
@@ -41,7 +43,7 @@ BFN_HD RowStats<T> row_stats(T max, T x, S rest, S square, S complement) {
   return {max, x, row.rest, row.wrong() ? quadratic : row.quadratic};
 }
 
-// q^2 + s = ||e_x - p||^2. L_inf is this times a weight (205).
+// q^2 + s = ||one_hot - p||^2. L_inf is this times a weight (205).
 template <class T>
 BFN_HD T squared_distance(RowStats<T> row) {
   return square(row.q()) + row.s();
@@ -63,7 +65,8 @@ struct RowSlopes {
 };
 
 // The derivatives of L_inf are -2 p_x (q^2 + s) by z_x and 2 p_k (p_k - s + p_x q) by another z_k. Here p_k - s is
-// computed as (e_k - origin)/total + above/total^2 [derived].
+// computed as (e_k - origin)/total + above/total^2. `origin` is 1 if a wrong class has more than half of the
+// probability, else 0. So e_k - origin is 0 for such a class [derived].
 template <class T>
 BFN_HD RowSlopes<T> squared_distance_slopes(RowStats<T> row, T factor) {
   const T inverse = 1 / row.total(), slope = 2 * factor * square(inverse), by = slope * inverse;
@@ -79,15 +82,18 @@ BFN_HD RowSlopes<T> cross_entropy_slopes(RowStats<T> row, T factor) {
 
 constexpr double kMaxShift = 80;  // exp(80) is well within the range of float
 
-// The divergence of one draw of the joint receiver (189, 190): y_x + LSE(z) - LSE(z + y) = -ln M. M is the mean under p
-// of the ratios exp(d_k), d_k = y_k - y_x. There are three ways to compute -ln M. Near M = 1 it is -ln(1 + S), where S
-// is the mean of exp(d_k) - 1. If S is below -1/2, M itself is accurate. If M leaves the range of float
-// (`out_of_range`), the caller computes softplus_fall of the log-odds ln((1 - p_x)/p_x) of z and of z + y. With noise
-// from a seed the ratios stay below exp(46).
+// One draw of L_n with the joint receiver, which is the paper's: a mixture over k of whole vectors y. The divergence is
+// y_x + LSE(z) - LSE(z + y) = -ln M (189, 190). M is the mean under p, with class x, of the ratios exp(d_k), where
+// d_k = y_k - y_x. S is the mean of exp(d_k) - 1. There are three ways to compute -ln M:
+// - If S is above -1/2 (`near_one`), it is -ln(1 + S), which is accurate even if M is near 1.
+// - If S is below -1/2, it is -ln M, since 1 + S would cancel.
+// - If M is not between 1e-18 and 1e30 (`out_of_range`), the caller computes softplus_fall (elementary.h) of the
+//   log-odds ln((1 - p_x)/p_x) of z and of z + y. Noise from a seed cannot make M too large: its ratios stay below
+//   exp(46).
 template <class T>
 struct JointDraw {
   T divergence;
-  T factor, level;                 // for the gradient
+  T factor, level;                 // weight / M, and S or M: `slope` needs both
   int32_t near_one, out_of_range;  // integers, since loops over bool are not vectorised
 
   // `sum` and `mixture` are S and M. If S is above -1/2, 1 + S may be passed for M.
@@ -109,20 +115,24 @@ struct JointDraw {
   }
 };
 
-// One coordinate of the factorised receiver. Its mixture has the weights p and 1 - p. The sender's component has the
-// density 1 here, and the other component, whose weight is w, has the ratio of densities exp(shift). So the value is
-// -ln(1 + w (exp(shift) - 1)) [derived].
+// One coordinate k of the factorised receiver, which has a separate mixture for each coordinate of y. The mixture has
+// two components: the class is k, with weight p_k, or the class is not k, with weight 1 - p_k. One of them is the
+// sender's own density. All densities are divided by it. So the sender's component is 1, and the other component, whose
+// weight is w, is exp(shift). The value is -ln(1 + w (exp(shift) - 1)) [derived].
 template <class T>
 struct FactorisedTerm {
   T value, derivative;  // the derivative by p
 };
 
+// `shift`: ln of the ratio of the other component's density to the sender's. Both are normals of the same std, and
+// their means are r = sqrt(alpha K) stds apart. `eps` is the sender's normal in this coordinate.
 template <class T>
 BFN_HD T density_shift(bool is_x, T r, T eps) {
   return (is_x ? -r : r) * eps - T(0.5) * r * r;
 }
 
-// `rest` is 1 - p. The function has no branches, so that loops over it are vectorised.
+// `p` is p_k, and `rest` is 1 - p_k; r and eps are as in density_shift. The function has no branches, so that loops
+// over it are vectorised.
 template <class T>
 BFN_HD FactorisedTerm<T> factorised_term(bool is_x, T p, T rest, T r, T eps) {
   const T shift = density_shift(is_x, r, eps), w = is_x ? rest : p, other = is_x ? p : rest;
@@ -132,17 +142,20 @@ BFN_HD FactorisedTerm<T> factorised_term(bool is_x, T p, T rest, T r, T eps) {
   // If w is near 1 and the ratio is small, 1 + sum would cancel. `other` is 1 - w without this cancellation.
   const bool small = sum < T(-0.5);
   const T mixture = small ? other + w * e.exp : 1 + sum, rounded = mixture - 1, value = log(mixture);
-  const T corrected = rounded == T(0) ? sum : value * (sum / rounded);  // log1p(sum), as in `log1p`
+  const T corrected = rounded == T(0) ? sum : value * (sum / rounded);  // log1p(sum), as elementary.h computes it
   return {capped - shift - (small ? value : corrected), (is_x ? e.expm1 : -e.expm1) / mixture};
 }
 
-// If a share of the mixture is below kTinyShare, both the share and the ratio may underflow. Then the coordinate's term
-// is computed in logarithms. Two coordinates can need this. One is class x, if p_x is tiny. The other is then the
-// likeliest class, if the other classes together have a tiny probability.
+// The share of a coordinate is the weight of the sender's component in its mixture: p_x for class x, and 1 - p_k for
+// another class k. If the share is below kTinyShare, both the share and exp(shift) may underflow. Then log_space_term
+// computes the coordinate's term in logarithms. This concerns at most two classes. The first is class x, if p_x is
+// tiny. The second is the likeliest class, if p_x is tiny and all classes but the likeliest together have a tiny
+// probability.
 template <class T>
 constexpr T kTinyShare = static_cast<T>(sizeof(T) == sizeof(float) ? 1e-28 : 1e-290);
 
-// The term of a coordinate with a tiny share, -ln(share + exp(shift)), and its derivative by ln share.
+// The term of a coordinate with a tiny share, -ln(share + (1 - share) exp(shift)), and its derivative by ln share.
+// 1 - share rounds to 1.
 template <class T>
 BFN_HD FactorisedTerm<T> log_space_term(T log_share, T shift) {
   const T above = log_share - shift, capped = shift < T(kMaxShift) ? shift : T(kMaxShift);

@@ -1,4 +1,4 @@
-// How the ops see a tensor: broadcast to the shape of the data, in logical order, with any type and any strides.
+// How the ops see a tensor: broadcast to the shape of the data, with any type in DType and any strides.
 #pragma once
 
 #include "../math/common.h"
@@ -33,6 +33,8 @@ constexpr DType dtype_of<uint8_t>() {
 
 constexpr int kMaxDims = 16;
 
+// The dimensions have the order of the data's shape, whatever their order in memory. Dimensions of size 1 are left out.
+// A stride counts numbers, not bytes. It is 0 where the tensor is broadcast.
 struct View {
   void* data = nullptr;  // null if the argument was not given
   DType dtype = DType::kFloat;
