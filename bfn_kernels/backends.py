@@ -1,7 +1,8 @@
 """Finds the available implementations of the operators, and chooses one for each call.
 
-Every family declares its operators once, in `operators.py`. Two libraries of `torch.ops` implement them, one in C++ and
-CUDA and one in Triton. The third implementation is `reference.py`, plain PyTorch functions of the same names.
+Every family of ops declares its operators once, in the file `operators.py` of its own folder. Two libraries of
+`torch.ops` implement the operators, one in C++ and CUDA and one in Triton. The third implementation is the family's
+`reference.py`, plain PyTorch functions of the same names.
 """
 
 import functools
@@ -196,12 +197,14 @@ if BACKENDS["triton"].missing is None:
 
 
 def keep_memory(most: int) -> None:
-    """Bounds the memory that large outputs of the CPU kernels leave behind, to be filled again by later outputs.
+    """Sets how much memory of freed outputs the CPU kernels keep for later outputs.
 
-    Memory beyond the bound is given back at once. Outputs below 2 MiB always come from torch's allocator.
+    Only outputs of at least 2 MiB, on Linux, use this memory. Other outputs always come from torch's allocator. Memory
+    beyond the bound goes back to the system at once.
 
     Args:
-        most: Bytes at a time, 2³⁰ unless set. With 0 no memory is kept, and all outputs come from torch's allocator.
+        most: The most bytes that are kept, 2³⁰ unless set. With 0 no memory is kept, and all outputs come from torch's
+            allocator.
 
     Raises:
         TypeError: If most is no int.

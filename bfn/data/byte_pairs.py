@@ -1,4 +1,4 @@
-"""Byte-pair vocabularies, which are learned from a text, and texts as their tokens."""
+"""Learns a byte-pair vocabulary from a text, and splits the text into the tokens of this vocabulary."""
 
 import json
 from dataclasses import replace
@@ -13,13 +13,18 @@ from bfn.data.shipped import topics
 from bfn.data.splits import Data, ends, windows
 from bfn.training.checkpoint import CheckpointError
 
-MOST_TO_VALIDATE = 128  # windows, spread over their split: of a long text all of them would take minutes each time
+# A validation reads at most this many windows, spread evenly over the validation split. To read all windows of a long
+# text would take minutes in each validation.
+MAX_VALIDATION_WINDOWS = 128
 
 
 def text_bpe(config: Config, tokenizer: str | None = None) -> Data:
-    """Windows of tokens of the language reference as it stands, or of any text of the name data.file in data.folder.
-    They are of the tokenizer's vocabulary, or else of one of data.vocabulary entries that is learned from what is
-    trained on."""
+    """Windows of the tokens of a text.
+
+    The text is the file data.file in data.folder. Without a folder, it is Python's language reference, with its
+    capitals and punctuation. `tokenizer`, as JSON, makes the tokens. Without it, a vocabulary of at most
+    data.vocabulary entries is learned from the training split of the text.
+    """
     settings = config.data
     if settings.folder is None:
         whole = "\n\n".join(text for _, text in sorted(topics().items()))
@@ -34,11 +39,12 @@ def text_bpe(config: Config, tokenizer: str | None = None) -> Data:
     splits = [torch.tensor(learned.encode(part).ids, dtype=torch.int32) for part in parts]
     mean = len(parts[2].encode()) / max(1, len(splits[2]))
     data = windows(splits, settings.length, 1, symbols, tokenizer=tokenizer or learned.to_str(), token_bytes=mean)
-    return replace(data, validation=data.validation[:: -(-len(data.validation) // MOST_TO_VALIDATE)])
+    return replace(data, validation=data.validation[:: -(-len(data.validation) // MAX_VALIDATION_WINDOWS)])
 
 
 def learn(text: str, num_classes: int) -> Tokenizer:
-    """A vocabulary of at most this many entries, of which the 256 bytes are the first, so that it has every text."""
+    """Learns a vocabulary of at most num_classes entries from a text. The first 256 entries are the single bytes, so
+    that the vocabulary can encode any text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -50,8 +56,8 @@ def learn(text: str, num_classes: int) -> Tokenizer:
 
 
 def parsed(text: str) -> Tokenizer:
-    """The byte-pair tokenizer that a checkpoint has as JSON, of which only entries and merges are taken, whatever else
-    it says; anything that is none is a CheckpointError."""
+    """Makes a byte-pair tokenizer from the JSON text in a checkpoint. It reads only the entries and the merges. All
+    other settings are the settings of `learn`. A text that describes no byte-pair tokenizer raises CheckpointError."""
     try:
         model = json.loads(text)["model"]
         vocabulary = {str(entry): int(number) for entry, number in model["vocab"].items()}
@@ -59,7 +65,7 @@ def parsed(text: str) -> Tokenizer:
         tokenizer.model = models.BPE(vocabulary, [(str(first), str(second)) for first, second in model["merges"]])
         if missing := {bytes([byte]) for byte in range(256)} - set(pieces(tokenizer)):
             raise ValueError(f"it lacks {len(missing)} of the 256 bytes")
-    except Exception as error:  # the library raises nothing that is more special
+    except Exception as error:  # the tokenizers library raises Exception itself, not a subclass
         raise CheckpointError(f"the checkpoint's tokenizer cannot be used: {first_line(error)}") from error
     return tokenizer
 
@@ -72,8 +78,11 @@ def pieces(tokenizer: Tokenizer) -> list[bytes]:
 
 
 def bytes_of_letters() -> dict[str, int]:
-    """The byte that each letter of an entry stands for: itself where Latin-1 can print it, or else the next letter
-    after these (GPT-2's table)."""
+    """The byte that each letter of an entry stands for (GPT-2's table).
+
+    A letter from 0 to 255 stands for the byte of the same number. Only visible letters of Latin-1 are used. Each
+    remaining byte is written as a letter from 256 on, in the order of the bytes.
+    """
     itself = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in itself]
     return {chr(byte): byte for byte in itself} | {chr(256 + place): byte for place, byte in enumerate(others)}

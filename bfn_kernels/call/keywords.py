@@ -30,14 +30,15 @@ Clip = tuple[float, float] | None  # the range of continuous data, None for the 
 class Limits(NamedTuple):
     """The limits of what a network puts out; the defaults are the published ones.
 
-    Predictions have a gradient where they are within the limits or at them. Ops check the ranges, and raise ValueError.
+    Predictions have a gradient where they are within the limits or at them. Limits may be chosen in the ranges below;
+    for others an op raises ValueError.
 
     Attributes:
-        std: The least and the largest standard deviation that an output distribution may have, from 1e-6 to 1e6.
-        log_std: The largest |ln std| that is taken of a prediction, from 0 to 80; what it gives is held to `std`
-            thereafter.
-        t_min: In a noise parametrisation, the time before which the input distribution counts as having received
-            nothing, so that x̂ is 0 and the output distribution N(0, 1); from 1e-30 to 1.
+        std: The least and the largest standard deviation of an output distribution. Each must lie in [1e-6, 1e6].
+        log_std: The predicted ln std is clamped to [-log_std, log_std]; then the std that it gives is clamped to
+            `std`. log_std must lie in [0, 80].
+        t_min: At times before t_min, a noise prediction is ignored: x̂ is 0, and the output distribution of discretised
+            data is N(0, 1). t_min must lie in [1e-30, 1].
 
     Example:
         >>> Limits(std=(1e-5, 10.0), log_std=12.0)

@@ -24,7 +24,7 @@ Network = Callable[[Tensor, Tensor], Tensor]  # a module, or another function of
 class BFN(nn.Module, ABC):
     """The base of the modules for all kinds of data: a network with its losses and the steps of samplers.
 
-    Data are x `[B, ...]` and times t `[B]`. `theta` are the parameters of the input distribution: means `[B, ...]`,
+    Data are x `[B, ...]`. Times are t `[B]`. `theta` are the parameters of the input distribution: means `[B, ...]`,
     probabilities of classes `[B, ..., K]`, or of class 1 `[B, ...]`. Losses are in nats.
 
     The network sees theta and t in the type of its parameters, `dtype`. Continuous and discretised samples have this
@@ -38,10 +38,10 @@ class BFN(nn.Module, ABC):
         network: The network.
         schedule: The schedule of the accuracy.
         ops: The module with the ops of this kind of data, such as `bfn_kernels.discrete`.
-        state_scale: The factor by which the state multiplies a prediction, in addition to the accuracy: 1, K for
-            classes, 4 for binary data.
-        solver_start: The time at which solvers start if they cannot start at t = 0, as published: 0.01 for continuous
-            and discretised data, 0.001 for classes.
+        state_scale: A step adds accuracy·state_scale·prediction to the state. It is 1 for continuous and discretised
+            data, K for classes, and 4 for binary data.
+        solver_start: The time at which a run starts with a solver that cannot start at t = 0, such as "ode2". It has
+            the published values: 0.01 for continuous and discretised data, 0.001 for classes and binary data.
 
     Example:
         >>> from bfn_kernels.nn import Binary
@@ -65,8 +65,8 @@ class BFN(nn.Module, ABC):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of the first parameter, or else buffer, whose type the ops take; torch's default type without such a
-        tensor."""
+        """The type of the module's first parameter in float32, bfloat16, float16 or float64. Without such a parameter,
+        it is the type of the first such buffer, and without such a buffer, torch's default type."""
         types = (value.dtype for value in chain(self.parameters(), self.buffers()))
         return next((dtype for dtype in types if dtype in FLOATS), torch.get_default_dtype())
 
@@ -105,7 +105,8 @@ class BFN(nn.Module, ABC):
             reduction: "mean" over variables, "sum", "batch" (sums, `[B]`) or "none" (of each variable).
 
         Returns:
-            The loss in nats, differentiable in the network's parameters. float32, or float64 for float64.
+            The loss in nats, differentiable in the network's parameters. It is float64 if x or `dtype` is float64, and
+            float32 otherwise.
         """
         seed = random_seed() if seed is None else seed
         if t is None:
@@ -128,7 +129,8 @@ class BFN(nn.Module, ABC):
             reduction: "mean" over variables, "sum", "batch" (sums, `[B]`) or "none" (of each variable).
 
         Returns:
-            The loss in nats, differentiable in the network's parameters. float32, or float64 for float64.
+            The loss in nats, differentiable in the network's parameters. It is float64 if x or `dtype` is float64, and
+            float32 otherwise.
         """
         t = torch.ones(len(x), device=x.device)
         theta = self.flow(x, t, random_seed() if seed is None else seed, mask)
@@ -236,7 +238,7 @@ class BFN(nn.Module, ABC):
             **options: `mask` and `reduction`, as in `forward`.
 
         Returns:
-            The loss in nats. float32, or float64 for float64.
+            The loss in nats. It is float64 if x or `dtype` is float64, and float32 otherwise.
         """
         tensors, settings = self.arguments(output, theta)
         return self.losses.continuous_time_loss(x, *tensors, t, **settings, **options)
@@ -256,7 +258,7 @@ class BFN(nn.Module, ABC):
             **options: `mask` and `reduction`, as in `forward`.
 
         Returns:
-            The loss in nats. float32, or float64 for float64.
+            The loss in nats. It is float64 if x or `dtype` is float64, and float32 otherwise.
         """
         tensors, settings = self.arguments(output, theta)
         expectation = self.expectation(seed)
@@ -272,7 +274,7 @@ class BFN(nn.Module, ABC):
             **options: `mask` and `reduction`, as in `forward`.
 
         Returns:
-            The loss in nats. float32, or float64 for float64.
+            The loss in nats. It is float64 if x or `dtype` is float64, and float32 otherwise.
         """
         tensors, settings = self.arguments(output, theta)
         return self.losses.reconstruction_loss(x, *tensors, **settings, **options)
@@ -320,7 +322,7 @@ class BFN(nn.Module, ABC):
             shape: The shape of the data, `[B, ...]`.
             device: The device of the state.
             t: The time in [0, 1].
-            seed: An int that determines the noise of the state. It is the same for all devices.
+            seed: An int that determines the noise of the state. The noise is the same on all devices.
 
         Returns:
             Tensors that a solver's steps overwrite.

@@ -23,7 +23,7 @@ class Classes(BFN):
         schedule: As in `bfn_kernels.schedules`, or an object with these methods.
 
     Attributes:
-        receiver: The receiver of L_n: "joint", the paper's, or "factorised".
+        receiver: The receiver distribution of L_n: "joint", the paper's, or "factorised", the published code's.
     """
 
     solver_start = 0.001
@@ -105,7 +105,8 @@ class Discrete(Classes):
 
     Attributes:
         num_classes: K.
-        receiver: The receiver of L_n: "joint", the paper's, by 10 draws, or "factorised", by 32 nodes of a quadrature.
+        receiver: The receiver distribution of L_n. "joint" is the paper's; L_n is then a mean of 10 draws. "factorised"
+            is the published code's; L_n is then computed by 32 nodes of a quadrature.
 
     Example:
         >>> class Network(torch.nn.Linear):

@@ -29,7 +29,7 @@ def embedded_state(logits: Tensor, weight: Tensor) -> Tensor:
     """The vectors θ·weight of a state of logits. θ is computed for some tokens at a time.
 
     Args:
-        logits: `[..., K]`, of any of the types.
+        logits: `[..., K]`, float32, bfloat16, float16 or float64.
         weight: `[K, d]`.
 
     Returns:
@@ -70,7 +70,7 @@ class NoisyEmbedding(nn.Embedding):
         """The vectors of probabilities: theta·W.
 
         Args:
-            theta: `[..., K]`, of any of the types, differentiable.
+            theta: `[..., K]`, float32, bfloat16, float16 or float64, differentiable.
 
         Returns:
             Vectors `[..., d]` in the weight's type, differentiable in the weight too.
@@ -83,7 +83,7 @@ class NoisyEmbedding(nn.Embedding):
         A sampling run needs it for its first state. Each step of the sampler returns the vectors of its new state.
 
         Args:
-            logits: `[..., K]`, of any of the types.
+            logits: `[..., K]`, float32, bfloat16, float16 or float64.
 
         Returns:
             Vectors `[..., d]` in the weight's type.
@@ -115,7 +115,8 @@ class LinearHead(nn.Linear):
                 needed.
 
         Returns:
-            The loss in nats, float32 (float64 for float64), differentiable in the weight and the bias too.
+            The loss in nats, differentiable in hidden, the weight and the bias. It is float64 if hidden or the weight
+            is float64, and float32 otherwise.
         """
         return vocabulary.continuous_time_loss(x, hidden, self.weight, self.bias, t, **options)
 
@@ -130,7 +131,8 @@ class LinearHead(nn.Linear):
                 schedule are needed.
 
         Returns:
-            The loss in nats, float32 (float64 for float64), differentiable in the weight and the bias too.
+            The loss in nats, differentiable in hidden, the weight and the bias. It is float64 if hidden or the weight
+            is float64, and float32 otherwise.
         """
         return vocabulary.discrete_time_loss(x, hidden, self.weight, self.bias, t, **options)
 
@@ -143,7 +145,8 @@ class LinearHead(nn.Linear):
             **options: The keyword arguments of `vocabulary.reconstruction_loss`.
 
         Returns:
-            The loss in nats, float32 (float64 for float64), differentiable in the weight and the bias too.
+            The loss in nats, differentiable in hidden, the weight and the bias. It is float64 if hidden or the weight
+            is float64, and float32 otherwise.
         """
         return vocabulary.reconstruction_loss(x, hidden, self.weight, self.bias, **options)
 

@@ -69,8 +69,8 @@ class Continuous(Normal):
         sigma_1: The standard deviation at t = 1, in (0, 1), of the paper's schedule (80). Give either sigma_1 or
             schedule.
         schedule: As in `bfn_kernels.schedules`, or an object with these methods.
-        num_bins: Counts the reconstruction in this many bins of [-1, 1], at least 2, so that its nats can be compared
-            with the nats of discretised data. None: the loss is -ln of a density.
+        num_bins: The number of bins of [-1, 1], at least 2. The reconstruction loss is then -ln of the probability of
+            x's bin, which can be compared with the loss of discretised data. None: it is -ln of a density.
         limits: `bfn_kernels.Limits`, of which t_min is used: before it the data prediction is 0.
         clip: The range (low, high) of the data, which predictions are clipped to. None for data without bounds.
 

@@ -61,8 +61,8 @@ def down_to_step(t: Tensor, n_steps: int) -> Tensor:
     """The time (i - 1)/n_steps at which step i, the step that contains a time, starts.
 
     Args:
-        t: Times in [0, 1], a floating-point tensor of any shape. A time of 1, to which one just below 1 may have been
-            rounded, has i = n_steps.
+        t: Times in [0, 1], a floating-point tensor of any shape. The time 1 belongs to the last step, i = n_steps,
+            because rounding may have made it from a time just below 1.
         n_steps: The number of steps, at least 1.
 
     Returns:

@@ -35,7 +35,8 @@ class Vocabulary(Discrete):
     Training makes no tensor `[B, ..., K]`. Sampling stores the logits of the state. A solver also stores the logits of
     the previous step.
 
-    A vector alone says too little about its own token. So the network also puts out a factor. The logits of the input
+    The network sees one vector for each token: the embedding of the token's input distribution. This vector says less
+    about the token than the input distribution does. So the network also puts out a factor. The logits of the input
     distribution, times this factor, are added to the logits of the output distribution. A network learns best if its
     factor starts as 1.
 
@@ -97,8 +98,9 @@ class Vocabulary(Discrete):
     def weight(self) -> Tensor:
         """The weight of the embedding of θ. With frequencies, row k is multiplied by K·p_k.
 
-        The first column of the embedding starts as 1, so that the first number of a vector is the normaliser
-        K·Σ_j p_j·θ_j. `output` divides the vector by its first number, whatever training makes of that column.
+        With frequencies, the first column of the embedding also starts as 1. The first number of a vector is then the
+        normaliser K·Σ_j p_j·θ_j, and `output` divides the vector by it. Training may change the column; `output` still
+        divides by the first number.
 
         Returns:
             The weight, `[K, width]`.
@@ -151,7 +153,7 @@ class Vocabulary(Discrete):
             shape: The shape of the data, `[B, ...]`.
             device: The device of the state.
             t: The time in [0, 1].
-            seed: An int that determines the noise of the state. It is the same for all devices.
+            seed: An int that determines the noise of the state. The noise is the same on all devices.
 
         Returns:
             The logits and the vectors of the state, then the logits and the network's output of the previous step.

@@ -16,8 +16,8 @@ ON_EACH = pytest.mark.parametrize("backend", ON_CPU)
 
 
 def gpu_like(backend):
-    """The backends that return NaN for a bad value in a tensor, as on a GPU, where looking would cost a
-    synchronisation."""
+    """Whether a bad value in a tensor makes the backend return NaN instead of raising an error. Code for GPUs does
+    this, because the CPU would have to wait for the GPU to read the value."""
     return backend not in ("cpu", "reference")
 
 
@@ -46,7 +46,7 @@ def test_the_step_in_the_place_of_its_time(family, backend):
         t = (i - 1) / n if not torch.is_tensor(i) else (i.double() - 1) / n
         got = loss(step=i, n_steps=n, backend=backend)
         assert got.isfinite() and torch.equal(got, loss(t, n_steps=n, backend=backend))
-    rounded = ((each - 1) / 20).float()  # rounded like floor(20t)/20 in float32
+    rounded = ((each - 1) / 20).float()  # the nearest float32, as floor(20 * t) / 20 returns it for a float32 t
     assert torch.equal(loss(rounded, n_steps=20, backend=backend), loss(step=each, n_steps=20, backend=backend))
 
 
@@ -76,6 +76,7 @@ def test_times_that_no_step_has(family, t, backend):
         ({"step": torch.tensor([1, 0, 2])}, ValueError, r"step must lie in \[1, 10\], got values from 0 to 2"),
         ({"step": 1.5}, TypeError, "step must be an int, got float"),
         ({"step": torch.ones(3)}, TypeError, "step must be an int or an integer tensor, got torch.float32"),
+        # The shape is checked after the step has been converted to a time t.
         ({"step": torch.ones(2, dtype=torch.long)}, ValueError, "t must be a scalar or have the shape of a leading"),
     ],
 )
@@ -102,7 +103,7 @@ WITH_RANGE = {
 @pytest.mark.parametrize("bad", [1.0001, -255.0, float("inf")])
 @pytest.mark.parametrize("backend", [b for b in ON_CPU if not gpu_like(b)])
 def test_data_out_of_range(name, bad, backend):
-    """Grey levels in the place of bin centres, or reals that the default clip does not reach."""
+    """A user may pass grey levels instead of bin centres, or reals outside [-1, 1], which is the default clip."""
     loss, x = WITH_RANGE[name], X.clone()
     x[1, 2] = bad
     with pytest.raises(ValueError, match=r"^x must lie in \[-1(\.0)?, 1(\.0)?\], got (-255|1.0001|inf)"):
@@ -162,11 +163,11 @@ def test_masks_of_leading_and_of_trailing_dimensions(name, family, backend):
         assert torch.equal(loss(mask), loss(full)) and not torch.equal(loss(mask), loss(None))
 
 
-def test_a_mask_that_may_mean_both():
+def test_a_mask_must_not_fit_both_the_leading_and_the_trailing_dimension():
     square, mask = torch.zeros(3, 3), torch.tensor([True, False, True])
-    for m, fits in ((mask, False), (mask[:, None], True), (mask[None], True), (torch.ones(1, dtype=torch.bool), True)):
+    for m, clear in ((mask, False), (mask[:, None], True), (mask[None], True), (torch.ones(1, dtype=torch.bool), True)):
         loss = lambda m=m: continuous.continuous_time_loss(square, square, square, 0.5, mask=m, **S)  # noqa: E731
-        if fits:
+        if clear:
             loss()
         else:
             with pytest.raises(ValueError, match=r"^mask must say.*\(3, 1\) or \(1, 3\), got \(3,\)"):
@@ -185,7 +186,7 @@ def test_known_values_of_whole_rows(backend):
 
 @pytest.mark.parametrize(("output", "prior"), [("probs", 0.2), ("logits", 0.0)])
 @ON_EACH
-def test_padding_passes_through_the_flow_of_classes(output, prior, backend):
+def test_the_flow_of_classes_returns_the_prior_at_padding(output, prior, backend):
     mask = X > -0.5
     flow = lambda x, **k: discrete.flow_sample(  # noqa: E731
         x, 0.5, num_classes=5, seed=1, output=output, backend=backend, **B, **k
@@ -196,7 +197,7 @@ def test_padding_passes_through_the_flow_of_classes(output, prior, backend):
 
 
 @ON_EACH
-def test_padding_passes_through_the_flow_of_reals(backend):
+def test_the_flow_of_reals_returns_the_prior_at_padding(backend):
     mask = X > -0.5
     data = torch.where(mask, X, torch.nan).requires_grad_()
     got = continuous.flow_sample(data, 0.5, mask=mask, seed=1, backend=backend, **S)
@@ -271,7 +272,7 @@ RANDOM = {
 
 @pytest.mark.parametrize("name", RANDOM)
 @ON_EACH
-def test_a_generator_of_the_callers(name, backend):
+def test_a_generator_that_the_caller_passes(name, backend):
     draw, state = RANDOM[name], torch.get_rng_state()
     first, second, again = (torch.Generator().manual_seed(s) for s in (1, 2, 1))
     one = draw(generator=first, backend=backend)
@@ -285,7 +286,7 @@ def test_a_generator_of_the_callers(name, backend):
         draw(generator=3, backend=backend)
 
 
-def test_a_generator_beside_noise():
+def test_a_generator_together_with_noise_or_on_another_device():
     with pytest.raises(ValueError, match="generator must be None where noise is given"):
         RANDOM["flow"](noise=X, generator=torch.Generator())
     with pytest.raises(ValueError, match="generator must be on meta, got cpu"):
@@ -294,15 +295,15 @@ def test_a_generator_beside_noise():
 
 @pytest.mark.parametrize("schedule", [ExponentialVariance(0.1), QuadraticAccuracy(2.0), LogarithmicAccuracy(5, 2.0)])
 def test_schedules_take_numbers(schedule):
-    start = "gamma" if isinstance(schedule, ExponentialVariance) else "beta"
-    for method, arguments in ((start, (0.25,)), ("rate", (0.25,)), ("alpha", (3, 10))):
+    gamma_or_beta = "gamma" if isinstance(schedule, ExponentialVariance) else "beta"
+    for method, arguments in ((gamma_or_beta, (0.25,)), ("rate", (0.25,)), ("alpha", (3, 10))):
         got = getattr(schedule, method)(*arguments)
         want = getattr(schedule, method)(torch.tensor(arguments[0], dtype=torch.float64), *arguments[1:])
         for g, w in zip(got, want, strict=True) if isinstance(got, tuple) else [(got, want)]:
             assert isinstance(g, float) and g == pytest.approx(w.item(), rel=1e-15)
 
 
-class NoRate:
+class Incomplete:
     def gamma(self, t):
         return t, 1 - t
 
@@ -311,20 +312,21 @@ class NoRate:
 
 
 def test_a_schedule_is_checked_when_it_is_given():
-    """All methods are checked at once, not when one is first called: the flow would never miss `rate`."""
+    """The flow checks all methods of a schedule, although it calls only `gamma` or `beta`. Otherwise, a missing `rate`
+    would raise no error before the loss."""
     with pytest.raises(
-        TypeError, match=r"schedule must have the methods gamma, alpha, rate, got NoRate without alpha, rate"
+        TypeError, match=r"schedule must have the methods gamma, alpha, rate, got Incomplete without alpha, rate"
     ):
-        continuous.flow_sample(X, 0.5, schedule=NoRate())
+        continuous.flow_sample(X, 0.5, schedule=Incomplete())
     with pytest.raises(
-        TypeError, match=r"schedule must have the methods beta, alpha, rate, got NoRate without alpha, rate"
+        TypeError, match=r"schedule must have the methods beta, alpha, rate, got Incomplete without alpha, rate"
     ):
-        discrete.flow_sample(CLASSES, 0.5, num_classes=5, schedule=NoRate())
+        discrete.flow_sample(CLASSES, 0.5, num_classes=5, schedule=Incomplete())
     with pytest.raises(TypeError, match="schedule must be an object, got the class ExponentialVariance"):
         continuous.flow_sample(X, 0.5, schedule=ExponentialVariance)
 
 
-def test_an_op_of_torch_takes_a_backend():
+def test_an_op_without_kernels_takes_a_backend():
     for backend in (None, *ON_CPU):
         assert torch.equal(discrete.bayesian_update(Z, Z, backend=backend), Z + Z)
     with pytest.raises(ValueError, match="backend must be None or one of"):
