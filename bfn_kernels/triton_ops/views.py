@@ -24,16 +24,17 @@ from bfn_kernels.records import Draws, Noise
 # The kind of a view: how much of the formula a kernel computes. It is known when the kernel is compiled.
 DENSE = tl.constexpr(0)  # the offset is the index
 SCALAR = tl.constexpr(1)  # all elements are one number
-ROWS = tl.constexpr(2)  # one number for each row; a row has at least a block, so that a block needs at most two numbers
+# One number for each row. A row has at least BLOCK elements, so a block meets at most two rows and reads two numbers.
+ROWS = tl.constexpr(2)
 GRID = tl.constexpr(3)  # the whole formula
 
-# The elements of a program of an elementwise kernel, a multiple of 4 since normals come in groups of four, and its
-# warps.
+# A program of an elementwise kernel computes BLOCK elements with WARPS warps. BLOCK is a multiple of 4, since normals
+# come in groups of four.
 BLOCK, WARPS = 1024, 4
 
 _MOST_VALUES = 256  # the most values that one launch writes to a table: a kernel takes at most 4 KiB of arguments
 
-View = Any  # a tuple; records of views have it in fields that are annotated as tensors
+View = Any  # a tuple; not annotated as one, since records of views keep views in fields that are annotated as tensors
 
 KERNEL_TYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
 
@@ -42,8 +43,9 @@ def launch(kernel, programs: int, *arguments, warps: int = WARPS, registers: int
     """Runs the kernel on the device of its first tensor. The first argument is this tensor or a tuple that begins with
     it.
 
-    FP fusion is set since its default differs between versions of Triton. registers: the most registers of a thread,
-    for kernels in which the compiler would otherwise spill some; ROCm's compiler has no such option.
+    FP fusion is set since its default differs between versions of Triton. registers: the most registers that a thread
+    may use. Some kernels set it to the hardware's maximum, since the compiler would choose a lower limit and spill
+    registers. ROCm's compiler has no such option.
     """
     if programs == 0:
         return
@@ -65,7 +67,8 @@ def constants(*values) -> tuple:
 @functools.lru_cache(typed=True)  # typed, since records of different classes may be equal
 def static(record: Any) -> Any:
     """The record for a parameter `tl.constexpr` of a kernel. A compiled kernel needs a constant in each field, since
-    Triton 3.6 cannot read plain numbers in a record. An interpreted kernel can multiply by plain numbers only."""
+    Triton 3.6 cannot read plain numbers in a record. A kernel that Triton interprets needs plain numbers, since it
+    cannot multiply by constants."""
     return record if triton.knobs.runtime.interpret else type(record)(*constants(*record))
 
 
@@ -144,8 +147,12 @@ def writable(out: Tensor) -> Tensor:
 
 
 def table(values: Sequence[float], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A tensor of these values on the device. A kernel takes the values as arguments and writes them. A copy from the
-    host would break the capture of a CUDA graph, and a cached table would be in the memory of the first graph."""
+    """A new tensor of these values on the device. A kernel takes the values as arguments and writes them to the tensor.
+
+    A copy from the host is avoided, since it would break the capture of a CUDA graph. A table is not cached either: if
+    the first call is captured, a cached table would lie in the memory of that graph, and later calls could not rely on
+    it.
+    """
     out = torch.empty(len(values), dtype=dtype, device=device)
     for first in range(0, len(values), _MOST_VALUES):
         chunk = values[first : first + _MOST_VALUES]
@@ -164,8 +171,9 @@ def draws_with_tables(draws: Draws, like: Tensor, noise: View) -> Draws:
 
 
 def _parts(values: Sequence[float], count: int) -> tuple[tuple[float, ...], ...]:
-    """Splits each value into float32 numbers whose sum is the value, since a kernel takes the numbers in a tuple as
-    float32. The sum of three such numbers can be any float64."""
+    """Splits each value into `count` float32 numbers, since a kernel takes the numbers in a tuple as float32. One such
+    number is the value rounded to float32. The sum of three is the value itself, if it lies within the range of
+    float32, except for an error below 1e-44."""
     parts, remainders = [], [*values]
     for _ in range(count):
         parts.append(tuple(ctypes.c_float(value).value for value in remainders))
@@ -201,7 +209,8 @@ class Gradients:
 
 
 class Results:
-    """The tensors that a kernel writes its results into, `out` and others or None, and their views."""
+    """The tensors that a kernel writes its results into, and their views. `out` is always written; each of `others` is
+    a tensor or None."""
 
     def __init__(self, out: Tensor, *others: Tensor | None):
         self.outputs = out, *others
@@ -233,10 +242,11 @@ def numbered_block(number, count, BLOCK: tl.constexpr):
 
 @triton.jit
 def grid_offset(view, start, offsets):
-    """The offsets in memory of the elements of a block: a division for the block, and a cheap one for each element."""
+    """The offsets in memory of the elements of a block. The block needs one signed division by `inner`. Each element
+    needs one unsigned division, which is cheaper."""
     inner, outer_stride, inner_stride = view[2], view[3], view[4]
     row = start // inner
-    inner_type: tl.constexpr = tl.uint64 if inner.dtype == tl.int64 else tl.uint32  # unsigned division is cheaper
+    inner_type: tl.constexpr = tl.uint64 if inner.dtype == tl.int64 else tl.uint32
     from_row = (start - row * inner).to(inner_type) + offsets.to(inner_type)
     rows = from_row // inner.to(inner_type)
     column = (from_row - rows * inner.to(inner_type)).to(tl.int64)

@@ -14,13 +14,14 @@ BFN_HD T predict(T prediction, T mean, T mean_scale, T noise_scale) {
   return mean_scale * mean - noise_scale * prediction;
 }
 
-// The gradients by the prediction and by the mean, given `grad`, the gradient by the clipped x_hat. Both are 0 if x_hat
-// lies outside [low, high].
 template <class T>
 struct PredictionGradient {
   T grad_prediction, grad_mean;
 };
 
+// The gradients by the prediction and by the mean that `predict` took. x_hat is the result of `predict`, before it is
+// clipped to [low, high]. `grad` is the gradient by the clipped x_hat. Both gradients are 0 if x_hat lies outside
+// [low, high].
 template <class T>
 BFN_HD PredictionGradient<T> prediction_gradient(T grad, T x_hat, T mean_scale, T noise_scale, T low, T high) {
   const T grad_x_hat = x_hat < low || x_hat > high ? T(0) : grad;
@@ -47,11 +48,11 @@ BFN_HD SquaredLossGradient<T> squared_loss_gradient(T x, T x_hat, T weight, T me
   return {grad_x, by.grad_prediction, by.grad_mean};
 }
 
-// The mean after a message about x: keep * mean + take * x + noise_scale * eps. This is the sender and the update
-// (49, 50) in one.
+// The mean after a message about x: keep * mean + take * x + noise_std * eps. This draws the message from the sender
+// distribution and updates the mean with it (49, 50), in one step. noise_std is not the noise_scale of `predict`.
 template <class T>
-BFN_HD T updated_mean(T keep, T mean, T take, T x, T noise_scale, T eps) {
-  return fused(noise_scale, eps, fused(take, x, keep * mean));
+BFN_HD T updated_mean(T keep, T mean, T take, T x, T noise_std, T eps) {
+  return fused(noise_std, eps, fused(take, x, keep * mean));
 }
 
 }  // namespace bfn

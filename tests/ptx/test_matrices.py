@@ -1,4 +1,4 @@
-"""Products of matrices by a warp, and copies that go on beside them."""
+"""Products of matrices by a warp, and asynchronous copies from global to shared memory."""
 
 import numpy as np
 import pytest
@@ -14,8 +14,9 @@ SHARED = ".shared .align 16 .b8 memory[1024];\n"
 
 
 def product(a, b, c, kind):
-    """d = a·b + c by the layout of the PTX ISA: where each element lies in the registers of the lanes."""
-    words = np.zeros((32, 12), np.uint64)  # 10 registers of each lane, as 64 bits each
+    """Computes d = a·b + c by one instruction. The PTX ISA says which register of which lane holds each element. The
+    instruction runs four times, and each time another register of d is read."""
+    words = np.zeros((32, 12), np.uint64)  # 12 words for each lane, which loads a register from each of the first 10
     half = lambda x: bits(float(x), kind)  # noqa: E731
     for lane in LANES:
         group, place = divmod(lane, 4)
@@ -27,9 +28,10 @@ def product(a, b, c, kind):
         for k in range(4):
             words[lane, 6 + k] = bits(float(c[group + k // 2 * 8, 2 * place + k % 2]), "f32")
     load = "\n".join(f".reg .b32 %a{k};\nld.global.u32 %a{k}, [%at+{8 * k}];" for k in range(10))
-    a_, b_, c_ = (", ".join(f"%a{k}" for k in of) for of in (range(4), range(4, 6), range(6, 10)))
+    a_, b_, c_ = (", ".join(f"%a{k}" for k in indices) for indices in (range(4), range(4, 6), range(6, 10)))
     found = np.zeros((16, 8), np.float32)
     for k in range(4):
+        # %in points to word %t (see snippets.py). 11·%t words later, %at points to word 12·%t, the lane's first word.
         body = f""".reg .b64 %at;
 mul.wide.u32 %at, %t, {8 * 11};
 add.s64 %at, %at, %in;
@@ -44,14 +46,15 @@ mov.b32 %r0, %a{6 + k};
 
 @pytest.mark.parametrize("kind", ["bf16", "f16"])
 def test_products_of_matrices(kind):
-    """Known answers: of small whole numbers the sums are exact."""
+    """The results are known exactly, since sums of small whole numbers need no rounding."""
     g = np.random.default_rng(1)
     a, b, c = g.integers(-9, 9, (16, 16)), g.integers(-9, 9, (16, 8)), g.integers(-99, 99, (16, 8))
     assert (product(a, b, c, kind) == a @ b + c).all()
 
 
 def test_sums_of_products_are_cut_off():
-    """1 + 2⁻²⁴ + 2⁻²⁴, which is a float32, is kept; 1 + 3·2⁻²⁵, which is nearer to the next one, is not."""
+    """`matrices.cpp` rounds the exact sum towards zero. 1 + 2⁻²⁴ + 2⁻²⁴ is a float32 and stays. 1 + 3·2⁻²⁵ becomes 1,
+    although the next float32, 1 + 2⁻²³, is nearer."""
     a, b, c = np.zeros((16, 16)), np.zeros((16, 8)), np.ones((16, 8))
     a[:, :2], b[:2] = 2.0**-12, 2.0**-12
     assert (product(a, b, c, "bf16") == 1 + 2.0**-23).all()
@@ -92,11 +95,12 @@ def test_copies_have_bounds_and_races():
     with pytest.raises(ptx.PtxError, match="bounds of shared"):
         copied("", before=SHARED.replace("1024", "496"))
     body = COPY.format(wait="cp.async.wait_group 0;", size="").replace("[%r1+8]", "[%r2]")
-    other = body.replace("ld.", "and.b32 %r2, %t, 31;\nmov.u32 %r3, memory;\nmad.lo.u32 %r2, %r2, 16, %r3;\nld.")
+    # The second warp reads what the first warp copied. Without a barrier between the two, this is a race.
+    racing = body.replace("ld.", "and.b32 %r2, %t, 31;\nmov.u32 %r3, memory;\nmad.lo.u32 %r2, %r2, 16, %r3;\nld.")
     with pytest.raises(ptx.PtxError, match="race"):
-        run(other + STORE, np.arange(130, dtype=np.uint64), threads=64, before=SHARED)
-    separated = other.replace("and.b32", "bar.sync 0;\nand.b32")
-    got = run(separated + STORE, np.arange(130, dtype=np.uint64), threads=64, before=SHARED)
+        run(racing + STORE, np.arange(130, dtype=np.uint64), threads=64, before=SHARED)
+    with_barrier = racing.replace("and.b32", "bar.sync 0;\nand.b32")
+    got = run(with_barrier + STORE, np.arange(130, dtype=np.uint64), threads=64, before=SHARED)
     assert got.tolist() == [2 * (t % 32) for t in range(64)]
 
 
