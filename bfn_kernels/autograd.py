@@ -70,7 +70,7 @@ def differentiable(library: "Library", overload: OpOverload, operator: "Operator
     name, arguments = overload.name(), [a.name for a in overload._schema.arguments]
     saving = _Saving(overload, operator.saved.split(), operator.unsaved_in_forward.split())
 
-    def first_backward(ctx, grad, *grads_of_saved):
+    def unchecked_backward(ctx, grad, *grads_of_saved):
         if operator.backward is None:
             raise RuntimeError(f"{name} has no gradient")
         if grad is None:
@@ -83,7 +83,7 @@ def differentiable(library: "Library", overload: OpOverload, operator: "Operator
     def checked_backward(ctx, *grads):
         if operator.backward is not None and torch.is_grad_enabled():
             raise RuntimeError(f"{name} has no second derivative; create_graph must be False")
-        return first_backward(ctx, *grads)
+        return unchecked_backward(ctx, *grads)
 
     def save_all(ctx, inputs, output):
         saving.write(ctx, inputs, output)
@@ -97,16 +97,17 @@ def differentiable(library: "Library", overload: OpOverload, operator: "Operator
     torch.library.register_fake(name, operator.fake)
     torch.library.register_autograd(name, checked_backward, setup_context=save_all)
     torch.library.register_vmap(name, refuse_vmap)
-    once = operator.backward and checked_backward
-    transforms = _under_transforms(overload, saving.write, first_backward, refuse_vmap)
-    return _call(overload, saving.write, once, transforms, write)
+    backward = operator.backward and checked_backward
+    transforms = _under_transforms(overload, saving.write, unchecked_backward, refuse_vmap)
+    return _call(overload, saving.write, backward, transforms, write)
 
 
 class _Saving:
     """Saves arguments and results for the backward pass: tensors by `save_for_backward`, other values on `ctx`.
 
     names: the arguments and results to save, tensors first. unsaved_in_forward: the names that are not saved if the
-    argument `in_forward` is True.
+    operator's argument `in_forward` is True. Then the operator computes the gradient in its forward pass and saves
+    that, so its backward pass does not read these arguments.
     """
 
     def __init__(self, overload: OpOverload, names: Sequence[str], unsaved_in_forward: Sequence[str]):
@@ -116,18 +117,19 @@ class _Saving:
         self.Saved = namedtuple("Saved", names)  # type: ignore[misc]
         indices = [index[name] for name in names]
         self.all = _picks(indices)
-        self.reduced = _picks([-1 if name in unsaved_in_forward else index[name] for name in names])
+        # -1 picks the None that `write` appends
+        self.without_unsaved = _picks([-1 if name in unsaved_in_forward else index[name] for name in names])
         self.in_forward = index["in_forward"] if unsaved_in_forward else None
-        self.saved_tensors = sum("Tensor" in str(values[i].type) for i in indices)
-        self.tensors = _leading_tensors(overload)
+        self.num_saved_tensors = sum("Tensor" in str(values[i].type) for i in indices)
+        self.num_leading_tensors = _count_leading_tensors(overload)
 
     def write(self, ctx, arguments: Sequence, results) -> None:
         in_forward = self.in_forward is not None and arguments[self.in_forward]
-        picks = self.reduced if in_forward else self.all
+        picks = self.without_unsaved if in_forward else self.all
         values = picks((*arguments, *(results if isinstance(results, tuple) else (results,)), None))
-        ctx.save_for_backward(*values[: self.saved_tensors])
-        ctx.others = values[self.saved_tensors :]
-        ctx.types = [None if t is None else t.dtype for t in arguments[: self.tensors]]
+        ctx.save_for_backward(*values[: self.num_saved_tensors])
+        ctx.others = values[self.num_saved_tensors :]
+        ctx.types = [None if t is None else t.dtype for t in arguments[: self.num_leading_tensors]]
 
     def read(self, ctx) -> Any:
         return self.Saved(*ctx.saved_tensors, *ctx.others)
@@ -139,7 +141,7 @@ def _picks(indices: Sequence[int]) -> Callable[[tuple], tuple]:
     return itemgetter(*indices) if len(indices) > 1 else lambda values: tuple(values[i] for i in indices)
 
 
-def _leading_tensors(overload: OpOverload) -> int:
+def _count_leading_tensors(overload: OpOverload) -> int:
     """The number of tensors before the first argument of another type; only these may have a gradient."""
     types = [str(a.type) for a in overload._schema.arguments]
     return next((i for i, t in enumerate(types) if t not in ("Tensor", "Optional[Tensor]")), len(types))
@@ -176,7 +178,8 @@ def _under_transforms(overload: OpOverload, save: Callable, backward: Callable, 
 def _call(
     overload: OpOverload, save: Callable, backward: Callable | None, under_transforms: Callable, write: Callable | None
 ) -> Callable:
-    """The operator as callers use it: a function that returns its first result.
+    """The operator as callers use it: a function that returns its first result, or all results if it has no backward
+    pass.
 
     If the operator has a variant that writes, callers append an argument for each tensor that it may write into: the
     tensor or None.
@@ -202,21 +205,22 @@ def _call(
     # torch's own `apply` would look for transforms a second time
     apply = super(torch.autograd.Function, Differentiable).apply  # type: ignore[misc]
     names = [a.name for a in overload._schema.arguments]
-    needed = [names.index(name.removeprefix("need_")) for name in names if name.startswith("need_")]
-    not_needed = [False] * len(needed)
-    tensors, inputs = _leading_tensors(overload), len(names) - len(needed)
+    # the indices of the arguments for which the operator takes a flag `need_<name>`; the flags are its last arguments
+    flagged = [names.index(name.removeprefix("need_")) for name in names if name.startswith("need_")]
+    not_needed = [False] * len(flagged)
+    num_tensors, num_inputs = _count_leading_tensors(overload), len(names) - len(flagged)
     several = backward is not None and len(overload._schema.returns) > 1
 
     def call(*args):
-        first = args[:tensors]
+        first = args[:num_tensors]
         try:
             if write is not None:
-                args, outputs = args[:inputs], args[inputs:]
+                args, outputs = args[:num_inputs], args[num_inputs:]
                 if any([out is not None for out in outputs]):
                     return write(args, outputs)
             any_needs = torch.is_grad_enabled() and (transformed() or _any_requires_grad(first))
-            if needed:
-                args = (*args, *(needs(*[args[i] for i in needed]) if any_needs else not_needed))
+            if flagged:
+                args = (*args, *(needs(*[args[i] for i in flagged]) if any_needs else not_needed))
             if torch.compiler.is_compiling() or has_torch_function(first):
                 result = overload(*args)
                 return result[0] if several else result
@@ -226,7 +230,7 @@ def _call(
             elif not any_needs:
                 with below_autograd():
                     result = operate(*args)
-            elif backward is None:
+            elif backward is None:  # a result whose backward pass raises the error "has no gradient"
                 result = under_transforms(*args)
             else:
                 return apply(*args)
@@ -240,7 +244,7 @@ def _call(
 
 
 def _any_requires_grad(tensors: Sequence[Tensor | None]) -> bool:
-    for t in tensors:  # noqa: SIM110, since `any` takes half as long again
+    for t in tensors:  # noqa: SIM110, since `any` takes 1.5 times as long
         if t is not None and t.requires_grad:
             return True
     return False

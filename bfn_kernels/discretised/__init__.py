@@ -5,11 +5,11 @@ bin the mass that the normal has in it. `clip=True` adds the mass beyond [−1, 
 renormalises the distribution in [−1, 1]. Flow, sender and update are those of `continuous`.
 
 `mixture_logits` `[B, ..., M]`, M at most 1024, makes the output distribution a mixture of M normals. The two
-predictions, or mean and std, then have that shape too. The logits are differentiable where these are.
+predictions, or mean and std, then have that shape too. An op that differentiates them differentiates the logits, too.
 
 With `pred_log_std=None`, `pred_mean` has both predictions as networks put them out, stacked in a last dimension of two:
-`[B, ..., 2]` or `[B, ..., M, 2]`. Its gradient is stacked, too. This costs as much as two tensors do, and a pass less
-than `unbind`.
+`[B, ..., 2]` or `[B, ..., M, 2]`. Its gradient is stacked, too. A stacked tensor costs as much as two tensors. To
+split it with `unbind` before the call would cost one more pass over the memory.
 
 Data are `[B, ...]`. `help(bfn_kernels)` describes types, random numbers and errors. Numbers in parentheses are
 equations of Graves et al. 2023.
@@ -37,7 +37,7 @@ backends.add_family("discretised", OPERATORS)
 
 
 def from_levels(levels: Tensor, *, num_bins: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The bin centres (2k + 1)/K − 1 of levels k = 0 … K − 1, as of an image's grey levels.
+    """The bin centres (2k + 1)/K − 1 of levels k = 0 … K − 1, for example the grey levels of an image.
 
     The common `x/127.5 − 1` is off-centre.
 

@@ -50,7 +50,7 @@ def output_distribution(
         schedule: A schedule of `bfn_kernels.schedules`, or an object with its methods, in the place of sigma_1.
         parametrisation: "noise": the predictions are of the noise (105, 106); "data": of the data.
         limits: `bfn_kernels.Limits`, to which pred_log_std and the std are clamped; with parametrisation="noise", mean
-            and std are 0 and 1 before its t_min.
+            and std are 0 and 1 at times before limits.t_min.
         backend: As in `backends`; None chooses the fastest one.
 
     Returns:
@@ -100,7 +100,8 @@ def expected_value(
         mixture_logits: Logits of the components of a mixture, `[B, ..., M]`, M at most 1024; differentiable. None for
             one normal.
         clip: True gives the mass beyond [−1, 1] to the end bins (107–109); False renormalises the distribution in
-            [−1, 1], and makes it uniform with less than 1e-5 of its mass there, as always from std = 8e4 on.
+            [−1, 1]. A distribution with less than 1e-5 of its mass there counts as uniform; this holds for every std
+            from 8e4 on.
         backend: As in `backends`; None chooses the fastest one.
 
     Returns:
@@ -179,8 +180,8 @@ def sample(
             for one normal.
         seed: An int, or an int64 tensor of one element; None draws one with generator.
         generator: A `torch.Generator` on the device of mean, in the place of seed; None is torch's default one.
-        noise: ε, standard normals `[B, ...]`, in the place of the seed's; not differentiable.
-        component_noise: Uniforms `[B, ...]` that draw the component of a mixture, in the place of the seed's; not
+        noise: ε, standard normals `[B, ...]`, instead of normals from a seed; not differentiable.
+        component_noise: Uniforms `[B, ...]` that draw the component of a mixture, instead of uniforms from a seed; not
             differentiable.
         backend: As in `backends`; None chooses the fastest one.
 

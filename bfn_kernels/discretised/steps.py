@@ -61,18 +61,18 @@ def update_sample(
         schedule: A schedule of `bfn_kernels.schedules`, or an object with its methods, in the place of sigma_1.
         parametrisation: "noise": the predictions are of the noise (105, 106); "data": of the data.
         limits: `bfn_kernels.Limits`, to which pred_log_std and the std are clamped; with parametrisation="noise", the
-            normal is N(0, 1) before its t_min.
+            normal is N(0, 1) at times before limits.t_min.
         choose: What is sent: a "sample" of the output distribution, its "mode" or its "mean".
         known: Values `[B, ...]` that are sent where known_mask is True (inpainting); not differentiable.
-        known_mask: Bool, given together with known. Broadcastable to mean, or of its leading dimensions.
+        known_mask: Bool, given together with known. It broadcasts to mean, or has its leading dimensions.
         out: A tensor of the shape and type of mean, which may be mean itself, that receives the new mean; no gradient
             then.
         seed: An int, or an int64 tensor of one element; None draws one with generator.
         generator: A `torch.Generator` on the device of mean, in the place of seed; None is torch's default one.
-        noise: ε, the sender's standard normals `[B, ...]`, in the place of the seed's; not differentiable.
-        draw_noise: Standard normals `[B, ...]` that draw the value with choose="sample", in the place of the seed's;
-            not differentiable.
-        component_noise: Uniforms `[B, ...]` that draw the component of a mixture, in the place of the seed's; not
+        noise: ε, the sender's standard normals `[B, ...]`, instead of normals from a seed; not differentiable.
+        draw_noise: Standard normals `[B, ...]` that draw the value with choose="sample", instead of normals from a
+            seed; not differentiable.
+        component_noise: Uniforms `[B, ...]` that draw the component of a mixture, instead of uniforms from a seed; not
             differentiable.
         backend: As in `backends`; None chooses the fastest one.
 
@@ -173,30 +173,30 @@ def solver_step(
         schedule: A schedule of `bfn_kernels.schedules`, or an object with its methods, in the place of sigma_1.
         parametrisation: "noise": the predictions are of the noise (105, 106); "data": of the data.
         limits: `bfn_kernels.Limits`, to which pred_log_std and the std are clamped; with parametrisation="noise", the
-            normal is N(0, 1) before its t_min.
+            normal is N(0, 1) at times before limits.t_min.
         choose: Which value of the output distribution x̂ is: its "mean", as solvers take it, a "sample" or its "mode".
         known: Values `[B, ...]` that x̂ has where known_mask is True (inpainting).
-        known_mask: Bool, given together with known. Broadcastable to mean, or of its leading dimensions.
+        known_mask: Bool, given together with known. It broadcasts to mean, or has its leading dimensions.
         out: A tensor of the shape and type of mean, which may be mean itself, that receives the new mean.
         predicted_out: A tensor of the shape of mean and of any floating-point type that receives x̂; it may be previous
             itself.
         seed: An int, or an int64 tensor of one element; None draws one with generator. Read by a stochastic rule and by
             a sample.
         generator: A `torch.Generator` on the device of mean, in the place of seed; None is torch's default one.
-        noise: ξ, standard normals `[B, ...]` of a stochastic rule, in the place of the seed's.
-        draw_noise: Standard normals `[B, ...]` that draw the value with choose="sample", in the place of the seed's;
-            not differentiable.
-        component_noise: Uniforms `[B, ...]` that draw the component of a mixture with choose="sample", in the place of
-            the seed's; not differentiable.
+        noise: ξ, standard normals `[B, ...]` of a stochastic rule, instead of normals from a seed.
+        draw_noise: Standard normals `[B, ...]` that draw the value with choose="sample", instead of normals from a
+            seed; not differentiable.
+        component_noise: Uniforms `[B, ...]` that draw the component of a mixture with choose="sample", instead of
+            uniforms from a seed; not differentiable.
         backend: As in `backends`; None chooses the fastest one.
 
     Returns:
         The new mean μ' in the shape and type of mean.
 
     Raises:
-        ValueError: If the times are not in order (on the CPU). If only one of previous and t_previous (or an
-            extrapolation in coefficients) is given. If noise is given to a step that has none. If component_noise is
-            given without mixture_logits.
+        ValueError: If the times are not in order (on the CPU). If previous is given without t_previous, or t_previous
+            without previous; with coefficients, their extrapolation stands for t_previous. If noise is given to a step
+            that has none. If component_noise is given without mixture_logits.
 
     Example:
         >>> m = torch.zeros(1, 1)

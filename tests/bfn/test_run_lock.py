@@ -1,4 +1,5 @@
-"""The one-line error of a run that meets another run in its directory, cannot write its files, or lacks a package."""
+"""Runs that are refused, each with an error of one line: another run has the directory, files cannot be written, the
+processes were not started as bfn needs them, or a package is missing."""
 
 import os
 import re
@@ -23,7 +24,8 @@ from bfn.training.run_lock import LOCK_FILE, RunError, lock
 from bfn.training.runs import LOG_FILE, MODEL_FILE, STATE_FILE
 from bfn.training.trainer import Trainer
 
-# Tries to lock the directory that it is given, says how that ended, and waits to be killed.
+# Tries to lock the directory that it is given. Prints "locked" and holds the lock until it is killed, or prints the
+# error and ends.
 OTHER = """
 import sys, time
 from pathlib import Path
@@ -46,7 +48,7 @@ def train(tiny_settings):
 
 
 def assert_one_line(result, message):
-    """The command failed, and all that it said outside of its progress bar is the message."""
+    """The command failed, and the message is all that it wrote to stderr. Its progress bar goes to stdout."""
     assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
     assert result.stderr.count("\n") == 1 and re.fullmatch(f"error: {message}\n", result.stderr), result.stderr
 
@@ -82,12 +84,13 @@ def test_processes_that_cannot_find_each_other_are_refused_before_any_work(name,
 
 
 @pytest.mark.parametrize("command", [["sample", "nowhere"], ["plot", "nowhere"], ["convert", "nowhere", "there"]])
-def test_what_one_process_writes_is_refused_to_several(command, monkeypatch):
+def test_commands_for_one_process_are_refused_to_several(command, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert_one_line(CliRunner().invoke(cli.app, command), "this is the work of one process, and WORLD_SIZE=2: .*")
 
 
-def test_of_the_processes_of_a_machine_one_speaks(monkeypatch):
+def test_of_several_processes_on_a_machine_only_one_speaks(monkeypatch):
+    """The process whose LOCAL_RANK is 0 prints the error."""
     for rank, said in (("0", 1), ("1", 0)):
         monkeypatch.setenv("LOCAL_RANK", rank)
         result = CliRunner().invoke(cli.app, ["train", "nothing"])
@@ -102,9 +105,8 @@ def test_of_the_processes_of_a_machine_one_speaks(monkeypatch):
         (2, 2, "DEEPSPEED", "bfn does not train by accelerate's DEEPSPEED"),
     ],
 )
-def test_what_accelerate_makes_of_the_processes_must_be_what_was_started(
-    started, joined, kind, message, tiny, monkeypatch
-):
+def test_a_wrong_setup_of_accelerate_is_refused(started, joined, kind, message, tiny, monkeypatch):
+    """accelerate must join all processes that were started, and must not bring FSDP or DeepSpeed of its own."""
     for name in GROUP:
         monkeypatch.setenv(name, str(started))
     accelerator = SimpleNamespace(num_processes=joined, distributed_type=DistributedType(kind))
@@ -114,7 +116,8 @@ def test_what_accelerate_makes_of_the_processes_must_be_what_was_started(
 
 
 def test_fp16_is_refused_on_the_cpu(tiny):
-    AcceleratorState._reset_state(reset_partial_state=True)  # there is one precision in a process
+    # accelerate refuses a second precision in a process, so the precision of earlier tests is forgotten here
+    AcceleratorState._reset_state(reset_partial_state=True)
     try:
         with pytest.raises(RunError, match=r"train.mixed_precision=fp16 needs a GPU"):
             Trainer(tiny("digits", "train.mixed_precision=fp16", "train.cpu=true"), None)
@@ -137,11 +140,11 @@ def test_a_disk_without_room_for_two_checkpoints_is_refused(train, tmp_path, mon
     written = sum((tmp_path / name).stat().st_size for name in (STATE_FILE, MODEL_FILE)) / 1e6
     needed = float(re.search("needs ([0-9.]+) MB", refused.stderr)[1])
     assert 2 * 0.9 * written < needed < 2 * 1.1 * written
-    free((needed - written) * 1.1e6)  # what the run's own old files take will be free
+    free((needed - written) * 1.1e6)  # enough, since the new checkpoints replace the run's old ones
     assert train(f"out={tmp_path}", "train.max_steps=2").exit_code == 0
 
 
-def test_one_process_that_torchrun_started_trains(tiny, monkeypatch):
+def test_one_process_that_torchrun_started_is_not_refused(tiny, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "1")
     config = tiny("digits")
     Trainer(config, load_data(config)).lock.close()
@@ -175,10 +178,11 @@ def test_a_trainer_that_cannot_be_made_does_not_keep_its_directory(tiny, tmp_pat
     with pytest.raises(CheckpointError) as failed:
         Trainer(config, load_data(config))
     lock(tmp_path).close()
-    assert failed.tb is not None  # the traceback keeps the trainer alive
+    # the traceback still refers to the trainer, so the lock was closed by the trainer and not by garbage collection
+    assert failed.tb is not None
 
 
-def test_the_lock_keeps_other_processes_out_and_goes_with_its_own(tmp_path, other_process):
+def test_the_lock_keeps_other_processes_out_and_ends_with_its_process(tmp_path, other_process):
     held = lock(tmp_path)
     assert "another run is at work" in other_process(tmp_path)[1]
     held.close()
@@ -220,7 +224,7 @@ def test_a_full_disk_is_one_line_that_names_the_file(name, train, tmp_path):
 
 @pytest.fixture
 def without():
-    """without("typer") is as in a new process where there is no typer, and no module of bfn has been imported."""
+    """without("typer") makes typer impossible to import, and forgets the modules of bfn that were imported."""
     before = dict(sys.modules)
 
     def hide(missing):
@@ -255,7 +259,7 @@ def test_a_missing_extra_is_all_that_the_command_says():
 
 
 @pytest.mark.parametrize("missing", ["bfn.results.plots", "pydoc_data"])
-def test_what_no_extra_brings_stays_a_traceback(missing, tiny_settings, tmp_path, monkeypatch, without):
+def test_a_module_that_no_extra_installs_is_a_traceback(missing, tiny_settings, tmp_path, monkeypatch, without):
     without(missing)
     monkeypatch.setattr(sys, "argv", ["bfn", "train", "text", f"out={tmp_path}", "train.max_steps=1", *tiny_settings])
     with pytest.raises(ModuleNotFoundError, match=missing):

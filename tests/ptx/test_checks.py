@@ -12,21 +12,24 @@ pytestmark = pytest.mark.skipif(ptx.missing() is not None, reason=str(ptx.missin
 
 STORE = "cvt.u64.u32 %d0, %r0;\nst.global.u64 [%out], %d0;"
 SHARED = ".shared .align 16 .b8 memory[256];\n"
+# %r2: the address of 4 bytes of shared memory for each lane; all warps of a block have the same addresses
 OWN = "mov.u32 %r2, memory;\nand.b32 %r5, %t, 31;\nmad.lo.u32 %r2, %r5, 4, %r2;\n"
 WARP = "shr.u32 %r7, %t, 5;\nsetp.eq.u32 %p7, %r7, 1;\n"  # %p7: in the second warp
-# %d2: where the same lane of the other of two warps has its words
+# %d2: the address of the 8 bytes of output that belong to the same lane of the other warp, if there are two warps
 OTHER = f"{WARP}xor.b32 %r5, %t, 32;\nmul.wide.u32 %d1, %r5, 8;\nsub.u64 %d2, %out, %mine;\nadd.u64 %d2, %d2, %d1;\n"
-
+# Stores a number that depends on %r0. A load that races is reported only if the loaded number is used.
 USE = "add.u32 %r1, %r0, 1;\nst.global.u32 [%in+4], %r1;"
 
 
 def two_warps(first: str, second: str, words: str = "race between warps in global memory") -> tuple:
-    """A fault: what two warps do without a barrier in between. A number that is loaded as %r0 is used."""
+    """An entry of FAULTS: the first warp runs `first`, and the second runs `second` without a barrier in between. The
+    sound kernel has the barrier. A number that either of them loads into %r0 is used afterwards."""
     first, second = f"{OTHER}mov.u32 %r0, 0;\n@!%p7 {first}\n", f"@%p7 {second}\n{USE}"
     return first + second, f"{first}bar.sync 0;\n{second}", words, {"threads": 64}
 
 
-FAULTS = {  # the fault, what takes its place where it is sound, what is said, and options of the run
+# By name: the faulty code, sound code that differs little, a pattern of the error, and arguments of `run`.
+FAULTS = {
     "read_beyond": ("ld.global.u32 %r0, [%in+256];", "ld.global.u32 %r0, [%in];", "bounds of every tensor", {}),
     "read_before": ("ld.global.u32 %r0, [%in+-8];", "ld.global.u32 %r0, [%in];", "bounds of every tensor", {}),
     "write_beyond": ("st.global.u32 [%out+256], 0;", "st.global.u32 [%out], 0;", "bounds of every tensor", {}),
@@ -123,7 +126,7 @@ FAULTS = {  # the fault, what takes its place where it is sound, what is said, a
         "st.global.u32 [%out], 7;", "ld.global.u32 %r3, [%d2];\nshfl.sync.bfly.b32 %r4, %r3, 1, 31, 0xffffffff;"
     ),
     "by_a_generic_address": two_warps("ld.u32 %r0, [%out];", "st.u32 [%d2], 7;"),
-    "in_each_block": (
+    "each_warp_writes_what_the_other_read": (
         f"{OTHER}ld.global.u32 %r0, [%out];\nst.global.u32 [%d2], 7;",
         f"{OTHER}ld.global.u32 %r0, [%out];\nbar.sync 0;\nst.global.u32 [%d2], 7;",
         "race between warps in global memory",
@@ -176,8 +179,8 @@ def test_faults_are_found(name):
 
 
 @pytest.mark.parametrize("name", [name for name, (_, _, words, _) in FAULTS.items() if "race" in words])
-def test_races_may_be_left_alone(name):
-    """Neither they are reported then, nor what looks like memory that nobody wrote."""
+def test_without_races_none_is_reported(name):
+    """With races=False, the interpreter reports no race, and no read of shared memory that nobody wrote."""
     fault, sound, _, options = FAULTS[name]
     threads = options.get("threads", 32) * options.get("blocks", 1)
     try:
@@ -188,6 +191,7 @@ def test_races_may_be_left_alone(name):
         ptx.options()
 
 
+# %d2: the address of the 8 bytes of output that belong to the same lane of the first warp, in both warps
 SAME = f"{WARP}and.b32 %r5, %t, 31;\nmul.wide.u32 %d1, %r5, 8;\nsub.u64 %d2, %out, %mine;\nadd.u64 %d2, %d2, %d1;\n"
 HARMLESS = {
     "warps read the same": f"{SAME}ld.global.u32 %r0, [%d2];\nld.global.u32 %r1, [%d2];",
@@ -198,9 +202,10 @@ HARMLESS = {
     ),
     "warps write the same value": f"{SAME}st.global.u32 [%d2], 7;",
     "and read it": f"{SAME}st.global.u32 [%d2], 7;\nld.global.u32 %r0, [%d2];",
-    "what is there is written": f"{OTHER}@!%p7 ld.global.u32 %r0, [%out];\n@%p7 st.global.u32 [%d2], 0;",
-    "what was there was written": f"{OTHER}@!%p7 st.global.u32 [%out], 0;\n@%p7 ld.global.u32 %r0, [%d2];",
-    "one warp needs what all load": (
+    # Memory starts as zeros, so a zero that is written changes nothing.
+    "one reads, the other writes a zero": f"{OTHER}@!%p7 ld.global.u32 %r0, [%out];\n@%p7 st.global.u32 [%d2], 0;",
+    "one writes a zero, the other reads": f"{OTHER}@!%p7 st.global.u32 [%out], 0;\n@%p7 ld.global.u32 %r0, [%d2];",
+    "only one warp uses what both load": (
         f"{SAME}ld.global.u32 %r0, [%d2];\nadd.u32 %r0, %r0, 1;\n@!%p7 st.global.u32 [%d2], %r0;\n"
         "mov.u32 %r0, 1;\nst.global.u32 [%in], %r0;"
     ),
@@ -236,7 +241,8 @@ def test_an_architecture_has_its_limits():
 
 @pytest.mark.parametrize("order", ptx.ORDERS)
 def test_the_order_of_blocks(order):
-    """Blocks that do not meet give the same in any order; the first to write would differ, and races aside it shows."""
+    """Blocks that write their own words give the same result in any order. If all blocks write one word, it tells which
+    block ran last. This is a race, so the interpreter is told not to look for races."""
     own = "mov.u32 %r0, %t;\n" + STORE
     last = "mov.u32 %r0, %t;\nsub.u64 %out, %out, %mine;\n" + STORE
     try:
