@@ -207,7 +207,7 @@ def times_saved(
     """
     each = zip(saved, forward.types[first:], forward.needed[first:], strict=False)
     if not transformed() and _is_one(grad) and (scale is None or _is_one(scale)) and not keeps_saved():
-        return [s.to(t) if n else None for s, t, n in each]  # autograd frees what was saved, so it need not be copied
+        return [s.to(t) if n else None for s, t, n in each]  # autograd frees what was saved, so no copy is needed
     return [library.common.scaled_gradient(s, grad, scale, t) if n else None for s, t, n in each]
 
 

@@ -21,7 +21,6 @@ SHAPES = [(3, 7), (2, 16)]  # an odd end, and one that whole vectors reach
 BEYOND = """
 import ctypes, sys
 import torch
-from tests.kernels.op_cases import CASES
 from tests.kernels.guarded import guarded
 
 with guarded({end}):

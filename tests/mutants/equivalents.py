@@ -17,8 +17,8 @@ SPEED = "another tile gives the same; gpu_build holds what it costs to a budget"
 EQUIVALENTS = [
     Equivalent(
         "bfn_kernels/operators.py",
-        "return [s.to(t) if n else None for s, t, n in each]  # nobody else will read them",
-        "return [s if n else None for s, t, n in each]  # nobody else will read them",
+        "return [s.to(t) if n else None for s, t, n in each]  # autograd frees what was saved, so no copy is needed",
+        "return [s if n else None for s, t, n in each]  # autograd frees what was saved, so no copy is needed",
         CAST,
     ),
     Equivalent(
