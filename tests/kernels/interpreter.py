@@ -2,7 +2,8 @@
 must be imported before any kernel runs.
 
 - float32 and float64 become bfloat16 by rounding to nearest even, as on a GPU, in the place of truncation and of bits
-  that mean nothing; arithmetic on bfloat16, which would work on its bits, is an error.
+  that mean nothing; arithmetic on bfloat16, which would work on its bits, is an error, and a product of matrices is
+  right.
 - Every lane of a load or store whose mask is True must lie within a tensor that was passed to the kernel.
 """
 
@@ -30,6 +31,17 @@ def _rounding(cast):
         return cast(self, source, target, *mode)
 
     return call
+
+
+def _widening(dot):
+    """Products of matrices in bfloat16, whose bits the interpreter would multiply, are those of the same numbers."""
+
+    def wide(x):
+        if x.dtype.scalar != tl.bfloat16:
+            return x
+        return Handle((x.data.astype(np.uint32) << 16).view(np.float32), tl.float32)
+
+    return lambda self, a, b, *rest: dot(self, wide(a), wide(b), *rest)
 
 
 def _refusing_bfloat16(name, function):
@@ -88,6 +100,7 @@ def repair() -> None:
     compare = [f"fcmp{kind}{test}" for kind in "OU" for test in ("LT", "GT", "LE", "GE", "EQ", "NE")]
     for name in (f"create_{n}" for n in (*arithmetic, *compare)):
         setattr(Builder, name, _refusing_bfloat16(name, getattr(Builder, name)))
+    Builder.create_dot = _widening(Builder.create_dot)
     interpreter.GridExecutor._init_args_hst = _noting_spans(interpreter.GridExecutor._init_args_hst)
     Builder.create_masked_load = _checked("load", Builder.create_masked_load, 0)
     Builder.create_masked_store = _checked("store", Builder.create_masked_store, 1)

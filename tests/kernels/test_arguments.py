@@ -50,6 +50,27 @@ def test_the_step_in_the_place_of_its_time(family, backend):
     assert torch.equal(loss(rounded, n_steps=20, backend=backend), loss(step=each, n_steps=20, backend=backend))
 
 
+@pytest.mark.parametrize("as_tensor", [False, True])
+@pytest.mark.parametrize("family", L_N)
+@ON_EACH
+def test_times_near_that_of_a_step_are_of_the_step(family, backend, as_tensor):
+    """A millionth of n·t, or of 1 for the first steps, is rounding; three times as much is another time."""
+    n = 50
+    make = (lambda t: torch.tensor([t] * 3, dtype=torch.float64)) if as_tensor else float
+    loss = lambda t=None, **k: L_N[family](*[] if t is None else [make(t)], n_steps=n, backend=backend, **k)  # noqa: E731
+    for before in (0, 1, 3, n - 1):
+        size = 1e-6 * max(before, 1)
+        for sign in (1, -1) if before else (1,):
+            near, want = loss((before + 0.9 * sign * size) / n), loss(step=before + 1)
+            torch.testing.assert_close(near, want, rtol=1e-4, atol=0)
+            far = (before + 3 * sign * size) / n
+            if gpu_like(backend):
+                assert loss(far).isnan()
+            else:
+                with pytest.raises(ValueError, match=r"^t must be"):
+                    loss(far)
+
+
 @pytest.mark.parametrize("family", L_N)
 @pytest.mark.parametrize("t", [0.3, 1.0, 0.1 + 1e-4, torch.tensor([0.0, 0.1, 0.52]), torch.tensor([0.1, 1.0, 0.1])])
 @ON_EACH

@@ -5,7 +5,7 @@ import torch
 
 from bfn_kernels import binary, continuous, discrete, discretised, noise
 from tests.kernels.op_cases import ROWS
-from tests.kernels.support import FIRST, INTERPRETED, ON_CPU, error, evaluate, pairs, scale, ulp, widened
+from tests.kernels.support import FIRST, INTERPRETED, ON_CPU, error, evaluate, joins, pairs, scale, ulp, widened
 
 CLASSES = torch.tensor([[0, 2, 1], [1, 1, 2]])
 S = {"sigma_1": 0.1}
@@ -313,3 +313,18 @@ def test_explicit_noise_stands_for_that_of_the_seed():
         assert torch.equal(step(**every), want)
         with pytest.raises(ValueError, match="seed must be None where"):
             step(seed=seed, **every)
+
+
+GIVEN = ("noise", "draw_noise", "component_noise", "known")
+
+
+@pairs(ON_CPU, lambda case: joins(case) and not case.long and any(name in case.fields for name in GIVEN))
+def test_noise_and_known_values_are_of_the_type_of_the_arithmetic(case, backend):
+    """Passed in float64, each gives to the bit what its numbers in float32 give."""
+    inputs = case.inputs((2, 3), torch.float32)
+    want = case(inputs, backend)
+    for name in GIVEN:
+        value = inputs.get(name)
+        if torch.is_tensor(value) and value.is_floating_point():
+            got = case(inputs | {name: value.double() * (1 + 1e-9)}, backend)
+            assert got.dtype == want.dtype and torch.equal(got, want), name

@@ -114,3 +114,16 @@ def test_draws_beyond_32_bits():
     explicit, sizes = Noise(None, classes.class_view(noise, noise.shape)), classes.Sizes(4, 1, 4, tl.float32)
     _read_a_far_draw[(1,)](explicit, out, start, x, 3, 2**30, S=sizes)
     assert out.tolist() == [0.0, 1.0, 2.0, 3.0, 2.0]
+
+
+def test_a_product_of_matrices_in_bfloat16_is_that_of_its_numbers():
+    @triton.jit
+    def product(a, b, out):
+        i = tl.arange(0, 16)
+        at = i[:, None] * 16 + i[None, :]
+        tl.store(out + at, tl.dot(tl.load(a + at), tl.load(b + at), tl.zeros((16, 16), tl.float32)))
+
+    a, b = torch.randn(2, 16, 16).bfloat16()
+    out = torch.empty(16, 16)
+    product[(1,)](a, b, out)
+    torch.testing.assert_close(out, a.float() @ b.float(), rtol=1e-5, atol=1e-5)

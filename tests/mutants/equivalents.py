@@ -69,6 +69,37 @@ EQUIVALENTS = [
         "if tl.sum(far_x) > 0:",
         "Triton adds truth values as int32",
     ),
+    Equivalent(
+        "bfn_kernels/discrete/triton_nstep.py",
+        "far_rest, any_far = far_x, tl.sum(far_x.to(tl.int32)) > 0",
+        "far_rest, any_far = far_x, tl.sum(far_x) > 0",
+        "Triton adds truth values as int32",
+    ),
+    Equivalent(
+        "bfn_kernels/discrete/triton.py",
+        "x = _draw(logits, uniforms(Noise(noise.seed, sent.draw_noise), rows, CLASS, S.T), rows, S).to(tl.int64)",
+        "x = _draw(logits, uniforms(Noise(noise.seed, sent.draw_noise), rows, CLASS, S.T), rows, S)",
+        "a class is compared only, and fits in 32 bits",
+    ),
+    Equivalent(
+        "bfn_kernels/triton_ops/noise.py",
+        "turn = angle.to(tl.int32, bitcast=True).to(tl.float32) * 4.656612873077393e-10",
+        "turn = angle.to(tl.int32, bitcast=True) * 4.656612873077393e-10",
+        "Triton multiplies an int32 by a number in float32",
+    ),
+    Equivalent(
+        "bfn_kernels/vocabulary/triton_products.py",
+        "store_sums(sums + (split * tokens + token) * 4, z_x, found, rows[2])",
+        "store_sums(sums + (split * tokens + token) * 4, z_x, found, rows[(-2)])",
+        "a block has four parts",
+    ),
+    Equivalent(
+        "bfn_kernels/vocabulary/triton_tiles.py",
+        "found = joined(found, (top_of_sums + top.to(tl.float64), rest, square), T)",
+        "found = joined((top_of_sums + top.to(tl.float64), rest, square), found, T)",
+        "sums are joined in any order",
+    ),
+    Equivalent("bfn_kernels/vocabulary/tiles.py", "grids: int = 1,", "", "both callers of Logits pass it"),
 ]
 
 

@@ -23,11 +23,11 @@ class Recorder:
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        """Keeps of every test as many items as show each value of each parameter once; none of CUDA's kernels on the
-        host, which are slow and run the same Python as those of the CPU. The first of each test come first, since there
-        may be no time for all."""
+        """Keeps of every test as many items as show each value of each parameter once; of CUDA's kernels on the host,
+        which are slow, those of large vocabularies alone, as the others run the same Python as those of the CPU. The
+        first of each test come first, since there may be no time for all."""
         seen, turns, count = set(), {}, Counter()
-        for item in (item for item in items if "cuda_on_host" not in item.nodeid):
+        for item in (item for item in items if "cuda_on_host" not in item.nodeid or "vocabulary" in item.nodeid):
             indices = item.callspec.indices.items() if hasattr(item, "callspec") else [("", 0)]
             function = item.nodeid.partition("[")[0]
             values = {(function, *value) for value in indices}
