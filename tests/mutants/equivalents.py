@@ -99,6 +99,18 @@ EQUIVALENTS = [
         "found = joined((top_of_sums + top.to(tl.float64), rest, square), found, T)",
         "sums are joined in any order",
     ),
+    Equivalent(
+        "bfn_kernels/discretised/triton_expected.py",
+        "most = tl.max(tl.where(narrow, counted, 0.0), 0).to(tl.int32)",
+        "most = tl.max(tl.where(narrow, counted, 1.0), 0).to(tl.int32)",
+        "at least one edge is counted, and some row is narrow",
+    ),
+    Equivalent(
+        "csrc/cpu/discrete.cpp",
+        "std::fill_n(other_buffer, unconditional ? 0 : tile.numbers(), T(0));",
+        "std::fill_n(other_buffer, unconditional ? (-1) : tile.numbers(), T(0));",
+        "nothing is filled either way",
+    ),
     Equivalent("bfn_kernels/vocabulary/tiles.py", "grids: int = 1,", "", "both callers of Logits pass it"),
 ]
 
