@@ -34,7 +34,7 @@ $(VENV)/installed: pyproject.toml setup.py $(SOURCES) | $(VENV)/bin/python
 # The builds that only tests load here, and which are therefore not tuned.
 $(VENV)/all-builds: $(VENV)/installed
 	BFN_BUILDS=none,$(call BUILDS,[1:]) BFN_TUNED=none BFN_NVCC= PYTHONWARNINGS=ignore \
-		$(BIN)/python setup.py -q build_ext --inplace
+		$(BIN)/python setup.py -q build_ext --inplace > $(VENV)/builds.log || { cat $(VENV)/builds.log; false; }
 	touch $@
 
 run: install

@@ -131,6 +131,10 @@ FIGURES: tuple[tuple[str, Callable[[Path], str]], ...] = (
     ("docs/benchmarks.md", said(Row, "results.csv")),
     ("docs/training.md", table(vocabularies.Step, "vocabularies.csv", vocabularies)),
     ("docs/training.md", table(experiments.Run, "experiments.csv", experiments)),
+    *(
+        ("docs/where_kernels_pay.md", time_to_quality(title))
+        for title in (runs_report.SPEED, runs_report.QUALITY, runs_report.SAMPLES)
+    ),
     ("docs/where_kernels_pay.md", table(shares.Share, "training.csv", shares)),
     ("docs/where_kernels_pay.md", said(shares.Share, "training.csv")),
     (GUIDE("official"), table(patched.Row, "patched.csv", patched)),
