@@ -5,7 +5,7 @@ import torch
 
 from bfn.configs import ConfigError, TrainConfig
 from bfn.data import Data
-from bfn.training.batches import Batches, size_of_micro_batch
+from bfn.training.batches import Batches, moved, size_of_micro_batch
 
 EXAMPLES = torch.arange(100)
 
@@ -71,3 +71,28 @@ def test_what_is_drawn_anew_differs_between_micro_batches_and_steps_and_comes_fr
 def test_shares_that_are_not_equal_are_refused(settings, examples, processes, message):
     with pytest.raises(ConfigError, match=message):
         size_of_micro_batch(TrainConfig(**settings), examples, processes)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_batches_that_a_thread_makes_ahead_are_the_same(processes, monkeypatch):
+    train = TrainConfig(batch_size=8, micro_batch=2)
+    for rank in range(processes):
+        want = Batches(data_of(), train, rank, processes)
+        with monkeypatch.context() as patched:
+            patched.setattr("bfn.training.batches.fits", lambda tensor, device: False)
+            ahead = Batches(data_of(), train, rank, processes)
+        assert want.resident and not ahead.resident
+        for step in (0, 1, 2, 5, 6, 3):  # in order, and as a run that goes on elsewhere
+            got, made = list(ahead.of(step)), list(want.of(step))
+            assert len(got) == len(made) == 4 // processes
+            for one, other in zip(got, made, strict=True):
+                assert torch.equal(one.x, other.x) and torch.equal(one.t, other.t) and one.seed == other.seed
+
+
+def test_windows_that_overlap_take_the_memory_of_their_text_on_another_device():
+    text = torch.arange(100, dtype=torch.uint8)
+    windows = text[10:].unfold(0, 16, 1)
+    there = moved(windows, torch.device("meta"))
+    assert there.device.type == "meta" and there.untyped_storage().nbytes() == 100
+    assert (there.shape, there.stride(), there.storage_offset()) == (windows.shape, windows.stride(), 10)
+    assert moved(windows, windows.device) is windows
