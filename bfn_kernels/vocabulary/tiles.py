@@ -181,9 +181,7 @@ class Logits:
     of the arithmetic. grids, whole: as for `Grid`.
     """
 
-    def __init__(
-        self, library: Any, head: LinearHead, state: Any, dtype: torch.dtype, grids: int = 1, whole: bool = False
-    ):
+    def __init__(self, library: Any, head: LinearHead, state: Any, dtype: torch.dtype, grids: int, whole: bool = False):
         hidden, weight, bias, scale = head
         self.library, self.dtype, self.products = library, dtype, Products(library, dtype, hidden, weight)
         self.hidden, self.weight, self.state = hidden.to(self.products.dtype), weight, state

@@ -177,6 +177,7 @@ def compiled_for_captured(monkeypatch):
         made.append(step)
         return torch.compile(step, fullgraph=True, backend="eager")
 
+    monkeypatch.setattr("bfn.networks.layers.SHORT", 0)  # a CUDA graph has the attention of the step that it records
     monkeypatch.setattr(samplers, "captured", captured)
     monkeypatch.setattr(samplers, "can_capture", lambda device: True)
     torch.compiler.reset()

@@ -89,14 +89,14 @@ EQUIVALENTS = [
     ),
     Equivalent(
         "bfn_kernels/vocabulary/triton_products.py",
-        "store_sums(sums + (split * tokens + token) * 4, z_x, found, rows[2])",
-        "store_sums(sums + (split * tokens + token) * 4, z_x, found, rows[(-2)])",
+        "store_sums(split_sums + (split * tokens + token) * 4, z_x, joined, rows[2])",
+        "store_sums(split_sums + (split * tokens + token) * 4, z_x, joined, rows[(-2)])",
         "a block has four parts",
     ),
     Equivalent(
         "bfn_kernels/vocabulary/triton_tiles.py",
-        "found = joined(found, (top_of_sums + top.to(tl.float64), rest, square), T)",
-        "found = joined((top_of_sums + top.to(tl.float64), rest, square), found, T)",
+        "joined = join_sums(joined, (top_of_sums + top.to(tl.float64), rest, square), T)",
+        "joined = join_sums((top_of_sums + top.to(tl.float64), rest, square), joined, T)",
         "sums are joined in any order",
     ),
     Equivalent(
@@ -111,7 +111,6 @@ EQUIVALENTS = [
         "std::fill_n(other_buffer, unconditional ? (-1) : tile.numbers(), T(0));",
         "nothing is filled either way",
     ),
-    Equivalent("bfn_kernels/vocabulary/tiles.py", "grids: int = 1,", "", "both callers of Logits pass it"),
 ]
 
 
