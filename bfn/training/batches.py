@@ -6,7 +6,7 @@ micro-batch has its own seeds, for noise and dropout and for `Data.draw`. If tra
 therefore does not depend on the number of processes, except for rounding.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -65,24 +65,24 @@ class Batches:
 
     def of(self, step: int) -> Iterable[MicroBatch]:
         if self.resident:
-            return (self.made(step, index) for index in self.mine)
-        now = self.ahead.pop(step, None) or self.thread.submit(self.all_made, step)
-        self.ahead = {step + 1: self.thread.submit(self.all_made, step + 1)}
+            return self.made(step)
+        now = self.ahead.pop(step, None) or self.thread.submit(list, self.made(step))
+        self.ahead = {step + 1: self.thread.submit(list, self.made(step + 1))}
         return (MicroBatch(to(one.x, self.device), one.t, one.seed) for one in now.result())
 
-    def all_made(self, step: int) -> list[MicroBatch]:
-        return [self.made(step, index) for index in self.mine]
-
-    def made(self, step: int, index: int) -> MicroBatch:
-        """One micro-batch. Its x still lies where the training data lie, and its t lies on `device`."""
-        train, rows = self.train, slice(index * self.micro, (index + 1) * self.micro)
-        x = self.examples[to(self.chosen(step)[rows], self.examples.device)]
-        if self.data.draw is not None:
-            generator = torch.Generator(x.device).manual_seed(derive(train.seed, DRAWS, step, index))
-            x = self.data.draw(x, generator)
+    def made(self, step: int) -> Iterator[MicroBatch]:
+        """The micro-batches, whose x still lies where the training data lie, and whose t lies on `device`."""
+        train, chosen = self.train, self.chosen(step)
         spread = torch.Generator().manual_seed(derive(train.seed, STEPS, step))
-        t = spread_times(self.size, spread, train.n_steps)[rows]
-        return MicroBatch(pinned(x, self.device), to(t, self.device), derive(train.seed, STEPS, step, index))
+        times = spread_times(self.size, spread, train.n_steps)
+        for index in self.mine:
+            rows = slice(index * self.micro, (index + 1) * self.micro)
+            x = self.examples[to(chosen[rows], self.examples.device)]
+            if self.data.draw is not None:
+                generator = torch.Generator(x.device).manual_seed(derive(train.seed, DRAWS, step, index))
+                x = self.data.draw(x, generator)
+            seed = derive(train.seed, STEPS, step, index)
+            yield MicroBatch(pinned(x, self.device), to(times[rows], self.device), seed)
 
     def chosen(self, step: int) -> Tensor:
         """The indices of the examples of a step: every epoch shuffles anew and drops what does not fill a batch."""
