@@ -41,8 +41,11 @@ class Choice(NamedTuple):
             network.__dict__["forward"] = torch.compile(network.forward, backend=self.compiler)
 
 
+PLAIN = Choice("no", None)
+
+
 def fast_bf16(device: torch.device) -> bool:
-    """Whether a device multiplies matrices of bfloat16 faster than those of float32. BFN_BF16=0 says that it does not.
+    """Whether a device multiplies bfloat16 matrices faster than float32 matrices. BFN_BF16=0 makes the answer no.
 
     On a CPU this holds with inductor only: without it, conversions take more time than products save.
     """
@@ -55,14 +58,14 @@ def fast_bf16(device: torch.device) -> bool:
 
 
 def can_compile(device: torch.device) -> bool:
-    """Whether the compiler is there that inductor needs: Triton for a GPU, one of C++ for a CPU."""
+    """Whether inductor finds the compiler that it needs: Triton for a GPU, a C++ compiler for a CPU."""
     if device.type == "cpu":
         return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++"))
     return importlib.util.find_spec("triton") is not None
 
 
 def choices(train: TrainConfig, device: torch.device) -> list[Choice]:
-    """The choices that the settings allow: one, or two of which the second is compiled."""
+    """The choices that the settings allow. There is one, or there are two and the second is compiled."""
     compilers: list[str | None] = [train.compiler]
     if train.compiler == AUTO:
         # FSDP2 changes the weights' tensors around each layer's call, and compiling through that is left to the user.

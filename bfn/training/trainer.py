@@ -30,7 +30,7 @@ from bfn.training.progress import Position, progress
 from bfn.training.run_lock import RunError, lock
 from bfn.training.runs import FILES, LOG_FILE, MODEL_FILE, STATE_FILE, as_csv, require_room, resumable, tokens
 from bfn.training.seeds import VALIDATION, WEIGHTS, derive
-from bfn.training.speed import Choice, Tried, choices, choose, timed
+from bfn.training.speed import PLAIN, Choice, Tried, choices, choose, timed
 
 LOOK_STEPS, LOOK_SECONDS = 1000, 1.0  # a run looks at its losses at least once in so many steps, or seconds
 FUSED = ("cuda", "mps", "xpu")  # devices where one kernel for all of an AdamW step saves time
@@ -53,7 +53,7 @@ class Trainer:
         self.device = self.accelerator.device
         self.config, self.data, self.out = config, data, Path(config.out)
         self.console = (console or Console()) if processes.is_main() else Console(quiet=True)
-        self.at, self.choice = Position(), Choice("no", None)
+        self.at, self.choice = Position(), PLAIN
         self.before: Choice | None = None  # of the run that is continued
         self.losses = torch.zeros(LOOK_STEPS, device=self.device)  # of the steps since the last look
         self.looked = 0  # the step of the last look
@@ -163,10 +163,11 @@ class Trainer:
                 if not (validating or at.step >= self.next_look or (asked and processes.count() == 1)):
                     continue
                 stop = self.look(asked)
-                if validating or self.end is not None:
+                validating = validating or self.end is not None
+                if validating:
                     self.validate()
                     self.count_time()
-                if validating or self.end is not None or stop:
+                if validating or stop:
                     self.save()
                 show(at, self.log)
                 self.begin_clock()
@@ -333,6 +334,7 @@ class Trainer:
             if processes.is_main():
                 tensors, _ = checkpoint.load(self.out / MODEL_FILE)
         states.put(self.averaged, tensors)
+        PLAIN.compile(self.averaged.network)  # else other sizes of data would have it compiled again
         return self.averaged
 
 
