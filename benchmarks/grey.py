@@ -4,8 +4,7 @@ import torch
 from torch import Tensor
 
 from bfn.configs import Config
-from bfn.data.files import find_file, read_idx
-from bfn.data.published import hold_out
+from bfn.data.published import hold_out, mnist_levels
 from bfn.data.splits import Data, image_baseline
 from bfn_kernels.discretised import from_levels
 
@@ -25,9 +24,7 @@ def centres(levels: Tensor, generator: torch.Generator | None = None) -> Tensor:
 
 def patches(config: Config) -> Data:
     """The images in data.folder, split as `bfn` splits MNIST."""
-    names = (f"{part}-images-idx3-ubyte" for part in ("train", "t10k"))
-    files = (find_file(config, [name, f"{name}.gz"], ["", "raw", "MNIST/raw"]) for name in names)
-    train, test = (patched(torch.from_numpy(read_idx(path).copy())) for path in files)
+    train, test = (patched(levels) for levels in mnist_levels(config))
     kept, held_out = hold_out(len(train))
     baseline = image_baseline(train[kept], train[held_out], test, BINS)
     return Data(train[kept], centres(train[held_out]), centres(test), BINS, baseline, draw=centres)

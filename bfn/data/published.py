@@ -25,14 +25,18 @@ def binarise(levels: Tensor, generator: torch.Generator) -> Tensor:
     return torch.bernoulli(levels / 255, generator=generator).long()
 
 
+def mnist_levels(config: Config) -> tuple[Tensor, Tensor]:
+    """The grey levels of MNIST's images to train on and to test, uint8 [N, 28, 28]."""
+    names = (f"{split}-images-idx3-ubyte" for split in ("train", "t10k"))
+    files = (find_file(config, [name, f"{name}.gz"], ["", "raw", "MNIST/raw"]) for name in names)
+    train, test = (torch.from_numpy(read_idx(path).copy()) for path in files)
+    return train, test
+
+
 def mnist(config: Config) -> Data:
     """Binarised MNIST. Pixels are drawn afresh whenever an image is trained on; those of validation and test images are
     drawn once, so that every run is measured on the same data."""
-    levels = []
-    for part in ("train", "t10k"):
-        name = f"{part}-images-idx3-ubyte"
-        path = find_file(config, [name, f"{name}.gz"], ["", "raw", "MNIST/raw"])
-        levels.append(torch.from_numpy(read_idx(path).copy()))
+    levels = mnist_levels(config)
     generator = torch.Generator().manual_seed(BINARY_SEED)
     train, test = (binarise(part, generator) for part in levels)
     kept, held_out = hold_out(len(train))
