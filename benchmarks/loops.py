@@ -139,7 +139,7 @@ LOOPS: dict[str, Callable[[Config, Data, Path | None], Any]] = {"published": Pub
 
 
 class Clock(NamedTuple):
-    """What a loop has done: the seconds that it has run, and of them those of `begin` and of each step."""
+    """The seconds that a loop has run in all, in `begin`, and in each step."""
 
     seconds: float
     begun: float
@@ -186,8 +186,7 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
 
 
 class Process:
-    """A loop in a process of its own. `process.ask("train", 30.0)` calls a method of its `Timed`
-    there.
+    """A loop in a process of its own. `process.ask("train", 30.0)` calls a method of its `Timed` there.
 
     The loop is built and begun by "begin". Training ends with "peak", which returns by how many bytes the process grew
     since it had its code and data, or None if the system does not say. Samples can be drawn after that.

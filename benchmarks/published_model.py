@@ -21,9 +21,9 @@ DRAWS = 10  # of the n-step loss
 EARLIEST = 1e-6  # before this time they replace the prediction by a standard normal
 
 
-class Seen(nn.Module):
-    """A network of `bfn` as theirs are called: each variable has a time, and an input without a dimension of features
-    is one feature."""
+class NetworkAdapter(nn.Module):
+    """Calls a network of `bfn` with the arguments of the published networks, which have a time for each variable. An
+    input without a dimension of features becomes one feature."""
 
     def __init__(self, network: nn.Module, shape: tuple[int, ...]):
         super().__init__()
@@ -190,7 +190,7 @@ def of_checkout(official: Path, net: nn.Module, model: ModelConfig, data: Data) 
 
 def published_model(network: nn.Module, model: ModelConfig, data: Data, official: Path | None) -> nn.Module:
     """The published model of a configuration of `bfn`, whose `net.network` is this network."""
-    net = Seen(network, data.shape)
+    net = NetworkAdapter(network, data.shape)
     return transcribed(net, model, data) if official is None else of_checkout(official, net, model, data)
 
 

@@ -31,7 +31,7 @@ from bfn.results.evaluate import evaluate
 from bfn.results.tables import told_apart
 
 WIDTH = 150
-FIRST, LONGEST = 5.0, 30.0  # seconds of the first turns, and of those after them
+FIRST, LONGEST = 5.0, 30.0  # seconds of the first turns and of the longest turns
 CALM = ("train.cpu=true", "network.dropout=0", "train.learning_rate=0.001", "train.max_steps=1000000")
 OURS_STEPS, SAMPLERS = (5, 10, 15, 20, 25, 50), ("ode2", "sde2")
 
@@ -150,7 +150,7 @@ class Race:
                     self.point(loop, self.clocks[loop].seconds, len(self.clocks[loop].steps))
 
     def summary(self, config: Config, parameters: int) -> list[Run]:
-        """What the runs came to; this ends the training of the processes."""
+        """The rows of both loops. Asking a process for its peak of memory ends its training."""
         found = []
         target = self.points_of(THEIRS)[-1].bits
         for loop, process in self.loops.items():

@@ -33,7 +33,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Run:
-    """A loop in an experiment. seconds: on its clock, of which `begun_seconds` went before the first step.
+    """A loop in an experiment. seconds: the time on its clock. begun_seconds: the part before the first step.
     target_seconds: when its bound was `target_bits`, where the published loop ended; NaN if it was never that low."""
 
     experiment: str
