@@ -7,8 +7,8 @@ losses, counts the time, and learns whether a process was asked to stop.
 import io
 import math
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -132,7 +132,7 @@ class Trainer:
 
     @property
     def sharded(self) -> bool:
-        return isinstance(self.model, FSDPModule)
+        return isinstance(self.bare, FSDPModule)
 
     @property
     def end(self) -> str | None:
@@ -153,7 +153,7 @@ class Trainer:
                 f"this trainer has run, and {self.out} is no longer locked; another one continues from there"
             )
         stop, bar = False, progress(self.console, train.max_steps)
-        with self.lock, self.writer, processes.asked_to_stop() as asked, bar as show:
+        with self.lock, self.writer, processes.asked_to_stop() as asked, self.group_released(), bar as show:
             show(at, self.log)
             self.begin_clock()
             self.tune()
@@ -174,6 +174,17 @@ class Trainer:
             self.wait_for_files()
         if self.end is None:
             raise Interrupted
+
+    @contextmanager
+    def group_released(self) -> Iterator[None]:
+        """After the body, no model refers to the process group. If DistributedDataParallel were the last to do so, its
+        destructor would join a thread that waits for Python's lock, which the destructor holds (torch 2.13)."""
+        try:
+            yield
+        finally:
+            self.model = self.bare
+            if processes.count() > 1:
+                self.accelerator.free_memory()
 
     def tune(self) -> None:
         """Choose precision and compiler as the settings say or, where they say "auto", as the run did before, or else

@@ -1,6 +1,7 @@
 """Groups of processes as torchrun starts them, and the functions that they run. They are forked from a process that has
 imported all they need, which saves seconds for each."""
 
+import gc
 import json
 import multiprocessing
 import os
@@ -12,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 from bfn import cli
 from bfn.configs import load
@@ -85,6 +87,7 @@ def train(settings, stop_at=None, stopped=1):
     except Interrupted:
         sys.exit(130)
     finally:
+        assert not any(type(found) is DistributedDataParallel for found in gc.get_objects())  # leaving might hang
         processes.leave()
 
 
