@@ -31,15 +31,18 @@ def size_of_micro_batch(train: TrainConfig, examples: int, processes: int) -> in
     Raises a ConfigError unless the batch has a whole number of micro-batches, the same number for each process.
     """
     size = min(train.batch_size, examples)
-    if train.micro_batch is None and size % processes:
-        raise ConfigError(f"{processes} processes cannot share a batch of {size} examples: set train.batch_size")
+    if size % processes:
+        raise ConfigError(
+            f"{processes} processes cannot share a batch of {size} examples: set train.batch_size to a multiple of "
+            f"{processes}"
+        )
     micro = train.micro_batch or size // processes
     if size % micro:
         raise ConfigError(f"train.micro_batch={micro} does not divide a batch of {size} examples")
     if size // micro % processes:
         raise ConfigError(
             f"{processes} processes cannot share {size // micro} micro-batches evenly: set train.micro_batch to a "
-            f"divisor of {size / processes:g}, a process's share of a batch"
+            f"divisor of {size // processes}, a process's share of a batch"
         )
     return micro
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -25,7 +26,7 @@ def digest(tensors: dict[str, Tensor], text: str) -> str:
     sha = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         sha.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
-        sha.update(tensors[name].flatten().numpy().data)
+        sha.update(tensors[name].flatten().view(torch.uint8).numpy().data)  # numpy has no bfloat16
     return sha.hexdigest()
 
 

@@ -225,26 +225,30 @@ class Trainer:
         """Count time from here on."""
         self.clock = time.monotonic()
 
-    def count_time(self) -> float:
-        """Add the time since the clock began, as the processes' mean, so that all of them stop at the same step."""
-        seconds = processes.total(time.monotonic() - self.clock, self.device) / processes.count()
+    def count_time(self, *numbers: float) -> list[float]:
+        """Add the time since the clock began, as the processes' mean, so that all of them stop at the same step. The
+        seconds are returned, and the sums of the processes' numbers."""
+        own = torch.tensor([time.monotonic() - self.clock, *numbers], dtype=torch.float64, device=self.device)
+        total, *sums = processes.add_up(own).tolist()
+        seconds = total / processes.count()
         self.at.seconds += seconds
         self.begin_clock()
-        return seconds
+        return [seconds, *sums]
 
     def look(self, asked: Sequence[int] = ()) -> bool:
         """Wait for the steps since the last look, and count their losses and their time; whether any process was asked
-        to stop. All processes look after the same steps."""
-        steps = self.at.step - self.looked
-        for index, loss in enumerate(processes.add_up(self.losses[:steps].double()).tolist()):
+        to stop. All processes look after the same steps, and ask each other once."""
+        losses = self.losses[: self.at.step - self.looked].tolist()  # the device has made these steps now
+        seconds, stopping, *sums = self.count_time(len(asked), *losses)
+        for index, loss in enumerate(sums):
             if not math.isfinite(loss):
                 step = self.looked + index + 1
                 raise FloatingPointError(f"the loss at step {step} is not finite; try a lower train.learning_rate")
             self.at.loss_sum += loss / processes.count()
         self.looked = self.at.step
-        in_a_second = steps * LOOK_SECONDS / max(self.count_time(), 1e-9)
+        in_a_second = len(losses) * LOOK_SECONDS / max(seconds, 1e-9)
         self.next_look = self.at.step + min(LOOK_STEPS, max(1, int(in_a_second)))
-        return processes.total(len(asked), self.device) > 0
+        return stopping > 0
 
     def step(self) -> None:
         """One optimizer step. Nothing in it waits for the device. `look` must come after at most LOOK_STEPS of them."""

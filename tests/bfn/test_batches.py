@@ -66,6 +66,7 @@ def test_what_is_drawn_anew_differs_between_micro_batches_and_steps_and_comes_fr
         ({"batch_size": 10, "micro_batch": 20}, 100, 1, "train.micro_batch=20 does not divide"),
         ({"batch_size": 24, "micro_batch": 8}, 100, 2, "2 processes cannot share 3 micro-batches .* divisor of 12"),
         ({"batch_size": 24, "micro_batch": 24}, 100, 2, "2 processes cannot share 1 micro-batches"),
+        ({"batch_size": 25, "micro_batch": 5}, 100, 2, "batch of 25 examples: set train.batch_size to a multiple of 2"),
     ],
 )
 def test_shares_that_are_not_equal_are_refused(settings, examples, processes, message):

@@ -10,7 +10,7 @@ from bfn.training import checkpoint
 from bfn.training.checkpoint import CheckpointError, Writer
 
 OLD = {"w": torch.arange(1000.0), "n": torch.tensor(3)}
-TYPES = (torch.float64, torch.float16, torch.int64, torch.uint8, torch.bool)
+TYPES = (torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool)
 NEW = {"w": -torch.arange(1000.0), "n": torch.tensor(4)}
 
 

@@ -44,7 +44,12 @@ def test_nothing_in_a_step_waits_for_the_device_or_for_other_processes(name, set
             trainer.step()
     assert not reads.count
     with pytest.raises(AssertionError, match="processes were asked"):
+        trainer.begin_clock()
         trainer.look()
+    asked = []
+    monkeypatch.setattr(processes, "add_up", lambda tensor: asked.append(len(tensor)) or tensor)
+    trainer.look()
+    assert asked == [5]  # once: for the seconds, whether to stop, and three losses
     with Reads(trainer.adamw) as reads:
         trainer.losses[0].item()
     assert reads.count.total() == 1
