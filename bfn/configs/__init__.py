@@ -111,11 +111,8 @@ class Config:
 
 
 FOLDER = Path(__file__).parent  # of the YAML files
-# Keys that must be positive wherever they stand, and keys that must lie in [0, 1).
-POSITIVE = {"length", "sigma_1", "beta_1", "width", "depth", "heads", "batch_size", "learning_rate", "clip_norm"}
-POSITIVE |= {"n_steps", "warmup_steps", "max_steps", "max_seconds", "validate_every", "patience"}
-POSITIVE |= {"micro_batch", "vocabulary", "num_bins", "repeats", "count", "tolerance", "max_calls"}
-FRACTIONS = {"dropout", "ema_decay", "beta_2"}
+FRACTIONS = {"dropout", "ema_decay", "beta_2"}  # keys that must lie in [0, 1)
+ANY_SIGN = {"seed", "weight_decay"}  # the other keys of numbers must be positive
 
 
 def first_line(error: Exception) -> str:
@@ -210,7 +207,7 @@ def check(config: Config) -> None:
         key = path.rpartition(".")[2]
         if ".options." in path:  # options of a user's own function may have any name
             continue
-        if key in POSITIVE and value is not None and not value > 0:
+        if type(value) in (int, float) and key not in FRACTIONS | ANY_SIGN and not value > 0:
             raise ConfigError(f"{path}={value} must be positive")
         if key in FRACTIONS and not 0 <= value < 1:
             raise ConfigError(f"{path}={value} must lie in [0, 1)")

@@ -3,8 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -89,22 +88,3 @@ def opened(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
         raise CheckpointError(f"there is no checkpoint {path}") from error
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"checkpoint {path} cannot be read, it may be truncated: {error}") from error
-
-
-class Writer(ThreadPoolExecutor):
-    """Writes in a thread of its own, beside what its caller goes on with. There is one job at a time, and what fails in
-    it is raised when its caller next waits for it, by `start` or `wait`. The end of a `with` block waits in silence."""
-
-    def __init__(self) -> None:
-        super().__init__(1)
-        self.job: Future[None] | None = None
-
-    def start(self, job: Callable[..., None], *args: Any) -> None:
-        """Waits for the job before, if any, and starts this one."""
-        self.wait()
-        self.job = self.submit(job, *args)
-
-    def wait(self) -> None:
-        job, self.job = self.job, None
-        if job is not None:
-            job.result()

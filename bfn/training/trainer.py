@@ -8,6 +8,7 @@ import io
 import math
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import asdict, replace
@@ -59,7 +60,8 @@ class Trainer:
         self.looked = 0  # the step of the last look
         self.log: list[dict[str, Any]] = []
         self.result: Saved | None = None  # the best weights, until they are saved
-        self.writer = checkpoint.Writer()
+        self.writer = ThreadPoolExecutor(1)
+        self.writing: Future[None] | None = None  # of the last checkpoint
         with processes.together():
             self.lock = lock(self.out) if processes.is_main() else io.StringIO()
         try:
@@ -329,7 +331,7 @@ class Trainer:
         result, self.result = self.result, None
         self.wait_for_files()  # then all processes start, or none does
         if processes.is_main():
-            self.writer.start(self.write, result, tensors, state)
+            self.writing = self.writer.submit(self.write, result, tensors, state)
 
     def write(self, result: Saved | None, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Write a checkpoint. The training state comes after the weights that it speaks of."""
@@ -339,8 +341,11 @@ class Trainer:
         checkpoint.write_atomically(self.out / LOG_FILE, as_csv(state["log"]))
 
     def wait_for_files(self) -> None:
+        """Wait until the last checkpoint is written. If that failed, its error is raised here, once."""
         with processes.together():
-            self.writer.wait()
+            writing, self.writing = self.writing, None
+            if writing is not None:
+                writing.result()
 
     def best(self) -> BFN:
         """The model with the weights that are the run's result, in all processes; the averages are lost."""

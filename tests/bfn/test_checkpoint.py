@@ -1,13 +1,11 @@
 import os
 import pickle
-import threading
-import time
 
 import pytest
 import torch
 
 from bfn.training import checkpoint
-from bfn.training.checkpoint import CheckpointError, Writer
+from bfn.training.checkpoint import CheckpointError
 
 OLD = {"w": torch.arange(1000.0), "n": torch.tensor(3)}
 TYPES = (torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool)
@@ -155,27 +153,3 @@ def test_a_missing_or_foreign_file_is_named(path):
     save_file(OLD, path)
     with pytest.raises(CheckpointError, match=r"c.safetensors was not written by bfn"):
         checkpoint.load(path)
-
-
-def test_a_writer_does_one_job_at_a_time_beside_its_caller_and_raises_what_failed_later():
-    going_on, done = threading.Event(), []
-
-    def first():
-        assert going_on.wait(60) and threading.current_thread() is not threading.main_thread()
-        done.append(1)
-        raise OSError("disk full")
-
-    with Writer() as writer:
-        writer.start(first)
-        assert done == []  # the caller goes on while the job waits for it
-        going_on.set()
-        with pytest.raises(OSError, match="disk full"):
-            writer.start(done.append, 2)
-        writer.start(done.append, 3)
-        writer.start(done.append, 4)
-        assert done[:2] == [1, 3]
-        writer.wait()
-        assert done == [1, 3, 4]
-        writer.wait()  # what failed is raised once
-        writer.start(lambda: (time.sleep(0.1), done.append(5)))
-    assert done[-1] == 5  # nothing is written after the end

@@ -1,5 +1,7 @@
 import math
 import signal
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -260,3 +262,30 @@ def test_every_kind_of_data_learns(name, steps, more, tiny):
     model, _, _ = load_run(trainer.out)
     assert evaluate(model, data.test, config.evaluate).bits < 0.98 * data.baseline
     assert (trainer.out / LOG_FILE).read_text().count("\n") == 3
+
+
+def test_files_are_written_while_training_goes_on_one_save_at_a_time_and_what_failed_is_raised_later(make):
+    trainer, going_on, done = make(), threading.Event(), []
+
+    def first(*args):
+        assert going_on.wait(60) and threading.current_thread() is not threading.main_thread()
+        done.append(1)
+        raise OSError("disk full")
+
+    with trainer.writer:
+        trainer.write = first
+        trainer.save()
+        assert done == []  # the caller goes on while the job waits for it
+        going_on.set()
+        trainer.write = lambda *args: done.append(len(done) + 1)
+        with pytest.raises(OSError, match="disk full"):
+            trainer.save()
+        trainer.save()
+        trainer.save()
+        assert done[:2] == [1, 2]
+        trainer.wait_for_files()
+        assert done == [1, 2, 3]
+        trainer.wait_for_files()  # what failed is raised once
+        trainer.write = lambda *args: (time.sleep(0.1), done.append(4))
+        trainer.save()
+    assert done[-1] == 4  # nothing is written after the end
