@@ -123,7 +123,7 @@ def extension(name: str, sources: list[str], flags: list[str], **more):
     from torch.utils.cpp_extension import CppExtension
 
     tuned = (os.environ.get("BFN_TUNED") or name).split(",")  # others compile in a quarter of the time, and run slower
-    compile_args = {"cxx": [*FLAGS, *flags, f"-DBFN_MODULE={name}", *([] if name in tuned else ["-O1"])]}
+    compile_args = {"cxx": [*FLAGS, *flags, f"-DBFN_INIT=PyInit_{name}", *([] if name in tuned else ["-O1"])]}
     more["extra_link_args"] = [*LINK_FLAGS, *more.get("extra_link_args", ())]
     return CppExtension(
         f"bfn_kernels.{name}", sources, depends=[*HEADERS], extra_compile_args=compile_args, py_limited_api=True, **more

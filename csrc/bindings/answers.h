@@ -4,6 +4,7 @@
 #include <string>
 #include <tuple>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "tensors.h"
@@ -13,11 +14,7 @@ namespace bfn {
 // The last exception of an operator in this thread. From version 2.15 on, torch turns every exception into a
 // RuntimeError, so Python reads the original type here.
 enum class Refused { kNothing, kValue, kIndex };
-struct Refusal {
-  Refused kind = Refused::kNothing;
-  std::string what;
-};
-inline thread_local Refusal last_refusal;
+inline thread_local std::pair<Refused, std::string> last_refusal;
 
 // The types of the arguments and results of all operators, one operator a line, in the words of torch's schemas. torch
 // does not compare a C++ function with the schema that Python declares. If the extension was built from other sources,

@@ -7,8 +7,8 @@
 
 // Returns the last exception of an operator in this thread: the number of its type and its message.
 static PyObject* refusal(PyObject*, PyObject*) {
-  const bfn::Refusal& last = bfn::last_refusal;
-  return Py_BuildValue("is", static_cast<int>(last.kind), last.what.c_str());
+  const auto& [kind, message] = bfn::last_refusal;
+  return Py_BuildValue("is", static_cast<int>(kind), message.c_str());
 }
 
 static PyObject* signatures(PyObject*, PyObject*) { return PyUnicode_FromString(bfn::signatures.c_str()); }
@@ -29,10 +29,7 @@ static PyMethodDef kMethods[] = {{"refusal", refusal, METH_NOARGS, nullptr},
 #endif
                                  {}};
 
-#define BFN_CONCATENATE(a, b) a##b
-#define BFN_INIT(name) BFN_CONCATENATE(PyInit_, name)
-
-PyMODINIT_FUNC BFN_INIT(BFN_MODULE)(void) {
+PyMODINIT_FUNC BFN_INIT(void) {
   static PyModuleDef module = {PyModuleDef_HEAD_INIT, "bfn_kernels", nullptr, -1, kMethods};
   return PyModule_Create(&module);
 }

@@ -15,10 +15,11 @@
 #include "tensors.h"
 #ifdef BFN_CUDA
 #include <torch/csrc/stable/accelerator.h>
-#define BFN_OPERATORS(m) BFN_EXPANDED(STABLE_TORCH_LIBRARY_IMPL, BFN_NAMESPACE, CUDA, m)
+#define BFN_DEVICE CUDA
 #else
-#define BFN_OPERATORS(m) BFN_EXPANDED(STABLE_TORCH_LIBRARY_IMPL, BFN_NAMESPACE, CPU, m)
+#define BFN_DEVICE CPU
 #endif
+#define BFN_OPERATORS(m) BFN_EXPANDED(STABLE_TORCH_LIBRARY_IMPL, BFN_NAMESPACE, BFN_DEVICE, m)
 #define BFN_EXPANDED(macro, ...) macro(__VA_ARGS__)
 
 #ifndef BFN_NAMESPACE

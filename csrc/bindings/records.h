@@ -112,8 +112,9 @@ struct LossTarget {
     const Reduction by = code("reduction", reduction, Reduction::kMean);
     const int64_t batch = shape[0], per_batch = numel(Shape(shape.begin() + 1, shape.end()));
     const Shape out = by == Reduction::kNone ? shape : by == Reduction::kBatch ? Shape{batch} : Shape{};
-    Output loss = output(x, out, type), scale = output(x, {}, type);
-    bfn::LossTarget to{
+    const Output loss = output(x, out, type), scale = output(x, {}, type);
+    Reduced made{.loss = loss.tensor, .scale = scale.tensor};
+    made.to = {
         .reduction = by,
         .batch = batch,
         .per_batch = per_batch,
@@ -121,12 +122,11 @@ struct LossTarget {
         .loss = loss.view,
         .scale = scale.view,
     };
-    MaybeTensor workspace;
-    if (const int64_t bytes = loss_workspace(to)) {
-      workspace = new_tensor(x, {bytes}, ScalarType::Byte);
-      to.workspace = workspace->mutable_data_ptr();
+    if (const int64_t bytes = loss_workspace(made.to)) {
+      made.workspace = new_tensor(x, {bytes}, ScalarType::Byte);
+      made.to.workspace = made.workspace->mutable_data_ptr();
     }
-    return {std::move(loss.tensor), std::move(scale.tensor), std::move(workspace), to};
+    return made;
   }
 };
 

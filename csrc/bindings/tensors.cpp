@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
 #ifndef BFN_CUDA
@@ -101,9 +102,9 @@ static Tensor strided(Given like, const Shape& shape, const Shape& strides, Scal
   return Tensor(made);
 }
 
-static Shape backwards(int64_t dims) {
-  Shape order;
-  while (dims > 0) order.push_back(--dims);
+static Shape backwards(size_t dims) {
+  Shape order(dims);
+  std::iota(order.rbegin(), order.rend(), 0);
   return order;
 }
 
@@ -122,7 +123,7 @@ static Shape dense_strides(const Shape& shape, const Shape& order) {
 }
 
 Tensor new_tensor(Given like, const Shape& shape, ScalarType type) {
-  return strided(like, shape, dense_strides(shape, backwards(static_cast<int64_t>(shape.size()))), type);
+  return strided(like, shape, dense_strides(shape, backwards(shape.size())), type);
 }
 
 // The dimensions of x in the order in which torch::empty_like lays them out, the innermost first. Fakes are made by
@@ -132,8 +133,7 @@ static Shape order_of(Given x) {
   const auto sizes = x.sizes(), strides = x.strides();
   Shape order = backwards(x.dim());
   for (size_t next = 1; next < order.size(); ++next) {
-    size_t place = next;
-    for (size_t other = next; other-- > 0;) {
+    for (size_t place = next, other = next; other-- > 0;) {
       const int64_t a = order[other], b = order[place];
       if (strides[a] == 0 || strides[b] == 0) continue;
       if (strides[a] < strides[b]) break;
@@ -147,16 +147,11 @@ static Shape order_of(Given x) {
 
 // torch keeps the strides of a tensor whose elements fill a piece of memory without gaps or overlaps.
 Tensor new_like(Given like, ScalarType type) {
-  const Shape shape = shape_of(like), order = order_of(like);
-  const bool empty = numel(shape) == 0;
-  int64_t stride = 1;
-  for (const int64_t d : order) {
-    if (!empty && shape[d] != 1 && like.stride(d) != stride) {
-      return strided(like, shape, dense_strides(shape, order), type);
-    }
-    stride *= shape[d];
-  }
-  return strided(like, shape, {like.strides().begin(), like.strides().end()}, type);
+  const Shape shape = shape_of(like), given(like.strides().begin(), like.strides().end());
+  const Shape dense = dense_strides(shape, order_of(like));
+  bool kept = true;
+  for (size_t d = 0; d < shape.size(); ++d) kept &= shape[d] == 1 || given[d] == dense[d];
+  return strided(like, shape, kept || numel(shape) == 0 ? given : dense, type);
 }
 
 Noise noise_of(Maybe seed, Maybe noise, const Shape& shape, Stream stream) {

@@ -6,18 +6,12 @@
 namespace bfn::bindings {
 namespace {
 
-template <class T>
-constexpr ScalarType type_of() {
-  return std::is_same_v<T, int64_t>  ? ScalarType::Long
-         : std::is_same_v<T, double> ? ScalarType::Double
-                                     : ScalarType::Float;
-}
-
 // Returns the numbers of a tensor, which must have this type, be contiguous and have `count` elements. They are null if
 // the tensor is missing.
 template <class T>
 T* numbers(const char* name, Given x, int64_t count) {
-  check(x.scalar_type() == type_of<T>() && x.is_contiguous() && x.numel() == count, name, " does not fit the tile");
+  const bool fits = x.scalar_type() == torch::headeronly::CppTypeToScalarType<T>::value && x.numel() == count;
+  check(fits && x.is_contiguous(), name, " does not fit the tile");
   return static_cast<T*>(x.mutable_data_ptr());
 }
 template <class T>
