@@ -73,16 +73,14 @@ def put(module: nn.Module, tensors: dict[str, Tensor]) -> None:
 
 def fit(path: Path, tensors: dict[str, Tensor], model: BFN) -> None:
     """Refuses tensors that a snapshot of the model's training would not have."""
-    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    number = torch.Size([])
-    tree: dict[str, Any] = {"model": shapes, "ema": {"module": shapes}}
-    if "ema.n_averaged" in tensors:  # which older versions wrote
-        tree["ema"]["n_averaged"] = number
+    shapes, number = {name: tensor.shape for name, tensor in model.state_dict().items()}, torch.Size([])
+    tree: dict[str, Any] = {"model": shapes, "ema.module": shapes}
     if unprefixed("optimizer.", tensors):
-        of = {name: (number, p.shape, p.shape) for name, p in model.named_parameters()}
-        tree["optimizer"] = {name: dict(zip(MOMENTS, sizes, strict=True)) for name, sizes in of.items()}
+        for name, p in model.named_parameters():
+            tree[f"optimizer.{name}"] = dict(zip(MOMENTS, (number, p.shape, p.shape), strict=True))
     wanted = flatten(tree)
     there = {name: tensor.shape for name, tensor in tensors.items()}
+    there.pop("ema.n_averaged", None)  # which older versions wrote
     for name in sorted(wanted.keys() | there.keys()):
         if wanted.get(name) != there.get(name):
             raise CheckpointError(f"checkpoint {path} does not fit this version of bfn: {name}")

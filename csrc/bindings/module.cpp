@@ -3,7 +3,7 @@
 #include <Python.h>
 
 #include "../cpu/pages.h"
-#include "answers.h"
+#include "operators.h"
 
 // Returns the last exception of an operator in this thread: the number of its type and its message.
 static PyObject* refusal(PyObject*, PyObject*) {

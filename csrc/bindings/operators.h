@@ -9,9 +9,10 @@
 #include <stdexcept>
 #include <string>
 #include <tuple>
+#include <type_traits>
 #include <utility>
+#include <vector>
 
-#include "answers.h"
 #include "tensors.h"
 #ifdef BFN_CUDA
 #include <torch/csrc/stable/accelerator.h>
@@ -27,6 +28,40 @@
 #endif
 
 namespace bfn {
+
+// The last exception of an operator in this thread. From version 2.15 on, torch turns every exception into a
+// RuntimeError, so Python reads the original type here.
+enum class Refused { kNothing, kValue, kIndex };
+inline thread_local std::pair<Refused, std::string> last_refusal;
+
+// The types of the arguments and results of all operators, one operator a line, in the words of torch's schemas. torch
+// does not compare a C++ function with the schema that Python declares. If the extension was built from other sources,
+// the function would misread its arguments. So bfn_kernels/extensions.py compares the types.
+inline std::string signatures;
+
+template <class T>
+using Type = std::type_identity<T>;
+
+inline std::string name_of(Type<Tensor>) { return "Tensor"; }
+inline std::string name_of(Type<MaybeTensor>) { return "Optional[Tensor]"; }
+inline std::string name_of(Type<Tensors>) { return "List[Tensor]"; }
+inline std::string name_of(Type<Doubles>) { return "Optional[List[float]]"; }
+inline std::string name_of(Type<Shape>) { return "List[int]"; }
+inline std::string name_of(Type<int64_t>) { return "int"; }
+inline std::string name_of(Type<ScalarType>) { return "int"; }
+inline std::string name_of(Type<double>) { return "float"; }
+inline std::string name_of(Type<bool>) { return "bool"; }
+
+inline std::string joined(const std::vector<std::string>& names) {
+  std::string all;
+  for (const std::string& name : names) all += (all.empty() ? "" : ", ") + name;
+  return all;
+}
+
+template <class... T>
+std::string name_of(Type<std::tuple<T...>>) {
+  return joined({name_of(Type<std::remove_cvref_t<T>>())...});
+}
 
 // The tensor that a step writes its result into. If a caller gave none, the binding makes it.
 struct Out {
