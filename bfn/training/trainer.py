@@ -218,7 +218,7 @@ class Trainer:
         self.optimizer.zero_grad()
         for buffer, before in zip(self.bare.buffers(), buffers, strict=True):
             buffer.copy_(before)
-        return Tried(*(processes.total(seconds, self.device) / processes.count() for seconds in tried))
+        return Tried(*processes.means(tried, self.device))
 
     def say(self, line: str) -> None:
         self.console.print(line, highlight=False, markup=False)
@@ -229,24 +229,22 @@ class Trainer:
 
     def count_time(self, *numbers: float) -> list[float]:
         """Add the time since the clock began, as the processes' mean, so that all of them stop at the same step. The
-        seconds are returned, and the sums of the processes' numbers."""
-        own = torch.tensor([time.monotonic() - self.clock, *numbers], dtype=torch.float64, device=self.device)
-        total, *sums = processes.add_up(own).tolist()
-        seconds = total / processes.count()
-        self.at.seconds += seconds
+        means of the seconds and of the numbers are returned."""
+        means = processes.means([time.monotonic() - self.clock, *numbers], self.device)
+        self.at.seconds += means[0]
         self.begin_clock()
-        return [seconds, *sums]
+        return means
 
     def look(self, asked: Sequence[int] = ()) -> bool:
         """Wait for the steps since the last look, and count their losses and their time; whether any process was asked
         to stop. All processes look after the same steps, and ask each other once."""
         losses = self.losses[: self.at.step - self.looked].tolist()  # the device has made these steps now
-        seconds, stopping, *sums = self.count_time(len(asked), *losses)
-        for index, loss in enumerate(sums):
+        seconds, stopping, *means = self.count_time(len(asked), *losses)
+        for index, loss in enumerate(means):
             if not math.isfinite(loss):
                 step = self.looked + index + 1
                 raise FloatingPointError(f"the loss at step {step} is not finite; try a lower train.learning_rate")
-            self.at.loss_sum += loss / processes.count()
+            self.at.loss_sum += loss
         self.looked = self.at.step
         in_a_second = len(losses) * LOOK_SECONDS / max(seconds, 1e-9)
         self.next_look = self.at.step + min(LOOK_STEPS, max(1, int(in_a_second)))

@@ -121,7 +121,7 @@ def read_notes(path):
 def test_processes_agree(tmp_path):
     assert Group(2, workers.agree, str(tmp_path)).ends() == [0, 0]
     first, second = (json.loads((tmp_path / str(rank)).read_text()) for rank in range(2))
-    assert first["total"] == second["total"] == 2.0 and first["sum"] == second["sum"] == [2.0, 1.0]
+    assert first["means"] == second["means"] == [1.0, 1.0] and first["sum"] == second["sum"] == [2.0, 1.0]
     assert first["main"] == [{"rank": 0}, True, 2] and second["main"] == [{"rank": 0}, False, 2]
     assert first["error 0"] is second["error 0"] is None
     assert second["error 1"] == "OSError: disk 1 is full"

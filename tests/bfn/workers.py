@@ -123,7 +123,7 @@ def agree(out):
     """What each process has of sums, of the main process's value, and of an error of the second process."""
     processes.start(cpu=True)
     rank, result = processes.rank(), {}
-    result["total"] = processes.total(rank + 0.5, torch.device("cpu"))
+    result["means"] = processes.means([rank + 0.5, 1.0], torch.device("cpu"))
     result["sum"] = processes.add_up(torch.tensor([1.0, rank])).tolist()
     result["main"] = [processes.from_main({"rank": rank}), processes.is_main(), processes.count()]
     for failing in (range(0), range(1, 2), range(2)):
