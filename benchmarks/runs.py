@@ -51,7 +51,7 @@ class Experiment:
 
 GPT = ("network.width=128", "network.depth=4", "network.heads=4")
 EXPERIMENTS = {
-    "mnist": Experiment("mnist", ("network.width=32", "train.batch_size=32", *CALM), "mnist", 128),
+    "mnist": Experiment("mnist", ("network.width=32", "train.batch_size=64", *CALM), "mnist", 128),
     "shakespeare": Experiment(
         "text8", (*GPT, "data.file=shakespeare.txt", "data.length=64", "train.batch_size=128", *CALM), "text", 256
     ),
