@@ -2,8 +2,8 @@
 
 import os
 
-# While a thread of OpenMP waits, it spins for some milliseconds by default, and slows down other work on the machine. If
-# it sleeps at once, a compiled training step takes up to twice as long on a quiet machine. A short spin avoids both.
+# By default OpenMP's threads spin for some milliseconds while they wait, which slows down other work on the machine. If
+# they sleep at once, a compiled training step takes up to twice as long on a quiet machine. A short spin avoids both.
 # OpenMP reads these variables once, when torch is first imported.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
