@@ -27,8 +27,9 @@ from benchmarks.published_model import as_published, published_model
 from bfn.configs import Config
 from bfn.data import Data, load_data
 from bfn.model import build_model
-from bfn.sample import sample
+from bfn.sample import fast, sample
 from bfn.training.seeds import WEIGHTS, derive
+from bfn.training.speed import PLAIN
 from bfn.training.trainer import Trainer, decay_groups
 
 AVERAGED, CURRENT = "averaged", "current"  # the weights that a loop has
@@ -132,7 +133,9 @@ class Ours:
     def sample(self, weights: dict[str, Tensor], count: int, n_steps: int, sampler: str) -> Tensor:
         model = self.trainer.averaged
         model.network.load_state_dict(weights)
-        return sample(model, count, n_steps, seed=0, sampler=sampler)
+        PLAIN.compile(model.network)
+        with fast(model, self.trainer.config, count, n_steps + 1, self.trainer.say):  # as `bfn sample` does
+            return sample(model, count, n_steps, seed=0, sampler=sampler)
 
 
 LOOPS: dict[str, Callable[[Config, Data, Path | None], Any]] = {"published": Published, "bfn": Ours}

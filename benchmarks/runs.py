@@ -41,25 +41,32 @@ class Experiment:
     """A configuration of the paper with a small network, and how it is measured.
 
     folder: the option that names the folder of its data. examples: how many of the held-out ones are evaluated.
+    seconds: of training, for each loop, if no option says otherwise.
     """
 
     config: str
     overrides: tuple[str, ...]
     folder: str
     examples: int
+    seconds: float
 
 
 GPT = ("network.width=128", "network.depth=4", "network.heads=4")
 EXPERIMENTS = {
-    "mnist": Experiment("mnist", ("network.width=32", "train.batch_size=32", *CALM), "mnist", 128),
+    "mnist": Experiment("mnist", ("network.width=32", "train.batch_size=64", *CALM), "mnist", 128, 260.0),
     "shakespeare": Experiment(
-        "text8", (*GPT, "data.file=shakespeare.txt", "data.length=64", "train.batch_size=128", *CALM), "text", 256
+        "text8",
+        (*GPT, "data.file=shakespeare.txt", "data.length=64", "train.batch_size=128", *CALM),
+        "text",
+        256,
+        120.0,
     ),
     "bins": Experiment(
         "cifar10",
         ("data.name=benchmarks.grey:patches", "network.width=64", "network.depth=2", "train.n_steps=20", *CALM),
         "mnist",
         128,
+        100.0,
     ),
 }
 QUICK = ("network.width=32", "network.depth=1", "train.batch_size=2", "train.mixed_precision=no", "train.compiler=null")
@@ -82,7 +89,9 @@ def plan_of(options: argparse.Namespace, experiment: Experiment) -> Plan:
     if options.quick:
         return Plan(options.seconds or 0.5, 0.1, 4, 1, 4, (2, 4), (1, 2))
     steps = tuple(n for n in (10, 25, 50, 100, 250, 1000) if n <= options.steps)
-    return Plan(options.seconds or 600.0, FIRST, experiment.examples, 4, options.samples, steps, OURS_STEPS)
+    return Plan(
+        options.seconds or experiment.seconds, FIRST, experiment.examples, 4, options.samples, steps, OURS_STEPS
+    )
 
 
 def config_of(experiment: Experiment, folder: Path, out: str, quick: bool) -> Config:
@@ -250,7 +259,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--mnist", type=Path, default=None, metavar="FOLDER", help="the folder of MNIST's files")
     parser.add_argument("--text", type=Path, default=None, metavar="FOLDER", help="the folder of shakespeare.txt")
     parser.add_argument("--only", default="", metavar="TEXT", help="experiments whose name has this in it")
-    parser.add_argument("--seconds", type=float, default=None, help="of training, for each loop (600)")
+    parser.add_argument("--seconds", type=float, default=None, help="of training, for each loop (100 to 260)")
     parser.add_argument("--samples", type=int, default=200, help="samples that are compared (200)")
     parser.add_argument("--steps", type=int, default=100, help="the most steps of the published sampler (100)")
     parser.add_argument("--quick", action="store_true", help="tiny networks, for a second; only checks that all runs")

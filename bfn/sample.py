@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bfn.configs import Config
 from bfn.model import BFN
-from bfn.training.speed import PLAIN, Choice, Tried, choices, choose, timed
+from bfn.training.speed import PLAIN, Choice, choices, choose, timed
 from bfn_kernels import samplers
 
 COMPILING = 20.0  # seconds that compiling a network takes if it is not trained
@@ -31,10 +31,10 @@ def fast(model: BFN, config: Config, count: int, calls: int, say: Callable[[str]
     many calls for `count` examples take the least time. say: takes a line for the user."""
     state, t = model.prior((count, *model.shape), model.device), torch.zeros(count, device=model.device)
 
-    def try_out(choice: Choice) -> Tried:
+    def try_out(choice: Choice, passes: int) -> list[float]:
         choice.compile(model.network)
         with choice.autocast(model.device):
-            return timed(lambda: model.output(model.theta(state), t), model.device)
+            return timed(lambda: model.output(model.theta(state), t), model.device, passes)
 
     with samplers.evaluating(model), torch.no_grad():
         allowed = choices(config.train, model.device)

@@ -16,6 +16,7 @@ from bfn.configs import TrainConfig, first_line
 
 AUTO = "auto"
 COMPILING = 60.0  # seconds that compiling a small network takes; a large one takes longer
+PASSES = 3  # that a choice is judged by
 WORTH = 5  # compiling is tried if what is left of a run takes this many times as long
 
 
@@ -78,29 +79,22 @@ def choices(train: TrainConfig, device: torch.device) -> list[Choice]:
     return found
 
 
-class Tried(NamedTuple):
-    """Seconds of the first pass, which compiles, and of a pass after it."""
-
-    first: float
-    later: float
-
-
-def timed(work: Callable[[], Any], device: torch.device) -> Tried:
-    """The time of some work when it is done first, and the least time of three repetitions."""
+def timed(work: Callable[[], Any], device: torch.device, passes: int) -> list[float]:
+    """The seconds that some work takes, each time that it is done."""
     seconds = []
-    for _ in range(4):
+    for _ in range(passes):
         started = time.monotonic()
         work()
         if device.type != "cpu":
             torch.accelerator.synchronize()
         seconds.append(time.monotonic() - started)
-    return Tried(seconds[0], min(seconds[1:]))
+    return seconds
 
 
 def choose(
     allowed: list[Choice],
     left: Callable[[float], float],
-    try_out: Callable[[Choice], Tried],
+    try_out: Callable[[Choice, int], list[float]],
     say: Callable[[str], None],
     compiling: float = COMPILING,
 ) -> Choice:
@@ -109,26 +103,29 @@ def choose(
     Args:
         allowed: What `choices` returned.
         left: The seconds that the run will last if a step takes so many seconds.
-        try_out: Makes some passes with a choice.
+        try_out: Makes so many passes with a choice, and returns the seconds of each.
         say: Takes a line for the user.
         compiling: The seconds that compiling takes, about.
     """
     if len(allowed) == 1:
         return allowed[0]
     plain, compiled = allowed
-    if left(math.inf) < WORTH * compiling:  # however long a step takes
-        return plain
-    before = try_out(plain)
-    if left(before.later) < WORTH * compiling:
+
+    def short(seconds: float) -> bool:
+        return left(seconds) < WORTH * compiling
+
+    # The first pass takes longest. If even its time makes a short run, no other pass is needed.
+    if short(math.inf) or short(try_out(plain, 1)[0]) or short(before := min(try_out(plain, PASSES))):
         return plain
     try:
-        after = try_out(compiled)
+        first, *later = try_out(compiled, 1 + PASSES)
     except Exception as error:  # whatever a compiler raises, the run goes on without it
         say(f"{plain}: the network cannot be compiled ({type(error).__name__}: {first_line(error)})")
         return plain
-    chosen = compiled if after.later < before.later else plain
+    after = min(later)
+    chosen = compiled if after < before else plain
     say(
-        f"{chosen}: a step takes {after.later:.3g} s with {compiled}, {before.later:.3g} s with {plain}; "
-        f"compiling took {after.first:.0f} s"
+        f"{chosen}: a step takes {after:.3g} s with {compiled}, {before:.3g} s with {plain}; "
+        f"compiling took {first:.0f} s"
     )
     return chosen

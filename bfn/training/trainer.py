@@ -31,7 +31,7 @@ from bfn.training.progress import Position, progress
 from bfn.training.run_lock import RunError, lock
 from bfn.training.runs import FILES, LOG_FILE, MODEL_FILE, STATE_FILE, as_csv, require_room, resumable, tokens
 from bfn.training.seeds import VALIDATION, WEIGHTS, derive
-from bfn.training.speed import PLAIN, Choice, Tried, choices, choose, timed
+from bfn.training.speed import PLAIN, Choice, choices, choose, timed
 
 LOOK_STEPS, LOOK_SECONDS = 1000, 1.0  # a run looks at its losses at least once in so many steps, or seconds
 FUSED = ("cuda", "mps", "xpu")  # devices where one kernel for all of an AdamW step saves time
@@ -208,17 +208,17 @@ class Trainer:
         most = math.inf if train.max_seconds is None else train.max_seconds - at.seconds
         return min(most, seconds * (train.max_steps - at.step)) if at.step < train.max_steps else 0.0
 
-    def try_out(self, choice: Choice) -> Tried:
-        """The time of some passes for the next step, whose gradients are dropped."""
+    def try_out(self, choice: Choice, passes: int) -> list[float]:
+        """The seconds of some passes for the next step, whose gradients are dropped; the processes' means."""
         buffers = [buffer.clone() for buffer in self.bare.buffers()]
         self.choice = choice
         choice.compile(self.bare.network)
         with processes.together():  # a compiler may fail in one of them
-            tried = timed(lambda: self.gradients(shared=False), self.device)
+            tried = timed(lambda: self.gradients(shared=False), self.device, passes)
         self.optimizer.zero_grad()
         for buffer, before in zip(self.bare.buffers(), buffers, strict=True):
             buffer.copy_(before)
-        return Tried(*processes.means(tried, self.device))
+        return processes.means(tried, self.device)
 
     def say(self, line: str) -> None:
         self.console.print(line, highlight=False, markup=False)

@@ -11,7 +11,7 @@ from torch import nn
 from bfn.configs import TrainConfig, load
 from bfn.data import load_data
 from bfn.training import speed
-from bfn.training.speed import Choice, Tried, can_compile, choices, choose, fast_bf16
+from bfn.training.speed import Choice, can_compile, choices, choose, fast_bf16
 from bfn.training.trainer import Trainer
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -51,42 +51,49 @@ def test_a_machine_without_a_compiler_or_fast_bfloat16_has_one_choice(monkeypatc
 
 
 def chosen(
-    seconds: dict[Choice, Tried | Exception], left: float = 1e6, limit: float = math.inf
+    seconds: dict[Choice, tuple[float, float] | Exception], left: float = 1e6, limit: float = math.inf
 ) -> tuple[Choice, list[Choice], list[str]]:
-    """The choice between what takes these times, what was tried, and what was said."""
+    """The choice between what takes these times in the first pass and in later ones, what was tried, and what was
+    said. left: the seconds of the run with steps as long as a later pass of PLAIN."""
     tried, said = [], []
 
-    def try_out(choice):
-        tried.append(choice)
+    def try_out(choice, passes):
         if isinstance(found := seconds[choice], Exception):
             raise found
-        return found
+        first, later = found
+        times = [later if choice in tried else first] + [later] * (passes - 1)
+        tried.append(choice)
+        return times
 
-    return choose(list(seconds), lambda step: min(limit, left if step < 1 else step), try_out, said.append), tried, said
+    def time_left(step):
+        return min(limit, left * step / seconds[PLAIN][1])
+
+    return choose(list(seconds), time_left, try_out, said.append), tried, said
 
 
 def test_the_faster_choice_is_taken_and_said_with_its_times():
-    choice, tried, (line,) = chosen({PLAIN: Tried(1.0, 0.5), COMPILED: Tried(40.0, 0.25)})
-    assert choice == COMPILED and tried == [PLAIN, COMPILED]
+    choice, tried, (line,) = chosen({PLAIN: (1.0, 0.5), COMPILED: (40.0, 0.25)})
+    assert choice == COMPILED and tried == [PLAIN, PLAIN, COMPILED]
     assert line == (
         "bf16, compiled by inductor: a step takes 0.25 s with bf16, compiled by inductor, 0.5 s with float32, not "
         "compiled; compiling took 40 s"
     )
-    choice, _, (line,) = chosen({PLAIN: Tried(1.0, 0.5), COMPILED: Tried(40.0, 0.75)})
+    choice, _, (line,) = chosen({PLAIN: (1.0, 0.5), COMPILED: (40.0, 0.75)})
     assert choice == PLAIN and line.startswith("float32, not compiled: a step takes 0.75 s with bf16")
 
 
 def test_nothing_is_compiled_for_a_run_that_ends_too_soon():
     limit = speed.WORTH * speed.COMPILING
-    times = {PLAIN: Tried(1.0, 0.5), COMPILED: Tried(40.0, 0.25)}
-    assert chosen(times, limit - 1) == (PLAIN, [PLAIN], [])
+    times = {PLAIN: (1.0, 0.5), COMPILED: (40.0, 0.25)}
+    assert chosen(times, limit / 2 - 1) == (PLAIN, [PLAIN], [])  # the first pass takes twice as long
+    assert chosen(times, limit - 1) == (PLAIN, [PLAIN, PLAIN], [])
     assert chosen(times, limit=limit - 1) == (PLAIN, [], [])  # a limit of seconds needs no step to be tried
     assert chosen(times, limit + 1)[0] == COMPILED
     assert chosen({COMPILED: RuntimeError("what is set is not tried")}) == (COMPILED, [], [])
 
 
 def test_a_network_that_cannot_be_compiled_runs_as_before_and_says_so_once():
-    choice, _, (line,) = chosen({PLAIN: Tried(1.0, 0.5), COMPILED: RuntimeError("no such operator\nand more")})
+    choice, _, (line,) = chosen({PLAIN: (1.0, 0.5), COMPILED: RuntimeError("no such operator\nand more")})
     assert choice == PLAIN
     assert line == "float32, not compiled: the network cannot be compiled (RuntimeError: no such operator)"
 
