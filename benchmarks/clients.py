@@ -1,10 +1,11 @@
-"""Published code of others beside the ops: a table of times, and of how much each loss varies by chance.
+"""Compares computations of other projects with the ops, in a table of times. If a loss is estimated by draws, the table
+also says how much the result of a call varies.
 
     python -m benchmarks.clients             # --quick: an eighth of the rows, a few repetitions
 
-Each client is written here in our own words, from its formulas. Given the same noise in float64, it and the
-call that takes its place must agree; a client that does not is an error, and has no time. A network of the size of
-theirs takes turns with both, so that a table says what they are of a whole step.
+A client is a published project whose computation the ops can replace. Each computation is written here from the
+client's formulas. Given the same noise in float64, it and the call that replaces it must agree, or nothing is timed. A
+network about as large as the client's is timed in turns with both, so that the table has their share of a step.
 """
 
 import argparse
@@ -27,23 +28,24 @@ from benchmarks.devices import Cpu
 from bfn_kernels import binary, continuous, discrete
 from bfn_kernels.schedules import ExponentialVariance, LogarithmicAccuracy
 
-Call = Callable[..., tuple[Tensor, ...]]  # of nothing, or of the noise that it would draw
+Call = Callable[..., tuple[Tensor, ...]]  # called without arguments, or with the noise that it would otherwise draw
 N_STEPS, DRAWS = 1000, 200  # of MolCRAFT and MolPilot
-AGREES = 1e-9  # relative, in float64
+TOLERANCE = 1e-9  # the largest relative difference from theirs, in float64
 WIDTH = 144
 REPEATS = 40  # of a call, to see how its result varies
 
 
 @dataclass(frozen=True)
 class Client:
-    """A client's computation, the call of ours that computes the same of the same noise, and others that serve."""
+    """A client's computation, and our calls that can replace it. Given the same noise, the first of them returns
+    the same numbers."""
 
     name: str
     theirs: Call
     ours: dict[str, Call]  # the first one agrees with theirs
     noise: tuple[Tensor, ...]
-    network: Callable[[int], Call]  # divided by a share, the passes of the network in a step
-    is_loss: bool = True
+    network: Callable[[int], Call]  # takes a divisor of the network's size, and returns a call of its passes in a step
+    varies: bool = True  # whether its result is a loss that is estimated by draws
 
 
 def with_gradient(loss: Tensor, *leaves: Tensor) -> tuple[Tensor, ...]:
@@ -57,7 +59,8 @@ def random_classes(shape: tuple[int, ...], k: int, dtype: torch.dtype) -> tuple[
 
 
 def types_by_draws(rows: int, dtype: torch.dtype, k: int, beta_1: float) -> Client:
-    """The loss of atom types of MolCRAFT and MolPilot: 200 draws of a mixture of K normals of K dimensions each."""
+    """The n-step loss of classes in MolCRAFT and MolPilot, with 200 draws of the sender. For each draw it evaluates a
+    mixture of K normals of K dimensions."""
     x, logits = random_classes((rows,), k, dtype)
     i = torch.randint(1, N_STEPS + 1, (rows,))
     alpha = beta_1 * (2 * i.to(dtype) - 1)[:, None] / N_STEPS**2
@@ -97,7 +100,7 @@ def types_by_draws(rows: int, dtype: torch.dtype, k: int, beta_1: float) -> Clie
 
 
 def smiles(rows: int, dtype: torch.dtype) -> Client:
-    """ChemBFN's training step without its network: the flow of 246 tokens, and the loss of what comes of it."""
+    """ChemBFN's training step without its network: the flow and the loss of tokens of 246 classes."""
     k, length = 246, 128
     beta_1 = 20.4054 / k
     x, logits = random_classes((rows, length), k, dtype)
@@ -123,11 +126,11 @@ def smiles(rows: int, dtype: torch.dtype) -> Client:
 
     name = f"flow and loss of {rows} × {length} tokens of {k}"
     noise = torch.randn(rows, length, k, dtype=dtype)
-    return Client(name, theirs, {"ops": ours}, (noise,), network, is_loss=False)
+    return Client(name, theirs, {"ops": ours}, (noise,), network, varies=False)
 
 
 def guided_step(rows: int, dtype: torch.dtype) -> Client:
-    """A step of ChemBFN's sampling: guidance, the likeliest token sent, the update."""
+    """A step of ChemBFN's sampling. It guides the logits, sends the likeliest token and updates the state."""
     k, length, w, t, t_next = 246, 128, 4.0, 0.5, 0.51
     schedule = LogarithmicAccuracy(k, 20.4054 / k)
     alpha = float(schedule.beta(t_next)) - float(schedule.beta(t))
@@ -154,10 +157,10 @@ def guided_step(rows: int, dtype: torch.dtype) -> Client:
 
     name = f"guided step of {rows} × {length} tokens of {k}"
     noise = torch.randn(rows, length, k, dtype=dtype)
-    return Client(name, theirs, {"ops": ours}, (noise,), network, is_loss=False)
+    return Client(name, theirs, {"ops": ours}, (noise,), network, varies=False)
 
 
-class WeightOfGamma(ExponentialVariance):
+class GammaWeighted(ExponentialVariance):
     """Weighs the loss by γ(t), as condBFNPol does: the weight is half the rate."""
 
     def rate(self, t: Tensor) -> Tensor:
@@ -167,7 +170,7 @@ class WeightOfGamma(ExponentialVariance):
 def policy(rows: int, dtype: torch.dtype) -> Client:
     """The losses of condBFNPol's hybrid actions: 16 steps of 6 numbers and a gripper that is open or closed."""
     horizon, numbers, sigma_1, beta_1 = 16, 6, 0.001, 0.2
-    schedule = WeightOfGamma(sigma_1)
+    schedule = GammaWeighted(sigma_1)
     arm = torch.rand(rows, horizon, numbers, dtype=dtype) * 2 - 1
     gripper = torch.randint(2, (rows, horizon))
     prediction = torch.randn(rows, horizon, numbers, dtype=dtype).clamp(-1, 1).requires_grad_()
@@ -190,8 +193,8 @@ def policy(rows: int, dtype: torch.dtype) -> Client:
 
     def ours(arm_noise: Tensor | None = None, gripper_noise: Tensor | None = None) -> tuple[Tensor, ...]:
         mean = continuous.flow_sample(arm, t, sigma_1=sigma_1, noise=arm_noise)
-        one = None if gripper_noise is None else (gripper_noise[..., 1] - gripper_noise[..., 0]) / math.sqrt(2)
-        theta = binary.flow_sample(gripper, t, beta_1=beta_1, noise=one, dtype=dtype)
+        logit_noise = None if gripper_noise is None else (gripper_noise[..., 1] - gripper_noise[..., 0]) / math.sqrt(2)
+        theta = binary.flow_sample(gripper, t, beta_1=beta_1, noise=logit_noise, dtype=dtype)
         loss = continuous.continuous_time_loss(
             arm, prediction + 0 * mean, None, t, schedule=schedule, parametrisation="data", clip=None
         )
@@ -201,11 +204,11 @@ def policy(rows: int, dtype: torch.dtype) -> Client:
         return networks.trained(networks.convolutions(numbers + 1, share), torch.rand(rows, numbers + 1, horizon))
 
     noise = torch.randn_like(arm), torch.randn(rows, horizon, 2, dtype=dtype)
-    return Client(f"flows and losses of {rows} plans", theirs, {"ops": ours}, noise, network, is_loss=False)
+    return Client(f"flows and losses of {rows} plans", theirs, {"ops": ours}, noise, network, varies=False)
 
 
 def clients(share: int, dtype: torch.dtype) -> list[Client]:
-    """All of them, with the rows divided by `share`."""
+    """All clients, with their rows divided by `share`."""
     return [
         types_by_draws(400 // share, dtype, 13, 1.5),
         types_by_draws(400 // share, dtype, 2, 3.0),
@@ -216,9 +219,10 @@ def clients(share: int, dtype: torch.dtype) -> list[Client]:
 
 
 def disagreement(client: Client) -> float:
-    """How far the first of our calls is from theirs, of the same noise, relative to the largest number of each."""
-    found = zip(client.theirs(*client.noise), next(iter(client.ours.values()))(*client.noise), strict=True)
-    return torch.stack([(a - b).abs().max() / a.abs().max() for a, b in found]).max().item()  # NaN, if one is NaN
+    """The largest difference of our first call from theirs, given the same noise. Each tensor's difference is divided
+    by the largest absolute number of their tensor."""
+    pairs = zip(client.theirs(*client.noise), next(iter(client.ours.values()))(*client.noise), strict=True)
+    return torch.stack([(a - b).abs().max() / a.abs().max() for a, b in pairs]).max().item()  # NaN, if one is NaN
 
 
 @dataclass(frozen=True)
@@ -229,7 +233,9 @@ class Row:
     ratio: float  # theirs over this
     loss: float = field(default=math.nan)  # the mean of many calls
     spread: float = field(default=math.nan)  # the standard deviation of one call's loss
-    gradient_spread: float = field(default=math.nan)  # of its gradient, relative to the mean one, in the 2-norm
+    gradient_spread: float = field(
+        default=math.nan
+    )  # the standard deviation of one call's gradient over the norm of the mean
     network_ms: float = field(default=math.nan)  # of the network's passes in the same step
 
 
@@ -246,13 +252,13 @@ def measured(client: Client, seconds: float, repeats: int, share: int) -> list[R
     network_ms = 1e3 * times["network"].median
     rows = []
     for name, call in calls.items():
-        varies = variation(call, repeats) if client.is_loss else 3 * (math.nan,)
+        varies = variation(call, repeats) if client.varies else 3 * (math.nan,)
         ratio = times["theirs"].median / times[name].median
         rows.append(Row(client.name, name, 1e3 * times[name].median, ratio, *varies, network_ms))
     return rows
 
 
-COLUMNS = ("", "ms", "theirs / it", "of a step", "loss", "± by chance", "gradient ±")
+COLUMNS = ("", "ms", "theirs / this", "share of a step", "loss", "± by chance", "gradient ±")
 
 
 def cells(row: Row) -> list[str]:
@@ -282,8 +288,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     machine = measure.begun(Cpu()) | {"quick": str(options.quick)}
     torch.manual_seed(0)
     for client in clients(8, torch.float64):
-        if not disagreement(client) <= AGREES:
-            raise AssertionError(f"{client.name}: ours is {disagreement(client):.1g} from theirs, allowed {AGREES:.1g}")
+        if not (difference := disagreement(client)) <= TOLERANCE:
+            raise AssertionError(
+                f"{client.name}: ours differs from theirs by {difference:.1g}, allowed {TOLERANCE:.1g}"
+            )
     rows = [row for client in clients(share, torch.float32) for row in measured(client, seconds, repeats, share)]
     console = Console(width=WIDTH, highlight=False)
     console.print(measure.lines_of(machine))

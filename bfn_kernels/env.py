@@ -17,7 +17,7 @@ def state(backend: backends.Backend) -> str:
         backend: One of `backends.BACKENDS`.
 
     Returns:
-        "available", or why it is not.
+        "available", or the reason why the backend is not available, or only in part.
     """
     if backend.missing is not None:
         return f"not available: {backend.missing}"
@@ -48,11 +48,11 @@ def serving(device: str) -> str:
 
 
 def tool(name: str, *commands: str) -> str:
-    """In words, where a tool that builds extensions is.
+    """Finds a tool that builds the extensions, and says where it is.
 
     Args:
         name: The name to print.
-        *commands: Its commands, of which the first one that is on the path counts.
+        *commands: The commands to look for. The first one that PATH has is taken.
 
     Returns:
         The name, and the path or "not found".
@@ -62,7 +62,7 @@ def tool(name: str, *commands: str) -> str:
 
 
 def main() -> None:
-    """Prints it all."""
+    """Prints the versions, the processor, the state of each backend, and the tools that build the extensions."""
     print(f"bfn_kernels {__version__}, torch {torch.__version__}, Python {platform.python_version()}")
     print(f"folder      {Path(__file__).parent}")
     capability, threads = torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()

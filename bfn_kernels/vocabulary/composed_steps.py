@@ -1,6 +1,6 @@
-"""The operators of sampling with a large vocabulary, composed of tiles like the operators of `composed`. First, sums
-over tiles of logits decide what each token sends. Then one pass over the state takes the step and embeds the new state.
-Logits are computed again where they are needed.
+"""The operators of sampling with a large vocabulary, composed of tiles like the operators of `composed`. A step first
+passes over tiles of logits to find what each token sends: a class, or probabilities. Then one pass over the state takes
+the step and embeds the new state. Logits are computed again where they are needed.
 """
 
 from collections.abc import Iterator
@@ -36,8 +36,8 @@ def step(
     out: Tensor,
     embedded_out: Tensor | None,
 ) -> None:
-    """Writes z' = keep·z + α(Kp − 1) + std·ξ into `out`, where p is e of the class that a token sends, or the
-    probabilities of its classes. Writes the embedding of z' into `embedded_out`."""
+    """Writes z' = keep·z + α(Kp − 1) + std·ξ into `out`, where p is the one-hot vector of the class
+    that a token sends, or what `_Probabilities` computes. Writes the embedding of z' into `embedded_out`."""
     lead, step_tile = state.shape[:-1], tile_function(library, "step_tile", state)
     dtype = compute_dtype(state, *head, solver.previous, *head_before, embedding)
     keep, alpha, std, extrapolation = (
@@ -77,7 +77,7 @@ def step(
             exponentials = (None, None, None) if softmax is None else softmax.numbers_of(chunk)
             step_tile(*of_tokens, noise.seed, eps, first, shard.num_classes, p is not None, *tiles, *exponentials)
             if softmax is not None:
-                softmax.rescaled(chunk).addmm_(numbers, vectors)  # the numbers are exp(z' − top)
+                softmax.rescaled(chunk).addmm_(numbers, vectors)  # step_tile wrote exp(z' − top) to them
     if softmax is not None and embedded_out is not None:
         softmax.join(shard)
         embedded_out.copy_(softmax.sums.div_(softmax.total.unsqueeze(-1)).view(embedded_out.shape))
@@ -86,7 +86,7 @@ def step(
 
 
 def _logits(library: Any, head: LinearHead, y: Tensor | None, dtype: torch.dtype, grids: int = 1) -> Logits:
-    """The logits of a head for tokens in one dimension. With a flow_scale they add the state y."""
+    """The logits of a head, with all tokens in one dimension. With a flow_scale, flow_scale·y is added to them."""
     hidden = head.hidden.reshape(-1, head.hidden.shape[-1])
     scale = head.flow_scale if head.flow_scale is None else head.flow_scale.flatten()
     state = y if y is None else y.reshape(len(hidden), y.shape[-1])
@@ -94,7 +94,8 @@ def _logits(library: Any, head: LinearHead, y: Tensor | None, dtype: torch.dtype
 
 
 def _sent_classes(logits: Logits, shard: Shard, lead: torch.Size, sent: Sent, noise: Noise) -> Tensor:
-    """The class that each token sends `[T]`; −1 where p is NaN, and where a token sends its probabilities."""
+    """The class that each token sends `[T]`. It is −1 if the softmax of the token is NaN, or if tokens send
+    probabilities."""
     if sent.choice == MEAN:
         return logits.hidden.new_full((len(logits.hidden),), -1, dtype=torch.int64)
     if sent.choice == MODE:
@@ -133,8 +134,8 @@ def _tops_and_totals(logits: Logits) -> tuple[Tensor, Tensor]:
 
 
 def _drawn(logits: Logits, shard: Shard, uniforms: Tensor) -> Tensor:
-    """The class of each token that its uniform draws, as `noise.draw_class` does; −1 where p is NaN. First the process
-    of the class is found, then its tile. The logits of this tile are computed again."""
+    """Draws a class for each token with its uniform, by the rule of `noise.draw_class`; −1 if the softmax is NaN. First
+    it finds which process has the class, then which tile. It computes the logits of this tile again."""
     tops, totals = _tops_and_totals(logits)
     top = shard.gathered(tops.amax(0)).amax(0)
     factors = tops.sub_(top).exp_()
@@ -152,10 +153,10 @@ def _drawn(logits: Logits, shard: Shard, uniforms: Tensor) -> Tensor:
     return torch.where((top > LEAST) & of_processes[-1].isfinite(), shard.summed(drawn), -1)
 
 
-def _first_above(cumulative: Tensor, target: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
-    """The index of the first cumulative sum above the target, or else of the last share above 0; and the target minus
-    the sum before this index."""
-    index, last = (cumulative <= target).sum(0), len(cumulative) - 1 - (shares > 0).flip(0).byte().argmax(0)
+def _first_above(cumulative: Tensor, target: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
+    """An index, and the target minus the cumulative sum before it. The index is that of the first cumulative sum above
+    the target. If there is none, it is that of the last factor above 0."""
+    index, last = (cumulative <= target).sum(0), len(cumulative) - 1 - (factors > 0).flip(0).byte().argmax(0)
     index = torch.where(index < len(cumulative), index, last)
     before = cumulative.gather(0, (index - 1).clamp(min=0).unsqueeze(0)).squeeze(0)
     return index, target - torch.where(index > 0, before, 0)
@@ -186,9 +187,9 @@ class _Probabilities:
         top = shard.gathered(tops.amax(0)).amax(0)
         total = shard.summed(totals.mul_(tops.sub_(top).exp_()).sum(0))
         top, zero = torch.where(top > LEAST, top, torch.nan), torch.zeros_like(top)
-        # With these five numbers, which `Row.slopes` explains, `slopes_tile` computes exp(z − top)/total.
+        # With these five numbers `slopes_tile` computes exp(logit − top)/total, the probability (`sums.Row.slopes`).
         self.slopes = torch.stack([zero, top, zero, total.reciprocal().to(top.dtype), zero], -1)
-        self.no_class = torch.full_like(top, -1, dtype=torch.int64)  # so that no class has another slope
+        self.no_class = torch.full_like(top, -1, dtype=torch.int64)  # so that no class is treated as x
 
     def tile(self, chunk: slice, classes: slice) -> Tensor:
         p = self.logits.tile(chunk, classes)

@@ -1,5 +1,6 @@
 // Masks and reduces the losses of variables. Each block sums a chunk of variables, whose size does not depend on the
-// device. A second kernel adds the sums of the chunks in order. So every run gives the same bits.
+// device. If a result has several chunks, a second kernel adds their sums in a fixed order. So every run gives the same
+// bits.
 #pragma once
 
 #include <algorithm>
@@ -11,18 +12,18 @@ namespace bfn {
 
 struct PartialSum {
   double sum;
-  int64_t count;
+  int64_t count;  // of variables with a cost; only for Reduction::kMean with a mask
 };
 
 // How the variables are divided. The losses are summed in groups: one group for each batch element with
 // Reduction::kBatch, else one group in all. A group consists of chunks, and each block of the grid sums one chunk.
 struct Chunks {
-  int64_t group_size, size;   // the variables of a group and of a chunk
-  int64_t per_group, blocks;  // the chunks of a group and of all groups
+  int64_t group_size, size;   // how many variables a group has, and a chunk (the last of a group may have fewer)
+  int64_t per_group, blocks;  // how many chunks a group has, and all groups together
 };
 
-// The size of a chunk is a multiple of `align`, which is the number of variables that a block works on at a time. There
-// are about 2^10 chunks, of at most 2^15 variables each.
+// The size of a chunk is a multiple of `align`, which is the number of variables that a block works on at a time. The
+// sizes aim at 2^10 chunks. A chunk has at most 2^15 variables.
 inline Chunks chunks_of(const LossTarget& to, int64_t align) {
   const bool by_batch = to.reduction == Reduction::kBatch;
   const int64_t all = to.batch * to.per_batch, groups = by_batch ? to.batch : 1;
@@ -43,7 +44,8 @@ __device__ inline Range range_of(const Chunks& chunks) {
   return {begin, index + 1 == per_group ? first + chunks.group_size : begin + chunks.size};
 }
 
-// Writes the sum of a block's chunk to the partial sums. If the chunk is a whole batch element, writes it to the loss.
+// Writes the sum of a block's chunk: to the loss if the chunk is a whole batch element, else to the partial sums. With
+// Reduction::kNone it writes nothing.
 template <class T>
 __device__ void finish_block(const LossTarget& to, const Chunks& chunks, double sum, int32_t count) {
   if (to.reduction == Reduction::kNone) return;
@@ -62,7 +64,8 @@ struct LossSum {
   double sum = 0;
   int32_t count = 0;
 
-  // Adds the losses of a pack. A loss whose mask is 0 is replaced by 0.
+  // Adds the losses of a pack. A loss whose mask is 0 is replaced by 0. With Reduction::kNone it also writes the
+  // losses.
   template <class At>
   __device__ void add(const LossTarget& to, const At& at, const bool (&on)[At::kCount],
                       typename At::Compute (&loss)[At::kCount]) {
@@ -110,7 +113,8 @@ __device__ void reduce_losses_in_rounds(const LossTarget& to, const Chunks& chun
   finish_block<typename At::Compute>(to, chunks, sum.sum, sum.count);
 }
 
-// Launches the kernel that adds the partial sums and writes the loss and its scale.
+// Launches the kernel that adds the partial sums, writes the loss unless it is complete, and writes to.scale, the
+// factor of the gradients.
 template <class T>
 void finish_losses(const LossTarget& to, const Chunks& chunks);
 

@@ -16,8 +16,8 @@ BFN_HD T message(T sent, T beta, T spread, T eps, T num_classes) {
   return beta * (num_classes * sent - 1) + spread * eps;
 }
 
-// What a loss and its gradient need of a row. With e_k = exp(z_k - max): `x` is e_x, `rest` is the sum of the other
-// e_k, and `quadratic` is the sum of their squares. If a wrong class has more than half of the probability, `quadratic`
+// What a loss and its gradient need of a row. With e_k = exp(z_k - max): the field `x` is e_x, `rest` is the sum of
+// the other e_k, and `quadratic` is the sum of their squares. If a wrong class has more than half of the probability, `quadratic`
 // is instead the sum of e_k (1 - e_k) over the same k. The reason is the gradient. It contains p_k - s, where s is the
 // sum of the p_k^2. As the p_k of a wrong class goes to 1, so does s, and p_k - s would cancel. This class has e_k = 1,
 // so its p_k - s is (e_x + quadratic)/total^2, in which nothing cancels [derived].
@@ -64,7 +64,7 @@ struct RowSlopes {
   BFN_HD T by_other(T e) const { return e * (slope * (e - origin) + level); }
 };
 
-// The derivatives of L_inf are -2 p_x (q^2 + s) by z_x and 2 p_k (p_k - s + p_x q) by another z_k. Here p_k - s is
+// The derivatives of q^2 + s are -2 p_x (q^2 + s) by z_x and 2 p_k (p_k - s + p_x q) by another z_k. Here p_k - s is
 // computed as (e_k - origin)/total + above/total^2. `origin` is 1 if a wrong class has more than half of the
 // probability, else 0. So e_k - origin is 0 for such a class [derived].
 template <class T>
@@ -80,16 +80,16 @@ BFN_HD RowSlopes<T> cross_entropy_slopes(RowStats<T> row, T factor) {
   return {-factor * row.q(), T(0), factor / row.total(), T(0)};
 }
 
-constexpr double kMaxShift = 80;  // exp(80) is well within the range of float
+constexpr double kMaxShift = 80;  // The largest shift of which exp is computed. The rest of a shift is added to the logarithm.
 
-// One draw of L_n with the joint receiver, which is the paper's: a mixture over k of whole vectors y. The divergence is
-// y_x + LSE(z) - LSE(z + y) = -ln M (189, 190). M is the mean under p, with class x, of the ratios exp(d_k), where
-// d_k = y_k - y_x. S is the mean of exp(d_k) - 1. There are three ways to compute -ln M:
-// - If S is above -1/2 (`near_one`), it is -ln(1 + S), which is accurate even if M is near 1.
+// One draw of L_n with the paper's joint receiver, which mixes a density of the whole vector y for each k. The divergence is
+// y_x + LSE(z) - LSE(z + y) = -ln M (189, 190). M is the mean of exp(d_k) under p, where d_k = y_k - y_x. It
+// includes class x, whose d_x is 0. S is the mean of exp(d_k) - 1. There are three ways to compute -ln M:
+// - If S is above -1/2, it is -ln(1 + S), which is accurate even if M is near 1.
 // - If S is below -1/2, it is -ln M, since 1 + S would cancel.
 // - If M is not between 1e-18 and 1e30 (`out_of_range`), the caller computes softplus_fall (elementary.h) of the
-//   log-odds ln((1 - p_x)/p_x) of z and of z + y. Noise from a seed cannot make M too large: its ratios stay below
-//   exp(46).
+//   log-odds ln((1 - p_x)/p_x) of z and of z + y. Noise from a seed is bounded, so that exp(d_k) stays below exp(46)
+//   and M is not too large.
 template <class T>
 struct JointDraw {
   T divergence;
@@ -121,11 +121,12 @@ struct JointDraw {
 // weight is w, is exp(shift). The value is -ln(1 + w (exp(shift) - 1)) [derived].
 template <class T>
 struct FactorisedTerm {
-  T value, derivative;  // the derivative by p
+  T value, derivative;  // the derivative by p; of log_space_term, by ln share
 };
 
-// `shift`: ln of the ratio of the other component's density to the sender's. Both are normals of the same std, and
-// their means are r = sqrt(alpha K) stds apart. `eps` is the sender's normal in this coordinate.
+// Returns shift, the ln of the ratio of the other component's density to the sender's. Both densities are normal with
+// the same std, and their means are r = sqrt(alpha K) stds apart. `eps` is the standard normal number with which the
+// sender made this coordinate.
 template <class T>
 BFN_HD T density_shift(bool is_x, T r, T eps) {
   return (is_x ? -r : r) * eps - T(0.5) * r * r;
@@ -149,8 +150,7 @@ BFN_HD FactorisedTerm<T> factorised_term(bool is_x, T p, T rest, T r, T eps) {
 // The share of a coordinate is the weight of the sender's component in its mixture: p_x for class x, and 1 - p_k for
 // another class k. If the share is below kTinyShare, both the share and exp(shift) may underflow. Then log_space_term
 // computes the coordinate's term in logarithms. This concerns at most two classes. The first is class x, if p_x is
-// tiny. The second is the likeliest class, if p_x is tiny and all classes but the likeliest together have a tiny
-// probability.
+// tiny. The second is the likeliest class k, if k is not x and 1 - p_k is tiny.
 template <class T>
 constexpr T kTinyShare = static_cast<T>(sizeof(T) == sizeof(float) ? 1e-28 : 1e-290);
 

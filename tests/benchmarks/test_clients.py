@@ -16,11 +16,11 @@ def test_a_client_agrees(place):
     """Of the same noise in float64; and one that computes something else is noticed."""
     torch.manual_seed(place)
     client = clients.clients(64, torch.float64)[place]
-    assert clients.disagreement(client) <= clients.AGREES
+    assert clients.disagreement(client) <= clients.TOLERANCE
     wrong = replace(client, theirs=lambda *noise: [1.001 * part for part in client.theirs(*noise)])
-    assert clients.disagreement(wrong) > clients.AGREES
+    assert clients.disagreement(wrong) > clients.TOLERANCE
     last = replace(client, theirs=lambda *noise: [*client.theirs(*noise)[:-1], math.nan * client.theirs(*noise)[-1]])
-    assert not clients.disagreement(last) <= clients.AGREES
+    assert not clients.disagreement(last) <= clients.TOLERANCE
 
 
 def test_what_does_not_vary_has_no_spread():

@@ -15,7 +15,7 @@ from tests.bfn import tiny_files
 
 @pytest.fixture
 def config(tiny, tmp_path):
-    """config("mnist") is a configuration of tiny files of a data set."""
+    """config("mnist") writes tiny files in MNIST's format, and returns a configuration that reads them."""
 
     def make(name, *overrides):
         folder = tiny_files.ALL[name.partition("_")[0]](tmp_path)
@@ -25,13 +25,13 @@ def config(tiny, tmp_path):
 
 
 def test_training_and_validation_are_split_as_published():
-    """There, random_split does it."""
+    """The published code splits with torch's random_split."""
     parts = torch.utils.data.random_split(range(300), [0.99, 0.01], torch.Generator().manual_seed(2147483647))
     kept, held_out = hold_out(300)
     assert (kept.tolist(), held_out.tolist()) == (list(parts[0]), list(parts[1])) and len(held_out) == 3
 
 
-def test_pixels_are_white_as_often_as_they_are_bright():
+def test_a_pixel_is_white_with_the_probability_of_its_grey_level():
     levels = torch.tensor([0, 51, 204, 255], dtype=torch.uint8).expand(20_000, 4)
     pixels = binarise(levels, torch.Generator().manual_seed(0))
     assert pixels.dtype == torch.int64 and set(pixels.unique().tolist()) == {0, 1}
@@ -40,7 +40,7 @@ def test_pixels_are_white_as_often_as_they_are_bright():
     torch.testing.assert_close(means[1:3], torch.tensor([0.2, 0.8]).double(), atol=0.015, rtol=0)
 
 
-def test_mnist_is_drawn_afresh_for_training_and_once_for_measuring(config):
+def test_mnist_is_binarised_in_every_epoch_for_training_and_once_for_validation_and_test(config):
     settings = config("mnist", "train.batch_size=198")
     one, other = load_data(settings), load_data(settings)
     assert [tuple(part.shape) for part in (one.train, one.validation, one.test)] == [
@@ -58,9 +58,9 @@ def test_mnist_is_drawn_afresh_for_training_and_once_for_measuring(config):
     trainer.lock.close()
 
 
-def test_the_baseline_of_mnist_counts_the_same_pixels(config):
+def test_the_baseline_of_mnist_counts_binarised_pixels(config):
     data = load_data(config("mnist"))
-    # Bright pixels are white with probability near 0.85, the others with one near 0.12.
+    # Bright pixels are white with probability near 0.85, other pixels with probability near 0.12.
     bright = 144 / 784
     entropy = sum(
         share * -(p * math.log2(p) + (1 - p) * math.log2(1 - p)) for share, p in ((bright, 0.853), (1 - bright, 0.116))
@@ -72,9 +72,10 @@ def test_the_baseline_of_mnist_counts_the_same_pixels(config):
 def test_levels_of_cifar_fall_into_bins_as_published(num_bins, config, tmp_path):
     settings = config("cifar10", f"data.num_bins={num_bins}", "train.batch_size=200")
     levels = torch.arange(256).repeat(12).view(1, 32, 32, 3).byte()
-    tiny_files.write_cifar(tmp_path / "test_batch", levels.numpy())  # which is preferred to that in the folder
+    tiny_files.write_cifar(tmp_path / "test_batch", levels.numpy())  # read instead of the one in the subfolder
     data = load_data(settings)
-    # Published: brightness in [0, 1], and down to the centre of its bin; the 1e-9 stands for exact arithmetic.
+    # The published code scales levels to [0, 1] and takes the centre of the bin. With the 1e-9, a level on a bin's edge
+    # does not round to the bin below.
     unit = levels.double() / 255
     want = (2 * ((unit * num_bins + 1e-9).floor().clamp(max=num_bins - 1) + 0.5) / num_bins - 1).float()
     torch.testing.assert_close(data.test, want)
@@ -91,7 +92,7 @@ def test_bins_that_cifar_cannot_have_are_refused(config):
         load_data(config("cifar10", "data.num_bins=257"))
 
 
-def test_windows_of_text8_start_anywhere_in_training_and_are_whole_otherwise(config):
+def test_windows_of_text8_start_anywhere_in_training_and_do_not_overlap_otherwise(config):
     data = load_data(config("text8", "data.length=20"))
     text = (" the quick brown fox jumps over the lazy dog" * 40).encode()
     ends = [len(text) * 90 // 100, len(text) * 95 // 100]
@@ -118,7 +119,7 @@ def test_a_text_that_is_too_short_is_refused(config):
 
 
 def test_classes_are_counted_in_each_column_a_few_rows_at_a_time():
-    columns = 2**21  # of which two rows are counted at once
+    columns = 2**21  # with so many columns, class_counts counts two rows at a time
     classes = torch.zeros(5, columns, dtype=torch.uint8)
     classes[[0, 2, 4], 0] = 1
     classes[:, -1] = 1

@@ -1,5 +1,5 @@
-// Replaces the CUDA runtime for objects that nvcc made. Their kernels run in the interpreter. The PTX comes from the
-// fat binaries in these objects.
+// Replaces the CUDA runtime for objects that nvcc made. The interpreter of this folder runs their kernels.
+// The PTX comes from the fat binaries in these objects.
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -12,7 +12,7 @@
 
 namespace bfn {
 void* current_stream() { return nullptr; }
-// All tensors must be allocated by torch, since the interpreter knows only torch's memory.
+// Null makes the caller allocate by torch. The interpreter knows only torch's memory.
 void* allocate_pages(size_t) { return nullptr; }
 void free_pages(void*, size_t) {}
 }  // namespace bfn
@@ -23,8 +23,8 @@ struct Dim {
   unsigned x, y, z;
 };
 
-// The structures of a fat binary (fatbinary_section.h of the toolkit). A wrapper points to a header, which entries
-// follow.
+// The structures of a fat binary (fatbinary_section.h of the toolkit). A wrapper points to a header. The
+// entries come after the header.
 struct Wrapper {
   int magic, version;
   const unsigned char* data;
@@ -49,12 +49,12 @@ constexpr uint16_t kPtx = 1;
   std::abort();
 }
 
-// Returns the PTX of a fat binary. It must be the only entry, and not compressed.
+// Returns the PTX of a fat binary. The first entry must be this PTX, uncompressed.
 const char* text_of(const Wrapper& wrapper) {
   Header header;
   Entry entry;
   std::memcpy(&header, wrapper.data, sizeof(header));
-  if (wrapper.magic != kWrapper || header.magic != kHeader) give_up("a fat binary of another form");
+  if (wrapper.magic != kWrapper || header.magic != kHeader) give_up("a fat binary with a wrong magic number");
   std::memcpy(&entry, wrapper.data + header.header_bytes, sizeof(entry));
   const char* text = reinterpret_cast<const char*>(wrapper.data) + header.header_bytes + entry.header_bytes;
   if (entry.kind != kPtx || !std::strstr(text, ".version")) give_up("a fat binary without plain PTX");
@@ -77,7 +77,7 @@ struct Function {
   void* module = nullptr;  // replaces the module of the binary if it is not null
 };
 
-// Returns where the text of a kernel begins, from its .entry on, and its length.
+// Returns the position and the length of a kernel's text, which begins at ".entry".
 std::pair<size_t, size_t> span_of(const std::string& text, const std::string& kernel) {
   const size_t begin = text.find(".entry " + kernel + "("), end = text.find("\n}\n", begin);
   if (begin == std::string::npos || end == std::string::npos) give_up("no kernel " + kernel);
@@ -157,7 +157,7 @@ const char* cudart_kernels() {
   return names.c_str();
 }
 
-// Lets kernels be parsed again when they are launched next.
+// The next launch of a kernel parses its PTX again, unless cudart_replace has replaced the kernel.
 void cudart_reload() {
   for (auto& [host, f] : functions()) f.binary->module = nullptr;
 }

@@ -1,5 +1,5 @@
-// The memory that kernels access. It finds what is an error on a GPU: accesses out of bounds, misaligned accesses,
-// races.
+// The memory that kernels access. It refuses accesses that are errors on a GPU: out of bounds, misaligned, in a
+// race, or reading shared memory that nobody wrote.
 #pragma once
 
 #include <cstddef>
@@ -14,7 +14,8 @@
 namespace ptx {
 
 // The memory of a tensor, or of a variable of a module. It stores for each byte which block of which launch wrote it
-// last, which one read it last, and what the warps of the running block did to it.
+// last, which block or whether several blocks read it, and what the warps of the running block did to it since the last
+// barrier.
 struct Allocation {
   uintptr_t begin = 0, end = 0;
   std::vector<uint32_t> writers, readers;
@@ -33,14 +34,14 @@ class GlobalMemory {
 
   // Gives each block of the launch a stamp. Later launches have larger stamps.
   void begin_launch(uint64_t blocks);
-  // Records an access. Returns false for a race: if another block of this launch wrote the bytes or, for a write, read
-  // them.
+  // Records an access. Returns false for a race. A read races with a write of another block of this launch. A write
+  // also races with a read of another block.
   bool touch(Allocation& allocation, uintptr_t address, size_t bytes, unsigned block, bool writes);
 
   // Is called when a block begins, and when all its threads have met at a barrier.
   void begin_phase() { ++phase_; }
   // Records an access. Returns false for a race with another warp of the block. `value` is what is to be written, or
-  // null for a read. To write the value that the memory has already is no race.
+  // null for a read. A write that does not change a byte is no race.
   bool touch_in_block(Allocation& allocation, uintptr_t address, size_t bytes, int warp, const char* value);
 
  private:
@@ -74,7 +75,7 @@ class SharedMemory {
   uint64_t phase_ = 0;
 };
 
-// Instructions that access memory, for some lanes of a warp.
+// Instructions on memory and on addresses. Each runs for some lanes of a warp.
 void load(Warp& warp, const Instruction& i, Lanes lanes);
 void store(Warp& warp, const Instruction& i, Lanes lanes);
 void to_generic(Warp& warp, const Instruction& i, Lanes lanes);
