@@ -34,7 +34,6 @@ from bfn.training.seeds import VALIDATION, WEIGHTS, derive
 from bfn.training.speed import PLAIN, Choice, choices, choose, timed
 
 LOOK_STEPS, LOOK_SECONDS = 1000, 1.0  # a run looks at its losses at least once in so many steps, or seconds
-FUSED = ("cuda", "mps", "xpu")  # devices where one kernel for all of an AdamW step saves time
 
 
 class Interrupted(Exception):
@@ -112,8 +111,7 @@ class Trainer:
             self.model = self.accelerator.prepare(model)
         groups, betas = decay_groups(model, train.decay_vectors), (0.9, train.beta_2)
         # A fused step takes place even if the gradients of fp16 are not finite, and accelerate would not know it.
-        fused = self.device.type in FUSED and self.accelerator.scaler is None
-        more: dict[str, Any] = {"weight_decay": train.weight_decay, "fused": fused}
+        more: dict[str, Any] = {"weight_decay": train.weight_decay, "fused": self.accelerator.scaler is None}
         self.adamw = torch.optim.AdamW(groups, train.learning_rate, betas, **more)
         self.optimizer = self.accelerator.prepare(self.adamw)  # which scales the gradients of fp16
 

@@ -139,7 +139,14 @@ def agree(out):
 
 
 def difference(one, other, name):
-    """The greatest difference between the tensors of a checkpoint in two directories."""
+    """The distance between the weights, averages and moments of a checkpoint in two directories, relative to their norm.
+
+    It is a norm of all numbers, since single weights may differ by much: AdamW divides a gradient by its own size, and so
+    takes a step of full length even if the gradient is hardly larger than its rounding error."""
     tensors, others = (checkpoint.load(Path(out, name))[0] for out in (one, other))
     assert tensors.keys() == others.keys()
-    return max((tensors[key].double() - others[key].double()).abs().max().item() for key in tensors)
+    one, other = (
+        torch.cat([of[key].flatten().double() for key in sorted(tensors) if not key.endswith(".step")])
+        for of in (tensors, others)
+    )
+    return ((one - other).norm() / other.norm()).item()
