@@ -9,7 +9,7 @@ from torch import Tensor
 from benchmarks.competitors import Competitor, leaves, step
 from benchmarks.timed_cases import Case
 
-# How many numbers the float64 truth computes; in larger cases only a part of the variables of each row is compared.
+# The most numbers that the float64 truth computes. In larger cases only some variables of each row are compared.
 MAX_NUMBERS = 2**22
 
 
@@ -17,7 +17,7 @@ MAX_NUMBERS = 2**22
 class Verdict:
     errors: dict[str, float]  # of the output and of each gradient
     tolerance: float
-    held_to: str
+    held_to: str  # the name of the truth
 
     @property
     def worst(self) -> float:
@@ -29,12 +29,12 @@ class Verdict:
 
 
 def compare(got: Tensor, want: Tensor, share: float = 1.0) -> float:
-    """The largest ‖got − want‖ / ‖want‖ over the rows of the batch, which differ in their times and so in their
-    weights.
+    """The largest ‖got − want‖ / ‖want‖ over the rows of the batch, whose times and so the sizes of whose losses
+    differ.
 
-    The norm of a row counts as at least a thousandth of the largest one, since losses near 0 are differences of numbers
-    of order n. A vector, which has no batch, is one row. With `share` below 1, only that part of a row's variables,
-    with the least errors, is compared.
+    The norm of a row counts as at least a thousandth of the largest one, since n-step losses near 0 are differences of
+    numbers of order n. A vector, which has no batch, is one row. With `share` below 1, only that part of a row's
+    variables, with the least errors, is compared.
     """
     if got.shape != want.shape:
         return math.inf
@@ -60,8 +60,9 @@ def some_columns(case: Case, tensors: dict, columns: Tensor) -> dict:
 
 
 def check(case: Case, competitor: Competitor, tensors: dict, noise: dict) -> Verdict:
-    """Runs the competitor at full size, and compares its result for the variables whose truth is computed. Gradients
-    that are sums over variables are compared where there are no others."""
+    """Runs the competitor at full size, and compares its result for the variables whose truth is computed. For a large
+    vocabulary it runs for these variables alone. A gradient that is a sum over variables is compared only if the truth
+    of all of them is computed."""
     shown = max(1, min(case.shape[1], MAX_NUMBERS * case.shape[1] // case.elements))
     columns = torch.arange(shown, device=next(iter(tensors.values())).device) * (case.shape[1] // shown)
     if case.weights:

@@ -33,7 +33,8 @@ from bfn.training.runs import FILES, LOG_FILE, MODEL_FILE, STATE_FILE, as_csv, r
 from bfn.training.seeds import VALIDATION, WEIGHTS, derive
 from bfn.training.speed import PLAIN, Choice, choices, choose, timed
 
-LOOK_STEPS, LOOK_SECONDS = 1000, 1.0  # a run looks at its losses at least once in so many steps, or seconds
+# A run looks at its losses about once in so many seconds, and at least once in so many steps.
+LOOK_STEPS, LOOK_SECONDS = 1000, 1.0
 
 
 class Interrupted(Exception):
@@ -44,7 +45,8 @@ class Trainer:
     """A run in the directory `config.out`: a new one, or the one that the directory holds, continued from its last
     save. All processes that torchrun or accelerate started share it; the main one reads and writes its files.
 
-    The directory is locked from here to the end of `run`. A locked directory is a RunError.
+    The constructor locks the directory, and `run` releases it at its end. If the directory is locked already, the
+    constructor raises a RunError.
     fresh: delete the run that the directory holds, if any.
     """
 
@@ -54,7 +56,7 @@ class Trainer:
         self.config, self.data, self.out = config, data, Path(config.out)
         self.console = (console or Console()) if processes.is_main() else Console(quiet=True)
         self.at, self.choice = Position(), PLAIN
-        self.before: Choice | None = None  # of the run that is continued
+        self.before: Choice | None = None  # that the run was trained with before it is continued
         self.losses = torch.zeros(LOOK_STEPS, device=self.device)  # of the steps since the last look
         self.looked = 0  # the step of the last look
         self.log: list[dict[str, Any]] = []
@@ -91,7 +93,7 @@ class Trainer:
             self.restore(tensors, state)
 
     def divide(self, state: dict[str, Any]) -> None:
-        """Divide batches as the settings say, or else as the run did so far."""
+        """Split batches into micro-batches, whose size is in the settings or else in the run's saved state."""
         train = self.config.train
         micro = train.micro_batch or state.get("config", {}).get("train", {}).get("micro_batch")
         train = replace(train, micro_batch=micro)
@@ -99,7 +101,7 @@ class Trainer:
         self.config = replace(self.config, train=replace(train, micro_batch=self.batches.micro))
 
     def prepare(self, model: BFN) -> None:
-        """Make the average and the optimizer of a model, and share it among the processes."""
+        """Make the averaged copy of a model and its optimizer, and share the model among the processes."""
         train = self.config.train
         self.bare = model  # without what accelerate wraps around it
         self.averaged = deepcopy(model).requires_grad_(False)  # the model with the average of the weights (EMA)
@@ -110,10 +112,11 @@ class Trainer:
         else:
             self.model = self.accelerator.prepare(model)
         groups, betas = decay_groups(model, train.decay_vectors), (0.9, train.beta_2)
-        # A fused step takes place even if the gradients of fp16 are not finite, and accelerate would not know it.
+        # A fused optimizer skips a step itself if the gradients of fp16 are not finite, and accelerate would not know
+        # it.
         more: dict[str, Any] = {"weight_decay": train.weight_decay, "fused": self.accelerator.scaler is None}
         self.adamw = torch.optim.AdamW(groups, train.learning_rate, betas, **more)
-        self.optimizer = self.accelerator.prepare(self.adamw)  # which scales the gradients of fp16
+        self.optimizer = self.accelerator.prepare(self.adamw)  # which undoes the scale of fp16's losses
 
     def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Continue where the run in this directory was saved."""
@@ -201,13 +204,14 @@ class Trainer:
         self.next_look = self.at.step + 1
 
     def left(self, seconds: float) -> float:
-        """The seconds that are left of the run if a step takes so many."""
+        """The seconds that the run has left if a step takes this number of seconds."""
         train, at = self.config.train, self.at
         most = math.inf if train.max_seconds is None else train.max_seconds - at.seconds
         return min(most, seconds * (train.max_steps - at.step)) if at.step < train.max_steps else 0.0
 
     def try_out(self, choice: Choice, passes: int) -> list[float]:
-        """The seconds of some passes for the next step, whose gradients are dropped; the processes' means."""
+        """Time passes over the next step's batch, drop their gradients, and return the seconds of each, as the
+        processes' means."""
         buffers = [buffer.clone() for buffer in self.bare.buffers()]
         self.choice = choice
         choice.compile(self.bare.network)
@@ -249,7 +253,8 @@ class Trainer:
         return stopping > 0
 
     def step(self) -> None:
-        """One optimizer step. Nothing in it waits for the device. `look` must come after at most LOOK_STEPS of them."""
+        """One optimizer step. Nothing in it waits for the device, except fp16's scaler. `look` must come after
+        at most LOOK_STEPS steps."""
         train = self.config.train
         for group in self.optimizer.param_groups:
             group["lr"] = train.learning_rate * min(1.0, (self.at.step + 1) / train.warmup_steps)
@@ -261,7 +266,7 @@ class Trainer:
         self.at.step += 1
 
     def gradients(self, *, shared: bool = True) -> Tensor:
-        """Put the gradients of the batch of this step in their place, and return the mean of its loss in this process.
+        """Compute the gradients of this step's batch into the parameters' `grad`, and return this process's mean loss.
         shared: whether processes add up their gradients."""
         self.model.train()
         self.optimizer.zero_grad()
@@ -292,10 +297,10 @@ class Trainer:
         return nullcontext() if last or self.sharded else self.accelerator.no_sync(self.model)
 
     def validate(self) -> None:
-        """Bound of the EMA weights on the validation split; the weights that are best there are the run's result."""
+        """Compute the bound of the averaged weights on the validation data. The best weights are the run's result."""
         train, at = self.config.train, self.at
         settings = EvaluateConfig(train.n_steps, repeats=16, seed=derive(train.seed, VALIDATION))
-        # Parts of one size, so that a compiled network sees one shape.
+        # Parts of nearly one size, so that a compiled network sees few shapes.
         examples = len(self.data.validation)
         settings.batch_size = math.ceil(examples / math.ceil(examples / settings.batch_size))
         with self.choice.autocast(self.device), self.accelerator.autocast():
@@ -305,7 +310,7 @@ class Trainer:
             {
                 "step": at.step,
                 "seconds": round(at.seconds, 2),
-                "train_bits": at.loss_sum / steps / math.log(2),  # messages only, with dropout, since the last row
+                "train_bits": at.loss_sum / steps / math.log(2),  # of messages, with dropout, since the last row
                 "validation_bits": bound.bits,
                 "validation_error": bound.error,
             }
@@ -317,8 +322,8 @@ class Trainer:
             self.result = states.copied(self.averaged), result | tokens(self.data)
 
     def save(self) -> None:
-        """Have all that resuming needs written while training goes on, the log, and the best weights if they are new.
-        If the last writing failed, its error is raised here."""
+        """Start to write the training state, the log and, if they are new, the best weights. Training goes on
+        meanwhile. If the writing before failed, its error is raised here."""
         tensors = states.snapshot(self.bare, self.averaged, self.adamw)
         state: dict[str, Any] = {"config": asdict(self.config), "position": asdict(self.at), "choice": self.choice}
         state |= {"log": list(self.log)} | tokens(self.data)
@@ -330,7 +335,7 @@ class Trainer:
             self.writing = self.writer.submit(self.write, result, tensors, state)
 
     def write(self, result: Saved | None, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """Write a checkpoint. The training state comes after the weights that it speaks of."""
+        """Write a checkpoint. The best weights come first, since the training state refers to them."""
         if result is not None:
             checkpoint.save(self.out / MODEL_FILE, *result)
         checkpoint.save(self.out / STATE_FILE, tensors, state)
@@ -344,7 +349,8 @@ class Trainer:
                 writing.result()
 
     def best(self) -> BFN:
-        """The model with the weights that are the run's result, in all processes; the averages are lost."""
+        """The model with the weights that are the run's result, in all processes. They replace the
+        averages."""
         tensors: dict[str, Tensor] = {}
         with processes.together():
             if processes.is_main():

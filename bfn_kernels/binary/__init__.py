@@ -1,12 +1,12 @@
 """Ops of binary data: one of two classes per variable, with one logit, which belongs to class 1.
 
-These are the ops of `discrete` for K = 2 with one number for each variable in the place of two, and all of them are
-elementwise. The state of a variable's input distribution is one logit too: d = y₁ − y₀, so that θ₁ = σ(d). A network
-that reads 2θ₁ − 1 is given tanh(d/2).
+These are the ops of `discrete` for K = 2 with one number for each variable in the place of two. They are elementwise; a
+loss is then reduced. The state of a variable's input distribution is one logit too: d = y₁ − y₀, so that θ₁ = σ(d). A
+network that reads 2θ₁ − 1 is given tanh(d/2).
 
-All tensors are `[B, ...]`. Classes are 0 and 1, bool or of a type that `discrete` takes. What all families share (rows,
-types, random numbers, errors) stands in `help(bfn_kernels)`. Numbers in parentheses are equations of Graves et al.
-2023.
+All tensors are `[B, ...]`. Classes are 0 and 1, in any type that `discrete` takes, or bool. What all families share
+(rows, types, random numbers, errors) stands in `help(bfn_kernels)`. Numbers in parentheses are equations of Graves et
+al. 2023.
 """
 
 import torch
@@ -113,7 +113,7 @@ def sender_sample(
 
 
 def bayesian_update(logits: Tensor, y: Tensor, *, backend: str | None = None) -> Tensor:
-    """Updates the input distribution by a message y: θ' ∝ e^y·θ (171), which is a sum in logits.
+    """Updates the input distribution by a message y: θ' ∝ e^y·θ for a pair y (171), so that d' = d + (y₁ − y₀).
 
     Args:
         logits: The state, `[B, ...]`, floating-point; differentiable.
@@ -197,7 +197,7 @@ def update_sample(
         choose: What is sent: a "sample" of the output distribution, its "mode", or its "mean" (2p₁ − 1 in the place of
             s).
         known: Classes `[B, ...]`, which are sent instead where known_mask is True. Pass both or neither.
-        known_mask: bool, True where `known` is sent. Broadcastable to the state, or of its leading dimensions.
+        known_mask: bool, True where `known` is sent. Broadcastable to the state, or shaped as its leading dimensions.
         out: Receives the new state, in the state's shape and type. It may be the state itself. No argument may
             then require a gradient.
         theta_out: Receives θ₁ of the new state, which the network sees next, as `theta` gives it. Of the state's shape
@@ -254,31 +254,32 @@ def solver_step(
 ) -> Tensor:
     """Takes a sampler's step from time t to t_next: d' = A·d + 2·take·(2(p + r·(p − p_prev)) − 1) + E·ξ [derived].
 
-    p is σ(output_logits), the probability of class 1. A rule of `bfn_kernels.solvers` gives the coefficients A, take, r
-    and E. The rule "sde1" with samples from t = 0 on is ancestral sampling. Nothing is differentiable.
+    p is the probability of class 1: σ(output_logits), unless choose, guidance, temperature or known change it. A rule
+    of `bfn_kernels.solvers` gives the coefficients A, take, r and E. The rule "sde1" with samples from t = 0 on is
+    ancestral sampling. Nothing is differentiable.
 
     Args:
         output_logits: What the network put out at time t, `[B, ...]`, floating-point.
         state: The logits d that the network saw, `[B, ...]`, floating-point.
         t: Times in [0, 1]: a number, `[B]` or any leading part of the state's shape. Above 0 where the rule cannot
             start at 0.
-        t_next: Times in [0, 1], shaped as t may be, not before t (checked on the CPU).
+        t_next: Times in [0, 1], shaped as t may be, not before t (checked for data on the CPU).
         rule: A name of `solvers.RULES`.
-        t_previous: The times of the step before, shaped as t may be, before t (checked on the CPU). For rules
+        t_previous: The times of the step before, shaped as t may be, before t (checked for data on the CPU). For rules
             of second order, whose step is of first order without it.
-        previous: p of the step before, which predicted_out received then, `[B, ...]`, floating-point. It goes with
+        previous: p of the step before, as its predicted_out received it, `[B, ...]`, floating-point. It goes with
             t_previous, or with an extrapolation r among the coefficients.
         coefficients: `solvers.Coefficients` in the place of t, t_next, t_previous, rule, beta_1 and schedule. Each is a
             number or shaped as t may be.
         beta_1: β₁ of the paper's schedule, positive. Pass either beta_1 or schedule.
         schedule: Another schedule β(t): an object with the methods of `schedules.DiscreteSchedule`.
-        choose: What is taken for p: the "mean", p itself, as solvers do; or a "sample" or the "mode", as 0 or 1.
+        choose: "mean" leaves p as it is, as solvers do. "sample" or "mode" replaces p by a class, 0 or 1.
         temperature: What the logits are divided by: a number, or numbers shaped as t may be, from 1e-30 to 1e30.
-        unconditional: Logits of the network without its condition, `[B, ...]`. It goes with guidance.
+        unconditional: Logits of the network without its condition, `[B, ...]`. Pass guidance too, or neither.
         guidance: w, a number, or numbers shaped as t may be, for
             p = σ(((1 + w)·output_logits − w·unconditional) / temperature).
         known: Classes `[B, ...]`, which are p where known_mask is True. Pass both or neither.
-        known_mask: bool, True where `known` is p. Broadcastable to the state, or of its leading dimensions.
+        known_mask: bool, True where `known` is p. Broadcastable to the state, or shaped as its leading dimensions.
         out: Receives the new state, in the state's shape and type. It may be the state itself.
         theta_out: Receives θ₁ of the new state, in the state's shape and any floating-point type.
         predicted_out: Receives p, in the state's shape and any floating-point type. It may be `previous` itself.

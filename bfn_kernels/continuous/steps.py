@@ -56,7 +56,7 @@ def update_sample(
             before this time. With t only.
         clip: The range of the data, to which x̂ is clipped; None for data without bounds. With t only.
         known: Values `[B, ...]` that are sent where known_mask is True (inpainting); not differentiable.
-        known_mask: Bool, given together with known. Broadcastable to mean, or of its leading dimensions.
+        known_mask: Bool, given together with known. Broadcastable to mean, or shaped as its leading dimensions.
         out: A tensor of the shape and type of mean, which may be mean itself, that receives the new mean; no gradient
             then.
         seed: An int, or an int64 tensor of one element; None draws one with generator.
@@ -152,7 +152,7 @@ def solver_step(
             before this time.
         clip: The range of the data, to which x̂ is clipped; None for data without bounds.
         known: Values `[B, ...]` that x̂ has where known_mask is True (inpainting).
-        known_mask: Bool, given together with known. Broadcastable to mean, or of its leading dimensions.
+        known_mask: Bool, given together with known. Broadcastable to mean, or shaped as its leading dimensions.
         out: A tensor of the shape and type of mean, which may be mean itself, that receives the new mean.
         predicted_out: A tensor of the shape of mean and of any floating-point type that receives x̂; it may be previous
             itself.

@@ -196,7 +196,7 @@ def update_sample(
         alpha: Accuracy α of the message, at least 0: a number, `[B]` or any leading part of `[B, ...]`.
         choose: What is sent: a "sample" of the output distribution, its "mode", or its "mean" (p in the place of e_k).
         known: Classes `[B, ...]`, which are sent instead where known_mask is True. Pass both or neither.
-        known_mask: bool, True where `known` is sent. Broadcastable to `[B, ...]`, or of its leading dimensions.
+        known_mask: bool, True where `known` is sent. Broadcastable to `[B, ...]`, or shaped as its leading dimensions.
         out: Receives the new state, in the state's shape and type. It may be the state itself. No argument may
             then require a gradient.
         theta_out: Receives the probabilities of the new state, which the network sees next, as `theta` gives them. Of
@@ -260,11 +260,11 @@ def solver_step(
         output_logits: What the network put out at time t, `[B, ..., K]`, floating-point.
         state: The logits z that the network saw, `[B, ..., K]`, floating-point.
         t: Times in [0, 1]: a number, `[B]` or any leading part of `[B, ...]`. Above 0 where the rule cannot start at 0.
-        t_next: Times in [0, 1], shaped as t may be, not before t (checked on the CPU).
+        t_next: Times in [0, 1], shaped as t may be, not before t (checked for data on the CPU).
         rule: A name of `solvers.RULES`.
-        t_previous: The times of the step before, shaped as t may be, before t (checked on the CPU). For rules
+        t_previous: The times of the step before, shaped as t may be, before t (checked for data on the CPU). For rules
             of second order, whose step is of first order without it.
-        previous: p of the step before, which predicted_out received then, `[B, ..., K]`, floating-point. It goes with
+        previous: p of the step before, as its predicted_out received it, `[B, ..., K]`, floating-point. It goes with
             t_previous, or with an extrapolation r among the coefficients.
         coefficients: `solvers.Coefficients` in the place of t, t_next, t_previous, rule, beta_1 and schedule. Each is a
             number or shaped as t may be.
@@ -273,11 +273,11 @@ def solver_step(
         choose: What is taken for p: the "mean", p itself, as solvers do; or a "sample" or the "mode", as one-hot
             vectors.
         temperature: What the logits are divided by: a number, or numbers shaped as t may be, from 1e-30 to 1e30.
-        unconditional: Logits of the network without its condition, `[B, ..., K]`. It goes with guidance.
+        unconditional: Logits of the network without its condition, `[B, ..., K]`. Pass guidance too, or neither.
         guidance: w, a number, or numbers shaped as t may be, for
             p = softmax(((1 + w)·output_logits − w·unconditional) / temperature).
         known: Classes `[B, ...]`, whose one-hot vectors are p where known_mask is True. Pass both or neither.
-        known_mask: bool, True where `known` is p. Broadcastable to `[B, ...]`, or of its leading dimensions.
+        known_mask: bool, True where `known` is p. Broadcastable to `[B, ...]`, or shaped as its leading dimensions.
         out: Receives the new state, in the state's shape and type. It may be the state itself.
         theta_out: Receives the probabilities of the new state, in the state's shape and any floating-point type.
         predicted_out: Receives p, in the state's shape and any floating-point type. It may be `previous` itself.

@@ -101,7 +101,7 @@ class BFN(nn.Module, ABC):
                 generator.
             n_steps: None for L∞; n for L_n.
             mask: False where a variable is left out, such as padding: it costs nothing, and the network sees its prior.
-                Broadcastable to x, or of its leading dimensions.
+                Broadcastable to x, or shaped as its leading dimensions.
             reduction: "mean" over variables, "sum", "batch" (sums, `[B]`) or "none" (of each variable).
 
         Returns:

@@ -73,7 +73,7 @@ def flow_embedding(
         beta_1: β₁ of the paper's schedule, positive. Pass either beta_1 or schedule.
         schedule: Another schedule β(t): an object with the methods of `schedules.DiscreteSchedule`.
         mask: bool, False where x is not read, as for padding; the result is then the embedding of the uniform prior.
-            Broadcastable to x, or of its leading dimensions.
+            Broadcastable to x, or shaped as its leading dimensions.
         seed: An int, or an int64 tensor of one element, that determines the noise of the flow.
         generator: Draws the seed. Without seed and generator, torch's default generator does.
         noise: Standard normals `[B, ..., K]` to use instead of a seed.

@@ -139,10 +139,10 @@ def agree(out):
 
 
 def difference(one, other, name):
-    """The distance between the weights, averages and moments of a checkpoint in two directories, relative to their norm.
+    """The distance between the weights, averages and moments of a checkpoint in two directories, over their norm.
 
-    It is a norm of all numbers, since single weights may differ by much: AdamW divides a gradient by its own size, and so
-    takes a step of full length even if the gradient is hardly larger than its rounding error."""
+    It is a norm over all numbers, since a single weight may differ by more. AdamW divides a gradient by its own size,
+    and so takes a full step even if the gradient is hardly larger than its rounding error."""
     tensors, others = (checkpoint.load(Path(out, name))[0] for out in (one, other))
     assert tensors.keys() == others.keys()
     one, other = (
