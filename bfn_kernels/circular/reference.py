@@ -54,7 +54,7 @@ def concentrations(step: Tensor, table: Tensor, normals: Tensor) -> Tensor:
     inside = (step >= 0) & (step < len(table))
     place = ((normals + TABLE_END) * ((QUANTILES - 1) / (2 * TABLE_END))).clamp(0, QUANTILES - 1)
     below = place.long().clamp(max=QUANTILES - 2)
-    index = torch.where(inside, step, 0) * QUANTILES + below
+    index = torch.where(inside, step, 0).long() * QUANTILES + below
     low, high = (table.flatten()[index + k].to(normals.dtype) for k in (0, 1))
     return torch.where(inside, low + (place - below) * (high - low), torch.nan)
 
@@ -77,7 +77,8 @@ def draw(
 ) -> tuple[Tensor, Tensor]:
     """The mean x + an angle of vM(0, c), and c, or its scaled logarithm if log_factor is not 0.
 
-    The concentration is given, and the second result is empty, or it is drawn of the table's row `step`.
+    The concentration is given, and the second result is empty, or it is drawn of the table's row `step`. Both are row
+    scalars, in the type of the arithmetic.
     """
     dtype = compute_dtype(x)
     if table is None:
@@ -138,5 +139,6 @@ def loss(x: Tensor, prediction: Tensor, weight: Tensor, cost: int, period: float
     if cost == COSINE:
         return reduce(2 * weight * (angle / 2).sin().square(), *target)
     weight = torch.where(weight >= 0, weight, torch.nan)
-    log_normaliser = torch.special.i0e(weight).log() + math.log(period)
-    return reduce(log_normaliser + 2 * weight * (angle / 2).sin().square(), *target)
+    small = torch.special.i0(weight.clamp(max=1)).log() - weight  # torch has no slope of i0e at 0
+    log_bessel = torch.where(weight < 1, small, torch.special.i0e(weight.clamp(min=1)).log())
+    return reduce(log_bessel + math.log(period) + 2 * weight * (angle / 2).sin().square(), *target)

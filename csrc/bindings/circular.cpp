@@ -19,12 +19,11 @@ auto draw(Given x, Maybe concentration, Maybe step, Maybe table, Given seed, dou
   check(!table || (table->dim() == 2 && table->size(1) == kQuantiles && table->is_contiguous() &&
                    table->scalar_type() == ScalarType::Float),
         "table", " must be contiguous float32 quantiles");
-  check(!step || step->scalar_type() == ScalarType::Long, "step", " must be int64");
   const CircularDraw op{
       .count = numel(shape),
       .x = view("x", x, shape),
       .concentration = view_of_rows("concentration", concentration, shape, type),
-      .step = view("step", step, shape),
+      .step = view_of_rows("step", step, shape, type),
       .table = table ? static_cast<const float*>(view("table", *table, shape_of(*table)).data) : nullptr,
       .rows = table ? table->size(0) : 0,
       .noise = noise_of(seed, MaybeTensor{}, shape, kSender),

@@ -54,15 +54,10 @@ void store_log(const View& to, const LogScale& scale, int64_t start, int64_t len
 // Draws concentrations from the rows of the table that the steps name.
 template <class T>
 void draw_concentrations(const CircularDraw& op, int64_t start, int64_t length, T* __restrict out) {
-  T normals[noise_buffer_size(kBlock)];
-  int64_t steps[kBlock];
+  T normals[noise_buffer_size(kBlock)], steps[kBlock];
   const T* z = normals_of(op.noise, start, length, normals);
-  const int64_t* step = load(op.step, start, length, steps);
-  for (int64_t i = 0; i < length; ++i) {
-    const bool inside = step[i] >= 0 && step[i] < op.rows;
-    const T quantile = quantile_of(op.table + kQuantiles * (inside ? step[i] : 0), z[i]);
-    out[i] = inside ? quantile : kNaN<T>;
-  }
+  const T* step = load(op.step, start, length, steps);
+  for (int64_t i = 0; i < length; ++i) out[i] = quantile_of(op.table, op.rows, step[i], z[i]);
 }
 
 }  // namespace

@@ -75,12 +75,16 @@ struct VonMises {
 constexpr int kQuantiles = 256;
 constexpr float kTableEnd = 6;
 
+// The concentration that a normal draws of a row of the table, which has `rows` rows. It is NaN for another row.
 template <class T>
-BFN_HD T quantile_of(const float* quantiles, T z) {
-  const T place = clamp((z + T(kTableEnd)) * T((kQuantiles - 1) / (2 * kTableEnd)), T(0), T(kQuantiles - 1));
-  const int below = place < T(kQuantiles - 2) ? static_cast<int>(place) : kQuantiles - 2;
-  const T low = static_cast<T>(quantiles[below]), high = static_cast<T>(quantiles[below + 1]);
-  return fused(place - static_cast<T>(below), high - low, low);
+BFN_HD T quantile_of(const float* table, int64_t rows, T row, T normal) {
+  const bool inside = row >= T(0) && row < static_cast<T>(rows);
+  const T place = clamp((normal + T(kTableEnd)) * T((kQuantiles - 1) / (2 * kTableEnd)), T(0), T(kQuantiles - 1));
+  const int32_t below = place < T(kQuantiles - 2) ? static_cast<int32_t>(place) : kQuantiles - 2;
+  const float* const at = table + (inside ? static_cast<int32_t>(row) : 0) * int64_t{kQuantiles} + below;
+  const T low = static_cast<T>(at[0]), high = static_cast<T>(at[1]);
+  const T value = fused(place - static_cast<T>(below), high - low, low);
+  return inside ? value : kNaN<T>;
 }
 
 // The logarithm of a concentration, scaled to [-1, 1].

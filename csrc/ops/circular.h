@@ -14,7 +14,7 @@ struct LogScale {
 };
 
 // mean = x + an angle of a von Mises distribution. Its concentration is given (the sender), or is drawn from the row
-// `step` of the table (the flow). A step outside of [0, rows) gives NaN.
+// `step` of the table (the flow), which is a row scalar. A step outside of [0, rows) gives NaN.
 struct CircularDraw {
   int64_t count;
   View x, concentration, step;
