@@ -25,7 +25,6 @@ from bfn_kernels.triton_ops.views import (
     Results,
     block_of,
     compute_type,
-    constants,
     launch,
     load,
     noise_views,
@@ -110,17 +109,16 @@ def _scaled_log(concentration, least, factor):
 def draw(x, concentration, step, table, seed, period, log_least, log_factor, out, concentration_out) -> None:
     results = Results(out, None if concentration is not None else concentration_out)
     inputs = *views(x.shape, x, concentration, step), table, noise_views(Noise(seed, None), x.shape)
-    numbers = constants(period, log_least, log_factor)
-    rows = 0 if table is None else len(table)
-    arguments = *inputs, rows, *numbers, *results.views, x.numel()
-    launch(_draw, programs(x.numel()), *arguments, T=compute_type(x), BLOCK=BLOCK)
+    arguments = *inputs, 0 if table is None else len(table), *results.views, x.numel()
+    numbers = {"PERIOD": period, "LEAST": log_least, "FACTOR": log_factor}
+    launch(_draw, programs(x.numel()), *arguments, **numbers, T=compute_type(x), BLOCK=BLOCK)
     results.finish()
 
 
 @triton.jit
 def _draw(
-    x, concentration, step, table, noise, rows, period, least, factor, out, drawn, count, T: tl.constexpr,
-    BLOCK: tl.constexpr,
+    x, concentration, step, table, noise, rows, out, drawn, count, PERIOD: tl.constexpr, LEAST: tl.constexpr,
+    FACTOR: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     block = block_of(count, BLOCK)
     if table is not None:
@@ -134,10 +132,10 @@ def _draw(
         c = tl.where(inside, tl.fma(place - below.to(T), high - low, low), float("nan"))
     else:
         c = load(concentration, block, T)
-    turns = load(x, block, T) * (1.0 / period) + _von_mises(c, noise.seed, block, T)
-    store(out, block, period * _wrapped(turns))
-    if factor != 0.0:
-        c = _scaled_log(c, least, factor)
+    turns = load(x, block, T) * (1.0 / PERIOD) + _von_mises(c, noise.seed, block, T)
+    store(out, block, PERIOD * _wrapped(turns))
+    if FACTOR != 0.0:
+        c = _scaled_log(c, LEAST, FACTOR)
     store(drawn, block, c)
 
 
@@ -146,35 +144,36 @@ def step(
 ) -> None:
     results = Results(*outputs)
     inputs = views(mean.shape, prediction, mean, concentration, alpha, known, known_mask)
-    arguments = *inputs, seed, *constants(period, log_least, log_factor), results.views, mean.numel()
+    arguments = *inputs, seed, results.views, mean.numel()
+    numbers = {"PERIOD": period, "LEAST": log_least, "FACTOR": log_factor}
     T = compute_type(prediction, mean, concentration)
-    launch(_step, programs(mean.numel()), *arguments, T=T, BLOCK=BLOCK)
+    launch(_step, programs(mean.numel()), *arguments, **numbers, T=T, BLOCK=BLOCK)
     results.finish()
 
 
 @triton.jit
 def _step(
-    prediction, mean, concentration, alpha, known, known_mask, seed, period, least, factor, results, count,
-    T: tl.constexpr, BLOCK: tl.constexpr,
+    prediction, mean, concentration, alpha, known, known_mask, seed, results, count, PERIOD: tl.constexpr,
+    LEAST: tl.constexpr, FACTOR: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """c'·e^(iμ') = c·e^(iμ) + α·e^(iy)."""
     block = block_of(count, BLOCK)
     out, concentration_out, log_out = results
-    sent = load(prediction, block, T) * (1.0 / period)
+    sent = load(prediction, block, T) * (1.0 / PERIOD)
     if known[0] is not None:
-        sent = tl.where(load(known_mask, block, tl.int1), load(known, block, T) * (1.0 / period), sent)
+        sent = tl.where(load(known_mask, block, tl.int1), load(known, block, T) * (1.0 / PERIOD), sent)
     accuracy = load(alpha, block, T)
     if seed is not None:
         sent += _von_mises(accuracy, seed, block, T)
-    before = load(mean, block, T) * (1.0 / period)
+    before = load(mean, block, T) * (1.0 / PERIOD)
     sine, cosine = sincospi(2.0 * _wrapped(sent - before))
     across, along = load(concentration, block, T) + accuracy * cosine, accuracy * sine
     after = _wrapped(before + _turns_of(along, across))
     c = tl.sqrt(across * across + along * along)
-    store(out, block, period * after)
+    store(out, block, PERIOD * after)
     store(concentration_out, block, c)
     if log_out[0] is not None:
-        store(log_out, block, _scaled_log(c, least, factor))
+        store(log_out, block, _scaled_log(c, LEAST, FACTOR))
 
 
 def loss(
@@ -185,17 +184,17 @@ def loss(
     dtype, count = compute_dtype(x, prediction, weight), x.numel()
     losses = Losses(x, *target, dtype)
     gradients = Gradients(*zip((prediction, weight), need, strict=True), dtype=dtype)
-    inputs = *views(x.shape, x, prediction, weight), *constants(period, math.log(period))
-    arguments = *inputs, *views(x.shape, target.mask), gradients.views, losses.memory, count
-    wide = dtype == torch.float64
-    options = {"COST": cost, "NODES": 20 if wide else 12, "LEAST": 36.0 if wide else 20.0}
-    launch(_loss, programs(count), *arguments, T=KERNEL_TYPES[dtype], BLOCK=BLOCK, **options)
+    arguments = *views(x.shape, x, prediction, weight, target.mask), gradients.views, losses.memory, count
+    options = {"COST": cost, "PERIOD": period, "LOG_PERIOD": math.log(period)}
+    launch(_loss, programs(count), *arguments, **options, T=KERNEL_TYPES[dtype], BLOCK=BLOCK)
     return *losses.finish(), *gradients.finish()
 
 
 @triton.jit
-def _bessel(k, T: tl.constexpr, NODES: tl.constexpr, LEAST: tl.constexpr):
+def _bessel(k, T: tl.constexpr):
     """I₀(k)·e^(−k), and 1 − I₁(k)/I₀(k), as in csrc/math/circular.h."""
+    NODES: tl.constexpr = 20 if T == tl.float64 else 12
+    LEAST: tl.constexpr = 36.0 if T == tl.float64 else 20.0
     exponent = tl.where(2.0 * k < LEAST, 2.0 * k, LEAST)
     far = 2.0 * k > LEAST
     stretch = tl.where(far, LEAST / tl.where(far, 2.0 * k, 1.0), 1.0)  # squared
@@ -211,12 +210,12 @@ def _bessel(k, T: tl.constexpr, NODES: tl.constexpr, LEAST: tl.constexpr):
 
 @triton.jit
 def _loss(
-    x, prediction, weight, period, log_period, mask, gradients, losses, count, COST: tl.constexpr,
-    NODES: tl.constexpr, LEAST: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr,
+    x, prediction, weight, mask, gradients, losses, count, COST: tl.constexpr, PERIOD: tl.constexpr,
+    LOG_PERIOD: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     block = block_of(count, BLOCK)
     keep = load(mask, block, tl.int1, True)
-    turns = _wrapped((load(x, block, T) - load(prediction, block, T)) * (1.0 / period))
+    turns = _wrapped((load(x, block, T) - load(prediction, block, T)) * (1.0 / PERIOD))
     factor = load(weight, block, T)
     if COST == SQUARE:
         distance = square((2.0 * _PI) * turns)
@@ -229,9 +228,9 @@ def _loss(
         value, by_weight = factor * distance, distance
         if COST != COSINE:
             k = tl.where(factor >= 0.0, factor, float("nan"))
-            scaled, fall = _bessel(k, T, NODES, LEAST)
-            value += log_normal(scaled) + log_period
+            scaled, fall = _bessel(k, T)
+            value += log_normal(scaled) + LOG_PERIOD
             by_weight = distance - fall
     write_losses(value, keep, block, losses)
-    store(gradients[0], block, tl.where(keep, (1.0 / period) * by_turns, 0.0))
+    store(gradients[0], block, tl.where(keep, (1.0 / PERIOD) * by_turns, 0.0))
     store(gradients[1], block, tl.where(keep, by_weight, 0.0))
