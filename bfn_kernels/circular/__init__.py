@@ -77,7 +77,7 @@ def flow_sample(
         check_outputs("x", locals())
     checks.data("x", x)
     checks.no_gradient(_NO_GRADIENT, x=x)
-    turn, row = checked_period(period), rows_of(step, schedule, x, schedule.n_steps + 1)
+    turn, row = checked_period(period), rows_of(step, schedule, x, 1)
     least, factor = schedule.log_scale if checks.choice("output", output, ("concentration", "log")) else (0.0, 0.0)
     mask = checks.mask("mask", mask, "x", x, x.shape)
     if mask is not None:

@@ -16,8 +16,8 @@ def checked_period(period: float) -> float:
     return checks.number("period", period, 1e-6, 1e6)
 
 
-def rows_of(step: int | Tensor, schedule: VonMisesAccuracy, x: Tensor, last: int) -> Tensor:
-    """The number of messages before each step, int64, which broadcasts to x. A step from 1 to `last` is right."""
+def rows_of(step: int | Tensor, schedule: VonMisesAccuracy, x: Tensor, more: int = 0) -> Tensor:
+    """The number of messages before each step, int64, which broadcasts to x. A step may lie in [1, n + more]."""
     if not isinstance(schedule, VonMisesAccuracy):
         raise TypeError(f"schedule must be a schedules.VonMisesAccuracy, got {type(schedule).__name__}")
     if not isinstance(step, Tensor):
@@ -31,8 +31,8 @@ def rows_of(step: int | Tensor, schedule: VonMisesAccuracy, x: Tensor, last: int
         step = step.reshape(checks.leading("step", step, x.shape)).long()
         known = step.numel() and checks.shows(step)
         least, most = (v.item() for v in step.aminmax()) if known else (1, 1)
-    if least < 1 or most > last:
-        raise ValueError(f"step must lie in [1, {last}], got {least if least < 1 else most}")
+    if least < 1 or most > schedule.n_steps + more:
+        raise ValueError(f"step must lie in [1, {schedule.n_steps + more}], got {least if least < 1 else most}")
     return step - 1
 
 
@@ -75,7 +75,7 @@ def discrete_time_loss(
         tensor(5.5822)
     """
     library, target = _checked(x, pred, mask, reduction, backend)
-    row = rows_of(step, schedule, x, schedule.n_steps)
+    row = rows_of(step, schedule, x)
     weights = schedule.weights.to(device=x.device, dtype=checks.compute_dtype(x, pred))
     weight = torch.where((row >= 0) & (row < len(weights)), weights[row.clamp(0, len(weights) - 1)], torch.nan)
     return library.circular.loss(x, pred, weight, SQUARE if squared else COSINE, checked_period(period), *target)
