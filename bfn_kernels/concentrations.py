@@ -8,7 +8,6 @@ nodes with weights, which may be slightly negative.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 from torch.special import i0e, i1e
 
 from bfn_kernels.call import checks
+from bfn_kernels.torch_private import constant
 
 QUANTILES = 256  # csrc/math/circular.h has the same numbers, and reads the quantiles
 TABLE_END = 6.0  # the quantiles belong to the normal numbers from −TABLE_END to TABLE_END
@@ -115,13 +115,18 @@ def quantiles(law: Law) -> Tensor:
     return found.clamp(law.nodes[0], law.nodes[-1])
 
 
-@dataclass(frozen=True, eq=False)
 class VonMisesAccuracy:
-    """The accuracies of n von Mises messages about an angle: a schedule of `circular`.
+    """The accuracies of n von Mises messages about an angle: a schedule of `circular`. It must not be changed.
+
+    Args:
+        alphas: α_1 … α_n, positive and finite: numbers, or a tensor `[n]` without a gradient.
 
     Attributes:
-        alphas: α_1 … α_n, positive and finite: numbers, or a tensor `[n]` without a gradient. They are kept in float64
-            on the CPU.
+        alphas: The accuracies, float64 `[n]` on the CPU.
+        weights: n·α·A(α) of each message, the factor of 1 - cos(x - x̂) in L_n, float64 `[n]` on the CPU.
+        log_scale: `least` and `factor` of the logarithm of a concentration, scaled to [-1, 1]: (ln c - least)·factor -
+            1. The scale begins at the smallest accuracy and ends at the sum of all accuracies, the largest
+            concentration.
 
     Raises:
         ValueError: If an accuracy is not positive and finite, or there is none.
@@ -132,15 +137,15 @@ class VonMisesAccuracy:
         (3, torch.Size([4, 256]))
     """
 
-    alphas: Tensor
-    _tables: dict = field(default_factory=dict, init=False, repr=False)
-
-    def __post_init__(self):
-        checks.no_gradient("none is defined for it", alphas=self.alphas)
-        alphas = torch.as_tensor(self.alphas, dtype=torch.float64, device="cpu").detach().clone()
-        if alphas.dim() != 1 or not len(alphas) or not ((alphas > 0) & alphas.isfinite()).all():
-            raise ValueError(f"alphas must be a vector of positive, finite numbers, got {self.alphas}")
-        object.__setattr__(self, "alphas", alphas)
+    def __init__(self, alphas: Sequence[float] | Tensor):
+        checks.no_gradient("none is defined for it", alphas=alphas)
+        self.alphas = torch.as_tensor(alphas, dtype=torch.float64, device="cpu").detach().clone()
+        if self.alphas.dim() != 1 or not len(self.alphas) or not ((self.alphas > 0) & self.alphas.isfinite()).all():
+            raise ValueError(f"alphas must be a vector of positive, finite numbers, got {alphas}")
+        self.weights = len(self.alphas) * self.alphas * ratio(self.alphas)
+        least = math.log(self.alphas.min())
+        self.log_scale = least, 2 / max(math.log(self.alphas.sum()) - least, 1e-6)
+        self._tables: dict[torch.device, Tensor] = {}
 
     @classmethod
     def linear_entropy(cls, n_steps: int, last: float) -> "VonMisesAccuracy":
@@ -181,18 +186,6 @@ class VonMisesAccuracy:
         equal distances from -6 to 6. They are computed when they are first needed."""
         return self.on(torch.device("cpu"))
 
-    @property
-    def log_scale(self) -> tuple[float, float]:
-        """`least` and `factor` of the logarithm of a concentration, scaled to [-1, 1]: (ln c - least)·factor - 1. The
-        scale begins at the smallest accuracy and ends at the sum of all accuracies, the largest concentration."""
-        least = math.log(self.alphas.min())
-        return least, 2 / max(math.log(self.alphas.sum()) - least, 1e-6)
-
-    @property
-    def weights(self) -> Tensor:
-        """n·α·A(α) of each message, the factor of 1 - cos(x - x̂) in L_n, float64 `[n]`."""
-        return self.n_steps * self.alphas * ratio(self.alphas)
-
     def alpha(self, i: Tensor, n: int) -> Tensor:
         """Returns α_i, float64 of i's shape.
 
@@ -209,6 +202,7 @@ class VonMisesAccuracy:
         later = [law.mean(entropy(law.nodes)) for law in laws(self.alphas.tolist())]
         return torch.tensor([math.log(2 * math.pi), *later], dtype=torch.float64)
 
+    @constant
     def on(self, device: torch.device) -> Tensor:
         """Returns `table` on a device.
 

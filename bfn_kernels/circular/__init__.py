@@ -88,7 +88,8 @@ def flow_sample(
         if concentration_out is None:
             concentration_out = torch.empty_like(x, dtype=checks.compute_dtype(x))
     row = row.to(checks.compute_dtype(x))
-    arguments = x, None, row, schedule.on(x.device), seed, turn, least, factor
+    table = schedule.on(x.device).detach()  # without detach, the compiler does not know a constant as a tensor
+    arguments = x, None, row, table, seed, turn, least, factor
     drawn = library.circular.draw(*arguments, out, concentration_out)
     return drawn if out is None or concentration_out is None else (out, concentration_out)
 

@@ -78,7 +78,8 @@ def discrete_time_loss(
     row = rows_of(step, schedule, x)
     weights = schedule.weights.to(device=x.device, dtype=checks.compute_dtype(x, pred))
     weight = torch.where((row >= 0) & (row < len(weights)), weights[row.clamp(0, len(weights) - 1)], torch.nan)
-    return library.circular.loss(x, pred, weight, SQUARE if squared else COSINE, checked_period(period), *target)
+    cost = SQUARE if squared else COSINE
+    return library.circular.loss(x, pred, None, weight, cost, checked_period(period), *target)
 
 
 def reconstruction_loss(
@@ -114,7 +115,7 @@ def reconstruction_loss(
     """
     library, target = _checked(x, pred, mask, reduction, backend)
     checks.like("concentration", concentration, "x", x)
-    return library.circular.loss(x, pred, concentration, DENSITY, checked_period(period), *target)
+    return library.circular.loss(x, pred, concentration, None, DENSITY, checked_period(period), *target)
 
 
 def _checked(x: Tensor, pred: Tensor, mask: Tensor | None, reduction: str, backend: str | None):

@@ -21,5 +21,5 @@ OPERATORS = [
         "(Tensor mean, Tensor concentration)",
         fake=lambda prediction, mean, concentration, *others: (torch.empty_like(mean), torch.empty_like(concentration)),
     ),
-    gradient_operator(reference.loss, "prediction weight", dense=False),
+    gradient_operator(reference.loss, "prediction concentration", dense=False),
 ]

@@ -129,16 +129,28 @@ def step(
     return _into((out, (period * after).to(mean.dtype)), (concentration_out, c.to(concentration.dtype)))
 
 
-def loss(x: Tensor, prediction: Tensor, weight: Tensor, cost: int, period: float, target: LossTarget) -> Tensor:
-    """weight·(1 − cos d), weight·d², or ln(period·I₀(c)) − c·cos d with c = weight, for the angle d = x − x̂."""
-    dtype = compute_dtype(x, prediction, weight)
-    x, prediction, weight = hide(target.mask, x.to(dtype), prediction.to(dtype), weight.to(dtype))
+def loss(
+    x: Tensor,
+    prediction: Tensor,
+    concentration: Tensor | None,
+    weight: Tensor | None,
+    cost: int,
+    period: float,
+    target: LossTarget,
+) -> Tensor:
+    """weight·(1 − cos d), weight·d², or ln(period·I₀(c)) − c·cos d, for the angle d = x − x̂.
+
+    concentration: c, `[B, ...]`, for the density. weight: row scalars, for the others.
+    """
+    dtype = compute_dtype(x, prediction, concentration)
+    x, prediction, c = hide(target.mask, x.to(dtype), prediction.to(dtype), concentration)
     angle = 2 * math.pi * wrapped((x - prediction) / period)
     if cost == SQUARE:
         return reduce(weight * angle.square(), *target)
     if cost == COSINE:
         return reduce(2 * weight * (angle / 2).sin().square(), *target)
-    weight = torch.where(weight >= 0, weight, torch.nan)
-    small = torch.special.i0(weight.clamp(max=1)).log() - weight  # torch has no slope of i0e at 0
-    log_bessel = torch.where(weight < 1, small, torch.special.i0e(weight.clamp(min=1)).log())
-    return reduce(log_bessel + math.log(period) + 2 * weight * (angle / 2).sin().square(), *target)
+    c = c.to(dtype)
+    c = torch.where(c >= 0, c, torch.nan)
+    small = torch.special.i0(c.clamp(max=1)).log() - c  # torch has no slope of i0e at 0
+    log_bessel = torch.where(c < 1, small, torch.special.i0e(c.clamp(min=1)).log())
+    return reduce(log_bessel + math.log(period) + 2 * c * (angle / 2).sin().square(), *target)

@@ -177,14 +177,16 @@ def _step(
 
 
 def loss(
-    x: Tensor, prediction: Tensor, weight: Tensor, cost: int, period: float, target: LossTarget, *need: bool
+    x: Tensor, prediction: Tensor, concentration, weight, cost: int, period: float, target: LossTarget, *need: bool
 ) -> tuple[Tensor, ...]:
     """Returns the loss, the factor by which its gradients are multiplied, and the gradients by the prediction and the
-    weight, each empty if it is not needed."""
-    dtype, count = compute_dtype(x, prediction, weight), x.numel()
+    concentration, each empty if it is not needed."""
+    dtype, count = compute_dtype(x, prediction, concentration), x.numel()
     losses = Losses(x, *target, dtype)
-    gradients = Gradients(*zip((prediction, weight), need, strict=True), dtype=dtype)
-    arguments = *views(x.shape, x, prediction, weight, target.mask), gradients.views, losses.memory, count
+    inputs = prediction, prediction if concentration is None else concentration
+    gradients = Gradients(*zip(inputs, need, strict=True), dtype=dtype)
+    factor = weight if concentration is None else concentration
+    arguments = *views(x.shape, x, prediction, factor, target.mask), gradients.views, losses.memory, count
     options = {"COST": cost, "PERIOD": period, "LOG_PERIOD": math.log(period)}
     launch(_loss, programs(count), *arguments, **options, T=KERNEL_TYPES[dtype], BLOCK=BLOCK)
     return *losses.finish(), *gradients.finish()

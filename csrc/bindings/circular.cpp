@@ -60,19 +60,24 @@ auto step(Given prediction, Given mean, Given concentration, Given alpha, Maybe 
   return compute(type, op, BFN_KERNEL(circular_step), new_mean, new_concentration);
 }
 
-auto loss_new(Given x, Given prediction, Given weight, int64_t cost, double period, const LossTarget& target,
-              bool need_prediction, bool need_weight) {
+auto loss_new(Given x, Given prediction, Maybe concentration, Maybe weight, int64_t cost, double period,
+              const LossTarget& target, bool need_prediction, bool need_concentration) {
   const Shape shape = shape_of(x);
-  const ScalarType type = compute_type(x, prediction, weight);
+  const ScalarType type = compute_type(x, prediction, concentration);
+  const CircularCost kind = code("cost", cost, CircularCost::kDensity);
+  check(
+      concentration.has_value() == (kind == CircularCost::kDensity) && weight.has_value() != concentration.has_value(),
+      "", "a density needs a concentration, and another cost needs a weight");
   const Reduced to = target.over(x, type);
   const Output by_prediction = output_like(prediction, type, need_prediction);
-  const Output by_weight = output_like(weight, type, need_weight);
+  const Output by_weight = output_like(concentration ? *concentration : prediction, type, need_concentration);
   const CircularLoss op{
-      .cost = code("cost", cost, CircularCost::kDensity),
+      .cost = kind,
       .period = period,
       .x = view("x", x, shape),
       .prediction = view("prediction", prediction, shape),
-      .weight = view("weight", weight, shape),
+      .weight =
+          concentration ? view("concentration", concentration, shape) : view_of_rows("weight", weight, shape, type),
       .grad_prediction = by_prediction.view,
       .grad_weight = by_weight.view,
       .to = to.to,

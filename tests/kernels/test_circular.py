@@ -252,7 +252,9 @@ def test_training_matches_training_that_simulates():
         losses = []
         for number in range(200):
             g = torch.Generator().manual_seed(number)
-            x = wrap(torch.tensor([-1.0, 2.0])[torch.randint(2, (512,), generator=g)] + 0.1 * torch.randn(512, generator=g))
+            x = wrap(
+                torch.tensor([-1.0, 2.0])[torch.randint(2, (512,), generator=g)] + 0.1 * torch.randn(512, generator=g)
+            )
             t = torch.randint(10, (512,), generator=g) / 10
             if simulate:
                 sent = torch.polar(TEN.alphas, torch.zeros(10).double())
