@@ -2,9 +2,9 @@
 
 There are six families of ops, one for each kind of data: `continuous`, `discretised`, `discrete`, `binary` for two
 classes by one logit, `circular` for angles, and `vocabulary` for classes that are too many to store numbers for each of
-them. They share `schedules` (how accuracy grows with time), `noise` (seeds) and `backends` (which implementation serves a call).
-`Limits` are the limits of a network's output. `nn` joins the ops to a network, and `samplers` draw with it, by the
-rules of `solvers`, or in `adaptive` steps that fit their error.
+them. They share `schedules` (how accuracy grows with time), `noise` (seeds) and `backends` (which implementation serves
+a call). `Limits` are the limits of a network's output. `nn` joins the ops to a network, and `samplers` draw with it, by
+the rules of `solvers`, or in `adaptive` steps that fit their error.
 
 All families share this (docs/contracts.md has more, and explains the keywords that several families have):
 

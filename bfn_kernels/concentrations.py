@@ -151,8 +151,8 @@ class VonMisesAccuracy:
     def linear_entropy(cls, n_steps: int, last: float) -> "VonMisesAccuracy":
         """Finds the accuracies with which the expected entropy of the state falls by the same amount in each step.
 
-        The entropy after all messages is the entropy of a von Mises distribution of concentration `last`. The law of the
-        concentration, hence the entropy, is computed by quadrature, and each accuracy by the secant method.
+        The entropy after all messages is the entropy of a von Mises distribution of concentration `last`. The law of
+        the concentration, hence the entropy, is computed by quadrature, and each accuracy by the secant method.
 
         Args:
             n_steps: n, at least 1.
@@ -167,7 +167,8 @@ class VonMisesAccuracy:
         """
         n_steps = checks.integer("n_steps", n_steps, 1)
         ends = entropy(torch.tensor([0.0, checks.number("last", last, 1e-6, 1e6)], dtype=torch.float64)).tolist()
-        law, alphas, most = Law(*torch.tensor([[0.0], [1.0]], dtype=torch.float64)), [], 0.0
+        law, most = Law(*torch.tensor([[0.0], [1.0]], dtype=torch.float64)), 0.0
+        alphas: list[float] = []
         for step in range(1, n_steps + 1):
             alpha = _accuracy(law, ends[0] + (ends[1] - ends[0]) * step / n_steps, alphas[-1] if alphas else 1.0)
             alphas.append(alpha)

@@ -10,6 +10,7 @@ Angles are `[B, ...]` in radians, or have any other period (`period=`). Any numb
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from bfn_kernels import backends
 from bfn_kernels.call import checks, keywords, rows
 from bfn_kernels.call.outputs import check_outputs
 from bfn_kernels.call.rows import PerRow
-from bfn_kernels.circular.losses import checked_period, rows_of
+from bfn_kernels.circular.losses import checked_period, numbers_of, rows_of
 from bfn_kernels.circular.losses import discrete_time_loss as discrete_time_loss
 from bfn_kernels.circular.losses import reconstruction_loss as reconstruction_loss
 from bfn_kernels.circular.operators import OPERATORS
@@ -43,7 +44,7 @@ def flow_sample(
     generator: torch.Generator | None = None,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Draws the state at the start of a step: c from its law after step − 1 messages, then the mean, vM(x, c) [derived].
+    """Draws the state at the start of a step: c from its law after step − 1 messages, then μ ~ vM(x, c) [derived].
 
     Nothing is differentiable.
 
@@ -88,7 +89,7 @@ def flow_sample(
         if concentration_out is None:
             concentration_out = torch.empty_like(x, dtype=checks.compute_dtype(x))
     row = row.to(checks.compute_dtype(x))
-    table = schedule.on(x.device).detach()  # without detach, the compiler does not know a constant as a tensor
+    table = numbers_of(schedule, "table", x, torch.float32)
     arguments = x, None, row, table, seed, turn, least, factor
     drawn = library.circular.draw(*arguments, out, concentration_out)
     return drawn if out is None or concentration_out is None else (out, concentration_out)
@@ -273,8 +274,9 @@ def renoise(
     checks.no_gradient(_NO_GRADIENT, pred=pred)
     if known is not None:
         pred = torch.where(known_mask, known.to(pred.dtype), pred)
-    drawing = {"out": out, "concentration_out": concentration_out, "seed": seed, "generator": generator}
-    return flow_sample(pred, step, schedule=schedule, period=period, output=output, backend=backend, **drawing)
+    drawing: dict[str, Any] = {"seed": seed, "generator": generator, "backend": backend}
+    drawing |= {"out": out, "concentration_out": concentration_out}
+    return flow_sample(pred, step, schedule=schedule, period=period, output=output, **drawing)
 
 
 def _step(name: str, sent: Tensor, mean: Tensor, concentration: Tensor, plan, draw, outputs) -> tuple[Tensor, Tensor]:

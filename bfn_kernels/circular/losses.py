@@ -30,10 +30,18 @@ def rows_of(step: int | Tensor, schedule: VonMisesAccuracy, x: Tensor, more: int
         checks.same_device("step", step, "the data", x)
         step = step.reshape(checks.leading("step", step, x.shape)).long()
         known = step.numel() and checks.shows(step)
-        least, most = (v.item() for v in step.aminmax()) if known else (1, 1)
+        least, most = (int(v.item()) for v in step.aminmax()) if known else (1, 1)
     if least < 1 or most > schedule.n_steps + more:
         raise ValueError(f"step must lie in [1, {schedule.n_steps + more}], got {least if least < 1 else most}")
     return step - 1
+
+
+def numbers_of(schedule: VonMisesAccuracy, name: str, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """The schedule's `table` or `weights` where x is. Fake tensors do not go together with the schedule's own."""
+    if type(x) in (Tensor, torch.nn.Parameter):
+        # without detach, the compiler does not know a constant as a tensor
+        return schedule.on(x.device).detach() if name == "table" else schedule.weights.to(x.device, dtype)
+    return torch.tensor(getattr(schedule, name).tolist(), dtype=dtype, device=x.device)
 
 
 def discrete_time_loss(
@@ -76,8 +84,8 @@ def discrete_time_loss(
     """
     library, target = _checked(x, pred, mask, reduction, backend)
     row = rows_of(step, schedule, x)
-    weights = schedule.weights.to(device=x.device, dtype=checks.compute_dtype(x, pred))
-    weight = torch.where((row >= 0) & (row < len(weights)), weights[row.clamp(0, len(weights) - 1)], torch.nan)
+    weights = numbers_of(schedule, "weights", x, checks.compute_dtype(x, pred))
+    weight = torch.where((row >= 0) & (row < len(weights)), weights.take(row.clamp(0, len(weights) - 1)), torch.nan)
     cost = SQUARE if squared else COSINE
     return library.circular.loss(x, pred, None, weight, cost, checked_period(period), *target)
 

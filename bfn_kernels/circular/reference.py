@@ -74,7 +74,7 @@ def draw(
     log_factor: float,
     out: Tensor | None = None,
     concentration_out: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     """The mean x + an angle of vM(0, c), and c, or its scaled logarithm if log_factor is not 0.
 
     The concentration is given, and the second result is empty, or it is drawn of the table's row `step`. Both are row

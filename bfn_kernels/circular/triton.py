@@ -6,7 +6,6 @@ loss also takes whether its gradients are needed. The kernel takes the same argu
 
 import math
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -15,7 +14,7 @@ from bfn_kernels import concentrations, noise
 from bfn_kernels.call.checks import compute_dtype
 from bfn_kernels.circular import reference
 from bfn_kernels.records import LossTarget, Noise
-from bfn_kernels.triton_ops.elementary import clamp, exp, log, log_normal, sincospi, square
+from bfn_kernels.triton_ops.elementary import clamp, exp, log, sincospi, square
 from bfn_kernels.triton_ops.noise import SENDER, noise_of, philox, unit
 from bfn_kernels.triton_ops.reduction import Losses, write_losses
 from bfn_kernels.triton_ops.views import (
@@ -187,16 +186,16 @@ def loss(
     gradients = Gradients(*zip(inputs, need, strict=True), dtype=dtype)
     factor = weight if concentration is None else concentration
     arguments = *views(x.shape, x, prediction, factor, target.mask), gradients.views, losses.memory, count
-    options = {"COST": cost, "PERIOD": period, "LOG_PERIOD": math.log(period)}
-    launch(_loss, programs(count), *arguments, **options, T=KERNEL_TYPES[dtype], BLOCK=BLOCK)
+    constants = {"COST": cost, "PERIOD": period, "LOG_PERIOD": math.log(period), "T": KERNEL_TYPES[dtype]}
+    launch(_loss, programs(count), *arguments, **constants, BLOCK=BLOCK)
     return *losses.finish(), *gradients.finish()
 
 
 @triton.jit
 def _bessel(k, T: tl.constexpr):
     """I₀(k)·e^(−k), and 1 − I₁(k)/I₀(k), as in csrc/math/circular.h."""
-    NODES: tl.constexpr = 20 if T == tl.float64 else 12
-    LEAST: tl.constexpr = 36.0 if T == tl.float64 else 20.0
+    NODES: tl.constexpr = 20 if tl.float64 == T else 12
+    LEAST: tl.constexpr = 36.0 if tl.float64 == T else 20.0
     exponent = tl.where(2.0 * k < LEAST, 2.0 * k, LEAST)
     far = 2.0 * k > LEAST
     stretch = tl.where(far, LEAST / tl.where(far, 2.0 * k, 1.0), 1.0)  # squared
@@ -231,7 +230,7 @@ def _loss(
         if COST != COSINE:
             k = tl.where(factor >= 0.0, factor, float("nan"))
             scaled, fall = _bessel(k, T)
-            value += log_normal(scaled) + LOG_PERIOD
+            value += log(scaled) + LOG_PERIOD
             by_weight = distance - fall
     write_losses(value, keep, block, losses)
     store(gradients[0], block, tl.where(keep, (1.0 / PERIOD) * by_turns, 0.0))

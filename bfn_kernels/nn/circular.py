@@ -59,7 +59,7 @@ class Circular(BFN):
         self.concentration = mean if concentration is None else concentration
 
     def get_extra_state(self) -> Tensor:
-        """The accuracies, float64 `[n]`, which a checkpoint holds."""
+        """Returns the accuracies, float64 `[n]`, which a checkpoint holds."""
         return self.schedule.alphas
 
     def set_extra_state(self, state: Tensor) -> None:
@@ -100,9 +100,12 @@ class Circular(BFN):
             raise ValueError(f"n_steps must be {self.schedule.n_steps}, as the schedule's, got {n_steps}")
         return (t.double() * self.schedule.n_steps).round().long() + 1
 
+    @property
+    def _of(self) -> dict[str, Any]:
+        return {"schedule": self.schedule, "period": self.period}
+
     def flow(self, x: Tensor, t: Tensor, seed: int, mask: Tensor | None = None) -> Tensor:
-        of = {"schedule": self.schedule, "period": self.period, "mask": mask, "seed": seed}
-        return self._theta(*circular.flow_sample(x, self.step_at(t), output="log", **of))
+        return self._theta(*circular.flow_sample(x, self.step_at(t), output="log", mask=mask, seed=seed, **self._of))
 
     def _theta(self, mean: Tensor, log: Tensor) -> Tensor:
         return torch.stack([mean.to(self.dtype), log.to(self.dtype)], -1)
@@ -113,8 +116,7 @@ class Circular(BFN):
     def discrete_time_loss(
         self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, n_steps: int, seed: int, **options: Any
     ) -> Tensor:
-        of = {"schedule": self.schedule, "period": self.period}
-        return circular.discrete_time_loss(x, output, self.step_at(t, n_steps), **of, **options)
+        return circular.discrete_time_loss(x, output, self.step_at(t, n_steps), **self._of, **options)
 
     def reconstruction_loss(self, x: Tensor, output: Tensor, theta: Tensor, **options: Any) -> Tensor:
         concentration = torch.full_like(x, self.concentration, dtype=torch.promote_types(x.dtype, torch.float32))
@@ -129,9 +131,8 @@ class Circular(BFN):
 
     def update(self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Tensor) -> None:
         mean, concentration, log = state
-        outputs = {"out": mean, "concentration_out": concentration, "log_out": log}
-        of = {"schedule": self.schedule, "period": self.period, "seed": seed}
-        circular.update_sample(output, mean, concentration, alpha, **outputs, **of)
+        outputs: dict[str, Any] = {"out": mean, "concentration_out": concentration, "log_out": log}
+        circular.update_sample(output, mean, concentration, alpha, seed=seed, **outputs, **self._of)
 
     def solver_state(self, shape: tuple[int, ...], device: torch.device, t: float, seed: int) -> State:
         raise ValueError('sampler must be "ancestral" for circular data, which have no other')

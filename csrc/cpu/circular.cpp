@@ -65,17 +65,17 @@ void draw_concentrations(const CircularDraw& op, int64_t start, int64_t length, 
 template <class T>
 void circular_draw(const CircularDraw& op) {
   for_blocks(op.count, 1, [&](int64_t start, int64_t length) {
-    T buffer[kBlock], drawn[kBlock], turns[kBlock], mean[kBlock];
+    T buffers[2][kBlock], drawn[kBlock], turns[kBlock];
     const T* concentration = drawn;
     if (op.table) {
       draw_concentrations(op, start, length, drawn);
     } else {
-      concentration = load(op.concentration, start, length, buffer);
+      concentration = load(op.concentration, start, length, buffers[0]);
     }
     draw_angles(op.noise.seed, start, length, concentration, turns);
-    load_turns(op.x, op.period, start, length, mean);
-    for (int64_t i = 0; i < length; ++i) mean[i] = static_cast<T>(op.period) * wrapped(mean[i] + turns[i]);
-    store(op.mean, start, length, mean);
+    const T* x = load(op.x, start, length, buffers[1]);
+    for (int64_t i = 0; i < length; ++i) turns[i] = turned(x[i], turns[i], op.period);
+    store(op.mean, start, length, turns);
     if (!op.drawn) return;
     if (op.log.factor != 0) return store_log(op.drawn, op.log, start, length, concentration);
     store(op.drawn, start, length, concentration);

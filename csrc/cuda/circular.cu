@@ -47,10 +47,10 @@ __global__ void __launch_bounds__(kThreads, 2)
     } else {
       at.rows(op.concentration, concentration);
     }
-    load_turns(at, op.x, op.period, mean);
+    at.data(op.x, mean);
 #pragma unroll
     for (int j = 0; j < kCount; ++j) {
-      mean[j] = static_cast<T>(op.period) * wrapped(mean[j] + drawn_turns(seed, at.start + j, concentration[j]));
+      mean[j] = turned(mean[j], drawn_turns(seed, at.start + j, concentration[j]), op.period);
     }
     at.store_data(op.mean, mean);
     if (!op.drawn) return;

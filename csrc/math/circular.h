@@ -46,7 +46,7 @@ struct VonMises {
 
   // From 1e18 on, the angle is 0 to all digits beside any other.
   BFN_HD explicit VonMises(T concentration) {
-    const T k = clamp(concentration, T(0), T(1e18)), grown = sqrt(1 + 4 * k * k) + 2 * k;
+    const T k = clamp(concentration, T(0), T(1e18)), grown = sqrt(fused(4 * k, k, T(1))) + 2 * k;
     twice = 2 * k;
     least = T(0.5) + T(0.5) / grown;
     root = sqrt(2 * least / (1 + grown));
@@ -55,7 +55,7 @@ struct VonMises {
   BFN_HD bool attempt(uint32_t angle, uint32_t height, T& turns) const {
     T sine, cosine;
     sincospi(static_cast<T>(static_cast<float>(static_cast<int32_t>(angle)) * 0x1p-32f), sine, cosine);
-    const T y = root * sine, yy = y * y, c = least + twice * (yy / (cosine * cosine + yy));
+    const T y = root * sine, yy = y * y, c = fused(twice, yy / fused(cosine, cosine, yy), least);
     turns = 2 * turns_of(y, cosine);
     return !(static_cast<T>(unit(height)) > c * exp_normal(clamp(1 - c, T(-87), T(1))));
   }
@@ -87,6 +87,12 @@ BFN_HD T quantile_of(const float* table, int64_t rows, T row, T normal) {
   return inside ? value : kNaN<T>;
 }
 
+// The angle x plus some turns, with the unit of the period.
+template <class T>
+BFN_HD T turned(T x, T turns, double period) {
+  return static_cast<T>(period) * wrapped(fused(static_cast<T>(1 / period), x, turns));
+}
+
 // The logarithm of a concentration, scaled to [-1, 1].
 template <class T>
 BFN_HD T scaled_log(T concentration, T least, T factor) {
@@ -102,9 +108,9 @@ struct CircularState {
   BFN_HD void update(T y, T alpha) {
     T sine, cosine;
     sincospi(2 * wrapped(y - turns), sine, cosine);
-    const T across = concentration + alpha * cosine, along = alpha * sine;
+    const T across = fused(alpha, cosine, concentration), along = alpha * sine;
     turns = wrapped(turns + turns_of(along, across));
-    concentration = sqrt(across * across + along * along);
+    concentration = sqrt(fused(across, across, along * along));
   }
 };
 
@@ -133,8 +139,8 @@ BFN_HD CircularTerm<T> squared_angle(T turns, T weight) {
 
 // I_0(k) exp(-k), and 1 - I_1(k) / I_0(k), for k >= 0. They are means of exp(-k (1 - cos u)) and of
 // 1 - cos u over the circle, by the midpoint rule in the angle psi with sin(u / 2) = stretch sin(psi). The stretch
-// keeps the exponent above -kLeast. The relative errors of the rule are below 1e-8 and 3e-7 in float, and 2e-15 in
-// double.
+// keeps the exponent above -kLeast. The relative errors of the
+// rule are below 2e-9 and 5e-8 in float, and below 3e-14 in double.
 template <class T>
 struct Bessel {
   T scaled, fall;
@@ -171,7 +177,7 @@ BFN_HD CircularTerm<T> negative_log_density(T turns, T concentration, T log_peri
   const T k = concentration >= T(0) ? concentration : kNaN<T>;
   const CircularTerm<T> at = cosine_loss(turns, k);
   const Bessel<T> bessel(k);
-  return {at.value + (log_normal(bessel.scaled) + log_period), at.by_turns, at.by_weight - bessel.fall};
+  return {at.value + (log(bessel.scaled) + log_period), at.by_turns, at.by_weight - bessel.fall};
 }
 
 }  // namespace bfn
