@@ -16,12 +16,13 @@ from bfn_kernels.concentrations import QUANTILES, TABLE_END
 from bfn_kernels.records import LossTarget
 
 COSINE, SQUARE, DENSITY = range(3)  # the costs of a loss; csrc/ops/circular.h has the same numbers
+MOST_TURNS = 2**22
 MOST_CALLS = 16  # of Philox for a draw, as in csrc/math/circular.h
 
 
 def wrapped(turns: Tensor) -> Tensor:
-    """The turns in [−1/2, 1/2) that differ by an integer."""
-    return turns - (turns + 0.5).floor()
+    """The turns in [−1/2, 1/2) that differ by an integer; 0 beyond MOST_TURNS, where float32 has few digits left."""
+    return torch.where(turns.abs() >= MOST_TURNS, 0 * turns, turns - (turns + 0.5).floor())
 
 
 def von_mises(concentration: Tensor, seed: Tensor) -> Tensor:

@@ -35,13 +35,13 @@ from bfn_kernels.triton_ops.views import (
 COSINE, SQUARE = tl.constexpr(reference.COSINE), tl.constexpr(reference.SQUARE)
 _ANGLE, _MOST_CALLS = tl.constexpr(noise.ANGLE), tl.constexpr(reference.MOST_CALLS)
 _QUANTILES, _TABLE_END = tl.constexpr(concentrations.QUANTILES), tl.constexpr(concentrations.TABLE_END)
-_PI = tl.constexpr(math.pi)
+_PI, _MOST_TURNS = tl.constexpr(math.pi), tl.constexpr(float(reference.MOST_TURNS))
 
 
 @triton.jit
 def _wrapped(turns):
-    """The turns in [−1/2, 1/2) that differ by an integer."""
-    return turns - tl.floor(turns + 0.5)
+    """The turns in [−1/2, 1/2) that differ by an integer, as in `reference.wrapped`."""
+    return tl.where(tl.abs(turns) >= _MOST_TURNS, 0.0 * turns, turns - tl.floor(turns + 0.5))
 
 
 @triton.jit
@@ -223,13 +223,14 @@ def _loss(
         by_turns = (-8.0 * _PI * _PI) * factor * turns
         value, by_weight = factor * distance, distance
     else:
+        if COST != COSINE:
+            factor = tl.where(factor >= 0.0, factor, float("nan"))
         sine, cosine = sincospi(turns)
         distance = 2.0 * square(sine)
         by_turns = (-4.0 * _PI) * factor * sine * cosine
         value, by_weight = factor * distance, distance
         if COST != COSINE:
-            k = tl.where(factor >= 0.0, factor, float("nan"))
-            scaled, fall = _bessel(k, T)
+            scaled, fall = _bessel(factor, T)
             value += log(scaled) + LOG_PERIOD
             by_weight = distance - fall
     write_losses(value, keep, block, losses)

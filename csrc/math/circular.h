@@ -10,10 +10,15 @@ namespace bfn {
 // The most calls of Philox for a draw, each of which makes two attempts. More are needed with a probability of 2e-15.
 constexpr uint32_t kMostCalls = 16;
 
-// The turns in [-1/2, 1/2) that differ from `turns` by an integer.
+// The turns in [-1/2, 1/2) that differ from `turns` by an integer. Beyond kMostTurns, where float has few digits left,
+// they are 0. There a compiler that fuses the subtraction with a product before it would leave the product's rounding
+// error.
+constexpr double kMostTurns = 4194304;
+
 template <class T>
 BFN_HD T wrapped(T turns) {
-  return turns - floor(turns + T(0.5));
+  const T rest = turns - floor(turns + T(0.5));
+  return abs(turns) >= T(kMostTurns) ? 0 * turns : rest;  // NaN if `turns` is infinite
 }
 
 // atan2(y, x) / (2 pi). The polynomial's error is 1.6e-8 of the result.
