@@ -1,10 +1,10 @@
 """Fused, differentiable ops for Bayesian flow networks (Graves et al. 2023, arXiv 2308.07037).
 
-There are five families of ops, one for each kind of data: `continuous`, `discretised`, `discrete`, `binary` for two
-classes by one logit, and `vocabulary` for classes that are too many to store numbers for each of them. They share
-`schedules` (how accuracy grows with time), `noise` (seeds) and `backends` (which implementation serves a call).
-`Limits` are the limits of a network's output. `nn` joins the ops to a network, and `samplers` draw with it, by the
-rules of `solvers`, or in `adaptive` steps that fit their error.
+There are six families of ops, one for each kind of data: `continuous`, `discretised`, `discrete`, `binary` for two
+classes by one logit, `circular` for angles, and `vocabulary` for classes that are too many to store numbers for each of
+them. They share `schedules` (how accuracy grows with time), `noise` (seeds) and `backends` (which implementation serves
+a call). `Limits` are the limits of a network's output. `nn` joins the ops to a network, and `samplers` draw with it, by
+the rules of `solvers`, or in `adaptive` steps that fit their error.
 
 All families share this (docs/contracts.md has more, and explains the keywords that several families have):
 
@@ -21,6 +21,7 @@ from bfn_kernels import (
     adaptive,
     backends,
     binary,
+    circular,
     common,
     continuous,
     discrete,
@@ -40,6 +41,7 @@ __all__ = [
     "adaptive",
     "backends",
     "binary",
+    "circular",
     "common",
     "continuous",
     "discrete",

@@ -22,6 +22,7 @@ MONTE_CARLO = 2  # normals of a Monte-Carlo expectation, for which `draw` counts
 OUTPUT = 3  # normals that draw a value from a discretised output distribution
 FOLD_IN = 4  # words that make a new seed
 COMPONENT = 5  # uniforms that draw a component of a mixture, numbered as the uniforms of CLASS
+ANGLE = 6  # words that draw an angle: the group is the variable, and `draw` counts the calls
 
 _M0, _M1, _W0, _W1 = 0xD2511F53, 0xCD9E8D57, 0x9E3779B9, 0xBB67AE85
 _LOW = 0xFFFFFFFF
@@ -65,7 +66,7 @@ def _product(word: Any, factor: int) -> tuple[Any, Any]:
     return (upper + (lower >> 16)) >> 16, (((upper & 0xFFFF) << 16) + lower) & _LOW
 
 
-def _unit(words: Tensor) -> Tensor:
+def unit(words: Tensor) -> Tensor:
     """The words as float32 uniforms in (0, 1]."""
     return words.float() * 2**-32 + 2**-33
 
@@ -75,7 +76,7 @@ def _box_muller(words: Tensor, dtype: torch.dtype) -> Tensor:
     normals = []
     for radius, angle in ((w0, w1), (w2, w3)):
         signed = ((angle ^ 0x80000000) - 0x80000000).float() * 2**-31
-        r = (-2 * _unit(radius).to(dtype).log()).clamp(min=0).sqrt()
+        r = (-2 * unit(radius).to(dtype).log()).clamp(min=0).sqrt()
         phi = math.pi * signed.to(dtype)
         normals += [r * phi.cos(), r * phi.sin()]
     return torch.stack(normals, -1)
@@ -187,7 +188,7 @@ def class_uniform(shape: torch.Size, seed: Tensor, stream: int = CLASS) -> Tenso
     """
     count = math.prod(shape)
     group = torch.arange((count + 3) // 4, device=seed.device)
-    return _unit(philox(seed, group, stream)).flatten()[:count].reshape(shape)
+    return unit(philox(seed, group, stream)).flatten()[:count].reshape(shape)
 
 
 def draw_class(p: Tensor, uniform: Tensor) -> Tensor:

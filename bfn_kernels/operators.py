@@ -178,7 +178,8 @@ def python_code(operator: Operator, load: Callable[[], Callable], *first: Any) -
     def functional(*arguments):
         function, group = loaded()
         out = operator.fake(*arguments)  # called with real tensors, a fake makes real results
-        function(*group((*first, *arguments, out, *other_outputs)))
+        outputs = out if isinstance(out, tuple) else (out,)
+        function(*group((*first, *arguments, *outputs, *other_outputs[len(outputs) - 1 :])))
         return out
 
     return (functional if operator.in_place else call), call

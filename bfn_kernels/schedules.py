@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from bfn_kernels.call import checks
+from bfn_kernels.concentrations import VonMisesAccuracy as VonMisesAccuracy
 
 
 def takes_numbers(method: Callable[..., Any]) -> Callable[..., Any]:

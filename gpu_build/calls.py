@@ -8,6 +8,7 @@ import torch
 from bfn_kernels.call.keywords import PUBLISHED, checked_bins
 from bfn_kernels.call.reduction import MEAN as OF_VARIABLES
 from bfn_kernels.call.rows import BITS, T_MIN
+from bfn_kernels.concentrations import QUANTILES
 from bfn_kernels.discrete.operators import ROW_STATS
 from bfn_kernels.records import (
     MEAN,
@@ -125,6 +126,22 @@ def of_bits(ops: Any, z: torch.Tensor) -> list[Row]:
         ("L_n, 10 draws", 1 + 12 / width, nstep(Draws(None, None, 10, *noise))),
     ]  # fmt: skip
     return [Row(f"binary {name}", z.numel(), size * width, call) for name, size, call in calls]
+
+
+def of_angles(ops: Any, x: torch.Tensor) -> list[Row]:
+    """Calls of the operators of circular data, with all gradients."""
+    row, seed, width, table = torch.ones(x.shape[0], 1), torch.tensor(1), x.element_size(), torch.ones(2, QUANTILES)
+    scale, outs = (1.0, 0.0, 0.5), (torch.empty_like(x), torch.empty(x.shape), torch.empty(x.shape))
+    message, law = (x, x, x, row, None, None, seed, *scale), (x, None, row, table, seed, *scale)
+    calls = [
+        ("flow", 2 + 4 / width, lambda: ops.circular.draw_out(*law, *outs[:2])),
+        ("sender", 2, lambda: ops.circular.draw(x, row, None, None, seed, *scale)),
+        ("update", 5 + 4 / width, lambda: ops.circular.step_out(*message, outs[0], torch.empty_like(x), outs[2])),
+        ("new update", 5, lambda: ops.circular.step(*message)),
+        ("L_n", 2 + 4 / width, lambda: ops.circular.loss(x, x, None, row, 0, 1.0, *ALL, True, False)),
+        ("density", 3 + 8 / width, lambda: ops.circular.loss(x, x, x, None, 2, 1.0, *ALL, True, True)),
+    ]  # fmt: skip
+    return [Row(f"circular {name}", x.numel(), size * width, call) for name, size, call in calls]
 
 
 def of_classes(ops: Any, z: torch.Tensor) -> list[Row]:

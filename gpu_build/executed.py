@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from gpu_build.calls import Row, of_bits, of_classes, of_data, of_products, of_tiles
+from gpu_build.calls import Row, of_angles, of_bits, of_classes, of_data, of_products, of_tiles
 from gpu_build.table import Execution
 
 CLASSES = (4, 27, 128, 2048)
@@ -101,7 +101,7 @@ def rows(backend: str, ops: Any, only: str = "") -> Iterable[Row]:
     generator = torch.Generator().manual_seed(1)
     for dtype in (torch.float32, torch.bfloat16):
         x = torch.rand(8, 3072, generator=generator).mul(1.98).sub(0.99).to(dtype)
-        found = of_data(ops, x) + of_bits(ops, x)
+        found = of_data(ops, x) + of_bits(ops, x) + of_angles(ops, x)
         narrow = of_data(ops, x, 0.01)
         found += [row._replace(name=f"{row.name}, std 0.01") for row in narrow if row.name == "discretised L_inf"]
         for classes in CLASSES:

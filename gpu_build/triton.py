@@ -23,7 +23,7 @@ from bfn_kernels.operators import TRITON, python_code
 from bfn_kernels.triton_ops import implement
 from bfn_kernels.triton_ops.views import write_table
 from gpu_build import sass
-from gpu_build.calls import of_bits, of_classes, of_data, of_products, of_tiles
+from gpu_build.calls import of_angles, of_bits, of_classes, of_data, of_products, of_tiles
 from gpu_build.table import Kernel
 
 
@@ -105,7 +105,7 @@ def _of_architecture(architecture: int, folder: Path) -> list[Kernel]:
     found = []
     for dtype, sizes in ((torch.float32, (27, 2048, 32768)), (torch.bfloat16, (27,))):
         data = torch.zeros(32, 3072, dtype=dtype)
-        rows = of_data(OPS, data) + of_bits(OPS, data)
+        rows = of_data(OPS, data) + of_bits(OPS, data) + of_angles(OPS, data)
         for classes in sizes:
             rows += of_classes(OPS, torch.zeros(64, 16, classes, dtype=dtype))
         if dtype == torch.float32:

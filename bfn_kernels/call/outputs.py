@@ -1,4 +1,4 @@
-"""Checks `out=`, `theta_out=` and `predicted_out=`, the tensors that a step writes its results into."""
+"""Checks `out=` and the other tensors that a step writes its results into."""
 
 from typing import Any
 
@@ -8,15 +8,15 @@ from torch import Tensor
 from bfn_kernels.call import checks
 from bfn_kernels.solvers import Coefficients
 
-OUTPUTS = ("out", "theta_out", "predicted_out")
+OUTPUTS = ("out", "theta_out", "predicted_out", "concentration_out", "log_out")
 
 
 def check_outputs(state_name: str, arguments: dict[str, Any]) -> None:
-    """Refuses tensors that a step cannot write its results into: its arguments `out`, `theta_out` and `predicted_out`.
+    """Refuses tensors that a step cannot write its results into: its arguments of the names in OUTPUTS.
 
     The outputs must be like the argument called `state_name`. They must share no memory with any input, since the step
-    may read every input. There are two exceptions: `out` may be the state itself, and `predicted_out` may be the
-    argument `previous`.
+    may read every input. There are exceptions: `out` may be the state itself, `predicted_out` may be the
+    argument `previous`, and `concentration_out` may be the argument `concentration`.
     """
     outputs = {name: arguments[name] for name in OUTPUTS if arguments.get(name) is not None}
     if not outputs:
@@ -24,7 +24,11 @@ def check_outputs(state_name: str, arguments: dict[str, Any]) -> None:
     tensors, state = _tensors(arguments), arguments.get(state_name)
     if not isinstance(state, Tensor):
         return  # the public function refuses this state
-    may_be = {"out": (state_name, "the state"), "predicted_out": ("previous", "the previous prediction")}
+    may_be = {
+        "out": (state_name, "the state"),
+        "predicted_out": ("previous", "the previous prediction"),
+        "concentration_out": ("concentration", "the concentration"),
+    }
     inputs = {name: tensor for name, tensor in tensors.items() if name not in outputs}
     for name, out in outputs.items():
         _check_output(name, out, state, inputs)

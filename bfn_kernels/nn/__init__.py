@@ -5,6 +5,7 @@ sampling is `samplers.sample(model, shape, n_steps)`.
 """
 
 from bfn_kernels.nn.base import BFN, Network, State
+from bfn_kernels.nn.circular import Circular
 from bfn_kernels.nn.classes import Binary, Classes, Discrete
 from bfn_kernels.nn.layers import LinearHead, NoisyEmbedding
 from bfn_kernels.nn.normal import Continuous, Discretised, Normal
@@ -14,6 +15,7 @@ from bfn_kernels.nn.vocabulary import Vocabulary
 __all__ = [
     "BFN",
     "Binary",
+    "Circular",
     "Classes",
     "Continuous",
     "Discrete",

@@ -14,6 +14,7 @@ enum Stream : uint32_t {
   kOutput = 3,      // normals that draw a value from a discretised output distribution
   kFoldIn = 4,      // words of which a new seed is made
   kComponent = 5,   // uniforms that draw a component of a mixture
+  kAngle = 6,       // words that draw an angle: the group is the variable, and `draw` counts the calls
 };
 
 struct Words {

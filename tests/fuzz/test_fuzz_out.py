@@ -28,7 +28,7 @@ def bits(x: Tensor) -> list[int]:
 
 
 def state_name(inputs: dict) -> str:
-    return "state" if "state" in inputs else "mean"
+    return next(name for name in ("state", "mean", "pred", "x") if name in inputs)
 
 
 # What may be done with an `out` of the state's shape and type; each gets the inputs and may put others in the place.

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from bfn_kernels.solvers import Coefficients
 
-OUTPUTS = ("out", "theta_out", "predicted_out")
-ITSELF = {"out": ("state", "mean"), "theta_out": (), "predicted_out": ("previous",)}
+OUTPUTS = ("out", "theta_out", "predicted_out", "concentration_out", "log_out")
+# What an output may be; `out` may be the state of its case, too.
+ITSELF = dict.fromkeys(OUTPUTS, ()) | {"predicted_out": ("previous",), "concentration_out": ("concentration",)}
 
 
 def tensors_of(inputs: dict) -> Iterator[tuple[str, Tensor, Callable[[Tensor], dict]]]:

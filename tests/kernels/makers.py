@@ -51,6 +51,11 @@ def classes(num_classes, kind=torch.int64):
     return lambda shape, dtype, g: torch.randint(num_classes, shape, generator=g).to(kind)
 
 
+def steps(first, last, dims=1):
+    """Numbers of steps of the leading dimensions of the shape."""
+    return lambda shape, dtype, g: torch.randint(first, last + 1, shape[:dims], generator=g)
+
+
 def some(shape, dtype, g) -> Tensor:
     """A mask that keeps two of three variables."""
     return (torch.arange(torch.Size(shape).numel()) % 3 != 0).reshape(shape)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bfn_kernels import Limits
 from bfn_kernels.call.rows import PerRow
+from bfn_kernels.schedules import VonMisesAccuracy
 from tests.kernels.declared import OPS, annotations, parameters, public
 from tests.kernels.makers import (
     among,
@@ -25,6 +26,7 @@ from tests.kernels.makers import (
     poisoned,
     rows,
     some,
+    steps,
     uniform,
 )
 
@@ -46,6 +48,7 @@ class Case:
     gap: int = 0  # the distance between the logits of different classes, if these are far apart
     in_ptx: bool = False  # of a large vocabulary: whether tests/ptx runs what Triton compiles for it
     kernels: bool = True  # False if torch's own ops compute it on every backend
+    part: int = 0  # which result of several counts
 
     @property
     def op(self) -> str:
@@ -82,13 +85,18 @@ class Case:
         if self.kernels:
             more["backend"] = backend
         if self.into:
-            more[self.into] = torch.empty_like(inputs["state" if "state" in inputs else "mean"])
+            more[self.into] = torch.empty_like(inputs[self.state])
         result = public(self.op)(**inputs, **self.options, **more)
         if self.into:
             return more[self.into]
         if self.op == "discretised.output_distribution":
             return torch.stack(result, -1)
-        return result[0] if isinstance(result, tuple) else result
+        return result[self.part] if isinstance(result, tuple) else result
+
+    @property
+    def state(self) -> str:
+        """The name of the input that an output is like."""
+        return next(name for name in ("state", "mean", "pred", "x") if name in self.fields)
 
     def __repr__(self) -> str:
         return self.name
@@ -377,5 +385,41 @@ BINARY += [
     Case("binary.discrete_time_loss[accurate nodes]", {**loss, "t": ends_of(10)}, accurate, ("logits",), hard=True),
 ]  # fmt: skip
 
+ANGLE, FIVE = uniform(-4, 4), VonMisesAccuracy([0.5, 1.0, 2.0, 8.0, 64.0])
+FIVE.table.sum()  # it cannot be computed within a mode of fake tensors
+MESSAGES, PERIOD = {"schedule": FIVE, "seed": 3}, {"period": 1.0}
+AT, AFTER = {"step": steps(1, 5)}, {"step": steps(1, 6)}
+CIRCLE = {"mean": ANGLE, "concentration": log_uniform(0.01, 100), "alpha": ALPHA}
+CONCENTRATED = {"x": ANGLE, "pred": ANGLE, "concentration": log_uniform(1e-3, 1e4)}
+CIRCULAR = [
+    Case("circular.flow_sample", {"x": ANGLE, **AFTER}, MESSAGES),
+    Case("circular.flow_sample[concentration]", {"x": ANGLE, **AFTER}, MESSAGES, part=1),
+    Case("circular.flow_sample[step per token]", {"x": uniform(-1, 2), "step": steps(1, 6, 2)}, {**MESSAGES, **PERIOD}),
+    Case("circular.flow_sample[log]", {"x": ANGLE, **AFTER}, {"output": "log", **MESSAGES}, into="concentration_out"),
+    Case("circular.flow_sample[masked]", {"x": poisoned(ANGLE, torch.nan), "mask": some, **AFTER}, MESSAGES, into="out"),
+    Case("circular.sender_sample", {"x": ANGLE, "alpha": ALPHA}, {"seed": 3}),
+    Case("circular.sender_sample[hard]", {"x": uniform(0, 1), "alpha": rows(among(0.0, 1e-6, 1.0, 1e4, 1e20))}, {"seed": 3, **PERIOD}, hard=True),
+    Case("circular.bayesian_update", {"y": ANGLE, **CIRCLE}),
+    Case("circular.bayesian_update[concentration]", {"y": uniform(0, 1), **CIRCLE, "mean": uniform(0, 1)}, PERIOD, part=1),
+    Case("circular.update_sample", {"pred": ANGLE, **CIRCLE}, MESSAGES),
+    Case("circular.update_sample[concentration]", {"pred": ANGLE, **CIRCLE, "known": poisoned(ANGLE, 1.0), "known_mask": some}, MESSAGES, part=1),
+    Case("circular.update_sample[log]", {"pred": uniform(0, 1), **CIRCLE, "mean": uniform(0, 1)}, {**MESSAGES, **PERIOD}, into="log_out"),
+    Case("circular.renoise", {"pred": ANGLE, **AFTER, "known": ANGLE, "known_mask": some}, MESSAGES),
+    Case("circular.renoise[log]", {"pred": uniform(0, 1), **AFTER}, {"output": "log", **MESSAGES, **PERIOD}, part=1),
+]  # fmt: skip
+for op, fields, options, diff in [
+    ("discrete_time_loss", {"x": ANGLE, "pred": ANGLE, **AT}, {"schedule": FIVE}, ("pred",)),
+    ("reconstruction_loss", CONCENTRATED, {}, ("pred", "concentration")),
+]:
+    hidden = {**fields, "x": poisoned(ANGLE, torch.nan), "mask": some}
+    CIRCULAR += [
+        Case(f"circular.{op}", fields, options, diff),
+        Case(f"circular.{op}[each]", {**fields, "x": uniform(0, 1)}, {"reduction": "none", **options, **PERIOD}, diff),
+        Case(f"circular.{op}[masked]", hidden, {"reduction": "batch", **options}, diff),
+    ]
+CIRCULAR += [
+    Case("circular.discrete_time_loss[squared]", {"x": uniform(-1, 1), "pred": uniform(-1, 1), **AT}, {"schedule": FIVE, "squared": True}, ("pred",)),
+    Case("circular.reconstruction_loss[ends]", {**CONCENTRATED, "concentration": among(0.0, 1e-9, 9.9, 17.9, 18.1, 3e4)}, {"reduction": "none"}, ("pred", "concentration"), hard=True),
+]  # fmt: skip
 
-CASES = CONTINUOUS + DISCRETISED + DISCRETE + BINARY
+CASES = CONTINUOUS + DISCRETISED + DISCRETE + BINARY + CIRCULAR

@@ -2,6 +2,7 @@
 unnoticed."""
 
 import inspect
+import math
 
 import torch
 
@@ -26,6 +27,9 @@ DEFAULTS = {  # of a parameter, or of one of a family or a function alone
     "max_calls": 1000,
     "n_samples": 10,
     "output": "probs",
+    "circular.output": "concentration",
+    "squared": False,
+    "period": 2 * math.pi,
     "parametrisation": "noise",
     "receiver": "joint",
     "reduction": "mean",

@@ -1,0 +1,134 @@
+"""The losses of circular data. Users import them from `bfn_kernels.circular`."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from bfn_kernels import backends
+from bfn_kernels.call import checks, keywords
+from bfn_kernels.circular.reference import COSINE, DENSITY, SQUARE
+from bfn_kernels.schedules import VonMisesAccuracy
+
+
+def checked_period(period: float) -> float:
+    """The period as a float."""
+    return checks.number("period", period, 1e-6, 1e6)
+
+
+def rows_of(step: int | Tensor, schedule: VonMisesAccuracy, x: Tensor, more: int = 0) -> Tensor:
+    """The number of messages before each step, int64, which broadcasts to x. A step may lie in [1, n + more]."""
+    if not isinstance(schedule, VonMisesAccuracy):
+        raise TypeError(f"schedule must be a schedules.VonMisesAccuracy, got {type(schedule).__name__}")
+    if not isinstance(step, Tensor):
+        step = checks.integer("step", step, 1)
+        least = most = step
+        step = torch.full((1,) * x.dim(), step, device=x.device)
+    else:
+        if step.dtype not in keywords.STEPS:
+            raise TypeError(f"step must be an int or an integer tensor, got {step.dtype}")
+        checks.same_device("step", step, "the data", x)
+        step = step.reshape(checks.leading("step", step, x.shape)).long()
+        known = step.numel() and checks.shows(step)
+        least, most = (int(v.item()) for v in step.aminmax()) if known else (1, 1)
+    if least < 1 or most > schedule.n_steps + more:
+        raise ValueError(f"step must lie in [1, {schedule.n_steps + more}], got {least if least < 1 else most}")
+    return step - 1
+
+
+def numbers_of(schedule: VonMisesAccuracy, name: str, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """The schedule's `table` or `weights` where x is. Fake tensors do not go together with the schedule's own."""
+    if type(x) in (Tensor, torch.nn.Parameter):
+        # without detach, the compiler does not know a constant as a tensor
+        return schedule.on(x.device).detach() if name == "table" else schedule.weights.to(x.device, dtype)
+    return torch.tensor(getattr(schedule, name).tolist(), dtype=dtype, device=x.device)
+
+
+def discrete_time_loss(
+    x: Tensor,
+    pred: Tensor,
+    step: int | Tensor,
+    *,
+    schedule: VonMisesAccuracy,
+    squared: bool = False,
+    period: float = 2 * math.pi,
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+    backend: str | None = None,
+) -> Tensor:
+    """Computes the n-step loss L_n, n·α·A(α)·(1 − cos(x − x̂)) per variable, A = I₁/I₀ [derived].
+
+    It is n times the divergence of the receiver's vM(x̂, α) from the sender's vM(x, α).
+
+    Args:
+        x: Angles `[B, ...]`, floating-point.
+        pred: x̂, the angles that the network predicted at the start of the step, of x's shape; differentiable.
+        step: i, from 1 to n: an int, or integers `[B]` or of any leading part of x's shape. Another step is an error
+            on the CPU and costs NaN elsewhere.
+        schedule: The accuracies of n messages.
+        squared: True for (x − x̂)² in radians, the shorter way around, instead of 1 − cos(x − x̂), as published code has
+            it. That is no divergence.
+        period: The period of the angles, 2π for radians.
+        mask: bool, False where a variable costs nothing; its x is then not looked at. Broadcastable to x, or of its
+            leading dimensions.
+        reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (x's shape).
+        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+
+    Returns:
+        The loss in nats, float32 (float64 for float64 x or pred).
+
+    Example:
+        >>> schedule = VonMisesAccuracy([1.0, 2.0])
+        >>> discrete_time_loss(torch.zeros(1), torch.full((1,), 0.5), 2, schedule=schedule, period=1.0)
+        tensor(5.5822)
+    """
+    library, target = _checked(x, pred, mask, reduction, backend)
+    row = rows_of(step, schedule, x)
+    weights = numbers_of(schedule, "weights", x, checks.compute_dtype(x, pred))
+    weight = torch.where((row >= 0) & (row < len(weights)), weights.take(row.clamp(0, len(weights) - 1)), torch.nan)
+    cost = SQUARE if squared else COSINE
+    return library.circular.loss(x, pred, None, weight, cost, checked_period(period), *target)
+
+
+def reconstruction_loss(
+    x: Tensor,
+    pred: Tensor,
+    concentration: Tensor,
+    *,
+    period: float = 2 * math.pi,
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+    backend: str | None = None,
+) -> Tensor:
+    """Computes −ln of the von Mises density of x, ln(period·I₀(κ)) − κ·cos(x − x̂) per variable.
+
+    It is the cost of x after the last message, by an output distribution vM(x̂, κ).
+
+    Args:
+        x: Angles `[B, ...]`, floating-point.
+        pred: x̂, the mean of the output distribution, of x's shape; differentiable.
+        concentration: κ of the output distribution, at least 0, of x's shape; differentiable. A negative one costs NaN.
+        period: The period of the angles, 2π for radians. The density is one per unit of x.
+        mask: bool, False where a variable costs nothing; its x is then not looked at. Broadcastable to x, or of its
+            leading dimensions.
+        reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (x's shape).
+        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+
+    Returns:
+        The loss in nats, float32 (float64 for float64 arguments).
+
+    Example:
+        >>> reconstruction_loss(torch.zeros(1), torch.zeros(1), torch.zeros(1))
+        tensor(1.8379)
+    """
+    library, target = _checked(x, pred, mask, reduction, backend)
+    checks.like("concentration", concentration, "x", x)
+    return library.circular.loss(x, pred, concentration, None, DENSITY, checked_period(period), *target)
+
+
+def _checked(x: Tensor, pred: Tensor, mask: Tensor | None, reduction: str, backend: str | None):
+    """The checks that the losses share. Returns the library that serves the call, and the target of the loss."""
+    checks.data("x", x)
+    checks.like("pred", pred, "x", x)
+    checks.no_gradient("none is defined for it", x=x)
+    return backends.library(backend, x.device), keywords.loss_target(x, mask, reduction)

@@ -1,0 +1,157 @@
+"""Circular data in plain PyTorch: the executable specification. docs/mathematics/circular.md derives the formulas.
+
+An angle is counted in turns, 1 for the whole circle, after it is divided by the period. All tensors have the shape
+`[B, ...]` of the angles. Row scalars broadcast to it.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from bfn_kernels import noise as random
+from bfn_kernels.call.checks import compute_dtype, shows
+from bfn_kernels.call.reduction import hide, reduce
+from bfn_kernels.concentrations import QUANTILES, TABLE_END
+from bfn_kernels.records import LossTarget
+
+COSINE, SQUARE, DENSITY = range(3)  # the costs of a loss; csrc/ops/circular.h has the same numbers
+MOST_TURNS = 2**22
+MOST_CALLS = 16  # of Philox for a draw, as in csrc/math/circular.h
+
+
+def wrapped(turns: Tensor) -> Tensor:
+    """The turns in [−1/2, 1/2) that differ by an integer; 0 beyond MOST_TURNS, where float32 has few digits left."""
+    return torch.where(turns.abs() >= MOST_TURNS, 0 * turns, turns - (turns + 0.5).floor())
+
+
+def von_mises(concentration: Tensor, seed: Tensor) -> Tensor:
+    """Draws an angle in turns of vM(0, c) for each variable, by the rejection of Best and Fisher (1979).
+
+    A proposal is the angle 2·atan(root·tan πv). With s the squared sine of its half, and c' = least + 2c·s, it is
+    accepted with the probability c'·e^(1−c').
+    """
+    twice = 2 * concentration.clamp(0, 1e18)
+    grown = (1 + twice * twice).sqrt() + twice
+    least = 0.5 + 0.5 / grown
+    root = (2 * least / (1 + grown)).sqrt()
+    index = torch.arange(concentration.numel(), device=concentration.device).reshape(concentration.shape)
+    turns, done = torch.zeros_like(concentration), torch.zeros_like(concentration, dtype=torch.bool)
+    for call in range(MOST_CALLS):
+        words = random.philox(seed, index, random.ANGLE, call)
+        for angle, height in (words[..., :2].unbind(-1), words[..., 2:].unbind(-1)):
+            half = math.pi * (((angle ^ 0x80000000) - 0x80000000).float() * 2**-32).to(turns.dtype)
+            y, x = root * half.sin(), half.cos()
+            c = least + twice * (y * y / (x * x + y * y))
+            turns = torch.where(done, turns, torch.atan2(y, x) / math.pi)
+            done = done | ~(random.unit(height).to(c.dtype) > c * (1 - c).exp())
+        if shows(turns) and done.all():
+            break
+    return turns
+
+
+def concentrations(step: Tensor, table: Tensor, normals: Tensor) -> Tensor:
+    """The concentrations that normals draw of the rows `step` of a table of quantiles. NaN for a step outside of it."""
+    inside = (step >= 0) & (step < len(table))
+    place = ((normals + TABLE_END) * ((QUANTILES - 1) / (2 * TABLE_END))).clamp(0, QUANTILES - 1)
+    below = place.long().clamp(max=QUANTILES - 2)
+    index = torch.where(inside, step, 0).long() * QUANTILES + below
+    low, high = (table.flatten()[index + k].to(normals.dtype) for k in (0, 1))
+    return torch.where(inside, low + (place - below) * (high - low), torch.nan)
+
+
+def scaled_log(concentration: Tensor, least: float, factor: float) -> Tensor:
+    return ((concentration.log() - least) * factor - 1).clamp(-1, 1)
+
+
+def draw(
+    x: Tensor,
+    concentration: Tensor | None,
+    step: Tensor | None,
+    table: Tensor | None,
+    seed: Tensor,
+    period: float,
+    log_least: float,
+    log_factor: float,
+    out: Tensor | None = None,
+    concentration_out: Tensor | None = None,
+) -> tuple[Tensor, ...]:
+    """The mean x + an angle of vM(0, c), and c, or its scaled logarithm if log_factor is not 0.
+
+    The concentration is given, and the second result is empty, or it is drawn of the table's row `step`. Both are row
+    scalars, in the type of the arithmetic.
+    """
+    dtype = compute_dtype(x)
+    if table is None:
+        c, drawn = concentration.expand(x.shape), x.new_empty(0, dtype=dtype)
+    else:
+        c = concentrations(step.expand(x.shape), table, random.normal(x.shape, seed, dtype=dtype))
+        drawn = scaled_log(c, log_least, log_factor) if log_factor != 0 else c
+    mean = (period * wrapped(x.to(dtype) / period + von_mises(c, seed))).to(x.dtype)
+    return _into((out, mean), (concentration_out, drawn))
+
+
+def _into(*pairs: tuple[Tensor | None, Tensor]) -> tuple[Tensor, ...]:
+    return tuple(value if out is None else out.copy_(value) for out, value in pairs)
+
+
+def step(
+    prediction: Tensor,
+    mean: Tensor,
+    concentration: Tensor,
+    alpha: Tensor,
+    known: Tensor | None,
+    known_mask: Tensor | None,
+    seed: Tensor | None,
+    period: float,
+    log_least: float,
+    log_factor: float,
+    out: Tensor | None = None,
+    concentration_out: Tensor | None = None,
+    log_out: Tensor | None = None,
+) -> tuple[Tensor, ...]:
+    """c'·e^(iμ') = c·e^(iμ) + α·e^(iy), where y ~ vM(x̂, α) is a message about the prediction, or about `known` where
+    known_mask is True. Without a seed, y is the prediction itself.
+
+    known_mask: bool, broadcasts to known. log_out: receives the scaled logarithm of c'.
+    """
+    dtype = compute_dtype(prediction, mean, concentration)
+    sent, before, c = prediction.to(dtype) / period, mean.to(dtype) / period, concentration.to(dtype)
+    if known is not None:
+        sent = torch.where(known_mask, known.to(dtype) / period, sent)
+    if seed is not None:
+        sent = sent + von_mises(alpha.expand(sent.shape), seed)
+    angle = 2 * math.pi * wrapped(sent - before)
+    across, along = c + alpha * angle.cos(), alpha * angle.sin()
+    after = wrapped(before + torch.atan2(along, across) / (2 * math.pi))
+    c = (across * across + along * along).sqrt()
+    if log_out is not None:
+        log_out.copy_(scaled_log(c, log_least, log_factor))
+    return _into((out, (period * after).to(mean.dtype)), (concentration_out, c.to(concentration.dtype)))
+
+
+def loss(
+    x: Tensor,
+    prediction: Tensor,
+    concentration: Tensor | None,
+    weight: Tensor | None,
+    cost: int,
+    period: float,
+    target: LossTarget,
+) -> Tensor:
+    """weight·(1 − cos d), weight·d², or ln(period·I₀(c)) − c·cos d, for the angle d = x − x̂.
+
+    concentration: c, `[B, ...]`, for the density. weight: row scalars, for the others.
+    """
+    dtype = compute_dtype(x, prediction, concentration)
+    x, prediction, c = hide(target.mask, x.to(dtype), prediction.to(dtype), concentration)
+    angle = 2 * math.pi * wrapped((x - prediction) / period)
+    if cost == SQUARE:
+        return reduce(weight * angle.square(), *target)
+    if cost == COSINE:
+        return reduce(2 * weight * (angle / 2).sin().square(), *target)
+    c = c.to(dtype)
+    c = torch.where(c >= 0, c, torch.nan)
+    small = torch.special.i0(c.clamp(max=1)).log() - c  # torch has no slope of i0e at 0
+    log_bessel = torch.where(c < 1, small, torch.special.i0e(c.clamp(min=1)).log())
+    return reduce(log_bessel + math.log(period) + 2 * c * (angle / 2).sin().square(), *target)

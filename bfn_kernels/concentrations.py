@@ -1,0 +1,239 @@
+"""The accuracies of von Mises messages, and the law of the concentration that some of them add up to.
+
+After messages of accuracies α_1 … α_m about an angle, the concentration c is random, and its law does not depend on the
+angle. It is a Markov chain: a message at an angle φ to the mean, of density I₀(c')/(2π·I₀(α)·I₀(c)), makes
+c' = √(c² + α² + 2cα·cos φ) of c [derived]. Here the chain is computed by quadrature in float64. A law is a set of
+nodes with weights, which may be slightly negative.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.special import i0e, i1e
+
+from bfn_kernels.call import checks
+from bfn_kernels.torch_private import constant
+
+QUANTILES = 256  # csrc/math/circular.h has the same numbers, and reads the quantiles
+TABLE_END = 6.0  # the quantiles belong to the normal numbers from −TABLE_END to TABLE_END
+_NODES = 768  # of a law
+_STENCIL = 6  # the nodes that share a weight: moments up to the fifth are kept exactly
+
+
+class Law(NamedTuple):
+    """The law of a concentration: `nodes` in ascending order, and their `weights`."""
+
+    nodes: Tensor
+    weights: Tensor
+
+    def mean(self, function_of_nodes: Tensor) -> float:
+        return float(self.weights @ function_of_nodes)
+
+
+def ratio(concentration: Tensor) -> Tensor:
+    """A = I₁/I₀, the mean cosine of a von Mises distribution."""
+    return i1e(concentration) / i0e(concentration)
+
+
+def entropy(concentration: Tensor) -> Tensor:
+    """The entropy of a von Mises distribution in nats, ln(2πI₀(c)) − c·A(c)."""
+    return math.log(2 * math.pi) + i0e(concentration).log() + concentration * (1 - ratio(concentration))
+
+
+def _moved(law: Law, alpha: float, least: int = 1) -> tuple[Tensor, Tensor]:
+    """The concentrations after a message, `[nodes, angles]`, and their weights, by the midpoint rule for φ in (0, π).
+    least: the least number of angles."""
+    c = law.nodes.unsqueeze(-1)
+    count = max(int(4 * math.sqrt(alpha)) + 12, least)
+    half = (torch.arange(count, dtype=torch.float64) + 0.5) * (math.pi / (2 * count))
+    moved = ((c - alpha).square() + 4 * alpha * c * half.cos().square()).sqrt()
+    normaliser = i0e(torch.tensor(alpha, dtype=torch.float64)) * i0e(c) * count
+    return moved, law.weights.unsqueeze(-1) * i0e(moved) / normaliser * (moved - c - alpha).exp()
+
+
+def _gathered(moved: Tensor, weights: Tensor, most: float) -> Law:
+    """The law on _NODES nodes at equal distances, up to 9 standard deviations from the mean. Each weight is shared by
+    the _STENCIL nodes around its place, as Lagrange's interpolation says. `most`: the largest concentration that there
+    can be."""
+    mean = float((weights * moved).sum())
+    std = math.sqrt(max(float((weights * (moved - mean).square()).sum()), 0.0))
+    low, high = max(0.0, mean - 9 * std), min(most, mean + 9 * std)
+    width = (high - low) / (_NODES - 1)
+    place = (moved.clamp(low, high) - low).flatten() / width
+    first = (place.floor() - (_STENCIL // 2 - 1)).clamp(max=_NODES - _STENCIL)
+    # what depends on a concentration is even in it, so that a node below 0 stands for the node above 0
+    first = first.clamp(min=0 if low > 0 else -_STENCIL)
+    gathered = torch.zeros(_NODES, dtype=torch.float64)
+    for k in range(_STENCIL):
+        share = weights.flatten().clone()
+        for j in range(_STENCIL):
+            if j != k:
+                share *= (place - first - j) / (k - j)
+        gathered.index_add_(0, (first.long() + k).abs(), share)
+    return Law(low + width * torch.arange(_NODES, dtype=torch.float64), gathered)
+
+
+def _after(law: Law, alpha: float, most: float) -> Law:
+    """The law after one more message. The density after two messages has poles at its ends, so that the nodes of its
+    law are those of the angles."""
+    if len(law.nodes) == 1:
+        return Law(*(each.flatten().flip(0) for each in _moved(law, alpha, 8 * _NODES)))
+    return _gathered(*_moved(law, alpha, 32 if len(law.nodes) == _NODES else 128), most)
+
+
+def laws(alphas: Sequence[float]) -> Iterator[Law]:
+    """The laws after one message, after two, and so on."""
+    law = Law(*torch.tensor([[alphas[0]], [1.0]], dtype=torch.float64))
+    most = alphas[0]
+    yield law
+    for alpha in alphas[1:]:
+        most += alpha
+        law = _after(law, alpha, most)
+        yield law
+
+
+def quantiles(law: Law) -> Tensor:
+    """The quantiles of a law for QUANTILES normal numbers at equal distances. Between two nodes, the law's own normal
+    number Φ⁻¹(F(c)) is interpolated, since most laws are nearly normal."""
+    if len(law.nodes) == 1:
+        return law.nodes.expand(QUANTILES)
+    weights = law.weights
+    bend = torch.nn.functional.pad(weights.diff(), (0, 1)) / 24  # from a sum over cells to the integral
+    below = (weights.cumsum(0) + bend).clamp(1e-300, 1).cummax(0).values
+    above = (weights.flip(0).cumsum(0).flip(0) - weights - bend).clamp(1e-300, 1).flip(0).cummax(0).values.flip(0)
+    z = torch.where(below < 0.5, torch.special.ndtri(below), -torch.special.ndtri(above)).cummax(0).values
+    ends = torch.cat([(law.nodes[1:] + law.nodes[:-1]) / 2, law.nodes[-1:]])
+    z, ends = torch.cat([z.new_tensor([-40.0]), z]), torch.cat([law.nodes[:1], ends])
+    wanted = torch.linspace(-TABLE_END, TABLE_END, QUANTILES, dtype=torch.float64)
+    right = torch.searchsorted(z, wanted).clamp(1, len(z) - 1)
+    part = ((wanted - z[right - 1]) / (z[right] - z[right - 1]).clamp(min=1e-12)).clamp(0, 1)
+    found = ends[right - 1] + part * (ends[right] - ends[right - 1])
+    found[1:-1] -= found.diff(n=2) / 12  # so that the mean error of linear interpolation is 0
+    return found.clamp(law.nodes[0], law.nodes[-1])
+
+
+class VonMisesAccuracy:
+    """The accuracies of n von Mises messages about an angle: a schedule of `circular`. It must not be changed.
+
+    Args:
+        alphas: α_1 … α_n, positive and finite: numbers, or a tensor `[n]` without a gradient.
+
+    Attributes:
+        alphas: The accuracies, float64 `[n]` on the CPU.
+        weights: n·α·A(α) of each message, the factor of 1 - cos(x - x̂) in L_n, float64 `[n]` on the CPU.
+        log_scale: `least` and `factor` of the logarithm of a concentration, scaled to [-1, 1]: (ln c - least)·factor -
+            1. The scale begins at the smallest accuracy and ends at the sum of all accuracies, the largest
+            concentration.
+
+    Raises:
+        ValueError: If an accuracy is not positive and finite, or there is none.
+
+    Example:
+        >>> schedule = VonMisesAccuracy([0.5, 1.0, 2.0])
+        >>> schedule.n_steps, schedule.table.shape
+        (3, torch.Size([4, 256]))
+    """
+
+    def __init__(self, alphas: Sequence[float] | Tensor):
+        checks.no_gradient("none is defined for it", alphas=alphas)
+        self.alphas = torch.as_tensor(alphas, dtype=torch.float64, device="cpu").detach().clone()
+        if self.alphas.dim() != 1 or not len(self.alphas) or not ((self.alphas > 0) & self.alphas.isfinite()).all():
+            raise ValueError(f"alphas must be a vector of positive, finite numbers, got {alphas}")
+        self.weights = len(self.alphas) * self.alphas * ratio(self.alphas)
+        least = math.log(self.alphas.min())
+        self.log_scale = least, 2 / max(math.log(self.alphas.sum()) - least, 1e-6)
+        self._tables: dict[torch.device, Tensor] = {}
+
+    @classmethod
+    def linear_entropy(cls, n_steps: int, last: float) -> "VonMisesAccuracy":
+        """Finds the accuracies with which the expected entropy of the state falls by the same amount in each step.
+
+        The entropy after all messages is the entropy of a von Mises distribution of concentration `last`. The law of
+        the concentration, hence the entropy, is computed by quadrature, and each accuracy by the secant method.
+
+        Args:
+            n_steps: n, at least 1.
+            last: The concentration that ends the fall, in (0, 1e6]. The published code takes 1000.
+
+        Returns:
+            The schedule.
+
+        Example:
+            >>> VonMisesAccuracy.linear_entropy(1, 9.0).alphas
+            tensor([9.0000], dtype=torch.float64)
+        """
+        n_steps = checks.integer("n_steps", n_steps, 1)
+        ends = entropy(torch.tensor([0.0, checks.number("last", last, 1e-6, 1e6)], dtype=torch.float64)).tolist()
+        law, most = Law(*torch.tensor([[0.0], [1.0]], dtype=torch.float64)), 0.0
+        alphas: list[float] = []
+        for step in range(1, n_steps + 1):
+            alpha = _accuracy(law, ends[0] + (ends[1] - ends[0]) * step / n_steps, alphas[-1] if alphas else 1.0)
+            alphas.append(alpha)
+            most += alpha
+            law = _after(law, alpha, most) if step > 1 else Law(law.nodes + alpha, law.weights)
+        return cls(torch.tensor(alphas, dtype=torch.float64))
+
+    @property
+    def n_steps(self) -> int:
+        """n, the number of messages."""
+        return len(self.alphas)
+
+    @property
+    def table(self) -> Tensor:
+        """The quantiles of the concentration after 0 … n messages, float32 `[n + 1, 256]`, for 256 normal numbers at
+        equal distances from -6 to 6. They are computed when they are first needed."""
+        return self.on(torch.device("cpu"))
+
+    def alpha(self, i: Tensor, n: int) -> Tensor:
+        """Returns α_i, float64 of i's shape.
+
+        Args:
+            i: Numbers of messages, from 1 to n, of any shape and any type.
+            n: Number of messages, which must be `n_steps`.
+        """
+        if n != self.n_steps:
+            raise ValueError(f"n_steps must be {self.n_steps}, for which the schedule has accuracies, got {n}")
+        return self.alphas.to(i.device)[i.long() - 1]
+
+    def entropies(self) -> Tensor:
+        """Returns the expected entropy of the state in nats after 0 … n messages, float64 `[n + 1]`."""
+        later = [law.mean(entropy(law.nodes)) for law in laws(self.alphas.tolist())]
+        return torch.tensor([math.log(2 * math.pi), *later], dtype=torch.float64)
+
+    @constant
+    def on(self, device: torch.device) -> Tensor:
+        """Returns `table` on a device.
+
+        Args:
+            device: The device. A copy on it is kept.
+        """
+        if device not in self._tables:
+            if device.type == "cpu":
+                rows = [torch.zeros(QUANTILES), *map(quantiles, laws(self.alphas.tolist()))]
+                self._tables[device] = torch.stack([row.float() for row in rows])
+            else:
+                self._tables[device] = self.table.to(device)
+        return self._tables[device]
+
+
+def _accuracy(law: Law, wanted: float, guess: float) -> float:
+    """The accuracy of a message after which the expected entropy is `wanted`, by the secant method in ln α. A step
+    changes ln α by at most 1."""
+
+    def excess(log_alpha: float) -> float:
+        moved, weights = _moved(law, math.exp(log_alpha))
+        return float((weights * entropy(moved)).sum()) - wanted
+
+    before, here = math.log(guess), math.log(guess) + 0.05
+    at_before, at_here = excess(before), excess(here)
+    for _ in range(100):
+        if abs(at_here) < 1e-10 or at_here == at_before:
+            break
+        step = at_here * (here - before) / (at_here - at_before)
+        before, at_before = here, at_here
+        here -= min(max(step, -1.0), 1.0)
+        at_here = excess(here)
+    return math.exp(here)

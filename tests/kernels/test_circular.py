@@ -1,0 +1,295 @@
+"""Circular data: the law of the concentration, draws of angles, and what is special about the ops."""
+
+import math
+
+import pytest
+import torch
+
+from bfn_kernels import circular, concentrations, nn, samplers
+from bfn_kernels.schedules import VonMisesAccuracy
+from tests.kernels.support import NATIVE, ON_CPU
+
+COUNT = 100_000
+# The published code's accuracies of ten messages (arXiv 2502.02016, its file linear_entropy_alphas_s10_1000.0).
+PUBLISHED = (1.4780, 1.5872, 2.6274, 5.3850, 11.4376, 24.5492, 52.9927, 114.7026, 248.5802, 539.0327)
+mpmath, stats = pytest.importorskip("mpmath"), pytest.importorskip("scipy.stats")
+TEN = VonMisesAccuracy(torch.tensor(PUBLISHED, dtype=torch.float64))
+EACH = ON_CPU if "cpu" in NATIVE else NATIVE
+on_each = pytest.mark.parametrize("backend", EACH)
+
+
+def wrap(angle):
+    return angle - 2 * math.pi * (angle / (2 * math.pi)).round()
+
+
+def simulated(alphas, count=COUNT):
+    """The mean and the concentration after each number of messages about the angle 0, by scipy's draws."""
+    state = torch.zeros(count, dtype=torch.complex128)
+    for number, alpha in enumerate(alphas):
+        y = torch.as_tensor(stats.vonmises(alpha).rvs(count, random_state=number))
+        state = state + alpha * torch.polar(torch.ones_like(y), y)
+        yield state.angle(), state.abs()
+
+
+def statistics(mean, concentration):
+    """Numbers that describe a sample, and their standard errors."""
+    mean, c = mean.double(), concentration.double()
+    found = {"E c": c, "E cos": mean.cos(), "E c cos": c * mean.cos(), "var c": (c - c.mean()).square()}
+    each = {name: (v.mean().item(), v.std().item() / len(c) ** 0.5) for name, v in found.items()}
+    ordered, n = c.sort().values, len(c)
+    for q in (0.05, 0.95):
+        spread = 1.5 * (n * q * (1 - q)) ** 0.5  # of the rank, generously
+        low, high = (ordered[int(n * q + sign * spread)].item() for sign in (-1, 1))
+        each[f"{q}"] = ordered[int(n * q)].item(), (high - low) / 3
+    return each
+
+
+@pytest.mark.skipif("cpu" not in NATIVE, reason="the interpreters take minutes for so many")
+def test_a_flow_is_a_sum_of_messages():
+    """At every step of ten, in three standard errors of the difference."""
+    x = torch.zeros(COUNT)
+    for step, (mean, c) in enumerate(simulated(PUBLISHED), 2):
+        want = statistics(mean, c)
+        got = statistics(*circular.flow_sample(x, step, schedule=TEN, seed=step))
+        for name, (value, error) in got.items():
+            other, its_error = want[name]
+            most = 3.5 * math.hypot(error, its_error) + 1e-6 * abs(other) + 1e-9
+            assert abs(value - other) <= most, f"{name} at step {step}: {value}, simulated {other}, allowed {most:.2g}"
+
+
+def test_the_law_of_the_concentration_has_exact_moments():
+    """E c² and E c·A(c) follow from single messages: E c² = Σα_i² + 2Σα_iα_jA_iA_j, E c·A(c) = E c·cos μ = Σα_iA_i."""
+    alphas = TEN.alphas
+    cosines = concentrations.ratio(alphas)
+    for count, law in enumerate(concentrations.laws(alphas.tolist()), 1):
+        sent = (alphas * cosines)[:count]
+        square = sent.sum() ** 2 - sent.square().sum() + alphas[:count].square().sum()
+        assert abs(law.mean(law.nodes.square()) / square - 1) < 1e-7
+        assert abs(law.mean(law.nodes * concentrations.ratio(law.nodes)) / sent.sum() - 1) < 1e-7
+
+
+def test_the_table_keeps_moments():
+    """Linear interpolation between quantiles leaves mean and deviation within 1e-4 of the law's, by quadrature."""
+    z = torch.linspace(-9, 9, 200_001, dtype=torch.float64)
+    weight = (-z.square() / 2).softmax(0)
+    before = None
+    for alpha, row, law in zip(PUBLISHED, TEN.table[1:], concentrations.laws(PUBLISHED), strict=True):
+        c = circular.reference.concentrations(torch.zeros(1), row[None], z)
+        mean = weight @ c
+        got = mean, (weight @ (c - mean).square()).sqrt(), weight @ concentrations.ratio(c)
+        if before is not None:
+            moved, share = concentrations._moved(before, alpha, 256)
+            mean = (share * moved).sum()
+            want = mean, (share * (moved - mean).square()).sum().sqrt(), (share * concentrations.ratio(moved)).sum()
+            for one, other in zip(got, want, strict=True):
+                torch.testing.assert_close(one, other, rtol=1e-4, atol=0)
+        before = law
+
+
+def test_the_linear_schedule_is_linear():
+    schedule = VonMisesAccuracy.linear_entropy(50, 1000.0)
+    entropies = schedule.entropies()
+    last = concentrations.entropy(torch.tensor(1000.0, dtype=torch.float64)).item()
+    want = torch.linspace(math.log(2 * math.pi), last, 51, dtype=torch.float64)
+    assert (entropies - want).abs().max() < 1e-4
+    off = VonMisesAccuracy(PUBLISHED).entropies() - torch.linspace(want[0], want[-1], 11, dtype=torch.float64)
+    assert 0.05 < off.abs().max() < 0.2  # of the published search, which assumes that all messages agree
+
+
+@pytest.mark.skipif("cpu" not in NATIVE, reason="the interpreters take minutes for so many")
+@pytest.mark.parametrize("concentration", [0.0, *(3.0 * 10**e for e in range(-2, 6)), 1e6])
+def test_draws_are_von_mises(concentration):
+    """A test of Kolmogorov and Smirnov in each decade."""
+    y = circular.sender_sample(torch.zeros(COUNT), concentration, seed=7).double()
+    law = stats.vonmises(concentration) if concentration else stats.uniform(-math.pi, 2 * math.pi)
+    assert stats.kstest(y.numpy(), law.cdf).pvalue > 1e-3
+
+
+def test_a_draw_needs_few_attempts_and_has_a_bound(monkeypatch):
+    """Half of the angles or more need one call of Philox; without more calls the last proposal stands."""
+    x = torch.zeros(5000)
+    want = circular.sender_sample(x, 50.0, seed=1, backend="reference")
+    monkeypatch.setattr(circular.reference, "MOST_CALLS", 1)
+    got = circular.sender_sample(x, 50.0, seed=1, backend="reference")
+    assert 0.85 < (got == want).double().mean() < 0.95
+
+
+def exact_bessel(k):
+    """ln I₀(k) − k, and 1 − I₁(k)/I₀(k), by mpmath."""
+    with mpmath.workdps(40):
+        first, second = mpmath.besseli(0, k), mpmath.besseli(1, k)
+        return float(mpmath.log(first) - k), float(1 - second / first)
+
+
+@on_each
+def test_bessel_functions(backend):
+    """The normaliser of the density, and its slope 1 − A, over the whole range."""
+    k = torch.cat([torch.zeros(1), torch.logspace(-6, 4, 60), torch.tensor([9.99, 10.01, 17.99, 18.01])])
+    want, falls = torch.tensor([exact_bessel(each) for each in k.tolist()], dtype=torch.float64).unbind(1)
+    for dtype, most in ((torch.float32, 1e-6), (torch.float64, 1e-13)):
+        c = k.to(dtype).requires_grad_()
+        x = torch.zeros_like(k, dtype=dtype)
+        loss = circular.reconstruction_loss(x, x, c, period=1.0, reduction="none", backend=backend)
+        assert ((loss.detach().double() - want).abs() <= most * (1 + want.abs())).all()
+        slope = torch.autograd.grad(loss.sum(), c)[0].double()
+        floor = 4 * torch.finfo(dtype).eps if backend == "reference" else 0  # it subtracts nearly equal numbers
+        assert ((slope + falls).abs() <= 2 * most * falls + floor).all()
+
+
+@on_each
+def test_losses_are_divergences(backend):
+    """n times KL(vM(x, α) ‖ vM(x̂, α)), by numerical integration, to 1e-6."""
+    x, pred = torch.tensor([0.3, 3.0, -3.1]).double(), torch.tensor([1.3, -3.0, 0.1]).double()
+    y = (torch.arange(20_000).double() + 0.5) * (2 * math.pi / 20_000)
+    loss = circular.discrete_time_loss(x, pred, 6, schedule=TEN, reduction="none", backend=backend)
+    log_p, log_q = (PUBLISHED[5] * (y - centre[:, None]).cos() for centre in (x, pred))
+    p = log_p.softmax(1)
+    torch.testing.assert_close(loss, 10 * (p * (log_p - log_q)).sum(1), rtol=1e-6, atol=0)
+    weight = 10 * PUBLISHED[5] * concentrations.ratio(torch.tensor(PUBLISHED[5]).double())
+    squared = circular.discrete_time_loss(x, pred, 6, schedule=TEN, reduction="none", squared=True, backend=backend)
+    torch.testing.assert_close(squared, weight * wrap(x - pred).square(), rtol=1e-6, atol=0)
+
+
+@on_each
+def test_messages_one_by_one_are_an_update(backend):
+    """`update_sample` is `sender_sample` and `bayesian_update`, in place too, and knows known values."""
+    x, mean = torch.linspace(-3, 3, 64), torch.linspace(2, -2, 64)
+    c, mask = torch.linspace(0, 9, 64), torch.arange(64) % 3 == 0
+    known = mean.flip(0)
+    of = {"seed": 5, "backend": backend}
+    y = circular.sender_sample(torch.where(mask, known, x), 2.0, **of)
+    want = circular.bayesian_update(mean, c, y, 2.0, backend=backend)
+    got = circular.update_sample(x, mean, c, 2.0, known=known, known_mask=mask, **of)
+    place = mean.clone(), c.clone()
+    into = circular.update_sample(
+        x, *place, 2.0, known=known, known_mask=mask, out=place[0], concentration_out=place[1], **of
+    )
+    assert into[0] is place[0] and into[1] is place[1]
+    for one, other, written in zip(got, want, place, strict=True):
+        assert wrap(one - other).abs().max() < 4e-6 and torch.equal(one, written)
+    renoised = circular.renoise(x, 4, schedule=TEN, **of)
+    assert all(map(torch.equal, renoised, circular.flow_sample(x, 4, schedule=TEN, **of)))
+
+
+@on_each
+def test_periods_and_scaled_logarithms(backend):
+    x = torch.rand(50, generator=torch.Generator().manual_seed(1))
+    of = {"schedule": TEN, "seed": 3, "backend": backend}
+    radians, c = circular.flow_sample(2 * math.pi * x, 5, **of)
+    turns, same = circular.flow_sample(x, 5, period=1.0, **of)
+    assert torch.equal(c, same) and (wrap(radians - 2 * math.pi * turns)).abs().max() < 4e-6
+    assert turns.abs().max() <= 0.5
+    _, log = circular.flow_sample(x, 5, period=1.0, output="log", **of)
+    least, most = min(PUBLISHED), sum(PUBLISHED)
+    want = 2 * (c.log() - math.log(least)) / math.log(most / least) - 1
+    torch.testing.assert_close(log, want.clamp(-1, 1), rtol=1e-5, atol=1e-6)
+    assert (circular.flow_sample(x, 1, output="log", **of)[1] == -1).all()
+    log_out = torch.empty(50)
+    _, new = circular.update_sample(x, x, c, 9.0, schedule=TEN, log_out=log_out, seed=1, backend=backend)
+    want = 2 * (new.log() - math.log(least)) / math.log(most / least) - 1
+    torch.testing.assert_close(log_out, want.clamp(-1, 1), rtol=1e-5, atol=1e-6)
+
+
+@on_each
+def test_padding_and_steps_of_nodes(backend):
+    x, step = torch.linspace(-3, 3, 12).view(4, 3), torch.tensor([1, 4, 11, 7])
+    of = {"schedule": TEN, "seed": 3, "backend": backend}
+    mask = torch.tensor([True, True, False, True])
+    hidden = torch.where(mask[:, None], x, torch.nan)
+    mean, c = circular.flow_sample(hidden, step, mask=mask, **of)
+    want = circular.flow_sample(x, step, **of)
+    assert torch.equal(mean[mask], want[0][mask]) and torch.equal(c[mask], want[1][mask])
+    assert mean.isfinite().all() and (c[2] == 0).all()
+    for number, one in enumerate(step.tolist()):
+        again = circular.flow_sample(x, one, **of)[0][number]
+        torch.testing.assert_close(again, want[0][number], rtol=1e-6, atol=1e-6)
+
+
+WRONG = [
+    (lambda x: circular.flow_sample(x, 12, schedule=TEN), ValueError, r"step must lie in \[1, 11\], got 12"),
+    (lambda x: circular.flow_sample(x, torch.tensor([0, 1]), schedule=TEN), ValueError, "step must lie in"),
+    (lambda x: circular.flow_sample(x, torch.ones(2), schedule=TEN), TypeError, "step must be an int or an integer"),
+    (lambda x: circular.discrete_time_loss(x, x, 11, schedule=TEN), ValueError, r"step must lie in \[1, 10\]"),
+    (lambda x: circular.flow_sample(x, 1, schedule=3.0), TypeError, "schedule must be a schedules.VonMisesAccuracy"),
+    (lambda x: circular.sender_sample(x, -1.0), ValueError, "alpha must lie in"),
+    (lambda x: circular.sender_sample(x, 1.0, period=0.0), ValueError, "period must lie in"),
+    (lambda x: circular.update_sample(x, x, x, 1.0, log_out=x.clone()), ValueError, "schedule must be given"),
+    (lambda x: circular.update_sample(x, x, x[:1], 1.0), ValueError, "concentration must have shape"),
+    (lambda x: VonMisesAccuracy([1.0, 0.0]), ValueError, "alphas must be a vector of positive"),
+    (lambda x: VonMisesAccuracy([]), ValueError, "alphas must be a vector of positive"),
+    (lambda x: TEN.alpha(torch.ones(1), 9), ValueError, "n_steps must be 10"),
+]
+
+
+@pytest.mark.parametrize(("call", "kind", "words"), WRONG)
+def test_wrong_arguments(call, kind, words):
+    with pytest.raises(kind, match=words):
+        call(torch.zeros(2, 3))
+
+
+class Network(torch.nn.Module):
+    """It puts out an angle by its cosine and sine."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.Sequential(torch.nn.Linear(4, 32), torch.nn.SiLU(), torch.nn.Linear(32, 2))
+
+    def forward(self, theta, t):
+        mean, log = theta.unbind(-1)
+        t = t.view(-1, *[1] * (mean.dim() - 1)).expand_as(mean)
+        cosine, sine = self.layers(torch.stack([mean.cos(), mean.sin(), log, t], -1)).unbind(-1)
+        return torch.atan2(sine, cosine)
+
+
+@pytest.mark.skipif("cpu" not in NATIVE, reason="the module calls the fastest backend")
+def test_training_matches_training_that_simulates():
+    """A step that draws the flow, and one that sums messages one by one as published code does, train alike."""
+    curves = []
+    for simulate in (False, True):
+        torch.manual_seed(0)
+        model = nn.Circular(Network(), TEN)
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+        losses = []
+        for number in range(200):
+            g = torch.Generator().manual_seed(number)
+            x = wrap(
+                torch.tensor([-1.0, 2.0])[torch.randint(2, (512,), generator=g)] + 0.1 * torch.randn(512, generator=g)
+            )
+            t = torch.randint(10, (512,), generator=g) / 10
+            if simulate:
+                sent = torch.polar(TEN.alphas, torch.zeros(10).double())
+                y = circular.sender_sample(x[:, None].expand(-1, 10), TEN.alphas[None].expand(512, -1), seed=number)
+                taken = torch.arange(10) < model.step_at(t)[:, None] - 1
+                total = (sent * torch.polar(torch.ones(1), y) * taken).sum(1)
+                log = circular.reference.scaled_log(total.abs(), *TEN.log_scale)
+                start = (torch.rand(512, generator=g) - 0.5) * 2 * math.pi
+                mean = torch.where(taken.any(1), total.angle().float(), start)
+                theta = torch.stack([mean, log.float()], -1)
+                loss = model.discrete_time_loss(x, model.output(theta, t), theta, t, 10, 0)
+            else:
+                loss = model(x, t, seed=number)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        curves.append(torch.tensor(losses[100:]))
+    ours, theirs = curves
+    error = math.hypot(ours.std(), theirs.std()) / 10
+    assert ours.mean() < 60 and abs(ours.mean() - theirs.mean()) < 4 * error, (ours.mean(), theirs.mean(), error)
+    samples = samplers.sample(model, (400,), 10, seed=1)
+    distance = torch.minimum(wrap(samples + 1).abs(), wrap(samples - 2).abs())
+    assert (distance < 0.5).double().mean() > 0.9
+    assert 0.2 < (samples > 0.5).double().mean() < 0.8
+    assert model.reconstruction(x, seed=1).isfinite()
+
+
+def test_a_checkpoint_holds_the_accuracies():
+    model = nn.Circular(Network(), TEN)
+    other = nn.Circular(Network(), VonMisesAccuracy([1.0, 2.0]))
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other.schedule.alphas, TEN.alphas) and torch.equal(other.schedule.table, TEN.table)
+    assert other.bfloat16().schedule.alphas.dtype == torch.float64
+    with pytest.raises(ValueError, match="n_steps must be 10"):
+        model(torch.zeros(2), n_steps=9)
+    with pytest.raises(ValueError, match="ancestral"):
+        samplers.sample(model, (2,), 10, sampler="ode1")
