@@ -79,6 +79,16 @@ def expm1(x):
 
 
 @triton.jit
+def exp_and_expm1(x):
+    """e^x and e^x − 1 for |x| < 87."""
+    if x.dtype == tl.float64:
+        return tl.exp(x), expm1(x)
+    else:
+        power, excess = _reduced_exp(x)
+        return power + power * excess, power * excess + (power - 1.0)
+
+
+@triton.jit
 def log_normal(x):
     """ln x of a positive, normal, finite x."""
     if x.dtype == tl.float64:
