@@ -17,10 +17,10 @@ BFN_HD T message(T sent, T beta, T spread, T eps, T num_classes) {
 }
 
 // What a loss and its gradient need of a row. With e_k = exp(z_k - max): the field `x` is e_x, `rest` is the sum of
-// the other e_k, and `quadratic` is the sum of their squares. If a wrong class has more than half of the probability, `quadratic`
-// is instead the sum of e_k (1 - e_k) over the same k. The reason is the gradient. It contains p_k - s, where s is the
-// sum of the p_k^2. As the p_k of a wrong class goes to 1, so does s, and p_k - s would cancel. This class has e_k = 1,
-// so its p_k - s is (e_x + quadratic)/total^2, in which nothing cancels [derived].
+// the other e_k, and `quadratic` is the sum of their squares. If a wrong class has more than half of the probability,
+// `quadratic` is instead the sum of e_k (1 - e_k) over the same k. The reason is the gradient. It contains p_k - s,
+// where s is the sum of the p_k^2. As the p_k of a wrong class goes to 1, so does s, and p_k - s would cancel. This
+// class has e_k = 1, so its p_k - s is (e_x + quadratic)/total^2, in which nothing cancels [derived].
 template <class T>
 struct RowStats {
   T max, x, rest, quadratic;
@@ -80,11 +80,12 @@ BFN_HD RowSlopes<T> cross_entropy_slopes(RowStats<T> row, T factor) {
   return {-factor * row.q(), T(0), factor / row.total(), T(0)};
 }
 
-constexpr double kMaxShift = 80;  // The largest shift of which exp is computed. The rest of a shift is added to the logarithm.
+constexpr double kMaxShift =
+    80;  // The largest shift of which exp is computed. The rest of a shift is added to the logarithm.
 
-// One draw of L_n with the paper's joint receiver, which mixes a density of the whole vector y for each k. The divergence is
-// y_x + LSE(z) - LSE(z + y) = -ln M (189, 190). M is the mean of exp(d_k) under p, where d_k = y_k - y_x. It
-// includes class x, whose d_x is 0. S is the mean of exp(d_k) - 1. There are three ways to compute -ln M:
+// One draw of L_n with the paper's joint receiver, which mixes a density of the whole vector y for each k. The
+// divergence is y_x + LSE(z) - LSE(z + y) = -ln M (189, 190). M is the mean of exp(d_k) under p, where d_k = y_k - y_x.
+// It includes class x, whose d_x is 0. S is the mean of exp(d_k) - 1. There are three ways to compute -ln M:
 // - If S is above -1/2, it is -ln(1 + S), which is accurate even if M is near 1.
 // - If S is below -1/2, it is -ln M, since 1 + S would cancel.
 // - If M is not between 1e-18 and 1e30 (`out_of_range`), the caller computes softplus_fall (elementary.h) of the
