@@ -110,16 +110,14 @@ class Molecules:
         return measured
 
     def draw(self, samples: Tensor, path: Path) -> Path:
-        """Write the strings of all samples into a file .smi, and draw the structures of the first of them."""
+        """Write the strings of all samples into a file .smi, and draw the structures of the first of them. The place of
+        a sample that is no molecule stays empty."""
         strings = self.strings(samples)
         write_atomically(path.with_suffix(".smi"), "".join(f"{string}\n" for string in strings).encode())
         with rdkit():
             from rdkit.Chem import Draw
 
-            molecules = parsed(strings[:DRAWN])
-            words = ["" if molecule is not None else "not valid" for molecule in molecules]
-            empty = [parsed(["C"])[0] if molecule is None else molecule for molecule in molecules]
-            picture = Draw.MolsToGridImage(molecules or empty, COLUMNS, (220, 180), legends=words)
+            picture = Draw.MolsToGridImage(parsed(strings[:DRAWN]), COLUMNS, (220, 180))
         content = io.BytesIO()
         picture.save(content, "PNG")
         write_atomically(path, content.getvalue())
