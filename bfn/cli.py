@@ -19,7 +19,7 @@ from typer.core import TyperGroup
 
 from bfn.configs import Config, ConfigError, choose, flatten, load, shipped
 from bfn.data import Data
-from bfn.data.download import DOWNLOADS, download
+from bfn.data.download import DOWNLOADS, TRAINED_BY, download
 from bfn.model import BFN
 from bfn.networks.official import convert, convert_back
 from bfn.results import plots, tables
@@ -27,6 +27,7 @@ from bfn.results.evaluate import Bound, evaluate
 from bfn.sample import fast
 from bfn.sample import sample as draw
 from bfn.sample import sample_within as draw_within
+from bfn.sequences import guided
 from bfn.training import processes
 from bfn.training.checkpoint import CheckpointError, write_atomically
 from bfn.training.run_lock import RunError
@@ -114,6 +115,9 @@ def train(
     console.print(f"held-out bits per dimension: {bound.bits:.3f} (factorised baseline {data.baseline:.2f})")
     if (size := data.token_bytes) is not None:
         console.print(f"held-out bits per byte: {bound.bits / size:.3f} (unigrams {data.baseline / size:.3f})")
+    if data.judge is not None:
+        bits, trigrams = data.judge.bits(bound.bits), data.judge.trigrams
+        console.print(f"held-out bits per token: {bits:.3f} (trigrams {trigrams:.3f})")
     console.print(f"checkpoint: {out / MODEL_FILE}")
     processes.leave()
     if main:
@@ -161,8 +165,9 @@ def compare_command(
     model, settings, data = load_run(run, overrides, processes.start().device)
     drawn = tables.samplers(model, data, settings, model.device, names, numbers)
     rows = list(shown(drawn, total=len(names) * len(numbers)))
-    console.print(tables.samplers_table(rows, settings))
-    console.print(f"plot: {plots.plot_samplers(rows, directory(run) / 'samplers.png')}")
+    quality = tables.TOLD_APART if data.judge is None else tables.VALID
+    console.print(tables.samplers_table(rows, settings, quality))
+    console.print(f"plot: {plots.plot_samplers(rows, directory(run) / 'samplers.png', quality)}")
 
 
 @app.command(name="sample")
@@ -172,10 +177,11 @@ def sample_command(
     sampler: Annotated[str | None, typer.Option(help=f"One of {', '.join(SAMPLERS)}: sample.sampler.")] = None,
     steps: Annotated[int | None, typer.Option(help="Calls of the network before the last: sample.n_steps.")] = None,
     tolerance: Annotated[float | None, typer.Option(help="Of a step of ode2, instead: sample.tolerance.")] = None,
+    guide: Annotated[str | None, typer.Option(help="logp=3, for molecules: sample.guide.")] = None,
     to: Annotated[Path | None, typer.Option(help="Their picture, .png; by default samples.png of the run.")] = None,
 ) -> None:
     """Draw samples, and write a picture of them and, beside it, their numbers as .npy."""
-    chosen = {"sample.sampler": sampler, "sample.n_steps": steps, "sample.tolerance": tolerance}
+    chosen = {"sample.sampler": sampler, "sample.n_steps": steps, "sample.tolerance": tolerance, "sample.guide": guide}
     overrides = [*(overrides or []), *(f"{key}={value}" for key, value in chosen.items() if value is not None)]
     processes.refuse_several()
     if to is not None and to.suffix != ".png":
@@ -223,7 +229,7 @@ def download_command(
 ) -> None:
     """Download the files of a data set into a folder, which data.folder= names afterwards."""
     download(name, folder)
-    console.print(f"downloaded; train with: bfn train {name} data.folder={folder}")
+    console.print(f"downloaded; train with: bfn train {TRAINED_BY.get(name, name)} data.folder={folder}")
 
 
 def parsed(steps: str) -> list[int]:
@@ -251,7 +257,7 @@ def sampled(model: BFN, settings: Config, data: Data, path: Path) -> Path:
     options = settings.sample
     how: dict[str, Any] = {"seed": options.seed, "device": model.device}
     calls = options.n_steps if options.tolerance is None else options.max_calls
-    with fast(model, settings, options.count, calls, console.print):
+    with guided(model, options), fast(model, settings, options.count, calls, console.print):
         started = time.monotonic()
         if options.tolerance is not None:
             samples, calls = draw_within(model, options.count, options.tolerance, max_calls=options.max_calls, **how)
@@ -260,7 +266,9 @@ def sampled(model: BFN, settings: Config, data: Data, path: Path) -> Path:
             samples = draw(model, options.count, options.n_steps, sampler=options.sampler, **how)
         samples, seconds = samples.cpu(), time.monotonic() - started
     console.print(f"{len(samples)} samples in {seconds:.1f} s, {len(samples) / seconds:.3g} a second")
-    if data.symbols:
+    if data.judge is not None:
+        console.print(tables.measures_table(data.judge.measures(samples)))
+    elif data.symbols:
         table = Table("", title="samples", show_lines=True)
         for line in plots.to_text(samples, data.symbols):
             table.add_row(Text(line))  # in which nothing is markup

@@ -12,9 +12,11 @@ from bfn.data import Data
 from bfn.data.splits import frequencies
 from bfn.networks import build_network
 from bfn.networks.transformer import VectorTransformer
+from bfn.sequences import Padded
 from bfn_kernels import nn
-from bfn_kernels.schedules import ExponentialVariance, QuadraticAccuracy, final_accuracy
+from bfn_kernels.schedules import ExponentialVariance, LogarithmicAccuracy, QuadraticAccuracy, final_accuracy
 
+LOGARITHMIC = 20.4054  # ChemBFN's beta_1 of the logarithmic schedule, times the number of classes
 LARGE = 1000  # classes from which on a step of training is faster without [B, ..., K]: docs/training.md
 
 
@@ -61,6 +63,14 @@ class DiscreteBFN(nn.Discrete, BFN):
         super().__init__(network, schedule=schedule_of(config, data), num_classes=size)
 
 
+class SequenceBFN(Padded, DiscreteBFN):
+    """Padded sequences of classes that start with a property."""
+
+    def __init__(self, config: Config, data: Data):
+        super().__init__(config, data)
+        self.register_buffer("lengths", data.lengths)
+
+
 class VocabularyBFN(nn.Vocabulary, BFN):
     """Classes of a large vocabulary, whose network sees and puts out vectors."""
 
@@ -91,6 +101,9 @@ KINDS: dict[str, Callable[[Config, Data], BFN]] = {
 def schedule_of(config: Config, data: Data) -> Any:
     """The schedule that `model.schedule` names, or the one that ships, made of model.sigma_1 or model.beta_1."""
     kind, own = config.model.kind, config.model.schedule
+    if own == "logarithmic" and kind == "discrete":
+        size = data.num_classes
+        return LogarithmicAccuracy(size, LOGARITHMIC / size if config.model.beta_1 is None else config.model.beta_1)
     if own is not None:
         return imported(own, "model.schedule")(config)
     sigma_1, beta_1 = config.model.sigma_1, config.model.beta_1
@@ -112,6 +125,8 @@ def build_model(config: Config, data: Data) -> BFN:
         raise ConfigError(f"model.kind={config.model.kind!r} does not fit data.name={config.data.name!r}")
     if kind is DiscreteBFN and data.num_classes == 2:
         kind = BinaryBFN
+    elif kind is DiscreteBFN and data.lengths is not None:
+        kind = SequenceBFN
     elif kind is DiscreteBFN and data.num_classes >= LARGE and config.network.name == "transformer":
         kind = VocabularyBFN  # whose network takes vectors
     model: BFN = kind(config, data)

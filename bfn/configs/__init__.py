@@ -31,6 +31,7 @@ class DataConfig:
     length: int = 64  # characters or tokens in a window
     vocabulary: int = 8000  # entries of the byte-pair vocabulary, which is learned from the text
     num_bins: int = 256  # levels of a colour
+    count: int | None = None  # training examples that are used; None is all
     options: dict[str, Any] = field(default_factory=dict)  # whatever a function of your own reads
 
 
@@ -39,7 +40,7 @@ class ModelConfig:
     kind: str = "discretised"  # a name in bfn.model.KINDS
     sigma_1: float | None = None  # standard deviation of the input distribution at t = 1 (continuous and discretised)
     beta_1: float | None = None  # accuracy at t = 1 (discrete); None is final_accuracy(K), as for text8
-    schedule: str | None = None  # module:function of your own, which takes the place of sigma_1 or beta_1
+    schedule: str | None = None  # "logarithmic", of discrete data, or module:function of your own, in place of the rest
     options: dict[str, Any] = field(default_factory=dict)  # whatever that function reads
 
 
@@ -95,6 +96,8 @@ class SampleConfig:
     n_steps: int = 100
     sampler: str = "ancestral"  # a name in SAMPLERS
     tolerance: float | None = None  # the largest error of a step of ode2; it decides the number of steps, not n_steps
+    guide: str | None = None  # logp=3, for molecules: the property that samples are guided to
+    guidance: float = 2.0  # how strongly: 0 ignores the property, 1 takes the network that knows it
     max_calls: int = 1000  # with a tolerance: the most calls of the network in a run
     seed: int = 0
 

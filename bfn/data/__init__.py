@@ -5,6 +5,7 @@ from dataclasses import asdict
 
 from bfn.configs import Config, ConfigError, DataConfig, find
 from bfn.data.byte_pairs import text_bpe
+from bfn.data.moses import moses
 from bfn.data.published import cifar10, mnist, text8
 from bfn.data.shipped import digits, digits_binary, text
 from bfn.data.splits import Data as Data
@@ -19,6 +20,7 @@ DATASETS: dict[str, tuple[Callable[..., Data], list[str]]] = {
     "mnist": (mnist, ["folder"]),
     "cifar10": (cifar10, ["folder", "num_bins"]),
     "text8": (text8, ["folder", "file", "length"]),
+    "moses": (moses, ["folder", "length", "count"]),
 }
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from urllib.request import urlopen
 
 from bfn.configs import choose
+from bfn.data.moses import fetch
 from bfn.training.checkpoint import write_atomically
 from bfn.training.run_lock import RunError
 
@@ -27,14 +28,15 @@ def text8(name: str, folder: Path) -> None:
             write_atomically(folder / "text8.zip", answer.read())
 
 
-DOWNLOADS = {"mnist": by_torchvision, "cifar10": by_torchvision, "text8": text8}
+DOWNLOADS = {"mnist": by_torchvision, "cifar10": by_torchvision, "text8": text8, "moses": fetch}
+TRAINED_BY = {"moses": "smiles"}  # configurations that have another name than their data
 
 
 def download(name: str, folder: Path) -> None:
     """Puts the files of a data set into a folder, where data.folder= finds them; what is there is not fetched again."""
-    fetch = choose(DOWNLOADS, name, "the data set")
+    by = choose(DOWNLOADS, name, "the data set")
     try:
-        fetch(name, folder)
+        by(name, folder)
     except RunError:
         raise
     except (http.client.HTTPException, RuntimeError) as error:

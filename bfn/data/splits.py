@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from bfn.configs import ConfigError
+from bfn.molecules import Molecules
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Data:
     draw: Callable[[Tensor, torch.Generator], Tensor] | None = None
     tokenizer: str | None = None  # of tokens, as JSON
     token_bytes: float | None = None  # the mean length of a token of the test split
+    lengths: Tensor | None = None  # sorted lengths of training examples, if examples are padded: see bfn.sequences
+    judge: Molecules | None = None  # of samples
 
     @property
     def shape(self) -> tuple[int, ...]:

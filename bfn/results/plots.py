@@ -24,7 +24,7 @@ from torch import Tensor
 from bfn.data import Data
 from bfn.data.splits import readable
 from bfn.model import BFN
-from bfn.results.tables import Drawn, Measured
+from bfn.results.tables import TOLD_APART, Drawn, Measured
 from bfn.sample import sample
 from bfn.training.checkpoint import write_atomically
 from bfn.training.seeds import derive
@@ -85,6 +85,8 @@ def draw_images(axes: Axes, images: Tensor, columns: int) -> None:
 
 def plot_samples(samples: Tensor, data: Data, path: Path) -> Path:
     """A grid of images beside held-out ones, or a panel of text above held-out text."""
+    if data.judge is not None:
+        return data.judge.draw(samples, path)
     if data.symbols:
         return plot_text(samples, data, path)
     columns = max(1, round(len(samples) ** 0.5))
@@ -141,15 +143,18 @@ def plot_bounds(rows: Sequence[Measured], data: Data, path: Path) -> Path:
     return path
 
 
-def plot_samplers(rows: Sequence[Drawn], path: Path) -> Path:
-    """How well samples are told from held-out data against the calls of the network that they took."""
-    labels = {"xlabel": "calls of the network", "ylabel": "told apart by the nearest neighbour"}
-    with chart(path, (7, 4.2), title="Samples beside held-out data (lower is better)", **labels) as axes:
+def plot_samplers(rows: Sequence[Drawn], path: Path, quality: str = TOLD_APART) -> Path:
+    """How well samples are told from held-out data, or how many molecules are valid, against the calls of the network
+    that they took."""
+    labels, told_apart = {"xlabel": "calls of the network", "ylabel": quality}, quality == TOLD_APART
+    title = "Samples beside held-out data (lower is better)" if told_apart else "Valid samples (higher is better)"
+    with chart(path, (7, 4.2), title=title, **labels) as axes:
         for name in dict.fromkeys(row.sampler for row in rows):
             points = [(row.calls, row.told_apart, row.error) for row in rows if row.sampler == name]
             calls, shares, errors = zip(*points, strict=True)
             axes.errorbar(calls, shares, errors, fmt="o-", capsize=3, label=name)
-        axes.axhline(0.5, color="0.4", linestyle="--", label="drawn alike")
+        if told_apart:
+            axes.axhline(0.5, color="0.4", linestyle="--", label="drawn alike")
         at_numbers(axes, sorted({row.calls for row in rows}))
     return path
 

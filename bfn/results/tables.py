@@ -16,6 +16,7 @@ from bfn.model import BFN, DiscreteBFN
 from bfn.results.evaluate import Bound, evaluate
 from bfn.sample import sample
 
+TOLD_APART, VALID = "told apart by the nearest neighbour", "valid"  # what is said of samples; of molecules
 STEPS = (10, 25, 50, 100)
 # The paper's bounds for n steps, and for None those of continuous time: nats per image, or bits per dimension.
 PAPER: dict[str, dict[int | None, float]] = {
@@ -36,6 +37,16 @@ def bound_table(bound: Bound, data: Data, settings: Config) -> Table:
     if (size := data.token_bytes) is not None:
         table.add_row("bound, bits per byte", f"{bound.bits / size:.4f} ± {bound.error / size:.4f}", style="bold")
         table.add_row("unigrams, bits per byte", f"{data.baseline / size:.4f}")
+    if data.judge is not None:
+        table.add_row("bound, bits per token", f"{data.judge.bits(bound.bits):.4f}", style="bold")
+        table.add_row("trigrams, bits per token", f"{data.judge.trigrams:.4f}")
+    return table
+
+
+def measures_table(measures: dict[str, float]) -> Table:
+    table = Table("", Column("samples", justify="right"))
+    for name, value in measures.items():
+        table.add_row(name, f"{value:.3f}")
     return table
 
 
@@ -82,7 +93,8 @@ def bounds_table(rows: Sequence[Measured], data: Data, settings: Config) -> Tabl
 
 
 class Drawn(NamedTuple):
-    """The calls and seconds that a sampler took for a batch, and what `told_apart` says of its samples."""
+    """The calls and seconds that a sampler took for a batch, and what `told_apart` says of its samples. For molecules,
+    told_apart is the share of the samples that are valid."""
 
     sampler: str
     calls: int
@@ -101,12 +113,15 @@ def samplers(
             start = time.perf_counter()
             drawn = sample(model, len(held_out), n_steps, seed=settings.sample.seed, sampler=name, device=device).cpu()
             seconds = time.perf_counter() - start
-            share, error = told_apart(drawn, held_out, differing=bool(data.symbols))
+            if data.judge is not None:
+                share, error = data.judge.validity(drawn)
+            else:
+                share, error = told_apart(drawn, held_out, differing=bool(data.symbols))
             yield Drawn(name, n_steps + 1, seconds, share, error)
 
 
-def samplers_table(rows: Sequence[Drawn], settings: Config) -> Table:
-    numbers = "network calls", "seconds", "told apart by the nearest neighbour"
+def samplers_table(rows: Sequence[Drawn], settings: Config, quality: str = TOLD_APART) -> Table:
+    numbers = "network calls", "seconds", quality
     columns = (Column(name, justify="right") for name in numbers)
     table = Table("sampler", *columns, title=f"{settings.data.name}, samples compared with as many held-out examples")
     for row in rows:

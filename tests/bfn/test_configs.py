@@ -132,7 +132,8 @@ def test_what_a_file_does_not_say_is_what_it_was():
     """A file of a year ago trains the same model."""
     defaults = {
         "out": "runs/digits",
-        "data": {"name": "digits", "folder": None, "file": "text8", "length": 64, "vocabulary": 8000, "num_bins": 256},
+        "data": {"name": "digits", "folder": None, "file": "text8", "length": 64, "vocabulary": 8000, "num_bins": 256}
+        | {"count": None},
         "model": {"kind": "discretised", "sigma_1": None, "beta_1": None, "schedule": None},
         "network": {"name": "unet", "width": 32, "depth": 2, "heads": 4, "dropout": 0.0},
         "train": {"seed": 0, "batch_size": 128, "micro_batch": None, "fully_shard": False, "cpu": False}
@@ -146,6 +147,8 @@ def test_what_a_file_does_not_say_is_what_it_was():
             "sampler": "ancestral",
             "tolerance": None,
             "max_calls": 1000,
+            "guide": None,
+            "guidance": 2.0,
             "seed": 0,
         },
     }

@@ -4,6 +4,7 @@ import gzip
 import io
 import pickle
 import struct
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,20 @@ def cifar10(folder: Path) -> Path:
 def text8(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "text8").write_text(" the quick brown fox jumps over the lazy dog" * 40)
+    return folder
+
+
+def moses(folder: Path) -> Path:
+    """A wheel as that of MOSES with a few hundred molecules, and the file of their logP, which RDKit would compute."""
+    folder.mkdir(parents=True, exist_ok=True)
+    ends = [a + b for a in ("C", "N") for b in ("O", "N", "Cl", "Br", "c1ccccc1", "c1cc[nH]c1")]
+    molecules = ["C" * i + branch + end for i in range(1, 6) for branch in ("", "O", "(O)", "(Cl)") for end in ends]
+    splits = {"train": (molecules * 2)[:300], "test": molecules[:40], "test_scaffolds": ["c1ccc2ccccc2c1", "CCO"] * 10}
+    with zipfile.ZipFile(folder / "molsets-0.3.1-py3-none-any.whl", "w") as wheel:
+        for name, lines in splits.items():
+            content = gzip.compress("\n".join(["SMILES", *lines, ""]).encode())
+            wheel.writestr(f"moses/dataset/data/{name}.csv.gz", content)
+    np.save(folder / "moses_logp_270.npy", np.linspace(-2, 6, 270, dtype=np.float32))
     return folder
 
 
