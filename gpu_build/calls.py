@@ -170,8 +170,8 @@ def of_bits(ops: Any, z: torch.Tensor) -> list[Row]:
 
 
 def of_classes(ops: Any, z: torch.Tensor) -> list[Row]:
-    """Calls of the operators of discrete data, for which a class counts as a variable. The accuracy of the n-step losses
-    is that of step 10 of 20 with β₁ = 15.2/K, as in the benchmarks."""
+    """Calls of the operators of discrete data, for which a class counts as a variable. The accuracy of the n-step
+    losses is that of step 10 of 20 with β₁ = 15.2/K, as in the benchmarks."""
     x, row, noise = torch.zeros(z.shape[:-1], dtype=torch.long), torch.ones(z.shape[0], 1), Noise(torch.tensor(1), None)
     scale, stats, draws = torch.tensor(1.0), torch.ones(*x.shape, ROW_STATS), Draws(None, None, 10, *noise)
     classes, width, outs = z.shape[-1], z.element_size(), (torch.empty_like(z), torch.empty_like(z))
