@@ -129,17 +129,7 @@ def executed(executions: Iterable[Execution]) -> Table:
     return table
 
 
-PREDICTED = (
-    "backend",
-    "call",
-    "instructions",
-    "worst_warp",
-    "bytes",
-    "sectors",
-    "bound_by",
-    "picoseconds",
-    "share_of_bandwidth",
-)
+PREDICTED = ("backend", "call", "instructions", "bytes", "sectors", "bound_by", "picoseconds", "share_of_bandwidth")
 
 
 def write_csv(executions: Iterable[Execution], path: Path) -> None:
@@ -149,5 +139,5 @@ def write_csv(executions: Iterable[Execution], path: Path) -> None:
         writer.writerow(PREDICTED)
         for e in executions:
             time, share = 1e12 * max(e.seconds().values()), e.share_of_bandwidth()
-            counts = f"{e.total:.1f}", f"{e.worst:.0f}", f"{e.bytes:g}", f"{e.sectors:.3f}"
+            counts = f"{e.total:.1f}", f"{e.bytes:g}", f"{e.sectors:.3f}"
             writer.writerow((e.backend, e.name, *counts, e.bound_by(), f"{time:.2f}", f"{share:.3f}"))
