@@ -110,14 +110,15 @@ class Molecules:
         return measured
 
     def draw(self, samples: Tensor, path: Path) -> Path:
-        """Write the strings of all samples into a file .smi, and draw the structures of the first of them. The place of
-        a sample that is no molecule stays empty."""
+        """Write the strings of all samples into a file .smi, and draw the structures of the first that are
+        molecules."""
         strings = self.strings(samples)
         write_atomically(path.with_suffix(".smi"), "".join(f"{string}\n" for string in strings).encode())
         with rdkit():
             from rdkit.Chem import Draw
 
-            picture = Draw.MolsToGridImage(parsed(strings[:DRAWN]), COLUMNS, (220, 180))
+            valid = [molecule for molecule in parsed(strings) if molecule is not None]
+            picture = Draw.MolsToGridImage(valid[:DRAWN] or [None], COLUMNS, (220, 180))
         content = io.BytesIO()
         picture.save(content, "PNG")
         write_atomically(path, content.getvalue())
