@@ -232,7 +232,7 @@ void discretised_loss(const DiscretisedLoss& op) {
   if (op.from.mixture_logits) {
     mixture_loss<T>(op, chunks);
   } else if (op.alpha) {
-    with_draws(op.draws, [&](auto draws) {
+    with_draws<T>(op.draws, [&](auto draws) {
       launch(&nstep_kernel<T, decltype(draws)::value>, chunks.blocks, kThreads, op, Nodes<T>(op.draws), chunks);
     });
   } else {

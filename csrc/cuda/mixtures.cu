@@ -264,7 +264,7 @@ void mixture_update(const DiscretisedUpdate& op) {
 template <class T>
 void mixture_loss(const DiscretisedLoss& op, const Chunks& chunks) {
   if (op.alpha) {
-    with_draws(op.draws, [&](auto draws) {
+    with_draws<T>(op.draws, [&](auto draws) {
       launch(&nstep_kernel<T, decltype(draws)::value>, chunks.blocks, kThreads, op, Nodes<T>(op.draws), chunks);
     });
   } else {

@@ -116,11 +116,17 @@ __device__ void for_draws(const DiscretisedLoss& op, const Nodes<T>& nodes, cons
   }
 }
 
-// Calls f with the number of draws that a thread sums at a time, as a constant.
-template <class F>
+// Calls f with the number of draws that a thread sums at a time, as a constant. In double more sums would not fit the
+// registers.
+template <class T, class F>
 void with_draws(const Draws& draws, F&& f) {
-  if (draws.count() <= 8) return f(std::integral_constant<int, 8>{});
-  f(std::integral_constant<int, 10>{});
+  if constexpr (sizeof(T) == sizeof(double)) {
+    f(std::integral_constant<int, 4>{});
+  } else if (draws.count() <= 8) {
+    f(std::integral_constant<int, 8>{});
+  } else {
+    f(std::integral_constant<int, 10>{});
+  }
 }
 
 }  // namespace bfn
