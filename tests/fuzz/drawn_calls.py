@@ -15,7 +15,8 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.kernels.op_cases import CASES, ROWS, Case
+from tests.kernels.case import ROWS, Case
+from tests.kernels.op_cases import CASES
 from tests.kernels.support import DTYPES, INTERPRETED, ON_CPU
 from tests.kernels.vocabulary_cases import LARGE, STEPS
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from bfn_kernels.backends import BACKENDS
 from tests.cuda_on_host import cuda_on_host
-from tests.kernels.op_cases import CASES, Case
+from tests.kernels.case import Case
+from tests.kernels.op_cases import CASES
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 # "cuda" or "triton": this process tests only what nvcc or Triton compiles for a GPU, which tests/ptx runs (conftest.py)

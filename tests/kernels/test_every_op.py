@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from tests.kernels.op_cases import CASES, Case
+from tests.kernels.case import Case
+from tests.kernels.op_cases import CASES
 from tests.kernels.support import NATIVE, serves
 
 CLASSED = [case for case in CASES if case.family in ("binary", "discrete", "vocabulary") and not case.huge]

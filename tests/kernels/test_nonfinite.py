@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from bfn_kernels import discrete, discretised
-from tests.kernels.op_cases import CASES, ROWS
+from tests.kernels.case import ROWS
+from tests.kernels.op_cases import CASES
 from tests.kernels.support import NATIVE, ON_CPU, evaluate, joins, pairs
 
 pytestmark = pytest.mark.filterwarnings("ignore:All-NaN slice:RuntimeWarning")  # NumPy's, in Triton's interpreter

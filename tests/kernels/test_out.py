@@ -10,8 +10,9 @@ from bfn_kernels import binary, continuous, discrete, discretised
 from bfn_kernels.solvers import Coefficients
 from tests.kernels import vocabulary_cases
 from tests.kernels.aliases import ITSELF, OUTPUTS, over, tensors_of
+from tests.kernels.case import Case
 from tests.kernels.declared import parameters, public
-from tests.kernels.op_cases import CASES, Case
+from tests.kernels.op_cases import CASES
 from tests.kernels.support import NATIVE, ON_CPU, error
 
 X, M = torch.linspace(-1, 1, 12).reshape(3, 4), torch.linspace(0.5, -0.5, 12).reshape(3, 4)

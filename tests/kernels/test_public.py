@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bfn_kernels import binary, continuous, discrete, discretised, noise
-from tests.kernels.op_cases import ROWS
+from tests.kernels.case import ROWS
 from tests.kernels.support import FIRST, INTERPRETED, ON_CPU, error, evaluate, joins, pairs, scale, ulp, widened
 
 CLASSES = torch.tensor([[0, 2, 1], [1, 1, 2]])

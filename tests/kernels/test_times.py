@@ -8,7 +8,7 @@ from bfn_kernels import continuous
 from bfn_kernels.backends import BACKENDS, LIBRARIES
 from bfn_kernels.call import rows
 from bfn_kernels.schedules import ExponentialVariance
-from tests.kernels.op_cases import ROWS, Case
+from tests.kernels.case import ROWS, Case
 from tests.kernels.support import FIRST, NATIVE, ON_CPU, pairs
 
 SHAPE = (6, 5)

@@ -5,9 +5,10 @@ from functools import partial
 
 import torch
 
+from tests.kernels.case import Case
 from tests.kernels.declared import public
 from tests.kernels.makers import classes, draws, ends_of, normal, per_class, poisoned, rows, some, uniform
-from tests.kernels.op_cases import ALPHA, BEFORE, FROM, HARD_ALPHA, HARD_TIME, STEP, TIME, TO, Case
+from tests.kernels.op_cases import ALPHA, BEFORE, FROM, HARD_ALPHA, HARD_TIME, STEP, TIME, TO
 from tests.kernels.support import INTERPRETED
 
 SHAPES = [(3, 7), (2, 1), (0, 4)] if INTERPRETED else [(3, 7), (2, 1), (4, 3, 5), (0, 4), (2, 0)]  # of the tokens

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable
 
 import torch
 
+from tests.kernels.case import Case
 from tests.kernels.makers import classes, draws, normal, per_class, uniform
-from tests.kernels.op_cases import Case
 from tests.kernels.support import evaluate
 from tests.kernels.test_accuracy import check
 from tests.ptx import ptx

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 import torch
 
+from tests.kernels.case import Case
 from tests.kernels.declared import parameters
 from tests.kernels.makers import uniform
-from tests.kernels.op_cases import Case
 from tests.kernels.support import named
 from tests.ptx.case_checks import with_classes
 

@@ -17,8 +17,9 @@ if os.environ.get("BFN_PTX") != "cuda":
     pytest.skip("in a process of its own: BFN_PTX=cuda pytest tests/ptx", allow_module_level=True)
 import torch
 
+from tests.kernels.case import Case
 from tests.kernels.declared import parameters
-from tests.kernels.op_cases import CASES, Case
+from tests.kernels.op_cases import CASES
 from tests.kernels.support import DTYPES, FIRST, error, evaluate, named, scale, serves, ulp
 from tests.kernels.test_accuracy import SHAPES, check
 from tests.kernels.test_cuda import NOISE, check_seeded

@@ -1,0 +1,81 @@
+"""A case of the tests: a public op, and how its inputs are made from a shape, a type and a generator."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from bfn_kernels.call.rows import PerRow
+from tests.kernels.declared import OPS, annotations, parameters, public
+
+# The arguments that have a number for each row.
+ROWS = tuple(
+    dict.fromkeys(name for op in OPS for name, kind in annotations(op).items() if kind in (PerRow, PerRow | None))
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str  # "family.op" or "family.op[a label]"; no test reads the label
+    fields: dict[str, Callable]  # the makers of its inputs
+    options: dict = field(default_factory=dict)
+    diff: tuple[str, ...] = ()  # the inputs that are differentiable
+    hard: bool = False  # whether its inputs are at kinks or huge, where finite differences fail
+    into: str = ""  # the argument that the op writes the result into: it gets a new tensor like the state
+    num_classes: int = 0  # of discrete data
+    gap: int = 0  # the distance between the logits of different classes, if these are far apart
+    in_ptx: bool = False  # of a large vocabulary: whether tests/ptx runs what Triton compiles for it
+    kernels: bool = True  # False if torch's own ops compute it on every backend
+    part: int = 0  # which result of several counts
+
+    @property
+    def op(self) -> str:
+        return self.name.split("[")[0]
+
+    @property
+    def family(self) -> str:
+        return self.op.split(".")[0]
+
+    @property
+    def loss(self) -> bool:
+        return "reduction" in parameters(self.op)
+
+    @property
+    def size(self) -> int:
+        """How many bins or classes there are."""
+        return self.num_classes or self.options.get("num_bins", 0)
+
+    @property
+    def long(self) -> bool:
+        """Whether a row of its bins or classes is so long that most tests make fewer calls."""
+        return self.size > 256
+
+    @property
+    def huge(self) -> bool:
+        """Whether this row is so long that many tests make no call."""
+        return self.size > 1000
+
+    def inputs(self, shape, dtype, seed: int = 0) -> dict:
+        generator = torch.Generator().manual_seed(seed)
+        return {name: make(tuple(shape), dtype, generator) for name, make in self.fields.items()}
+
+    def __call__(self, inputs: dict, backend: str | None = None, **more) -> Tensor:
+        if self.kernels:
+            more["backend"] = backend
+        if self.into:
+            more[self.into] = torch.empty_like(inputs[self.state])
+        result = public(self.op)(**inputs, **self.options, **more)
+        if self.into:
+            return more[self.into]
+        if self.op == "discretised.output_distribution":
+            return torch.stack(result, -1)
+        return result[self.part] if isinstance(result, tuple) else result
+
+    @property
+    def state(self) -> str:
+        """The name of the input that an output is like."""
+        return next(name for name in ("state", "mean", "pred", "x") if name in self.fields)
+
+    def __repr__(self) -> str:
+        return self.name
