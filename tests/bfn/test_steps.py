@@ -280,7 +280,7 @@ def test_the_averaged_weights_are_what_a_run_results_in(make):
 
 # What a run is about; its duration, what is done with it afterwards, and where it lies may change.
 DECISIVE = {
-    "data": {"name": "text", "length": 32, "file": "play.txt", "num_bins": 16, "vocabulary": 9000},
+    "data": {"name": "text", "length": 32, "file": "play.txt", "num_bins": 16, "vocabulary": 9000, "count": 5},
     "model": {"kind": "continuous", "sigma_1": 0.5, "beta_1": 2.0, "schedule": "my_module:make"},
     "network": {"name": "mlp", "width": 48, "depth": 3, "heads": 8, "dropout": 0.25},
     "train": {

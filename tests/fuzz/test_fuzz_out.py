@@ -203,8 +203,9 @@ def prepared(attempt: Attempt):
     """The arguments, what came of them without `out`, and `out`."""
     call = attempt.plan.make()
     inputs = {k: v.clone() if isinstance(v, Tensor) else v for k, v in call.inputs.items()}
-    inputs.setdefault("seed", None)
-    if inputs["seed"] is None and not {"noise", "draw_noise", "component_noise"} & inputs.keys():
+    if "seed" not in call.case.options:
+        inputs.setdefault("seed", None)
+    if "seed" in inputs and inputs["seed"] is None and not {"noise", "draw_noise", "component_noise"} & inputs.keys():
         inputs["seed"] = 5
     state = inputs[state_name(inputs)]
     out = attempt.kind(inputs, state, Random(attempt.plan.layout))
