@@ -196,7 +196,7 @@ class Attempt(NamedTuple):
 
 
 def keep(case) -> bool:
-    return "out" in parameters(case.op) and not case.into and not case.long
+    return "out" in parameters(case.op) and not case.into and not case.long and case.part == 0
 
 
 def prepared(attempt: Attempt):
