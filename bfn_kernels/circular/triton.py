@@ -50,7 +50,10 @@ def _turns_of(y, x):
     across, along = tl.abs(x), tl.abs(y)
     steep = along > across
     larger, smaller = tl.where(steep, along, across), tl.where(steep, across, along)
-    t = tl.where(smaller + larger == 0.0, 0.0, smaller / tl.where(larger == 0.0, 1.0, larger))
+    below = tl.where(larger == 0.0, 1.0, larger)
+    # An approximate quotient would double the error of a mean.
+    quotient = tl.div_rn(smaller, below) if y.dtype == tl.float32 else smaller / below
+    t = tl.where(smaller + larger == 0.0, 0.0, quotient)
     s = t * t
     p = 0.00045357359 * s - 0.0025573994
     p = p * s + 0.0067945621
