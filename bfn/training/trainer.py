@@ -112,8 +112,7 @@ class Trainer:
         else:
             self.model = self.accelerator.prepare(model)
         groups, betas = decay_groups(model, train.decay_vectors), (0.9, train.beta_2)
-        # A fused optimizer skips a step itself if the gradients of fp16 are not finite, and accelerate would not know
-        # it.
+        # If the gradients of fp16 are not finite, a fused optimizer skips a step without accelerate knowing it.
         more: dict[str, Any] = {"weight_decay": train.weight_decay, "fused": self.accelerator.scaler is None}
         self.adamw = torch.optim.AdamW(groups, train.learning_rate, betas, **more)
         self.optimizer = self.accelerator.prepare(self.adamw)  # which undoes the scale of fp16's losses
@@ -349,8 +348,7 @@ class Trainer:
                 writing.result()
 
     def best(self) -> BFN:
-        """The model with the weights that are the run's result, in all processes. They replace the
-        averages."""
+        """The model with the weights that are the run's result, which replace the averages, in all processes."""
         tensors: dict[str, Tensor] = {}
         with processes.together():
             if processes.is_main():

@@ -49,7 +49,7 @@ template <class T>
 struct VonMises {
   T root, least, twice;
 
-  // From 1e18 on, the angle is 0 to all digits beside any other.
+  // The concentration is cut at 1e18, where an angle is too small to change another one.
   BFN_HD explicit VonMises(T concentration) {
     const T k = clamp(concentration, T(0), T(1e18)), grown = sqrt(fused(4 * k, k, T(1))) + 2 * k;
     twice = 2 * k;
@@ -142,10 +142,9 @@ BFN_HD CircularTerm<T> squared_angle(T turns, T weight) {
   return {weight * (d * d), T(-4 * kPi) * weight * d, d * d};
 }
 
-// I_0(k) exp(-k), and 1 - I_1(k) / I_0(k), for k >= 0. They are means of exp(-k (1 - cos u)) and of
-// 1 - cos u over the circle, by the midpoint rule in the angle psi with sin(u / 2) = stretch sin(psi). The stretch
-// keeps the exponent above -kLeast. The relative errors of the
-// rule are below 2e-9 and 5e-8 in float, and below 3e-14 in double.
+// I_0(k) exp(-k), and 1 - I_1(k) / I_0(k), for k >= 0. They are means of exp(-k (1 - cos u)) and of 1 - cos u over the
+// circle, by the midpoint rule in the angle psi with sin(u / 2) = stretch sin(psi). The stretch keeps the exponent
+// above -kLeast. The relative errors of the rule are below 2e-9 and 5e-8 in float, and below 3e-14 in double.
 template <class T>
 struct Bessel {
   T scaled, fall;

@@ -80,8 +80,8 @@ BFN_HD RowSlopes<T> cross_entropy_slopes(RowStats<T> row, T factor) {
   return {-factor * row.q(), T(0), factor / row.total(), T(0)};
 }
 
-constexpr double kMaxShift =
-    80;  // The largest shift of which exp is computed. The rest of a shift is added to the logarithm.
+// The largest shift of which exp is computed. The rest of a shift is added to the logarithm.
+constexpr double kMaxShift = 80;
 
 // One draw of L_n with the paper's joint receiver, which mixes a density of the whole vector y for each k. The
 // divergence is y_x + LSE(z) - LSE(z + y) = -ln M (189, 190). M is the mean of exp(d_k) under p, where d_k = y_k - y_x.

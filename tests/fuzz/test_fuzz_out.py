@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.fuzz.comparison import ERRORS, allowed
-from tests.fuzz.drawn_calls import Plan, arrange, backends, examples, plans, remember
+from tests.fuzz.drawn_calls import NOISE, Plan, arrange, backends, examples, plans, remember
+from tests.kernels.case import state_of
 from tests.kernels.declared import parameters
 from tests.kernels.support import serves
 
@@ -25,10 +26,6 @@ class Subclass(Tensor):
 
 def bits(x: Tensor) -> list[int]:
     return x.untyped_storage().tolist()
-
-
-def state_name(inputs: dict) -> str:
-    return next(name for name in ("state", "mean", "pred", "x") if name in inputs)
 
 
 # What may be done with an `out` of the state's shape and type; each gets the inputs and may put others in the place.
@@ -47,7 +44,7 @@ def same_place(inputs: dict, state: Tensor, form: Random) -> Tensor:
 
 
 def same_object_in_no_order(inputs: dict, state: Tensor, form: Random) -> Tensor:
-    inputs[state_name(inputs)] = state = arrange(state.clone(), form, plain=True)
+    inputs[state_of(inputs)] = state = arrange(state.clone(), form, plain=True)
     return state
 
 
@@ -56,8 +53,8 @@ def lazy_clone(inputs: dict, state: Tensor, form: Random) -> Tensor:
 
 
 def lazily_cloned_state(inputs: dict, state: Tensor, form: Random) -> Tensor:
-    inputs[state_name(inputs)] = torch._lazy_clone(state)
-    return inputs[state_name(inputs)]
+    inputs[state_of(inputs)] = torch._lazy_clone(state)
+    return inputs[state_of(inputs)]
 
 
 def view_of_a_leaf(inputs: dict, state: Tensor, form: Random) -> Tensor:
@@ -88,8 +85,8 @@ def imaginary(inputs: dict, state: Tensor, form: Random) -> Tensor:
 
 
 def negative_state(inputs: dict, state: Tensor, form: Random) -> Tensor:
-    inputs[state_name(inputs)] = torch._neg_view(state.clone())
-    return inputs[state_name(inputs)]
+    inputs[state_of(inputs)] = torch._neg_view(state.clone())
+    return inputs[state_of(inputs)]
 
 
 def expanded(inputs: dict, state: Tensor, form: Random) -> Tensor:
@@ -107,7 +104,7 @@ def shifted(inputs: dict, state: Tensor, form: Random) -> Tensor:
     """A part of the state's memory, a little further on."""
     base = torch.cat([state.flatten(), torch.zeros(1, dtype=state.dtype)])
     by = form.choice((0, 1))
-    inputs[state_name(inputs)] = base[by : by + state.numel()].view(state.shape)
+    inputs[state_of(inputs)] = base[by : by + state.numel()].view(state.shape)
     return base[1 - by : 1 - by + state.numel()].view(state.shape)
 
 
@@ -117,7 +114,7 @@ def turned(inputs: dict, state: Tensor, form: Random) -> Tensor:
     for n in state.shape:
         strides.append(stride)
         stride *= n
-    inputs[state_name(inputs)] = plain = state.contiguous()
+    inputs[state_of(inputs)] = plain = state.contiguous()
     out = plain.as_strided(plain.shape, strides)
     dims = zip(strides, plain.stride(), plain.shape, strict=True)
     return out if any(a != b for a, b, n in dims if n > 1) else shifted(inputs, state, form)
@@ -125,7 +122,7 @@ def turned(inputs: dict, state: Tensor, form: Random) -> Tensor:
 
 def another_input(inputs: dict, state: Tensor, form: Random) -> Tensor:
     """Memory of an input other than the state."""
-    tensors = {k: v for k, v in inputs.items() if k != state_name(inputs) and isinstance(v, Tensor)}
+    tensors = {k: v for k, v in inputs.items() if k != state_of(inputs) and isinstance(v, Tensor)}
     others = [k for k, v in tensors.items() if v.dtype == state.dtype and v.numel() >= state.numel()]
     if not others:
         return shifted(inputs, state, form)
@@ -203,11 +200,9 @@ def prepared(attempt: Attempt):
     """The arguments, what came of them without `out`, and `out`."""
     call = attempt.plan.make()
     inputs = {k: v.clone() if isinstance(v, Tensor) else v for k, v in call.inputs.items()}
-    if "seed" not in call.case.options:
-        inputs.setdefault("seed", None)
-    if "seed" in inputs and inputs["seed"] is None and not {"noise", "draw_noise", "component_noise"} & inputs.keys():
+    if not {"seed", *NOISE} & {*inputs, *call.case.options}:
         inputs["seed"] = 5
-    state = inputs[state_name(inputs)]
+    state = inputs[state_of(inputs)]
     out = attempt.kind(inputs, state, Random(attempt.plan.layout))
     with torch.no_grad():
         want = call.case(inputs, attempt.backend).clone()
@@ -217,7 +212,7 @@ def prepared(attempt: Attempt):
 def written(attempt: Attempt, refused_too: bool) -> None:
     """It holds what would have been returned, and nothing else has changed; or it was refused, and nothing has."""
     call, inputs, state, out, want = prepared(attempt)
-    named = inputs[state_name(inputs)]
+    named = inputs[state_of(inputs)]
     tensors = {k: v for k, v in (inputs | {"before": state}).items() if isinstance(v, Tensor)}
     before = {k: (bits(v), v.is_inference() or v._version) for k, v in tensors.items()}
     around = bits(out)
@@ -281,7 +276,7 @@ def test_autograd_notices(plan, backend):
     remember((backend, plan))
     call = plan.make()
     inputs = {k: v.clone() if isinstance(v, Tensor) else v for k, v in call.inputs.items()}
-    state = inputs[state_name(inputs)]
+    state = inputs[state_of(inputs)]
     weight = torch.ones_like(state, requires_grad=True)
     product = (state * weight).sum()
     call.case(inputs, backend, out=state)

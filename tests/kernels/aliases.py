@@ -8,8 +8,11 @@ from torch import Tensor
 from bfn_kernels.solvers import Coefficients
 
 OUTPUTS = ("out", "theta_out", "predicted_out", "concentration_out", "log_out")
-# What an output may be; `out` may be the state of its case, too.
-ITSELF = dict.fromkeys(OUTPUTS, ()) | {"predicted_out": ("previous",), "concentration_out": ("concentration",)}
+
+
+def input_of(output: str, state: str) -> str | None:
+    """The name of the input that may be passed as this output too, in a call whose state has the name `state`."""
+    return {"out": state, "predicted_out": "previous", "concentration_out": "concentration"}.get(output)
 
 
 def tensors_of(inputs: dict) -> Iterator[tuple[str, Tensor, Callable[[Tensor], dict]]]:

@@ -1,6 +1,6 @@
 """A case of the tests: a public op, and how its inputs are made from a shape, a type and a generator."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -13,6 +13,11 @@ from tests.kernels.declared import OPS, annotations, parameters, public
 ROWS = tuple(
     dict.fromkeys(name for op in OPS for name, kind in annotations(op).items() if kind in (PerRow, PerRow | None))
 )
+
+
+def state_of(inputs: Iterable[str]) -> str:
+    """The name of the input that an output is like, of the names of a call's inputs."""
+    return next(name for name in ("state", "mean", "pred", "x") if name in inputs)
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ class Case:
     @property
     def state(self) -> str:
         """The name of the input that an output is like."""
-        return next(name for name in ("state", "mean", "pred", "x") if name in self.fields)
+        return state_of(self.fields)
 
     def __repr__(self) -> str:
         return self.name
