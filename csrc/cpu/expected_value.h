@@ -73,7 +73,7 @@ struct SortedBlock : ExpectedArrays<T, kBlock + kVariableLanes> {
   // Computes the values of one of the first three rules. The last lanes may lie behind the rule's last variable. The
   // next rule overwrites their results.
   void edges(EdgeRule which, Bins<T> bins) {
-    const int64_t seen = edges_seen(which), count = seen < bins.count - 1 ? seen : bins.count - 1;
+    const int64_t most = edges_added(which), count = most < bins.count - 1 ? most : bins.count - 1;
     for (int64_t at = begin[static_cast<int>(which)]; at < begin[static_cast<int>(which) + 1]; at += kVariableLanes) {
       T leading[kVariableLanes], rest[kVariableLanes], unit[kVariableLanes], below[kVariableLanes];
       T first[kVariableLanes], sums[3][kVariableLanes] = {};

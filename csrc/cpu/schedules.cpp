@@ -85,7 +85,7 @@ void with_formula(RowScalar wanted, const RowContext& context, F&& f) {
 
 template <class T>
 void row_scalars(const RowScalars& op) {
-  const bool steps = op.of_steps();
+  const bool steps = op.needs_steps();
   std::atomic<bool> bad{false};
   for_blocks(op.count, 1, [&](int64_t start, int64_t length) {
     double value_buffer[kBlock], rho_buffer[kBlock];

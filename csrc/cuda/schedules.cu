@@ -11,7 +11,7 @@ __global__ void __launch_bounds__(kThreads, 2) row_scalars_kernel(const __grid_c
   const int64_t size = int64_t{gridDim.x} * blockDim.x;
   for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < op.count; i += size) {
     const double rho = read<double>(op.rho, i), unchecked = read<double>(op.value, i);
-    const double value = op.takes(unchecked, rho) ? unchecked : NAN;  // every scalar of NaN is NaN
+    const double value = op.accepts(unchecked, rho) ? unchecked : NAN;  // every scalar of NaN is NaN
     for (int k = 0; k < op.wanted; ++k) {
       write(op.out[k], i, static_cast<T>(row_scalar(op.which[k], op.context, value, rho)));
     }

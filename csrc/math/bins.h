@@ -1,5 +1,5 @@
-// K bins of width h = 2/K divide [-1, 1]. The zero-based index of a bin is a floating-point number, so that NaN stays
-// NaN.
+// K bins of width h = 2/K divide [-1, 1]. They are counted from 0. The index of a bin is a floating-point number, so
+// that it can be NaN.
 #pragma once
 
 #include "elementary.h"
@@ -9,7 +9,7 @@ namespace bfn {
 template <class T>
 struct Bins {
   int64_t count;
-  bool clip;  // the end bins hold the mass beyond [-1, 1]; otherwise the distribution is renormalised
+  bool clip;  // the end bins get the mass beyond [-1, 1]; otherwise the distribution is renormalised
 
   BFN_HD T real_count() const { return static_cast<T>(count); }
   BFN_HD T width() const { return T(2) / real_count(); }
@@ -21,19 +21,19 @@ struct Bins {
 };
 
 template <class T>
-constexpr T kTinyTotal = T(1e-5);  // an unclipped distribution with less mass in [-1, 1] is uniform
+constexpr T kTinyTotal = T(1e-5);  // if an unclipped distribution has less mass in [-1, 1], the uniform one replaces it
 
 BFN_HD float leading_bits(float x) { return bit_cast<float>(bit_cast<uint32_t>(x) & 0xFFFF0000u); }
 BFN_HD double leading_bits(double x) { return x; }
 
-// Computes the distances of edges and centres from a point, in units of 1/K. `leading` is the product of K and the
-// point's leading bits, which is exact. So nothing rounds -1 + 2j/K. A division by a small std would magnify this
-// rounding.
+// Computes the distances of edges and centres from a point, in units of 1/K. `leading` is K times the point's leading
+// bits. This product is exact, so that -1 + 2j/K is never rounded. A division by a small std would magnify such a
+// rounding error.
 template <class T>
 struct Origin {
   T leading, rest, count;
 
-  BFN_HD T to_edge(T j) const { return (2 * j - count - leading) - rest; }  // the edge -1 + 2j/K
+  BFN_HD T to_edge(T j) const { return (2 * j - count - leading) - rest; }  // the distance of the edge -1 + 2j/K
   BFN_HD T to_centre(T index) const { return to_edge(index + T(0.5)); }     // the index may be any real
 };
 

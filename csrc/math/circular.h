@@ -1,18 +1,19 @@
-// Circular data. An angle is counted in turns: 1 is the whole circle. The state of a variable is a von Mises
-// distribution with a mean and a concentration c, whose density is proportional to exp(c cos(angle - mean)). Formulas
-// are derived in docs/mathematics/circular.md.
+// Circular data. An angle is counted in turns: a turn is the whole circle. The state of a variable is a von Mises
+// distribution with a mean and a concentration c. Its density is proportional to exp(c cos(angle - mean)).
+// docs/mathematics/circular.md derives the formulas.
 #pragma once
 
 #include "philox.h"
 
 namespace bfn {
 
-// The most calls of Philox for a draw, each of which makes two attempts. More are needed with a probability of 2e-15.
+// The most calls of Philox for one draw. Each call makes two attempts. With a probability of 2e-15 a draw would need
+// more calls.
 constexpr uint32_t kMostCalls = 16;
 
-// The turns in [-1/2, 1/2) that differ from `turns` by an integer. Beyond kMostTurns, where float has few digits left,
-// they are 0. There a compiler that fuses the subtraction with a product before it would leave the product's rounding
-// error.
+// `turns` minus an integer, in [-1/2, 1/2). The result is 0 if |turns| is at least kMostTurns, where a float has few
+// digits after the point. If a compiler fused the subtraction with the product that gave such `turns`, `rest` would be
+// the rounding error of this product.
 constexpr double kMostTurns = 4194304;
 
 template <class T>
@@ -21,7 +22,7 @@ BFN_HD T wrapped(T turns) {
   return abs(turns) >= T(kMostTurns) ? 0 * turns : rest;  // NaN if `turns` is infinite
 }
 
-// atan2(y, x) / (2 pi). The polynomial's error is 1.6e-8 of the result.
+// atan2(y, x) / (2 pi). The relative error of the polynomial is 1.6e-8.
 BFN_HD float turns_of(float y, float x) {
   const float across = abs(x), along = abs(y);
   const bool steep = along > across;
@@ -41,22 +42,23 @@ BFN_HD float turns_of(float y, float x) {
 }
 BFN_HD double turns_of(double y, double x) { return ::atan2(y, x) / (2 * kPi); }
 
-// Draws angles of a von Mises distribution with mean 0 by the rejection of Best and Fisher (1979), written for half of
-// the angle, so that no digits cancel at any concentration. A proposal is the angle 2 atan(root tan(pi v)) of a wrapped
-// Cauchy distribution. With s the squared sine of its half, and c = least + twice s, it is accepted with the
-// probability c exp(1 - c).
+// Draws angles of a von Mises distribution with mean 0 by the rejection method of Best and Fisher (1979). The method is
+// written for half of the angle, so that no digits cancel at any concentration. It proposes the angle
+// 2 atan(root tan(pi v)), where v is uniform: this is a wrapped Cauchy distribution. Let s be sin^2 of half of this
+// angle, and c = least + twice s. The proposal is accepted with the probability c exp(1 - c).
 template <class T>
 struct VonMises {
   T root, least, twice;
 
-  // The concentration is cut at 1e18, where an angle is too small to change another one.
+  // A concentration above 1e18 is replaced by 1e18, where an angle is already too small to change another angle.
   BFN_HD explicit VonMises(T concentration) {
     const T k = clamp(concentration, T(0), T(1e18)), grown = sqrt(fused(4 * k, k, T(1))) + 2 * k;
     twice = 2 * k;
     least = T(0.5) + T(0.5) / grown;
     root = sqrt(2 * least / (1 + grown));
   }
-  // Makes one attempt. Returns whether it is accepted. A concentration that is NaN gives NaN.
+  // Makes one attempt from two words of Philox, and returns whether the angle is accepted. If the concentration is NaN,
+  // the angle is NaN.
   BFN_HD bool attempt(uint32_t angle, uint32_t height, T& turns) const {
     T sine, cosine;
     sincospi(static_cast<T>(static_cast<float>(static_cast<int32_t>(angle)) * 0x1p-32f), sine, cosine);
@@ -64,7 +66,8 @@ struct VonMises {
     turns = 2 * turns_of(y, cosine);
     return !(static_cast<T>(unit(height)) > c * exp_normal(clamp(1 - c, T(-87), T(1))));
   }
-  // Makes the attempts of Philox's counter `index` from call `call` on. Returns the first accepted angle in turns.
+  // Makes the attempts of variable `index`, starting at number `call` of its calls of Philox. Returns the first
+  // accepted angle in turns.
   BFN_HD T draw(uint64_t seed, uint64_t index, uint32_t call) const {
     T turns = 0;
     for (; call < kMostCalls; ++call) {
@@ -75,12 +78,13 @@ struct VonMises {
   }
 };
 
-// The law of the concentration after some messages, as quantiles: number i belongs to the normal number
-// z = kTableEnd (2 i / (kQuantiles - 1) - 1).
+// A row of the table describes the distribution of the concentration after some messages by kQuantiles quantiles.
+// Number i is the concentration that the normal number z = kTableEnd (2 i / (kQuantiles - 1) - 1) draws.
 constexpr int kQuantiles = 256;
 constexpr float kTableEnd = 6;
 
-// The concentration that a normal draws of a row of the table, which has `rows` rows. It is NaN for another row.
+// The concentration that a normal number draws from a row of the table. It is interpolated between two quantiles. It is
+// NaN if the table does not have this row.
 template <class T>
 BFN_HD T quantile_of(const float* table, int64_t rows, T row, T normal) {
   const bool inside = row >= T(0) && row < static_cast<T>(rows);
@@ -92,7 +96,7 @@ BFN_HD T quantile_of(const float* table, int64_t rows, T row, T normal) {
   return inside ? value : kNaN<T>;
 }
 
-// The angle x plus some turns, with the unit of the period.
+// The angle x plus some turns. The result has the unit of x, in which the circle is `period`.
 template <class T>
 BFN_HD T turned(T x, T turns, double period) {
   return static_cast<T>(period) * wrapped(fused(static_cast<T>(1 / period), x, turns));
@@ -104,8 +108,8 @@ BFN_HD T scaled_log(T concentration, T least, T factor) {
   return clamp((log(concentration) - least) * factor - 1, T(-1), T(1));
 }
 
-// A mean in turns and its concentration after a message of accuracy alpha at the angle y:
-// c' exp(i mean') = c exp(i mean) + alpha exp(i y).
+// A state: its mean in turns and its concentration. update() adds a message of accuracy alpha at the angle y, which is
+// in turns, too: c' exp(i mean') = c exp(i mean) + alpha exp(i y).
 template <class T>
 struct CircularState {
   T turns, concentration;
@@ -119,14 +123,14 @@ struct CircularState {
   }
 };
 
-// A loss of one variable, and its derivatives by the prediction in turns and by the weight.
+// A loss of one variable, and its derivatives by the angle in turns and by the weight.
 template <class T>
 struct CircularTerm {
   T value, by_turns, by_weight;
 };
 
-// weight (1 - cos d), where d is the angle from the prediction to x. The divergence of two von Mises distributions of
-// accuracy alpha has the weight alpha I_1(alpha) / I_0(alpha).
+// weight (1 - cos d), where d is the angle from the prediction to x. With the weight alpha I_1(alpha) / I_0(alpha),
+// this is the divergence of two von Mises distributions of concentration alpha.
 template <class T>
 BFN_HD CircularTerm<T> cosine_loss(T turns, T weight) {
   T sine, cosine;
@@ -142,9 +146,10 @@ BFN_HD CircularTerm<T> squared_angle(T turns, T weight) {
   return {weight * (d * d), T(-4 * kPi) * weight * d, d * d};
 }
 
-// I_0(k) exp(-k), and 1 - I_1(k) / I_0(k), for k >= 0. They are means of exp(-k (1 - cos u)) and of 1 - cos u over the
-// circle, by the midpoint rule in the angle psi with sin(u / 2) = stretch sin(psi). The stretch keeps the exponent
-// above -kLeast. The relative errors of the rule are below 2e-9 and 5e-8 in float, and below 3e-14 in double.
+// `scaled` is I_0(k) exp(-k), and `fall` is 1 - I_1(k) / I_0(k), for k >= 0. They are the mean of exp(-k (1 - cos u))
+// over the circle, and the mean of 1 - cos u with this weight. The midpoint rule computes them in the angle psi, where
+// sin(u / 2) = stretch sin(psi). The stretch is at most 1 and such that the exponent stays above -kLeast. The relative
+// errors of the rule are below 2e-9 and 5e-8 in float, and below 3e-14 in double.
 template <class T>
 struct Bessel {
   T scaled, fall;
@@ -154,7 +159,7 @@ struct Bessel {
     constexpr int kNodes = kWide ? 20 : 12;
     constexpr double kLeast = kWide ? 36 : 20;
     const T exponent = 2 * k < T(kLeast) ? 2 * k : T(kLeast);
-    const T square = 2 * k > T(kLeast) ? T(kLeast) / (2 * k) : T(1);  // of the stretch
+    const T square = 2 * k > T(kLeast) ? T(kLeast) / (2 * k) : T(1);  // stretch^2
     T sum = 0, weighted = 0;
 #if defined(__CUDA_ARCH__)
 #pragma unroll
@@ -174,8 +179,8 @@ struct Bessel {
   }
 };
 
-// -ln of the von Mises density at a distance of `turns` from its mean, per unit of the period. A concentration below 0
-// gives NaN.
+// -ln of the von Mises density at `turns` from its mean. The density is per unit of the period. If the concentration is
+// below 0, the result is NaN.
 template <class T>
 BFN_HD CircularTerm<T> negative_log_density(T turns, T concentration, T log_period) {
   const T k = concentration >= T(0) ? concentration : kNaN<T>;

@@ -1,5 +1,5 @@
-// Definitions that all formulas use. They compile for the host and, with nvcc, for the device. They need neither torch
-// nor the CUDA runtime.
+// Definitions that all formulas use. They compile for the host and, with nvcc, for the GPU. They need neither torch nor
+// the CUDA runtime.
 #pragma once
 
 #include <cmath>
@@ -10,11 +10,11 @@
 #if defined(__CUDACC__)
 #define BFN_HD __host__ __device__ __forceinline__
 #elif defined(__GNUC__)
-#define BFN_HD inline __attribute__((always_inline))  // a loop that calls a function is not vectorised
+#define BFN_HD inline __attribute__((always_inline))  // compilers do not vectorise a loop that calls a function
 #else
 #define BFN_HD inline
 #endif
-// For a large function that is rarely called. Inlined, it would take registers from its caller on a GPU.
+// For a large function that is rarely called. If it were inlined on a GPU, its caller would need more registers.
 #if defined(__CUDACC__)
 #define BFN_HD_APART __host__ __device__ __noinline__
 #else
@@ -42,7 +42,7 @@ BFN_HD To bit_cast(From from) {
   return to;
 }
 
-// NaN stays NaN, since every comparison with NaN is false.
+// If x is NaN, the result is NaN, since every comparison with NaN is false.
 template <class T>
 BFN_HD T clamp(T x, T low, T high) {
   x = x < low ? low : x;
@@ -59,8 +59,8 @@ BFN_HD T square(T x) {
   return x * x;
 }
 
-// a b + c. On a GPU it is always rounded once. Otherwise the compiler would decide in each kernel whether to fuse the
-// two operations, and kernels for different layouts would give different bits.
+// a b + c. On a GPU the result is always rounded only once. Otherwise the compiler would decide in each kernel whether
+// to fuse the two operations, and kernels for different layouts would give different bits.
 BFN_HD float fused(float a, float b, float c) {
 #if defined(__CUDA_ARCH__) || defined(BFN_CUDA_ON_HOST)
   return ::fmaf(a, b, c);

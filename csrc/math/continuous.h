@@ -6,7 +6,7 @@
 namespace bfn {
 
 // Turns a prediction of the noise into data: x_hat = mean_scale * mean - noise_scale * prediction (84). Both scales are
-// 0 if t < t_min. For a network that predicts the data itself, the scales are 0 and -1. If mean_scale is 0, the mean is
+// 0 if t < t_min. If the network predicts the data itself, the scales are 0 and -1. If mean_scale is 0, the mean is
 // ignored, even if it is infinite or NaN.
 template <class T>
 BFN_HD T predict(T prediction, T mean, T mean_scale, T noise_scale) {
@@ -19,9 +19,9 @@ struct PredictionGradient {
   T grad_prediction, grad_mean;
 };
 
-// The gradients by the prediction and by the mean that `predict` took. x_hat is the result of `predict`, before it is
-// clipped to [low, high]. `grad` is the gradient by the clipped x_hat. Both gradients are 0 if x_hat lies outside
-// [low, high].
+// The gradients by the two arguments `prediction` and `mean` of the function predict. x_hat is the result of `predict`.
+// It is clipped to [low, high] afterwards. `grad` is the gradient by the clipped x_hat. Both gradients are 0 if x_hat
+// lies outside [low, high].
 template <class T>
 BFN_HD PredictionGradient<T> prediction_gradient(T grad, T x_hat, T mean_scale, T noise_scale, T low, T high) {
   const T grad_x_hat = x_hat < low || x_hat > high ? T(0) : grad;
@@ -33,7 +33,7 @@ struct SquaredLossGradient {
   T grad_x, grad_prediction, grad_mean;
 };
 
-// weight * (x - clamp(x_hat))^2 + offset. Depending on weight and offset, this is L_inf (101), L_n (96) or
+// weight * (x - clamp(x_hat))^2 + offset. The weight and the offset decide which loss this is: L_inf (101), L_n (96) or
 // -ln N(x; x_hat, v).
 template <class T>
 BFN_HD T squared_loss(T x, T x_hat, T weight, T offset, T low, T high) {
@@ -48,8 +48,8 @@ BFN_HD SquaredLossGradient<T> squared_loss_gradient(T x, T x_hat, T weight, T me
   return {grad_x, by.grad_prediction, by.grad_mean};
 }
 
-// The mean after a message about x: keep * mean + take * x + noise_std * eps. This draws the message from the sender
-// distribution and updates the mean with it (49, 50), in one step. noise_std is not the noise_scale of `predict`.
+// The mean after a message about x: keep * mean + take * x + noise_std * eps. One step draws the message from the
+// sender distribution and updates the mean by it (49, 50). noise_std is not the noise_scale of `predict`.
 template <class T>
 BFN_HD T updated_mean(T keep, T mean, T take, T x, T noise_std, T eps) {
   return fused(noise_std, eps, fused(take, x, keep * mean));

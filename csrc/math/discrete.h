@@ -1,6 +1,6 @@
 // Discrete data. Equation numbers refer to arXiv 2308.07037. A row has the K logits z of one variable, whose class is
-// x, and p = softmax(z). Sums over k leave out class x, so that nothing cancels as p_x goes to 1 [derived]. The paper's
-// one-hot vector of class x is called one_hot here, because e_k is an exponential (RowStats).
+// x, and p = softmax(z). Sums over k leave out class x, so that nothing cancels as p_x goes to 1 [derived]. The paper
+// writes e_x for the one-hot vector of class x. Here it is called one_hot, since e_k is an exponential (RowStats).
 #pragma once
 
 #include "elementary.h"
@@ -9,18 +9,20 @@ namespace bfn {
 
 BFN_HD bool is_class(int64_t x, int64_t num_classes) { return x >= 0 && x < num_classes; }
 
-// y_k = beta (K one_hot_k - 1) + spread eps with spread = sqrt(K beta) (185). `sent` is one_hot_k, or p_k if a
-// distribution is sent.
+// The message y_k = beta (K one_hot_k - 1) + spread eps, where spread = sqrt(K beta) (185). `sent` is one_hot_k or, if
+// a distribution is sent, p_k.
 template <class T>
 BFN_HD T message(T sent, T beta, T spread, T eps, T num_classes) {
   return beta * (num_classes * sent - 1) + spread * eps;
 }
 
-// What a loss and its gradient need of a row. With e_k = exp(z_k - max): the field `x` is e_x, `rest` is the sum of
-// the other e_k, and `quadratic` is the sum of their squares. If a wrong class has more than half of the probability,
-// `quadratic` is instead the sum of e_k (1 - e_k) over the same k. The reason is the gradient. It contains p_k - s,
-// where s is the sum of the p_k^2. As the p_k of a wrong class goes to 1, so does s, and p_k - s would cancel. This
-// class has e_k = 1, so its p_k - s is (e_x + quadratic)/total^2, in which nothing cancels [derived].
+// The numbers of a row from which a loss and its gradient are computed. With e_k = exp(z_k - max):
+// - `x` is e_x, and `rest` is the sum of e_k over the other classes.
+// - `quadratic` is the sum of e_k^2 over the other classes. But if a wrong class has more than half of the probability,
+//   it is the sum of e_k (1 - e_k).
+// The reason is the gradient. It contains p_k - s, where s is the sum of p_k^2. If p_k of a wrong class goes to 1, so
+// does s, and p_k - s would cancel. This class has e_k = 1, so that p_k - s is (e_x + quadratic)/total^2, in which
+// nothing cancels [derived].
 template <class T>
 struct RowStats {
   T max, x, rest, quadratic;
@@ -34,8 +36,8 @@ struct RowStats {
   }
 };
 
-// Makes RowStats. `rest`, `square` and `complement` are the sums of e_k, e_k^2 and e_k (1 - e_k). S may be wider than
-// T.
+// Makes RowStats from sums over the wrong classes: `rest`, `square` and `complement` are the sums of e_k, of e_k^2 and
+// of e_k (1 - e_k). S may be a wider type than T.
 template <class T, class S>
 BFN_HD RowStats<T> row_stats(T max, T x, S rest, S square, S complement) {
   const RowStats<T> row{max, x, static_cast<T>(rest), static_cast<T>(square)};
@@ -43,20 +45,20 @@ BFN_HD RowStats<T> row_stats(T max, T x, S rest, S square, S complement) {
   return {max, x, row.rest, row.wrong() ? quadratic : row.quadratic};
 }
 
-// q^2 + s = ||one_hot - p||^2. L_inf is this times a weight (205).
+// q^2 + s = ||one_hot - p||^2. L_inf is a weight times this number (205).
 template <class T>
 BFN_HD T squared_distance(RowStats<T> row) {
   return square(row.q()) + row.s();
 }
 
-// -ln p_x. It uses z_x if e_x is small, since e_x may underflow.
+// -ln p_x. If e_x is small, z_x is used instead, since e_x may underflow.
 template <class T>
 BFN_HD T cross_entropy(RowStats<T> row, T z_x) {
   return row.x > T(0.5) ? log1p(row.rest / row.x) : log(row.total()) + row.max - z_x;
 }
 
-// The derivatives of a row's loss, times a factor. `grad_x` is the derivative by the logit of class x. by_other(e_k) is
-// the derivative by the logit of another class k.
+// The derivatives of a row's loss by its logits, times a factor. `grad_x` is the derivative by z_x. by_other(e_k) is
+// the derivative by z_k of another class k.
 template <class T>
 struct RowSlopes {
   T grad_x, slope, level, origin;
@@ -64,9 +66,9 @@ struct RowSlopes {
   BFN_HD T by_other(T e) const { return e * (slope * (e - origin) + level); }
 };
 
-// The derivatives of q^2 + s are -2 p_x (q^2 + s) by z_x and 2 p_k (p_k - s + p_x q) by another z_k. Here p_k - s is
+// The derivatives of q^2 + s are -2 p_x (q^2 + s) by z_x, and 2 p_k (p_k - s + p_x q) by another z_k. p_k - s is
 // computed as (e_k - origin)/total + above/total^2. `origin` is 1 if a wrong class has more than half of the
-// probability, else 0. So e_k - origin is 0 for such a class [derived].
+// probability, and 0 otherwise. So e_k - origin is exactly 0 for such a class [derived].
 template <class T>
 BFN_HD RowSlopes<T> squared_distance_slopes(RowStats<T> row, T factor) {
   const T inverse = 1 / row.total(), slope = 2 * factor * square(inverse), by = slope * inverse;
@@ -80,7 +82,7 @@ BFN_HD RowSlopes<T> cross_entropy_slopes(RowStats<T> row, T factor) {
   return {-factor * row.q(), T(0), factor / row.total(), T(0)};
 }
 
-// The largest shift of which exp is computed. The rest of a shift is added to the logarithm.
+// exp is computed of shifts up to this number. What exceeds it is added to the logarithm instead.
 constexpr double kMaxShift = 80;
 
 // One draw of L_n with the paper's joint receiver, which mixes a density of the whole vector y for each k. The
@@ -118,30 +120,30 @@ struct JointDraw {
 
 // One coordinate k of the factorised receiver, which has a separate mixture for each coordinate of y. The mixture has
 // two components: the class is k, with weight p_k, or the class is not k, with weight 1 - p_k. One of them is the
-// sender's own density. All densities are divided by it. So the sender's component is 1, and the other component, whose
-// weight is w, is exp(shift). The value is -ln(1 + w (exp(shift) - 1)) [derived].
+// density from which the sender drew the coordinate. All densities are divided by this one. So the sender's component
+// is 1. The other component is exp(shift), and w is its weight. The term is -ln(1 + w (exp(shift) - 1)) [derived].
 template <class T>
 struct FactorisedTerm {
-  T value, derivative;  // the derivative by p; of log_space_term, by ln share
+  T value, derivative;  // by p in factorised_term, and by ln share in log_space_term
 };
 
-// Returns shift, the ln of the ratio of the other component's density to the sender's. Both densities are normal with
-// the same std, and their means are r = sqrt(alpha K) stds apart. `eps` is the standard normal number with which the
-// sender made this coordinate.
+// Returns shift, the logarithm of the ratio of the other component's density to the sender's. Both densities are normal
+// with the same std, and their means are r = sqrt(alpha K) stds apart. `eps` is the normal number from which the sender
+// made this coordinate.
 template <class T>
 BFN_HD T density_shift(bool is_x, T r, T eps) {
   return (is_x ? -r : r) * eps - T(0.5) * r * r;
 }
 
-// `p` is p_k, and `rest` is 1 - p_k; r and eps are as in density_shift. The function has no branches, so that loops
-// over it are vectorised.
+// The term of a coordinate. `p` is p_k, `rest` is 1 - p_k, and r and eps are as in density_shift. The function has no
+// branches, so that loops over it are vectorised.
 template <class T>
 BFN_HD FactorisedTerm<T> factorised_term(bool is_x, T p, T rest, T r, T eps) {
   const T shift = density_shift(is_x, r, eps), w = is_x ? rest : p, other = is_x ? p : rest;
   const T capped = shift < T(kMaxShift) ? shift : T(kMaxShift);
   const ExpAndExpm1<T> e = exp_and_expm1(capped);
   const T sum = w * e.expm1;
-  // If w is near 1 and the ratio is small, 1 + sum would cancel. `other` is 1 - w without this cancellation.
+  // If w is near 1 and the ratio is small, 1 + sum would cancel. `other` is 1 - w, computed without this cancellation.
   const bool small = sum < T(-0.5);
   const T mixture = small ? other + w * e.exp : 1 + sum, rounded = mixture - 1, value = log(mixture);
   const T corrected = rounded == T(0) ? sum : value * (sum / rounded);  // log1p(sum), as elementary.h computes it
@@ -149,14 +151,14 @@ BFN_HD FactorisedTerm<T> factorised_term(bool is_x, T p, T rest, T r, T eps) {
 }
 
 // The share of a coordinate is the weight of the sender's component in its mixture: p_x for class x, and 1 - p_k for
-// another class k. If the share is below kTinyShare, both the share and exp(shift) may underflow. Then log_space_term
-// computes the coordinate's term in logarithms. This concerns at most two classes. The first is class x, if p_x is
-// tiny. The second is the likeliest class k, if k is not x and 1 - p_k is tiny.
+// another class k. If the share is below kTinyShare, the share and exp(shift) may both underflow. Then log_space_term
+// computes the term from their logarithms. At most two classes need this: class x, if p_x is tiny, and the likeliest
+// class k, if k is not x and 1 - p_k is tiny.
 template <class T>
 constexpr T kTinyShare = static_cast<T>(sizeof(T) == sizeof(float) ? 1e-28 : 1e-290);
 
-// The term of a coordinate with a tiny share, -ln(share + (1 - share) exp(shift)), and its derivative by ln share.
-// 1 - share rounds to 1.
+// The term of a coordinate whose share is tiny, -ln(share + (1 - share) exp(shift)), and its derivative by ln share.
+// Here 1 - share rounds to 1.
 template <class T>
 BFN_HD FactorisedTerm<T> log_space_term(T log_share, T shift) {
   const T above = log_share - shift, capped = shift < T(kMaxShift) ? shift : T(kMaxShift);

@@ -1,27 +1,29 @@
-// Discretised data: the normal that a network puts out. Equation numbers refer to arXiv 2308.07037.
+// Discretised data: the normal distribution that the network's output describes. Equation numbers refer to arXiv
+// 2308.07037.
 #pragma once
 
 #include "elementary.h"
 
 namespace bfn {
 
-// What the network predicts: mean and std themselves; the mean of the data and log_std; or the noise and log_std.
+// What the network predicts. kDirect: the mean and the std of the output normal. kData: the mean and log_std. kNoise:
+// the noise and log_std.
 enum class Parametrisation : int64_t { kDirect, kData, kNoise };
 
-// The limits of |log_std| and of the std that it gives.
+// |log_std| is at most log_std_max. The std that follows from it lies in [std_min, std_max].
 struct OutputLimits {
   double std_min, std_max, log_std_max;
 };
 
-// A component of the output distribution, and the derivatives of its mean and std by the two predictions.
+// The output normal, or one component of a mixture, and the derivatives of its mean and std by the two predictions.
 template <class T>
 struct OutputNormal {
   T mean, std, mean_by_prediction, std_by_log_std;
 };
 
-// The normal of the output (105, 106). Its mean is mean_scale mean - noise_scale prediction. Its std is
-// |noise_scale| exp(log_std). Both log_std and std are clamped. For kData the scales are 0 and -1. For kDirect the
-// arguments `prediction` and `log_std` are the mean and the std themselves.
+// The output normal (105, 106). Its mean is mean_scale mean - noise_scale prediction. Its std is
+// |noise_scale| exp(log_std). Both log_std and the std are clamped. With kData the scales are 0 and -1. With kDirect
+// the arguments `prediction` and `log_std` are the mean and the std.
 template <class T>
 BFN_HD OutputNormal<T> output_normal(Parametrisation kind, OutputLimits limits, T prediction, T log_std, T mean,
                                      T mean_scale, T noise_scale) {
@@ -31,7 +33,7 @@ BFN_HD OutputNormal<T> output_normal(Parametrisation kind, OutputLimits limits, 
     noise_scale = T(-1);
   }
   const T low = T(limits.std_min), high = T(limits.std_max), most = T(limits.log_std_max);
-  const bool early = mean_scale == T(0) && noise_scale == T(0);  // t < t_min: nothing was received yet
+  const bool early = mean_scale == T(0) && noise_scale == T(0);  // t < t_min
   const T std = abs(noise_scale) * exp_normal(clamp(log_std, -most, most));
   const bool flat = early | (log_std < -most) | (log_std > most) | (std < low) | (std > high);
   const T mu = (mean_scale == T(0) ? T(0) : mean_scale * mean) - (early ? T(0) : noise_scale * prediction);

@@ -1,6 +1,7 @@
-// k = sum p_k c_k, the mean of the output distribution. It has a closed form over the inner edges b_j [derived]:
-// k = (1 - 1/K) - h sum Phi(z_j), dk/dmean = (h/std) sum phi(z_j), dk/dstd = (h/std) sum z_j phi(z_j),
-// z_j = (b_j - mean)/std. The edges are a uniform grid, so the sums can be computed at the same cost for every K.
+// The expected value k = sum p_k c_k of the output distribution over the centres c_k of the bins. It is a sum over the
+// inner edges b_j. With z_j = (b_j - mean)/std [derived]:
+// k = (1 - 1/K) - h sum Phi(z_j), dk/dmean = (h/std) sum phi(z_j), dk/dstd = (h/std) sum z_j phi(z_j).
+// The edges are a uniform grid, so that the sums can be computed at the same cost for every K.
 #pragma once
 
 #include "bins.h"
@@ -8,8 +9,8 @@
 
 namespace bfn {
 
-// k = base + shift, and its derivatives by mean and std. Losses need x - k. If `base` is the centre of a bin, x - base
-// is exact.
+// k = base + shift, and its derivatives by the mean and the std. Losses need x - k. If `base` is the centre of a bin,
+// x - base is exact.
 template <class T>
 struct ExpectedValue {
   T base, shift, by_mean, by_std;
@@ -18,7 +19,7 @@ struct ExpectedValue {
   BFN_HD T error(T x) const { return (x - base) - shift; }  // x - k
 };
 
-// L_inf = weight (x - k)^2, which is (101) with k as the prediction. `slope` is its derivative by k.
+// L_inf = weight (x - k)^2: this is (101), where k is the prediction. `slope` is the derivative by k.
 template <class T>
 struct SquaredError {
   T loss, slope;
@@ -27,17 +28,18 @@ struct SquaredError {
 };
 
 // The rule by which the sums over the edges are computed. For a small std, the first three rules add the 7, 13 or 19
-// edges nearest to the mean, which are those within 6 std. kSmooth is the Euler-Maclaurin formula. Its terms would
-// cancel if the std is large; then kWide is a series.
+// edges nearest to the mean. All edges within 6 std are among them. For a larger std, kSmooth is the Euler-Maclaurin
+// formula. Its terms cancel if the std is very large. kWide is then a series.
 enum class EdgeRule : int { kSeven, kThirteen, kNineteen, kSmooth, kWide };
 constexpr int kEdgeRules = 5;
 
-// How many edges each of the first three rules adds.
-BFN_HD int64_t edges_seen(EdgeRule rule) {
+// How many edges one of the first three rules adds.
+BFN_HD int64_t edges_added(EdgeRule rule) {
   return rule == EdgeRule::kSeven ? 7 : rule == EdgeRule::kThirteen ? 13 : 19;
 }
 
-// The least std for which kWide is used. The series is wide_sum for a clipped distribution, and WideSeries otherwise.
+// The least std for which kWide is used. The series is wide_sum if the distribution is clipped, and WideSeries
+// otherwise.
 template <class T>
 BFN_HD T wide_std(Bins<T> bins) {
   return bins.clip || sizeof(T) == sizeof(double) ? T(2) : T(1);
@@ -46,22 +48,22 @@ BFN_HD T wide_std(Bins<T> bins) {
 template <class T>
 BFN_HD EdgeRule edge_rule(T std, Bins<T> bins) {
   const T h = bins.width(), wide = wide_std(bins);
-  const T smooth = bins.count > 8 ? T(1.5) * h : wide;  // a few edges are always added one by one
+  const T smooth = bins.count > 8 ? T(1.5) * h : wide;  // up to 7 edges are added one by one below `wide`
   const int rule = (std >= h / 2) + (std >= h) + (std >= smooth) + (std >= wide);
   return static_cast<EdgeRule>(rule);
 }
 
-// The edges nearest to the mean, which a rule adds. The inner edges have the numbers 1 to K - 1.
+// The edges that a rule adds: those nearest to the mean. The inner edges are numbered from 1 to K - 1.
 template <class T>
 struct EdgeWindow {
   Origin<T> origin;
   T unit;   // 1/K in units of std
-  T below;  // how many inner edges lie left of the mean
+  T below;  // the number of inner edges left of the mean
   T first;  // the number of the window's first edge
 };
 
-// How many inner edges lie left of the mean. bins.index rounds, so it may give a bin next to the mean's bin. If the std
-// is small, it matters on which side of the nearest edge the mean lies. So the result is corrected by exact distances.
+// The number of inner edges left of the mean. bins.index rounds, so that it may give a bin next to the mean's bin. If
+// the std is small, it matters on which side of an edge the mean lies. So the number is corrected by exact distances.
 template <class T>
 BFN_HD T edges_left_of(T mean, Bins<T> bins) {
   const Origin<T> origin = origin_of(mean, bins);
@@ -77,9 +79,9 @@ BFN_HD EdgeWindow<T> edge_window(T mean, T std, int64_t count, Bins<T> bins) {
           clamp(reach, T(1), bins.last() - static_cast<T>(count) + 1)};
 }
 
-// Adds the i-th edge of the window to the sums, of which `density` is the sum of phi(z), and `z_density` the sum of
-// z phi(z). An edge left of the mean adds Phi(z) to -shift. An edge right of the mean adds Phi(z) - 1, since `base`
-// contains the 1.
+// Adds the i-th edge of the window to three sums. `density` is the sum of phi(z), and `z_density` the sum of z phi(z).
+// `shift` is minus a sum: of Phi(z) for an edge left of the mean, and of Phi(z) - 1 for an edge right of it, since
+// `base` contains the 1.
 template <class T>
 BFN_HD void add_edge(EdgeWindow<T> window, T i, T& shift, T& density, T& z_density) {
   const T j = window.first + i, z = window.origin.to_edge(j) * window.unit;
@@ -102,15 +104,15 @@ BFN_HD ExpectedValue<T> edge_sum(T mean, T std, int64_t count, Bins<T> bins) {
   return window_value(window, shift, density, z_density, bins);
 }
 
-// The terms of Euler-Maclaurin at an end, for the sums of Phi, phi and z phi. The half of Phi at the end is left out.
+// The Euler-Maclaurin terms at one end of the sums of Phi, phi and z phi. Half of Phi at the end is not included.
 template <class T>
 struct EndTerms {
   T cdf, density, z_density;
 };
 
-// The corrections of Euler-Maclaurin for the step r = h/std: the sum over m = 1..5 of B_2m/(2m)! r^(2m-1) f^(2m-1)(z).
-// The derivatives of phi are Hermite polynomials times phi. The sum is written as a polynomial in w = (r z)^2, whose
-// coefficients are polynomials in r^2. Both ends share the coefficients.
+// The Euler-Maclaurin corrections for the step r = h/std: the sum over m = 1..5 of B_2m/(2m)! r^(2m-1) f^(2m-1)(z). The
+// derivatives of phi are Hermite polynomials times phi. So the sum is a polynomial in w = (r z)^2, whose coefficients
+// are polynomials in r^2. Both ends use the same coefficients.
 template <class T>
 struct EulerMaclaurin {
   T r, cdf[5], density[5];
@@ -132,7 +134,7 @@ struct EulerMaclaurin {
   // The terms at the last edge, divided by r. The terms at the first edge follow by symmetry.
   BFN_HD EndTerms<T> at(T z, T phi) const {
     const T w = square(z * r);
-    T c = cdf[4], d = density[4], slope = 9 * density[4];  // the derivative of z d
+    T c = cdf[4], d = density[4], slope = 9 * density[4];  // `slope` is the derivative of z d by z
     for (int k = 3; k >= 0; --k) {
       c = c * w + cdf[k];
       d = d * w + density[k];
@@ -142,30 +144,30 @@ struct EulerMaclaurin {
   }
 };
 
-// The rule kSmooth, for std from 1.5h to 2. By symmetry it computes k at |mean|. No tail is then a number near 1, which
-// would have lost its digits.
+// The rule kSmooth, for a std from 1.5h to wide_std. It computes k at |mean|, and gives it the sign of the mean. At a
+// negative mean, Phi at the first edge could be near 1, and would have lost its digits.
 template <class T>
 BFN_HD ExpectedValue<T> smooth_sum(T mean, T std, Bins<T> bins) {
   const T h = bins.width(), unit = reciprocal(std), r = h * unit, sign = mean < T(0) ? T(-1) : T(1), m = abs(mean);
-  // `left` is minus the first edge, and `right` the last edge, in units of std from the mean. They are clamped where
-  // the density is almost 0. Otherwise w could be infinite, or the density subnormal.
+  // The distances of the mean from the first edge (`left`) and of the last edge from the mean (`right`), in units of
+  // std. They are clamped where the density is almost 0. Otherwise w could be infinite, or the density subnormal.
   const T left = clamp((1 - h + m) * unit, T(0), T(10)), right = clamp((1 - h - m) * unit, T(-10), T(10));
   const bool beyond = right < T(0);  // the mean lies right of every edge
   const Tail<T> a = tail(left, exp_normal(T(-0.5) * left * left));
   const Tail<T> c = tail(abs(right), exp_normal(T(-0.5) * right * right));
   const EulerMaclaurin<T> ends(r);
   const EndTerms<T> first = ends.at(left, a.density), last = ends.at(right, c.density);
-  const T mass =
-      beyond ? c.mass : -c.mass;  // the mass left of the last edge, minus 1 if the mean lies left of this edge
+  // Phi at the last edge, minus 1 if the mean lies left of this edge.
+  const T mass = beyond ? c.mass : -c.mass;
   const T shift = std * (a.integral - c.integral) - h / 2 * (a.mass + mass) - h * (r * (last.cdf - first.cdf));
   const T by_mean = (beyond ? T(0) : T(1)) + (mass - a.mass) + r * (last.density + first.density);
   const T by_std = a.density - c.density + r * (last.z_density - first.z_density);
   return {sign * (beyond ? bins.centre(bins.last()) : m), sign * shift, by_mean, sign * by_std};
 }
 
-// The rule kWide of a clipped distribution: the Taylor series of the sum about the edges' middle. With z = -mean/std
-// and the edges' moments m_p = sum of h b_j^p, k is minus the sum over even p of Phi^(p)(z)/p! m_p/std^p. The first
-// term has Phi - 1/2 in the place of Phi.
+// The rule kWide of a clipped distribution: a Taylor series about the middle of the edges. With z = -mean/std and the
+// moments m_p = sum of h b_j^p of the edges, k is minus the sum over even p of Phi^(p)(z)/p! m_p/std^p. In its first
+// term Phi is replaced by Phi - 1/2.
 template <class T>
 BFN_HD ExpectedValue<T> wide_sum(T mean, T std, Bins<T> bins) {
   const T h = bins.width(), h2 = h * h, z = -mean / std, w = 1 / (std * std);
@@ -187,18 +189,19 @@ BFN_HD ExpectedValue<T> wide_sum(T mean, T std, Bins<T> bins) {
   return {edge_moments[0] * half, t.density * value, t.density * by_mean / std, t.density * by_std / std};
 }
 
-// The rule kWide of an unclipped distribution. Here k is a small difference divided by a small mass, and would lose its
-// digits. With z = mean/std, the density in [-1, 1] is proportional to exp(zx/std - x^2/2std^2), which is the sum over
-// n of h_n x^n/n! with h_n = He_n(z)/std^n. So k is a quotient [derived]. Its numerator is the sum over odd n of h_n
-// bins_n, where bins_n = sum c_k (integral of x^n/n! over bin k). Its denominator is the sum over even n of h_n mass_n,
-// where mass_n = (integral of x^n/n! over [-1, 1]).
+// The rule kWide of an unclipped distribution. Here k is a small difference divided by a small mass, in which digits
+// would cancel. With z = mean/std, the density in [-1, 1] is proportional to exp(zx/std - x^2/2std^2), which is the sum
+// over n of h_n x^n/n!, where h_n = He_n(z)/std^n. So k is a quotient [derived]. Its numerator is the sum over odd n of
+// h_n bins_n, where bins_n = sum c_k (integral of x^n/n! over bin k). Its denominator is the sum over even n of h_n
+// mass_n, where mass_n = (integral of x^n/n! over [-1, 1]).
 template <class T>
 struct WideSeries {
-  // At the least std of this rule, the error of either sum is 1e-9 in float and 1e-16 in double.
+  // With so many terms, the error of either sum at wide_std is 1e-9 in float and 1e-16 in double.
   static constexpr int kTerms = 12;
   T bins[kTerms], mass[kTerms];
 
-  // bins_n by Euler-Maclaurin, which is exact for polynomials: 2(n + 1)/(n + 2)! - 2 sum B_2m/(2m)! h^2m/(n + 2 - 2m)!
+  // bins_n by the Euler-Maclaurin formula, which is exact for polynomials:
+  // 2(n + 1)/(n + 2)! - 2 sum B_2m/(2m)! h^2m/(n + 2 - 2m)!
   BFN_HD explicit WideSeries(Bins<T> of) {
     const T bernoulli[kTerms] = {T(1.0 / 12),
                                  T(-1.0 / 720),
@@ -223,7 +226,7 @@ struct WideSeries {
     }
   }
 
-  // k is 0 if almost no mass lies in [-1, 1], which is always so from std = 8e4 on.
+  // k is 0 if less than kTinyTotal of the mass lies in [-1, 1]. This is so for every std above 8e4.
   BFN_HD ExpectedValue<T> at(T mean, T std) const {
     const T unit = 1 / std, w = unit * unit, z = clamp(mean * unit, T(-6), T(6)), slope = z * unit;
     T before = 0, h = 1, last = 0;  // h_(n-1), h_n and h_(n-2)
@@ -253,10 +256,10 @@ struct WideSeries {
   }
 };
 
-// Turns k of the clipped distribution at |mean| into k of the distribution that is not clipped. It subtracts what the
-// mass beyond [-1, 1] adds to the end bins, and divides by the mass inside. k is 0 if almost no mass lies inside. If
-// the mean lies inside, the difference of the two masses beyond is subtracted, which cancels least. If the mean lies
-// outside, the distance of k from the last bin's centre is computed, which does not cancel.
+// Turns k of the clipped distribution at |mean| into k of the unclipped distribution. It subtracts what the mass beyond
+// [-1, 1] adds to the end bins, and divides by the mass inside. k is 0 if less than kTinyTotal lies inside. If the mean
+// lies inside, the difference of the two masses beyond is subtracted, so that little cancels. If the mean lies outside,
+// k is computed as the centre of the last bin plus a small excess, in which nothing cancels.
 template <class T>
 BFN_HD ExpectedValue<T> renormalised(ExpectedValue<T> k, T mean, T std, Bins<T> bins) {
   const T sign = mean < T(0) ? T(-1) : T(1), m = abs(mean), last = bins.centre(bins.last());
@@ -274,13 +277,13 @@ BFN_HD ExpectedValue<T> renormalised(ExpectedValue<T> k, T mean, T std, Bins<T> 
 
 template <class T>
 BFN_HD ExpectedValue<T> clipped_value(T mean, T std, Bins<T> bins) {
-  // In double one rule adds all edges, so that finite differences meet no step between two rules.
+  // In double all edges are added, so that finite differences do not see a step between two rules.
   if (sizeof(T) == sizeof(double)) return edge_sum(mean, std, bins.count - 1, bins);
   const EdgeRule rule = edge_rule(std, bins);
   if (rule == EdgeRule::kSmooth) return smooth_sum(mean, std, bins);
   if (rule == EdgeRule::kWide) return wide_sum(mean, std, bins);
-  const int64_t seen = edges_seen(rule);
-  return edge_sum(mean, std, seen < bins.count - 1 ? seen : bins.count - 1, bins);
+  const int64_t most = edges_added(rule);
+  return edge_sum(mean, std, most < bins.count - 1 ? most : bins.count - 1, bins);
 }
 
 template <class T>

@@ -1,4 +1,4 @@
-// Floating-point types of 16 bits, and their conversions with one rounding.
+// Floating-point types of 16 bits. A conversion to them rounds once.
 #pragma once
 
 #include "common.h"
@@ -16,8 +16,8 @@ struct BFloat16 {
   BFN_HD explicit BFloat16(double x) : BFloat16(static_cast<float>(x)) {}
 };
 
-// The conversions use only integer operations and selections, so that compilers vectorise them. Compilers convert
-// _Float16 one number at a time.
+// The conversions use only integer operations and selections, since compilers vectorise these. They do not vectorise
+// conversions of _Float16.
 struct Half {
   uint16_t bits;
   BFN_HD operator float() const {

@@ -1,5 +1,5 @@
-// Mixtures of M normals. The CPU and CUDA kernels store the components in different ways. So these functions take
-// callbacks that return a number of component m.
+// Mixtures of M normals. The CPU and CUDA kernels store the components in different ways. So the functions do not read
+// arrays: they call a function that returns a number of component m.
 #pragma once
 
 #include "expected_value.h"
@@ -21,11 +21,13 @@ struct LogSum {
     }
   }
   BFN_HD T value() const { return top + log(sum); }
-  // The share of a term in the sum. exp(term - value()) would contain the rounding of value(), which may be large.
+  // exp(term) divided by the whole sum. exp(term - value()) would contain the rounding error of value(), which may be
+  // large.
   BFN_HD T share(T term) const { return exp(term - top) / sum; }
 };
 
-// ln pi_m of the logits of a mixture. The log-sum of the logits is stored in two parts, so that it is not rounded.
+// Turns the mixture logits into ln pi_m, where pi_m is the share of component m. The log-sum of the logits is stored as
+// two numbers, since their sum would be rounded.
 template <class T>
 struct LogShares {
   T top, log_sum;
@@ -34,8 +36,8 @@ struct LogShares {
   BFN_HD T operator()(T logit) const { return (logit - top) - log_sum; }
 };
 
-// The component that a uniform draws: the first one whose cumulative share exceeds the uniform, else the last one with
-// a share above 0; -1 if the shares are NaN.
+// The component that a uniform number draws: the first one whose cumulative share exceeds the number. If there is none,
+// it is the last one whose share is above 0. It is -1 if the shares are NaN.
 template <class T, class F>
 BFN_HD int drawn_component(int count, T uniform, F&& share_of) {
   T cumulative = 0;
@@ -49,8 +51,8 @@ BFN_HD int drawn_component(int count, T uniform, F&& share_of) {
   return cumulative == cumulative ? last : -1;
 }
 
-// The centre of the bin with the largest mass, the first one of equals. All bins are tried, since a mixture has many
-// maxima.
+// The centre of the bin with the largest mass. If several bins have this mass, it is the first of them. All bins are
+// tried, since a mixture may have several maxima.
 template <class T, class F>
 BFN_HD T mixture_mode(Bins<T> bins, F&& mass_of) {
   T best = 0, best_mass = -1;
@@ -68,14 +70,15 @@ struct ComponentGradient {
   T by_mean, by_std, by_logit;
 };
 
-// The derivatives of a function of k = sum_m pi_m k_m. `slope` is pi_m times the function's derivative by k, and
-// `excess` is k_m - k.
+// The derivatives of a function of k = sum_m pi_m k_m by the numbers of component m. `slope` is pi_m times the
+// function's derivative by k, and `excess` is k_m - k.
 template <class T>
 BFN_HD ComponentGradient<T> mean_gradient(T slope, ExpectedValue<T> of_component, T excess) {
   return {slope * of_component.by_mean, slope * of_component.by_std, slope * excess};
 }
 
-// The derivatives of weight ln sum_m pi_m p_m. `share` is pi_m, and `posterior` is pi_m p_m divided by the sum.
+// The derivatives of weight ln sum_m pi_m p_m by the numbers of component m. `share` is pi_m, and `posterior` is
+// pi_m p_m divided by the sum.
 template <class T>
 BFN_HD ComponentGradient<T> log_sum_gradient(T weight, T posterior, T share, WithGradient<T> log_p) {
   return {weight * posterior * log_p.by_mean, weight * posterior * log_p.by_std, weight * (posterior - share)};

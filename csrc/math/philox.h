@@ -1,5 +1,5 @@
 // Seeded noise: Philox4x32-10 (Salmon et al. 2011) and Box-Muller. The noise of a variable depends only on the seed and
-// on the variable's position. A group is the four words that one Philox counter gives.
+// on the variable's position. A group is the four words that Philox makes from one counter.
 #pragma once
 
 #include "elementary.h"
@@ -12,16 +12,16 @@ enum Stream : uint32_t {
   kClass = 1,       // uniforms that draw a class
   kMonteCarlo = 2,  // normals of a Monte-Carlo expectation
   kOutput = 3,      // normals that draw a value from a discretised output distribution
-  kFoldIn = 4,      // words of which a new seed is made
+  kFoldIn = 4,      // words from which a new seed is made
   kComponent = 5,   // uniforms that draw a component of a mixture
-  kAngle = 6,       // words that draw an angle: the group is the variable, and `draw` counts the calls
+  kAngle = 6,       // words that draw an angle: `group` is the variable, and `draw` numbers the calls of Philox
 };
 
 struct Words {
   uint32_t w0, w1, w2, w3;
 };
 
-// The operations of a Philox round. A word lies in the low half of 64 bits, and the high half may hold anything.
+// The operations of a Philox round. A word lies in the low half of a 64-bit number, whose high half is ignored.
 // cpu/noise.h has the same operations for SIMD registers.
 struct WideWord {
   using Value = uint64_t;
@@ -55,10 +55,10 @@ BFN_HD Words philox(uint64_t seed, uint64_t group, uint32_t stream, uint32_t dra
   return {static_cast<uint32_t>(c0), static_cast<uint32_t>(c1), static_cast<uint32_t>(c2), static_cast<uint32_t>(c3)};
 }
 
-// A uniform in (0, 1]. It is the same float32 on every backend.
+// A uniform number in (0, 1]. It is the same float32 on every backend.
 BFN_HD float unit(uint32_t word) { return static_cast<float>(word) * 0x1p-32f + 0x1p-33f; }
 
-// The uniform that draws a class or a component: row r takes word r % 4 of group r / 4.
+// The uniform number that draws the class or the mixture component of a row. Row r uses word r % 4 of group r / 4.
 template <class T>
 BFN_HD T unit_of_row(uint64_t seed, int64_t row, uint32_t stream) {
   const Words w = philox(seed, static_cast<uint64_t>(row / 4), stream, 0);

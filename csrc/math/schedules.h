@@ -1,4 +1,4 @@
-// Accuracy schedules, and the row scalars of a time or an accuracy. Everything is computed in double.
+// Accuracy schedules, and the row scalars that are computed from a time or an accuracy. All arithmetic is in double.
 #pragma once
 
 #include "elementary.h"
@@ -6,10 +6,11 @@
 namespace bfn {
 
 constexpr double kTMax = 1 - 1e-6;       // the largest time of a discrete flow; later times are clamped
-constexpr double kStepTolerance = 1e-6;  // the largest error of n t, since times may have been rounded to float32
-constexpr double kRootBetaMin = 1e-10;   // if sqrt(beta) is smaller, a discrete flow is the uniform prior
+constexpr double kStepTolerance = 1e-6;  // the largest error of n t (relative above 1): t may be a rounded float32
+constexpr double kRootBetaMin = 1e-10;   // if sqrt(beta) is smaller, a discrete flow returns the uniform prior
 
-// bfn_kernels/call/rows.py repeats both enumerations in the same order.
+// bfn_kernels/call/rows.py repeats both enumerations in the same order. The function row_scalar below has the formula
+// of each row scalar.
 enum class ScheduleKind : int64_t { kNone, kExponentialVariance, kQuadraticAccuracy, kLogarithmicAccuracy };
 enum class RowScalar : int64_t {
   kGamma,
@@ -42,8 +43,8 @@ struct Schedule {
 
   BFN_HD double slope() const { return -std::expm1(-num_classes * parameter / 4); }
   BFN_HD double end() const { return std::exp(-num_classes * parameter / 4); }
-  // beta(t) of the logarithmic schedule is -4/K ln(1 - slope t). If the argument of the logarithm may be near 0, it is
-  // computed as (1 - t) + t end, which does not cancel.
+  // beta(t) of the logarithmic schedule is -4/K ln(1 - slope t). If the argument of ln may be near 0, it is computed as
+  // (1 - t) + t end, which does not cancel.
   BFN_HD double beta(double t) const {
     if (kind == ScheduleKind::kQuadraticAccuracy) return parameter * t * t;
     const double passed = slope() * t;
@@ -76,10 +77,10 @@ struct Schedule {
 struct RowContext {
   Schedule schedule;
   double n_steps, scale;
-  double t_min;  // before this time no message was received
+  double t_min;  // at an earlier time the scales of x_hat are 0
 
-  // The step i = nt + 1 of the n steps that starts at time t. A rounding of t to float32 is accepted. The result is NaN
-  // if no step starts at t.
+  // The number i = n t + 1 of the step that starts at time t. A rounding of t to float32 is accepted. The result is NaN
+  // if none of the n steps starts at t.
   BFN_HD double step_of(double t) const {
     const double before = n_steps * t, whole = std::round(before);
     const double error = before < whole ? whole - before : before - whole;
@@ -87,13 +88,13 @@ struct RowContext {
   }
 };
 
-// The beta of a discrete flow (182). It uses the limits kTMax and kRootBetaMin.
+// The beta of a discrete flow (182), with the limits kTMax and kRootBetaMin.
 BFN_HD double flow_beta(const Schedule& schedule, double t) {
   const double beta = schedule.beta(t > kTMax ? kTMax : t);
   return std::sqrt(beta) < kRootBetaMin ? 0 : beta;
 }
 
-// Computes one row scalar. `value` is a time or an alpha, and `rho` is the precision before the message.
+// Computes one row scalar. `value` is a time or an alpha. `rho` is the precision of the state before a message.
 BFN_HD double row_scalar(RowScalar which, const RowContext& context, double value, double rho) {
   const Schedule& schedule = context.schedule;
   const double t = value, alpha = value;

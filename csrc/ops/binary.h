@@ -1,5 +1,5 @@
-// The ops of binary data. A null view stands for a missing argument. For a class out of range, the CPU throws
-// std::out_of_range. A GPU would have to synchronise to report it, so its result is NaN.
+// The ops of binary data. A null view stands for an argument that was not passed. If a class is out of range, the CPU
+// throws std::out_of_range. The GPU writes NaN instead, since it would have to synchronise to throw.
 #pragma once
 
 #include "../math/binary.h"
@@ -9,7 +9,7 @@
 
 namespace bfn {
 
-// out = the message, or its sigmoid if `probs`. `spread` is 2 sqrt(alpha).
+// out is the message or, if `probs` is set, its sigmoid. `spread` is 2 sqrt(alpha).
 struct BinarySender {
   int64_t count;
   View x, alpha, spread;
@@ -25,17 +25,18 @@ struct BinaryUpdate {
   Guidance guidance;
   Sent sent;
   Noise noise;
-  View out, theta;  // theta, if it is not null, gets the sigmoid of `out`
+  View out, theta;  // theta may be null; otherwise it receives the sigmoid of `out`
 };
 
-// L_inf (205) if there is a weight, else -ln p_x. grad_logits is null if no gradient is wanted.
+// L_inf (205) or, if `weight` is null, -ln p_x. grad_logits is null if no gradient is needed.
 struct BinaryLoss {
   View x, logits, weight;
   View grad_logits;
   LossTarget to;
 };
 
-// A node of a quadrature is used as s eps instead of eps. This is the same, since the nodes are symmetric.
+// L_n (189, 190). A node of a quadrature stands for s eps instead of eps. The expectation is the same, since the nodes
+// are symmetric about 0.
 struct BinaryNStep {
   int64_t n_steps;
   Receiver receiver;

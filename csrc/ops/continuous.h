@@ -1,4 +1,4 @@
-// The ops of continuous data. A null view stands for a missing argument.
+// The ops of continuous data. A null view stands for an argument that was not passed.
 #pragma once
 
 #include "loss.h"
@@ -7,8 +7,8 @@
 
 namespace bfn {
 
-// out = state_scale state + data_scale data + noise_scale eps. This is the flow (77), the sender, the update (49, 50),
-// or the sender and the update in one.
+// out = state_scale state + data_scale data + noise_scale eps. The scales decide which op this is: the flow (77), the
+// sender, the update (49, 50), or an update by a message that is drawn at once.
 struct GaussianStep {
   int64_t count;
   View state, state_scale, data, data_scale, noise_scale;
@@ -16,13 +16,14 @@ struct GaussianStep {
   View out;
 };
 
-// A prediction and the numbers that turn it into data (84), which are clipped to [low, high].
+// A network's prediction, and the numbers that turn it into predicted data x_hat (84). x_hat is then clipped to [low,
+// high].
 struct Prediction {
   View prediction, mean, mean_scale, noise_scale;
   double low, high;
 };
 
-// The sender and the update in one, for a message about x_hat or about a known value. The state is the mean of `from`.
+// Draws a message about x_hat or about a known value, and updates the state by it. The state is `from.mean`.
 struct ContinuousUpdate {
   int64_t count;
   Prediction from;
@@ -38,7 +39,7 @@ struct PredictData {
   View out;
 };
 
-// The gradient of x_hat goes through the clip to the prediction and the mean.
+// `grad` is the gradient by the clipped x_hat. The op turns it into the gradients by the prediction and the mean.
 struct PredictDataBackward {
   int64_t count;
   View grad;
@@ -46,7 +47,7 @@ struct PredictDataBackward {
   View grad_prediction, grad_mean;
 };
 
-// A gradient is null if it is not wanted.
+// A gradient is null if it is not needed.
 struct SquaredLoss {
   View x;
   Prediction from;

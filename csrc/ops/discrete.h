@@ -1,5 +1,5 @@
-// The ops of discrete data. A null view stands for a missing argument. For a class out of range, the CPU throws
-// std::out_of_range. A GPU would have to synchronise to report it, so its result is NaN.
+// The ops of discrete data. A null view stands for an argument that was not passed. If a class is out of range, the CPU
+// throws std::out_of_range. The GPU writes NaN instead, since it would have to synchronise to throw.
 #pragma once
 
 #include "../math/discrete.h"
@@ -9,12 +9,13 @@
 
 namespace bfn {
 
-// out = softmax of the logits.
+// out is the softmax of the logits.
 struct DiscreteTheta {
   int64_t count, num_classes;
   View logits, out;
 };
 
+// out is the message or, if `probs` is set, its softmax. `spread` is sqrt(K alpha).
 struct DiscreteSender {
   int64_t count, num_classes;
   View x, alpha, spread;
@@ -30,14 +31,14 @@ struct DiscreteUpdate {
   Guidance guidance;
   Sent sent;
   Noise noise;
-  View out, theta;  // theta, if it is not null, gets the softmax of `out`
+  View out, theta;  // theta may be null; otherwise it receives the softmax of `out`
 };
 
-constexpr int64_t kRowStats = sizeof(RowStats<float>) / sizeof(float);  // how many numbers of each row are saved
+constexpr int64_t kRowStats = sizeof(RowStats<float>) / sizeof(float);  // the fields of RowStats
 
-// L_inf (205) if there is a weight, else -ln p_x. If a gradient is wanted, `stats` gets the RowStats of each row, or
-// zeros for a row whose mask is 0. On the CPU, the gradient can be written to `grad_logits` instead. CUDA ignores this
-// field.
+// L_inf (205) or, if `weight` is null, -ln p_x. If `stats` is not null, it receives the RowStats of each row, which the
+// backward pass needs. A row whose mask is 0 gets zeros. On the CPU, the gradient can be written to `grad_logits`
+// instead. CUDA ignores `grad_logits`.
 struct DiscreteLoss {
   int64_t num_classes;
   View x, logits, weight, stats, grad_logits;
@@ -54,7 +55,7 @@ struct DiscreteNStep {
   Receiver receiver;
   Draws draws;
   View x, logits, alpha;
-  View grad_logits;  // null if no gradient is wanted
+  View grad_logits;  // null if no gradient is needed
   LossTarget to;
 };
 

@@ -1,4 +1,4 @@
-// The ops of discretised data. A null view stands for a missing argument.
+// The ops of discretised data. A null view stands for an argument that was not passed.
 #pragma once
 
 #include "../math/discretised.h"
@@ -10,9 +10,9 @@ namespace bfn {
 
 constexpr int64_t kMaxComponents = 1024;  // the most components of a mixture
 
-// The two predictions, and the numbers that turn them into a normal (105, 106). With `kDirect` the predictions are the
-// normal's mean and std, and the limits do not apply. A variable of a mixture has `components` pairs of predictions and
-// as many mixture logits.
+// The network's two predictions, and the numbers that turn them into a normal distribution (105, 106). With `kDirect`
+// the predictions are the mean and the std of this distribution, and the limits do not apply. If the output
+// distribution is a mixture, each variable has `components` pairs of predictions and as many mixture logits.
 struct NetworkOutput {
   Parametrisation kind;
   int64_t components;
@@ -23,11 +23,11 @@ struct NetworkOutput {
 };
 
 struct NetworkGradients {
-  View grad_prediction, grad_log_std, grad_mixture_logits;  // null for a gradient that is not wanted
+  View grad_prediction, grad_log_std, grad_mixture_logits;  // null for a gradient that is not needed
 };
 
-// The std of the output normal and, if `grad` is not null, its derivative by log_std. The views of the prediction and
-// the mean are null.
+// out is the std of the output normal. If `grad` is not null, it receives the derivative of this std by log_std. The
+// views `prediction` and `mean` of `from` are null.
 struct OutputStd {
   int64_t count;
   NetworkOutput from;
@@ -41,7 +41,7 @@ struct DiscretisedExpectedValue {
   NetworkGradients gradients;
 };
 
-// The value that a sampler sends.
+// out is the value that a sampler sends. `component` is the noise that draws a component of a mixture.
 struct Choose {
   int64_t count;
   NetworkOutput from;
@@ -50,7 +50,7 @@ struct Choose {
   View out;
 };
 
-// The state is the mean of `from`.
+// Sends a value as Choose does, and updates the state, which is `from.mean`.
 struct DiscretisedUpdate {
   int64_t count;
   NetworkOutput from;

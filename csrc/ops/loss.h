@@ -1,4 +1,4 @@
-// How the losses of variables are reduced, and where the result goes.
+// How the losses of variables are reduced, and where the result is written.
 #pragma once
 
 #include "view.h"
@@ -10,13 +10,13 @@ enum class Reduction : int64_t { kNone, kBatch, kSum, kMean };
 struct LossTarget {
   Reduction reduction;
   int64_t batch, per_batch;
-  View mask;                  // 0 for a variable without a cost; null if all variables have one
-  View loss;                  // one number for each variable, one for each batch element, or one in all
-  View scale;                 // one number: the gradients of the reduced loss are multiplied by it
+  View mask;                  // 0 for a variable whose loss does not count; null if all losses count
+  View loss;                  // one number for each variable, for each batch element, or for the whole batch
+  View scale;                 // one number, by which the backward pass multiplies the saved gradients
   void* workspace = nullptr;  // scratch memory of loss_workspace() bytes
 };
 
-// Returns the bytes of scratch memory that the reduction needs. Each implementation of the ops defines this function.
+// Returns how many bytes of scratch memory the reduction needs. The CPU and CUDA each define this function.
 int64_t loss_workspace(const LossTarget& to);
 
 }  // namespace bfn

@@ -8,34 +8,33 @@ namespace bfn {
 
 struct Noise {
   View explicit_values;
-  const int64_t* seed = nullptr;  // on the data's device, so that a captured graph reads its current value
+  const int64_t* seed = nullptr;  // in the memory of the data's device, so that a CUDA graph reads the current seed
   uint32_t stream = kSender;
 
   BFN_HD bool any() const { return explicit_values || seed; }
 };
 
-// The normals over which an expectation is computed: n_samples draws of the noise or, if n_samples is 0, the nodes of a
-// quadrature.
+// The normals of an expectation: n_samples random draws or, if n_samples is 0, the nodes of a quadrature.
 struct Draws {
   int64_t n_samples, num_nodes;
-  const double *nodes, *node_weights;  // on the host
+  const double *nodes, *node_weights;  // in the memory of the host
   Noise noise;
 
   BFN_HD int64_t count() const { return n_samples ? n_samples : num_nodes; }
 };
 
-// The receiver distribution of classes: the receiver of the paper (kJoint), or a product that has a mixture for each
-// coordinate of the message (kFactorised).
+// The receiver distribution of a message about classes. kJoint is the receiver of the paper. kFactorised is a product
+// of mixtures, one for each coordinate of the message.
 enum class Receiver : int64_t { kJoint, kFactorised };
 
-// Which value of the network's output distribution a sampler sends.
+// Which value of the network's output distribution a sampler sends: a random sample, the mode or the mean.
 enum class Choice : int64_t { kSample, kMode, kMean };
 
-// What a step sends: a value chosen from the output distribution or, if the mask is not 0, the known value.
+// What a step sends: a value of the output distribution or, where known_mask is not 0, the known value.
 struct Sent {
   Choice choice;
   View known, known_mask;
-  Noise draw;  // the noise that draws a sample
+  Noise draw;  // draws the sample of kSample
 };
 
 }  // namespace bfn

@@ -1,4 +1,4 @@
-// Row scalars: the numbers that ops need of each row's time or accuracy.
+// Row scalars: the numbers that an op needs for each row, computed from the row's time or accuracy.
 #pragma once
 
 #include "../math/schedules.h"
@@ -6,10 +6,11 @@
 
 namespace bfn {
 
-constexpr int kMaxRowScalars = 4;  // the most that one call makes
+constexpr int kMaxRowScalars = 4;  // the most row scalars that one call computes
 
-// Three arguments are wrong: a value outside [0, high], a time at which no step of L_n starts, and a rho below 0. For
-// them the CPU throws std::invalid_argument. A GPU would have to synchronise to report them, so the scalars are NaN.
+// Computes the row scalars `which` of each row. `value` is a time or an accuracy. Three arguments are refused: a value
+// outside [0, high], a time at which no step of L_n starts, and a rho below 0. The CPU throws std::invalid_argument for
+// them. The GPU writes NaN instead, since it would have to synchronise to throw.
 struct RowScalars {
   int64_t count;
   View value, rho;  // rho may be missing
@@ -21,12 +22,13 @@ struct RowScalars {
   BFN_HD double high() const { return context.schedule.kind == ScheduleKind::kNone ? HUGE_VAL : 1; }
   BFN_HD bool in_range(double v, double r) const { return (v >= 0) & (v <= high()) & (r >= 0); }
   BFN_HD bool starts_step(double v) const { return !std::isnan(context.step_of(v)); }
-  BFN_HD bool of_steps() const {
+  // kAlpha is the accuracy of the step that starts at a time.
+  BFN_HD bool needs_steps() const {
     bool found = false;
     for (int k = 0; k < wanted; ++k) found |= which[k] == RowScalar::kAlpha;
     return found;
   }
-  BFN_HD bool takes(double v, double r) const { return in_range(v, r) && (!of_steps() || starts_step(v)); }
+  BFN_HD bool accepts(double v, double r) const { return in_range(v, r) && (!needs_steps() || starts_step(v)); }
 };
 
 template <class T>

@@ -1,4 +1,4 @@
-// The numbers of a sampler's step. A null view stands for a missing argument.
+// The numbers of a sampler's step. A null view stands for an argument that was not passed.
 #pragma once
 
 #include "../math/solver.h"
@@ -6,18 +6,19 @@
 
 namespace bfn {
 
-// The new state is keep state + take message + std noise; the noise may be missing. p is the value or the probabilities
-// that an ordinary update sends. The step sends p + extrapolation (p - previous) instead, and stores p in `prediction`.
-// `prediction` and `previous` may be the same memory.
+// The new state is keep state + take m + std eps. eps is the noise, which may be missing. m is the mean of a message of
+// accuracy 1 about p. In an ordinary update, p is the value or the probabilities that are sent. A solver stores p in
+// `prediction`, and sends p + extrapolation (p - previous) instead of p. `prediction` and `previous` may be the same
+// memory.
 struct Solver {
   View keep, take, std, previous, extrapolation, prediction;
-  bool predicts = false;  // whether `previous` or `prediction` is given
+  bool predicts = false;  // whether `previous` or `prediction` is not null
 
-  BFN_HD bool on() const { return predicts || keep; }  // whether this is more than an ordinary update of classes
+  BFN_HD bool on() const { return predicts || keep; }  // false for an ordinary update of classes
 };
 
-// The logits of a step are logit_scale times the network's logits plus unconditional_scale times the logits that the
-// network gives without its condition.
+// Classifier-free guidance. The logits of a step are logit_scale z + unconditional_scale z', where z are the network's
+// logits, and z' (`unconditional`) are its logits without the condition.
 struct Guidance {
   View logit_scale, unconditional, unconditional_scale;
 

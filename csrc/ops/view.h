@@ -1,4 +1,4 @@
-// How the ops see a tensor: broadcast to the shape of the data, with any type in DType and any strides.
+// A view of a tensor that is broadcast to the shape of the data. It may have any type of DType and any strides.
 #pragma once
 
 #include "../math/common.h"
@@ -33,12 +33,13 @@ constexpr DType dtype_of<uint8_t>() {
 
 constexpr int kMaxDims = 16;
 
-// The dimensions have the order of the data's shape, whatever their order in memory. Dimensions of size 1 are left out.
-// A stride counts numbers, not bytes. It is 0 where the tensor is broadcast.
+// The order of the dimensions is their order in the data's shape, not their order in memory. Dimensions of size 1 are
+// left out. Neighbouring dimensions that are contiguous are merged into one. A stride counts numbers, not bytes. It is
+// 0 in a dimension along which the tensor is broadcast.
 struct View {
-  void* data = nullptr;  // null if the argument was not given
+  void* data = nullptr;  // null if the argument was not passed
   DType dtype = DType::kFloat;
-  int dims = 0;  // dimensions that are contiguous with each other are merged into one
+  int dims = 0;
   int64_t size[kMaxDims], stride[kMaxDims];
 
   BFN_HD explicit operator bool() const { return data != nullptr; }

@@ -1,5 +1,5 @@
-// A tile is some tokens by some classes. On a CPU the ops of large vocabularies are composed of calls on tiles
-// (bfn_kernels/vocabulary/tiles.py). All arrays are contiguous. They have one number for each token, or a row of
+// Ops of large vocabularies on a CPU. They work on one tile at a time, which is some tokens by some classes
+// (bfn_kernels/vocabulary/tiles.py). All arrays are contiguous. An array has one number for each token, or a row of
 // `classes` numbers for each token.
 #pragma once
 
@@ -8,17 +8,17 @@
 namespace bfn {
 
 struct TileOfClasses {
-  int64_t tokens, classes, first;  // `first` is the first class of the tile
+  int64_t tokens, classes, first;  // the tile has the classes from `first` on
   const int64_t* x;                // the class of each token, which may lie outside the tile
 };
 
-// The flow's logits y (185). `rows` has the row of each token, which, with the seed, gives the token's normals. If top,
-// total and kept are null, out = y.
+// The flow's logits y (185). The normals of a token depend on the seed and on the token's row, which is in `rows`. If
+// top, total and kept are null, out = y.
 //
-// Otherwise this is a tile of an online softmax over a token's classes. `top` becomes the largest y of all tiles so
-// far, out = exp(y - top), and `total` becomes the sum of exp(y - top) over all tiles so far. `kept` becomes exp(old
-// top - new top). A caller multiplies by it the sums that it made with the old top. If `again` is set, top and total
-// are final and only read: out = exp(y - top) / total.
+// Otherwise the tile is one step of an online softmax over a token's classes. `top` becomes the largest y of all tiles
+// so far, out = exp(y - top), and `total` becomes the sum of exp(y - top) over all tiles so far. `kept` becomes exp(old
+// top - new top): the caller multiplies by it each sum that it computed with the old top. If `again` is set, top and
+// total are final, and are only read: out = exp(y - top) / total.
 template <class T>
 struct FlowTile {
   TileOfClasses tile;
@@ -29,8 +29,8 @@ struct FlowTile {
   T *top, *total, *kept, *out;
 };
 
-// Adds logits to the four sums of each token: z_x, t, and the sums of e_k and of e_k^2. bfn_kernels/vocabulary/sums.py
-// explains them.
+// Adds the logits of a tile to the four sums of each token: z_x, t, and the sums of e_k and of e_k^2
+// (bfn_kernels/vocabulary/sums.py).
 template <class T>
 struct SumsTile {
   TileOfClasses tile;
@@ -38,8 +38,8 @@ struct SumsTile {
   double* sums;
 };
 
-// Overwrites the logits by their gradient. `slopes` has five numbers for each token, which Row.slopes of
-// bfn_kernels/vocabulary/sums.py returns.
+// Overwrites the logits by their gradients. `slopes` has five numbers for each token: the result of Row.slopes of
+// bfn_kernels/vocabulary/sums.py.
 template <class T>
 struct SlopesTile {
   TileOfClasses tile;
@@ -47,9 +47,10 @@ struct SlopesTile {
   T* logits;
 };
 
-// The step z' = keep z + alpha (K p - 1) + spread eps of a state z. A null keep stands for 1, and a null spread for 0.
-// p is e_x. If x is below 0, p is read from `numbers` if `shared` is set, and else z' is NaN. If top, total and kept
-// are not null, they are updated as in FlowTile, and `numbers` gets exp(z' - top).
+// Updates a state z to z' = keep z + alpha (K p - 1) + spread eps. A null `keep` stands for 1, and a null `spread` for
+// 0. If x is a class, p is its one-hot vector. If x is below 0 and `shared` is set, p is read from `numbers`. If x is
+// below 0 and `shared` is not set, z' is NaN. If top, total and kept are not null, they are updated as in FlowTile, and
+// `numbers` receives exp(z' - top).
 template <class T>
 struct StepTile {
   TileOfClasses tile;
