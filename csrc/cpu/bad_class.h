@@ -1,4 +1,4 @@
-// Remembers a class that is out of range. Threads record it, and the error is thrown after the parallel loop.
+// Stores a class that is out of range. Threads record it, and the error is thrown after the parallel loop.
 #pragma once
 
 #include <atomic>

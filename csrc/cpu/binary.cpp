@@ -10,8 +10,8 @@
 namespace bfn {
 namespace {
 
-// Computes the signs of the classes [start, start + length). A class that is out of range gets an arbitrary sign. `bad`
-// records such a class unless its mask is 0.
+// Computes the signs of the classes [start, start + length). If a class is out of range, its sign is arbitrary, and
+// `bad` records it unless its mask is 0.
 template <class T>
 void load_signs(const View& x, int64_t start, int64_t length, const uint8_t* mask, T* __restrict s, BadClass& bad) {
   bool any_outside = false;
@@ -46,8 +46,7 @@ void load_signs(const View& x, int64_t start, int64_t length, const uint8_t* mas
   }
 }
 
-// Computes the logits of a step from the network's logits and the guidance. It is not inlined, so that the loops of
-// ordinary updates stay small.
+// Applies guidance to the network's logits. It is not inlined, so that the loops of ordinary updates stay small.
 template <class T>
 [[gnu::noinline]] void guide(const Guidance& guidance, int64_t start, int64_t length, const T* z, T* out) {
   T buffers[3][kBlock];
@@ -57,8 +56,8 @@ template <class T>
   for (int64_t i = 0; i < length; ++i) out[i] = guided(z[i], scale[i], other[i], other_scale[i]);
 }
 
-// The part of a solver's step before the message is added. It extrapolates the signs, or 2p - 1, that are sent. It
-// returns keep times the state, to which the caller adds the message.
+// Everything that a solver's step does before it adds the message. It extrapolates `sent`, which are signs or numbers
+// 2p - 1. It returns keep times the state, to which the caller adds the message.
 template <class T>
 [[gnu::noinline]] const T* solve(const Solver& op, int64_t start, int64_t length, const T* state, T* sent, T* buffer) {
   for (int64_t i = 0; i < length; ++i) sent[i] = binary_share_of(sent[i]);
@@ -71,7 +70,7 @@ template <class T>
   return buffer;
 }
 
-// Writes what each variable sends: the sign of a class, or 2p - 1. A logit that is NaN sends NaN.
+// Writes what each variable sends: the sign of a class, or 2p - 1. If its logit is NaN, it sends NaN.
 template <class T>
 void choose(const BinaryUpdate& op, int64_t start, int64_t length, T* __restrict sent) {
   T buffer[kBlock], guided_logits[kBlock], uniform_buffer[noise_buffer_size(kBlock)];
@@ -95,18 +94,18 @@ void choose(const BinaryUpdate& op, int64_t start, int64_t length, T* __restrict
   for (int64_t i = 0; i < length; ++i) sent[i] = z[i] == z[i] ? sent[i] : kNaN<T>;
 }
 
-// The losses L_n of a block's variables and their derivatives, as sums over draws or nodes. s, u, p and q are the
-// numbers of math/binary.h.
+// The losses L_n of the variables of a block, and their derivatives, as sums over draws or nodes. math/binary.h
+// explains s, u, p and q.
 template <class T>
 struct NStepBlock {
   int64_t length;
   T s[kBlock], u[kBlock], p[kBlock], q[kBlock];
   T value[kBlock] = {}, slope[kBlock] = {};
 
-  // Adds a draw to the variables [begin, end). r(i) is the draw's log-ratio for variable i.
+  // Adds a draw to the variables [begin, end). r(i) is the log-ratio of variable i.
   template <class R>
   void add(int64_t begin, int64_t end, T weight, R&& r) {
-    int32_t out_of_range = 0;  // an integer, since a loop over bool is not vectorised
+    int32_t out_of_range = 0;  // an integer, since compilers do not vectorise a loop over bool
     for (int64_t i = begin; i < end; ++i) out_of_range |= abs(r(i)) <= T(kMaxLogRatio) ? 0 : 1;
     if (!out_of_range) {
       for (int64_t i = begin; i < end; ++i) accumulate(i, weight, binary_draw(p[i], q[i], exp_and_expm1(-r(i))));
@@ -118,7 +117,7 @@ struct NStepBlock {
                  within ? binary_draw(p[i], q[i], exp_and_expm1(-r(i))) : binary_draw_out_of_range(u[i], q[i], r(i)));
     }
   }
-  // Adds a draw that has the same log-ratio for all variables [begin, end).
+  // Adds a draw with the same log-ratio r for all variables [begin, end).
   void add_same(int64_t begin, int64_t end, T weight, T r) {
     if (!(abs(r) <= T(kMaxLogRatio))) return add(begin, end, weight, [r](int64_t) { return r; });
     const ExpAndExpm1<T> ratio = exp_and_expm1(-r);
@@ -218,7 +217,8 @@ template <class T>
 void binary_nstep(const BinaryNStep& op) {
   BadClass bad;
   const int64_t coordinates = op.receiver == Receiver::kFactorised ? 2 : 1, count = op.to.batch * op.to.per_batch;
-  // The factorised receiver has two coordinates. Each costs as much as the joint receiver with half the accuracy.
+  // The factorised receiver has two coordinates. The loss of each is the loss of the joint receiver with half the
+  // accuracy.
   const T share = T(1) / static_cast<T>(coordinates), factor = static_cast<T>(coordinates * op.n_steps);
   const T scale = factor * known_scale<T>(op.to);
   reduce_losses<T>(op.to, 1, [&](int64_t start, int64_t length, const uint8_t* mask, T* __restrict loss) {

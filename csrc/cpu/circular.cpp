@@ -6,14 +6,14 @@
 namespace bfn {
 namespace {
 
-// Draws an angle in turns for each variable [start, start + length). The first two attempts of all variables are made
-// by SIMD, and the few variables that need more attempts get them one by one.
+// Draws an angle in turns for each of the variables [start, start + length). The first two attempts are made for all
+// variables, in vectorised loops. The few variables that need more attempts get them one by one.
 template <class T>
 void draw_angles(const int64_t* seed, int64_t start, int64_t length, const T* concentration, T* __restrict turns) {
   const uint64_t key = static_cast<uint64_t>(*seed);
   uint32_t words[4][kSetsAtOnce * kLanes];
   constexpr int64_t kAtOnce = kSetsAtOnce * kLanes;
-  int32_t accepted[kAtOnce];  // as wide as a float, so that the loop is vectorised
+  int32_t accepted[kAtOnce];  // integers as wide as a float, so that the loop is vectorised
   for (int64_t done = 0; done < length; done += kAtOnce) {
     const int64_t count = std::min(kAtOnce, length - done);
     const T* k = concentration + done;
@@ -33,7 +33,7 @@ void draw_angles(const int64_t* seed, int64_t start, int64_t length, const T* co
   }
 }
 
-// The numbers of a view in turns.
+// Reads angles, and converts them to turns.
 template <class T>
 void load_turns(const View& view, double period, int64_t start, int64_t length, T* __restrict out) {
   T buffer[kBlock];
@@ -42,7 +42,7 @@ void load_turns(const View& view, double period, int64_t start, int64_t length, 
   for (int64_t i = 0; i < length; ++i) out[i] = per_unit * angle[i];
 }
 
-// Stores the logarithms of concentrations, scaled.
+// Stores the scaled logarithms of concentrations.
 template <class T>
 void store_log(const View& to, const LogScale& scale, int64_t start, int64_t length, const T* concentration) {
   T logs[kBlock];
@@ -51,7 +51,7 @@ void store_log(const View& to, const LogScale& scale, int64_t start, int64_t len
   store(to, start, length, logs);
 }
 
-// Draws concentrations from the rows of the table that the steps name.
+// Draws the concentration of each variable from row `step` of the table.
 template <class T>
 void draw_concentrations(const CircularDraw& op, int64_t start, int64_t length, T* __restrict out) {
   T normals[noise_buffer_size(kBlock)], steps[kBlock];

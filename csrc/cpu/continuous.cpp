@@ -8,7 +8,7 @@
 namespace bfn {
 namespace {
 
-// The predictions of a block, for a network that predicts the noise. x_hat computes the data (84).
+// The predictions of a block if the network predicts the noise. x_hat turns them into data (84).
 template <class T>
 struct NoisePrediction {
   T buffers[4][kBlock];
@@ -28,7 +28,7 @@ struct NoisePrediction {
   T x_hat(int64_t i) const { return predict(prediction[i], mean[i], mean_scales[i], noise_scales[i]); }
 };
 
-// The predictions of a block, for a network that predicts the data.
+// The predictions of a block if the network predicts the data.
 template <class T>
 struct DataPrediction {
   T buffer[kBlock];
@@ -45,7 +45,7 @@ struct DataPrediction {
   T x_hat(int64_t i) const { return prediction[i]; }
 };
 
-// Reads the predictions of a block, and calls f(NoisePrediction) or f(DataPrediction).
+// Reads the predictions of a block, and calls f with them as a NoisePrediction or a DataPrediction.
 template <class T, class F>
 void with_prediction(const Prediction& from, int64_t start, int64_t length, F&& f) {
   if (from.mean_scale || from.noise_scale) {

@@ -8,8 +8,8 @@
 namespace bfn {
 namespace {
 
-// What each row sends: a class or, if `share` is above 0, the distribution p_k = e_k share. A row that has neither
-// sends NaN.
+// What each row sends: a class or, if `share` is above 0, a distribution p_k = e_k share. A row that has neither sends
+// NaN.
 template <class T>
 struct SentRows {
   int64_t class_index[kLanes];  // -1 for no class
@@ -21,29 +21,29 @@ struct SentRows {
     std::fill_n(class_index, kLanes, -1);
   }
 
-  // Returns NaN for a row that sends nothing.
+  // Returns NaN for a row that sends NaN, and 0 for other rows. It is added to the numbers of the row.
   T poison_of(int64_t j) const { return class_index[j] < 0 && !(share[j] > T(0)) ? kNaN<T> : T(0); }
 
-  // Writes base(i) + y_i for a tile, where y is the message. Without kShared no row sends a distribution, and e and
-  // scale are not read.
-  template <bool kShared, class Base>
+  // Writes base(i) + y_i for a tile, where y is the message. With kDistribution, e and the tile's scale give the
+  // distributions that rows send. Without it no row sends a distribution, and e and scale are not read.
+  template <bool kDistribution, class Base>
   void messages(const Tile& tile, const T* __restrict eps, const T* __restrict e, const T* scale, Base base,
                 T* __restrict y) const {
     const T classes = static_cast<T>(tile.rows.num_classes);
     T poison[kLanes], by[kLanes];
     for (int64_t j = 0; j < kLanes; ++j) {
       poison[j] = poison_of(j);
-      by[j] = kShared ? share[j] * scale[j] : T(0);
+      by[j] = kDistribution ? share[j] * scale[j] : T(0);
     }
     for_numbers(tile, [&](int64_t i, int32_t, auto j) {
-      const T p = kShared && by[j] > T(0) ? e[i] * by[j] : T(0);
+      const T p = kDistribution && by[j] > T(0) ? e[i] * by[j] : T(0);
       y[i] = base(i) + (message(p, beta[j], spread[j], eps[i], classes) + poison[j]);
     });
     where_in_tile(tile, class_index,
                   [&](int64_t j, int64_t i) { y[i] = base(i) + message(T(1), beta[j], spread[j], eps[i], classes); });
   }
 
-  // Writes the probabilities that each row sends. A class has the probability 1.
+  // Writes the probabilities that each row sends. If the row sends a class, they are the one-hot vector of the class.
   void probabilities(const Tile& tile, const T* __restrict e, const T* scale, T* __restrict p) const {
     T poison[kLanes], by[kLanes];
     for (int64_t j = 0; j < kLanes; ++j) {
@@ -55,8 +55,8 @@ struct SentRows {
   }
 };
 
-// Reads the logits of a step: the network's logits with the guidance applied. `guide` is not inlined, so that the loops
-// of ordinary updates stay small.
+// Reads the logits of a step: the network's logits, with guidance if there is any. `guide` is not inlined, so that the
+// loops of ordinary updates stay small.
 template <class T>
 struct StepLogits {
   const DiscreteUpdate& op;
@@ -76,12 +76,12 @@ struct StepLogits {
     const T* other = unconditional ? load_tile(unconditional, tile, other_buffer, T(0)) : other_buffer;
     for_numbers(tile,
                 [&](int64_t i, int32_t, auto j) { buffer[i] = guided(z[i], scale[j], other[i], other_scale[j]); });
-    return buffer;  // the padding of a row, where z is -infinity, stays -infinity
+    return buffer;  // the padding of a row stays -infinity
   }
 };
 
-// Stores p as the step's prediction, then replaces p by p + extrapolation (p - previous). It reads the previous
-// prediction first, since p may be stored over it.
+// Stores p as the step's prediction, and then replaces p by p + extrapolation (p - previous). It reads `previous`
+// first, since the stored p may overwrite it.
 template <class T>
 void extrapolate_tile(const Solver& op, const Tile& tile, T* __restrict p) {
   T next[kBlock], buffer[kBlock], factor[kLanes];
@@ -94,7 +94,8 @@ void extrapolate_tile(const Solver& op, const Tile& tile, T* __restrict p) {
   if (op.previous) std::copy_n(next, tile.numbers(), p);
 }
 
-// The step of a solver for a tile. e and scale give the distribution that is sent.
+// Writes the new state of a tile in a solver's step. The distribution that a row sends is given by e and the tile's
+// scale.
 template <class T>
 [[gnu::noinline]] void solve_tile(const Solver& op, const Tile& tile, const SentRows<T>& sent, const T* e,
                                   const T* scale, const T* eps, const T* state, T* out) {
@@ -108,7 +109,7 @@ template <class T>
   });
 }
 
-// Writes the probabilities of rows, whose e_k and whose tiles' scales are in the scratch.
+// Writes the probabilities of rows. Their e_k and the scales of their tiles are in the scratch memory.
 template <class T>
 void store_probs(const View& out, const Rows& rows, const double (&sums)[kLanes], RowScratch<T>& scratch) {
   scratch.store(out, rows, [&](const Tile& tile, const T* e, const T* scale, T* p) {
@@ -119,8 +120,8 @@ void store_probs(const View& out, const Rows& rows, const double (&sums)[kLanes]
 }
 
 // The softmax of rows with few classes. It transposes all rows of a block at once, so that each lane has several rows.
-// The processor then works on one row while another row waits for the result of a step. With 16 rows at a time, each
-// step would wait for the previous one.
+// The processor then works on one row while another row waits for the result of an instruction. With 16 rows at a time,
+// each step would wait for the previous one.
 template <class T>
 void theta_of_few_classes(const DiscreteTheta& op) {
   const int64_t classes = op.num_classes;
@@ -141,7 +142,7 @@ void theta_of_few_classes(const DiscreteTheta& op) {
   });
 }
 
-// Saves zeros for rows without a cost, since the backward pass reads them.
+// Saves zeros for rows whose losses do not count, since the backward pass reads these numbers.
 template <class T>
 void save_zeros(const DiscreteLoss& op, const Rows& rows) {
   const T zeros[kBlock] = {};
@@ -151,7 +152,8 @@ void save_zeros(const DiscreteLoss& op, const Rows& rows) {
   });
 }
 
-// Decides what each row sends by the network's output. If rows send distributions, their e_k are stored in the scratch.
+// Decides from the network's output what each row sends. The e_k of a row that sends a distribution are then in the
+// scratch memory.
 template <class T>
 void choose(const DiscreteUpdate& op, const Rows& rows, RowScratch<T>& scratch, SentRows<T>& sent) {
   const StepLogits<T> logits{op};
@@ -167,7 +169,7 @@ void choose(const DiscreteUpdate& op, const Rows& rows, RowScratch<T>& scratch, 
   }
 }
 
-// Lets the rows whose class is known send this class.
+// Replaces what a row sends by its known class, if it has one.
 template <class T>
 void send_known(const DiscreteUpdate& op, const Rows& rows, const uint8_t (&known)[kLanes], SentRows<T>& sent,
                 BadClass& bad) {
@@ -179,7 +181,8 @@ void send_known(const DiscreteUpdate& op, const Rows& rows, const uint8_t (&know
   }
 }
 
-// Writes the new state of a tile, and returns it as it is after rounding to the type of the state.
+// A function that writes the new state of a tile. It returns the new state after it was rounded to the type of the
+// state.
 template <class T>
 class NewState {
  public:
@@ -187,9 +190,9 @@ class NewState {
       : op_(op),
         sent_(sent),
         scratch_(scratch),
-        shared_(std::any_of(sent.share, sent.share + kLanes, [](T share) { return !(share == T(0)); })) {}
+        any_distribution_(std::any_of(sent.share, sent.share + kLanes, [](T share) { return !(share == T(0)); })) {}
 
-  // Reads e of a tile. Later the sums over the tile's new state overwrite e.
+  // It reads e of the tile from the scratch memory. The sums over the new state overwrite this e only afterwards.
   const T* operator()(const Tile& tile, T* new_state) const {
     T normals[kBlock], buffer[kBlock];
     const T* eps = normals_or_zeros(op_.noise, tile, normals, prefetch_of<T>({&op_.state, &op_.out, &op_.theta}, tile));
@@ -203,7 +206,7 @@ class NewState {
     const T *e = scratch_.e_of(tile), *scale = scratch_.sums_of(tile).scale;
     if (op_.solver.on()) {
       solve_tile(op_.solver, tile, sent_, e, scale, eps, state, out);
-    } else if (shared_) {
+    } else if (any_distribution_) {
       sent_.template messages<true>(tile, eps, e, scale, base, out);
     } else {
       sent_.template messages<false>(tile, eps, e, scale, base, out);
@@ -218,7 +221,7 @@ class NewState {
   const DiscreteUpdate& op_;
   const SentRows<T>& sent_;
   const RowScratch<T>& scratch_;
-  const bool shared_;
+  const bool any_distribution_;
 };
 
 }  // namespace
@@ -346,7 +349,7 @@ void discrete_loss_backward(const DiscreteLossBackward& op) {
       const LaneSlopes<T> slopes(stats, op.weight ? weight : nullptr, grad, costs);
       for_tiles(rows, [&](const Tile& tile) {
         T logits[kBlock], e[kBlock], out[kBlock];
-        // It prefetches only half a tile ahead, since the output also takes room in the cache.
+        // It prefetches only half a tile ahead, since the output needs room in the cache, too.
         exp_tile(tile, load_tile(op.logits, tile, logits, kMinusInfinity<T>), stats.max(), e, kBlock / 2);
         T* to = target_tile(op.grad_logits, tile, out);
         slopes.write(tile, x, e, nullptr, to);

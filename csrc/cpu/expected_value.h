@@ -7,7 +7,7 @@
 
 namespace bfn {
 
-constexpr int64_t kVariableLanes = 16;  // for how many variables the edges are added at a time
+constexpr int64_t kVariableLanes = 16;  // the edges of so many variables are added at a time
 
 template <class T, int64_t kSize>
 struct ExpectedArrays {
@@ -27,8 +27,8 @@ struct ExpectedBlock : ExpectedArrays<T, kBlock> {
   void sum(const T* mean, const T* std, int64_t length, Bins<T> bins);
 };
 
-// The variables of a block, sorted by their rules. The arrays have room for kVariableLanes more, since whole groups of
-// lanes are computed.
+// The variables of a block, sorted by their rules. The arrays have room for kVariableLanes more variables, since the
+// last group of lanes may extend beyond the last variable.
 template <class T>
 struct SortedBlock : ExpectedArrays<T, kBlock + kVariableLanes> {
   T mean[kBlock + kVariableLanes], std[kBlock + kVariableLanes];
@@ -52,7 +52,7 @@ struct SortedBlock : ExpectedArrays<T, kBlock + kVariableLanes> {
     std::fill_n(std + length, kVariableLanes, T(1));
   }
 
-  // Computes the values of a rule's variables by f(mean, std).
+  // Computes the values of the variables of one rule by f(mean, std).
   template <class F>
   void each(EdgeRule which, F&& f) {
     for (int64_t i = begin[static_cast<int>(which)]; i < begin[static_cast<int>(which) + 1]; ++i) {
@@ -60,8 +60,8 @@ struct SortedBlock : ExpectedArrays<T, kBlock + kVariableLanes> {
     }
   }
 
-  // Computes the values of distributions that are not clipped. Before, all rules but kWide must have computed the
-  // values of the clipped distributions at |mean|.
+  // Computes the values of unclipped distributions. The other rules than kWide must already have computed the values of
+  // the clipped distributions at |mean|.
   void renormalise(const T* means, Bins<T> bins) {
     const int64_t wide = begin[static_cast<int>(EdgeRule::kWide)], end = begin[kEdgeRules];
     for (int64_t i = 0; i < end; ++i) mean[i] = means[order[i]];
@@ -70,8 +70,8 @@ struct SortedBlock : ExpectedArrays<T, kBlock + kVariableLanes> {
     for (int64_t i = wide; i < end; ++i) this->set(i, series.at(mean[i], std[i]));
   }
 
-  // Computes the values of one of the first three rules. The last lanes may lie behind the rule's last variable. The
-  // next rule overwrites their results.
+  // Computes the values of one of the first three rules. The last lanes may extend beyond the last variable of the
+  // rule. The next rule overwrites their results.
   void edges(EdgeRule which, Bins<T> bins) {
     const int64_t most = edges_added(which), count = most < bins.count - 1 ? most : bins.count - 1;
     for (int64_t at = begin[static_cast<int>(which)]; at < begin[static_cast<int>(which) + 1]; at += kVariableLanes) {

@@ -1,11 +1,12 @@
-// The factorised receiver of discrete data (math/discrete.h), in lanes: a term for each coordinate of a message.
+// The factorised receiver of discrete data (math/discrete.h), in lanes. It adds a term for each coordinate of a
+// message.
 #pragma once
 
 #include "row_sums.h"
 
 namespace bfn {
 
-// The step at which each lane has class x of its row; -1 if the lane never has this class.
+// For each lane, the step in which it has class x of its row, or -1 if it never has this class.
 struct StepOfClass {
   int32_t at[kLanes];
 
@@ -17,8 +18,8 @@ struct StepOfClass {
   }
 };
 
-// Writes the terms of a draw, and adds their derivatives by p times `weight` to the gradient. The compiler vectorises
-// this loop only if it is a function of its own.
+// Writes the terms of a draw, and adds `weight` times their derivatives by p to the gradient. The compiler vectorises
+// this loop only if it is in a separate function.
 template <class T>
 [[gnu::noinline]] void factorised_steps(int64_t steps, const int32_t* __restrict x, const T* __restrict p,
                                         const T* __restrict rest, const T* __restrict eps, const T* __restrict r,
@@ -33,7 +34,7 @@ template <class T>
   }
 }
 
-// Whether p_x of any row is so small that its coordinate needs log_space_term.
+// Whether any row has a p_x so small that the term of class x needs log_space_term.
 template <class T>
 bool has_tiny_shares(const Rows& rows, const int64_t (&x)[kLanes], const T* p) {
   bool any = false;
@@ -43,13 +44,13 @@ bool has_tiny_shares(const Rows& rows, const int64_t (&x)[kLanes], const T* p) {
   return any;
 }
 
-// The terms that are computed by log_space_term: the term of class x if p_x is tiny, and then the term of the likeliest
-// class if the other classes together have a tiny probability, too.
+// The terms that log_space_term computes. If p_x is tiny, this is the term of class x. If 1 - p_k of the likeliest
+// class k is tiny, too, it is also the term of class k.
 template <class T>
 class LogSpaceTerms {
  public:
-  // `logits(tile, buffer)` returns the logits of a tile. The constructor leaves e of all classes but the likeliest in
-  // the scratch, which `add` reads.
+  // `logits(tile, buffer)` returns the logits of a tile. The constructor stores e of all classes but the likeliest in
+  // the scratch memory, for `add`.
   template <class F>
   LogSpaceTerms(const Rows& which, const int64_t (&classes)[kLanes], const int64_t (&modes)[kLanes],
                 RowScratch<T>& scratch, F&& logits)
@@ -71,8 +72,8 @@ class LogSpaceTerms {
     }
   }
 
-  // Replaces the inaccurate terms of a draw, and adds their derivatives by the logarithms, times `weight`, to the sums
-  // of this object.
+  // Replaces the inaccurate terms of a draw. Adds `weight` times their derivatives by the logarithms to by_log_p and
+  // by_log_rest.
   void replace(const Tile& tile, const T* eps, const T (&r)[kLanes], T weight, T* terms, T* gradient) {
     const auto set = [&](int64_t i, FactorisedTerm<T> term, double& by_log) {
       terms[i] = term.value;
@@ -87,8 +88,8 @@ class LogSpaceTerms {
     });
   }
 
-  // Adds the gradients by the logits. The gradient of ln p_x is e_x - p. With m the likeliest class, the gradient of
-  // ln(1 - p_m) is -p_m at m, and at any other class k it is p_m p_k / (1 - p_m).
+  // Adds the gradients by the logits. The gradient of ln p_x is one_hot - p. Let m be the likeliest class. The gradient
+  // of ln(1 - p_m) is -p_m at m, and p_m p_k / (1 - p_m) at another class k.
   void add(const RowScratch<T>& scratch, const T* p, T* gradient) {
     sum_lanes(rows, by_log_p);
     sum_lanes(rows, by_log_rest);
@@ -110,7 +111,7 @@ class LogSpaceTerms {
  private:
   Rows rows;
   int64_t x[kLanes], likeliest[kLanes];                // -1 if this class does not need log_space_term
-  T log_p[kLanes], log_rest[kLanes], inverse[kLanes];  // `inverse` is 1 over the sum of e without the likeliest class
+  T log_p[kLanes], log_rest[kLanes], inverse[kLanes];  // `inverse` is 1 / (sum of e without the likeliest class)
   double by_log_p[kLanes] = {}, by_log_rest[kLanes] = {};
 };
 

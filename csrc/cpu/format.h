@@ -10,7 +10,7 @@
 
 namespace bfn {
 
-// Formats a number as Python does: with the fewest digits that identify it.
+// Formats a number as Python does: with the fewest digits from which Python would read the same number.
 inline std::string formatted(double x) {
   const double size = std::abs(x);
   const bool plain = x == 0 || (size >= 1e-4 && size < 1e16);

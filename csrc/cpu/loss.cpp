@@ -2,6 +2,6 @@
 
 namespace bfn {
 
-int64_t loss_workspace(const LossTarget&) { return 0; }  // reduce_losses allocates its partial sums
+int64_t loss_workspace(const LossTarget&) { return 0; }  // reduce_losses allocates the partial sums itself
 
 }  // namespace bfn

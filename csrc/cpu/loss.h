@@ -1,5 +1,5 @@
 // Masks and reduces the losses of variables. Each block of variables is summed, and then the sums of the blocks are
-// added in order. The blocks do not depend on the number of threads, so the bits of the result do not either.
+// added in order. The blocks do not depend on the number of threads, and so the bits of the result do not, either.
 #pragma once
 
 #include <atomic>
@@ -13,7 +13,7 @@
 
 namespace bfn {
 
-// Refuses data outside their range. Without an error, such data would silently cost thousands of nats. NaN is accepted.
+// Refuses data outside [low, high], which would otherwise silently cost thousands of nats. NaN is accepted.
 template <class T>
 class RangeCheck {
  public:
@@ -38,7 +38,8 @@ class RangeCheck {
   std::atomic<T> found_{T(0)};
 };
 
-// The sum of x. It uses many partial sums, since each addition to a single sum would wait for the previous one.
+// The sum of x. It is divided into many partial sums, since in a single sum each addition would wait for the previous
+// one.
 template <class T>
 double sum_of(const T* x, int64_t length) {
   constexpr int64_t kSums = 2 * kLanes;
@@ -53,26 +54,26 @@ double sum_of(const T* x, int64_t length) {
   return sum;
 }
 
-// The factor of a mean is 1 over the number of losses. Without a mask it is known before the losses are summed. Then
-// the forward pass multiplies the gradients by this factor, and store_unit_scale returns a scale of 1 for the backward
-// pass. With a mask known_scale is 1.
+// The factor of a mean is 1 over the number of losses. Without a mask this number is known before the losses are
+// summed. Then the forward pass multiplies the gradients by the factor, and store_unit_scale stores a scale of 1 for
+// the backward pass. With a mask, known_scale is 1, and the backward pass multiplies by the factor.
 template <class T>
 T known_scale(const LossTarget& to) {
   if (to.reduction != Reduction::kMean || to.mask) return T(1);
   return static_cast<T>(1.0 / static_cast<double>(std::max<int64_t>(1, to.batch * to.per_batch)));
 }
 
-// Stores the scale that belongs to gradients that were multiplied by known_scale.
+// Stores the scale 1 if the gradients were already multiplied by known_scale.
 template <class T>
 void store_unit_scale(const LossTarget& to) {
   const T one = 1;
   if (!to.mask) store(to.scale, 0, 1, &one);
 }
 
-// Calls f(start, length, mask, loss, scratch) for each block. f writes the loss of each variable of the block. Without
-// a mask `mask` is null. If the mask of a variable is 0, its loss is ignored. A variable has `width` numbers, which
-// bounds the variables of a block. make() makes the scratch of a thread. The losses are summed in groups: one group for
-// each batch element with Reduction::kBatch, else one group in all.
+// Calls f(start, length, mask, loss, scratch) for each block of variables. f writes the loss of each variable of the
+// block. If a variable's mask is 0, its loss is ignored. `mask` is null if there is no mask. A variable has `width`
+// numbers, and a block about kBlock numbers. make() makes the scratch memory of a thread. The losses are summed in
+// groups: with Reduction::kBatch each batch element is a group, and otherwise all losses are one group.
 template <class T, class M, class F>
 void reduce_losses(const LossTarget& to, int64_t width, M&& make, F&& f) {
   const int64_t size = block_size(width);
@@ -136,7 +137,7 @@ void reduce_losses(const LossTarget& to, int64_t width, F&& f) {
 }
 
 // The gradients of a block's variables, which the forward pass saves. The caller writes them to `out`, and then calls
-// write(). A gradient is set to 0 if its mask is 0.
+// write(). write() sets the gradient of a variable to 0 if its mask is 0.
 template <class T>
 struct SavedGradient {
   const View& to;

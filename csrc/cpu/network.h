@@ -1,5 +1,5 @@
-// The output of a network for a block of variables of discretised data, turned into normals. A mixture also has a share
-// for each normal.
+// The output of a network for a block of variables of discretised data, as normal distributions. If the output is a
+// mixture, each normal also has a share.
 #pragma once
 
 #include <type_traits>
@@ -12,7 +12,7 @@
 
 namespace bfn {
 
-// Reads the numbers of variables [start, start + length), and repeats each for the variable's components.
+// Reads one number for each of the variables [start, start + length), and repeats it for the variable's components.
 template <class T>
 const T* load_each(const View& view, int64_t start, int64_t length, int64_t components, T* buffer) {
   if (components == 1) return load(view, start, length, buffer);
@@ -22,8 +22,8 @@ const T* load_each(const View& view, int64_t start, int64_t length, int64_t comp
   return buffer;
 }
 
-// The log-sum of an array of terms, in loops that the compiler vectorises. It writes exp(term - top) of each term to
-// `e`.
+// The log-sum of an array of terms. It also writes exp(term - top) of each term to `e`. The compiler vectorises its
+// loops.
 template <class T>
 LogSum<T> log_sum(const T* terms, int64_t components, T* e) {
   LogSum<T> total{terms[0], T(0)};
@@ -33,16 +33,16 @@ LogSum<T> log_sum(const T* terms, int64_t components, T* e) {
   return total;
 }
 
-// The output normals of a block. The components of a variable are neighbours in each array. All variables of a block
-// have at most kBlock components together.
+// The output normals of a block. The components of a variable are neighbours in each array. All variables of the block
+// together have at most kBlock components.
 template <class T>
 struct NetworkBlock {
   static_assert(kMaxComponents <= kBlock, "a block holds all components of a variable");
   int64_t length, components;
-  bool mixed;  // whether the output is a mixture, which may have a single component
+  bool mixed;  // whether the output is a mixture; a mixture may have a single component
   Bins<T> bins;
   T mean[kBlock], std[kBlock], mean_by_prediction[kBlock], std_by_log_std[kBlock];
-  T share[kBlock], log_share[kBlock];  // only a mixture has them
+  T share[kBlock], log_share[kBlock];  // only for a mixture
 
   NetworkBlock(const NetworkOutput& from, int64_t start, int64_t variables)
       : length(variables),
@@ -55,8 +55,8 @@ struct NetworkBlock {
     const T* state = load_each(from.mean, start, length, components, buffers[2]);
     const T* mean_scale = load_each(from.mean_scale, start, length, components, buffers[3]);
     const T* noise_scale = load_each(from.noise_scale, start, length, components, buffers[4]);
-    const OutputLimits limits = from.limits;  // a copy: the compiler would read the original again after each store
-    const auto read = [&](auto kind) {        // `kind` is a constant, so that the loop has no branch
+    const OutputLimits limits = from.limits;  // a copy, since the compiler would read `from` again after each store
+    const auto read = [&](auto kind) {        // `kind` is a compile-time constant, so that the loop has no branch
       for (int64_t i = 0; i < all(); ++i) {
         const auto normal = output_normal(decltype(kind)::value, limits, prediction[i], log_std[i], state[i],
                                           mean_scale[i], noise_scale[i]);
@@ -86,7 +86,7 @@ struct NetworkBlock {
   }
 };
 
-// The derivatives of the losses of a block by means, stds and mixture logits.
+// The derivatives of the losses of a block by the means, stds and mixture logits.
 template <class T>
 struct GradientBlock {
   T by_mean[kBlock], by_std[kBlock], by_logit[kBlock];
@@ -102,7 +102,8 @@ struct GradientBlock {
     by_logit[i] += by.by_logit;
   }
 
-  // Writes the derivatives by the predictions. They are 0 where the mask is 0.
+  // Turns the derivatives into derivatives by the predictions, and writes them. They are 0 for a variable whose mask is
+  // 0.
   void write(const NetworkGradients& to, const NetworkBlock<T>& from, int64_t start, const uint8_t* mask = nullptr) {
     for (int64_t i = 0; i < from.all(); ++i) by_mean[i] *= from.mean_by_prediction[i];
     for (int64_t i = 0; i < from.all(); ++i) by_std[i] *= from.std_by_log_std[i];

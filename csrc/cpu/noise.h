@@ -1,4 +1,4 @@
-// Makes runs of seeded noise, or reads explicit noise.
+// Makes the seeded noise of consecutive variables, or reads explicit noise.
 #pragma once
 
 #if defined(__SSE2__)
@@ -11,9 +11,9 @@
 
 namespace bfn {
 
-// The operations of Philox on a SIMD register of 64-bit numbers. `product` multiplies only the low halves. There is one
-// instruction for this, but compilers do not find it and use three. With AVX-512, `high` is a shuffle instead of a
-// shift, since a shift would compete with the products for the same execution port.
+// The operations of Philox on a SIMD register of 64-bit numbers. `product` multiplies only the low halves. The
+// processor has one instruction for this, but compilers do not find it and use three. With AVX-512, `high` is a shuffle
+// instead of a shift, since a shift would need the same execution port as the products.
 struct WideWords {
 #if defined(__AVX512F__)
   using Value = uint64_t __attribute__((vector_size(64)));
@@ -34,8 +34,7 @@ struct WideWords {
 #endif
 };
 
-// The same operations on several registers, so that the processor works on some registers while others wait for a
-// product.
+// The same operations on several registers. The processor works on some of them while others wait for a product.
 template <int kCount>
 struct Interleaved {
   struct Value {
@@ -60,10 +59,10 @@ struct Interleaved {
   }
 };
 
-constexpr int kSetsAtOnce = 2;  // how many sets of kLanes groups are made at a time
+constexpr int kSetsAtOnce = 2;  // so many sets of kLanes Philox groups are made at a time
 
-// Makes the words of kCount sets of kLanes Philox groups. Group j of set i has the number first_group + i * set_stride
-// + j * group_stride.
+// Makes the words of kCount sets of Philox groups. A set has kLanes groups. Group j of set i has the number first_group
+// + i * set_stride + j * group_stride.
 template <int kCount>
 void fill_words(uint32_t (&words)[4][kCount * kLanes], uint64_t seed, uint64_t first_group, uint64_t group_stride,
                 uint64_t set_stride, uint32_t stream, uint32_t draw) {
@@ -72,7 +71,7 @@ void fill_words(uint32_t (&words)[4][kCount * kLanes], uint64_t seed, uint64_t f
   Wide even{};
   for (int64_t j = 0; j < kWide; ++j) even[j] = 2 * j * group_stride;
   for (int64_t i = 0; i < kLanes; i += 2 * kWide) {
-    // Even and odd groups of a set lie in different registers, and are joined at the end.
+    // Even and odd groups of a set are computed in different registers, and joined at the end.
     typename Interleaved<2 * kCount>::Value c[4];
     for (int k = 0; k < 2 * kCount; ++k) {
       c[0].registers[k] = even + (first_group + (i + k % 2) * group_stride + k / 2 * set_stride);
@@ -90,7 +89,7 @@ void fill_words(uint32_t (&words)[4][kCount * kLanes], uint64_t seed, uint64_t f
   }
 }
 
-// Makes the normals of the groups that fill_words describes.
+// Makes the normals of the groups that fill_words would make with these arguments.
 template <int kCount, class T>
 void fill_lanes(T (&normals)[4][kCount * kLanes], uint64_t seed, uint64_t first_group, uint64_t group_stride,
                 uint64_t set_stride, uint32_t stream, uint32_t draw) {
@@ -100,7 +99,7 @@ void fill_lanes(T (&normals)[4][kCount * kLanes], uint64_t seed, uint64_t first_
   for (int64_t i = 0; i < kCount * kLanes; ++i) box_muller(words[2][i], words[3][i], normals[2][i], normals[3][i]);
 }
 
-// Calls f(first, size) for `count` sets: for kSetsAtOnce of them at a time, then for each remaining set.
+// Calls f(first, size) for `count` sets. It passes kSetsAtOnce sets at a time, and then the remaining sets one by one.
 template <class F>
 void for_sets(int64_t count, F&& f) {
   int64_t done = 0;
@@ -108,8 +107,8 @@ void for_sets(int64_t count, F&& f) {
   for (; done < count; ++done) f(done, std::integral_constant<int, 1>());
 }
 
-// Makes 4 * groups normals. `out` must have room for a multiple of kLanes groups. Between the computations `prefetch`
-// prefetches as many numbers.
+// Makes 4 * groups normals. `out` must have room for a multiple of kLanes groups. The loop also runs `prefetch`, which
+// fetches one number for each normal.
 template <class T>
 void fill_normals(T* out, int64_t groups, uint64_t seed, uint64_t first_group, uint32_t stream, uint32_t draw,
                   const Prefetch<T>& prefetch) {
@@ -127,7 +126,7 @@ void fill_normals(T* out, int64_t groups, uint64_t seed, uint64_t first_group, u
 
 inline uint64_t seed_of(const Noise& noise) { return static_cast<uint64_t>(*noise.seed); }
 
-// The size of the buffer that normals_of and uniforms_of need for `length` variables.
+// The number of elements of the buffer that normals_of and uniforms_of need for `length` variables.
 constexpr int64_t noise_buffer_size(int64_t length) {
   const int64_t groups = (length + 3) / 4 + 1;
   return (groups + kLanes - 1) / kLanes * kLanes * 4;
@@ -154,7 +153,7 @@ const T* normals_or_zeros(const Noise& noise, int64_t start, int64_t length, T* 
   return buffer;
 }
 
-// Returns the uniforms that draw the classes of variables [start, start + length). `buffer` must have room for
+// Returns the uniform numbers that draw the classes of variables [start, start + length). `buffer` must have room for
 // noise_buffer_size(length) numbers.
 template <class T>
 const T* uniforms_of(const Noise& noise, int64_t start, int64_t length, T* buffer) {
@@ -172,7 +171,7 @@ const T* uniforms_of(const Noise& noise, int64_t start, int64_t length, T* buffe
   return buffer + skip;
 }
 
-// Returns the uniform that draws the class or the mixture component of a row.
+// Returns the uniform number that draws the class or the mixture component of a row.
 template <class T>
 T uniform_of(const Noise& noise, int64_t row) {
   T value;

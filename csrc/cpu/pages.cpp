@@ -15,14 +15,14 @@ namespace bfn {
 namespace {
 
 constexpr size_t kPage = size_t{2} << 20;
-// So many bytes of cached pages stay resident: the system may not reclaim them. To offer so little memory to the system
-// would cost more time than the memory is worth.
+// The system may reclaim all cached pages but so many bytes. These few pages are not offered to the system, since this
+// would take more time than so little memory is worth.
 constexpr size_t kMostResident = size_t{32} << 20;
 
 struct Pages {
   void* at;
   size_t bytes;
-  bool resident;  // whether the system may not reclaim them
+  bool resident;  // the system must not reclaim these pages
 };
 
 struct FreedPages {
@@ -48,7 +48,7 @@ struct FreedPages {
   }
 };
 
-// Never destroyed: outputs may live longer than this library's statics.
+// It is never destroyed, since outputs may live longer than the static variables of this library.
 FreedPages& freed_pages() {
   static FreedPages& pages = *new FreedPages;
   return pages;
@@ -56,8 +56,8 @@ FreedPages& freed_pages() {
 
 size_t whole_pages(size_t bytes) { return (bytes + kPage - 1) / kPage * kPage; }
 
-// Returns fresh memory that begins at a huge page. It maps one page more than needed and unmaps what lies before and
-// behind the aligned memory. The last part of `used` bytes, which does not fill a huge page, lies in small pages.
+// Returns fresh memory that begins at a huge page. It maps one page more than needed, and unmaps the memory before and
+// after the aligned memory. The end of the `used` bytes, which does not fill a huge page, lies in small pages.
 void* fresh_pages(size_t bytes, size_t used) {
   void* got = mmap(nullptr, bytes + kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (got == MAP_FAILED) return nullptr;

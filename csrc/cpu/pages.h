@@ -1,17 +1,18 @@
-// A cache of memory for large outputs. The operating system clears every fresh page, which costs as much as filling the
-// page. So the pages of freed outputs are cached and used again. If the system needs memory, it may reclaim all cached
-// pages but a few MiB.
+// A cache of memory for large outputs. The operating system clears every fresh page, which takes as long as filling the
+// page with numbers. So the pages of freed outputs are cached and used again. If the system runs short of memory, it
+// may reclaim all cached pages but 32 MiB.
 #pragma once
 
 #include <cstddef>
 
 namespace bfn {
 
-// Returns huge pages for `bytes`, or null if the system has none or `bytes` is too small to be worth them.
+// Returns `bytes` of memory in huge pages, or null if the caller must allocate the memory itself. It is null if `bytes`
+// is less than one huge page, if the cache is off, or if the system is not Linux.
 void* allocate_pages(size_t bytes);
 void free_pages(void* pages, size_t bytes);
 
-// Bounds the memory of the cache. 0 turns the cache off.
+// Sets the most bytes that are cached. 0 turns the cache off.
 void limit_cached_pages(size_t bytes);
 
 }  // namespace bfn

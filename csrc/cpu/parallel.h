@@ -1,5 +1,5 @@
-// Shares work among threads. The work is divided into blocks that do not depend on the number of threads. So the
-// results do not depend on it either.
+// Shares work among threads. The work is divided into blocks. The blocks do not depend on the number of threads, and so
+// the results do not, either.
 #pragma once
 
 #include <algorithm>
@@ -9,13 +9,13 @@
 namespace bfn {
 
 // Divides [0, count) into ranges of at least `grain` numbers, and calls body(context, begin, end) for each range. The
-// bindings define this function by torch's parallel_for.
+// bindings define this function with torch's parallel_for.
 void run_parallel(int64_t count, int64_t grain, void (*body)(void*, int64_t, int64_t), void* context);
 
-constexpr int64_t kLanes = 16;  // how many numbers the inner loops work on at a time, for SIMD
-// How many variables a thread works on at a time. It is a multiple of 4, so that Philox groups are whole.
+constexpr int64_t kLanes = 16;  // the inner loops work on so many numbers at a time, so that they are vectorised
+// A thread works on so many variables at a time. The number is a multiple of 4, so that Philox groups are whole.
 constexpr int64_t kBlock = 1024;
-constexpr int64_t kGrain = 16384;  // a thread for fewer variables costs more time than it saves
+constexpr int64_t kGrain = 16384;  // for fewer variables another thread costs more time than it saves
 
 template <class F>
 void for_range(int64_t count, int64_t grain, F&& f) {
@@ -27,8 +27,8 @@ void for_range(int64_t count, int64_t grain, F&& f) {
       &f);
 }
 
-// How many variables of `width` numbers a block has. It is a multiple of kLanes if a block has room for kLanes
-// variables.
+// The number of variables in a block if each variable has `width` numbers. If kLanes variables fit, it is a multiple of
+// kLanes.
 inline int64_t block_size(int64_t width) {
   const int64_t most = std::max<int64_t>(1, kBlock / width);
   return most < kLanes ? most : most / kLanes * kLanes;
@@ -36,7 +36,8 @@ inline int64_t block_size(int64_t width) {
 
 struct NoScratch {};
 
-// Calls f(start, length, scratch) for the blocks of [0, count). make() makes the scratch of a thread.
+// Calls f(start, length, scratch) for the blocks of [0, count). Each thread calls make() once, which makes its scratch
+// memory.
 template <class M, class F>
 void for_blocks(int64_t count, int64_t width, M&& make, F&& f) {
   const int64_t size = block_size(width), grain = std::max<int64_t>(1, kGrain / (size * width));

@@ -1,12 +1,12 @@
-// The class that each row sends: the likeliest class, or a class that is drawn.
+// The class that each row sends: the likeliest class, or a random class.
 #pragma once
 
 #include "row_sums.h"
 
 namespace bfn {
 
-// Finds the class with the largest logit of each row. Of equal logits the first wins. The class is -1 if p is NaN, that
-// is, if a logit is NaN or +inf, or if all logits are -inf.
+// Finds the class with the largest logit of each row. Of several such classes it takes the first. The class is -1 if p
+// is NaN, which is so if a logit is NaN or +inf, or if all logits are -inf.
 template <class T, class F>
 void find_modes(const Rows& rows, F&& logits, int64_t (&mode)[kLanes]) {
   T top[kLanes];
@@ -46,8 +46,8 @@ void find_modes(const Rows& rows, F&& logits, int64_t (&mode)[kLanes]) {
   }
 }
 
-// Finds the last class of row j with p_k > 0. This class is drawn if rounding left every cumulative probability below
-// the uniform.
+// Finds the last class of row j with p_k > 0. It is drawn if no cumulative probability exceeds the uniform number,
+// because of rounding.
 template <class T>
 int64_t last_class(const Rows& rows, const RowScratch<T>& scratch, int64_t j) {
   int64_t last = 0;
@@ -61,8 +61,8 @@ int64_t last_class(const Rows& rows, const RowScratch<T>& scratch, int64_t j) {
   return last;
 }
 
-// Finds the first class of row j whose cumulative e exceeds `threshold`; -1 if there is none. The lanes must be
-// classes. It first finds the tile, then the step in the tile, then the class in the step.
+// Finds the first class of row j whose cumulative e exceeds `threshold`. Returns -1 if no class does. The lanes must be
+// classes. The function first finds the tile, then the step in the tile, then the class in the step.
 template <class T>
 int64_t draw_from_row(const Rows& rows, int64_t j, const RowScratch<T>& scratch, double threshold) {
   double before = 0;
@@ -88,8 +88,9 @@ int64_t draw_from_row(const Rows& rows, int64_t j, const RowScratch<T>& scratch,
   return found;
 }
 
-// Draws the first class of each row whose cumulative probability exceeds the uniform. If there is none, the last class
-// with p_k > 0 is drawn. The class is -1 if p is NaN, that is, if a logit is NaN or +inf, or if all logits are -inf.
+// Draws the first class of each row whose cumulative probability exceeds the uniform number. If there is none, it draws
+// the last class with p_k > 0. The class is -1 if p is NaN, which is so if a logit is NaN or +inf, or if all logits are
+// -inf.
 template <class T>
 void draw_classes(const Rows& rows, const double (&sums)[kLanes], const RowScratch<T>& scratch,
                   const T (&uniform)[kLanes], int64_t (&drawn)[kLanes]) {

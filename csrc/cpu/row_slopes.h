@@ -1,11 +1,11 @@
-// The numbers of each row that a loss saves for its backward pass, in lanes, and the gradient that is made of them.
+// The numbers of each row that a loss saves for its backward pass, and the gradient that is computed from them.
 #pragma once
 
 #include "row_sums.h"
 
 namespace bfn {
 
-// The RowStats of the rows, in lanes.
+// The RowStats of up to 16 rows. Each field is stored in lanes.
 template <class T>
 class LaneStats {
  public:
@@ -29,7 +29,7 @@ class LaneStats {
   RowStats<T> at(int64_t j) const { return {fields_[0][j], fields_[1][j], fields_[2][j], fields_[3][j]}; }
   const T (&max() const)[kLanes] { return fields_[0]; }
 
-  // Stores the numbers of each row. Rows without a cost get zeros.
+  // Stores the RowStats of each row. A row whose loss does not count gets zeros.
   void store_where(const uint8_t (&costs)[kLanes], const View& view, const Rows& rows) const {
     T stored[kRowStats][kLanes], staging[kLanes * kRowStats];
     for (int64_t c = 0; c < kRowStats; ++c) {
@@ -44,11 +44,12 @@ class LaneStats {
   T fields_[kRowStats][kLanes];
 };
 
-// The derivatives of the rows' losses, in lanes.
+// The derivatives of the losses of up to 16 rows. Each number is stored in lanes.
 template <class T>
 class LaneSlopes {
  public:
-  // The loss is weight times squared_distance or, if `weight` is null, -ln p_x. `factor` multiplies the derivatives.
+  // The loss is weight times squared_distance or, if `weight` is null, -ln p_x. The derivatives are multiplied by
+  // `factor`.
   LaneSlopes(const LaneStats<T>& stats, const T* weight, const T* factor, const uint8_t (&costs)[kLanes]) {
     T weighted[kLanes];
     for (int64_t j = 0; j < kLanes; ++j) weighted[j] = factor[j] * (weight ? weight[j] : T(1));
@@ -60,8 +61,8 @@ class LaneSlopes {
     std::copy_n(costs, kLanes, costs_);
   }
 
-  // Writes the gradient of a tile. If `scale` is not null, it multiplies e. The gradient of a row without a cost is 0,
-  // even if the row's logits are NaN.
+  // Writes the gradient of a tile. If `scale` is not null, e is multiplied by it. If a row's loss does not count, its
+  // gradient is 0, even if its logits are NaN.
   void write(const Tile& tile, const int64_t* x, const T* e, const T* scale, T* out) const {
     T scale_or_one[kLanes];
     for (int64_t j = 0; j < kLanes; ++j) scale_or_one[j] = scale ? scale[j] : T(1);

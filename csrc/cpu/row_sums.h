@@ -1,4 +1,4 @@
-// Sums of e = exp(z - top) over the classes of a row, where top is the row's largest logit.
+// Sums of e = exp(z - top) over the classes of a row, where `top` is the largest logit of the row.
 #pragma once
 
 #include <limits>
@@ -8,8 +8,8 @@
 
 namespace bfn {
 
-// Finds the largest number of each lane in each set. g++ vectorises this loop only if it is a function of its own, and
-// only if g++ knows that there is at least one step.
+// Finds the largest number in each lane of each set. g++ vectorises this loop only if it is in a separate function and
+// if g++ knows that there is at least one step.
 template <class T>
 [[gnu::noinline]] void max_steps(int64_t sets, int64_t steps, const T* __restrict z, T* __restrict top) {
   if (steps < 1) return;
@@ -25,8 +25,8 @@ template <class T>
   }
 }
 
-// Sums e and, with kSquares, e^2 over the steps of each set. The sums are in double, so that they stay precise for many
-// classes.
+// Sums e over the steps of each set, lane by lane. With kSquares it also sums e^2. The sums are in double, so that they
+// stay precise for many classes.
 template <bool kSquares, class T>
 [[gnu::noinline]] void sum_steps(int64_t sets, int64_t steps, const T* __restrict e, double* __restrict sums,
                                  double* __restrict squares = nullptr) {
@@ -45,8 +45,8 @@ template <bool kSquares, class T>
   }
 }
 
-// Reduces the 16 lanes of each row to one number by f. Each row is first reduced to four numbers. Then these numbers
-// are transposed, so that the last two reductions work on all rows at once.
+// Reduces the 16 lanes of each row to one number with f. First it reduces each row to four numbers. Then it transposes
+// these numbers, so that the last two reductions work on all rows at once.
 template <class T, class F>
 void join_lanes(const Rows& rows, const T* lanes, T (&out)[kLanes], F&& f) {
   T fours[4 * kLanes], transposed[4 * kLanes], joined[kLanes];
@@ -65,7 +65,7 @@ void join_lanes(const Rows& rows, const T* lanes, T (&out)[kLanes], F&& f) {
   copy_lanes(rows, joined, out);
 }
 
-// The largest number of each row of a tile.
+// Finds the largest number of each row of a tile.
 template <class T>
 void max_tile(const Tile& tile, const T* z, T (&top)[kLanes]) {
   if (!tile.rows.lanes_are_classes) return max_steps(1, tile.steps, z, top);
@@ -74,7 +74,7 @@ void max_tile(const Tile& tile, const T* z, T (&top)[kLanes]) {
   join_lanes(tile.rows, lanes, top, [](T a, T b) { return b > a ? b : a; });
 }
 
-// The sums of e and, with kSquares, of e^2 over each row of a tile.
+// Sums e over each row of a tile. With kSquares it also sums e^2.
 template <bool kSquares, class T>
 void sum_tile(const Tile& tile, const T* e, double (&sums)[kLanes], double (&squares)[kLanes]) {
   if (!tile.rows.lanes_are_classes) return sum_steps<kSquares>(1, tile.steps, e, sums, squares);
@@ -85,7 +85,7 @@ void sum_tile(const Tile& tile, const T* e, double (&sums)[kLanes], double (&squ
   if (kSquares) join_lanes(tile.rows, square, squares, plus);
 }
 
-// If all lanes belong to one row, adds the lanes and writes the sum to every lane.
+// If all lanes belong to one row, replaces each lane by the sum of the lanes.
 inline void sum_lanes(const Rows& rows, double (&lanes)[kLanes]) {
   if (!rows.lanes_are_classes) return;
   double sum = 0;
@@ -93,14 +93,14 @@ inline void sum_lanes(const Rows& rows, double (&lanes)[kLanes]) {
   std::fill_n(lanes, kLanes, sum);
 }
 
-// kExact corrects the rounding of logit - top.
+// exp(logit - top). With kExact the rounding error of logit - top is corrected.
 template <bool kExact, class T>
 T exp_of(T logit, T top) {
   return kExact ? exp_difference(logit, top) : exp_term(logit - top);
 }
 
-// Writes e = exp(z - top) of some sets. Each step prefetches the logits that lie prefetch_distance numbers further on,
-// which the caller reads next. The hardware's own prefetching stops at the end of a page of 4 KiB.
+// Writes e = exp(z - top) of some sets. It prefetches the logits that lie prefetch_distance numbers further on, which
+// the caller will read next. The hardware prefetches only up to the end of a page of 4 KiB.
 template <bool kExact, class T>
 [[gnu::noinline]] void exp_steps(int64_t sets, int64_t steps, const T* __restrict z, const T* __restrict top,
                                  T* __restrict e, int64_t prefetch_distance) {
@@ -114,7 +114,7 @@ template <bool kExact, class T>
   }
 }
 
-// Writes e = exp(z - top) of rows whose lanes are classes. A row has `pitch` numbers and one top.
+// Writes e = exp(z - top) of rows whose lanes are classes. Each row has `pitch` numbers, and one top.
 template <bool kExact, class T>
 [[gnu::noinline]] void exp_rows(int64_t count, int64_t pitch, const T* __restrict z, const T* __restrict top,
                                 T* __restrict e, int64_t prefetch_distance) {
@@ -138,7 +138,7 @@ void exp_tile(const Tile& tile, const T* z, const T (&top)[kLanes], T* e, int64_
   }
 }
 
-// Multiplies e by the factor of each row.
+// Multiplies each e by the factor of its row.
 template <class T>
 [[gnu::noinline]] void scale_tile(const Tile& tile, const T* __restrict e, const T* __restrict factor,
                                   T* __restrict out) {
@@ -162,8 +162,8 @@ void softmax_steps(int64_t sets, int64_t steps, const T* __restrict z, T* __rest
   }
 }
 
-// Makes kSums sums over whole rows. f(tile, sums) writes the sums of each lane over the steps of a tile. If the lanes
-// are classes, `rows` must be a single row (for_single_rows). Every lane then gets the row's sums.
+// Computes kSums sums over whole rows. f(tile, sums) writes the sums over the steps of a tile, lane by lane. If the
+// lanes are classes, `rows` must be a single row (for_single_rows). Every lane then gets the sum over the whole row.
 template <size_t kSums, class F>
 void sum_rows(const Rows& rows, double (&total)[kSums][kLanes], F&& f) {
   for (double (&lanes)[kLanes] : total) std::fill_n(lanes, kLanes, 0.0);
@@ -177,12 +177,12 @@ void sum_rows(const Rows& rows, double (&total)[kSums][kLanes], F&& f) {
   });
 }
 
-// How a row is summed. kRounded uses the faster exp_term, which does not correct the rounding of z - top. This is
-// enough for a draw, or if the logits themselves have just been rounded. kExactWithSquares also sums e^2.
+// How a row is summed. kRounded uses the faster exp_term, which does not correct the rounding error of z - top. This is
+// precise enough for a random draw, or if the logits have just been rounded. kExactWithSquares also sums e^2.
 enum class SumMode { kRounded, kExact, kExactWithSquares };
 
-// The sums of a tile's e_k = exp(z_k - top), where top is the tile's own largest logit. Class x is left out of the
-// sums: its e is set to 0, and its logit is written to z_x.
+// The sums of e_k = exp(z_k - top) over the classes of a tile, where `top` is the largest logit of the tile. Class x is
+// left out of the sums: its e is set to 0, and its logit is copied to z_x.
 template <class T>
 struct TileSums {
   T top[kLanes], scale[kLanes];  // e times `scale` is exp(z - top of the whole row)
@@ -200,8 +200,8 @@ struct TileSums {
   }
 };
 
-// What is stored of a row between two passes over its tiles: the sums of each tile and, with `keep_e`, e of all
-// classes. Without `keep_e`, the buffer has room for e of one tile.
+// The numbers of a row that are stored between two passes over its tiles: the sums of each tile and, with `keep_e`, e
+// of all classes. Without `keep_e`, the buffer `e` has room for only one tile.
 template <class T>
 struct RowScratch {
   bool keep_e;
@@ -216,7 +216,7 @@ struct RowScratch {
   const TileSums<T>& sums_of(const Tile& tile) const { return tiles[tile.first / kBlock]; }
   const T* e_of(const Tile& tile) const { return e.data() + tile.first; }
 
-  // Fills a view. make(tile, e, scale, out) computes the numbers of a tile from the stored e.
+  // Fills a view. make(tile, e, scale, out) computes the numbers of a tile from the stored e and the tile's scale.
   template <class F>
   void store(const View& to, const Rows& rows, F&& make) const {
     for_tiles(rows, [&](const Tile& tile) {
@@ -228,7 +228,7 @@ struct RowScratch {
   }
 };
 
-// The sums over all classes of a row except x. If x is null, or -1 for a row, no class is left out.
+// The sums over all classes of a row but x. If x is null, or -1 for a row, no class is left out.
 template <class T, SumMode kMode = SumMode::kExact>
 struct RowSums {
   T top[kLanes], z_x[kLanes] = {}, e_x[kLanes] = {};
@@ -252,8 +252,8 @@ struct RowSums {
     return row_stats(top[j], e_x[j], rest[j], square[j], complement);
   }
 
-  // Makes the sums of e (1 - e). Each is the difference of the sums of e and e^2. If one e is 1 and the others are
-  // tiny, this difference has lost the others. Then the row is summed once more, term by term.
+  // Computes the sums of e (1 - e). They are usually the sums of e minus the sums of e^2. But if one e is 1 and the
+  // others are tiny, this difference has lost the others. Such a row is then summed once more, term by term.
   template <class F>
   void complement_sums(const Rows& rows, const int64_t* x, F&& logits, double (&complement)[kLanes]) const {
     constexpr double kLost = std::numeric_limits<double>::epsilon() / std::numeric_limits<T>::epsilon();
@@ -263,7 +263,7 @@ struct RowSums {
       lost[j] = rest[j] >= 1 && rest[j] < 1 + kLost;
       any |= lost[j];
     }
-    if (!any || rows.num_classes == 2) return;  // with two classes the sums have one term, so the difference is exact
+    if (!any || rows.num_classes == 2) return;  // of two classes, the sum has one term: it is exact
     double sums[kLanes] = {};
     for_tiles(rows, [&](const Tile& tile) {
       T buffer[kBlock], e[kBlock];
@@ -275,7 +275,7 @@ struct RowSums {
   }
 
  private:
-  // Adds the sums of the tiles, after each is scaled to the row's top.
+  // Scales the sums of each tile to the top of the whole row, and adds them.
   void join(TileSums<T>* tiles, int64_t count) {
     std::copy_n(tiles[0].top, kLanes, top);
     std::copy_n(tiles[0].rest, kLanes, rest);

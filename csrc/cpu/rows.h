@@ -1,5 +1,5 @@
-// Rows of classes in lanes. A lane is one of the 16 places that SIMD instructions work on at a time. There are two
-// layouts, and one loop over a tile serves both. A tile of logits z[row][class] lies in memory line after line:
+// Rows of classes in lanes. A lane is one of the 16 numbers that SIMD instructions work on at a time. Rows have one of
+// two layouts, and the same loop works on both. The logits z[row][class] lie in memory line after line:
 //
 //   Few classes: a lane is a row.                       Many classes, here 40: the lanes are classes of a row.
 //
@@ -9,11 +9,12 @@
 //   ...                                                  row 0, step 2   z[0][32]  z[0][33] ...  padding
 //   step K-1   z[0][K-1] z[1][K-1] ... z[15][K-1]        row 1, step 0   z[1][0]   z[1][1]  ...  z[1][15]
 //
-// A step is one line: a number in each lane.
-// A set is the steps that are summed together, lane by lane: on the left all steps of 16 rows, on the right all steps
-// of one row. A tile fits a buffer of kBlock numbers. On the left a tile is one set. On the right it is the sets of up
-// to 16 rows. If a row is longer than the buffer, a tile is a part of this row. A block is the rows that a thread works
-// on at a time (parallel.h): as many rows as fit a buffer, and at least one row.
+// - A step is one line: a number in each lane.
+// - A set is all steps that are summed together, lane by lane. With few classes it has the steps of 16 rows, and with
+//   many classes the steps of one row.
+// - A tile is what fits a buffer of kBlock numbers. With few classes it is one set. With many classes it is the sets of
+//   up to 16 rows or, if a row is longer than the buffer, a section of one row.
+// - A block is the rows that a thread works on at a time (parallel.h): about as many as fit a buffer, and at least one.
 #pragma once
 
 #include "../math/discrete.h"
@@ -22,22 +23,22 @@
 
 namespace bfn {
 
-// With more classes than this, the lanes are classes. To transpose rows into lanes then costs more than the lanes that
-// stay empty at the end of a row.
+// With more classes than this, the lanes are classes. Transposing rows into lanes would then cost more than the padding
+// at the end of each row.
 constexpr int64_t kFewClasses = 32;
 
-// Up to 16 consecutive rows, which one iteration of a loop works on.
+// Up to 16 consecutive rows, which are processed together.
 struct Rows {
   int64_t first, count, num_classes;
-  bool lanes_are_classes;  // whether a lane is a class of a row; otherwise it is a row
+  bool lanes_are_classes;  // whether the lanes are classes of one row; otherwise they are rows
 };
 
 inline int64_t round_up_to_lanes(int64_t count) { return (count + kLanes - 1) / kLanes * kLanes; }
 
-// All classes of some rows, or `classes` classes of one long row from class `first` on.
+// A tile: all classes of some rows, or `classes` classes of one long row, from class `first` on.
 struct Tile {
   Rows rows;
-  int64_t first, classes, steps;  // `steps` of each set
+  int64_t first, classes, steps;  // `steps` is the number of steps of each set
 
   int64_t pitch() const { return steps * kLanes; }  // the distance between rows in the buffer, if lanes are classes
   int64_t numbers() const { return (rows.lanes_are_classes ? rows.count : 1) * pitch(); }
@@ -47,7 +48,7 @@ struct Tile {
   int64_t start() const { return rows.first * rows.num_classes + first; }
 };
 
-// Calls f(rows) for all rows. Each call gets as many rows as fill a tile.
+// Calls f(rows) for all rows. Each call gets as many rows as fit a tile.
 template <class F>
 void for_rows(int64_t start, int64_t length, int64_t num_classes, F&& f) {
   const bool lanes_are_classes = num_classes > kFewClasses;
@@ -57,8 +58,7 @@ void for_rows(int64_t start, int64_t length, int64_t num_classes, F&& f) {
     f(Rows{start + i, std::min(most, length - i), num_classes, lanes_are_classes});
 }
 
-// Calls f(rows) for all rows. If the lanes are classes, each call gets one row, so that all lanes share the row's
-// number.
+// Calls f(rows) for all rows. If the lanes are classes, each call gets only one row. All lanes then belong to this row.
 template <class F>
 void for_single_rows(int64_t start, int64_t length, int64_t num_classes, F&& f) {
   const bool lanes_are_classes = num_classes > kBlock / kLanes;
@@ -67,12 +67,13 @@ void for_single_rows(int64_t start, int64_t length, int64_t num_classes, F&& f) 
     f(Rows{start + i, std::min(most, length - i), num_classes, lanes_are_classes});
 }
 
-// How many numbers of a tile belong to one row, padding included.
+// The number of elements of a row in a tile, with its padding.
 inline int64_t row_width(int64_t num_classes) {
   return num_classes > kFewClasses ? round_up_to_lanes(num_classes) : num_classes;
 }
 
-// Calls f(rows, scratch) for all rows, on several threads. make() makes the scratch of a thread.
+// Calls f(rows, scratch) for all rows, on several threads. Each thread calls make() once, which makes its scratch
+// memory.
 template <class M, class F>
 void for_row_blocks(int64_t count, int64_t num_classes, M&& make, F&& f) {
   for_blocks(count, row_width(num_classes), make, [&](int64_t start, int64_t length, auto& scratch) {
@@ -102,9 +103,9 @@ struct SameRow {
   operator int64_t() const { return row; }
 };
 
-// Calls f(i, k, j) for each number of a tile: i is its place in the buffer, k its class in the tile, and j its row. j
-// has a type of its own in each layout. So the compiler makes two functions of f, each with one caller, and inlines
-// them.
+// Calls f(i, k, j) for each number of a tile. i is the number's place in the buffer, k its class in the tile, and j its
+// row. The type of j differs between the two layouts. So the compiler makes a separate function of f for each layout.
+// Each function has only one caller, and is inlined.
 template <class F>
 [[gnu::always_inline]] inline void for_numbers(const Tile& tile, F&& f) {
   if (tile.rows.lanes_are_classes) {
@@ -122,7 +123,7 @@ template <class F>
   }
 }
 
-// Fills the padding at the end of each row with `pad`.
+// Fills the padding of each row with `pad`.
 template <class T>
 void pad_tile(const Tile& tile, T* numbers, T pad) {
   for (int64_t j = 0; tile.rows.lanes_are_classes && j < tile.rows.count; ++j) {
@@ -130,8 +131,8 @@ void pad_tile(const Tile& tile, T* numbers, T pad) {
   }
 }
 
-// Interleaves the four quarters of `from`. Two such rounds transpose 16 rows into lanes. The compiler vectorises this
-// loop only if it is a function of its own.
+// Interleaves the four quarters of `from`. Two calls transpose 16 rows into lanes. The compiler vectorises this loop
+// only if it is in a separate function.
 template <class T>
 [[gnu::noinline]] void interleave_quarters(int64_t quarter, const T* __restrict from, T* __restrict to) {
   for (int64_t i = 0; i < quarter; ++i) {
@@ -164,14 +165,14 @@ void lanes_to_rows(int64_t classes, const T* from, T* to) {
 }
 
 // Returns a pointer to the numbers of a tile. They are copied to `buffer` unless they can be read in place. If the
-// lanes are rows and there are fewer than 16 rows, the other lanes repeat the last row.
+// lanes are rows and there are fewer than 16 rows, the remaining lanes repeat the last row.
 template <class T>
 const T* load_tile(const View& view, const Tile& tile, T* buffer, T pad, int64_t offset = 0) {
   const int64_t start = offset + tile.start(), count = tile.rows.count, classes = tile.classes;
   if (tile.rows.lanes_are_classes) {
     const T* from = load(view, start, count * classes, buffer);
     if (classes == tile.pitch()) return from;
-    for (int64_t j = count - 1; j >= 0; --j) {  // the last row first, since `from` may be the buffer
+    for (int64_t j = count - 1; j >= 0; --j) {  // from the last row on, since `from` may be the buffer
       std::memmove(buffer + j * tile.pitch(), from + j * classes, classes * sizeof(T));
     }
     pad_tile(tile, buffer, pad);
@@ -209,16 +210,16 @@ void store_tile(const View& view, const Tile& tile, const T* from) {
   store(view, start, count * classes, to);
 }
 
-// Returns a pointer to which the caller writes a tile. It is the tensor's own memory if its layout allows this, else
-// `buffer`. In both cases the caller then calls `store_tile`.
+// Returns a pointer to which the caller writes a tile, before it calls `store_tile`. It is the tensor's own memory if
+// the tensor has the layout and the type of the tile. Otherwise it is `buffer`.
 template <class T>
 T* target_tile(const View& view, const Tile& tile, T* buffer) {
   if (!tile.rows.lanes_are_classes || tile.classes != tile.pitch()) return buffer;
   return target(view, tile.start(), buffer);
 }
 
-// Copies one number of each row to lane j of row j. The lanes without a row repeat the last row's number. These arrays
-// are indexed by row in both layouts.
+// Copies one number of each row, so that out[j] belongs to row j in both layouts. If there are fewer than 16 rows, the
+// remaining numbers repeat the last row's number.
 template <class T>
 void copy_lanes(const Rows& rows, const T* from, T (&out)[kLanes]) {
   if (rows.count == kLanes) {
@@ -234,7 +235,7 @@ void load_lanes(const View& view, const Rows& rows, T (&out)[kLanes], T missing 
   copy_lanes(rows, load(view, rows.first, rows.count, buffer, missing), out);
 }
 
-// One number of each row of a block. The constructor reads all of them.
+// One number for each row of a block. The constructor reads all of them.
 template <class T>
 class RowValues {
  public:
@@ -249,8 +250,8 @@ class RowValues {
   const T* from_;
 };
 
-// Copies the mask of the rows to `costs`: whether each row has a cost. `mask` points to the first row's number. Without
-// a mask all rows have a cost. Returns whether any row has one.
+// Copies the masks of the rows to `costs`: whether the loss of each row counts. `mask` points to the first row's mask.
+// If it is null, all losses count. Returns whether any loss counts.
 inline bool mask_lanes(const Rows& rows, const uint8_t* mask, uint8_t (&costs)[kLanes]) {
   if (!mask) {
     std::fill_n(costs, kLanes, uint8_t{1});
@@ -260,7 +261,8 @@ inline bool mask_lanes(const Rows& rows, const uint8_t* mask, uint8_t (&costs)[k
   return std::any_of(costs, costs + kLanes, [](uint8_t cost) { return cost != 0; });
 }
 
-// Sets a class to -1 if it is not wanted or is out of range. `bad`, if it is not null, records a class out of range.
+// Sets the class of a row to -1 if it is not wanted or is out of range. If `bad` is not null, it records a wanted class
+// that is out of range.
 inline void check_classes(const Rows& rows, const uint8_t (&wanted)[kLanes], int64_t (&x)[kLanes], BadClass* bad) {
   int64_t any_bad = 0;
   for (int64_t j = 0; j < kLanes; ++j) any_bad |= wanted[j] && !is_class(x[j], rows.num_classes) ? 1 : 0;
@@ -282,7 +284,7 @@ auto logits_of(const View& view) {
   return [&view](const Tile& tile, T* buffer) { return load_tile(view, tile, buffer, kMinusInfinity<T>); };
 }
 
-// The index of each row's class x among the tile's classes; -1 if the tile does not have this class.
+// For each row, the index of its class x among the classes of the tile, or -1 if x is not in the tile.
 struct ClassInTile {
   int32_t at[kLanes];
 
@@ -294,8 +296,8 @@ struct ClassInTile {
   }
 };
 
-// Calls f(j, i) for each row j whose class x lies in the tile. i is the place of this class's number in the buffer. If
-// x is null, f is not called.
+// Calls f(j, i) for each row j whose class x lies in the tile. i is the place of this class in the buffer. If x is
+// null, f is not called.
 template <class F>
 void where_in_tile(const Tile& tile, const int64_t* x, F&& f) {
   const int64_t count = !x ? 0 : tile.rows.lanes_are_classes ? tile.rows.count : kLanes;
@@ -305,14 +307,14 @@ void where_in_tile(const Tile& tile, const int64_t* x, F&& f) {
   }
 }
 
-// Sets the number of row j, and of the lanes that repeat row j.
+// Sets the number of row j. If j is the last row, the remaining lanes repeat it.
 template <class T>
 void set_lanes(const Rows& rows, int64_t j, T (&lanes)[kLanes], T value) {
   lanes[j] = value;
   if (j + 1 >= rows.count) std::fill(lanes + j, lanes + kLanes, value);
 }
 
-// Returns the normals of the numbers of a tile.
+// Returns one normal for each number of a tile.
 template <class T>
 const T* normal_tile(const Noise& noise, const Tile& tile, T* buffer, uint32_t draw = 0, int64_t draw_stride = 0,
                      const Prefetch<T>& prefetch = {}) {
@@ -345,7 +347,7 @@ const T* normals_or_zeros(const Noise& noise, const Tile& tile, T* buffer, const
   return buffer;
 }
 
-// Reads or makes the uniform that draws the class of each row. Row r gets word r % 4 of Philox group r / 4.
+// Reads or makes the uniform number that draws the class of each row. Row r uses word r % 4 of Philox group r / 4.
 template <class T>
 void uniform_lanes(const Noise& noise, const Rows& rows, T (&out)[kLanes]) {
   if (noise.explicit_values) return load_lanes(noise.explicit_values, rows, out);

@@ -12,8 +12,8 @@
 namespace bfn {
 namespace {
 
-// Throws if a number lies outside [0, high]. `most` is how the message writes `high`.
-void check_range(const char* name, const View& view, int64_t count, double high, const char* most) {
+// Throws if a number lies outside [0, high]. The error message writes `high` as `high_text`.
+void check_range(const char* name, const View& view, int64_t count, double high, const char* high_text) {
   double least = HUGE_VAL, largest = -HUGE_VAL;
   bool any_nan = false;
   for (int64_t start = 0; start < count; start += kBlock) {
@@ -28,11 +28,11 @@ void check_range(const char* name, const View& view, int64_t count, double high,
   }
   if (any_nan) least = largest = NAN;
   if (least >= 0 && largest <= high) return;
-  throw std::invalid_argument(std::string(name) + " must lie in [0, " + most + "], got values from " +
+  throw std::invalid_argument(std::string(name) + " must lie in [0, " + high_text + "], got values from " +
                               formatted(least) + " to " + formatted(largest));
 }
 
-// Throws for the first time at which no step of L_n starts.
+// Throws an error that names the first of the times at which no step of L_n starts.
 [[noreturn]] void throw_for_time(const RowScalars& op) {
   double t = 0;
   for (int64_t i = 0; i < op.count; ++i) {
@@ -44,7 +44,7 @@ void check_range(const char* name, const View& view, int64_t count, double high,
                               "; or give step=i");
 }
 
-// Calls f with a member of an enumeration as a compile-time constant. `last` is the enumeration's last member.
+// Calls f with a member of an enumeration as a compile-time constant. `last` is the last member of the enumeration.
 template <auto last, class F>
 void with_constant(decltype(last) member, F&& f) {
   [&]<int64_t... which>(std::integer_sequence<int64_t, which...>) {
@@ -61,8 +61,8 @@ constexpr bool depends_on_schedule(RowScalar which) {
          which == RowScalar::kBetaSpread;
 }
 
-// Calls f(formula), where formula(value, rho) computes the scalar. The kinds of the scalar and of the schedule are
-// constants in `formula`, so that it has no branches on them, and loops in f are vectorised.
+// Calls f(formula), where formula(value, rho) computes the row scalar. The kinds of the row scalar and of the schedule
+// are compile-time constants in `formula`. So it does not branch on them, and loops over it are vectorised.
 template <class F>
 void with_formula(RowScalar wanted, const RowContext& context, F&& f) {
   with_constant<RowScalar::kSpread>(wanted, [&](auto which) {
@@ -85,7 +85,7 @@ void with_formula(RowScalar wanted, const RowContext& context, F&& f) {
 
 template <class T>
 void row_scalars(const RowScalars& op) {
-  const bool steps = op.needs_steps();
+  const bool needs_steps = op.needs_steps();
   std::atomic<bool> bad{false};
   for_blocks(op.count, 1, [&](int64_t start, int64_t length) {
     double value_buffer[kBlock], rho_buffer[kBlock];
@@ -94,7 +94,7 @@ void row_scalars(const RowScalars& op) {
     const double* rho = load(op.rho, start, length, rho_buffer);
     int64_t refused = 0;
     for (int64_t i = 0; i < length; ++i) refused += op.in_range(value[i], rho[i]) ? 0 : 1;
-    if (steps) {
+    if (needs_steps) {
       for (int64_t i = 0; i < length; ++i) refused += op.starts_step(value[i]) ? 0 : 1;
     }
     if (refused) bad = true;

@@ -1,4 +1,4 @@
-// The extrapolation of a solver's step, for a block of variables.
+// A solver's extrapolation of predictions, for a block of variables.
 #pragma once
 
 #include "../ops/solver.h"
@@ -6,8 +6,9 @@
 
 namespace bfn {
 
-// Stores p as the step's prediction, then replaces p by p + extrapolation (p - previous). It reads the previous
-// prediction first, since p may be stored over it. It is not inlined, so that the loops of ordinary updates stay small.
+// Stores p as the step's prediction, and then replaces p by p + extrapolation (p - previous). It reads `previous`
+// first, since the stored p may overwrite it. The function is not inlined, so that the loops of ordinary updates stay
+// small.
 template <class T>
 [[gnu::noinline]] void extrapolate(const Solver& op, int64_t start, int64_t length, T* p) {
   T next[kBlock], buffers[2][kBlock];

@@ -1,4 +1,4 @@
-// Reads and writes views in the compute type T. Contiguous numbers of this type are read without a copy.
+// Reads and writes views in the compute type T. Contiguous numbers of type T are read without a copy.
 #pragma once
 
 #include <algorithm>
@@ -33,9 +33,9 @@ void with_type(DType dtype, void* data, F&& f) {
   }
 }
 
-// Splits the numbers [start, start + length) into runs of constant stride. Calls f(offset, stride, position, count) for
-// each run. `offset` is where its first number lies in memory, and `position` is the index of this number in [0,
-// length).
+// Splits the numbers [start, start + length) into runs. Within a run the stride is constant. Calls f(offset, stride,
+// position, count) for each run. `offset` is the place of the run's first number in memory, and `position` is the index
+// of this number in [0, length).
 template <class F>
 void for_runs(const View& view, int64_t start, int64_t length, F&& f) {
   if (view.dims == 0) return f(int64_t{0}, int64_t{0}, int64_t{0}, length);
@@ -66,8 +66,8 @@ bool in_place(const View& view) {
   return view.dtype == dtype_of<T>() && view.dims == 1 && view.stride[0] == 1;
 }
 
-// Prefetches numbers that will be read or written soon. Code that computes something else first calls `run` now and
-// then. The processor fetches the numbers from memory during the computation.
+// Prefetches numbers of up to three views that will be read or written soon. A loop that first computes something else
+// calls run() now and then, so that the processor fetches the numbers from memory during the computation.
 template <class T>
 struct Prefetch {
   const T* from[3] = {};
@@ -88,8 +88,8 @@ struct Prefetch {
   }
 };
 
-// Writes each of `rows` numbers `times` times. kTimes is `times` for a small number, and else 0. The compiler
-// vectorises the loop if it knows the number.
+// Copies `rows` numbers to `to`, each of them `times` times in a row. kTimes is `times` if it is small, so that the
+// compiler knows it and vectorises the loop, and 0 otherwise.
 template <int64_t kTimes, class T, class E>
 void repeat_rows(const E* from, int64_t stride, int64_t times, int64_t rows, T* to) {
   if constexpr (kTimes > 0) {
@@ -101,7 +101,7 @@ void repeat_rows(const E* from, int64_t stride, int64_t times, int64_t rows, T* 
       const T value = static_cast<T>(from[i * stride]);
       T* const row = to + i * times;
       if (times < kLanes && (rows - i) * times >= kLanes) {
-        for (int64_t j = 0; j < kLanes; ++j) row[j] = value;  // the next rows overwrite the excess
+        for (int64_t j = 0; j < kLanes; ++j) row[j] = value;  // the next rows overwrite the numbers beyond `times`
       } else {
         std::fill_n(row, times, value);
       }
@@ -109,7 +109,8 @@ void repeat_rows(const E* from, int64_t stride, int64_t times, int64_t rows, T* 
   }
 }
 
-// Reads the numbers [start, start + length) of a view with two dimensions, of which the last one has stride 0.
+// Reads the numbers [start, start + length) of a view with two dimensions. The last dimension has stride 0, so that
+// each number is repeated.
 template <class T, class E>
 void load_repeated(const View& view, const E* data, int64_t start, int64_t length, T* to) {
   const int64_t times = view.size[1], stride = view.stride[0], skip = start % times;
@@ -154,7 +155,7 @@ const T* load(const View& view, int64_t start, int64_t length, T* buffer, T miss
         std::fill_n(buffer + at, run, static_cast<T>(data[offset]));
       } else if (stride == 1) {
         for (int64_t i = 0; i < run; ++i) buffer[at + i] = static_cast<T>(data[offset + i]);
-      } else if (stride == 2) {  // one half of a stacked pair. The compiler vectorises a constant stride.
+      } else if (stride == 2) {  // one of two stacked tensors; the compiler vectorises a constant stride
         for (int64_t i = 0; i < run; ++i) buffer[at + i] = static_cast<T>(data[offset + 2 * i]);
       } else {
         for (int64_t i = 0; i < run; ++i) buffer[at + i] = static_cast<T>(data[offset + i * stride]);
@@ -164,7 +165,7 @@ const T* load(const View& view, int64_t start, int64_t length, T* buffer, T miss
   return buffer;
 }
 
-// Copies those numbers to `to` whose mask is not 0. The mask's numbers are [start, start + length).
+// Copies a number to `to` if its mask is not 0. The masks of the numbers are [start, start + length) of `mask`.
 template <class T>
 void overwrite(const View& mask, int64_t start, int64_t length, const T* numbers, T* to) {
   uint8_t buffer[kBlock];
@@ -172,15 +173,15 @@ void overwrite(const View& mask, int64_t start, int64_t length, const T* numbers
   for (int64_t i = 0; i < length; ++i) to[i] = is_set[i] ? numbers[i] : to[i];
 }
 
-// Returns a pointer to which the caller writes the numbers from `start` on. It is the tensor's own memory if the tensor
-// is contiguous and has the type T, else `buffer`. In both cases the caller then calls `store`.
+// Returns a pointer to which the caller writes the numbers from `start` on, before it calls `store`. It is the tensor's
+// own memory if the tensor is contiguous and has the type T. Otherwise it is `buffer`.
 template <class T>
 T* target(const View& view, int64_t start, T* buffer) {
   if (view.dtype == dtype_of<T>() && view.contiguous()) return static_cast<T*>(view.data) + start;
   return buffer;
 }
 
-// Stores numbers in the type of the view, unless `target` let the caller write them there.
+// Stores numbers in the type of the view. If `target` returned the tensor's own memory, nothing is left to do.
 template <class T>
 void store(const View& view, int64_t start, int64_t length, const T* from) {
   if (view.dtype == dtype_of<T>() && view.contiguous() && from == static_cast<T*>(view.data) + start) return;
@@ -196,14 +197,14 @@ void store(const View& view, int64_t start, int64_t length, const T* from) {
   });
 }
 
-// Stores the numbers of two views. If the views are the two halves of a stacked tensor, one loop writes both.
+// Stores the numbers of two views. If the views are two stacked tensors, one loop writes both.
 template <class T>
 void store_pair(const View& first, const View& second, int64_t start, int64_t length, const T* a, const T* b) {
-  const auto is_half = [](const View& view) {
+  const auto is_stacked = [](const View& view) {
     return view.dtype == dtype_of<T>() && view.dims == 1 && view.stride[0] == 2;
   };
   T* const out = static_cast<T*>(first.data) + 2 * start;
-  if (is_half(first) && is_half(second) && static_cast<T*>(second.data) == static_cast<T*>(first.data) + 1) {
+  if (is_stacked(first) && is_stacked(second) && static_cast<T*>(second.data) == static_cast<T*>(first.data) + 1) {
     for (int64_t i = 0; i < length; ++i) {
       out[2 * i] = a[i];
       out[2 * i + 1] = b[i];

@@ -6,7 +6,7 @@
 namespace bfn {
 namespace {
 
-// Consecutive classes of one token, which fit a buffer of kBlock numbers.
+// Consecutive classes of one token. They fit a buffer of kBlock numbers.
 struct Chunk {
   int64_t token, first, count;  // the classes are [first, first + count)
   int64_t start;                // where the chunk begins in the memory of the tile
@@ -31,14 +31,14 @@ void for_chunks(const TileOfClasses& tile, int64_t token, F&& f) {
   }
 }
 
-// Calls f(k) if the token's class is class k of the chunk.
+// Calls f(k) if class k of the chunk is the token's class.
 template <class F>
 void where_in_chunk(const TileOfClasses& tile, const Chunk& chunk, F&& f) {
   const int64_t k = tile.x[chunk.token] - chunk.first;
   if (k >= 0 && k < chunk.count) f(k);
 }
 
-// Copies a chunk of the tile `from`, and fills the padding behind it.
+// Copies a chunk of the tile `from`, and fills its padding with `pad`.
 template <class T>
 void load_chunk(const Chunk& chunk, const T* from, T* to, T pad) {
   std::copy_n(from + chunk.start, chunk.count, to);
@@ -82,7 +82,7 @@ void logits_of_chunk(const FlowTile<T>& op, const Chunk& chunk, T* y) {
   std::fill(y + chunk.count, y + chunk.steps() * kLanes, kMinusInfinity<T>);
 }
 
-// Writes the probabilities of a token, given the final top and total.
+// Writes the probabilities of a token. The token's top and total must be final.
 template <class T>
 void flow_probabilities(const FlowTile<T>& op, int64_t token) {
   const T top = op.top[token], inverse = 1 / op.total[token];
@@ -95,8 +95,8 @@ void flow_probabilities(const FlowTile<T>& op, int64_t token) {
   });
 }
 
-// A step of an online softmax over the tiles of a token's row. `top` is the largest number so far, with this tile.
-// Turns the tile's numbers into exp(number - top), and updates total, kept and top of the op.
+// A step of the online softmax over the tiles of a token's row. `top` is the largest number so far, including this
+// tile. It replaces the tile's numbers by exp(number - top), and updates `total`, `kept` and `top` of the op.
 template <class Op, class T>
 void online_softmax(const Op& op, int64_t token, T top, T* numbers) {
   double sum = 0;
@@ -144,7 +144,7 @@ const T* step_noise(const StepTile<T>& op, const Chunk& chunk, T* buffer) {
   return buffer;
 }
 
-// Stores the new state of a chunk. Also writes it to new_state, as it is after rounding to the type of the state, with
+// Stores the new state of a chunk. Also writes it to new_state, after it was rounded to the type of the state, with
 // -infinity in the padding.
 template <class T>
 void step_chunk(const StepTile<T>& op, const Chunk& chunk, T* new_state) {
@@ -171,7 +171,7 @@ void step_chunk(const StepTile<T>& op, const Chunk& chunk, T* new_state) {
   std::fill(new_state + chunk.count, new_state + chunk.steps() * kLanes, kMinusInfinity<T>);
 }
 
-// Adds, in lanes, e and e^2 of all e but those that are 1, and counts those that are 1.
+// Lane by lane, counts the e that are 1, and adds e and e^2 of all other e.
 template <class T>
 [[gnu::noinline]] void sum_below_one(int64_t steps, const T* __restrict e, double* __restrict sums,
                                      double* __restrict squares, double* __restrict ones) {
@@ -185,7 +185,7 @@ template <class T>
   }
 }
 
-// The largest logit of a chunk, and the sums of e = exp(z - top) and of e^2 over the other logits.
+// The largest logit of a chunk, `top`, and the sums of e = exp(z - top) and of e^2 over the other logits.
 struct TopSums {
   double top, rest, square;
 
@@ -197,13 +197,13 @@ struct TopSums {
     sum_below_one(chunk.steps(), e, sums, squares, ones);
     top = largest, rest = 0, square = 0;
     for (int64_t j = 0; j < kLanes; ++j) rest += sums[j], square += squares[j], count += ones[j];
-    const double ties = std::max(count - 1, 0.0);  // how many other logits are as large; 0 if all logits are -inf
+    const double ties = std::max(count - 1, 0.0);  // how many other logits equal top; 0 if all are -inf
     rest += ties, square += ties;
   }
 
-  // Adds these sums to the sums over other logits. `scale` and `other_scale` turn exp(z - old top) into exp(z -
-  // new_top). The smaller one of the two old tops is not the new top, so its exponential, `smaller`, is added to the
-  // sums.
+  // Adds these sums to the sums over other logits. `scale` and `other_scale` turn exp(z - old top) into
+  // exp(z - new_top). Each of the two sums left out its old top. The smaller old top is not the new top, so that its
+  // exponential, `smaller`, is added now.
   void add_to(double& other_top, double& other_rest, double& other_square) const {
     const double new_top = std::max(top, other_top);
     const double scale = ::exp(top - new_top), other_scale = ::exp(other_top - new_top);

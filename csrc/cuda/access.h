@@ -1,6 +1,6 @@
-// How a thread reads and writes a pack, which is some neighbouring variables. If the data is contiguous and aligned, a
-// pack has four or eight variables, which are read 16 bytes at a time. Otherwise a pack has one variable, with any
-// strides and types. The two classes of access, Dense and General, have the same methods.
+// How a thread reads and writes a pack, which is some neighbouring variables. If all data is contiguous and aligned, a
+// pack has four or eight variables, which are read by a few wide instructions. Otherwise a pack has one variable, with
+// any strides and types. The two classes of access, Dense and General, have the same methods.
 #pragma once
 
 #include "../ops/loss.h"
@@ -19,14 +19,14 @@ __device__ __forceinline__ T one_normal(int64_t seed, int64_t index, uint32_t st
   return index & 1 ? second : first;
 }
 
-// Reads or makes the uniform that draws the class or the component of a row.
+// Reads or makes the uniform number that draws the class or the mixture component of a row.
 template <class T>
 __device__ T one_uniform(const Noise& from, int64_t seed, int64_t row) {
   if (from.explicit_values) return read<T>(from.explicit_values, row);
   return unit_of_row<T>(static_cast<uint64_t>(seed), row, from.stream);
 }
 
-// Makes the normals of kCount variables, from Philox group `group` on.
+// Makes the normals of kCount variables. Their Philox groups start at `group`.
 template <class T, int kCount>
 __device__ __forceinline__ void normals(int64_t seed, uint64_t group, uint32_t stream, uint32_t draw,
                                         T (&eps)[kCount]) {
@@ -38,7 +38,7 @@ __device__ __forceinline__ void normals(int64_t seed, uint64_t group, uint32_t s
   }
 }
 
-// Makes the uniforms of kCount variables, from Philox group `group` on.
+// Makes the uniform numbers of kCount variables. Their Philox groups start at `group`.
 template <class T, int kCount>
 __device__ __forceinline__ void uniforms(int64_t seed, uint64_t group, uint32_t stream, T (&u)[kCount]) {
 #pragma unroll
@@ -51,13 +51,13 @@ __device__ __forceinline__ void uniforms(int64_t seed, uint64_t group, uint32_t 
   }
 }
 
-// Access to one variable at a time, for any types and strides.
+// Access to one variable at a time. Its views may have any types and strides.
 template <class T>
 struct General {
-  using Compute = T;                // the type of the arithmetic
+  using Compute = T;                // the compute type
   using One = General;              // the access to one variable
-  static constexpr int kCount = 1;  // the variables of a pack
-  int64_t start, row;               // the first variable, and the row of variables that shares its row scalars
+  static constexpr int kCount = 1;  // the number of variables in a pack
+  int64_t start, row;               // the pack's first variable, and the index of the row scalars that it uses
 
   __device__ void data(const View& view, T (&x)[1], T missing = T(0)) const { x[0] = read(view, start, missing); }
   __device__ void network(const View& view, T (&x)[1]) const { data(view, x); }
@@ -81,8 +81,8 @@ struct General {
   }
 };
 
-// Access to contiguous data of type S and contiguous network outputs of type N. There may be one row scalar for all
-// variables, for each row of variables, or for each variable. The noise is made from the seed.
+// Access to contiguous data of type S and contiguous network outputs of type N. A row scalar may have one number for
+// all variables, for each row of variables, or for each variable. The noise is made from the seed.
 template <class S, class N, int count = sizeof(S) + sizeof(N) == 8 ? 4 : 8>
 struct Dense {
   using Compute = float;
@@ -114,7 +114,7 @@ struct Dense {
       for (int j = 0; j < kCount; ++j) on[j] = (words[j / 4] >> (8 * (j % 4)) & 255) != 0;
     }
   }
-  // Calls f(j, x) for each variable j of the pack. x is its class, an integer of the type of the view.
+  // Calls f(j, x) for each variable j of the pack. x is the variable's class. It has the integer type of the view.
   template <class F>
   __device__ void each_class(const View& view, F&& f) const {
     if (view.dtype == DType::kInt64) return each_of<int64_t>(view, f);
@@ -165,13 +165,15 @@ struct Dense {
   }
 };
 
-// For contiguous data: `length` consecutive variables share a row scalar.
+// Which row a variable of contiguous data belongs to. `length` consecutive variables form a row, and share their row
+// scalars.
 struct RowMap {
   Divisor length;
 };
 
-// Calls f(at) for the packs of [begin, end) that thread `rank` of `size` threads handles. `begin` is a multiple of
-// At::kCount. For the variables behind the last whole pack, it calls f(At::One) one by one.
+// Calls f(at) for the packs of [begin, end) that one of `size` threads handles. `rank` is the index of this thread.
+// `begin` must be a multiple of At::kCount. The variables behind the last whole pack are passed to f one by one, as
+// At::One.
 template <class At, class F>
 __device__ void for_packs(int64_t begin, int64_t end, int64_t rank, int64_t size, const RowMap& rows, F&& f) {
   int64_t start = begin + rank * At::kCount;
@@ -185,9 +187,9 @@ __device__ void for_packs(int64_t begin, int64_t end, int64_t rank, int64_t size
   }
 }
 
-// Calls f(at, active) for the packs of [begin, end), equally often in every thread of a block, so that f may
-// synchronise the block. All packs must be whole. If a thread has no pack in the last round, `at` is the last pack and
-// `active` is false.
+// Calls f(at, active) for the packs of [begin, end). Every thread of a block makes the same number of calls, so that f
+// may synchronise the block. All packs must be whole. If a thread has no pack in the last round, `at` is the last pack,
+// and `active` is false.
 template <class At, class F>
 __device__ void for_rounds(int64_t begin, int64_t end, int64_t rank, int64_t size, const RowMap& rows, F&& f) {
   const int64_t in_block = int64_t{threadIdx.x} * At::kCount;
@@ -211,15 +213,15 @@ __device__ void for_grid_in_rounds(int64_t count, const RowMap& rows, F&& f) {
   for_rounds<At>(0, count, int64_t{blockIdx.x} * blockDim.x + threadIdx.x, int64_t{gridDim.x} * blockDim.x, rows, f);
 }
 
-// The number of blocks of a grid for so many variables.
+// The number of blocks in the grid of a kernel for `count` variables.
 template <class At>
 int64_t grid_for(int64_t count) {
   const int64_t blocks = ceil_div(count, int64_t{kThreads} * At::kCount);
   return blocks < kMaxBlocks ? blocks : kMaxBlocks;
 }
 
-// What the host must know of an op's views to choose the access. The caller passes each view to the method for its
-// kind. dense() then says whether all of them allow Dense.
+// Chooses the access. The host passes each view of an op to the method for its kind. dense() then returns whether all
+// views allow Dense.
 class Layout {
  public:
   Layout& data(const View& view) { return dense_of(view, data_type_); }
@@ -251,7 +253,7 @@ class Layout {
     dense_ &= count % kMultiple == 0;
     return *this;
   }
-  // If the losses of each batch element are summed separately, each batch element must begin at a whole pack.
+  // If the losses of each batch element are summed separately, each batch element must begin with a new pack.
   Layout& losses(const LossTarget& to) {
     dense_ &= to.reduction != Reduction::kBatch || to.per_batch % kMultiple == 0;
     return *this;
@@ -274,7 +276,7 @@ class Layout {
     return *this;
   }
 
-  static constexpr DType kUnknown = DType::kInt64;  // no data has this type
+  static constexpr DType kUnknown = DType::kInt64;  // no tensor of data has this type
   static constexpr int64_t kMultiple = 8;           // a multiple of every At::kCount
   int64_t row_length_ = 0;
   bool dense_ = true;
@@ -287,7 +289,7 @@ struct Tag {
   using type = At;
 };
 
-// Calls f(Tag<At>) with the access for data and network outputs of one type.
+// Calls f(Tag<At>). At is the access for data and network outputs of the same type.
 template <class T, class F>
 void with_access(const Layout& layout, F&& f) {
   if constexpr (sizeof(T) == sizeof(float)) {
@@ -298,8 +300,8 @@ void with_access(const Layout& layout, F&& f) {
   f(Tag<General<T>>{});
 }
 
-// Calls f(Tag<At>) with the access for data of one type and network outputs of the same type or a narrower type, as
-// they are under autocast.
+// Calls f(Tag<At>). At is the access for data of one type, and for network outputs of the same type or, as under
+// autocast, of a narrower type.
 template <class T, class F>
 void with_network_access(const Layout& layout, F&& f) {
   if constexpr (sizeof(T) == sizeof(float)) {

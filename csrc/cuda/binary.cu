@@ -29,7 +29,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   });
 }
 
-// What a variable with this logit sends: the sign of a class, or 2p - 1. A logit that is NaN sends NaN.
+// What a variable with this logit sends: the sign of a class, or 2p - 1. If the logit is NaN, it sends NaN.
 template <Choice kChoice, class T>
 __device__ T sent_by(T z, T uniform) {
   T sent;
@@ -43,8 +43,8 @@ __device__ T sent_by(T z, T uniform) {
   return z == z ? sent : kNaN<T>;
 }
 
-// Extrapolates signs, or 2p - 1. The step's prediction is stored as probabilities, so the numbers are turned into
-// probabilities and back.
+// Extrapolates signs or numbers 2p - 1. The step's prediction is stored as probabilities. So the numbers are turned
+// into probabilities and back.
 template <class At, class T, int kCount>
 __device__ __forceinline__ void extrapolate_signs(const At& at, const Solver& op, T (&sent)[kCount]) {
 #pragma unroll
@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   });
 }
 
-// Turns derivatives by u = s z into derivatives by z, sets them to 0 where the mask is 0, and stores them.
+// Turns derivatives by u = s z into derivatives by z, and stores them. They are 0 where the mask is 0.
 template <class At, class T, int kCount>
 __device__ void store_gradient(const At& at, const View& to, const bool (&on)[kCount], const T (&s)[kCount],
                                T (&slope)[kCount]) {
@@ -123,7 +123,8 @@ __global__ void __launch_bounds__(kThreads, 2)
   });
 }
 
-// Packs of eight variables need so many registers that a multiprocessor has room for one block instead of two.
+// With packs of eight variables, threads need so many registers that a multiprocessor has room for one block instead of
+// two.
 template <class At>
 __global__ void __launch_bounds__(kThreads, At::kCount > 4 ? 1 : 2)
     binary_nstep_kernel(const __grid_constant__ BinaryNStep op, const __grid_constant__ RowMap rows,
@@ -132,7 +133,8 @@ __global__ void __launch_bounds__(kThreads, At::kCount > 4 ? 1 : 2)
   const int64_t seed = op.draws.noise.seed ? *op.draws.noise.seed : 0, count = op.to.batch * op.to.per_batch;
   const int draws = static_cast<int>(op.draws.count());
   const bool by_nodes = op.draws.n_samples == 0;
-  // The factorised receiver has two coordinates. Each costs as much as the joint receiver with half the accuracy.
+  // The factorised receiver has two coordinates. The loss of each is the loss of the joint receiver with half the
+  // accuracy.
   const T coordinates = op.receiver == Receiver::kFactorised ? T(2) : T(1);
   const T factor = coordinates * static_cast<T>(op.n_steps);
   reduce_losses<At>(op.to, chunks, rows, [&](auto at, const auto& on, auto& loss) {

@@ -6,13 +6,13 @@
 namespace bfn {
 namespace {
 
-// It is not inlined, since the loop over attempts has many registers.
+// It is not inlined, since the loop over attempts needs many registers.
 template <class T>
 BFN_NOINLINE __device__ T drawn_turns(int64_t seed, int64_t index, T concentration) {
   return VonMises<T>(concentration).draw(static_cast<uint64_t>(seed), static_cast<uint64_t>(index), 0);
 }
 
-// Reads angles of a view in turns.
+// Reads angles, and converts them to turns.
 template <class At, class T, int kCount>
 __device__ void load_turns(const At& at, const View& view, double period, T (&turns)[kCount]) {
   at.data(view, turns);
@@ -21,7 +21,7 @@ __device__ void load_turns(const At& at, const View& view, double period, T (&tu
   for (int j = 0; j < kCount; ++j) turns[j] *= per_unit;
 }
 
-// Stores the logarithms of concentrations, scaled.
+// Stores the scaled logarithms of concentrations.
 template <class At, class T, int kCount>
 __device__ void store_log(const At& at, const View& to, const LogScale& scale, const T (&concentration)[kCount]) {
   T logs[kCount];

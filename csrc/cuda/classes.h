@@ -1,6 +1,6 @@
-// A row of classes that a team of threads shares. The row is divided into groups of four classes. Each thread holds
-// some groups in registers, one in each of its slots. If the row has too many classes for this, the threads sweep the
-// row: each thread has no slots, and reads its groups again in every pass over the row.
+// A row of classes that a team of threads shares. The row is divided into groups of four classes. Each thread has
+// slots, and each slot holds a group in registers. If the row has too many classes for this, the threads sweep the row:
+// they have no slots, and read their groups again in every pass over the row.
 #pragma once
 
 #include "../math/discrete.h"
@@ -10,17 +10,16 @@
 
 namespace bfn {
 
-// The number of slots of a thread (kSlots) that sweeps the row.
+// The value of kSlots, the number of slots of a thread, that stands for a sweep.
 constexpr int kSweep = 0;
 
-// Access to the group of four classes of a row from class `first` on, for any type and strides. Numbers behind the last
-// class are neither read nor written.
+// Access to groups of four classes of any type and strides. `first` is the first class of the group. Numbers behind the
+// last class of the row are neither read nor written.
 template <class T>
 struct AnyClasses {
   using Compute = T;
-  // Whether the threads of a WarpTeam may have many slots, and whether the threads of a BlockTeam may have them. In
-  // float warps have as many slots as for dense data, so that sums have the same order. Blocks have none, so that fewer
-  // kernels are compiled.
+  // Whether the threads of a WarpTeam and of a BlockTeam may have many slots. In float, warps have as many slots as for
+  // dense data, so that they add in the same order. Blocks always sweep, so that fewer kernels are compiled.
   static constexpr bool kWarpsUseManySlots = sizeof(T) == sizeof(float), kBlocksUseManySlots = false;
 
   __device__ static T one(const View& view, int64_t row, int count, int64_t k) {
@@ -40,7 +39,7 @@ struct AnyClasses {
   }
 };
 
-// Access to contiguous classes of type S. If K is a multiple of four, a group is read and written by one instruction.
+// Access to contiguous classes of type S. If K is a multiple of four, one instruction reads or writes a group.
 template <class S>
 struct DenseClasses {
   using Compute = float;
@@ -79,7 +78,8 @@ struct DenseClasses {
   }
 };
 
-// Calls f(slot, first class) for the groups of this thread. In a sweep the slot is always 0.
+// Calls f(slot, first) for the groups of this thread. `first` is the first class of the group. In a sweep `slot` is
+// always 0.
 template <int kSlots, class Team, class F>
 __device__ __forceinline__ void for_groups(const Team& team, int count, F&& f) {
   if constexpr (kSlots != kSweep) {
@@ -94,8 +94,8 @@ __device__ __forceinline__ void for_groups(const Team& team, int count, F&& f) {
   }
 }
 
-// The numbers of a thread's groups. make(first, numbers) makes the four numbers of a group. The slots are filled once,
-// and then read by every pass. In a sweep every pass makes the numbers again, in the only slot.
+// The numbers of a thread's groups. make(first, numbers) makes the four numbers of a group. Slots are filled once, and
+// every pass reads them. In a sweep every pass makes the numbers again.
 template <class T, int kSlots>
 struct ClassRegisters {
   T each[kSlots == kSweep ? 1 : kSlots][4];
@@ -104,18 +104,18 @@ struct ClassRegisters {
   __device__ __forceinline__ void fill(const Team& team, int count, F&& make) {
     if constexpr (kSlots != kSweep) for_groups<kSlots>(team, count, [&](int i, int first) { make(first, each[i]); });
   }
-  // Must be called before a pass reads the numbers of slot i.
+  // A pass must call this before it reads the numbers of slot i.
   template <class F>
   __device__ __forceinline__ void prepare(int i, int first, F&& make) {
     if constexpr (kSlots == kSweep) make(first, each[i]);
   }
 };
 
-// The type of sums over classes. For the many classes of a sweep it is double, so that the sums stay precise.
+// The type of sums over classes. A sweep has so many classes that it sums in double, to stay precise.
 template <class T, int kSlots>
 using Sum = std::conditional_t<kSlots == kSweep, double, T>;
 
-// Reads the logits of a group, and applies the guidance of a step, if there is any.
+// Reads the logits of a group. In a step with guidance, it applies the guidance.
 template <class A>
 struct Logits {
   using T = typename A::Compute;
@@ -143,8 +143,8 @@ struct Logits {
   }
 };
 
-// Sums e = exp(z - top), where top is the largest number so far. start() sets the first top. raise() replaces top by a
-// larger number `to`. Its argument `factor` is exp(top - to), which turns the old exponentials into the new ones.
+// Sums e = exp(z - top), where `top` is the largest number so far. start(top) sets the first top. raise(factor, to)
+// replaces top by the larger number `to`. `factor` is exp(top - to), by which the old exponentials are multiplied.
 template <class S, class T>
 struct ExpSum {
   S rest = 0;
@@ -158,8 +158,8 @@ struct ExpSum {
   }
 };
 
-// The sums of RowStats. `quadratic` is the sum of e (e - shift). The shift is 1 if class x is not the likeliest class,
-// and 0 otherwise. stats() turns `quadratic` into the two sums of which RowStats has one.
+// The sums of RowStats. `quadratic` is the sum of e (e - shift). `shift` is 1 if z_x is below the largest logit, and 0
+// otherwise. stats() computes from `quadratic` the sums of e^2 and of e (1 - e), one of which RowStats stores.
 template <class S, class T>
 struct RowStatsSums {
   T z_x, shift = 0;
@@ -188,7 +188,7 @@ struct RowStatsSums {
   }
 };
 
-// Sums and searches over the numbers of a row's classes. make(first, numbers) makes the four numbers of a group.
+// Sums and searches over the classes of a row. make(first, numbers) makes the four numbers of a group.
 template <class A, class Team, int kSlots, class Make = Logits<A>>
 class ClassRow {
  public:
@@ -198,7 +198,7 @@ class ClassRow {
     z_.fill(team, count, make_);
   }
 
-  // Reads group i of this thread, whose first class is `first`. Elements of z behind the last class keep their values.
+  // Reads group i of this thread, whose first class is `first`. Elements of z behind the last class are not changed.
   __device__ __forceinline__ void group(int i, int first, T (&z)[4]) {
     if constexpr (kSlots != kSweep) {
 #pragma unroll
@@ -210,7 +210,7 @@ class ClassRow {
       make_(first, z);
     }
   }
-  // Calls f(slot, j, k, z_k) for the classes of this thread, in order.
+  // Calls f(slot, j, k, z_k) for each class k of this thread, in order. j is the index of k in its group.
   template <class F>
   __device__ __forceinline__ void each(F&& f) {
     for_groups<kSlots>(team_, count_, [&](int i, int first) {
@@ -233,7 +233,7 @@ class ClassRow {
     each([&](int i, int j, int k, T z) { sum += f(i, j, k, z); });
     return static_cast<T>(team_.reduce(sum, Sum<T, kSlots>(0), Add()));
   }
-  // Returns f of class x to all threads.
+  // Returns the result of f for class x to all threads.
   template <class F>
   __device__ __forceinline__ T at(int x, F&& f) {
     T value = 0;
@@ -243,7 +243,7 @@ class ClassRow {
   __device__ T logit(int x) {
     return at(x, [](int, int, int, T z) { return z; });
   }
-  // Returns the first class that has this number, or K if there is none.
+  // Returns the first class with this number, or K if there is none.
   __device__ __forceinline__ int first_of(T number) {
     int first = count_;
     each([&](int, int, int k, T z) { first = z == number && k < first ? k : first; });
@@ -255,14 +255,14 @@ class ClassRow {
     const T sum = sum_over([&](int, int, int k, T z) { return k == x ? T(0) : exp(z - top); });
     return log(sum) + top - z_x;
   }
-  // Adds e = exp(z - top) of all classes but left_out to the sums. Returns top, the largest number of all classes.
+  // Adds e = exp(z - top) of all classes but `left_out` to the sums. Returns `top`, the largest number of all classes.
   template <class Sums>
   __device__ __forceinline__ T sum_exponentials(int left_out, Sums& sums);
 
   struct Total {
     T top, sum;
   };
-  // Returns top, the largest number, and the sum of exp(z - top) over all classes.
+  // Returns the largest number, `top`, and the sum of exp(z - top) over all classes.
   __device__ __forceinline__ Total total() {
     ExpSum<Sum<T, kSlots>, T> sums;
     const T top = sum_exponentials(-1, sums);
@@ -276,8 +276,8 @@ class ClassRow {
   ClassRegisters<T, kSlots> z_;
 };
 
-// In a sweep one pass over the row makes the sums. They refer to the largest number so far, and are raised when a
-// larger number is met.
+// In a sweep, the sums are made in one pass over the row. They refer to the largest number so far. A larger number
+// raises them.
 template <class A, class Team, int kSlots, class Make>
 template <class Sums>
 __device__ __forceinline__ auto ClassRow<A, Team, kSlots, Make>::sum_exponentials(int left_out, Sums& sums) -> T {
@@ -335,7 +335,8 @@ __device__ __forceinline__ void class_normals(const Noise& from, int64_t seed, i
   }
 }
 
-// Returns how many threads with so many slots hold all classes: a power of two, and at most `limit`.
+// Returns how many threads with `slots` slots each can hold all classes. The result is a power of two, and at most
+// `limit`.
 inline int team_size(int64_t num_classes, int slots, int limit) {
   int size = 1;
   while (size < limit && 4 * slots * size < num_classes) size *= 2;
@@ -344,11 +345,11 @@ inline int team_size(int64_t num_classes, int slots, int limit) {
 
 constexpr int kManySlots = 4;
 
-// Chooses the team of a row. Up to 512 classes it is some lanes of a warp. Up to 4096 classes it is a block that holds
-// the row in slots. With more classes it is a block that sweeps the row. Some work is done once for each row, and each
-// thread of a team repeats it. So threads have kManySlots if K is larger than 16. This takes a half to a quarter of the
-// instructions that threads with one slot take.
-
+// Chooses the team of a row. With dense data it is some lanes of a warp for up to 512 classes, a block that holds the
+// row in slots for up to 4096 classes, and a block that sweeps the row for more. Other data is swept earlier: above 512
+// classes, and in double above 128. Some work is needed once for each row, but each thread of a team repeats it. So
+// with more than 16 classes, threads have kManySlots slots. They then take a half to a quarter of the instructions that
+// they would take with one slot.
 template <class A, class F>
 void with_team(int64_t num_classes, F&& f) {
   using OneSlot = std::integral_constant<int, 1>;
@@ -368,7 +369,7 @@ void with_team(int64_t num_classes, F&& f) {
   f(Tag<A>{}, Tag<BlockTeam>{}, std::integral_constant<int, kSweep>{}, kThreads, kThreads);
 }
 
-// Calls f(Tag<access to classes>, Tag<Team>, slots, threads per block, team size).
+// Calls f(Tag<A>, Tag<Team>, slots, threads per block, team size), where A is the access to classes.
 template <class T, class F>
 void with_classes(const Layout& layout, int64_t num_classes, F&& f) {
   if constexpr (sizeof(T) == sizeof(float)) {

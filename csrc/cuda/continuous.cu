@@ -43,7 +43,7 @@ struct Interval {
   explicit Interval(const Prediction& from) : low(static_cast<T>(from.low)), high(static_cast<T>(from.high)) {}
 };
 
-// x_hat before it is clipped (84), and the mean and scales that it was computed from.
+// x_hat before it is clipped (84), and the mean and the scales from which it was computed.
 template <class T, int kCount>
 struct DataPrediction {
   T x_hat[kCount], mean[kCount], mean_scale[kCount], noise_scale[kCount];

@@ -1,4 +1,5 @@
-// The parts of CUDA that the kernels use. Without nvcc, a replacement for the host is included (tests/cuda_on_host).
+// The functions of CUDA that the kernels use. If the compiler is not nvcc, host_shim.h replaces them
+// (tests/cuda_on_host).
 #pragma once
 
 #include <cstdint>
@@ -22,7 +23,7 @@
 namespace bfn {
 
 constexpr int kThreads = 256;
-constexpr int64_t kMaxBlocks = 2048;  // the most blocks of a grid that loops: a few waves on the largest GPUs
+constexpr int64_t kMaxBlocks = 2048;  // the most blocks of a kernel that loops: a few waves on the largest GPUs
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -59,7 +60,8 @@ __device__ __forceinline__ void narrow(float x, float& to) { to = x; }
 
 constexpr unsigned kWholeWarp = 0xffffffffu;
 
-// Returns the sum over all threads of the block to each of them. The order of the sum depends only on the block's size.
+// Returns the sum over all threads of the block, to each of them. The order of the additions depends only on the size
+// of the block.
 template <class T>
 __device__ T block_sum(T x) {
   __shared__ T of_warp[32];

@@ -7,8 +7,8 @@
 namespace bfn {
 namespace {
 
-// How many blocks a multiprocessor must have room for, which bounds the registers of a thread. For a kernel in double,
-// or another kernel that needs many registers, it is one block.
+// A multiprocessor must have room for at least this many blocks of a kernel. This bounds the registers of a thread. For
+// kernels in double and for kernels that need many registers, the number is 1.
 template <class A, bool kManyRegisters = false>
 constexpr int kLeastBlocks = sizeof(typename A::Compute) == sizeof(double) || kManyRegisters ? 1 : 2;
 
@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(kThreads, kLeastBlocks<A>)
   for_rows(team, op.count, [&](int64_t row) { store_softmax<A, Team, kSlots>(team, op.logits, op.out, row, count); });
 }
 
-// Makes the sender's message about class x, for a group of classes.
+// Makes the sender's message about class x. It makes the numbers of one group of classes at a time.
 template <class T>
 struct MessageRow {
   const DiscreteSender& op;
@@ -83,8 +83,8 @@ __global__ void __launch_bounds__(kThreads, kLeastBlocks<A>)
   });
 }
 
-// What a row sends: a class or, with is_distribution, the distribution exp(z_k - top) * inverse. If the class is -1,
-// the row sends NaN.
+// What a row sends: the class `class_index` or, if is_distribution is set, the distribution exp(z_k - top) * inverse.
+// If is_distribution is not set and the class is -1, the row sends NaN.
 template <class T>
 struct SentRow {
   int64_t class_index;
@@ -96,15 +96,16 @@ struct SentRow {
   }
 };
 
-// Draws the first class whose cumulative e exceeds `threshold`. If there is none, the last class with a probability
-// above 0 is drawn.
+// Draws the first class whose cumulative e exceeds `threshold`. If there is none, it draws the last class whose
+// probability is above 0.
 template <class A, class Team, int kSlots>
 __device__ int draw_class(const Team& team, ClassRow<A, Team, kSlots>& row, int count, typename A::Compute top,
                           typename A::Compute threshold) {
   using T = typename A::Compute;
   int first = count, last = 0;
   T before = 0;
-  // Every thread takes part in every round, even if it has no classes left, since the team's sums need all threads.
+  // Every thread takes part in every round, even if no classes are left for it, since the sums of a team need all
+  // threads.
   const int rounds = (count + 4 * team.size - 1) / (4 * team.size);
 #pragma unroll 1
   for (int i = 0; i < rounds; ++i) {
@@ -132,7 +133,7 @@ __device__ int draw_class(const Team& team, ClassRow<A, Team, kSlots>& row, int 
   return first < count ? first : last;
 }
 
-// Decides what a row sends by the network's output.
+// Decides from the network's output what a row sends.
 template <class A, class Team, int kSlots>
 __device__ SentRow<typename A::Compute> choose(const Team& team, const DiscreteUpdate& op, int64_t row,
                                                ClassRow<A, Team, kSlots>& logits, int64_t draw_seed) {
@@ -146,7 +147,7 @@ __device__ SentRow<typename A::Compute> choose(const Team& team, const DiscreteU
   return {draw_class(team, logits, count, total.top, uniform * total.sum), false, T(0), T(0)};
 }
 
-// The row scalars that an update uses. Only a solver's step uses the last two.
+// The row scalars of an update. Only a solver's step needs the last two.
 template <class T>
 struct StepScalars {
   T beta, spread, extrapolation, keep;
@@ -158,8 +159,8 @@ struct StepScalars {
         keep(solves ? read_row<T>(op.solver.keep, row, T(1)) : T(1)) {}
 };
 
-// The step of a solver for a group of classes, if p is sent. It reads the previous prediction first, since p may be
-// stored over it.
+// Writes the new state of a group of classes in a solver's step that sends p. It reads `previous` first, since the
+// stored p may overwrite it.
 template <class A>
 __device__ __forceinline__ void solve(const DiscreteUpdate& op, const StepScalars<typename A::Compute>& scalars,
                                       int64_t seed, int64_t row, int first, typename A::Compute (&p)[4]) {
@@ -181,7 +182,7 @@ __device__ __forceinline__ void solve(const DiscreteUpdate& op, const StepScalar
   A::store(op.out, row, count, first, state);
 }
 
-// An update. With kSolves it is a solver's step. One kernel for both would need too many registers.
+// An update or, with kSolves, a solver's step. One kernel for both would need too many registers.
 template <class A, class Team, int kSlots, bool kSolves>
 __global__ void __launch_bounds__(kThreads, kLeastBlocks<A, kSolves || (kSlots > 1)>)
     update_kernel(const __grid_constant__ DiscreteUpdate op, int team_size) {
@@ -219,13 +220,13 @@ __global__ void __launch_bounds__(kThreads, kLeastBlocks<A, kSolves || (kSlots >
       }
       A::store(op.out, row, count, first, state);
     });
-    // Each thread reads only those classes of the new state that it has written itself.
+    // Each thread reads only classes of the new state that it wrote itself, so that no barrier is needed.
     if (op.theta) store_softmax<A, Team, kSlots>(team, op.out, op.theta, row, count);
   });
 }
 
-// Calls cost(row, x, on) for the rows of a block's chunk. `on` is false for a row whose mask is 0, which costs 0, and
-// for a row whose class is out of range, which costs NaN.
+// Reduces the losses of the rows of a block's chunk. cost(row, x, on) returns the loss of a row. `on` is false if this
+// loss is not used: it is 0 for a row whose mask is 0, and NaN for a row whose class is out of range.
 template <class T, class Team, class F>
 __device__ void reduce_rows(const Team& team, const LossTarget& to, const Chunks& chunks, const View& x_view,
                             int64_t num_classes, F&& cost) {
@@ -280,7 +281,7 @@ __global__ void __launch_bounds__(kThreads, kLeastBlocks<A>)
     const bool on = read<int>(op.mask, row, 1) != 0;
     const int64_t x = on ? read_row<int64_t>(op.x, row) : 0;
     const T grad = is_class(x, count) ? read_row<T>(op.grad, row) : kNaN<T>;
-    const int own = static_cast<int>(x);
+    const int class_x = static_cast<int>(x);
     T numbers[kRowStats];
     for (int64_t i = 0; i < kRowStats; ++i) numbers[i] = read_row<T>(op.stats, row * kRowStats + i);
     const RowStats<T> stats{numbers[0], numbers[1], numbers[2], numbers[3]};
@@ -292,7 +293,7 @@ __global__ void __launch_bounds__(kThreads, kLeastBlocks<A>)
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         const T by_other = slopes.by_other(exp_difference(z[j], stats.max));
-        z[j] = !on ? T(0) : first + j == own ? slopes.grad_x : by_other;
+        z[j] = !on ? T(0) : first + j == class_x ? slopes.grad_x : by_other;
       }
       A::store(op.grad_logits, row, count, first, z);
     });
@@ -379,7 +380,8 @@ void discrete_nstep(const DiscreteNStep& op) {
            chunks.blocks, threads, op, nodes, chunks, size);
     finish_losses<T>(op.to, chunks);
   };
-  // This kernel is bound by arithmetic. So narrower types use the general access, and fewer kernels are compiled.
+  // This kernel is limited by arithmetic, not by memory. So narrower types use the general access, and fewer kernels
+  // are compiled.
   if constexpr (sizeof(T) == sizeof(float)) {
     if (layout.dense() && layout.data_type() == DType::kFloat) return with_team<DenseClasses<T>>(op.num_classes, run);
   }

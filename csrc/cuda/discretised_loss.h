@@ -1,4 +1,4 @@
-// The losses of discretised data for which each thread works on a pack of variables.
+// The losses L_inf and -ln p of discretised data. Each thread works on a pack of variables.
 #pragma once
 
 #include "../math/bin_prob.h"
@@ -32,7 +32,7 @@ struct Normals {
     }
   }
 
-  // Turns the derivatives by mean and std into derivatives by the predictions, in place, and stores them.
+  // Turns the derivatives by mean and std into derivatives by the predictions, and stores them.
   template <class At>
   __device__ void store_gradients(const At& at, const NetworkGradients& to, T (&by_mean)[kCount],
                                   T (&by_std)[kCount]) const {
@@ -81,7 +81,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     if (!active) return;
 #pragma unroll
     for (int j = 0; j < kCount; ++j) {
-      if (on[j]) continue;  // where the mask is 0 the gradient is 0, even if NaN was computed
+      if (on[j]) continue;  // if the mask is 0, the gradient is 0, even if it was computed as NaN
       by_mean[j] = by_std[j] = normals.mean_by_prediction[j] = normals.std_by_log_std[j] = 0;
     }
     normals.store_gradients(at, op.gradients, by_mean, by_std);

@@ -1,5 +1,5 @@
-// How a thread reads and writes the elements of a view: one by one for any strides and types, or several at once if
-// they are contiguous and aligned.
+// How a thread reads and writes the elements of a view. If they are contiguous and aligned, it reads several at once.
+// Otherwise it reads them one by one, with any strides and types.
 #pragma once
 
 #include <type_traits>
@@ -10,10 +10,10 @@
 namespace bfn {
 
 // Divides numbers below 2^63 by a multiplication and a shift (Granlund and Montgomery 1994). If the divisor is 0, the
-// quotient is 0.
+// result is 0.
 struct Divisor {
   uint64_t factor = 0;
-  uint32_t shift = 0, nonzero = 0;  // `nonzero`: whether the divisor is not 0
+  uint32_t shift = 0, nonzero = 0;  // `nonzero` is 0 if the divisor is 0
 
   Divisor() = default;
   explicit Divisor(int64_t by) : nonzero(by != 0) {
@@ -29,8 +29,7 @@ struct Divisor {
   }
 };
 
-// The offset in memory of element `index` of a view. If the index fits 32 bits, it is divided in 32 bits, which is
-// faster.
+// The offset in memory of element `index` of a view. Divisions are in 32 bits if the numbers fit, since this is faster.
 __device__ inline int64_t offset_of(const View& view, int64_t index) {
   int64_t offset = 0;
   if (view.dims == 0) return 0;
@@ -66,7 +65,7 @@ __device__ T read_at(const View& view, int64_t offset) {
   return T(0);
 }
 
-// It is not inlined, since it has many callers, and they are slow in any case.
+// It is not inlined, since it has many callers, and such reads are slow in any case.
 template <class T>
 BFN_NOINLINE __device__ T read_any(const View& view, int64_t index) {
   return read_at<T>(view, offset_of(view, index));
@@ -77,8 +76,8 @@ __device__ T read(const View& view, int64_t index, T missing = T(0)) {
   return view ? read_any<T>(view, index) : missing;
 }
 
-// Like `read`, for a view with one number for each row of classes. In the usual case it makes no function call. This is
-// the case if the numbers have the type T, and there is one for each row or for each `size[1]` rows.
+// Like `read`, for a view with one number for each row of classes. It is faster in the usual case: the numbers have the
+// type T, and each row, or every `size[1]` rows, has its own number. It then makes no function call.
 template <class T>
 __device__ __forceinline__ T read_row(const View& view, int64_t row, T missing = T(0)) {
   const T* data = static_cast<const T*>(view.data);
@@ -118,8 +117,8 @@ __device__ __forceinline__ void write_row(const View& view, int64_t row, T x) {
   }
 }
 
-// A type of `kBytes` bytes, which the compiler reads and writes with one instruction. It would write an array one
-// element at a time.
+// A type of `kBytes` bytes, which the compiler reads and writes with one instruction. It would write the elements of an
+// array one by one.
 template <size_t kBytes>
 struct VectorType;
 template <>
@@ -135,22 +134,22 @@ struct VectorType<16> {
   using type = uint4;
 };
 
-// Reads elements that fit one vector.
+// Reads elements with one instruction.
 template <class S, int kCount>
 __device__ __forceinline__ void load_vector(const S* from, S (&x)[kCount]) {
   const auto vector = *reinterpret_cast<const typename VectorType<sizeof(x)>::type*>(from);
   std::memcpy(x, &vector, sizeof(x));
 }
 
-// Writes elements that fit one vector.
+// Writes elements with one instruction.
 template <class S, int kCount>
 __device__ __forceinline__ void store_vector(S* to, const S (&x)[kCount]) {
   typename VectorType<sizeof(x)>::type vector;
   std::memcpy(&vector, x, sizeof(x));
-  __stwb(reinterpret_cast<decltype(vector)*>(to), vector);  // inside a branch the compiler would split `=`
+  __stwb(reinterpret_cast<decltype(vector)*>(to), vector);  // in a branch, `=` would become several instructions
 }
 
-// Reads one element, or vectors of 16 bytes, as float.
+// Reads one element, or several by vectors of 16 bytes, and converts them to float.
 template <class S, int kCount>
 __device__ __forceinline__ void load_widened(const S* from, float (&x)[kCount]) {
   if constexpr (kCount == 1) x[0] = widen(*from);
@@ -164,7 +163,7 @@ __device__ __forceinline__ void load_widened(const S* from, float (&x)[kCount]) 
   }
 }
 
-// Writes one float, or vectors of 16 bytes, in the narrower type S.
+// Writes one float, or several by vectors of 16 bytes, in the narrower type S.
 template <class S, int kCount>
 __device__ __forceinline__ void store_narrowed(S* to, const float (&x)[kCount]) {
   if constexpr (kCount == 1) narrow(x[0], *to);

@@ -1,5 +1,5 @@
 // The expected values of the variables of a block. If the variables of a warp need different rules (EdgeRule), the warp
-// executes the rules one after the other. So the block first sorts its variables by their rules.
+// executes these rules one after the other. So the block first sorts its variables by their rules.
 #pragma once
 
 #include "../math/expected_value.h"
@@ -7,17 +7,17 @@
 
 namespace bfn {
 
-// Finds the places of a thread's variables in the order that is sorted by rules.
+// Finds the places of a thread's variables when the variables of the block are sorted by their rules.
 template <class T, int kCount>
 __device__ void place_by_rule(const T (&std)[kCount], Bins<T> bins, int (&place)[kCount]) {
-  constexpr int kBits = 12;  // one number has a count for each rule, in kBits bits each
+  constexpr int kBits = 12;  // the counts of all rules are packed into one number, with kBits bits for each
   static_assert(kBits * kEdgeRules <= 64 && kThreads * kCount < 1 << kBits, "a count fits its bits");
   const auto shift = [bins](T of) { return kBits * static_cast<int>(edge_rule(of, bins)); };
-  uint64_t own = 0;
+  uint64_t counts = 0;
 #pragma unroll
-  for (int j = 0; j < kCount; ++j) own += uint64_t{1} << shift(std[j]);
+  for (int j = 0; j < kCount; ++j) counts += uint64_t{1} << shift(std[j]);
   const BlockTeam block(0);
-  uint64_t next = block.sum_before(own), lower = block.reduce(own, uint64_t{0}, Add());
+  uint64_t next = block.sum_before(counts), lower = block.reduce(counts, uint64_t{0}, Add());
 #pragma unroll
   for (int r = 1; r < kEdgeRules; ++r) next += lower <<= kBits;
 #pragma unroll
@@ -27,15 +27,16 @@ __device__ void place_by_rule(const T (&std)[kCount], Bins<T> bins, int (&place)
   }
 }
 
-// Computes the expected values of a thread's variables. All kThreads threads of the block must call it. The result of a
-// thread does not depend on the variables of other threads.
+// Computes the expected values of a thread's variables. All kThreads threads of the block must call this function. The
+// results of a thread do not depend on the variables of other threads.
 template <class T, int kCount>
 __device__ void expected_values(const T (&mean)[kCount], const T (&std)[kCount], Bins<T> bins,
                                 ExpectedValue<T> (&value)[kCount]) {
   if constexpr (sizeof(T) == sizeof(double)) {  // in double there is only one rule
     for (int j = 0; j < kCount; ++j) value[j] = expected_value(mean[j], std[j], bins);
   } else {
-    // First the mean and std of each variable, later its expected value. Neighbours lie in neighbouring memory banks.
+    // `numbers` has the mean and std of each variable, and later its expected value. Neighbouring variables lie in
+    // different memory banks.
     __shared__ T numbers[4][kThreads * kCount];
     int place[kCount];
     T least = std[0], most = std[0];

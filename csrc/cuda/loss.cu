@@ -30,8 +30,8 @@ int64_t loss_workspace(const LossTarget& to) {
 
 template <class T>
 void finish_losses(const LossTarget& to, const Chunks& chunks) {
-  // If one block summed each batch element, only the scale is missing. Batch elements without variables have no chunks.
-  // Their sum of 0 is written here.
+  // If each batch element was summed by one block, only the scale is missing. A batch element without variables has no
+  // chunks, and its sum of 0 is written here.
   const bool by_batch = to.reduction == Reduction::kBatch, summed = by_batch && chunks.per_group == 1;
   LossTarget target = to;
   if (summed) target.reduction = Reduction::kNone;

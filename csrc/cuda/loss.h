@@ -1,6 +1,6 @@
-// Masks and reduces the losses of variables. Each block sums a chunk of variables, whose size does not depend on the
-// device. If a result has several chunks, a second kernel adds their sums in a fixed order. So every run gives the same
-// bits.
+// Masks and reduces the losses of variables. Each block sums a chunk of variables. The size of a chunk does not depend
+// on the device. If a result is the sum of several chunks, a second kernel adds their sums in a fixed order. So every
+// run gives the same bits.
 #pragma once
 
 #include <algorithm>
@@ -12,18 +12,18 @@ namespace bfn {
 
 struct PartialSum {
   double sum;
-  int64_t count;  // of variables with a cost; only for Reduction::kMean with a mask
+  int64_t count;  // of losses; only for Reduction::kMean with a mask
 };
 
-// How the variables are divided. The losses are summed in groups: one group for each batch element with
-// Reduction::kBatch, else one group in all. A group consists of chunks, and each block of the grid sums one chunk.
+// How the variables are divided. With Reduction::kBatch, each batch element is a group, whose losses are summed.
+// Otherwise all variables are one group. A group consists of chunks, and each block of the grid sums one chunk.
 struct Chunks {
-  int64_t group_size, size;   // how many variables a group has, and a chunk (the last of a group may have fewer)
-  int64_t per_group, blocks;  // how many chunks a group has, and all groups together
+  int64_t group_size, size;   // variables in a group, and in a chunk; the last chunk of a group may have fewer
+  int64_t per_group, blocks;  // chunks in a group, and in all groups
 };
 
-// The size of a chunk is a multiple of `align`, which is the number of variables that a block works on at a time. The
-// sizes aim at 2^10 chunks. A chunk has at most 2^15 variables.
+// The size of a chunk is a multiple of `align`, the number of variables that a block works on at a time. It is chosen
+// such that there are about 2^10 chunks, but it is at most 2^15.
 inline Chunks chunks_of(const LossTarget& to, int64_t align) {
   const bool by_batch = to.reduction == Reduction::kBatch;
   const int64_t all = to.batch * to.per_batch, groups = by_batch ? to.batch : 1;
@@ -44,8 +44,8 @@ __device__ inline Range range_of(const Chunks& chunks) {
   return {begin, index + 1 == per_group ? first + chunks.group_size : begin + chunks.size};
 }
 
-// Writes the sum of a block's chunk: to the loss if the chunk is a whole batch element, else to the partial sums. With
-// Reduction::kNone it writes nothing.
+// Writes the sum of a block's chunk. If the chunk is a whole batch element, the sum is the loss. Otherwise it is a
+// partial sum. With Reduction::kNone the function writes nothing.
 template <class T>
 __device__ void finish_block(const LossTarget& to, const Chunks& chunks, double sum, int32_t count) {
   if (to.reduction == Reduction::kNone) return;
@@ -59,13 +59,13 @@ __device__ void finish_block(const LossTarget& to, const Chunks& chunks, double 
   }
 }
 
-// The sum of a thread's losses, and how many variables have a cost.
+// The sum of a thread's losses, and the number of losses that count.
 struct LossSum {
   double sum = 0;
   int32_t count = 0;
 
-  // Adds the losses of a pack. A loss whose mask is 0 is replaced by 0. With Reduction::kNone it also writes the
-  // losses.
+  // Adds the losses of a pack. A loss whose mask is 0 is replaced by 0. With Reduction::kNone the losses are also
+  // written.
   template <class At>
   __device__ void add(const LossTarget& to, const At& at, const bool (&on)[At::kCount],
                       typename At::Compute (&loss)[At::kCount]) {
@@ -81,8 +81,8 @@ struct LossSum {
   }
 };
 
-// Calls f(at, on, loss) for the packs of the block's chunk. `on` is the mask of the pack. f writes the losses of the
-// pack.
+// Calls f(at, on, loss) for the packs of the block's chunk. `on` is the mask of the pack. f writes the pack's losses to
+// `loss`.
 template <class At, class F>
 __device__ void reduce_losses(const LossTarget& to, const Chunks& chunks, const RowMap& rows, F&& f) {
   const Range range = range_of(chunks);
@@ -98,7 +98,7 @@ __device__ void reduce_losses(const LossTarget& to, const Chunks& chunks, const 
   finish_block<typename At::Compute>(to, chunks, sum.sum, sum.count);
 }
 
-// Like reduce_losses, but calls f(at, active, on, loss) in rounds (for_rounds).
+// Like reduce_losses, but calls f(at, active, on, loss) in rounds, as for_rounds does.
 template <class At, class F>
 __device__ void reduce_losses_in_rounds(const LossTarget& to, const Chunks& chunks, const RowMap& rows, F&& f) {
   const Range range = range_of(chunks);
@@ -113,8 +113,7 @@ __device__ void reduce_losses_in_rounds(const LossTarget& to, const Chunks& chun
   finish_block<typename At::Compute>(to, chunks, sum.sum, sum.count);
 }
 
-// Launches the kernel that adds the partial sums, writes the loss unless it is complete, and writes to.scale, the
-// factor of the gradients.
+// Launches a kernel that adds the partial sums, writes the loss unless it is complete, and writes to.scale.
 template <class T>
 void finish_losses(const LossTarget& to, const Chunks& chunks);
 

@@ -1,5 +1,5 @@
-// The ops of discretised data for an output distribution that is a mixture of normals. A thread handles one variable,
-// and its components one after the other.
+// The ops of discretised data if the output distribution is a mixture of normals. A thread handles one variable, and
+// loops over its components.
 #pragma once
 
 #include "../ops/discretised.h"
@@ -14,7 +14,7 @@ template <class T>
 void mixture_choose(const struct Choose& op);
 template <class T>
 void mixture_update(const DiscretisedUpdate& op);
-// Launches the kernel of the losses. The caller calls finish_losses.
+// Launches the kernel of the losses. The caller must then call finish_losses.
 template <class T>
 void mixture_loss(const DiscretisedLoss& op, const Chunks& chunks);
 

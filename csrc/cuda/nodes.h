@@ -1,4 +1,4 @@
-// The nodes of a quadrature and their weights, as a parameter of a kernel.
+// The nodes of a quadrature and their weights, in a form in which they are passed to a kernel.
 #pragma once
 
 #include "../ops/noise.h"

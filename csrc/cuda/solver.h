@@ -1,4 +1,4 @@
-// The extrapolation of a solver's step for elementwise data.
+// The steps of solvers for elementwise data.
 #pragma once
 
 #include "../ops/solver.h"
@@ -6,8 +6,8 @@
 
 namespace bfn {
 
-// Stores p as the step's prediction, then replaces p by p + extrapolation (p - previous). It reads the previous
-// prediction first, since p may be stored over it.
+// Stores p as the step's prediction, and then replaces p by p + extrapolation (p - previous). It reads `previous`
+// first, since the stored p may overwrite it.
 template <class At, class T, int kCount>
 __device__ __forceinline__ void extrapolate(const At& at, const Solver& op, T (&p)[kCount]) {
   T previous[kCount] = {}, factor[kCount] = {};
@@ -21,7 +21,7 @@ __device__ __forceinline__ void extrapolate(const At& at, const Solver& op, T (&
   for (int j = 0; j < kCount; ++j) p[j] = extrapolated(p[j], previous[j], factor[j]);
 }
 
-// Replaces the network's logits by the logits of a step with guidance.
+// Applies guidance to the network's logits.
 template <class At, class T, int kCount>
 __device__ __forceinline__ void guide(const At& at, const Guidance& guidance, T (&z)[kCount]) {
   T scale[kCount], unconditional[kCount], unconditional_scale[kCount];

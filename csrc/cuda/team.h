@@ -1,5 +1,5 @@
-// A team of threads that shares a row of classes: some lanes of a warp, or a whole block. A reduction returns the same
-// result to each thread of the team. Its order depends only on the number of threads.
+// A team of threads shares a row of classes. It is some lanes of a warp, or a whole block. A reduction returns the same
+// result to each thread of the team. The order of its operations depends only on the number of threads.
 #pragma once
 
 #include "device.h"
@@ -13,7 +13,7 @@ struct Add {
   }
 };
 
-// The larger of two numbers; NaN if either is NaN.
+// The larger of two numbers. It is NaN if either number is NaN.
 struct Larger {
   template <class T>
   __device__ T operator()(T a, T b) const {
@@ -32,16 +32,16 @@ struct Smaller {
   __device__ int operator()(int a, int b) const { return b < a ? b : a; }
 };
 
-// `size` lanes of a warp, a power of two up to 32.
+// `size` lanes of a warp. `size` is a power of two up to 32.
 struct WarpTeam {
   int size, rank;
-  unsigned lanes;  // the mask of the team's lanes
+  unsigned lanes;  // the lanes of the team, as a mask
 
   __device__ explicit WarpTeam(int team_size) : size(team_size), rank(threadIdx.x % team_size) {
     const unsigned first = threadIdx.x % 32 - rank;
     lanes = (size == 32 ? kWholeWarp : (1u << size) - 1) << first;
   }
-  // How many teams a block has, and the index of this team in its block.
+  // The number of teams in a block, and the index of this team in its block.
   __device__ int per_block() const { return blockDim.x / size; }
   __device__ int index() const { return threadIdx.x / size; }
 
@@ -50,7 +50,7 @@ struct WarpTeam {
     for (int step = size / 2; step > 0; step /= 2) x = combine(x, __shfl_xor_sync(lanes, x, step));
     return x;
   }
-  // Returns the sum of x over all threads of lower rank.
+  // Returns the sum of x over all threads of a lower rank.
   template <class T>
   __device__ T sum_before(T x) const {
     for (int step = 1; step < size; step *= 2) {
@@ -76,7 +76,7 @@ struct BlockTeam {
     const int warps = size / 32;
 #pragma unroll
     for (int step = 16; step > 0; step /= 2) x = combine(x, __shfl_xor_sync(kWholeWarp, x, step));
-    __syncthreads();  // other threads may still read an earlier reduction
+    __syncthreads();  // other threads may still read the result of an earlier reduction
     if (rank % 32 == 0) of_warp[rank / 32] = x;
     __syncthreads();
     x = rank % 32 < warps ? of_warp[rank % 32] : neutral;

@@ -15,7 +15,7 @@ struct RowScalars {
   int64_t count;
   View value, rho;  // rho may be missing
   RowContext context;
-  int wanted = 0;
+  int wanted = 0;  // the number of elements of `which` and `out` in use
   RowScalar which[kMaxRowScalars] = {};
   View out[kMaxRowScalars] = {};
 
