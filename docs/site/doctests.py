@@ -1,5 +1,4 @@
-"""An extension of mkdocstrings: examples in docstrings become code blocks, and a page lists all functions of a package.
-"""
+"""An extension of mkdocstrings. Examples in docstrings become code blocks, and pages list all functions of a package."""
 
 import ast
 import re
