@@ -193,8 +193,8 @@ class Race:
         return [point for point in self.points if point.loop == loop]
 
     def sampled(self, data: Data) -> Iterator[Drawn]:
-        """Samples of the best weights: first by the published sampler at all numbers of steps. Then each of our samplers
-        gets more steps until it is as good as the published sampler with the most steps."""
+        """Samples of the best weights: first by the published sampler at all numbers of steps. Then each of our
+        samplers gets more steps until it is as good as the published sampler with the most steps."""
         held_out = data.test[: self.plan.samples]
 
         def drawn(loop: str, sampler: str, n_steps: int) -> Drawn:

@@ -1,4 +1,4 @@
-"""An extension of mkdocstrings. Examples in docstrings become code blocks, and pages list all functions of a package."""
+"""An extension of mkdocstrings: examples in docstrings become code blocks, and pages list a package's functions."""
 
 import ast
 import re
