@@ -103,10 +103,9 @@ static Tensor strided(Given like, const Shape& shape, const Shape& strides, Scal
 
 static Shape contiguous_strides(const Shape& shape) {
   Shape strides(shape.size());
-  constexpr int64_t kWidest = sizeof(double);
-  int64_t bytes = kWidest;
+  int64_t bytes = sizeof(double);  // the widest type
   for (size_t d = shape.size(); d-- > 0;) {
-    strides[d] = bytes / kWidest;
+    strides[d] = bytes / static_cast<int64_t>(sizeof(double));
     if (__builtin_mul_overflow(bytes, std::max<int64_t>(shape[d], 1), &bytes)) {
       throw std::runtime_error("the result would have more bytes than can be counted");
     }
@@ -118,11 +117,13 @@ Tensor new_tensor(Given like, const Shape& shape, ScalarType type) {
   return strided(like, shape, contiguous_strides(shape), type);
 }
 
-// The strides are the strides of torch.empty_like, which makes the fake results under torch.compile. A contiguous
-// tensor does without the call, which takes longer than making a small tensor.
+// The strides are the strides of torch.empty_like, which makes the fake results under torch.compile. The contiguous
+// tensor is made first, since its error says what is wrong if there is no memory.
 Tensor new_like(Given like, ScalarType type) {
-  const auto strides_of = [](Given x) { return Shape(x.strides().begin(), x.strides().end()); };
-  return strided(like, shape_of(like), strides_of(like.is_contiguous() ? like : torch::stable::empty_like(like)), type);
+  if (const Tensor made = new_tensor(like, shape_of(like), type); like.strides() == made.strides()) return made;
+  const auto strides_of = [](const Tensor& x) { return Shape(x.strides().begin(), x.strides().end()); };
+  const Shape strides = strides_of(torch::stable::empty_like(like));
+  return strided(like, shape_of(like), strides, type);
 }
 
 Noise noise_of(Maybe seed, Maybe noise, const Shape& shape, Stream stream) {
