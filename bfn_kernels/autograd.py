@@ -136,8 +136,8 @@ class _Saving:
 
 
 def _picks(indices: Sequence[int]) -> Callable[[tuple], tuple]:
-    """Returns a function that picks the values at these indices of a tuple, as a tuple. `itemgetter` alone would return
-    a tuple only for two or more indices."""
+    """Returns a function that picks the values at these indices of a tuple, as a tuple. `itemgetter` returns a tuple
+    only for two or more indices."""
     return itemgetter(*indices) if len(indices) > 1 else lambda values: tuple(values[i] for i in indices)
 
 

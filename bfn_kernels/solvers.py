@@ -249,7 +249,7 @@ def coefficients(
         The coefficients, each None or a float64 tensor of the times' shape.
 
     Raises:
-        ValueError: If there is no such rule, or t_previous is given for a rule of first order.
+        ValueError: If there is no such rule, or t_previous is passed for a rule of first order.
 
     Example:
         >>> from bfn_kernels.schedules import ExponentialVariance

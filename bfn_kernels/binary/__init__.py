@@ -208,7 +208,7 @@ def update_sample(
         backend: A name of `backends.BACKENDS`; None chooses the fastest one.
 
     Returns:
-        The new state d', `[B, ...]`, in the state's type; `out` itself if it is given.
+        The new state d', `[B, ...]`, in the state's type; `out` itself if it is passed.
 
     Raises:
         ValueError: If output_logits requires a gradient and choose is not "mean".
@@ -294,7 +294,7 @@ def solver_step(
         backend: A name of `backends.BACKENDS`; None chooses the fastest one.
 
     Returns:
-        The new state d', `[B, ...]`, in the state's type; `out` itself if it is given.
+        The new state d', `[B, ...]`, in the state's type; `out` itself if it is passed.
 
     Raises:
         ValueError: If an argument requires a gradient while gradients are enabled, or if noise is passed for a rule

@@ -44,8 +44,8 @@ def flow_sample(
         t: Times in [0, 1]: a number, `[B]` or any leading part of the shape of x.
         sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1): σ₁ of the paper's schedule (80).
         schedule: A schedule of `bfn_kernels.schedules`, or an object with the same methods, instead of sigma_1.
-        mask: Bool, False where x is not read and the result is the prior's mean, 0. Broadcastable to x, or of its
-            leading dimensions.
+        mask: Bool, False where x is not read and the result is the prior's mean, 0. Broadcastable to x, or shaped as
+            its leading dimensions.
         seed: An int, or an int64 tensor of one element. None: `generator` draws it.
         generator: A `torch.Generator` on the device of x, instead of a seed. None: torch's default generator.
         noise: ε, standard normals `[B, ...]`, instead of normals from a seed; not differentiable.

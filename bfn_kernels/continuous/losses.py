@@ -41,8 +41,8 @@ def continuous_time_loss(
             0 before t_min.
         clip: The range (low, high) of the data. x̂ is clipped to it. On the CPU, an x outside is an error. None for data
             without bounds.
-        mask: Bool, False where a variable costs nothing and its x is not read. Broadcastable to x, or of its leading
-            dimensions.
+        mask: Bool, False where a variable costs nothing and its x is not read. Broadcastable to x, or shaped as its
+            leading dimensions.
         reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (`[B, ...]`).
         backend: A name of `backends.BACKENDS`; None chooses the fastest one.
 
@@ -98,8 +98,8 @@ def discrete_time_loss(
             0 before t_min.
         clip: The range (low, high) of the data. x̂ is clipped to it. On the CPU, an x outside is an error. None for data
             without bounds.
-        mask: Bool, False where a variable costs nothing and its x is not read. Broadcastable to x, or of its leading
-            dimensions.
+        mask: Bool, False where a variable costs nothing and its x is not read. Broadcastable to x, or shaped as its
+            leading dimensions.
         reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (`[B, ...]`).
         backend: A name of `backends.BACKENDS`; None chooses the fastest one.
 
@@ -159,8 +159,8 @@ def reconstruction_loss(
             0 before t_min.
         clip: The range (low, high) of the data. x̂ is clipped to it. On the CPU and without num_bins, an x outside is an
             error. None for data without bounds.
-        mask: Bool, False where a variable costs nothing and its x is not read. Broadcastable to x, or of its leading
-            dimensions.
+        mask: Bool, False where a variable costs nothing and its x is not read. Broadcastable to x, or shaped as its
+            leading dimensions.
         reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (`[B, ...]`).
         backend: A name of `backends.BACKENDS`; None chooses the fastest one.
 

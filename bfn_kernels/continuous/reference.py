@@ -1,4 +1,4 @@
-"""Continuous data in plain PyTorch: the executable specification. Equation numbers are those of arXiv 2308.07037.
+"""Continuous data in plain PyTorch: the executable specification. Equation numbers refer to arXiv 2308.07037.
 
 Data, means and explicit noise have the shape `[B, ...]`. Row scalars (`mean_scale`, `weight`, …) come from the module
 `rows`, in the type of the arithmetic, and broadcast to the data.

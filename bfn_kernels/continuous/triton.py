@@ -139,8 +139,8 @@ def _is_clipped(x_hat, network):
 
 
 def squared_loss(x: Tensor, network: Prediction, weight, offset, target: LossTarget, *need) -> tuple[Tensor, ...]:
-    """Returns the loss, the factor by which its gradients are multiplied, and the gradients by x, the prediction and
-    the mean, each empty if it is not needed."""
+    """Returns the loss; the factor by which its gradients must be multiplied; and the gradients by x, the prediction
+    and the mean, each of which is empty if it is not needed."""
     prediction, mean = network[:2]
     dtype, count = compute_dtype(x, prediction, mean), x.numel()
     losses = Losses(x, *target, dtype)

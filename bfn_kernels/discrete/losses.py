@@ -153,7 +153,7 @@ def reconstruction_loss(
 
 
 def _loss(library: Any, x: Tensor, logits: Tensor, weight: Tensor | None, target: Target) -> Tensor:
-    """L∞ or, without a weight, the reconstruction loss. The CPU kernels compute the gradient of short rows in the
-    forward pass, while the rows are in the cache."""
+    """L∞ or, without a weight, the reconstruction loss. For short rows, the CPU kernels compute the gradient in the
+    forward pass, while the row is in the cache."""
     in_forward = logits.shape[-1] <= SHORT_ROW and logits.is_cpu and library is backends.LIBRARIES.get(NATIVE)
     return library.discrete.loss(x, logits, weight, *target, in_forward)

@@ -1,6 +1,6 @@
-"""Probabilities of bins under one normal each, in plain PyTorch. Equation numbers are those of arXiv 2308.07037.
+"""Probabilities of bins under one normal each, in plain PyTorch. Equation numbers refer to arXiv 2308.07037.
 
-K bins of width h = 2/K divide [−1, 1]. A bin is a zero-based index held as a float, so that NaN stays NaN.
+K bins of width h = 2/K divide [−1, 1]. A bin is a zero-based index, a float so that NaN stays NaN.
 """
 
 import math

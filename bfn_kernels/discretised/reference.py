@@ -1,4 +1,4 @@
-"""Discretised data in plain PyTorch: the executable specification. Equation numbers are those of arXiv 2308.07037.
+"""Discretised data in plain PyTorch: the executable specification. Equation numbers refer to arXiv 2308.07037.
 
 x `[B, ...]` lies in [−1, 1], which K bins of width h = 2/K divide. Arguments and results name a bin by its centre. The
 functions here name it by a zero-based index, which is a float so that NaN stays NaN. Row scalars come from the module

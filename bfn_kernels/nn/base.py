@@ -92,15 +92,15 @@ class BFN(nn.Module, ABC):
         mask: Tensor | None = None,
         reduction: str = "mean",
     ) -> Tensor:
-        """The loss of a batch: L∞ at times t, or L_n where n_steps is given. `model(x)` calls it.
+        """The loss of a batch: L∞ at times t or, with n_steps, L_n. `model(x)` calls it.
 
         Args:
             x: Data `[B, ...]`, as each kind of data says.
-            t: Times in [0, 1], `[B]`, on x's device; (i - 1)/n for steps i from 1 to n where n_steps is given. None:
-                times that `spread_times` spreads over the batch.
+            t: Times in [0, 1], `[B]`, on x's device; with n_steps, times (i - 1)/n for steps i from 1 to n. None:
+                `spread_times` makes the times.
             seed: An int that determines all times, noise and draws of the call. None: drawn from torch's default
                 generator.
-            n_steps: None for L∞; n for L_n.
+            n_steps: n of L_n. None: L∞.
             mask: False where a variable is left out, such as padding: its loss is 0, and the network sees its prior.
                 Broadcastable to x, or shaped as its leading dimensions.
             reduction: "mean" over variables, "sum", "batch" (sums, `[B]`) or "none" (of each variable).

@@ -141,7 +141,7 @@ class Vocabulary(Discrete):
     def expectation(self, seed: int) -> dict[str, Any]:
         return {"seed": seed}
 
-    reconstruction_loss = BFN.reconstruction_loss  # which passes the schedule, unlike that of `Classes`
+    reconstruction_loss = BFN.reconstruction_loss  # which, unlike `Classes`, passes the schedule
 
     def prior(self, shape: tuple[int, ...], device: torch.device) -> State:
         vector = self.weight().mean(0)  # θ is 1/K

@@ -87,7 +87,7 @@ def solver(module: ModuleType) -> Patch:
     Every step of their algorithms becomes a `solver_step`. With `cate_samp=True`, it sends one-hot samples instead of
     probabilities. Their code still runs in two cases: in the last call with `last_drop` or `addi_step`, which takes no
     step, and for `sde_euler` of text, which returns logits instead of the next state. Noise comes from seeds that
-    torch's default generator draws. So the samples differ from those of their code, but have the same distribution.
+    torch's default generator draws. So a run draws other samples than their code, from the same distribution.
 
     Args:
         module: Their `bfnsolver_i` or `bfnsolver_t`, or a module that imports a solver from one of them.
