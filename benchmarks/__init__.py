@@ -3,11 +3,11 @@
 timed_cases.py     the table of cases
 published.py       the published formulas
 closed_forms.py    what a user would otherwise write in torch
-competitors.py     the implementations that run in a case
-other_revision.py  one of them: the kernels of another git revision
+competitors.py     the implementations that a case compares
+other_revision.py  one more implementation: the kernels of another git revision
 gate.py            refuses to time an implementation whose result is wrong
 measure.py         measures time
-memory.py          measures peak extra memory, in a process of its own
+memory.py          measures peak extra memory, in a separate process
 report.py          tables, CSV and plot
 
 `python -m benchmarks.patched` times the authors' code before and after it is patched.

@@ -29,20 +29,20 @@ from benchmarks.report import FAILED, OK, STOPPED, Row
 from benchmarks.timed_cases import CASES, Case
 from bfn_kernels.backends import BACKENDS
 
-SECONDS_QUICK = 0.1  # spent on the repetitions of one competitor in one case
+SECONDS_QUICK = 0.1  # for all repetitions of a competitor in a case of a quick run
 WIDTH = 118
 NAMES = (*BACKENDS, PUBLISHED, EAGER, COMPILED, UNFUSED, PRODUCTS)
 
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The options, in which `cases` are those that were chosen and `out` is the directory of the results."""
+    """The options, with the chosen `cases` and the directory `out` of the results."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="an eighth of the rows, nothing compiled, few repetitions")
     parser.add_argument("--device", choices=tuple(DEVICES), default="cpu", help="where the cases run (cpu)")
     parser.add_argument("--without", action="append", default=[], choices=NAMES, help="leave out a competitor")
     parser.add_argument("--only", default="", metavar="TEXT", help="cases whose name has this in it")
     parser.add_argument("--no-memory", action="store_true", help="leave out the peak extra memory")
-    parser.add_argument("--base", metavar="REV", help="a git revision, whose kernels are timed beside today's")
+    parser.add_argument("--base", metavar="REV", help="also time the kernels of this git revision")
     parser.add_argument("--out", type=Path, default=None, help="directory of the results (runs/benchmarks/<date>)")
     options = parser.parse_args(arguments)
     options.cases = [case for case in CASES if options.only in case.name]
@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run_cases(
     options: argparse.Namespace, backends: list[str], device: Device, base: OtherRevision | None
 ) -> list[Row]:
-    """The rows of all cases; a line is printed when one is done."""
+    """The rows of all cases. A line is printed after each case."""
     rows: list[Row] = []
     bar = Progress(TextColumn("{task.description}"), BarColumn(20), TimeElapsedColumn(), console=Console(stderr=True))
     with bar:
@@ -117,7 +117,7 @@ def tell(
     backends: Sequence[str],
     errors: dict[str, accuracy.Errors],
 ) -> Path:
-    """Prints the tables, writes the CSV, and returns the page about it."""
+    """Prints the tables, and writes the CSV and the page. Returns the path of the page."""
     console.print(report.results_table(rows))
     held = {row.held_to: None for row in rows if row.held_to}
     console.print("error: of the output and of each gradient, relative in the 2-norm of a row of the batch, the worst.")
@@ -146,7 +146,7 @@ def run_case(
     with_memory: bool,
     base: OtherRevision | None = None,
 ) -> list[Row]:
-    """The result of the gate, the time and the memory of each competitor, the backends first."""
+    """A row for each competitor, the backends first: the verdict of the gate, the time and the memory."""
     tensors, noise = timed_cases.inputs(case, device=device.name)
     backends = [c.name for c in taking_part if c.name in BACKENDS]
     found, runs = admitted(case, taking_part, tensors, noise)
@@ -184,7 +184,7 @@ def run_case(
 def admitted(
     case: Case, taking_part: Sequence[Competitor], tensors: dict, noise: dict
 ) -> tuple[dict[str, dict], dict[str, measure.Run]]:
-    """What the gate found about each competitor, and the runs of those that passed it."""
+    """The gate's findings about each competitor, and the runs of the competitors that passed the gate."""
     found: dict[str, dict] = {}
     runs: dict[str, measure.Run] = {}
     for competitor in taking_part:
@@ -195,7 +195,7 @@ def admitted(
             if verdict.agrees and competitor.compiled:
                 run()
         except Exception as error:
-            # a failure of torch.compile is not one of ours
+            # a failure of torch.compile is not a failure of our ops
             status = STOPPED if competitor.compiled else FAILED
             found[name] = judged(reason(error), status)
             continue
@@ -206,7 +206,7 @@ def admitted(
 
 
 def judged(verdict: gate.Verdict | str, stopped: str = FAILED) -> dict:
-    """The fields of a row for a verdict or, with the status `stopped`, for the reason why there is none."""
+    """The fields of a row for a verdict. If there is none, `verdict` is the reason, and `stopped` the row's status."""
     if isinstance(verdict, str):
         return {"status": stopped, "note": verdict}
     said = {"error": verdict.worst, "tolerance": verdict.tolerance, "held_to": verdict.held_to}

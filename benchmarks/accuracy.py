@@ -1,4 +1,4 @@
-"""The error of a backend's L_n with eight nodes and with ten draws, against a sum over 4001 points."""
+"""The error of a backend's L_n with eight nodes and with ten draws, compared with a sum over 4001 points."""
 
 import math
 from dataclasses import dataclass, replace
@@ -48,11 +48,11 @@ def of_expectations(backend: str, device: str = "cpu", num_bins: int = 256) -> d
     case = Case("discretised.discrete_time_loss", (CIFAR[0], PER_ROW), num_bins)
     tensors, _ = timed_cases.inputs(case)
     want = fine_rule(tensors, num_bins)
-    there = {name: value.to(device) for name, value in tensors.items()}
+    moved = {name: value.to(device) for name, value in tensors.items()}
     found = {}
     for options in (QUADRATURE, MONTE_CARLO):
-        asked = replace(case, options=options)
-        call = kernel(backend, asked, "none")
-        got = call(**there, **({"seed": 0} if options is MONTE_CARLO else {}))
-        found[asked.series] = Errors.of(got.cpu(), want)
+        this = replace(case, options=options)
+        call = kernel(backend, this, "none")
+        got = call(**moved, **({"seed": 0} if options is MONTE_CARLO else {}))
+        found[this.series] = Errors.of(got.cpu(), want)
     return found

@@ -4,8 +4,9 @@ also says how much the result of a call varies.
     python -m benchmarks.clients             # --quick: an eighth of the rows, a few repetitions
 
 A client is a published project whose computation the ops can replace. Each computation is written here from the
-client's formulas. Given the same noise in float64, it and the call that replaces it must agree, or nothing is timed. A
-network about as large as the client's is timed in turns with both, so that the table has their share of a step.
+client's formulas. Given the same noise in float64, the computation and the call that replaces it must agree; otherwise
+nothing is timed. A network about as large as the client's is timed in turns with both, so that the table has the share
+of both in a step.
 """
 
 import argparse
@@ -28,11 +29,11 @@ from benchmarks.devices import Cpu
 from bfn_kernels import binary, continuous, discrete
 from bfn_kernels.schedules import ExponentialVariance, LogarithmicAccuracy
 
-Call = Callable[..., tuple[Tensor, ...]]  # called without arguments, or with the noise that it would otherwise draw
-N_STEPS, DRAWS = 1000, 200  # of MolCRAFT and MolPilot
-TOLERANCE = 1e-9  # the largest relative difference from theirs, in float64
+Call = Callable[..., tuple[Tensor, ...]]  # called with noise, or without arguments; it then draws noise
+N_STEPS, DRAWS = 1000, 200  # as in MolCRAFT and MolPilot
+TOLERANCE = 1e-9  # the largest relative difference between their results and ours, in float64
 WIDTH = 144
-REPEATS = 40  # of a call, to see how its result varies
+REPEATS = 40  # calls that show how much the result of a call varies
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Client:
     ours: dict[str, Call]  # the first one agrees with theirs
     noise: tuple[Tensor, ...]
     network: Callable[[int], Call]  # takes a divisor of the network's size, and returns a call of its passes in a step
-    varies: bool = True  # whether its result is a loss that is estimated by draws
+    varies: bool = True  # whether the result is a loss that is estimated by draws
 
 
 def with_gradient(loss: Tensor, *leaves: Tensor) -> tuple[Tensor, ...]:
@@ -219,8 +220,8 @@ def clients(share: int, dtype: torch.dtype) -> list[Client]:
 
 
 def disagreement(client: Client) -> float:
-    """The largest difference of our first call from theirs, given the same noise. Each tensor's difference is divided
-    by the largest absolute number of their tensor."""
+    """The largest difference between the results of their call and of our first call with the same noise. Differences
+    are relative to the largest absolute number of their tensor."""
     pairs = zip(client.theirs(*client.noise), next(iter(client.ours.values()))(*client.noise), strict=True)
     return torch.stack([(a - b).abs().max() / a.abs().max() for a, b in pairs]).max().item()  # NaN, if one is NaN
 
@@ -233,10 +234,9 @@ class Row:
     ratio: float  # theirs over this
     loss: float = field(default=math.nan)  # the mean of many calls
     spread: float = field(default=math.nan)  # the standard deviation of one call's loss
-    gradient_spread: float = field(
-        default=math.nan
-    )  # the standard deviation of one call's gradient over the norm of the mean
-    network_ms: float = field(default=math.nan)  # of the network's passes in the same step
+    # the standard deviation of one call's gradient, in the 2-norm, divided by the norm of the mean gradient
+    gradient_spread: float = field(default=math.nan)
+    network_ms: float = field(default=math.nan)  # of the network's passes in one step
 
 
 def variation(call: Call, repeats: int) -> tuple[float, float, float]:

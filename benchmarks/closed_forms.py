@@ -1,7 +1,7 @@
-"""The closed forms in plain torch, the best that a user would write without this library, for torch.compile too.
+"""The closed forms in plain torch: the best code that a user would write without this library.
 
-Gradients are autograd's. `noise`, if it is passed, replaces the normals that torch would draw, and `draw_noise` the
-uniforms that draw a class.
+It also works under torch.compile. Gradients are autograd's. `noise`, if it is passed, replaces the normals that torch
+would draw, and `draw_noise` the uniforms that draw a class.
 """
 
 import math
@@ -22,7 +22,7 @@ def column(row: Tensor) -> Tensor:
 
 
 def drawn(shape: tuple[int, ...], noise: Tensor | None, like: Tensor, out: Tensor | None = None) -> Tensor:
-    """Normals that the caller may write over."""
+    """Normals in a tensor that the caller may overwrite."""
     if noise is not None:
         return noise.clone() if out is None else out.copy_(noise)
     return torch.randn(shape, dtype=like.dtype, device=like.device) if out is None else out.normal_()
@@ -67,23 +67,24 @@ def discretised_continuous_time_loss(x, pred_mean, pred_log_std, t, *, num_bins:
 
 
 def log_bin_probs(mean: Tensor, std: Tensor, num_bins: int) -> Tensor:
-    """ln p_k `[..., K]` from one ln Φ(−|z|) per edge: a bin on one side of the mean is a difference of two tails, and
-    the bin of the mean is 1 minus both tails. Differences of Φ itself would be 0 in float32 for most bins."""
+    """ln p_k `[..., K]` from one ln Φ(−|z|) per edge. The mass of a bin on one side of the mean is a difference of two
+    tails, and the mass of the bin with the mean is 1 minus both tails. Differences of Φ would be 0 in float32 for most
+    bins."""
     z = (edges(num_bins, mean) - mean.unsqueeze(-1)) / std.unsqueeze(-1)
     tail = log_ndtr(-z.abs())
     below, above = tail[..., :-1], tail[..., 1:]
-    beside = z[..., :-1] * z[..., 1:] > 0
+    one_side = z[..., :-1] * z[..., 1:] > 0
     nearer, farther = torch.maximum(below, above), torch.minimum(below, above)
-    outside = nearer + torch.log(-torch.expm1(torch.where(beside, farther - nearer, -1.0)))
-    around = torch.log1p(-torch.where(beside, 0.0, below.exp() + above.exp()))
+    outside = nearer + torch.log(-torch.expm1(torch.where(one_side, farther - nearer, -1.0)))
+    around = torch.log1p(-torch.where(one_side, 0.0, below.exp() + above.exp()))
     ends = []
     for edge, is_tail in ((z[..., :1] < 0, tail[..., :1]), (z[..., -1:] > 0, tail[..., -1:])):
         ends.append(torch.where(edge, is_tail, torch.log1p(-torch.where(edge, 0.0, is_tail.exp()))))
-    return torch.cat([ends[0], torch.where(beside, outside, around), ends[1]], -1)
+    return torch.cat([ends[0], torch.where(one_side, outside, around), ends[1]], -1)
 
 
 def expectation(like, noise, n_samples, quadrature) -> list[tuple]:
-    """The draws or nodes, with their weights."""
+    """The draws of a Monte-Carlo expectation or the nodes of a quadrature, with their weights."""
     if n_samples:
         return [(draw, 1 / n_samples) for draw in drawn((n_samples, *like.shape), noise, like)]
     nodes, node_weights = np.polynomial.hermite_e.hermegauss(cast(int, quadrature))
@@ -93,8 +94,8 @@ def expectation(like, noise, n_samples, quadrature) -> list[tuple]:
 def discretised_discrete_time_loss(
     x, pred_mean, pred_log_std, t, noise=None, *, num_bins, sigma_1, n_steps, n_samples=None, quadrature=None, floor=0.0
 ) -> Tensor:
-    """n·E[−ε²/2 − LSE_k(ln p_k − (y − c_k)²/2τ²)] (113–119). floor: the least p, with which p is what torch's
-    Categorical makes of it in the published formulation."""
+    """n·E[−ε²/2 − LSE_k(ln p_k − (y − c_k)²/2τ²)] (113–119). floor: the least p, as torch's Categorical has it in the
+    published formulation; 0 changes no p."""
     step = 2 * math.log(sigma_1) / n_steps
     root_alpha = column((-math.expm1(step) * torch.exp(-step * (n_steps * t + 1))).sqrt())
     log_p = log_bin_probs(pred_mean, output_std(pred_log_std), num_bins)
@@ -109,7 +110,7 @@ def discretised_discrete_time_loss(
 
 
 def send(x: Tensor, beta: Tensor, noise: Tensor) -> Tensor:
-    """y + β, written over the noise. Adding a constant to all classes does not change softmax, and adds it to LSE."""
+    """The message y plus a constant β for all classes, which softmax cancels. It overwrites the noise."""
     shift = (noise.shape[-1] * beta).to(noise.dtype)
     y = noise.mul_(shift.sqrt().unsqueeze(-1))
     return y.scatter_add_(-1, x.unsqueeze(-1), shift.expand(x.shape).unsqueeze(-1))
@@ -126,7 +127,7 @@ def discrete_theta(logits: Tensor) -> Tensor:
 
 
 def discrete_update_sample(output_logits, state, alpha, noise=None, draw_noise=None) -> Tensor:
-    """z' = z + y for a class drawn from cumulative probabilities, which takes a third of the time of
+    """z' = z + y for a class that is drawn. Searching the cumulative probabilities takes a third of the time of
     torch.multinomial."""
     if draw_noise is None:
         draw_noise = torch.rand(state.shape[:-1], device=state.device)

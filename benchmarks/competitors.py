@@ -1,4 +1,4 @@
-"""The competitors in a case, the truth that each must agree with, and the call that is timed."""
+"""The competitors of a case, the float64 truth that each must agree with, and the call that is timed."""
 
 import functools
 from collections.abc import Callable
@@ -13,17 +13,16 @@ from benchmarks.timed_cases import Case
 from bfn_kernels.backends import BACKENDS
 
 PUBLISHED, EAGER, COMPILED, BASE = "published", "eager", "compiled", "base"
-UNFUSED, PRODUCTS = "unfused", "products"  # our ops that store [..., K], and the matrix products of a case alone
-# The largest error that is allowed in an output or gradient, relative in the 2-norm of the worst row of the batch. The
-# logarithms of bins' probabilities, and even more their gradients, lose digits in float32 if they are computed from
-# differences of Φ.
+UNFUSED, PRODUCTS = "unfused", "products"  # our ops that store [..., K], and only the matrix products of a case
+# The largest allowed error of an output or gradient: relative, in the 2-norm, for the worst row of the batch. ln p of a
+# bin, and even more its gradient, loses digits in float32 if it is computed from differences of Φ.
 TOLERANCE, TOLERANCE_LOG_BINS, TOLERANCE_KERNEL = 1e-3, 3e-2, 2e-4
 
 Truth = Callable[[Case, dict, dict], Tensor]
 
 
 def reference(case: Case, tensors: dict, noise: dict, **options) -> Tensor:
-    """The result of `bfn_kernels`' reference, which is called with float64; a loss is one per variable."""
+    """The result of the backend `reference`, for tensors in float64. A loss has a number for each variable."""
     return kernel("reference", case, "none", **options)(**tensors, **noise)
 
 
@@ -38,19 +37,19 @@ def floored(case: Case, tensors: dict, noise: dict) -> Tensor:
 @dataclass(frozen=True)
 class Competitor:
     name: str
-    # (case, reduction) -> the function of tensors and noise; the reduction of a loss is "mean" for times, else "none"
+    # Returns a function of tensors and noise. The reduction of a loss is "mean" if it is timed, and "none" in the gate.
     function: Callable[[Case, str], Callable]
     compiled: bool = False
     truth: Truth = reference
     held_to: str = "float64 reference"
     tolerance: float = TOLERANCE
-    share: float = 1.0  # the part of a row's variables, those with the least error, that must agree
-    tensors: Callable[[dict], dict] = field(default=lambda tensors: tensors)  # converts them for this competitor
+    share: float = 1.0  # the share of a row's variables that must agree; the variables with the largest errors need not
+    tensors: Callable[[dict], dict] = field(default=lambda tensors: tensors)  # converts tensors for this competitor
     noise: Callable[[dict, dict], dict] = field(default=lambda noise, tensors: noise)
 
 
 def kernel(backend: str | None, case: Case, reduction: str, **more) -> Callable:
-    """The public function, with a backend chosen by name; None takes the best one for the tensors' device."""
+    """The public function with this backend; None is the best backend for the tensors' device."""
     family, name = case.op.split(".")
     if name == "flow_and_loss":
         return steps.OURS[family](*(kernel(backend, part, reduction, **more) for part in parts(case)))
@@ -90,7 +89,7 @@ def closed_form(module, case: Case, reduction: str, **more) -> Callable:
 
 
 def parts(case: Case) -> tuple[Case, Case]:
-    """The flow and the loss of a training step, as cases of their own."""
+    """The flow and the loss of a training step, as two cases."""
     flow, options = steps.FLOWS[case.family], {k: v for k, v in case.options.items() if k != "width"}
     return (
         replace(case, op=f"{flow}.flow_sample", k=case.k if flow == case.family else 0, options=options),
@@ -105,8 +104,8 @@ def reduced(call: Callable, case: Case, reduction: str) -> Callable:
 
 
 def compiled_closed_form(case: Case) -> Callable[[Case, str], Callable]:
-    """The compiled closed form. The gate and the clock share the compiled code, except for ops that draw noise, which
-    the gate calls with explicit noise."""
+    """The compiled closed form. The gate and the clock use the same compiled code, except for ops that draw noise: the
+    gate calls them with explicit noise, which needs other code."""
 
     @functools.cache
     def form() -> Callable:
@@ -116,7 +115,7 @@ def compiled_closed_form(case: Case) -> Callable[[Case, str], Callable]:
 
 
 def time_per_variable(tensors: dict) -> dict:
-    """The tensors with times and accuracies per variable instead of per row, as the published code has them."""
+    """The tensors with a time and an accuracy for each variable instead of each row, as in the published code."""
     for name in ("t", "precision", "alpha"):
         if name in tensors and tensors[name].dim() == 1:
             wide = tensors["x"].shape
@@ -130,8 +129,7 @@ def with_theta(tensors: dict) -> dict:
 
 
 def class_sent(noise: dict, tensors: dict) -> dict:
-    """torch can draw classes from a generator only, so the gate passes the class that the uniform stands for
-    instead."""
+    """Replaces the uniform that draws a class by this class, since torch draws classes only from a generator."""
     if "draw_noise" not in noise:
         return noise
     cumulative = tensors["output_logits"].double().softmax(-1).cumsum(-1)
@@ -153,7 +151,7 @@ def with_both_thetas(tensors: dict) -> dict:
 
 
 def of_both_classes(noise: dict, tensors: dict, scale: float = 1.0) -> dict:
-    """Normals of two classes that do what those of binary data do."""
+    """Normals of two classes with the same effect as the one normal of binary data."""
     return {name: torch.stack([-scale * value, scale * value], -1) for name, value in noise.items()}
 
 
@@ -169,12 +167,12 @@ def bit_sent(noise: dict, tensors: dict) -> dict:
 
 
 _published = Competitor(PUBLISHED, functools.partial(closed_form, published), tensors=time_per_variable)
-PUBLISHED_OF_OP = {  # for ops whose published form differs from the default of the op
+PUBLISHED_OF_OP = {  # for ops whose published form takes other arguments or has another definition
     "discretised.discrete_time_loss": replace(
         _published,
         tolerance=TOLERANCE_LOG_BINS,
         truth=floored,
-        # in the other variables p is 1 − Φ rounded by float32 to a multiple of 6e-8
+        # in the other variables, p is 1 − Φ, which float32 rounds to a multiple of 6e-8
         held_to="float64 closed form, p floored at 1.2e-7 as torch's Categorical does, in 95 % of the variables",
         share=0.95,
     ),
@@ -215,8 +213,8 @@ def plain_tolerance(case: Case) -> float:
 
 
 def of_backend(name: str, case: Case) -> Competitor:
-    # The difference between x and a mean that was rounded to float32 has lost digits, in the reference too. So has
-    # p_k − s + p_x·q near 0, of logits that a matrix product rounded, whoever computes it.
+    # Every implementation loses digits in the difference between x and a mean that was rounded to float32, and in
+    # p_k − s + p_x·q near 0 if a matrix product has rounded the logits.
     exact = name != "reference" and not case.op.endswith("flow_and_loss") and not case.weights
     return Competitor(
         name,
@@ -227,13 +225,13 @@ def of_backend(name: str, case: Case) -> Competitor:
 
 
 def competitors(case: Case, backends: list[str], quick: bool = False, max_elements: int = 2**28) -> list[Competitor]:
-    """The backends, the first of which the others are compared with, and their peers.
+    """The backends and their peers. All are compared with the first backend.
 
-    max_elements: the most numbers per tensor for formulations that visit every bin of every draw; with more they would
-    take minutes, or more memory than there is.
+    max_elements: the most numbers per tensor for formulations that visit every bin of every draw. Larger cases would
+    take minutes, or too much memory.
     """
     found = [of_backend(name, case) for name in backends]
-    if case.within:  # its peers are those of the other case
+    if case.within:  # the target compares our op with our op in another case
         return found
     eager = Competitor(EAGER, functools.partial(closed_form, closed_forms), tolerance=plain_tolerance(case))
     peers = [eager]
@@ -251,22 +249,20 @@ def competitors(case: Case, backends: list[str], quick: bool = False, max_elemen
 
 
 def available(device: str = "cpu") -> list[str]:
-    """The available backends, best first. The reference is the truth that they must agree with, and is not timed."""
+    """The available backends, best first, without the reference: it computes the truth, and is not timed."""
     return [b.name for b in BACKENDS.values() if b.missing is None and b.device == device]
 
 
 def leaves(competitor: Competitor, case: Case, tensors: dict) -> dict:
-    """The tensors as the competitor takes them; those that have a gradient require it."""
+    """The tensors as the competitor takes them. Tensors with a gradient require it."""
     tensors = competitor.tensors(tensors)
     if case.options.get("reuse"):
-        tensors = tensors | {
-            "out": tensors["mean"].clone()
-        }  # a clone, whose pages have been touched like those of a state
+        tensors = tensors | {"out": tensors["mean"].clone()}  # a clone: its memory has been written, as a state's has
     return {k: v.detach().requires_grad_() if k in case.diff else v for k, v in tensors.items()}
 
 
 def step(call: Callable, tensors: dict, noise: dict) -> tuple[Tensor, ...]:
-    """The output, and the gradients of its sum by the tensors that require one."""
+    """The output, and the gradients of its sum by the tensors that require a gradient."""
     output = call(**tensors, **noise)
     wanted = [v for v in tensors.values() if isinstance(v, Tensor) and v.requires_grad]
     if not wanted:
@@ -275,5 +271,5 @@ def step(call: Callable, tensors: dict, noise: dict) -> tuple[Tensor, ...]:
 
 
 def prepared(competitor: Competitor, case: Case, tensors: dict) -> Callable[[], tuple[Tensor, ...]]:
-    """One repetition as it is timed, which includes drawing the noise."""
+    """The call of one repetition, which also draws the noise."""
     return functools.partial(step, competitor.function(case, "mean"), leaves(competitor, case, tensors), {})

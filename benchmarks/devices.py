@@ -1,4 +1,4 @@
-"""The devices that cases run on: their clocks, and by how much a call raises their memory."""
+"""The devices that cases run on: each has a clock, and measures by how much a call raises memory."""
 
 import time
 
@@ -12,8 +12,8 @@ from benchmarks.timed_cases import Case
 
 class Cpu:
     name = "cpu"
-    seconds = 1.5  # spent on the repetitions of one competitor in one case
-    shortest = 1e-3  # seconds; a repetition makes enough calls to last so long
+    seconds = 1.5  # for all repetitions of a competitor in a case
+    shortest = 1e-3  # seconds; a repetition makes so many calls that it takes at least this time
     max_elements = 2**28  # see `competitors`
 
     def clock(self, run: Run, calls: int = 1) -> float:
@@ -27,15 +27,15 @@ class Cpu:
         return {}
 
     def peak(self, case: Case, competitor: Competitor, run: Run) -> int | None:
-        # compiled code exists in this process only, and would take long to be compiled again
+        # compiled code exists only in this process, and compiling it again would take long
         if competitor.compiled:
             return memory.peak_of(run)
         return memory.peak_in_a_process(memory.runs_of, case, competitor.name)
 
 
 class Gpu:
-    """A GPU, timed by its own clock and with a cold L2: before each call more memory is written than an L2 holds. The
-    launches of the call are queued meanwhile, so that they count only if they take longer than the kernels."""
+    """A GPU, timed by its events and with a cold L2: before each call, more memory is written than an L2 holds. The
+    launches of the call are queued during this write, so they count only if they take longer than the kernels."""
 
     name = "cuda"
     seconds = 0.5

@@ -1,9 +1,9 @@
-"""The record of what runs of `bfn train` reached: a CSV with a line for each command.
+"""Records the results of runs of `bfn train` in a CSV with a line for each command.
 
     bfn train digits
     python -m benchmarks.experiments "bfn train digits" runs/digits --out experiments.csv
 
-A command that the file has gets a new line in the place of the old one; the others stay.
+If the file already has a line for the command, the new line replaces it.
 """
 
 import argparse
@@ -36,8 +36,8 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Run:
-    """The bound of a run in bits per dimension, its standard error, and the bits of the best factorised model;
-    token_bytes is NaN where a dimension is no token."""
+    """The bound of a run in bits per dimension, its standard error, and the bits of the best factorised model.
+    token_bytes: the mean bytes of a token; NaN if the data are no tokens."""
 
     command: str
     bits: float
@@ -74,7 +74,7 @@ def of(command: str, path: Path) -> Run:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.experiments", description=__doc__.split("\n")[0])
-    parser.add_argument("command", help="by which the run was made, with as many threads as there are here")
+    parser.add_argument("command", help="the command of the run, which had as many threads as this process")
     parser.add_argument("run", type=Path, help="its directory")
     parser.add_argument("--out", type=Path, default=Path("runs/experiments.csv"), help="the CSV")
     options = parser.parse_args(arguments)

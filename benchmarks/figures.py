@@ -1,9 +1,9 @@
-"""The texts of the pages that are made from the files under benchmarks/results: tables, lines and parts of sentences.
+"""Makes the tables, lines and phrases of the pages that come from the files under benchmarks/results.
 
     python -m benchmarks.figures OLD    # updates all pages; OLD is a copy of the results that the pages show now
 
-This replaces each text made from OLD by the text made from `SHOWN`. `FIGURES` lists the texts of each page. If a page
-lacks one of its texts, a test fails and prints this text.
+The command replaces each text made from OLD by the text made from `SHOWN`. `FIGURES` lists the texts of each page. If a
+page lacks one of its texts, a test fails and prints this text.
 """
 
 import sys
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 SHOWN = ROOT / "benchmarks" / "results" / "epyc-2-threads"
 README = {
     "loss of 98 304 pixels of 256 levels, continuous time": "discretised L∞ K=256",
-    "the same of n steps, by 8 nodes of quadrature": "discretised L_n 8 nodes K=256",
+    "n-step loss of these pixels, by 8 quadrature nodes": "discretised L_n 8 nodes K=256",
     "loss of 1024 tokens of 32 000": "discrete L∞ K=32000",
     "a sampling step of these tokens": "discrete update_sample K=32000",
     "a flow of 10⁷ reals": "continuous flow_sample",
@@ -44,7 +44,7 @@ def conditions(kind: type, path: Path) -> str:
     """A line of a page: the machine, torch and the day of a file's times, and whether a network was trained first."""
     machine = files.read_machine(kind, path)
     when = [machine["date"].partition("T")[0]] if "date" in machine else []
-    # Training leaves a heap in which later tensors are faster. A file without this column is older than that step.
+    # A training step leaves a heap that makes later tensors faster. Files without this column are older than this step.
     heap = machine.get("heap", "no network was trained first")
     where = f"{machine['threads']} threads of an {machine['processor']}"
     return f"*{', '.join([where, 'float32', 'torch ' + machine['torch'], *when])}; {heap}.*\n"

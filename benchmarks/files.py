@@ -20,7 +20,7 @@ def write(kind: type, rows: Iterable[Any], machine: dict[str, str], path: Path) 
 
 
 def read(kind: type[Kind], path: Path) -> list[Kind]:
-    """The rows; a column that was not measured yet when the file was written has its default."""
+    """The rows. Fields for which an older file has no column get their defaults."""
     wanted = {f.name: READ[f.type] for f in fields(kind)}  # type: ignore[arg-type]
     with open(path, newline="") as file:
         lines = list(csv.DictReader(file))
@@ -28,12 +28,12 @@ def read(kind: type[Kind], path: Path) -> list[Kind]:
 
 
 def read_machine(kind: type, path: Path) -> dict[str, str]:
-    """What every line says beside its row."""
+    """The description of the machine, which is the same in every line."""
     own = {f.name for f in fields(kind)}
     with open(path, newline="") as file:
         return {key: text for key, text in next(csv.DictReader(file)).items() if key not in own}
 
 
 def new_folder(name: str) -> Path:
-    """The folder of a run that begins now, if the user names none."""
+    """The folder of a run that begins now, if the user has named no folder."""
     return Path("runs", name, datetime.now().strftime("%Y-%m-%d-%H%M%S"))

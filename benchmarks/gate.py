@@ -29,12 +29,12 @@ class Verdict:
 
 
 def compare(got: Tensor, want: Tensor, share: float = 1.0) -> float:
-    """The largest ‖got − want‖ / ‖want‖ over the rows of the batch, whose times and so the sizes of whose losses
-    differ.
+    """The largest ‖got − want‖ / ‖want‖ over the rows of the batch. Each row has a norm, since the sizes of losses
+    depend on the row's time.
 
-    The norm of a row counts as at least a thousandth of the largest one, since n-step losses near 0 are differences of
-    numbers of order n. A vector, which has no batch, is one row. With `share` below 1, only that part of a row's
-    variables, with the least errors, is compared.
+    The norm of a row counts as at least a thousandth of the largest norm, since n-step losses near 0 are differences of
+    numbers of order n. A vector, which has no batch, is one row. With `share` below 1, only this share of a row's
+    variables is compared: the variables with the smallest errors.
     """
     if got.shape != want.shape:
         return math.inf
@@ -48,10 +48,10 @@ def compare(got: Tensor, want: Tensor, share: float = 1.0) -> float:
 
 
 def some_columns(case: Case, tensors: dict, columns: Tensor) -> dict:
-    """The tensors with only these variables of each row; a tensor without a number per variable is left as it is."""
+    """The tensors with only these variables of each row. A tensor without a number per variable does not change."""
 
     def chosen(value: Tensor) -> Tensor:
-        for axis in (0, 1):  # the first dimension of explicit noise may be that of the draws
+        for axis in (0, 1):  # explicit noise may have a first dimension for the draws
             if value.shape[axis : axis + len(case.shape)] == case.shape:
                 return value.index_select(axis + 1, columns)
         return value
@@ -61,8 +61,7 @@ def some_columns(case: Case, tensors: dict, columns: Tensor) -> dict:
 
 def check(case: Case, competitor: Competitor, tensors: dict, noise: dict) -> Verdict:
     """Runs the competitor at full size, and compares its result for the variables whose truth is computed. For a large
-    vocabulary it runs for these variables alone. A gradient that is a sum over variables is compared only if the truth
-    of all of them is computed."""
+    vocabulary, it runs only for these variables, since gradients of weights are sums over variables."""
     shown = max(1, min(case.shape[1], MAX_NUMBERS * case.shape[1] // case.elements))
     columns = torch.arange(shown, device=next(iter(tensors.values())).device) * (case.shape[1] // shown)
     if case.weights:

@@ -1,4 +1,5 @@
-"""MNIST's images of 256 grey levels, in patches of 4 x 4 pixels: `data.name=benchmarks.grey:patches` for `bfn`."""
+"""A data set for `bfn`: MNIST's images of 256 grey levels in patches of 4 x 4 pixels, by the setting
+`data.name=benchmarks.grey:patches`."""
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ def patched(levels: Tensor) -> Tensor:
 
 
 def centres(levels: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """The centres of the bins of [-1, 1] that levels fall into."""
+    """The bin centres in [-1, 1] of grey levels."""
     return from_levels(levels, num_bins=BINS)
 
 

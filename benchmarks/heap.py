@@ -1,5 +1,5 @@
-"""Memory as a training process has it. In a process that never trained, the system clears new memory for every call.
-That slows implementations that make many tensors most."""
+"""Gives a process the heap of a training process. In a process that never trained, the system clears new memory for
+every call, which slows implementations with many temporary tensors most."""
 
 import contextlib
 import ctypes
@@ -9,16 +9,18 @@ import torch
 from torch import nn
 
 TOKENS, WIDTH, HIDDEN, BLOCKS = 8192, 128, 960, 3  # 30 MiB for each of six hidden activations
-TRIM, MAP = (-1, 2**30), (-3, 2**25)  # of glibc's mallopt: the least that goes back to the system, and is mapped alone
+# Options of glibc's mallopt: how much free memory may stay at the end of the heap, and from which size on a tensor gets
+# a mapping of its own instead of memory of the heap.
+TRIM, MAP = (-1, 2**30), (-3, 2**25)
 
 
 @functools.cache
 def warm() -> None:
     """Trains a network for a step, once in a process.
 
-    Tensors of up to 32 MiB lie in glibc's heap from then on, which keeps what is freed. In training glibc's limits end
-    there by themselves, and gradients and moments that lie above freed activations keep them in the heap. Where these
-    lie varies from process to process, so the limits are set here.
+    From then on, tensors of up to 32 MiB use glibc's heap, which keeps freed memory. In a training process, glibc
+    raises the limit of 32 MiB by itself, and gradients and moments at the end of the heap keep it from shrinking. The
+    order of tensors in the heap varies from process to process, so the limits are set here.
     """
     with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
         for limit in (TRIM, MAP):

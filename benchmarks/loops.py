@@ -1,7 +1,7 @@
-"""Training loops that are compared, each in a process of its own: the published one, and the one of `bfn`.
+"""The training loops that are compared, each in a separate process: the published loop, and the loop of `bfn`.
 
-A loop has `begin`, which readies it and whose time counts, `step`, `weights` and `sample`. Its process keeps a clock
-that runs during `begin` and steps alone, so that loops can take turns on the same cores.
+A loop has the methods `begin`, which prepares it, `step`, `weights` and `sample`. The clock of a process runs only
+during `begin` and `step`, so that loops can take turns on the same cores.
 """
 
 import contextlib
@@ -32,12 +32,12 @@ from bfn.training.seeds import WEIGHTS, derive
 from bfn.training.speed import PLAIN
 from bfn.training.trainer import Trainer, decay_groups
 
-AVERAGED, CURRENT = "averaged", "current"  # the weights that a loop has
-Weights = dict[str, dict[str, Tensor]]  # the network's, of each of the two
+AVERAGED, CURRENT = "averaged", "current"  # the two sets of weights of a loop
+Weights = dict[str, dict[str, Tensor]]  # the network's tensors, for each set
 
 
 class Examples(Dataset):
-    """Training data one by one, drawn anew whenever they are asked for."""
+    """Training examples one by one. `Data.draw` makes an example anew each time."""
 
     def __init__(self, data: Data, seed: int):
         self.data, self.generator = data, torch.Generator().manual_seed(seed)
@@ -62,13 +62,13 @@ def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
 
 
 class Published:
-    """The loop of their train.py, without its progress bar, validation and checkpoints."""
+    """The loop of the published train.py, without its progress bar, validation and checkpoints."""
 
     def __init__(self, config: Config, data: Data, official: Path | None):
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = True
         self.data, self.train = data, config.train
-        torch.manual_seed(derive(self.train.seed, WEIGHTS))  # as a trainer does
+        torch.manual_seed(derive(self.train.seed, WEIGHTS))  # as in bfn's Trainer, for the same weights
         network = build_model(config, data).network
         model = published_model(network, config.model, data, official)
         torch.manual_seed(self.train.seed)
@@ -95,7 +95,7 @@ class Published:
                 self.accelerator.clip_grad_norm_(self.model.parameters(), self.train.clip_norm)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
-        loss.item()  # which they log
+        loss.item()  # the published loop logs it
         update_average(self.average, self.model, self.train.ema_decay)
 
     def weights(self) -> Weights:
@@ -103,7 +103,7 @@ class Published:
         return {name: model.net.network.state_dict() for name, model in pairs}  # type: ignore[union-attr]
 
     def sample(self, weights: dict[str, Tensor], count: int, n_steps: int, sampler: str) -> Tensor:
-        """sampler: the published code has the ancestral one alone."""
+        """sampler: not used, since the published code has only the ancestral sampler."""
         model: Any = self.average.eval()
         model.net.network.load_state_dict(weights)
         shape = as_published(torch.empty(count, *self.data.shape), self.data).shape
@@ -142,7 +142,7 @@ LOOPS: dict[str, Callable[[Config, Data, Path | None], Any]] = {"published": Pub
 
 
 class Clock(NamedTuple):
-    """The seconds that a loop has run in all, in `begin`, and in each step."""
+    """The seconds that a loop has run: in all, in `begin`, and in each step."""
 
     seconds: float
     begun: float
@@ -157,8 +157,8 @@ class Timed:
         self.steps: list[float] = []
 
     def begin(self) -> str:
-        self.begun, told = timed(self.loop.begin)
-        return told
+        self.begun, description = timed(self.loop.begin)
+        return description
 
     def train(self, until: float) -> Clock:
         """Makes steps until the clock shows so many seconds."""
@@ -169,16 +169,16 @@ class Timed:
         return Clock(seconds, self.begun, tuple(self.steps))
 
     def weights(self) -> dict[str, bytes]:
-        """The weights as a process can send them."""
+        """The weights as bytes, which a process can send."""
         return {
             name: safetensors.torch.save({key: value.contiguous() for key, value in of.items()})
             for name, of in self.loop.weights().items()
         }
 
-    def sample(self, weights: bytes, *how: Any) -> tuple[float, bytes]:
-        """The seconds that sampling took, and the samples."""
+    def sample(self, weights: bytes, *arguments: Any) -> tuple[float, bytes]:
+        """The seconds that sampling took, and the samples. arguments: of the loop's `sample`."""
         tensors = safetensors.torch.load(weights)
-        seconds, samples = timed(lambda: self.loop.sample(tensors, *how))
+        seconds, samples = timed(lambda: self.loop.sample(tensors, *arguments))
         return seconds, safetensors.torch.save({"samples": samples.contiguous()})
 
 
@@ -189,18 +189,18 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
 
 
 class Process:
-    """A loop in a process of its own. `process.ask("train", 30.0)` calls a method of its `Timed` there.
+    """A loop in a separate process. `process.ask("train", 30.0)` calls the method `train` of the loop's `Timed` there.
 
-    The loop is built and begun by "begin". Training ends with "peak", which returns by how many bytes the process grew
-    since it had its code and data, or None if the system does not say. Samples can be drawn after that.
+    "begin" builds the loop and begins it. "peak" ends training. It returns by how many bytes the process grew after its
+    code and data were loaded, or None if the system does not say. Samples can be drawn after "peak".
     """
 
     def __init__(self, name: str, config: Config, official: Path | None):
         context = multiprocessing.get_context("spawn")
-        self.pipe, there = context.Pipe()
-        self.process = context.Process(target=serve, args=(there, name, config, official), daemon=True)
+        self.pipe, other_end = context.Pipe()
+        self.process = context.Process(target=serve, args=(other_end, name, config, official), daemon=True)
         self.process.start()
-        there.close()
+        other_end.close()
 
     def ask(self, name: str, *arguments: Any) -> Any:
         self.pipe.send((name, arguments))
@@ -217,21 +217,21 @@ class Process:
 
 def serve(pipe: Connection, name: str, config: Config, official: Path | None) -> None:
     """Answers until the pipe is closed."""
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(config.out) / "compiled")  # nothing is compiled already
-    importlib.import_module("torch._inductor.compile_fx")  # code and data must not count as memory of training
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(config.out) / "compiled")  # an empty cache
+    importlib.import_module("torch._inductor.compile_fx")  # before the peak of memory, which must not include code
     data = load_data(config)
     made: list[Timed] = []
 
     def until_peak() -> tuple:
-        """Calls methods of the loop, which it makes first, until it is asked for the peak."""
+        """Makes the loop and calls its methods, until the peak is requested."""
         while True:
-            asked, arguments = pipe.recv()
-            if asked == "peak":
+            method, arguments = pipe.recv()
+            if method == "peak":
                 return ()
             try:
                 if not made:
                     made.append(Timed(LOOPS[name](config, data, official)))
-                pipe.send(getattr(made[0], asked)(*arguments))
+                pipe.send(getattr(made[0], method)(*arguments))
             except Exception as error:
                 pipe.send(error)
 

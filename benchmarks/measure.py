@@ -1,4 +1,4 @@
-"""Times: repetitions of all competitors in turn, their medians and percentiles; and a description of the machine."""
+"""Measures times: all competitors take turns, and have medians and percentiles. Also describes the machine."""
 
 import gc
 import platform
@@ -15,10 +15,10 @@ from benchmarks.other_revision import OtherRevision, git
 from bfn_kernels import __version__
 from bfn_kernels.backends import CPU_BUILD
 
-SHORT = 0.05  # seconds; a shorter call is disturbed by what ran before it
-SPINNING = 0.01  # seconds; for half of that a process's threads go on spinning for more work, and take another's cores
-REPETITIONS = (3, 60)  # the least and the most
-TRAINED = "a network was trained first"  # what `begun` says of the heap
+SHORT = 0.05  # seconds; a shorter call is disturbed by the call before it
+SPINNING = 0.01  # seconds; after a call, threads spin for half of this time and occupy cores that another process needs
+REPETITIONS = (3, 60)  # the least and the largest number
+TRAINED = "a network was trained first"  # the state of the heap after `begun`
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,11 @@ def clock(run: Run | OtherRevision, device: Device, calls: int = 1) -> float:
 
 
 def timings(runs: dict[str, Run | OtherRevision], seconds: float, device: Device) -> dict[str, Timing]:
-    """Times each run, which must have run before, for about so many seconds, but at least three times.
+    """Times each run for about `seconds`, but at least three times. The runs must have been called before.
 
     The repetitions of all runs take turns, so that all see the machine in the same state. A short run is called once
-    before each repetition, so that it is not charged for what the run before it left in caches and in spinning threads;
-    where runs of two processes follow each other, there is time in between for threads to stop.
+    before each repetition, so that the caches and spinning threads of the previous run do not disturb its time. Between
+    runs of different processes, a pause lets threads stop.
     """
     calls, left, found = {}, {}, {}
     for name, run in runs.items():
@@ -62,7 +62,7 @@ def timings(runs: dict[str, Run | OtherRevision], seconds: float, device: Device
     gc.collect()
     gc.disable()
     try:
-        elsewhere = False
+        elsewhere = False  # whether the previous run was in the other process
         for _ in range(REPETITIONS[1]):
             for name, run in runs.items():
                 if len(found[name]) < left[name]:
@@ -78,7 +78,7 @@ def timings(runs: dict[str, Run | OtherRevision], seconds: float, device: Device
 
 
 def _wait(seconds: float) -> None:
-    """Keeps the processor awake, which would be slow for a while after it slept."""
+    """Waits without sleeping, since a processor is slow for a while after it has slept."""
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
         pass
@@ -93,15 +93,15 @@ def copy_bandwidth(device: Device, megabytes: int = 256) -> float:
 
 
 def begun(device: Device) -> dict[str, str]:
-    """Readies the process, which must not have allocated anything large, and describes the machine: large tensors of
-    everybody lie in huge pages from here on, in a heap that a training step has left."""
+    """Prepares the process, which must not have allocated anything large, and describes the machine. From here on,
+    large tensors of all competitors use huge pages, in the heap that a training step has left."""
     memory.start_server()
     heap.warm()
     return machine(device) | {"heap": TRAINED}
 
 
 def machine(device: Device) -> dict[str, str]:
-    """What one must know about the machine to compare its times with others, and when that was."""
+    """A description of the machine, with which its times can be compared with others, and the date."""
     return device.machine() | {
         "processor": f"{processor()} ({torch.backends.cpu.get_cpu_capability()})",
         "threads": str(torch.get_num_threads()),
@@ -120,7 +120,7 @@ def lines_of(machine: dict[str, str]) -> str:
 
 
 def revision() -> str:
-    """The commit that is checked out, with a + if files have changed since; none outside of a checkout."""
+    """The commit that is checked out, with a + if files have changed since then; "none" outside of a checkout."""
     try:
         return git("describe", "--always", "--exclude=*", "--dirty=+").decode().strip()
     except (OSError, subprocess.CalledProcessError):

@@ -1,4 +1,4 @@
-"""Peak extra memory: by how much a call raises the resident set of a process of its own, including threads' buffers.
+"""Peak extra memory: by how much a call raises the resident set of a separate process, including threads' buffers.
 
 These processes are forked from a server that has imported torch and run nothing. The server uses small pages, so that a
 small buffer is not counted as a huge page.
@@ -26,8 +26,8 @@ _context = multiprocessing.get_context("forkserver")
 
 
 def start_server() -> None:
-    """Starts the server; this must run before anything is allocated. From here on, this process puts all large tensors
-    in huge pages, whoever makes them; the processes of the server use small ones."""
+    """Starts the server. This must run before anything is allocated. From here on, this process puts all large tensors
+    in huge pages, and the processes of the server use small pages."""
     os.environ.pop(HUGE_PAGES, None)
     _context.set_forkserver_preload(["benchmarks.__main__"])
     ensure_running()
@@ -51,14 +51,15 @@ def peak_of(run: Run) -> int | None:
 
 
 def peak_in_a_process(make: Callable[..., tuple[Run, Run]], *arguments: Any, seconds: float = 120) -> int | None:
-    """The same as `peak_of` in a new process; None also if that process was killed. make(*arguments), a function of a
-    module, returns the call, and one with few rows that first starts the threads and loads the code."""
-    here, there = _context.Pipe(duplex=False)
-    child = _context.Process(target=_child, args=(make, arguments, there), daemon=True)
+    """The same as `peak_of` in a new process; None also if this process was killed or took too long. make(*arguments)
+    returns the call, and a call with few rows that first starts the threads and loads the code. `make` must be a
+    function of a module."""
+    receiver, sender = _context.Pipe(duplex=False)
+    child = _context.Process(target=_child, args=(make, arguments, sender), daemon=True)
     child.start()
-    there.close()
+    sender.close()
     try:
-        return here.recv() if here.poll(seconds) else None
+        return receiver.recv() if receiver.poll(seconds) else None
     except EOFError:
         return None
     finally:
@@ -68,13 +69,13 @@ def peak_in_a_process(make: Callable[..., tuple[Run, Run]], *arguments: Any, sec
 
 def _child(make: Callable[..., tuple[Run, Run]], arguments: tuple, result: Connection) -> None:
     run, few = make(*arguments)
-    torch.zeros(2**22).add_(1)  # threads and code of both must not count
+    torch.zeros(2**22).add_(1)  # this and `few` start threads and load code, which must not count
     few()
     result.send(peak_of(run))
 
 
 def runs_of(case: Case, name: str) -> tuple[Run, Run]:
-    """The call of a competitor in a case, and one with few rows."""
+    """The call of a competitor in a case, and a call with few rows."""
     competitor = next(c for c in competitors(case, list(BACKENDS)) if c.name == name)
     few = timed_cases.few(case)
     return tuple(prepared(competitor, of, timed_cases.inputs(of)[0]) for of in (case, few))  # type: ignore[return-value]

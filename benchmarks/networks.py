@@ -1,5 +1,5 @@
 """Networks about as large as the networks of published code, since the share of an op in a step depends on the
-network. `share` divides their depth, for quick runs."""
+network. `share` divides their depth or their widths, for quick runs."""
 
 from collections.abc import Callable
 
@@ -34,7 +34,7 @@ def transformer(num_classes: int, share: int = 1) -> nn.Module:
 
 
 class Messages(nn.Module):
-    """MolCRAFT's size: 9 layers of width 128, in which a node hears of 32 others."""
+    """MolCRAFT's size: 9 layers of width 128, in which each node gets messages from 32 others."""
 
     def __init__(self, num_classes: int, share: int = 1, width: int = 128):
         super().__init__()
@@ -45,7 +45,7 @@ class Messages(nn.Module):
         )
 
     def forward(self, theta: Tensor, others: Tensor) -> Tensor:
-        """Of probabilities [nodes, K], and the numbers of the nodes that each hears of, [nodes, 32]."""
+        """theta: probabilities [nodes, K]. others: the numbers of the nodes that send messages to each, [nodes, 32]."""
         nodes = self.read(theta)
         for layer in self.layers:
             pairs = torch.cat([nodes[:, None].expand(*others.shape, -1), nodes[others]], -1)

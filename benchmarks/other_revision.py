@@ -1,5 +1,5 @@
-"""The kernels of another revision as one more competitor. They live in a process of their own. Today's cases call them
-there, and that process times them by its own clock."""
+"""The kernels of another revision as one more competitor. They run in a separate process, with the cases of this
+revision, and this process times them."""
 
 import os
 import subprocess
@@ -22,21 +22,21 @@ ROOT = Path(__file__).parent.parent
 
 
 class OtherRevision:
-    """The process of a revision, which serves one case at a time. It is also the run of that case."""
+    """The process of a revision, which has one case at a time. To call the object runs this case."""
 
     def __init__(self, revision: str, backend: str, device: str):
         """revision: as `resolved` returns it."""
         self.revision, self.backend = revision, backend
         folder = built(revision, cuda=device == "cuda")
-        self.pipe, there = Pipe()
-        # the directory that it runs in is the first that it imports from
-        command = [sys.executable, "-m", "benchmarks.other_revision", str(there.fileno()), device]
+        self.pipe, other_end = Pipe()
+        # with -m, the working directory is the first place that Python imports from
+        command = [sys.executable, "-m", "benchmarks.other_revision", str(other_end.fileno()), device]
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        self.process = subprocess.Popen(command, cwd=folder, env=environment, pass_fds=[there.fileno()])
-        there.close()
+        self.process = subprocess.Popen(command, cwd=folder, env=environment, pass_fds=[other_end.fileno()])
+        other_end.close()
 
     def check(self, case: Case) -> Verdict | str:
-        """The verdict of the gate on a case, which is timed from now on, or the reason why it cannot run."""
+        """The verdict of the gate on a case, or the reason why the case cannot run. `clock` then times this case."""
         self.pipe.send((case, self.backend))
         return self.pipe.recv()
 
@@ -66,14 +66,15 @@ def resolved(revision: str) -> str:
 
 
 def built(revision: str, cuda: bool = False) -> Path:
-    """The folder with the kernels of a revision, which are built if they are not there yet."""
+    """The folder with the kernels of a revision. They are built if the folder does not have them."""
     folder = ROOT / "build" / "base" / revision
     builds = ",".join([str(CPU_BUILD), *(["_cuda"] if cuda else [])])
     if not (folder / f"done {builds}").exists():
         folder.mkdir(parents=True, exist_ok=True)
         with tarfile.open(fileobj=BytesIO(git("archive", revision))) as archive:
-            there = [member for member in archive if not member.name.startswith("benchmarks")]  # today's are used
-            archive.extractall(folder, there, filter="data")
+            # without its benchmarks: the process imports today's
+            members = [member for member in archive if not member.name.startswith("benchmarks")]
+            archive.extractall(folder, members, filter="data")
         environment = os.environ | {"BFN_BUILDS": builds} | ({} if cuda else {"BFN_NVCC": ""})
         command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
         print(f"building {revision}, which takes a minute", file=sys.stderr)
@@ -85,31 +86,31 @@ def built(revision: str, cuda: bool = False) -> Path:
 
 
 def reason(error: Exception) -> str:
-    """The type of an error, and the first line of what it says."""
+    """The type of an error, and the first line of its message."""
     return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
 
 
 def serve(pipe: Connection, device: str) -> None:
-    """Answers a case with a verdict, and a number of calls with the seconds that each took."""
-    heap.warm()  # as in the process that this one is compared with
+    """Answers a case with the gate's verdict, and a number of calls with the mean seconds of a call."""
+    heap.warm()  # as in the process of today's kernels
     clock = DEVICES[device]().clock
     run: Callable[[], tuple] = tuple  # until the first case
     while True:
         try:
-            asked = pipe.recv()
+            request = pipe.recv()
         except EOFError:
             return
-        if isinstance(asked, int):
-            pipe.send(clock(run, asked))
+        if isinstance(request, int):
+            pipe.send(clock(run, request))
             continue
-        case, backend = asked
+        case, backend = request
         try:
             tensors, noise = timed_cases.inputs(case, device=device)
             competitor = of_backend(backend, case)
             answer: Verdict | str = gate.check(case, competitor, tensors, noise)
             run = prepared(competitor, case, tensors)
             run()
-        except Exception as error:  # what this revision did not have yet
+        except Exception as error:  # such as an op that this revision does not have
             answer = reason(error)
         pipe.send(answer)
 

@@ -1,9 +1,9 @@
 """One page about one run: Markdown, and HTML that needs no other file.
 
-python -m benchmarks.page runs/benchmarks/<date>     # makes it again of results.csv
+python -m benchmarks.page runs/benchmarks/<date>     # rebuilds the page from results.csv
 
-It tells of training.csv (python -m benchmarks.training) and gpu_predicted.csv (python -m gpu_build --csv) too, if they
-are in that folder.
+If the folder has training.csv (python -m benchmarks.training) or gpu_predicted.csv (python -m gpu_build --csv), the
+page has their tables, too.
 """
 
 import base64
@@ -30,21 +30,21 @@ th:first-child, td:first-child { text-align: left }
 img { max-width: 100% }
 """
 ABOUT = """\
-Medians of repetitions in which all take turns. `cpu` or another backend is the public function of bfn_kernels; eager is
-the closed form in plain PyTorch with autograd, compiled the same by torch.compile, published the formulation of the
-authors' code. Only who agrees with float64, in outputs and gradients, is timed. The closed form of a ratio
-is the faster of eager and compiled. docs/benchmarks.md says how all this is measured.
+Times are medians of repetitions, in which all competitors take turns. `cpu` or another backend is the public function
+of bfn_kernels. `eager` is the closed form in plain PyTorch with autograd, `compiled` the same code under torch.compile,
+and `published` the formulation of the authors' code. A competitor is timed only if its outputs and gradients agree with
+float64. "closed form" is the faster of `eager` and `compiled`. docs/benchmarks.md explains the method.
 """
 NETWORKS = """\
-The ops pay where they are much of the work. In a training step of a network of full size they are not, whoever computes
-them. Below, a network's forward and backward pass beside a flow sample, the loss and its gradient; the share is that of
-the published form in a step, and the last column what our ops bring to the whole step.
+The ops pay if they are much of the work. In a training step of a network of full size, the flow and the loss are little
+work in any implementation. The table has the times of a network's forward and backward pass, and of a flow sample with
+the loss and its gradient. "before" and "after" are the shares of the published form and of our ops in a step.
 """
 PREDICTED = "gpu_predicted.csv"
 GPU = """\
-**A prediction, not a measurement**: nothing here ran on a GPU. Instructions and sectors of memory for a variable are
-what the compiled kernels (PTX for sm_90) executed in the interpreter of tests/ptx; the bound is that of an H100 by the
-assumptions at the top of gpu_build/table.py. `python -m gpu_build --csv` writes these numbers.
+**A prediction, not a measurement**: nothing here ran on a GPU. The interpreter of tests/ptx executed the compiled
+kernels (PTX for sm_90), and counted instructions and sectors of memory for each variable. The bound is for an H100, by
+the assumptions at the top of gpu_build/table.py. `python -m gpu_build --csv` writes these numbers.
 """
 
 
@@ -67,7 +67,7 @@ def times(rows: Sequence[Row], backend: str) -> str:
 
 
 def peaks(rows: Sequence[Row], backend: str) -> str:
-    """The peak extra memory; a case is left out if the backend's was not measured."""
+    """The peak extra memory of the cases in which the backend's was measured."""
     order = (backend, EAGER, COMPILED, PUBLISHED)
     found = {
         case: [memory(rows, case, name) for name in order] + [memory(rows, case, backend, "allowed_bytes")]
@@ -82,7 +82,7 @@ def peaks(rows: Sequence[Row], backend: str) -> str:
 
 
 def vocabularies(rows: Sequence[Row], backend: str) -> str:
-    """Cases of large vocabularies, beside the matrix products alone and our ops that store `[..., K]`."""
+    """Cases of large vocabularies, compared with only their matrix products and with our ops that store `[..., K]`."""
     lines = []
     for case in names(row for row in rows if row.competitor == PRODUCTS):
         ours = median(rows, case, [backend])
@@ -97,7 +97,7 @@ def names(rows: Iterable[Row]) -> list[str]:
 
 
 def revisions(rows: Sequence[Row], backend: str) -> str:
-    """The times of the revision that was measured beside this one."""
+    """The times of this revision and of the other revision that was measured."""
     lines = (
         [case, duration(now), duration(before), f"{before / now:.2f}"]
         for case, now, before in beside_base(rows, backend)
@@ -111,8 +111,8 @@ def goals(found: Sequence[Target]) -> str:
 
 
 def page(folder: Path, found: Sequence[Target] | None = None) -> str:
-    """The Markdown of a run's results; its pictures are written beside them. found: the targets; None stands for those
-    that the rows alone decide."""
+    """The Markdown of a run's results. Its pictures are written to the folder. found: the targets; None computes them
+    from the rows, without the errors of expectations."""
     results = folder / "results.csv"
     rows, machine = files.read(Row, results), files.read_machine(Row, results)
     backend = next(name for name in BACKENDS if any(row.competitor == name for row in rows))
@@ -157,7 +157,7 @@ def picture(path: Path | None, text: str) -> list[str]:
 
 
 def html(text: str, folder: Path) -> str:
-    """The page with its pictures in it."""
+    """The page as HTML that contains its pictures."""
     body = MarkdownIt().enable("table").render(text)
     for path in folder.glob("*.png"):
         data = base64.b64encode(path.read_bytes()).decode()

@@ -1,11 +1,11 @@
-"""The authors' code before and after `bfn_kernels.patch`: the time and the memory of what the ops replace.
+"""Measures the authors' code before and after `bfn_kernels.patch`: time and memory of flows, losses and sampling.
 
     python -m benchmarks.patched --official <a checkout of github.com/nnaisense/bayesian-flow-networks>
 
-Every configuration that they ship is measured at its own batch size, but for an n-step loss that would not fit
-(`batch_of`). A fixed tensor of small normals stands for what the network puts out, so that flows, losses and samplers
-are measured and nothing else. The last part is a training step with their network, made small, since the full ones are
-too much for a CPU: with those, a larger share of the time is the network's.
+Each of their configurations is measured at its batch size, except for n-step losses that would not fit into memory
+(`batch_of`). A fixed tensor of small normals replaces the output of the network, so that only flows, losses and
+samplers are measured. The last part is a training step with a small version of their network, since the full networks
+are too much for a CPU. With a full network, a larger share of the time would be the network's.
 """
 
 import argparse
@@ -31,9 +31,9 @@ from benchmarks.report import MIB, duration, factor, number, of_columns
 from bfn_kernels import patch
 
 WIDTH, N_STEPS, SAMPLING_STEPS = 150, 20, 10
-DRAWS, LARGEST = 10, 2**28  # of their n-step loss: its draws, and the numbers that a tensor of it may have
+DRAWS, LARGEST = 10, 2**28  # the draws of their n-step loss, and the most numbers in one of its tensors
 SHAPES = {"bin_mnist": (28, 28, 1), "cifar10": (32, 32, 3), "text8": (256,)}  # of one example of their data sets
-SMALL = {  # what is changed in a configuration to make its network small
+SMALL = {  # the settings that make a configuration's network small
     "UNetModel": {
         "net": {"parameters": {"model_channels": 32, "out_channels": 32}},
         "output_adapter": {"parameters": {"input_height": 64}},
@@ -51,7 +51,7 @@ SMALL = {  # what is changed in a configuration to make its network small
 
 @dataclass(frozen=True)
 class Row:
-    """A part of a configuration, before and after. nats: of a variable, where the part is a loss."""
+    """A part of a configuration, before and after the patch. nats: the loss per variable, NaN for sampling."""
 
     configuration: str
     part: str
@@ -71,7 +71,7 @@ class Row:
 
 
 class Output(nn.Module):
-    """In the place of a network: the same output whatever it sees."""
+    """Replaces a network. Its output does not depend on its input."""
 
     def __init__(self, shape: Sequence[int]):
         super().__init__()
@@ -125,7 +125,7 @@ SAMPLED, WITH_NETWORK, BY_STEPS = "sampling", "training step", "flow, L_n, backw
 
 
 def batch_of(config: DictConfig, part: str) -> int:
-    """Theirs, or as many examples as their n-step loss has memory for."""
+    """The configuration's batch size or, for the n-step loss, at most the examples that fit into memory."""
     if part != BY_STEPS:
         return config.train_loader.batch_size
     classes = config.model.bayesian_flow.parameters.get("n_classes")
@@ -146,7 +146,7 @@ def run_of(config: DictConfig, part: str, batch: int, patched: bool) -> tuple[nn
 
 
 def in_a_process(official: str, config: DictConfig, part: str, batch: int, patched: bool) -> tuple[Run, Run]:
-    """What `memory.peak_in_a_process` takes."""
+    """The argument `make` of `memory.peak_in_a_process`."""
     sys.path.insert(0, official)
     return run_of(config, part, batch, patched)[1], run_of(config, part, 1, patched)[1]
 
@@ -224,14 +224,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for part in PARTS:
             batch = min(batch_of(config, part), 2 if options.quick else sys.maxsize)
             rows.append(measured(official, path.stem, config, part, batch, 0.05 if options.quick else Cpu.seconds))
-            files.write(Row, rows, machine, out / "results.csv")  # so that a run that is stopped leaves what it has
+            files.write(Row, rows, machine, out / "results.csv")  # now, so that a run that is stopped leaves its rows
             print(
                 f"{path.stem}, {part}: {duration(rows[-1].before_ms)}, {duration(rows[-1].after_ms)}", file=sys.stderr
             )
     console.print(table(rows))
     console.print(
-        f"before, after: medians. L_n: n = {N_STEPS}. a step: of {SAMPLING_STEPS}, which share the last call's time.\n"
-        "MiB: by how much a call raises the resident set of a fresh process. nats: of a variable, before and after."
+        f"before, after: medians. L_n: n = {N_STEPS}. a step: the time of {SAMPLING_STEPS} steps and the last call, "
+        f"divided by {SAMPLING_STEPS}.\n"
+        "MiB: by how much a call raises the resident set of a fresh process. nats: per variable, before and after."
     )
     console.print(f"{time.monotonic() - began:.0f} s; results in {out}")
     (out / "report.txt").write_text(console.export_text())

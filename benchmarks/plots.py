@@ -1,4 +1,4 @@
-"""The pictures of a report: time and memory against K, and the share of a copy's speed that is reached."""
+"""The pictures of a report: time and memory against K, and speed as a share of a copy's speed."""
 
 import csv
 import math
@@ -29,11 +29,11 @@ def memory_against_k(rows: Sequence[Row], path: Path) -> Path | None:
 
 
 def against_k(rows: Sequence[Row], path: Path, label: str, of: Callable[[Row], tuple[float, ...]]) -> Path | None:
-    """Plots a value and its band against K, a panel for every series that has several K; None if there is none."""
+    """Plots a value and its band against K, with a panel for each series that has several K; None if there is none."""
     lines: dict[str, dict[str, Points]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         values = of(row)
-        if row.k and row.status == OK and values[0] > 0:  # which NaN, what was not measured, is not
+        if row.k and row.status == OK and values[0] > 0:  # False for NaN, which stands for "not measured"
             lines[f"{row.series}, {row.shape}"][row.competitor].append((row.k, *values))  # type: ignore[arg-type]
     lines = {series: found for series, found in lines.items() if max(map(len, found.values())) > 1}
     if not lines:
@@ -67,8 +67,8 @@ def panel(axes: Axes, title: str, found: dict[str, Points]) -> None:
 
 
 def share_of_copy(rows: Sequence[Row], backend: str, copying: float, path: Path) -> Path | None:
-    """Bars: how fast a backend moves what must be moved, over how fast a copy is, in GB/s."""
-    ours = [row for row in rows if row.competitor == backend and row.gb_per_s > 0]  # which NaN is not
+    """Bars: the GB/s of a backend's calls, divided by the GB/s of a copy."""
+    ours = [row for row in rows if row.competitor == backend and row.gb_per_s > 0]  # NaN > 0 is False
     shares = {row.case: row.gb_per_s / copying for row in ours}
     if not shares:
         return None

@@ -1,11 +1,11 @@
 """The published formulation: our own transcription of the formulas as the authors' code evaluates them.
 
-Probabilities of bins are differences of distribution functions, and sums run over all K of them. Monte-Carlo receivers
-are mixture densities of torch.distributions, `[draws, B, D, K]` and, for discrete data, `[draws, B, D, K, K]`. Every
-variable has a time of its own, and the state of discrete data is θ. This is what users of that code have, not the best
-that is possible.
+Probabilities of bins are differences of distribution functions, and sums run over all K bins. Monte-Carlo receivers
+are mixture densities of torch.distributions, `[draws, B, D, K]` and, for discrete data, `[draws, B, D, K, K]`. Each
+variable has a separate time, and the state of discrete data is θ. Users of the authors' code have these times; better
+code is in closed_forms.py.
 
-`noise`, if it is passed, replaces the normals that torch would draw, and `sent` the class.
+`noise`, if it is passed, replaces the normals that torch would draw, and `sent` the class that it would draw.
 """
 
 import math
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, MixtureSameFamily, Normal
 
 LOG_RANGE = 10
-MIN_PROB = torch.finfo(torch.float32).eps  # torch's Categorical replaces smaller probabilities by this one
+MIN_PROB = torch.finfo(torch.float32).eps  # torch's Categorical raises smaller probabilities to this value
 
 
 def draw(distribution: Normal, shape: tuple[int, ...], noise: Tensor | None) -> Tensor:
@@ -125,7 +125,7 @@ def discrete_discrete_time_loss(x, logits, t, noise=None, *, beta_1: float, n_st
 
 
 def factorised_loss(x, probs, t, noise, beta_1: float, n_steps: int, n_samples: int) -> Tensor:
-    """L_n with the factorised receiver, in which each coordinate of y has a mixture over classes of its own."""
+    """L_n with the factorised receiver: each coordinate of y has a separate mixture over classes."""
     num_classes = probs.shape[-1]
     alpha = (math.sqrt(beta_1) / n_steps) ** 2 * (2 * (t * n_steps + 1) - 1)
     message = sender(x, alpha, num_classes)
@@ -136,7 +136,7 @@ def factorised_loss(x, probs, t, noise, beta_1: float, n_steps: int, n_samples: 
     return n_steps * (message.log_prob(y) - receiver.log_prob(y)).mean(0).sum(-1)
 
 
-# Binary data are two classes, whose state is both of their probabilities. The network puts out the logit of class 1.
+# Binary data are two classes, and their state is the probabilities of both. The network puts out the logit of class 1.
 
 
 def both(p: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
-"""The published model around a network of `bfn`: the authors' own class of a checkout, or our transcription of it.
+"""The published model with a network of `bfn`: the authors' class from a checkout, or our transcription of it.
 
-Both take a batch and a number of steps (None is continuous time) and return the mean loss. Both sample as published.
+Both take a batch and a number of steps (None is continuous time), and return the mean loss. Both draw samples as in the
+published code.
 """
 
 import importlib
@@ -18,12 +19,12 @@ from bfn.configs import ModelConfig
 from bfn.data import Data
 
 DRAWS = 10  # of the n-step loss
-EARLIEST = 1e-6  # before this time they replace the prediction by a standard normal
+EARLIEST = 1e-6  # before this time the published code replaces the prediction by a standard normal
 
 
 class NetworkAdapter(nn.Module):
-    """Calls a network of `bfn` with the arguments of the published networks, which have a time for each variable. An
-    input without a dimension of features becomes one feature."""
+    """Lets a network of `bfn` take the arguments of the published networks, which have a time for each variable. An
+    input without a dimension of features gets one."""
 
     def __init__(self, network: nn.Module, shape: tuple[int, ...]):
         super().__init__()
@@ -48,8 +49,8 @@ class Classes:
     def loss(self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, n_steps: int | None) -> Tensor:
         if n_steps is None:
             return published.discrete_continuous_time_loss(x.long(), output, t, beta_1=self.beta_1)
-        how: dict[str, Any] = {"beta_1": self.beta_1, "n_steps": n_steps, "n_samples": DRAWS}
-        return published.discrete_discrete_time_loss(x.long(), output, t, **how)
+        options: dict[str, Any] = {"beta_1": self.beta_1, "n_steps": n_steps, "n_samples": DRAWS}
+        return published.discrete_discrete_time_loss(x.long(), output, t, **options)
 
     def prior(self, shape: tuple[int, ...]) -> Tensor:
         return torch.ones(*shape, self.classes) / self.classes
@@ -78,8 +79,8 @@ class TwoClasses(Classes):
         x, output = x.long(), output.squeeze(-1)
         if n_steps is None:
             return published.binary_continuous_time_loss(x, output, t, beta_1=self.beta_1)
-        how: dict[str, Any] = {"beta_1": self.beta_1, "n_steps": n_steps, "n_samples": DRAWS}
-        return published.binary_discrete_time_loss(x, output, t, **how)
+        options: dict[str, Any] = {"beta_1": self.beta_1, "n_steps": n_steps, "n_samples": DRAWS}
+        return published.binary_discrete_time_loss(x, output, t, **options)
 
     def updated(self, output: Tensor, theta: Tensor, i: int, n_steps: int) -> Tensor:
         return published.binary_update_sample(output.reshape(theta.shape[:-1]), theta, self.alpha(i, n_steps))
@@ -89,7 +90,7 @@ class TwoClasses(Classes):
 
 
 class Bins:
-    """Discretised data, whose state is the mean and the precision; the network predicts the noise of the mean."""
+    """Discretised data. The state is the mean and the precision. The network predicts the noise in the mean."""
 
     def __init__(self, bins: int, sigma_1: float):
         self.bins, self.sigma_1 = bins, sigma_1
@@ -101,7 +102,7 @@ class Bins:
         return theta[0]
 
     def prediction(self, output: Tensor, mean: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean and log std of the data that a prediction of the noise stands for."""
+        """The mean and log std of the data that follow from the network's prediction of the noise."""
         noise, log_std = output.reshape(*mean.shape, 2).unbind(-1)
         variance = torch.pow(self.sigma_1**2, t.clamp(min=EARLIEST))
         gamma = 1 - variance
@@ -114,10 +115,10 @@ class Bins:
     def loss(self, x: Tensor, output: Tensor, theta: tuple[Tensor, Any], t: Tensor, n_steps: int | None) -> Tensor:
         x, mean, t = (value.flatten(1) for value in (x, theta[0], t))
         predicted = self.prediction(output, mean, t)
-        how: dict[str, Any] = {"num_bins": self.bins, "sigma_1": self.sigma_1}
+        options: dict[str, Any] = {"num_bins": self.bins, "sigma_1": self.sigma_1}
         if n_steps is None:
-            return published.discretised_continuous_time_loss(x, *predicted, t, **how)
-        return published.discretised_discrete_time_loss(x, *predicted, t, n_steps=n_steps, n_samples=DRAWS, **how)
+            return published.discretised_continuous_time_loss(x, *predicted, t, **options)
+        return published.discretised_discrete_time_loss(x, *predicted, t, n_steps=n_steps, n_samples=DRAWS, **options)
 
     def prior(self, shape: tuple[int, ...]) -> tuple[Tensor, float]:
         return torch.zeros(shape), 1.0
@@ -139,7 +140,7 @@ class Bins:
 
 
 class Transcribed(nn.Module):
-    """Their BFN: every variable has a time of its own, and all are the time of the example."""
+    """The published BFN. Each variable has a time, which is the time of its example."""
 
     def __init__(self, net: nn.Module, kind: Any):
         super().__init__()
@@ -173,7 +174,7 @@ def transcribed(net: nn.Module, model: ModelConfig, data: Data) -> nn.Module:
 
 
 def of_checkout(official: Path, net: nn.Module, model: ModelConfig, data: Data) -> nn.Module:
-    """Their class. Their modules are imported by names such as `model`."""
+    """The authors' class. Their modules are imported by names such as `model`."""
     if (folder := str(official.resolve())) not in sys.path:
         sys.path.insert(0, folder)
     theirs, probability = importlib.import_module("model"), importlib.import_module("probability")
@@ -189,11 +190,11 @@ def of_checkout(official: Path, net: nn.Module, model: ModelConfig, data: Data) 
 
 
 def published_model(network: nn.Module, model: ModelConfig, data: Data, official: Path | None) -> nn.Module:
-    """The published model of a configuration of `bfn`, whose `net.network` is this network."""
+    """The published model for a configuration of `bfn`. Its `net.network` is `network`."""
     net = NetworkAdapter(network, data.shape)
     return transcribed(net, model, data) if official is None else of_checkout(official, net, model, data)
 
 
 def as_published(x: Tensor, data: Data) -> Tensor:
-    """A batch of `bfn` as the published model takes it: black and white images have a channel."""
+    """A batch of `bfn` as the published model takes it: data with two classes get a dimension for the channel."""
     return x[..., None] if data.num_classes == 2 else x

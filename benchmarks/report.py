@@ -15,7 +15,7 @@ from benchmarks.competitors import BASE, COMPILED, EAGER, PRODUCTS, PUBLISHED, U
 from benchmarks.timed_cases import Case
 
 MIB = 2**20
-SLOWER = 1.05  # by how much a case may become slower from one revision to the next
+SLOWER = 1.05  # a case that takes this many times as long as at the other revision is shown in red
 OK, FAILED, STOPPED = "ok", "FAILED", "stopped"
 
 
@@ -34,13 +34,13 @@ class Row:
     status: str
     note: str = ""  # the reason if the status is not ok
     held_to: str = ""
-    error: float = math.nan  # the largest one of the output and the gradients
+    error: float = math.nan  # the largest error of the output and the gradients
     tolerance: float = math.nan
     median_ms: float = math.nan
     p20_ms: float = math.nan
     p80_ms: float = math.nan
     repetitions: int = 0
-    ratio: float = math.nan  # its median relative to that of the first backend
+    ratio: float = math.nan  # this median divided by the first backend's median
     bytes_moved: int = 0  # by reading the inputs and writing the outputs and gradients once
     gb_per_s: float = math.nan
     peak_extra_bytes: float = math.nan
@@ -52,7 +52,7 @@ class Target:
     what: str
     limit: str
     measured: str
-    met: bool | None  # None: one of the two was not measured
+    met: bool | None  # None: a time or a size was not measured
 
     @classmethod
     def at_least(cls, what: str, ours: float, theirs: float, limit: float) -> "Target":
@@ -72,7 +72,7 @@ def median(rows: Sequence[Row], case: str, names: Sequence[str]) -> float:
 
 
 def beside_base(rows: Sequence[Row], backend: str) -> Iterator[tuple[str, float, float]]:
-    """Each case that the other revision was timed in: its time now, and by the other revision, in ms."""
+    """For each case that has a time of the other revision: the case, its time now, and this other time, in ms."""
     for case in dict.fromkeys(row.case for row in rows):
         now, before = median(rows, case, [backend]), median(rows, case, [BASE])
         if not math.isnan(before):
@@ -80,7 +80,7 @@ def beside_base(rows: Sequence[Row], backend: str) -> Iterator[tuple[str, float,
 
 
 def memory(rows: Sequence[Row], case: str, name: str, field: str = "peak_extra_bytes") -> float:
-    """The peak extra memory of a competitor, or what is allowed to it, in bytes."""
+    """The peak extra memory of a competitor, or its largest allowed peak, in bytes."""
     found = (getattr(row, field) for row in rows if (row.case, row.competitor, row.status) == (case, name, OK))
     return next(found, math.nan)
 
@@ -89,7 +89,7 @@ def targets(cases: Sequence[Case], rows: Sequence[Row], backend: str, errors: di
     found = []
     for case in cases:
         ours, other = median(rows, case.name, [backend]), case.against or case.name
-        beside = " of ten draws" if case.against else ""
+        draws = " of ten draws" if case.against else ""
         of = {  # the least speed relative to the fastest of these competitors
             PUBLISHED: (case.published, [PUBLISHED]),
             "best closed form": (case.closed, [EAGER, COMPILED]),
@@ -100,7 +100,7 @@ def targets(cases: Sequence[Case], rows: Sequence[Row], backend: str, errors: di
         for name, (limit, competitors) in of.items():
             if limit:
                 theirs = median(rows, other, competitors)
-                found.append(Target.at_least(f"{case.name}: {name}{beside}", ours, theirs, limit))
+                found.append(Target.at_least(f"{case.name}: {name}{draws}", ours, theirs, limit))
         if case.within:
             ratio = ours / median(rows, case.against, [backend])
             found.append(Target.at_most(f"{case.name}: time / {case.against}", ratio, case.within))
@@ -120,8 +120,8 @@ def targets(cases: Sequence[Case], rows: Sequence[Row], backend: str, errors: di
             Target(f"{series}: slowest / fastest K", f"≤ {limit:g}", reached, spread <= limit if complete else None)
         )
     if errors:
-        nodes, draws = errors.values()
-        share = nodes.rms / draws.rms
+        of_nodes, of_draws = errors.values()
+        share = of_nodes.rms / of_draws.rms
         found.append(Target("rms error of nodes / of draws", "< 0.01", f"{share:.2g}", share < 0.01))
     measured = [row for row in rows if not math.isnan(row.peak_extra_bytes) and not math.isnan(row.allowed_bytes)]
     over = [row for row in measured if row.peak_extra_bytes > row.allowed_bytes]
@@ -147,7 +147,7 @@ def number(value: float, form: str) -> str:
 
 
 def factor(value: float) -> str:
-    """The ratio with a digit behind the point, if it is below 100."""
+    """The ratio, with one decimal if it is below 100."""
     return number(value, ".1f" if value < 100 else ".0f")
 
 
@@ -214,7 +214,7 @@ def row_cells(row: Row) -> list[str]:
 
 
 def of_columns(names: Sequence[str], left: Sequence[str], no_wrap: bool = False, **options: Any) -> Table:
-    """A table of these columns, whose numbers stand to the right; those of `left` are texts."""
+    """A table with these columns. The columns of `left` are aligned to the left, and the others to the right."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, **options)
     for name in names:
         table.add_column(name, justify="left" if name in left else "right", no_wrap=no_wrap)
@@ -239,8 +239,8 @@ def errors_table(errors: dict[str, Errors]) -> Table:
 
 
 def bandwidth_table(rows: Sequence[Row], backends: Sequence[str], copying: float) -> Table:
-    """What must be moved, over the time that it took, beside what a copy does."""
-    title = f"GB/s of what must be moved, and the share of the {copying:.0f} GB/s that a copy does"
+    """The bytes that must be moved, divided by the time, and the share of a copy's speed."""
+    title = f"GB/s of the bytes that must be moved, and the share of a copy's {copying:.0f} GB/s"
     table = of_columns(("case", *backends), left=("case",), title=title)
     for case in dict.fromkeys(row.case for row in rows):
         of_case = {row.competitor: row.gb_per_s for row in rows if row.case == case and row.status == OK}
@@ -250,7 +250,7 @@ def bandwidth_table(rows: Sequence[Row], backends: Sequence[str], copying: float
 
 
 def base_table(rows: Sequence[Row], backend: str, revision: str) -> Table:
-    """The times of another revision over those of this one, in which a loss of more than 5 % is red."""
+    """The times of another revision divided by the times of this revision. A loss of more than 5 % is red."""
     title = f"Time at {revision} / time now"
     table = of_columns(("case", "now", revision, "ratio"), left=("case",), title=title)
     for case, now, before in beside_base(rows, backend):

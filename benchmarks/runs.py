@@ -1,11 +1,11 @@
-"""Time to quality: one network trained in the published loop and in `bfn`, and samples of it drawn by both.
+"""Time to quality: trains a network in the published loop and in `bfn`, and draws samples with both.
 
     python -m benchmarks.runs --official CHECKOUT --mnist FOLDER --text FOLDER
 
-CHECKOUT has the code of github.com/nnaisense/bayesian-flow-networks; without it our transcription of their model
-serves. Both loops start from the same weights and have the same data, batch, learning rate, betas, weight decay, clip
-and decay of averages. They take turns on the same cores, each in a process of its own. Between turns the bound on
-held-out data is measured, in float32, by `bfn.results.evaluate` for both, and no clock runs.
+CHECKOUT has the code of github.com/nnaisense/bayesian-flow-networks. Without it, our transcription of the published
+model is used. Both loops start from the same weights and have the same data, batch size, learning rate, betas, weight
+decay, clipping of gradients and decay of averages. They take turns on the same cores, each in a separate process.
+Between turns, the clocks stop, and `bfn.results.evaluate` measures the bound on held-out data in float32.
 """
 
 import argparse
@@ -38,10 +38,10 @@ OURS_STEPS, SAMPLERS = (5, 10, 15, 20, 25, 50), ("ode2", "sde2")
 
 @dataclass(frozen=True)
 class Experiment:
-    """A configuration of the paper with a small network, and how it is measured.
+    """A configuration of the paper with a small network, and the settings of its measurement.
 
-    folder: the option that names the folder of its data. examples: how many of the held-out ones are evaluated.
-    seconds: of training, for each loop, if no option says otherwise.
+    folder: the option that names the folder of the data. examples: the number of held-out examples that are evaluated.
+    seconds: the seconds of training for each loop, unless the option --seconds sets them.
     """
 
     config: str
@@ -74,7 +74,8 @@ QUICK = ("network.width=32", "network.depth=1", "train.batch_size=2", "train.mix
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is done: seconds of training for each loop, turns, held-out examples, samples and their steps."""
+    """The sizes of a measurement. seconds: of training, for each loop. first: seconds of the first turn. examples: of
+    held-out data. repeats: times t for each of these. samples: their number. theirs, ours: steps of the samplers."""
 
     seconds: float
     first: float
@@ -100,7 +101,7 @@ def config_of(experiment: Experiment, folder: Path, out: str, quick: bool) -> Co
 
 
 def turns(seconds: float, first: float) -> Iterator[float]:
-    """When each turn ends on the clocks: turns get longer, up to LONGEST."""
+    """The time on a loop's clock at which each turn ends. Turns get longer, up to LONGEST."""
     end = 0.0
     while end < seconds:
         end = min(seconds, end + min(max(first, end), LONGEST))
@@ -108,7 +109,7 @@ def turns(seconds: float, first: float) -> Iterator[float]:
 
 
 class Held:
-    """The bound of a network's weights on some held-out examples, the same ones at the same times for all weights."""
+    """The bound of a network's weights on held-out examples, with the same examples and times for all weights."""
 
     def __init__(self, model: BFN, data: Data, plan: Plan, n_steps: int | None):
         self.model, self.examples = model, data.test[: plan.examples]
@@ -131,11 +132,11 @@ class Race:
         self.name, self.loops, self.held, self.plan = name, loops, held, plan
         self.points: list[Point] = []
         self.clocks: dict[str, Clock] = {}
-        self.best = (math.inf, b"")  # the bits of the best weights, and these
+        self.best = (math.inf, b"")  # the bits of the best weights, and these weights
 
     def point(self, loop: str, seconds: float, step: int) -> None:
-        """Adds the bound of a loop's weights: the better of the averaged and the current ones, since a short run may
-        end long before an average has forgotten the first weights."""
+        """Adds the bound of a loop's weights: the averaged or the current weights, whichever are better. A short run
+        may end long before the average has forgotten the first weights."""
         weights = self.loops[loop].ask("weights")
         found = {name: self.held.bits(weights[name]) for name in (AVERAGED, CURRENT)}
         better = min(found, key=lambda name: found[name][0])
@@ -147,9 +148,9 @@ class Race:
 
     def run(self) -> None:
         for loop, process in self.loops.items():
-            told = process.ask("begin")
+            description = process.ask("begin")
             self.clocks[loop] = process.ask("train", 0.0)
-            say(f"{self.name}, {loop}: {told}, after {self.clocks[loop].begun:.0f} s")
+            say(f"{self.name}, {loop}: {description}, after {self.clocks[loop].begun:.0f} s")
             self.point(loop, 0.0, 0)
             self.points.append(replace(self.points[-1], seconds=self.clocks[loop].begun))
         for end in turns(self.plan.seconds, self.plan.first):
@@ -159,7 +160,7 @@ class Race:
                     self.point(loop, self.clocks[loop].seconds, len(self.clocks[loop].steps))
 
     def summary(self, config: Config, parameters: int) -> list[Run]:
-        """The rows of both loops. Asking a process for its peak of memory ends its training."""
+        """The rows of both loops. This ends training, since "peak" does."""
         found = []
         target = self.points_of(THEIRS)[-1].bits
         for loop, process in self.loops.items():
@@ -192,13 +193,12 @@ class Race:
         return [point for point in self.points if point.loop == loop]
 
     def sampled(self, data: Data) -> Iterator[Drawn]:
-        """Samples of the best weights: as published at all numbers of steps, then by each of our samplers until one is
-        as good as the published one with the most steps."""
+        """Samples of the best weights: first by the published sampler at all numbers of steps. Then each of our
+        samplers gets more steps until it is as good as the published sampler with the most steps."""
         held_out = data.test[: self.plan.samples]
 
         def drawn(loop: str, sampler: str, n_steps: int) -> Drawn:
-            how = self.best[1], len(held_out), n_steps, sampler
-            seconds, content = self.loops[loop].ask("sample", *how)
+            seconds, content = self.loops[loop].ask("sample", self.best[1], len(held_out), n_steps, sampler)
             samples = safetensors.torch.load(content)["samples"].to(held_out.dtype)
             share, error = told_apart(samples, held_out, differing=bool(data.symbols))
             say(f"{self.name}, {loop}, {sampler}: {n_steps + 1} calls, {seconds:.1f} s, told apart {share:.3f}")
@@ -217,7 +217,7 @@ class Race:
 
 @dataclass
 class Results:
-    """All rows so far, which `write` puts into files of a folder."""
+    """All rows so far. `write` writes them to files of a folder."""
 
     points: list[Point]
     runs: list[Run]
@@ -231,7 +231,7 @@ class Results:
 
 
 def experiment(name: str, options: argparse.Namespace, results: Results, save: Callable[[], None]) -> None:
-    """Runs an experiment, and saves what is there after each part of it."""
+    """Runs an experiment. After each part of it, `save` is called."""
     of = EXPERIMENTS[name]
     plan = plan_of(options, of)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""What `benchmarks.runs` found: its rows, the tables that are made of them, and a picture."""
+"""The results of `benchmarks.runs`: its rows, their tables, and a picture."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -18,8 +18,8 @@ SPEED, QUALITY, SAMPLES = "Training: speed and memory", "Training: quality", "Sa
 
 @dataclass(frozen=True)
 class Point:
-    """The bound of a loop's weights on held-out data, in bits per dimension, after so many seconds on its clock.
-    bits: the lower one of the bounds of the averaged and of the current weights."""
+    """The bound of a loop's weights on held-out data, in bits per dimension. seconds: the time on the loop's clock.
+    bits: the lower bound of the averaged and of the current weights."""
 
     experiment: str
     loop: str
@@ -33,8 +33,9 @@ class Point:
 
 @dataclass(frozen=True)
 class Run:
-    """A loop in an experiment. seconds: the time on its clock. begun_seconds: the part before the first step.
-    target_seconds: when its bound was `target_bits`, where the published loop ended; NaN if it was never that low."""
+    """A loop in an experiment. seconds: the time on its clock. begun_seconds: the time before the first step.
+    target_bits: the bound of the published loop at its end. target_seconds: when this loop's bound was first as low as
+    `target_bits`; NaN if it never was."""
 
     experiment: str
     loop: str
@@ -56,7 +57,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Drawn:
-    """Samples of a sampler: the network calls and seconds of all of them, and the share that `told_apart` finds."""
+    """Samples of a sampler: the network calls and seconds that all samples took, and the result of `told_apart`."""
 
     experiment: str
     loop: str
@@ -69,7 +70,7 @@ class Drawn:
 
 
 def seconds_to(points: Sequence[Point], bits: float) -> float:
-    """When a curve, with straight lines between its points, first is as low as so many bits; NaN if never."""
+    """The seconds at which a curve is first as low as `bits`, by linear interpolation; NaN if it never is."""
     before = points[0]
     for point in points:
         if point.bits <= bits:
@@ -82,7 +83,7 @@ def seconds_to(points: Sequence[Point], bits: float) -> float:
 
 
 def reaches(one: Drawn, goal: Drawn) -> bool:
-    """Whether samples are as good as others, within the standard error of the difference."""
+    """Whether the samples `one` are as good as the samples `goal`, within the standard error of the difference."""
     return one.told_apart <= goal.told_apart + math.hypot(one.error, goal.error)
 
 
@@ -134,15 +135,15 @@ DRAWN_COLUMNS = ("experiment", "samples", "sampler", "calls", "seconds", "told a
 
 
 def drawn_cells(rows: Sequence[Drawn]) -> Iterator[list[str]]:
-    """The cells of the rows of an experiment. Samplers that are as good as the published one with the most steps say by
-    how much they are faster."""
+    """The cells of the rows of an experiment. If a sampler is as good as the published sampler with the most steps, the
+    last cell says how many times as fast it is."""
     theirs = [row for row in rows if row.loop == THEIRS]
     goal = theirs[-1]
     for row in rows:
         name = "published, ancestral" if row.loop == THEIRS else f"bfn, {row.sampler}"
         faster = gain(goal.seconds / row.seconds) if reaches(row, goal) else "not as good"
-        told = f"{row.told_apart:.3f} ± {row.error:.3f}"
-        yield [row.experiment, str(row.samples), name, str(row.calls), f"{row.seconds:.1f}", told, faster]
+        share = f"{row.told_apart:.3f} ± {row.error:.3f}"
+        yield [row.experiment, str(row.samples), name, str(row.calls), f"{row.seconds:.1f}", share, faster]
 
 
 def parts(runs: Sequence[Run], drawn: Sequence[Drawn]) -> dict[str, tuple[Sequence[str], list[list[str]]]]:
@@ -166,11 +167,11 @@ def tables(runs: Sequence[Run], drawn: Sequence[Drawn]) -> Iterator[Table]:
 
 
 NOTES = """\
-a step: the median. steps a second: bfn / published, without the seconds before the first step, in which bfn chooses a
-precision and compiles; everything else counts these. MiB: by how much a process grew in training. bits: per dimension
-of held-out data, of the averaged or the current weights, whichever are better. target: the bits of the published loop
-at its end. told apart: how often the nearest neighbour among samples and held-out examples is of the same kind, ideally
-0.5. faster by: relative to the published sampler with the most steps, of samplers that are as good within the error."""
+a step: the median. steps a second: bfn / published. Both leave out the seconds before the first step, in which bfn
+chooses a precision and compiles; all other times include them. MiB: by how much a process grew in training. bits: per
+dimension of held-out data, of the averaged or the current weights, whichever are better. target: the bits of the
+published loop at its end. told apart: the share of samples and held-out examples whose nearest neighbour is of the same
+kind, ideally 0.5. faster by: relative to the published sampler with the most steps, if the samples are as good."""
 
 
 def picture(points: Sequence[Point], path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""The parts of a training step: the measured times, and the sentences that describe them."""
+"""The parts of a training step: their measured times, and the cells of a table of these times."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ COLUMNS = ("config", "parameters", "examples", *TIMES, "before", "after", "step 
 
 @dataclass(frozen=True)
 class Share:
-    """The ms that the parts of a step take."""
+    """The milliseconds that the parts of a training step take."""
 
     config: str
     parameters: int
@@ -22,17 +22,17 @@ class Share:
     published_ms: float
 
     def of_step(self, ms: float) -> float:
-        """The share of a step in which flow and loss take so long."""
+        """The share of flow and loss in a step, if they take `ms`."""
         return ms / (self.network_ms + ms)
 
     def gain(self, ms: float) -> float:
-        """How many times as fast a step is with our ops."""
+        """How many times as fast a step is with our ops, compared with a flow and loss that take `ms`."""
         return (self.network_ms + ms) / (self.network_ms + self.ours_ms)
 
 
 def cells(found: Share) -> list[str]:
-    """A row under COLUMNS. The last three: the share of flow and loss in a step, by the published form before and by
-    ours after, and how many times as fast that makes the step."""
+    """The cells of a row under COLUMNS. "before" and "after" are the share of flow and loss in a step, in the published
+    form and with our ops."""
     times = (found.network_ms, found.ours_ms, found.eager_ms, found.published_ms)
     return [
         found.config,

@@ -1,7 +1,7 @@
-"""A training step without its network: a flow sample and the loss of what the network makes of it.
+"""A training step with a trivial network: a flow sample, the network, and the loss of its output.
 
-In the place of the network stands a bias that is added to its input, so that nobody can leave out the flow. With a
-large vocabulary this is between the first and the last linear layer, which are part of the step.
+The network only adds a tensor to its input, so that no implementation can leave out the flow. With a large vocabulary,
+the step also has the first and the last linear layer, and the tensor is added between these layers.
 """
 
 import functools
@@ -19,16 +19,16 @@ FLOWS = {"binary": "binary", "discrete": "discrete", "discretised": "continuous"
 
 def of_logits(flow: Callable, loss: Callable) -> Callable:
     def step(x: Tensor, logits: Tensor, t: Tensor, **noise: Tensor) -> Tensor:
-        seen = flow(x=x, t=t, **noise)
-        if logits.shape == x.shape:  # one logit, whose network sees 2θ₁ − 1; the published flow has both θ
-            seen = 2 * (seen if seen.shape == x.shape else seen[..., 1]) - 1
-        return loss(x=x, logits=logits + seen, t=t)
+        theta = flow(x=x, t=t, **noise)
+        if logits.shape == x.shape:  # for two classes the network sees 2θ₁ − 1; the published flow returns θ₀ and θ₁
+            theta = 2 * (theta if theta.shape == x.shape else theta[..., 1]) - 1
+        return loss(x=x, logits=logits + theta, t=t)
 
     return step
 
 
 def of_noise(flow: Callable, loss: Callable) -> Callable:
-    """For a loss that takes what the network says of the noise."""
+    """For a loss that takes the network's prediction of the noise."""
 
     def step(x: Tensor, pred_mean: Tensor, pred_log_std: Tensor, t: Tensor, **noise: Tensor) -> Tensor:
         mean = flow(x=x, t=t, **noise)
@@ -39,7 +39,8 @@ def of_noise(flow: Callable, loss: Callable) -> Callable:
 
 
 def of_data(flow: Callable, loss: Any) -> Callable:
-    """For a loss that takes a prediction of the data, which is made of that of the noise first (105, 106)."""
+    """For a loss that takes a prediction of the data. The step first computes it from the prediction of the noise (105,
+    106)."""
 
     def step(x: Tensor, pred_mean: Tensor, pred_log_std: Tensor, t: Tensor, **noise: Tensor) -> Tensor:
         mean = flow(x=x, t=t, **noise)
@@ -57,7 +58,7 @@ THEIRS = OURS | {"discretised": of_data}
 
 
 def of_vectors(embedding: Callable, loss: Callable) -> Callable:
-    """For ops of a large vocabulary, which have the linear layers in them."""
+    """For ops of a large vocabulary, which include the linear layers."""
 
     def step(
         x: Tensor, t: Tensor, weight: Tensor, head: Tensor, bias: Tensor, hidden: Tensor, **noise: Tensor
@@ -68,7 +69,7 @@ def of_vectors(embedding: Callable, loss: Callable) -> Callable:
 
 
 def of_layers(flow: Callable, loss: Callable) -> Callable:
-    """The same by ops that take and give a number for each class."""
+    """The same step for ops that take and return a number for each class."""
 
     def step(
         x: Tensor, t: Tensor, weight: Tensor, head: Tensor, bias: Tensor, hidden: Tensor, **noise: Tensor
@@ -79,16 +80,16 @@ def of_layers(flow: Callable, loss: Callable) -> Callable:
 
 
 class _Products(torch.autograd.Function):
-    """The five matrix products of such a step and nothing else. All of their large factors and results, `[T, K]`, lie
-    in memory that is there before."""
+    """Only the five matrix products of a step with a large vocabulary. Their factors and results of size `[T, K]` are
+    in memory that is allocated before."""
 
     @staticmethod
     def forward(ctx, weight: Tensor, head: Tensor, bias: Tensor, hidden: Tensor) -> Tensor:
         ctx.save_for_backward(head, hidden)
         theta, logits = _of_classes(hidden.shape[:-1].numel(), len(weight), weight.dtype, weight.device)
-        seen = theta @ weight
+        vectors = theta @ weight
         torch.mm(hidden.flatten(0, -2), head.t(), out=logits)
-        return seen.view_as(hidden)
+        return vectors.view_as(hidden)
 
     @staticmethod
     def backward(ctx, *grads: Tensor) -> tuple[Tensor, ...]:

@@ -21,5 +21,5 @@ def test_speed(benchmark, case, competitor):
     assert verdict.agrees, verdict
     run = prepared(competitor, case, tensors)
     heap.warm()
-    run()  # what torch.compile takes is not part of it
+    run()  # so that the time of torch.compile does not count
     benchmark(run)

@@ -14,7 +14,7 @@ import bfn_kernels
 
 N_STEPS, DRAWS, NODES = 20, 10, 8
 QUICK = 8  # a quick run has an eighth of the rows
-ON_GPU = 16  # a GPU gets so many times more images and windows, since fewer would leave most of it idle
+ON_GPU = 16  # on a GPU, images and windows are this many times as many, since fewer would leave most of it idle
 SIGMA_1 = 1e-3  # the value of the paper for CIFAR-10 with 256 bins
 STD_MIN = 1e-3
 SYMBOLS = {
@@ -23,17 +23,17 @@ SYMBOLS = {
     "flow_and_loss": "flow + L∞",
     "vocabulary_loss": "embedding + head + L∞",
 }
-ROWS = ("t", "alpha", "precision")  # numbers of rows, which are float32 for data of any type
-OUTPUTS = {  # the inputs of a loss that are outputs of a network
+ROWS = ("t", "alpha", "precision")  # inputs with one number per row
+OUTPUTS = {  # the inputs of a loss that are outputs of the network
     "continuous": ("prediction",),
     "discretised": ("pred_mean", "pred_log_std"),
     "discrete": ("logits",),
     "binary": ("logits",),
 }
-OF_VOCABULARY = ("weight", "head", "bias", "hidden")  # those with a gradient in a step with a large vocabulary
+OF_VOCABULARY = ("weight", "head", "bias", "hidden")  # the inputs with a gradient in a step with a large vocabulary
 CLEAR = 1e-5  # the least probability of a class that is drawn for the gate
-ALLOWED_OF_NUMBERS = 0.05  # of one float32 number for each class of each token of a large vocabulary
-ALLOWED_PER_THREAD = 2**20  # bytes beyond outputs, gradients and what was saved for these
+ALLOWED_OF_NUMBERS = 0.05  # the share of a float32 tensor [..., K] that a step with a large vocabulary may allocate
+ALLOWED_PER_THREAD = 2**20  # bytes for each thread, in addition to outputs, gradients and saved tensors
 
 
 @dataclass(frozen=True)
@@ -44,20 +44,20 @@ class Case:
     options: dict = field(default_factory=dict)
     dtype: torch.dtype = torch.float32
     backward: bool = True  # whether gradients are computed, if the op has any
-    # the targets; 0 stands for none
+    # the targets; 0 means that there is none
     published: float = 0  # least speed relative to the published formulation
     closed: float = 0  # least speed relative to the best of the closed forms, eager or compiled
-    eager: float = 0  # least speed relative to one of them, where they have targets of their own
+    eager: float = 0  # least speed relative to one of the two, if they have separate targets
     compiled: float = 0
     unfused: float = 0  # least speed relative to our own ops that store [..., K]
     lighter: float = 0  # least memory of the published formulation relative to ours, beyond the weights' gradients
     products: float = 0  # largest ratio of our time to that of the bare matrix products
-    spread: float = 0  # largest ratio of the slowest to the fastest case among those that differ in K alone
-    per_class: bool = False  # whether that ratio is one of times for each class
-    small: bool = False  # whether the time is that of the call itself; eager PyTorch alone is timed beside it
-    times: str = ""  # what a row is, or what our ops take in the place of a time for each row, one of PASSED
+    spread: float = 0  # largest ratio of the slowest to the fastest case among the cases that differ only in K
+    per_class: bool = False  # whether `spread` compares times divided by K
+    small: bool = False  # whether the data are so small that the call itself takes the time; compared with eager only
+    times: str = ""  # a word for the shape of the times; if it is in PASSED, our op gets expanded times
     within: float = 0  # largest ratio of our time to our time in the case `against`
-    against: str = ""  # the case whose competitors the targets refer to, if they are not those of this case
+    against: str = ""  # the other case with which the targets compare; "" is this case
 
     @property
     def family(self) -> str:
@@ -105,13 +105,13 @@ class Case:
 
     @property
     def elements(self) -> int:
-        """How many numbers a formulation computes that visits every class of every draw."""
+        """How many numbers a formulation computes if it visits every class of every draw."""
         draws = max(self.options.get("n_samples", 1), self.options.get("quadrature", 1))
         return math.prod(self.shape) * max(self.k, 1) * draws
 
     @property
     def keywords(self) -> dict:
-        """The keyword arguments of the op, for `bfn_kernels` and the competitors alike."""
+        """The keyword arguments of the op, which `bfn_kernels` and the competitors share."""
         found = {k: v for k, v in self.options.items() if k not in ("reuse", "stacked", "width")}
         if self.options.get("stacked"):
             found["pred_log_std"] = None
@@ -124,7 +124,7 @@ class Case:
 
 
 def beta_1(k: int) -> float:
-    """β₁ with K·β₁ as in the paper's text8 experiment; if it were larger, every step would saturate at once."""
+    """β₁ with K·β₁ as in the paper's text8 experiment. With a larger β₁, every step would saturate at once."""
     return 15.2 / k
 
 
@@ -201,37 +201,37 @@ PASSED: dict[str, Callable[[Case, Tensor], Any]] = {
 
 
 def as_passed(case: Case, tensors: dict) -> dict:
-    """The tensors as our ops take them: the numbers of rows in the form that the case is about."""
+    """The tensors as our ops take them: numbers per row are expanded if the case says so."""
     form = PASSED.get(case.times)
     return {k: form(case, v) if form and k in ROWS and v.dim() else v for k, v in tensors.items()}
 
 
 def written(case: Case, tensors: dict, noise: dict) -> tuple[int, int]:
-    """The bytes of the output, which is a number or as large as the noise or the logits, and of the gradients."""
+    """The bytes of the output and of the gradients. The output is one number, or as large as the noise or the logits."""
     output = 4 if case.loss else (noise["noise"] if noise else tensors["logits"]).nbytes
     return output, sum(tensors[name].nbytes for name in case.diff)
 
 
 def allowed(case: Case, tensors: dict, noise: dict) -> int:
-    """The peak extra memory that is allowed: the output unless the caller passes it, twice the gradients, as they are also
-    saved, and 1 MiB per thread. With a large vocabulary, the gradients of the weights and a twentieth of `[..., K]`."""
+    """The largest allowed peak of extra memory: the output unless the caller passes it, twice the gradients, since they
+    are also saved, and 1 MiB per thread. With a large vocabulary: the weights' gradients and a twentieth of `[..., K]`."""
     output, gradients = written(case, tensors, noise)
     if case.weights:
         return round(4 * (case.weights + ALLOWED_OF_NUMBERS * case.elements))
     own = 0 if case.options.get("reuse") else output
     if case.op.endswith("flow_and_loss"):
-        own += noise["noise"].nbytes + gradients  # what the network sees, and what it puts out
+        own += noise["noise"].nbytes + gradients  # the input and the output of the network
     threads = torch.get_num_threads() if next(iter(tensors.values())).is_cpu else 1
     return own + 2 * gradients + ALLOWED_PER_THREAD * threads
 
 
 def quick(case: Case) -> Case:
-    """The same case with an eighth of the rows, which shows that everything runs, but not what it costs."""
+    """The same case with an eighth of the rows. It shows that everything runs, but its times mean nothing."""
     return replace(case, shape=(max(1, case.shape[0] // QUICK), *case.shape[1:]))
 
 
 def on_gpu(case: Case) -> Case:
-    """The same case with more rows, unless it has draws, for which the published formulation needs much memory anyway."""
+    """The same case with more rows. With draws it stays the same, since the published formulation needs much memory."""
     wide = case.shape in (CIFAR, TEXT8) and "n_samples" not in case.options
     return replace(case, shape=(case.shape[0] * ON_GPU, *case.shape[1:])) if wide else case
 
@@ -290,8 +290,8 @@ def _discretised(case: Case, name: str, t: Tensor, g) -> tuple[dict, dict]:
 
 
 def _discrete(case: Case, name: str, t: Tensor, g) -> tuple[dict, dict]:
-    """Inputs with logits of standard deviation 3. Half of x is drawn from their softmax, the other half is uniform; all
-    of it is in a flow, and where the logits are never stored."""
+    """Inputs with logits of standard deviation 3. Half of x is drawn from their softmax, and the other half is uniform.
+    For a flow, and for a large vocabulary, all of x is uniform."""
     wide = (*case.shape, case.k)
     noise = torch.randn(wide, generator=g)
     if name == "flow_sample":
@@ -308,7 +308,7 @@ def _discrete(case: Case, name: str, t: Tensor, g) -> tuple[dict, dict]:
     p = logits.softmax(-1).flatten(0, -2)
     drawn = torch.multinomial(p, 1, generator=g)
     if name == "update_sample":
-        # The uniform is the middle of the class's interval, which must not be too short for sums in float32 to find it.
+        # The uniform is the middle of the class's interval. In a very short interval, float32 sums would miss it.
         drawn = torch.where(p.gather(-1, drawn) < CLEAR, p.argmax(-1, keepdim=True), drawn)
         middle = p.double().cumsum(-1).gather(-1, drawn) - p.gather(-1, drawn) / 2
         alpha = torch.tensor(beta_1(case.k) * N_STEPS / N_STEPS**2)
@@ -320,7 +320,7 @@ def _discrete(case: Case, name: str, t: Tensor, g) -> tuple[dict, dict]:
 
 
 def _binary(case: Case, name: str, t: Tensor, g) -> tuple[dict, dict]:
-    """Inputs with logits of standard deviation 3. In losses, half of x is drawn from them, the other half is uniform."""
+    """Inputs with logits of standard deviation 3. In losses, half of x is drawn from the logits, and half is uniform."""
     noise, u = torch.randn(case.shape, generator=g), torch.rand(case.shape, generator=g)
     z = 3 * torch.randn(case.shape, generator=g)
     x = (u < z.sigmoid()).long()

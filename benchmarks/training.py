@@ -1,6 +1,5 @@
-"""The share of the ops in a training step. It times the network's forward and backward pass, and next to it a flow
-sample and the loss, by our ops and by others. The configurations are those that `bfn` ships, with another number of
-examples."""
+"""The share of the ops in a training step. Times the network's forward and backward pass, and a flow sample with the
+loss by our ops and by others. The networks are those of `bfn`'s configurations, with another number of examples."""
 
 import argparse
 import math
@@ -25,7 +24,7 @@ from bfn.networks import build_network
 
 @dataclass(frozen=True)
 class Workload:
-    """A configuration, its data, and how many examples take part in a step."""
+    """A configuration, the shape of its data, and the number of examples in a step."""
 
     config: str
     shape: tuple[int, ...]  # of an example
@@ -41,7 +40,7 @@ class Workload:
         return Case(f"{family}.flow_and_loss", shape, 0 if family == "binary" else self.classes, parameter)
 
     def features(self, case: Case) -> tuple[int, int]:
-        """How many numbers of a variable the network sees, and how many it puts out."""
+        """How many numbers the network gets and puts out for each variable."""
         return {"binary": (1, 1), "discretised": (1, 2)}.get(case.family, (self.classes, self.classes))
 
 
@@ -56,7 +55,7 @@ WORKLOADS = (
 
 
 def share(work: Workload, device: Device) -> Share:
-    """The medians of repetitions that take turns. Raises RuntimeError if an op's results are wrong."""
+    """The median times of the parts of a step, which take turns. Raises RuntimeError if an op's results are wrong."""
     case = work.case()
     inputs, outputs = work.features(case)
     network = build_network(load(work.config).network, work.shape, inputs, outputs).to(device.name)

@@ -1,7 +1,7 @@
-"""A training step of bfn's transformer with a row for each class and with vectors, for vocabularies of several sizes:
-`bfn.model.LARGE` is where the second is the faster one.
+"""Times a training step of bfn's transformer for vocabularies of several sizes, with probabilities ("rows") and with
+vectors as its input. From `bfn.model.LARGE` classes on, vectors are faster.
 
-Both have the sizes of `bfn train text_bpe` and the same tokens, which are as frequent as Zipf's law says.
+Both networks have the sizes of `bfn train text_bpe`, and the same tokens with frequencies by Zipf's law.
 """
 
 import argparse
@@ -26,7 +26,7 @@ COLUMNS = ("K", "parameters, rows", "parameters, vectors", "step, rows", "step, 
 
 @dataclass(frozen=True)
 class Step:
-    """How many parameters both networks have, and the ms of their steps."""
+    """The numbers of parameters of both networks, and the milliseconds of their steps."""
 
     num_classes: int
     rows_parameters: int
@@ -42,7 +42,7 @@ def cells(found: Step) -> list[str]:
 
 
 def tokens(num_classes: int) -> Data:
-    """Windows of tokens as frequent as Zipf's law says."""
+    """Windows of tokens with frequencies by Zipf's law."""
     p = 1 / (torch.arange(num_classes) + 2.7)
     x = torch.multinomial(p, EXAMPLES * LENGTH, replacement=True, generator=torch.Generator().manual_seed(0))
     x = x.view(EXAMPLES, LENGTH)

@@ -40,7 +40,8 @@ from bfn_kernels.samplers import SAMPLERS
 
 
 class Commands(TyperGroup):
-    """Commands that report what the user can fix in one line, without a traceback; one process of a machine does so."""
+    """Commands whose errors print one line without a traceback, if a user can fix them. Of the processes on a machine,
+    only the first prints it."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -53,7 +54,7 @@ class Commands(TyperGroup):
             raise typer.Exit(1) from error
 
 
-app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False)  # `main` has its help
+app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False)  # its help is the docstring of `main`
 data_app = typer.Typer(help="The files of data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 console = Console(highlight=False, soft_wrap=True)
@@ -62,17 +63,17 @@ Overrides = Annotated[list[str] | None, typer.Argument(help="Settings to replace
 Run = Annotated[Path, typer.Argument(help="The directory of a run, or its model file.")]
 Steps = Annotated[str, typer.Option(help="Numbers of steps, with commas between them.")]
 DEFAULT_STEPS = ",".join(map(str, tables.STEPS))
-shown = partial(track, description="", console=console, transient=True)  # yields slow items and shows a progress bar
+shown = partial(track, description="", console=console, transient=True)  # shows a progress bar over slow items
 
 
 def print_version(wanted: bool) -> None:
     if wanted:
-        there = ", ".join(name for name, backend in BACKENDS.items() if backend.missing is None)
-        console.print(f"bfn {__version__}, torch {torch.__version__}, backends {there}")
+        available = ", ".join(name for name, backend in BACKENDS.items() if backend.missing is None)
+        console.print(f"bfn {__version__}, torch {torch.__version__}, backends {available}")
         raise typer.Exit
 
 
-Version = Annotated[bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print it.")]
+Version = Annotated[bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print versions.")]
 
 
 @app.callback()
@@ -93,7 +94,7 @@ def all_settings() -> str:
 def train(
     config: Annotated[str, typer.Argument(help=f"One of {', '.join(shipped())}, or the path of a YAML file.")],
     overrides: Overrides = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Delete the run that the directory holds, if any.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="First delete the run in `out`, if there is one.")] = False,
 ) -> None:
     """Train, or continue a run that was interrupted; then evaluate, sample and plot."""
     processes.refuse_lost()
@@ -121,7 +122,7 @@ def train(
     console.print(f"checkpoint: {out / MODEL_FILE}")
     processes.leave()
     if main:
-        if trainer.sharded:  # the main process has a part of the weights, and draws with all of them
+        if trainer.sharded:  # the main process has only a shard of the weights, and sampling needs all of them
             model, _, _ = load_run(out, device=trainer.accelerator.device)
         console.print(f"samples:    {sampled(model, settings, data, out / 'samples.png')}")
         for path in plotted(model, settings, data, out):
@@ -132,7 +133,7 @@ def train(
 def evaluate_command(
     run: Run,
     overrides: Overrides = None,
-    table: Annotated[bool, typer.Option("--table", help="The bound of --steps, and of continuous time.")] = False,
+    table: Annotated[bool, typer.Option("--table", help="A table for --steps and continuous time.")] = False,
     steps: Steps = DEFAULT_STEPS,
 ) -> None:
     """The bound on held-out data, in bits per dimension."""
@@ -157,7 +158,7 @@ def compare_command(
     samplers: Annotated[str, typer.Option(help=f"Some of {', '.join(SAMPLERS)}.")] = "ancestral,ode1,ode2,sde2",
     steps: Steps = DEFAULT_STEPS,
 ) -> None:
-    """Compare samplers: how well their samples pass for held-out data, with how many calls of the network."""
+    """Compare samplers: the quality of their samples, and the calls of the network that they need."""
     processes.refuse_several()
     numbers, names = parsed(steps), samplers.split(",")
     for name in names:
@@ -174,13 +175,13 @@ def compare_command(
 def sample_command(
     run: Run,
     overrides: Overrides = None,
-    sampler: Annotated[str | None, typer.Option(help=f"One of {', '.join(SAMPLERS)}: sample.sampler.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Calls of the network before the last: sample.n_steps.")] = None,
-    tolerance: Annotated[float | None, typer.Option(help="Of a step of ode2, instead: sample.tolerance.")] = None,
-    guide: Annotated[str | None, typer.Option(help="logp=3, for molecules: sample.guide.")] = None,
-    to: Annotated[Path | None, typer.Option(help="Their picture, .png; by default samples.png of the run.")] = None,
+    sampler: Annotated[str | None, typer.Option(help=f"sample.sampler: one of {', '.join(SAMPLERS)}.")] = None,
+    steps: Annotated[int | None, typer.Option(help="sample.n_steps: the number of steps.")] = None,
+    tolerance: Annotated[float | None, typer.Option(help="sample.tolerance: the error of a step of ode2.")] = None,
+    guide: Annotated[str | None, typer.Option(help="sample.guide: for molecules, such as logp=3.")] = None,
+    to: Annotated[Path | None, typer.Option(help="The picture, .png; by default samples.png of the run.")] = None,
 ) -> None:
-    """Draw samples, and write a picture of them and, beside it, their numbers as .npy."""
+    """Draw samples, and write a picture of them and a .npy file of the same name with their numbers."""
     chosen = {"sample.sampler": sampler, "sample.n_steps": steps, "sample.tolerance": tolerance, "sample.guide": guide}
     overrides = [*(overrides or []), *(f"{key}={value}" for key, value in chosen.items() if value is not None)]
     processes.refuse_several()
@@ -192,7 +193,7 @@ def sample_command(
 
 @app.command(name="plot")
 def plot_command(run: Run, overrides: Overrides = None) -> None:
-    """Loss against steps and time, how an input distribution narrows, and a film of the flow."""
+    """Plot the loss against steps and time, an input distribution after each message, and a film of the flow."""
     processes.refuse_several()
     model, settings, data = load_run(run, overrides, processes.start().device)
     out, options = directory(run), settings.sample
@@ -207,10 +208,10 @@ def convert_command(
     source: Annotated[Path, typer.Argument(help="A published checkpoint; with --back, a run or its model file.")],
     out: Annotated[Path, typer.Argument(help="The directory of a new run; with --back, a file for the official code.")],
     overrides: Overrides = None,
-    config: Annotated[str | None, typer.Option(help="Its configuration, if it is not the paper's.")] = None,
-    back: Annotated[bool, typer.Option("--back", help="Write a model of ours as a published checkpoint.")] = False,
+    config: Annotated[str | None, typer.Option(help="The source's configuration, if not the paper's.")] = None,
+    back: Annotated[bool, typer.Option("--back", help="Write a model of bfn as a published checkpoint.")] = False,
 ) -> None:
-    """Turn a checkpoint that was published with the paper into a run, or a run into one."""
+    """Turn a checkpoint that was published with the paper into a run, or a run into such a checkpoint."""
     processes.refuse_several()
     if back:
         convert_back(source / MODEL_FILE if source.is_dir() else source, out)
@@ -227,13 +228,13 @@ def download_command(
     name: Annotated[str, typer.Argument(help=f"One of {', '.join(DOWNLOADS)}.")],
     folder: Annotated[Path, typer.Option(help="Where to put the files.")],
 ) -> None:
-    """Download the files of a data set into a folder, which data.folder= names afterwards."""
+    """Download the files of a data set into a folder. To train on them, set data.folder to this folder."""
     download(name, folder)
     console.print(f"downloaded; train with: bfn train {TRAINED_BY.get(name, name)} data.folder={folder}")
 
 
 def parsed(steps: str) -> list[int]:
-    """The numbers of steps that an option names."""
+    """The numbers in the value of the option --steps."""
     numbers = [int(part) if part.strip().isdecimal() else 0 for part in steps.split(",")]
     if min(numbers) < 1:
         raise ConfigError(f"--steps={steps} must be positive whole numbers with commas between them")
@@ -241,7 +242,7 @@ def parsed(steps: str) -> list[int]:
 
 
 def directory(run: Path) -> Path:
-    """Where the pictures of a run lie, given its directory or its model file."""
+    """The directory of a run, from this directory or from the run's model file."""
     return run if run.is_dir() else run.parent
 
 
@@ -253,17 +254,17 @@ def evaluated(model: BFN, settings: Config, data: Data) -> Bound:
 
 
 def sampled(model: BFN, settings: Config, data: Data, path: Path) -> Path:
-    """Draw samples, print them where they are text, and write their picture and their numbers."""
+    """Draw samples, print them if they are text, and write their picture and their numbers."""
     options = settings.sample
-    how: dict[str, Any] = {"seed": options.seed, "device": model.device}
+    more: dict[str, Any] = {"seed": options.seed, "device": model.device}
     calls = options.n_steps if options.tolerance is None else options.max_calls
     with guided(model, options), fast(model, settings, options.count, calls, console.print):
         started = time.monotonic()
         if options.tolerance is not None:
-            samples, calls = draw_within(model, options.count, options.tolerance, max_calls=options.max_calls, **how)
+            samples, calls = draw_within(model, options.count, options.tolerance, max_calls=options.max_calls, **more)
             console.print(f"calls of the network: {calls}")
         else:
-            samples = draw(model, options.count, options.n_steps, sampler=options.sampler, **how)
+            samples = draw(model, options.count, options.n_steps, sampler=options.sampler, **more)
         samples, seconds = samples.cpu(), time.monotonic() - started
     console.print(f"{len(samples)} samples in {seconds:.1f} s, {len(samples) / seconds:.3g} a second")
     if data.judge is not None:
@@ -271,7 +272,7 @@ def sampled(model: BFN, settings: Config, data: Data, path: Path) -> Path:
     elif data.symbols:
         table = Table("", title="samples", show_lines=True)
         for line in plots.to_text(samples, data.symbols):
-            table.add_row(Text(line))  # in which nothing is markup
+            table.add_row(Text(line))  # rich would take brackets in a str for markup
         console.print(table)
     numbers = io.BytesIO()
     np.save(numbers, samples.numpy())
@@ -280,7 +281,7 @@ def sampled(model: BFN, settings: Config, data: Data, path: Path) -> Path:
 
 
 def plotted(model: BFN, settings: Config, data: Data, out: Path) -> list[Path]:
-    """Write the loss curves, where the run has a log, and the narrowing input distribution."""
+    """Plot the loss curves, if the run has a log, and an input distribution after each message."""
     options, log = settings.sample, out / LOG_FILE
     losses = [plots.plot_losses(log, data.baseline, out / "losses.png")] if log.exists() else []
     narrowing = plots.plot_narrowing(model, data, out / "narrowing.png", n_steps=options.n_steps, seed=options.seed)

@@ -17,7 +17,7 @@ from bfn_kernels import nn
 from bfn_kernels.schedules import ExponentialVariance, LogarithmicAccuracy, QuadraticAccuracy, final_accuracy
 
 LOGARITHMIC = 20.4054  # ChemBFN's beta_1 of the logarithmic schedule, times the number of classes
-LARGE = 1000  # classes from which on a step of training is faster without [B, ..., K]: docs/training.md
+LARGE = 1000  # from so many classes on, a training step is faster without tensors [B, ..., K]: see docs/training.md
 
 
 class BFN(nn.BFN):
@@ -33,7 +33,7 @@ class BFN(nn.BFN):
 
 
 class ContinuousBFN(nn.Continuous, BFN):
-    """The reconstruction loss is that of bins, so that its bits can be compared with those of discretised data."""
+    """Continuous data. The reconstruction loss counts bins, so that its bits compare with bits of discretised data."""
 
     def __init__(self, config: Config, data: Data):
         network, bins = build_network(config.network, data.shape, 1, 1), data.num_classes
@@ -44,7 +44,7 @@ class ContinuousBFN(nn.Continuous, BFN):
 
 
 class DiscretisedBFN(nn.Discretised, BFN):
-    """The network sees the mean alone."""
+    """Discretised data. The network sees only the mean."""
 
     def __init__(self, config: Config, data: Data):
         network, bins = build_network(config.network, data.shape, 1, 2), data.num_classes
@@ -55,7 +55,7 @@ class DiscretisedBFN(nn.Discretised, BFN):
 
 
 class DiscreteBFN(nn.Discrete, BFN):
-    """More than two classes, whose probabilities the network sees."""
+    """Discrete data with more than two classes. The network sees their probabilities."""
 
     def __init__(self, config: Config, data: Data):
         size = data.num_classes
@@ -64,7 +64,7 @@ class DiscreteBFN(nn.Discrete, BFN):
 
 
 class SequenceBFN(Padded, DiscreteBFN):
-    """Padded sequences of classes that start with a property."""
+    """Padded sequences of classes whose first class is a property."""
 
     def __init__(self, config: Config, data: Data):
         super().__init__(config, data)
@@ -72,7 +72,7 @@ class SequenceBFN(Padded, DiscreteBFN):
 
 
 class VocabularyBFN(nn.Vocabulary, BFN):
-    """Classes of a large vocabulary, whose network sees and puts out vectors."""
+    """Classes of a large vocabulary. The network sees and puts out vectors."""
 
     def __init__(self, config: Config, data: Data):
         network = VectorTransformer(data.shape, **config.network.sizes)
@@ -81,7 +81,7 @@ class VocabularyBFN(nn.Vocabulary, BFN):
 
 
 class BinaryBFN(nn.Binary, BFN):
-    """The network sees 2·theta_0 - 1, as published."""
+    """Discrete data with two classes. The network sees 2·theta_0 - 1, as in the published code."""
 
     def __init__(self, config: Config, data: Data):
         network = build_network(config.network, data.shape, 1, 1)
@@ -99,7 +99,7 @@ KINDS: dict[str, Callable[[Config, Data], BFN]] = {
 
 
 def schedule_of(config: Config, data: Data) -> Any:
-    """The schedule that `model.schedule` names, or the one that ships, made of model.sigma_1 or model.beta_1."""
+    """The schedule that `model.schedule` names, or else the paper's, from model.sigma_1 or model.beta_1."""
     kind, own = config.model.kind, config.model.schedule
     if own == "logarithmic" and kind == "discrete":
         size = data.num_classes
@@ -128,7 +128,7 @@ def build_model(config: Config, data: Data) -> BFN:
     elif kind is DiscreteBFN and data.lengths is not None:
         kind = SequenceBFN
     elif kind is DiscreteBFN and data.num_classes >= LARGE and config.network.name == "transformer":
-        kind = VocabularyBFN  # whose network takes vectors
+        kind = VocabularyBFN
     model: BFN = kind(config, data)
     model.shape, model.num_classes = data.shape, data.num_classes
     return model

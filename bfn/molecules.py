@@ -1,5 +1,5 @@
-"""Molecules as RDKit sees them: their logP, what samples of them are worth by the measures of MOSES (arXiv 1811.12823),
-and a picture of their structures. RDKit is imported where it is needed first."""
+"""What RDKit computes of molecules: their logP, the measures of MOSES (arXiv 1811.12823) for samples, and a picture of
+their structures. RDKit is imported only when it is needed."""
 
 import io
 import math
@@ -17,14 +17,14 @@ from torch import Tensor
 from bfn.training.checkpoint import write_atomically
 from bfn.training.run_lock import RunError
 
-LOGP = -1.0, 5.0  # the range of logP that bins divide, which has more than 99 % of MOSES
-REFERENCES = 10_000  # molecules of a test split that fragments and scaffolds are compared with
+LOGP = -1.0, 5.0  # the range of logP that is divided into bins; more than 99 % of MOSES lies in it
+REFERENCES = 10_000  # molecules of each test split with which fragments and scaffolds are compared
 DRAWN, COLUMNS = 36, 6  # structures in a picture, and in a row of it
 
 
 @contextmanager
 def rdkit() -> Iterator[Any]:
-    """The package RDKit, which in the `with` prints nothing about strings that are no molecules."""
+    """The package RDKit. Inside the `with`, it prints nothing about strings that are no molecules."""
     try:
         from rdkit import Chem, rdBase
     except ModuleNotFoundError as error:
@@ -35,13 +35,13 @@ def rdkit() -> Iterator[Any]:
 
 
 def parsed(strings: Iterable[str]) -> list[Any]:
-    """The molecules of strings. One that is empty, or that no molecule has, is None."""
+    """The molecule of each string; None if the string is empty or describes no molecule."""
     with rdkit() as chem:
         return [chem.MolFromSmiles(string) if string else None for string in strings]
 
 
 def log_p(strings: Iterable[str]) -> Tensor:
-    """logP by Crippen's rules, the share of octanol to water as a logarithm, float32 [N]."""
+    """logP by Crippen's rules, float32 [N]: the logarithm of the concentration in octanol over the one in water."""
     with rdkit():
         from rdkit.Chem.Crippen import MolLogP
 
@@ -52,9 +52,12 @@ def log_p(strings: Iterable[str]) -> Tensor:
 class Molecules:
     """Judges a model of molecules and its samples.
 
-    symbols: the text of each class. read: the strings of a split by its name. tokens: the mean number of tokens per
-    place of a row on the test split. trigrams, lengths: bits per token there of a trigram model, and of the lengths,
-    which the bound of a model takes as known.
+    Attributes:
+        symbols: The text of each class.
+        read: Returns the strings of a split, by the split's name.
+        tokens: The share of places in the test split's rows that hold a token.
+        trigrams: Bits per token of a trigram model on the test split.
+        lengths: Bits per token for the lengths of the test split, which a model's bound takes as known.
     """
 
     symbols: Sequence[str]
@@ -78,11 +81,11 @@ class Molecules:
         return parts
 
     def bits(self, bound: float) -> float:
-        """The bits per token of a bound in bits per dimension, with what the length costs."""
+        """A bound in bits per dimension, converted to bits per token and with the cost of the length added."""
         return bound / self.tokens + self.lengths
 
     def strings(self, samples: Tensor) -> list[str]:
-        """The strings of rows of classes, without their property."""
+        """The string of each row of classes, without the row's property."""
         return ["".join(self.symbols[c] for c in row[1:]) for row in samples.tolist()]
 
     def validity(self, samples: Tensor) -> tuple[float, float]:
@@ -91,7 +94,7 @@ class Molecules:
         return share, math.sqrt(share * (1 - share) / len(samples))
 
     def measures(self, samples: Tensor) -> dict[str, float]:
-        """The measures of MOSES that RDKit alone gives. Those but validity are of valid samples."""
+        """The measures of MOSES that need only RDKit. All but validity are computed from the valid samples."""
         with rdkit() as chem:
             valid = [molecule for molecule in parsed(self.strings(samples)) if molecule is not None]
             measured = {"validity": len(valid) / len(samples)}
@@ -110,8 +113,7 @@ class Molecules:
         return measured
 
     def draw(self, samples: Tensor, path: Path) -> Path:
-        """Write the strings of all samples into a file .smi, and draw the structures of the first that are
-        molecules."""
+        """Writes the strings of all samples into a .smi file, and draws the structures of the first valid ones."""
         strings = self.strings(samples)
         write_atomically(path.with_suffix(".smi"), "".join(f"{string}\n" for string in strings).encode())
         with rdkit():
@@ -126,7 +128,7 @@ class Molecules:
 
 
 def fragments(molecules: Iterable[Any]) -> Counter[str]:
-    """How often each part of molecules occurs that are cut at the bonds of BRICS."""
+    """How often each fragment occurs if molecules are cut at their BRICS bonds."""
     with rdkit() as chem:
         from rdkit.Chem.rdmolops import FragmentOnBRICSBonds  # type: ignore[attr-defined]
 
@@ -134,7 +136,7 @@ def fragments(molecules: Iterable[Any]) -> Counter[str]:
 
 
 def scaffolds(molecules: Iterable[Any]) -> Counter[str]:
-    """How often each scaffold of Bemis and Murcko occurs, of those with two rings and more."""
+    """How often each scaffold of Bemis and Murcko occurs that has at least two rings."""
     with rdkit() as chem:
         from rdkit.Chem.Scaffolds.MurckoScaffold import GetScaffoldForMol
 
@@ -150,7 +152,8 @@ def cosine(first: Counter[str], second: Counter[str]) -> float:
 
 
 def internal_diversity(molecules: Sequence[Any]) -> float:
-    """1 minus the mean Tanimoto similarity of all pairs, each with itself too, of Morgan fingerprints of radius 2."""
+    """1 minus the mean Tanimoto similarity of all pairs, including each molecule with itself. Similarity is between
+    Morgan fingerprints of radius 2."""
     with rdkit():
         from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
 

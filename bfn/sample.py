@@ -1,4 +1,4 @@
-"""Samples of a model of this package, which knows the shape of its data."""
+"""Draws samples of a model of this package, which knows the shape of an example."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,23 +12,24 @@ from bfn.model import BFN
 from bfn.training.speed import PLAIN, Choice, choices, choose, timed
 from bfn_kernels import samplers
 
-COMPILING = 20.0  # seconds that compiling a network takes if it is not trained
+COMPILING = 20.0  # seconds that compiling a network without its backward pass takes, about
 
 
-def sample(model: BFN, count: int, n_steps: int, **how: Any) -> Tensor:
-    """Draws `count` examples; how: as in samplers.sample."""
-    return samplers.sample(model, (count, *model.shape), n_steps, **how)
+def sample(model: BFN, count: int, n_steps: int, **more: Any) -> Tensor:
+    """Draws `count` examples. more: further arguments of samplers.sample."""
+    return samplers.sample(model, (count, *model.shape), n_steps, **more)
 
 
-def sample_within(model: BFN, count: int, tolerance: float, **how: Any) -> tuple[Tensor, int]:
-    """Draws `count` examples in steps that fit their error; how: as in samplers.sample_within."""
-    return samplers.sample_within(model, (count, *model.shape), tolerance, **how)
+def sample_within(model: BFN, count: int, tolerance: float, **more: Any) -> tuple[Tensor, int]:
+    """Draws `count` examples in steps of adaptive length. more: further arguments of samplers.sample_within."""
+    return samplers.sample_within(model, (count, *model.shape), tolerance, **more)
 
 
 @contextmanager
 def fast(model: BFN, config: Config, count: int, calls: int, say: Callable[[str], None]) -> Iterator[None]:
-    """In a `with`, the network runs as the settings of training say or, where they say "auto", in the way in which so
-    many calls for `count` examples take the least time. say: takes a line for the user."""
+    """Inside the `with`, the network runs with the precision and the compiler of the training settings. For "auto",
+    they are chosen such that `calls` calls for `count` examples take the least time. say: prints a line for the user.
+    """
     state, t = model.prior((count, *model.shape), model.device), torch.zeros(count, device=model.device)
 
     def try_out(choice: Choice, passes: int) -> list[float]:

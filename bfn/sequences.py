@@ -1,5 +1,5 @@
-"""Sequences of several lengths that start with a property: padding is known to the network, and so may the property
-be. Guidance without a classifier (Ho and Salimans, arXiv 2207.12598) steers samples towards it."""
+"""Padded sequences that start with a property. The network knows where the padding is, and it may know the property.
+Classifier-free guidance (Ho and Salimans, arXiv 2207.12598) steers samples towards a property."""
 
 import math
 from collections.abc import Iterator
@@ -15,27 +15,27 @@ from bfn_kernels import nn
 from bfn_kernels.nn import part
 
 UNKNOWN = 0.5  # the share of training examples whose property is hidden
-GOLDEN = (5**0.5 - 1) / 2
+GOLDEN = (5**0.5 - 1) / 2  # its multiples, modulo 1, are spread evenly over [0, 1)
 
 
 class Padded(nn.Discrete):
-    """Rows of classes [B, 1 + L]: a property, then tokens, then padding of class 0, which also is an unknown property.
+    """Rows of classes [B, 1 + L]: a property, then tokens, then padding. Class 0 is padding, or an unknown property.
 
-    Only tokens are sent by messages, and only they cost bits. The network sees the other classes as they are, except
-    that evaluation hides the property of every row, and training that of half the rows. Samples have lengths that are
-    spread as those of `lengths`, sorted lengths of training examples.
+    Only tokens are sent by messages, and only they cost bits. The network sees all padding. In training, it sees the
+    property of half the rows; in evaluation, of no row. The lengths of samples have the same distribution as `lengths`,
+    the sorted lengths of training examples.
     """
 
     lengths: Tensor
     guide: tuple[int, float] | None = None  # the class of a property, and the strength of guidance
 
-    def forward(self, x: Tensor, t: Tensor | None = None, *, reduction: str = "mean", **how: Any) -> Tensor:
-        """As nn.BFN has it, where the mean is over all places: what padding costs is 0."""
-        loss = super().forward(x, t, mask=sent(x), reduction="sum" if reduction == "mean" else reduction, **how)
+    def forward(self, x: Tensor, t: Tensor | None = None, *, reduction: str = "mean", **more: Any) -> Tensor:
+        """As nn.BFN.forward. The mean is over all places, and the loss of padding is 0."""
+        loss = super().forward(x, t, mask=sent(x), reduction="sum" if reduction == "mean" else reduction, **more)
         return loss / x.numel() if reduction == "mean" else loss
 
-    def reconstruction(self, x: Tensor, *, reduction: str = "mean", **how: Any) -> Tensor:
-        loss = super().reconstruction(x, mask=sent(x), reduction="sum" if reduction == "mean" else reduction, **how)
+    def reconstruction(self, x: Tensor, *, reduction: str = "mean", **more: Any) -> Tensor:
+        loss = super().reconstruction(x, mask=sent(x), reduction="sum" if reduction == "mean" else reduction, **more)
         return loss / x.numel() if reduction == "mean" else loss
 
     def flow(self, x: Tensor, t: Tensor, seed: int, mask: Tensor | None = None) -> Tensor:
@@ -46,17 +46,17 @@ class Padded(nn.Discrete):
         return self.known(theta, shown, sent(x) if mask is None else mask)
 
     def known(self, theta: Tensor, x: Tensor, mask: Tensor) -> Tensor:
-        """theta, but where no messages are sent the class of x itself."""
+        """theta where `mask` is True. Elsewhere no messages are sent, and the class of x has the probability 1."""
         classes = torch.arange(self.num_classes, device=x.device)
         return torch.where(mask[..., None], theta, (x[..., None] == classes).to(theta))
 
     def theta(self, state: nn.State) -> Tensor:
         theta = super().theta(state)
-        mask = self.chosen(theta)
+        mask = self.token_places(theta)
         return self.known(theta, torch.zeros_like(mask, dtype=torch.int64), mask)
 
-    def chosen(self, theta: Tensor) -> Tensor:
-        """Where the tokens of samples are, [B, 1 + L]. The quantiles of their lengths fill [0, 1) evenly."""
+    def token_places(self, theta: Tensor) -> Tensor:
+        """Where samples have tokens, [B, 1 + L]. Their lengths are evenly spread quantiles of `lengths`."""
         count, places = theta.shape[:2]
         shares = ((torch.arange(count, device=theta.device, dtype=torch.float64) + 0.5) * GOLDEN) % 1
         lengths = self.lengths[(shares * len(self.lengths)).long()]
@@ -66,18 +66,18 @@ class Padded(nn.Discrete):
     def output(self, theta: Tensor, t: Tensor) -> Tensor:
         if self.guide is None:
             return super().output(theta, t)
-        told, (property_class, strength) = theta.clone(), self.guide
-        told[:, 0] = 0
-        told[:, 0, property_class] = 1
-        free, guided = super().output(torch.cat([theta, told]), torch.cat([t, t])).chunk(2)
+        with_property, (property_class, strength) = theta.clone(), self.guide
+        with_property[:, 0] = 0
+        with_property[:, 0, property_class] = 1
+        free, guided = super().output(torch.cat([theta, with_property]), torch.cat([t, t])).chunk(2)
         return free + strength * (guided - free)
 
     def mode(self, output: Tensor, theta: Tensor, t: Tensor) -> Tensor:
-        return super().mode(output, theta, t) * self.chosen(theta)
+        return super().mode(output, theta, t) * self.token_places(theta)
 
     @contextmanager
     def guided(self, property_class: int, strength: float) -> Iterator[None]:
-        """In a `with`, samples are guided: strength 0 ignores the property, 1 takes the network that knows it."""
+        """Inside the `with`, samples are guided. strength: as SampleConfig.guidance."""
         self.guide = (property_class, strength)
         try:
             yield
@@ -86,7 +86,7 @@ class Padded(nn.Discrete):
 
 
 def sent(x: Tensor) -> Tensor:
-    """Where a row has a token."""
+    """Where rows have tokens, which are the classes that messages send."""
     mask = x > 0
     mask[:, 0] = False
     return mask
@@ -100,7 +100,7 @@ def class_of(value: Tensor | float, num_classes: int) -> Tensor:
 
 @contextmanager
 def guided(model: nn.BFN, options: SampleConfig) -> Iterator[None]:
-    """In a `with`, samples of the model are guided as sample.guide and sample.guidance say."""
+    """Inside the `with`, samples of the model are guided by sample.guide and sample.guidance."""
     if options.guide is None:
         yield
         return

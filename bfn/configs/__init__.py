@@ -23,16 +23,16 @@ class ConfigError(ValueError):
 
 @dataclass
 class DataConfig:
-    """`bfn.data.DATASETS` lists the settings that each data set reads. The others must keep their defaults."""
+    """`bfn.data.DATASETS` lists the settings that each data set reads. Its other settings must keep their defaults."""
 
     name: str = "digits"  # a name in bfn.data.DATASETS, or module:function
-    folder: str | None = None  # the folder of the files; without it, text_bpe reads a text that Python ships
-    file: str = "text8"  # the file's name
+    folder: str | None = None  # the folder of the data set's files; None: text_bpe reads Python's language reference
+    file: str = "text8"  # the name of the text's file in the folder
     length: int = 64  # characters or tokens in a window
     vocabulary: int = 8000  # entries of the byte-pair vocabulary, which is learned from the text
-    num_bins: int = 256  # levels of a colour
-    count: int | None = None  # training examples that are used; None is all
-    options: dict[str, Any] = field(default_factory=dict)  # whatever a function of your own reads
+    num_bins: int = 256  # bins that the 256 levels of a colour fall into
+    count: int | None = None  # training examples to use; None uses all
+    options: dict[str, Any] = field(default_factory=dict)  # settings that a data set of your own reads
 
 
 @dataclass
@@ -40,15 +40,15 @@ class ModelConfig:
     kind: str = "discretised"  # a name in bfn.model.KINDS
     sigma_1: float | None = None  # standard deviation of the input distribution at t = 1 (continuous and discretised)
     beta_1: float | None = None  # accuracy at t = 1 (discrete); None is final_accuracy(K), as for text8
-    schedule: str | None = None  # "logarithmic", of discrete data, or module:function of your own, in place of the rest
-    options: dict[str, Any] = field(default_factory=dict)  # whatever that function reads
+    schedule: str | None = None  # None is the paper's; "logarithmic" (discrete), or module:function of your own
+    options: dict[str, Any] = field(default_factory=dict)  # settings that your function of `schedule` reads
 
 
 @dataclass
 class NetworkConfig:
     name: str = "unet"  # a name in bfn.networks.NETWORKS, or module:class
     width: int = 32  # channels at full resolution, or the transformer's model width
-    depth: int = 2  # residual blocks at each resolution, or layers
+    depth: int = 2  # residual blocks at each resolution, or the transformer's layers
     heads: int = 4
     dropout: float = 0.0
     options: dict[str, Any] = field(default_factory=dict)  # more keyword arguments for a network of your own
@@ -62,24 +62,24 @@ class NetworkConfig:
 @dataclass
 class TrainConfig:
     seed: int = 0
-    batch_size: int = 128  # of all processes together
-    micro_batch: int | None = None  # examples in one pass of the network; None is the share of one process
+    batch_size: int = 128  # examples in one step, of all processes together
+    micro_batch: int | None = None  # examples in one pass of the network; None is a process's share of the batch
     fully_shard: bool = False  # whether each of several processes holds only a part of the weights (FSDP2)
     learning_rate: float = 1e-3
     beta_2: float = 0.99  # AdamW's second-moment decay; the first is 0.9
     weight_decay: float = 0.01
     decay_vectors: bool = True  # whether weight decay also shrinks biases and the weights of norms
     warmup_steps: int = 50
-    clip_norm: float = 1.0  # the gradient's norm is cut to this
+    clip_norm: float = 1.0  # the largest norm of the gradient; a larger gradient is scaled down
     ema_decay: float = 0.999
     n_steps: int | None = None  # None trains on the continuous-time loss, n on the n-step loss
     max_steps: int = 10_000
-    max_seconds: float | None = None  # wall clock, resumed time included
-    validate_every: int = 100  # steps from one validation, log row and checkpoint to the next
+    max_seconds: float | None = None  # wall-clock time, including the time before the run was resumed
+    validate_every: int = 100  # steps between validations; each also writes a row of the log and a checkpoint
     patience: int = 10  # validations without a better bound before training stops
-    mixed_precision: str = "auto"  # "no", "bf16", on a GPU "fp16", or "auto": bf16 where the device is fast in it
-    compiler: str | None = "auto"  # a backend of torch.compile for the network, None, or "auto": inductor if it pays
-    cpu: bool = False  # do not use a GPU that is there
+    mixed_precision: str = "auto"  # "no", "bf16", "fp16" (only on a GPU), or "auto": bf16 if the device is fast in it
+    compiler: str | None = "auto"  # a backend of torch.compile, None, or "auto": inductor if it shortens the run
+    cpu: bool = False  # train on the CPU even if there is a GPU
 
 
 @dataclass
@@ -95,10 +95,10 @@ class SampleConfig:
     count: int = 64
     n_steps: int = 100
     sampler: str = "ancestral"  # a name in SAMPLERS
-    tolerance: float | None = None  # the largest error of a step of ode2; it decides the number of steps, not n_steps
-    guide: str | None = None  # logp=3, for molecules: the property that samples are guided to
-    guidance: float = 2.0  # how strongly: 0 ignores the property, 1 takes the network that knows it
-    max_calls: int = 1000  # with a tolerance: the most calls of the network in a run
+    tolerance: float | None = None  # the largest error of a step of ode2; with it, n_steps is not used
+    guide: str | None = None  # the property to which samples of molecules are guided, such as "logp=3"
+    guidance: float = 2.0  # strength: 0 ignores the property, 1 uses the network's output for the property
+    max_calls: int = 1000  # with a tolerance: the most calls of the network in one sampling run
     seed: int = 0
 
 
@@ -138,7 +138,7 @@ def choose(table: Mapping[str, Any], name: str, key: str) -> Any:
 
 
 def find(table: Mapping[str, Any], name: str, key: str) -> Any:
-    """The entry of a table that a configuration key names, or what it names as module:function."""
+    """The entry of a table that a configuration key names, or the object that it names as module:function."""
     return imported(name, key) if ":" in name else choose({**table, "module:function": None}, name, key)
 
 
@@ -167,7 +167,7 @@ def load(name: str, overrides: Sequence[str] = ()) -> Config:
 
 
 def read(path: Path) -> Any:
-    """The settings of a YAML file. If it names a shipped file as `base`, they replace settings of that file."""
+    """The settings of a YAML file. If the file names a shipped file as `base`, its settings replace the base's."""
     try:
         tree = OmegaConf.load(path)
     except OSError as error:
@@ -199,13 +199,13 @@ def build(tree: Any, overrides: Sequence[str] = (), where: str = "the configurat
         raise ConfigError(f"{where} cannot be used: {first_line(error)}") from error
     assert isinstance(config, Config)
     if config.train.mixed_precision == "False":
-        config.train.mixed_precision = "no"  # which YAML takes for a boolean
+        config.train.mixed_precision = "no"  # YAML reads `no` as the boolean False
     check(config)
     return config
 
 
 def check(config: Config) -> None:
-    """Refuse values that have the right type and no meaning."""
+    """Refuse values that have the right type but no meaning."""
     for path, value in flatten(asdict(config)).items():
         key = path.rpartition(".")[2]
         if ".options." in path:  # options of a user's own function may have any name
@@ -221,4 +221,4 @@ def check(config: Config) -> None:
     if config.train.compiler is not None:
         choose(dict.fromkeys(["auto", *list_backends(None)]), config.train.compiler, "train.compiler")
     if config.sample.tolerance is not None and config.sample.sampler != "ode2":
-        raise ConfigError(f"sample.tolerance is of sample.sampler='ode2', got {config.sample.sampler!r}")
+        raise ConfigError(f"sample.tolerance needs sample.sampler='ode2', got {config.sample.sampler!r}")

@@ -1,4 +1,4 @@
-"""The data sets by name. `data.name` chooses one, and `Data` is what it makes."""
+"""The data sets. `data.name` chooses one, and its function makes a `Data`."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -25,18 +25,18 @@ DATASETS: dict[str, tuple[Callable[..., Data], list[str]]] = {
 
 
 def load_data(config: Config, tokenizer: str | None = None) -> Data:
-    """The data set that `data.name` names; tokenizer: of a run that is there, for data that are tokens."""
+    """The data set that `data.name` names. tokenizer: the tokenizer of an existing run, if its data are tokens."""
     make = find({name: make for name, (make, _) in DATASETS.items()}, config.data.name, "data.name")
     refuse_unread(config.data)
     return make(config) if tokenizer is None else make(config, tokenizer)
 
 
 def refuse_unread(settings: DataConfig) -> None:
-    """Refuse settings that the data set does not read, which would change nothing; one of a user's own may read all."""
+    """Refuse settings that the data set does not read: they would change nothing. A user's function may read all."""
     if settings.name not in DATASETS:
         return
     reads, defaults = DATASETS[settings.name][1], asdict(DataConfig(settings.name))
     for key, value in asdict(settings).items():
         if key not in reads and value != defaults[key]:
-            wanted = f"which reads {', '.join(f'data.{name}' for name in reads)}" if reads else "which reads no other"
-            raise ConfigError(f"data.{key}={value} means nothing to data.name={settings.name!r}, {wanted}")
+            used = ", ".join(f"data.{name}" for name in reads) or "no other setting"
+            raise ConfigError(f"data.name={settings.name!r} does not read data.{key}={value}; it reads {used}")

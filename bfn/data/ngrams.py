@@ -1,14 +1,15 @@
-"""Counts of short runs of tokens, as a model that learned sequences have to beat."""
+"""A trigram model of sequences, and the entropy of their lengths: baselines that a network has to beat."""
 
 import torch
 from torch import Tensor
 
 
 class Trigrams:
-    """The probability of a token after the two before it, from counts in rows [N, L] whose padding is class 0.
+    """The probability of a token after two others, from counts in rows [N, L] whose padding is class 0.
 
-    Each row is read up to its first padding, which ends it. A count of n tokens is trusted as n/(n + 1), and what is
-    left goes to the bigrams, and of their rest to the unigrams.
+    The first padding of a row is a token that ends it. If two tokens occur n times, the frequencies of the token after
+    them have weight n/(n + 1), and the bigram model has weight 1/(n + 1). Bigrams and unigrams are mixed in this way,
+    too.
     """
 
     def __init__(self, rows: Tensor, num_classes: int):
@@ -23,12 +24,12 @@ class Trigrams:
         self.log_probs, self.num_classes = one.log2().flatten(), num_classes
 
     def bits(self, rows: Tensor) -> float:
-        """The bits of all rows together, each with its end."""
+        """The bits of all rows together, including the end of each row."""
         return -self.log_probs[runs(rows, self.num_classes)].sum().item()
 
 
 def runs(rows: Tensor, num_classes: int) -> Tensor:
-    """All runs of three tokens, as one number each: those that end with a token, or with the first padding of a row."""
+    """One number for each run of three classes that ends with a token or with the first padding of a row."""
     padded = torch.nn.functional.pad(rows.long(), (2, 1))
     first, second, third = padded[:, :-2], padded[:, 1:-1], padded[:, 2:]
     ends = (third > 0) | (second > 0)
@@ -36,6 +37,6 @@ def runs(rows: Tensor, num_classes: int) -> Tensor:
 
 
 def entropy(counted: Tensor, scored: Tensor) -> float:
-    """The bits of a number of `scored` if numbers are as frequent as in `counted`, each count plus 1/2."""
+    """The mean bits of a number in `scored`, with probabilities from the counts in `counted`, each plus 1/2."""
     counts = torch.bincount(counted, minlength=int(scored.max()) + 1).double() + 0.5
     return -(counts / counts.sum()).log2()[scored].mean().item()

@@ -9,24 +9,24 @@ from bfn.data.shipped import letters
 from bfn.data.splits import Data, image_baseline
 from bfn_kernels.discretised import from_levels
 
-SPLIT_SEED = 2147483647  # the published code's, whose split of training and validation data this is
-BINARY_SEED = 0  # of the black and white pixels that stay the same
+SPLIT_SEED = 2147483647  # the published code splits training and validation data with this seed
+BINARY_SEED = 0  # of the binary pixels of validation and test images
 
 
 def hold_out(count: int) -> tuple[Tensor, Tensor]:
-    """The indices of 99 % of the training images, and those of the 1 % that validate."""
+    """The indices of 99 % of the training images, and of the 1 % that are validation images."""
     order = torch.randperm(count, generator=torch.Generator().manual_seed(SPLIT_SEED))
     held_out = max(1, count // 100)
     return order[:-held_out], order[-held_out:]
 
 
 def binarise(levels: Tensor, generator: torch.Generator) -> Tensor:
-    """Pixels that are white (class 1) with a probability that is their grey level."""
+    """Binary pixels: each is 1 with the probability levels / 255."""
     return torch.bernoulli(levels / 255, generator=generator).long()
 
 
 def mnist_levels(config: Config) -> tuple[Tensor, Tensor]:
-    """The grey levels of MNIST's images to train on and to test, uint8 [N, 28, 28]."""
+    """The grey levels of MNIST's training images and of its test images, uint8 [N, 28, 28]."""
     names = (f"{split}-images-idx3-ubyte" for split in ("train", "t10k"))
     files = (find_file(config, [name, f"{name}.gz"], ["", "raw", "MNIST/raw"]) for name in names)
     train, test = (torch.from_numpy(read_idx(path).copy()) for path in files)
@@ -34,8 +34,8 @@ def mnist_levels(config: Config) -> tuple[Tensor, Tensor]:
 
 
 def mnist(config: Config) -> Data:
-    """Binarised MNIST. Pixels are drawn afresh whenever an image is trained on; those of validation and test images are
-    drawn once, so that every run is measured on the same data."""
+    """Binarised MNIST. The pixels of a training image are drawn anew for each batch. The pixels of validation and test
+    images are drawn once, so that every run is measured on the same data."""
     levels = mnist_levels(config)
     generator = torch.Generator().manual_seed(BINARY_SEED)
     train, test = (binarise(part, generator) for part in levels)
@@ -66,5 +66,5 @@ def cifar10(config: Config) -> Data:
 
 
 def text8(config: Config) -> Data:
-    """Windows of text8, or of any text of the name data.file, in 27 symbols; those to train on start anywhere."""
+    """Windows of the text data.file, by default text8, in 27 symbols. Training windows start at every character."""
     return letters(torch.from_numpy(read_letters(find_text(config))), config.data.length, stride=1)

@@ -1,4 +1,4 @@
-"""The data sets that come inside a dependency: scikit-learn's digits, and Python's language reference."""
+"""The data sets that need no download: scikit-learn's digits, and Python's language reference."""
 
 import re
 from string import ascii_lowercase
@@ -32,7 +32,7 @@ def digits(config: Config) -> Data:
 
 
 def digits_binary(config: Config) -> Data:
-    """Digits as two classes, whether the grey level is above one half."""
+    """Digits in two classes: class 1 is a grey level above 8."""
     train, validation, test = ((s > 8).long() for s in split_digits())
     return Data(train, validation, test, 2, image_baseline(train, validation, test, 2))
 

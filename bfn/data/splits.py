@@ -1,4 +1,4 @@
-"""Data in fixed splits, each with the baseline that a model has to beat."""
+"""Data in fixed splits, with the baseline that a model has to beat."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from bfn.molecules import Molecules
 class Data:
     """Examples [N, ...] of each split: bin centres in [-1, 1] as float32, or classes as int64.
 
-    If there is a `draw`, `train` may be anything else, since draw(examples, generator) makes of it what a batch holds.
+    With a `draw`, `train` may have another form: draw(examples, generator) turns rows of it into examples of a batch.
     """
 
     train: Tensor
@@ -25,10 +25,10 @@ class Data:
     baseline: float  # bits per dimension of the best factorised model on the test split
     symbols: Sequence[str | bytes] = ""  # the character of each class of text, or the bytes of each token
     draw: Callable[[Tensor, torch.Generator], Tensor] | None = None
-    tokenizer: str | None = None  # of tokens, as JSON
+    tokenizer: str | None = None  # as JSON, if the classes are tokens of a byte-pair vocabulary
     token_bytes: float | None = None  # the mean length of a token of the test split
     lengths: Tensor | None = None  # sorted lengths of training examples, if examples are padded: see bfn.sequences
-    judge: Molecules | None = None  # of samples
+    judge: Molecules | None = None  # measures samples, if they are molecules
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -40,7 +40,7 @@ def class_counts(classes: Tensor, num_classes: int) -> Tensor:
     """How often each class occurs in each column of [N, D], as float64 [D, num_classes]."""
     columns = classes.shape[1]
     counts = torch.zeros(columns * num_classes, dtype=torch.int64)
-    for rows in classes.split(max(1, 2**22 // columns)):  # a data set at once would take gigabytes
+    for rows in classes.split(max(1, 2**22 // columns)):  # the whole data set at once would take gigabytes
         places = rows.long() + num_classes * torch.arange(columns)
         counts += torch.bincount(places.flatten(), minlength=len(counts))
     return counts.view(columns, num_classes).double()
@@ -59,7 +59,7 @@ def image_baseline(train: Tensor, validation: Tensor, test: Tensor, num_classes:
 
 
 def frequencies(data: Data) -> Tensor:
-    """How often each class occurs in some thousand training examples, with 1/2 more for each, as shares [K]."""
+    """The share of each class in a few thousand training examples, [K], from counts plus 1/2."""
     some = data.train[:: max(1, len(data.train) // 4096)]
     if data.draw is not None:
         some = data.draw(some, torch.Generator().manual_seed(0))
@@ -68,13 +68,13 @@ def frequencies(data: Data) -> Tensor:
 
 
 def ends(count: int) -> list[int]:
-    """Where the training data of a text of this length end, and the validation data: at 90 % and 95 %."""
+    """Where a text of this length is split: training data end at 90 % of it, and validation data at 95 %."""
     return [count * 90 // 100, count * 95 // 100]
 
 
 def windows(splits: Sequence[Tensor], length: int, stride: int, symbols: Sequence[str | bytes], **more: Any) -> Data:
-    """Windows of a text that is split; those to train on start at every `stride`-th place, so that they may overlap.
-    more: as Data has it."""
+    """Windows of the three splits of a text. Training windows start at every `stride`-th place, so they may overlap.
+    more: further fields of Data."""
     train, validation, test = splits
     if length > (shortest := min(len(validation), len(test))):
         raise ConfigError(f"data.length={length} must be at most {shortest}, the length of the shortest split")
@@ -91,6 +91,6 @@ def windows(splits: Sequence[Tensor], length: int, stride: int, symbols: Sequenc
 
 
 def readable(parts: Iterable[str | bytes]) -> str:
-    """The text of some symbols; what is no text, or would steer a terminal, is shown as �."""
+    """The text of some symbols. Bytes that are no text, and characters that would control a terminal, become �."""
     whole = b"".join(part.encode() if isinstance(part, str) else part for part in parts).decode(errors="replace")
     return "".join(letter if letter.isprintable() or letter in "\n\t" else "�" for letter in whole)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from bfn.configs import ConfigError
 from bfn.networks.layers import zero_init
 
-GROUPS = 32  # of every GroupNorm
+GROUPS = 32  # the groups of every GroupNorm
 
 
 def check_widths(width: int, heads: int) -> None:
@@ -19,7 +19,7 @@ def check_widths(width: int, heads: int) -> None:
 
 
 class ResBlock(nn.Module):
-    """Two 3x3 convolutions, each after a norm; what `time` makes of the time embedding is added in between."""
+    """Two 3x3 convolutions, each after a norm. The output of `time` for the time embedding is added between them."""
 
     def __init__(self, channels_in: int, channels: int, time: nn.Module, dropout: float):
         super().__init__()
@@ -36,8 +36,9 @@ class ResBlock(nn.Module):
 
 
 def down_and_up(h: Tensor, time: Tensor, down: Any, middle: Any, up: Any, enlarge: Any = ()) -> Tensor:
-    """The layers on the way down, those in the middle with their attention, and those on the way up, which see what the
-    way down put out. enlarge: by the numbers of layers up, what follows after the image has twice the size."""
+    """Applies the layers `down`, `middle` (a block, attention, a block) and `up`. Each layer of `up` also gets an
+    output of the way down. After a layer of `up` whose number is a key of `enlarge`, the image is enlarged to twice its
+    size, and the layer of `enlarge` follows."""
     skips = [h]
     for layer in down:
         h = layer(h, time)

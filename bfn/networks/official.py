@@ -1,6 +1,6 @@
-"""The published checkpoints: flat state dicts, whose every name begins with `net.`, of the official code's networks.
+"""Converts checkpoints of the official code to ours, and back. They are state dicts; each name begins with `net.`.
 
-A table for each network pairs the official names with ours; `*` stands for one part of a name. Both directions read it.
+Each network has a table of pairs: an official name, and our name. `*` stands for one component of a name.
 """
 
 import io
@@ -32,11 +32,11 @@ def pairs(theirs: str, ours: str) -> Names:
 
 
 def each(places: Names, parts: Names) -> Names:
-    """The names of all parts of all places."""
+    """The pairs of names of each part at each place."""
     return [(f"{a}.{x}.*", f"{b}.{y}.*") for a, b in places for x, y in parts]
 
 
-BLOCK, ATTENTION = "norm_in conv_in time norm_out conv_out skip", "norm qkv out"  # our parts
+BLOCK, ATTENTION = "norm_in conv_in time norm_out conv_out skip", "norm qkv out"  # our names of the parts
 IMPROVED = [
     *pairs("input_projection.* time_embed.*.* input_blocks.0.0.*", "project.* time.mlp.*.* down.0.*"),
     *pairs("input_blocks.*.0.op.* output_blocks.*.1.conv.*", "down.*.conv.* enlarge.*.*"),
@@ -77,7 +77,7 @@ class Official(NamedTuple):
     config: str  # the configuration that it was published with
     shape: Callable[[Config], tuple[int, ...]]  # of one example
     classes: int | None  # of a variable; None means continuous data
-    side: int | None = None  # of the images for which the official adapter keeps codes of positions that it never reads
+    side: int | None = None  # of images; their official adapter stores position codes, which it never reads
 
 
 OFFICIAL = {
@@ -97,7 +97,7 @@ def rename(name: str, names: Names) -> str | None:
 
 
 def position_features(side: int, bands: int = 64) -> Tensor:
-    """The codes of positions that the official adapters of images keep, [side², 4·bands + 2]."""
+    """The position codes that the official adapters of images store, [side², 4·bands + 2]."""
     axis = torch.linspace(-1, 1, side)
     places = torch.cartesian_prod(axis, axis)
     angles = math.pi * (places[:, :, None] * torch.linspace(1, side / 2, bands)).flatten(1)
@@ -105,7 +105,7 @@ def position_features(side: int, bands: int = 64) -> Tensor:
 
 
 def model_without_data(config: Config) -> BFN:
-    """A fresh model of a configuration of one of the networks; building it reads no file."""
+    """A fresh model of a configuration whose network is in OFFICIAL. No data file is read."""
     official = OFFICIAL[config.network.name]
     dtype = torch.float32 if official.classes is None else torch.int64
     nothing = torch.empty(0, *official.shape(config), dtype=dtype)
@@ -113,7 +113,7 @@ def model_without_data(config: Config) -> BFN:
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a published file, without the prefix of their names. No code that it holds is run."""
+    """The tensors of a published file, by their names without the prefix. No code in the file is run."""
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
@@ -133,7 +133,7 @@ def read(path: Path) -> dict[str, Tensor]:
 def from_official(
     path: Path, config_name: str | None = None, overrides: list[str] | None = None
 ) -> tuple[dict, Config]:
-    """The weights of a published file, as a model file has them, and the configuration that they are for."""
+    """The weights of a published file under the names of a model file, and their configuration."""
     tensors = read(path)
     network = next((name for name, official in OFFICIAL.items() if official.mark in tensors), None)
     if network is None:
@@ -151,19 +151,19 @@ def from_official(
         ours = OUR_PREFIX + (rename(name, OFFICIAL[network].names) or "?")
         if ours not in want:
             raise CheckpointError(f"{path} has a tensor {PREFIX}{name}, which its configuration has no place for")
-        # The official attention of one U-Net sees places in one row, and so has one dimension less.
+        # The official attention of `unet_improved` sees pixels as a sequence, so its weights have one dimension less.
         shape = want[ours].shape
         if shape not in (tensor.shape, (*tensor.shape, 1)):
             shapes = f"shape {tuple(tensor.shape)}, and its configuration wants {tuple(shape)}"
             raise CheckpointError(f"{path} has {PREFIX}{name} of {shapes}")
         weights[ours] = tensor.view(shape)
     if missing := sorted(want.keys() - weights.keys()):
-        raise CheckpointError(f"{path} lacks what its configuration calls {missing[0]}, and {len(missing) - 1} others")
+        raise CheckpointError(f"{path} lacks {missing[0]} of its configuration, and {len(missing) - 1} other tensors")
     return weights, config
 
 
 def to_official(path: Path) -> dict[str, Tensor]:
-    """The state dict that the official code loads, of a model file."""
+    """A model file as the state dict that the official code loads."""
     weights, state = checkpoint.load(path)
     config = build(state.get("config", {}), where=str(path))
     if config.network.name not in OFFICIAL:
@@ -183,13 +183,13 @@ def to_official(path: Path) -> dict[str, Tensor]:
 
 
 def convert(source: Path, out: Path, config_name: str | None = None, overrides: list[str] | None = None) -> None:
-    """Writes the model file of a published checkpoint."""
+    """Writes a published checkpoint as a model file."""
     weights, config = from_official(source, config_name, overrides)
     checkpoint.save(out, weights, {"config": asdict(config)})
 
 
 def convert_back(source: Path, out: Path) -> None:
-    """Writes a file that the official code loads, of a model file."""
+    """Writes a model file as a file that the official code loads."""
     content = io.BytesIO()
     torch.save(to_official(source), content)
     checkpoint.write_atomically(out, content.getvalue())

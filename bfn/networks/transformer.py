@@ -20,7 +20,7 @@ def check_sequence(name: str, shape: Size, features: int, outputs: int, width: i
 
 
 class Layer(nn.Module):
-    """Attention over the whole sequence, then an MLP; both before a residual sum. `gelu` is GELU's `approximate`."""
+    """Attention over the whole sequence, then an MLP, each with a residual sum. gelu: GELU's argument `approximate`."""
 
     def __init__(self, width: int, heads: int, dropout: float, gelu: str = "none"):
         super().__init__()
@@ -42,7 +42,8 @@ class Transformer(nn.Module):
     def __init__(self, shape: Size, features: int, outputs: int, *, width: int, depth: int, heads: int, dropout: float):
         super().__init__()
         check_sequence("transformer", shape, features, outputs, width, heads)
-        # The embedding sees the neighbours of a variable; attention alone takes thousands of steps to find them.
+        # The embedding of a variable sees its neighbours. Attention would need thousands of steps to learn where they
+        # are.
         self.embed = nn.Conv1d(features, width, 5, padding=2)
         nn.init.normal_(self.embed.weight, std=0.5)
         self.position = nn.Parameter(0.5 * torch.randn(shape[0], width))
@@ -54,8 +55,8 @@ class Transformer(nn.Module):
 
     def forward(self, features: Tensor, t: Tensor) -> Tensor:
         h, time = self.through(features, t)
-        # The evidence of a variable's own messages is added here, so that the layers need to learn that of the others
-        # only.
+        # A variable's own messages are evidence for its class. It is added here, so that the layers need to learn only
+        # from the messages of other variables.
         own = features.clamp(min=1e-9).log()
         return self.head(h) + (1 + self.own(time))[:, None] * own
 
@@ -69,14 +70,14 @@ class Transformer(nn.Module):
 
 
 class VectorTransformer(Transformer):
-    """Vectors [B, L, width] of a large vocabulary and times [B] -> [B, L, width + 1]: hidden states of a head, and how
-    far it follows the messages."""
+    """Vectors [B, L, width] of a large vocabulary and times [B] -> [B, L, width + 1]: the hidden states for the head of
+    nn.Vocabulary, and the factor of the messages' evidence."""
 
     def __init__(self, shape: Size, *, width: int, depth: int, heads: int, dropout: float):
         super().__init__(shape, width, width, width=width, depth=depth, heads=heads, dropout=dropout)
         self.embed.reset_parameters()
         nn.init.normal_(self.position, std=0.1)
-        self.head = nn.Linear(width, width)  # the vocabulary's own starts at zero
+        self.head = nn.Linear(width, width)  # not zero: the head of nn.Vocabulary, which follows, starts at zero
 
     def forward(self, features: Tensor, t: Tensor) -> Tensor:
         h, _ = self.through(features, t)

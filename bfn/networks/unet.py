@@ -28,14 +28,14 @@ class ResBlock(nn.Module):
 
 
 class UNet(nn.Module):
-    """Features [B, H, W, (C,) F] and times [B] -> [B, H, W, (C,) outputs]; H and W even, width a multiple of 8 and of
-    heads."""
+    """Features [B, H, W, (C,) F] and times [B] -> [B, H, W, (C,) outputs]. H and W must be even, width a multiple of 8,
+    and 2·width a multiple of heads."""
 
     def __init__(self, shape: Size, features: int, outputs: int, *, width: int, depth: int, heads: int, dropout: float):
         super().__init__()
         channels = image_channels(shape, 2, "unet")
         if width % 8 or 2 * width % heads:
-            raise ConfigError(f"network.width={width} must be a multiple of 8, and twice it of heads={heads}")
+            raise ConfigError(f"network.width={width} must be a multiple of 8, and 2 * width of network.heads={heads}")
         time_width = 2 * width
         self.time = TimeEmbedding(time_width)
         self.stem = nn.Conv2d(channels * features, width, 3, padding=1)
@@ -63,7 +63,7 @@ class UNet(nn.Module):
         for block in self.up:
             h = block(torch.cat([h, skips.pop()], 1), time)
         output = from_channels(self.head(F.silu(self.norm(h))), features)
-        # At early times the noise is nearly proportional to the input, by a factor that depends on t. It is learned
-        # here, so that the convolutions need not learn it.
+        # At early times the noise is nearly proportional to the input, by a factor that depends on t. `gain` learns
+        # this factor, so that the convolutions need not learn it.
         gain = self.gain(time).unflatten(-1, (features.shape[-1], -1))
         return output + torch.einsum("b...f,bfo->b...o", features, gain)

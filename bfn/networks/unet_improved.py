@@ -1,4 +1,4 @@
-"""The U-Net of the paper's binarised MNIST, that of Improved Diffusion (arXiv 2102.09672)."""
+"""The U-Net of Improved Diffusion (arXiv 2102.09672), which the paper uses for binarised MNIST."""
 
 import math
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from bfn.networks.blocks import GROUPS, Head, ResBlock, check_widths, down_and_up
 from bfn.networks.layers import Attention, Size, TimeEmbedding, from_channels, image_channels, to_channels
 
-MULTIPLES = (1, 2, 2)  # the channels at each resolution, in widths
+MULTIPLES = (1, 2, 2)  # the channels at each resolution, as multiples of the width
 
 
 class Halve(nn.Module):
@@ -25,8 +25,8 @@ class Halve(nn.Module):
 class UNetImproved(nn.Module):
     """Features [B, H, W, (C,) F] and times [B] -> [B, H, W, (C,) outputs]; H and W are multiples of 4.
 
-    Three resolutions of `depth` residual blocks on the way down and one more on the way up, with attention in the
-    middle. The network sees the time as a channel of its input too, and its head sees the input beside the features.
+    Each of three resolutions has `depth` residual blocks on the way down and `depth + 1` on the way up. Attention is in
+    the middle. The time is also a channel of the input. The head sees the embedded input and the last features.
     """
 
     def __init__(self, shape: Size, features: int, outputs: int, *, width: int, depth: int, heads: int, dropout: float):
@@ -58,15 +58,15 @@ class UNetImproved(nn.Module):
             for _ in range(depth + 1):
                 self.up.append(block(last + skips.pop(), multiple * width))
                 last = multiple * width
-            if level > 0:  # after the block of this number
+            if level > 0:  # the key is the number of the block after which this layer is applied
                 self.enlarge[str(len(self.up) - 1)] = nn.Conv2d(last, last, 3, padding=1)
         self.head = Head(width, width, channels * outputs)
 
     def forward(self, features: Tensor, t: Tensor) -> Tensor:
         time = self.time(4000 * t.float())
-        seen = features.flatten(3)
-        times = (2 * t - 1).to(seen.dtype)[:, None, None, None].expand(*seen.shape[:-1], 1)
-        x = to_channels(self.project(torch.cat([seen, times], -1)))
+        inputs = features.flatten(3)
+        times = (2 * t - 1).to(inputs.dtype)[:, None, None, None].expand(*inputs.shape[:-1], 1)
+        x = to_channels(self.project(torch.cat([inputs, times], -1)))
         stem, *down = self.down
         h = down_and_up(stem(x), time, down, self.middle, self.up, self.enlarge)
         return from_channels(self.head(h, x), features)

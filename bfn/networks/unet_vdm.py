@@ -1,4 +1,4 @@
-"""The U-Net of the paper's CIFAR-10, that of Variational Diffusion Models (arXiv 2107.00630)."""
+"""The U-Net of Variational Diffusion Models (arXiv 2107.00630), which the paper uses for CIFAR-10."""
 
 import math
 
@@ -20,8 +20,8 @@ def fourier_features(x: Tensor) -> Tensor:
 class UNetVDM(nn.Module):
     """Features [B, H, W, (C,) F] and times [B] -> [B, H, W, (C,) outputs].
 
-    One resolution only: `depth` residual blocks on the way down and one more on the way up, which see what the way down
-    put out, and attention in the middle. The head sees the input beside the features.
+    There is one resolution, with `depth` residual blocks on the way down and `depth + 1` on the way up. The latter also
+    see the outputs of the way down. Attention is in the middle. The head sees the input and the last features.
     """
 
     def __init__(self, shape: Size, features: int, outputs: int, *, width: int, depth: int, heads: int, dropout: float):

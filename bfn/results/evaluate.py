@@ -1,4 +1,4 @@
-"""The bound on held-out data in bits per dimension: the cost of the messages plus that of reconstructing the data."""
+"""The bound on held-out data in bits per dimension: the cost of messages plus the cost of reconstructing the data."""
 
 import math
 from dataclasses import dataclass
@@ -29,18 +29,18 @@ class Bound:
 
 @torch.no_grad()
 def evaluate(model: BFN, data: Tensor, config: EvaluateConfig, device: torch.device | str = "cpu") -> Bound:
-    """Upper bound on -log2 p(x) per dimension of data [N, ...], each example at `repeats` times spread evenly. Several
-    processes share the work, and all of them have the result."""
+    """Upper bound on -log2 p(x) per dimension of data [N, ...]. Each example is evaluated at `repeats` times, spread
+    evenly. Several processes share the work, and all of them get the result."""
     model.eval()
-    # A row holds the times of an example: one in each of `repeats` strata, with an offset of its own.
+    # A row holds the times of one example. They are 1/repeats apart and start from the example's own offset.
     generator = torch.Generator().manual_seed(config.seed)
     times = (spread_times(len(data), generator)[:, None] + torch.arange(config.repeats)) / config.repeats
     if config.n_steps is not None:
         times = down_to_step(times, config.n_steps)
-    # A call takes a part of the examples, at one time each or, after those, at the end of the flow.
+    # Each batch of examples has one call for each of its `repeats` times, and a last call for the reconstruction.
     calls = [(start, r) for start in range(0, len(data), config.batch_size) for r in range(config.repeats + 1)]
     nats = torch.zeros(2, len(data), dtype=torch.float64, device=device)  # of the messages and of the reconstruction
-    # Where weights are sharded all processes must make the same number of calls, of which the last may be for nothing.
+    # With sharded weights, all processes must make the same number of calls. So some repeat a call and drop its result.
     for turn in range(math.ceil(len(calls) / processes.count())):
         index = turn * processes.count() + processes.rank()
         start, r = calls[index % len(calls)]

@@ -31,7 +31,7 @@ from bfn.training.seeds import derive
 from bfn_kernels import discrete, nn
 
 DPI = 150
-MOST_CLASSES, WIDEST = 27, 12  # of a picture of probabilities, and the letters of a symbol
+MOST_CLASSES, WIDEST = 27, 12  # the most classes in a picture of probabilities, and the most letters of a symbol
 
 
 def write(figure: Figure, path: Path) -> Path:
@@ -44,7 +44,7 @@ def write(figure: Figure, path: Path) -> Path:
 
 @contextmanager
 def chart(path: Path, size: tuple[float, float], **labels: Any) -> Iterator[Axes]:
-    """Axes to draw curves into, of a picture that is written at the end; labels: as Axes.set has them."""
+    """Axes for curves. The picture is written at the end of the `with`. labels: arguments of Axes.set."""
     figure, axes = plt.subplots(figsize=size, layout="constrained")
     yield axes
     axes.set(**labels)
@@ -54,14 +54,14 @@ def chart(path: Path, size: tuple[float, float], **labels: Any) -> Iterator[Axes
 
 
 def at_numbers(axes: Axes, numbers: Sequence[int]) -> None:
-    """Give an axis of numbers a logarithmic scale, on which these are the only ones."""
+    """Gives the x axis a logarithmic scale with ticks only at these numbers."""
     axes.set_xscale("log")
     axes.set_xticks(numbers, map(str, numbers))
     axes.minorticks_off()
 
 
 def to_grey(images: Tensor, num_classes: int) -> Tensor:
-    """Brightness in [0, 1], of images of bin centres or classes, or of their colours."""
+    """Images of bin centres or of classes, rescaled to [0, 1]."""
     return (images + 1) / 2 if images.is_floating_point() else images / (num_classes - 1)
 
 
@@ -71,10 +71,10 @@ def to_text(classes: Tensor, symbols: Sequence[str | bytes]) -> list[str]:
 
 
 def draw_images(axes: Axes, images: Tensor, columns: int) -> None:
-    """Images [N, H, W], or [N, H, W, 3] in colour, in [0, 1], tiled with a thin gap."""
+    """Draws images [N, H, W], or [N, H, W, 3] in colour, with values in [0, 1], as tiles with thin gaps."""
     rows = -(-len(images) // columns)
     _, height, width, *colours = images.shape
-    # Of a grey picture imshow leaves out what is nan; a gap between pictures in colour is white.
+    # The gaps are white: imshow draws nothing for nan in grey pictures, and 1 is white in colour.
     canvas = torch.full((rows * (height + 1) - 1, columns * (width + 1) - 1, *colours), 1.0 if colours else torch.nan)
     for index, image in enumerate(images):
         top, left = index // columns * (height + 1), index % columns * (width + 1)
@@ -84,7 +84,7 @@ def draw_images(axes: Axes, images: Tensor, columns: int) -> None:
 
 
 def plot_samples(samples: Tensor, data: Data, path: Path) -> Path:
-    """A grid of images beside held-out ones, or a panel of text above held-out text."""
+    """A grid of images next to held-out images, a panel of text above held-out text, or the structures of molecules."""
     if data.judge is not None:
         return data.judge.draw(samples, path)
     if data.symbols:
@@ -115,7 +115,8 @@ def plot_losses(log: Path, baseline: float, path: Path) -> Path:
         rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
     steps = [row["step"] for row in rows]
     spans = [step - before for step, before in zip(steps, [0, *steps], strict=False)]
-    means = [row for row, span in zip(rows, spans, strict=True) if 2 * span >= max(spans)]  # one of few steps is noise
+    # A mean over few steps is noisy.
+    means = [row for row, span in zip(rows, spans, strict=True) if 2 * span >= max(spans)]
     training = [row["step"] for row in means], [row["train_bits"] for row in means]
     validation = [row["validation_bits"] for row in rows]
     best = min(range(len(rows)), key=validation.__getitem__)
@@ -131,7 +132,7 @@ def plot_losses(log: Path, baseline: float, path: Path) -> Path:
 
 
 def plot_bounds(rows: Sequence[Measured], data: Data, path: Path) -> Path:
-    """The bound against the number of steps, above that of continuous time, which it tends to."""
+    """The bound against the number of steps, and the bound of continuous time, which is its limit."""
     limit = next(row.bound for row in rows if row.n_steps is None)
     steps, bounds = zip(*((row.n_steps, row.bound) for row in rows if row.n_steps is not None), strict=True)
     labels = {"xlabel": "steps n", "ylabel": "bits per dimension", "title": "Bound on held-out data"}
@@ -144,23 +145,24 @@ def plot_bounds(rows: Sequence[Measured], data: Data, path: Path) -> Path:
 
 
 def plot_samplers(rows: Sequence[Drawn], path: Path, quality: str = TOLD_APART) -> Path:
-    """How well samples are told from held-out data, or how many molecules are valid, against the calls of the network
-    that they took."""
+    """The quality of samples against the calls of the network: how well a test tells them from held-out data, or the
+    share of valid molecules."""
     labels, told_apart = {"xlabel": "calls of the network", "ylabel": quality}, quality == TOLD_APART
-    title = "Samples beside held-out data (lower is better)" if told_apart else "Valid samples (higher is better)"
+    title = "Samples against held-out data (lower is better)" if told_apart else "Valid samples (higher is better)"
     with chart(path, (7, 4.2), title=title, **labels) as axes:
         for name in dict.fromkeys(row.sampler for row in rows):
             points = [(row.calls, row.told_apart, row.error) for row in rows if row.sampler == name]
             calls, shares, errors = zip(*points, strict=True)
             axes.errorbar(calls, shares, errors, fmt="o-", capsize=3, label=name)
         if told_apart:
-            axes.axhline(0.5, color="0.4", linestyle="--", label="drawn alike")
+            axes.axhline(0.5, color="0.4", linestyle="--", label="same distribution")
         at_numbers(axes, sorted({row.calls for row in rows}))
     return path
 
 
 def plot_narrowing(model: BFN, data: Data, path: Path, *, n_steps: int, seed: int) -> Path:
-    """One sampling run: the input distribution of one variable after each message, above that of the whole example."""
+    """One sampling run: the input distribution of one variable after each message, and below it the input distributions
+    of all variables after some messages."""
     place, history, precisions, thetas = most_varied(data), [], [], []
     shown = sorted({round(i * n_steps / 8) for i in range(9)})
 
@@ -168,17 +170,17 @@ def plot_narrowing(model: BFN, data: Data, path: Path, *, n_steps: int, seed: in
         theta = parameters(model, state)[0]
         history.append(theta[place].cpu())
         precisions.append(torch.as_tensor(0.0 if isinstance(model, nn.Classes) else state[1]))
-        if i in shown:  # all of it is kept here alone: with many classes that is much
+        if i in shown:  # The whole example is stored for these messages only, since it is large with many classes.
             thetas.append(theta.cpu())
 
     drawn = sample(model, 1, n_steps, seed=seed, device=model.device, watch=watch)[0][place].item()
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(10, 7), height_ratios=[2.2, 1], layout="constrained")
-    seen = torch.stack(history)
+    inputs = torch.stack(history)
     if isinstance(model, nn.Classes):
-        probabilities = torch.stack([1 - seen, seen], -1) if isinstance(model, nn.Binary) else seen
+        probabilities = torch.stack([1 - inputs, inputs], -1) if isinstance(model, nn.Binary) else inputs
         draw_probabilities(top, probabilities, int(drawn), data.symbols)
     else:
-        draw_density(top, seen, torch.tensor(precisions).rsqrt(), drawn)
+        draw_density(top, inputs, torch.tensor(precisions).rsqrt(), drawn)
     kind = "character" if data.tokenizer is None else "token"
     name = f"{kind} {place[0]}" if data.symbols else f"the pixel in row {place[0]}, column {place[1]}"
     top.set(title=f"Input distribution of {name} as {n_steps} messages arrive", xlabel="messages received")
@@ -192,7 +194,7 @@ def plot_narrowing(model: BFN, data: Data, path: Path, *, n_steps: int, seed: in
 
 
 def plot_times(model: BFN, data: Data, path: Path, *, seed: int, count: int = 40) -> Path:
-    """L∞ at times in [0, 1]; the area under it is what the messages cost."""
+    """The loss L∞ at times in [0, 1]. The area under the curve is the cost of the messages."""
     x = data.test[:128].to(model.device)
     times, losses = (torch.arange(count) + 0.5) / count, []
     model.eval()
@@ -210,7 +212,7 @@ def plot_times(model: BFN, data: Data, path: Path, *, seed: int, count: int = 40
 
 
 def animate_flow(model: BFN, data: Data, path: Path, *, n_steps: int, seed: int, count: int = 16) -> Path:
-    """The input distributions of some examples as messages arrive, one frame for each of at most 50 of these."""
+    """A film of the input distributions of some samples as messages arrive, with at most 51 frames."""
     frames = {round(i * n_steps / 50) for i in range(51)}
     figure, axes = plt.subplots(figsize=(10, 4.5) if data.symbols else (5, 5.4), layout="constrained")
     film = PillowWriter(fps=10)
@@ -224,7 +226,7 @@ def animate_flow(model: BFN, data: Data, path: Path, *, n_steps: int, seed: int,
         if i == 0:  # all frames keep the layout of the first one
             figure.draw_without_rendering()
             figure.set_layout_engine("none")
-        for _ in range(11 if i == n_steps else 1):  # the end stands still for a second
+        for _ in range(11 if i == n_steps else 1):  # the film stops at the end for a second
             film.grab_frame()
 
     with NamedTemporaryFile(suffix=path.suffix) as file:
@@ -236,12 +238,12 @@ def animate_flow(model: BFN, data: Data, path: Path, *, n_steps: int, seed: int,
 
 
 def parameters(model: BFN, state: nn.State) -> Tensor:
-    """The parameters of the input distribution. The network of a large vocabulary sees vectors in their place."""
+    """The parameters of the input distribution. For a large vocabulary, model.theta would return vectors instead."""
     return discrete.theta(state[0]) if isinstance(model, nn.Vocabulary) else model.theta(state)
 
 
 def most_varied(data: Data) -> tuple[int, ...]:
-    """The variable that differs most between examples; one that is the same in all of them would show little."""
+    """The variable that differs most between examples. A variable that is the same in all of them would show little."""
     spread = data.train[:2000].double().flatten(1).std(0)
     return tuple(int(i) for i in torch.unravel_index(spread.argmax(), data.shape))
 
@@ -263,7 +265,7 @@ def draw_density(axes: Axes, means: Tensor, stds: Tensor, drawn: float) -> None:
 
 
 def draw_probabilities(axes: Axes, theta: Tensor, drawn: int, symbols: Sequence[str | bytes]) -> None:
-    """Class probabilities [n + 1, K] after each number of messages, of those that were likely at some time."""
+    """Class probabilities [n + 1, K] after each number of messages, of the classes with the largest ones."""
     likely = theta.amax(0)
     likely[drawn] = 2
     classes = likely.topk(min(len(likely), MOST_CLASSES)).indices.sort().values.tolist()
@@ -278,13 +280,13 @@ def draw_probabilities(axes: Axes, theta: Tensor, drawn: int, symbols: Sequence[
 
 
 def visible(symbol: str | bytes) -> str:
-    """A symbol in one line."""
+    """A symbol as text without line breaks, cut to WIDEST letters."""
     text = readable([symbol]).replace("\n", "↵").replace("\t", "⇥")
     return text if len(text) <= WIDEST else text[: WIDEST - 1] + "…"
 
 
 def draw_inputs(axes: Axes, model: BFN, data: Data, theta: Tensor, labels: Sequence[int], *, columns: int) -> None:
-    """Input distributions [N, ...]: a line of text for each, with its label, or images in so many columns."""
+    """Draws input distributions [N, ...]: for each a line of text with its label, or an image, in so many columns."""
     if data.symbols:
         draw_lines(axes, *theta.max(-1), labels, data.symbols)
     else:
@@ -295,7 +297,7 @@ def draw_inputs(axes: Axes, model: BFN, data: Data, theta: Tensor, labels: Seque
 def draw_lines(
     axes: Axes, probabilities: Tensor, classes: Tensor, labels: Sequence[int], symbols: Sequence[str | bytes]
 ) -> None:
-    """Lines of the likeliest characters, or tokens as far as there is room: [lines, L]."""
+    """Draws lines of the likeliest characters or tokens, [lines, L]. Tokens that do not fit are left out."""
     texts = [[visible(symbols[c]) for c in line] for line in classes.tolist()]
     wide = max(len(text) for line in texts for text in line)
     count = min(classes.shape[1], max(1, 64 // wide)) if wide > 1 else classes.shape[1]

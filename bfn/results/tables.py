@@ -1,4 +1,4 @@
-"""A trained model at several numbers of steps: its bounds, and what its samplers' samples are worth and cost."""
+"""Tables of a trained model at several numbers of steps: its bounds, and the quality and cost of its samples."""
 
 import math
 import time
@@ -16,9 +16,9 @@ from bfn.model import BFN, DiscreteBFN
 from bfn.results.evaluate import Bound, evaluate
 from bfn.sample import sample
 
-TOLD_APART, VALID = "told apart by the nearest neighbour", "valid"  # what is said of samples; of molecules
+TOLD_APART, VALID = "told apart by the nearest neighbour", "valid"  # the quality of samples; of molecules
 STEPS = (10, 25, 50, 100)
-# The paper's bounds for n steps, and for None those of continuous time: nats per image, or bits per dimension.
+# The paper's bounds for n steps; None is continuous time. MNIST has nats per image, the others bits per dimension.
 PAPER: dict[str, dict[int | None, float]] = {
     "mnist": {10: 95.21, 25: 84.40, 50: 81.06, 100: 79.46, None: 77.87},
     "cifar10": {10: 3.91, 25: 3.16, 50: 2.93, 100: 2.81, None: 2.66},
@@ -51,8 +51,8 @@ def measures_table(measures: dict[str, float]) -> Table:
 
 
 class Measured(NamedTuple):
-    """The bound for n steps, or in continuous time for None. factorised: the bound of the other receiver, of data with
-    more than two classes."""
+    """The bound for n steps; n_steps=None is continuous time. factorised: the bound of the factorised receiver, for n
+    steps and more than two classes."""
 
     n_steps: int | None
     bound: Bound
@@ -71,7 +71,7 @@ def bounds(model: BFN, data: Data, settings: Config, device: torch.device, steps
 
 
 def bounds_table(rows: Sequence[Measured], data: Data, settings: Config) -> Table:
-    """As the paper has it: a row for each number of steps."""
+    """A table like the paper's, with a row for each number of steps."""
     dimensions, name = math.prod(data.shape), settings.data.name
     published = PAPER.get(name, {})
     nats = dimensions * math.log(2)
@@ -93,8 +93,8 @@ def bounds_table(rows: Sequence[Measured], data: Data, settings: Config) -> Tabl
 
 
 class Drawn(NamedTuple):
-    """The calls and seconds that a sampler took for a batch, and what `told_apart` says of its samples. For molecules,
-    told_apart is the share of the samples that are valid."""
+    """The calls and seconds that a sampler took for a batch. told_apart, error: the result of the function `told_apart`
+    for its samples. For molecules, they are the share of valid samples and its standard error."""
 
     sampler: str
     calls: int
@@ -106,7 +106,8 @@ class Drawn(NamedTuple):
 def samplers(
     model: BFN, data: Data, settings: Config, device: torch.device, names: Sequence[str], steps: Sequence[int]
 ) -> Iterator[Drawn]:
-    """Measures each sampler at each number of steps, with as many samples as held-out examples, at most 1000."""
+    """Measures each sampler at each number of steps. It draws as many samples as there are held-out examples, at most
+    1000."""
     held_out = data.test[:1000]
     for name in names:
         for n_steps in steps:
@@ -130,15 +131,17 @@ def samplers_table(rows: Sequence[Drawn], settings: Config, quality: str = TOLD_
 
 
 def told_apart(samples: Tensor, held_out: Tensor, *, differing: bool = False) -> tuple[float, float]:
-    """The 1-nearest-neighbour two-sample test (Lopez-Paz and Oquab 2017): the share of all examples whose nearest
-    neighbour is of their own kind, and its standard error. The share is 0.5 if both kinds have one distribution, and 1
-    if they differ or samples repeat each other. Both tensors are [N, ...]. The distance is Euclidean or, with
-    `differing`, the number of values that differ."""
+    """The 1-nearest-neighbour two-sample test (Lopez-Paz and Oquab 2017) of two tensors [N, ...].
+
+    Returns the share of all examples whose nearest neighbour is in the same tensor, and its standard error. The share
+    is near 0.5 if both tensors have the same distribution. It is near 1 if their distributions differ, or if samples
+    repeat each other. The distance is Euclidean or, with `differing`, the number of values that differ.
+    """
     everything = torch.cat([samples, held_out]).flatten(1).float()
     distances = torch.cdist(everything, everything, p=0 if differing else 2)
     distances.fill_diagonal_(math.inf)
     is_sample = torch.arange(len(everything)) < len(samples)
-    # Of several at the same distance each counts by its share, since a batch of black and white images has many.
+    # Several neighbours may be equally near, which is common among black and white images. They share one vote.
     nearest = distances == distances.min(1, keepdim=True).values
     alike = (nearest & (is_sample[:, None] == is_sample)).sum(1) / nearest.sum(1)
     return alike.mean().item(), alike.std().item() / math.sqrt(len(alike))

@@ -1,2 +1,2 @@
-"""Training: the run in a directory (trainer, runs, checkpoint, run_lock) and what its processes share (batches,
-processes, states, shards)."""
+"""Training: the loop (trainer), the files of a run (runs, checkpoint, run_lock), what its processes share (batches,
+processes, states), and the network's speed (speed)."""

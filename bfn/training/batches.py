@@ -50,9 +50,9 @@ def size_of_micro_batch(train: TrainConfig, examples: int, processes: int) -> in
 class Batches:
     """The micro-batches that process `rank` of `processes` takes, on `device`.
 
-    On a CUDA GPU, the training data lie there whole if they take at most a quarter of its free memory. The examples
-    of a batch are then picked there, and `Data.draw` runs there. Otherwise the data stay on the CPU, and a thread makes
-    the next step's batch in pinned memory while the GPU is busy. In training on the CPU, there is no thread.
+    All training data are copied to a CUDA GPU if they take at most a quarter of its free memory. The GPU then picks the
+    examples of a batch and runs `Data.draw`. Otherwise the data stay on the CPU, and a thread makes the next step's
+    batch in pinned memory while the GPU is busy. Training on the CPU needs no thread.
     """
 
     def __init__(self, data: Data, train: TrainConfig, rank: int, processes: int, device: torch.device | str = "cpu"):
@@ -60,13 +60,14 @@ class Batches:
         self.size = min(train.batch_size, len(data.train))
         self.micro = size_of_micro_batch(train, len(data.train), processes)
         self.mine = range(rank, self.size // self.micro, processes)
-        self.order = (-1, torch.empty(0))  # an epoch, and the order of its examples
+        self.order = (-1, torch.empty(0))  # the number of an epoch, and the order of its examples
         self.resident = fits(data.train, self.device)
         self.examples = moved(data.train, self.device) if self.resident else data.train
         self.ahead: dict[int, Future[list[MicroBatch]]] = {}
         self.thread = ThreadPoolExecutor(1)  # This starts no thread before the first job.
 
     def of(self, step: int) -> Iterable[MicroBatch]:
+        """The micro-batches of a step, on `device`."""
         if self.resident:
             return self.made(step)
         now = self.ahead.pop(step, None) or self.thread.submit(list, self.made(step))
@@ -74,7 +75,7 @@ class Batches:
         return (MicroBatch(to(one.x, self.device), one.t, one.seed) for one in now.result())
 
     def made(self, step: int) -> Iterator[MicroBatch]:
-        """The micro-batches, whose x still lies where the training data lie, and whose t lies on `device`."""
+        """The micro-batches of a step. Each x is where the training data are, and each t is on `device`."""
         train, chosen = self.train, self.chosen(step)
         spread = torch.Generator().manual_seed(derive(train.seed, STEPS, step))
         times = spread_times(self.size, spread, train.n_steps)
@@ -88,7 +89,7 @@ class Batches:
             yield MicroBatch(pinned(x, self.device), to(times[rows], self.device), seed)
 
     def chosen(self, step: int) -> Tensor:
-        """The indices of the examples of a step: every epoch shuffles anew and drops what does not fill a batch."""
+        """The indices of a step's examples. Each epoch is shuffled anew. Examples that fill no batch are left out."""
         examples = len(self.data.train)
         epoch, index = divmod(step, examples // self.size)
         if self.order[0] != epoch:
@@ -100,13 +101,13 @@ class Batches:
 def fits(tensor: Tensor, device: torch.device) -> bool:
     """Whether a device has room for a tensor. On a GPU, it may take a quarter of the free memory, since training needs
     the rest."""
-    if device.type != "cuda":  # Only CUDA says what is free. Elsewhere only a tensor that is already there fits.
+    if device.type != "cuda":  # Only CUDA reports free memory. Another device fits only tensors that it already has.
         return device == tensor.device
     return tensor.untyped_storage().nbytes() <= torch.cuda.mem_get_info(device)[0] // 4
 
 
 def moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on another device, with the same strides: overlapping windows of a text share its memory there too."""
+    """The tensor on another device, with the same strides, so that overlapping windows of a text still share memory."""
     if tensor.device == device:
         return tensor
     whole = torch.empty(0, dtype=tensor.dtype).set_(tensor.untyped_storage()).to(device)
@@ -114,9 +115,8 @@ def moved(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def pinned(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor in pinned memory if it is on the CPU and the device is a GPU: such a copy does not stop the CPU.
-    Otherwise the tensor itself.
-    """
+    """The tensor in pinned memory if it is on the CPU and the device is a GPU, else the tensor itself. The CPU need not
+    wait while pinned memory is copied to a GPU."""
     return tensor.pin_memory() if device.type == "cuda" and tensor.device.type == "cpu" else tensor
 
 

@@ -1,4 +1,4 @@
-"""Files of tensors and JSON. They are written completely or not at all, and reading one runs no code that it holds."""
+"""Files of tensors and JSON. They are written completely or not at all. Reading a file runs no code in it."""
 
 import hashlib
 import json
@@ -68,7 +68,7 @@ def load(path: Path) -> Saved:
 
 
 def state(path: Path) -> dict[str, Any]:
-    """The state of such a file, without its tensors, and so without its checksum's word for it."""
+    """The state of a file that `save` wrote. Neither its tensors are read, nor is its checksum compared."""
     with opened(path) as (_, metadata):
         return json.loads(metadata["state"])
 

@@ -1,4 +1,4 @@
-"""What the processes of a run agree on. A process that is alone agrees with itself, and nothing is communicated."""
+"""How the processes of a run start, communicate and stop. In a run of one process, nothing is communicated."""
 
 import contextlib
 import ctypes
@@ -25,7 +25,7 @@ Value = TypeVar("Value")
 
 
 def several() -> str:
-    """WORLD_SIZE=2, say, if the environment says that this is one of several processes, and else nothing."""
+    """A text such as WORLD_SIZE=2 if the environment says that this is one of several processes, else ""."""
     counts = {name: os.environ.get(name, "") for name in COUNTS}
     return next((f"{name}={n}" for name, n in counts.items() if n.isdigit() and int(n) > 1), "")
 
@@ -33,7 +33,7 @@ def several() -> str:
 def refuse_several() -> None:
     """Raises a RunError if this process is one of several, which would all write the same files."""
     if found := several():
-        raise RunError(f"this is the work of one process, and {found}: start it without torchrun or MPI")
+        raise RunError(f"this command runs in one process, and {found}: start it without torchrun or MPI")
 
 
 def refuse_lost() -> None:
@@ -57,18 +57,18 @@ def keep_freed_memory() -> None:
 
 
 def start(cpu: bool = False, mixed_precision: str = "no") -> Accelerator:
-    """Joins the other processes that torchrun or accelerate has started, if any. Of the precisions, fp16 alone is
-    accelerate's, which scales its losses.
+    """Joins the other processes that torchrun or accelerate has started, if any.
 
-    Matrix products and convolutions of float32 use a GPU's tensor cores (TF32), as in the published code.
+    accelerate gets only the precision fp16, since it scales the losses; bf16 needs only `Choice.autocast`. Matrix
+    products and convolutions of float32 use a GPU's tensor cores (TF32), as in the published code.
 
-    A launcher that has set up something else than DistributedDataParallel is a RunError, and so is a precision that
-    the device does not have.
+    Raises a RunError if a launcher has set up anything but DistributedDataParallel, or if the device does not have the
+    precision.
     """
     refuse_lost()
     # without a GPU, accelerate joins the processes only if it is told to use the CPU
     cpu = cpu or not torch.accelerator.is_available()
-    steps = GradientAccumulationPlugin(num_steps=1)  # else accelerate takes a number from the launcher
+    steps = GradientAccumulationPlugin(num_steps=1)  # else accelerate reads the number from the environment
     # The warning is about strides of dimensions of size 1, which cost nothing.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     views = DistributedDataParallelKwargs(gradient_as_bucket_view=True)  # gradients lie where they are added up
@@ -108,7 +108,7 @@ def rank() -> int:
 
 
 def is_main() -> bool:
-    """Whether this is the process that reads and writes the files of a run, and that speaks."""
+    """Whether this is the process that reads and writes the files of a run, and prints."""
     return rank() == 0
 
 

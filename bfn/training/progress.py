@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 @dataclass
 class Position:
-    """Together with the tensors and the log this is all that resuming needs."""
+    """The position of a run. Resuming needs only the position, the tensors and the log."""
 
     step: int = 0
     seconds: float = 0.0
@@ -20,13 +20,13 @@ class Position:
     best: float = math.inf  # validation bound of the best EMA weights, bits per dimension
     best_step: int = 0
     stale: int = 0  # validations since best_step
-    averaged: int = 0  # steps whose weights the average has; one of fp16 is left out if its gradients were not finite
+    averaged: int = 0  # steps in the average of the weights, which leaves out the steps that fp16 skips
 
 
 @contextmanager
 def progress(console: Console, steps: int) -> Iterator[Callable[[Position, list[dict[str, Any]]], None]]:
-    """A progress bar or, where there is no terminal, a line for each validation; yields the function that shows a
-    position and the log up to there."""
+    """Yields a function that shows a position and the log up to it: in a progress bar or, without a terminal, in a line
+    for each validation."""
     first, last = TextColumn("step"), TextColumn("{task.description}")
     columns = first, MofNCompleteColumn(), BarColumn(), TimeElapsedColumn(), last
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:

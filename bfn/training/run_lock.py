@@ -13,13 +13,13 @@ class RunError(RuntimeError):
 
 
 def lock(directory: Path) -> IO[str]:
-    """Locks the directory until the returned file is closed, at the latest by the end of the process."""
+    """Locks the directory until the returned file is closed or the process ends."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as held:
-            file = held.enter_context(open(directory / LOCK_FILE, "a"))
+        with ExitStack() as stack:
+            file = stack.enter_context(open(directory / LOCK_FILE, "a"))
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            held.pop_all()
+            stack.pop_all()  # the file stays open
     except BlockingIOError as error:
         raise RunError(f"another run is at work in {directory}; wait for it, or choose another out=") from error
     except OSError as error:

@@ -18,8 +18,8 @@ from bfn.training.checkpoint import CheckpointError, Saved
 from bfn.training.run_lock import RunError
 
 FILES = STATE_FILE, MODEL_FILE, LOG_FILE = "training.safetensors", "model.safetensors", "log.csv"
-# Keys that may change when a run is resumed: they say how long it lasts and where its data lie, or how the work of a
-# step is divided, where another division draws other noise, as good as the first, or how fast the network runs.
+# Keys that may change when a run is resumed: the length of the run, the folder of the data, and how the work of a step
+# is divided and how fast it is done. Another division draws other noise, which is as good.
 FREE = {"train.max_steps", "train.max_seconds", "train.patience", "data.folder"}
 FREE |= {"train.micro_batch", "train.fully_shard", "train.mixed_precision", "train.compiler"}
 
@@ -27,8 +27,8 @@ FREE |= {"train.micro_batch", "train.fully_shard", "train.mixed_precision", "tra
 def require_room(out: Path, model: BFN) -> None:
     """Refuse to start if the disk has no room for two checkpoints. The files that they will replace count as room."""
     weights = sum(tensor.nbytes for tensor in model.state_dict().values())
-    there = sum(file.stat().st_size for file in (out / STATE_FILE, out / MODEL_FILE) if file.exists())
-    needed = 2 * 5 * weights - there  # weights, their average, two moments, and the best average
+    replaced = sum(file.stat().st_size for file in (out / STATE_FILE, out / MODEL_FILE) if file.exists())
+    needed = 2 * 5 * weights - replaced  # 5: weights, their average, two moments, and the best average
     if (free := shutil.disk_usage(out).free) < needed:
         raise RunError(
             f"{out} needs {needed / 1e6:.1f} MB for two checkpoints, and its disk has {free / 1e6:.1f} MB free; "
@@ -46,25 +46,25 @@ def resumable(out: Path, config: Config, data: Data) -> Saved:
     if state.get("tokenizer") != data.tokenizer:
         raise CheckpointError(f"{path} holds a run with other tokens; choose another out=, or --fresh")
     if "shards" in state:
-        raise CheckpointError(f"{path} names parts, as an older version of bfn wrote them; use --fresh")
+        raise CheckpointError(f"{path} refers to shards, as an older version of bfn wrote them; use --fresh")
     return tensors, state
 
 
 def same_run(path: Path, saved: dict[str, Any], config: Config) -> None:
     """Refuse to resume a run under settings that would have made another run."""
-    there = flatten(asdict(Config())) | flatten(saved)  # what an older run does not say was as it is by default
-    here = flatten(asdict(config))
-    for key in sorted(there.keys() | here.keys()):
+    before = flatten(asdict(Config())) | flatten(saved)  # keys that an older run lacks had their default values
+    now = flatten(asdict(config))
+    for key in sorted(before.keys() | now.keys()):
         decisive = key.partition(".")[0] in ("data", "model", "network", "train") and key not in FREE
-        if decisive and there.get(key) != here.get(key):
+        if decisive and before.get(key) != now.get(key):
             raise CheckpointError(
-                f"{path} holds a run with {key}={there.get(key)}, not {here.get(key)}; "
+                f"{path} holds a run with {key}={before.get(key)}, not {now.get(key)}; "
                 "choose another out=, or start afresh with --fresh"
             )
 
 
 def tokens(data: Data) -> dict[str, str]:
-    """The part of a checkpoint that names the tokens of its data, without which weights have no meaning."""
+    """The entry of a checkpoint for the tokenizer of its data: weights have no meaning without it."""
     return {} if data.tokenizer is None else {"tokenizer": data.tokenizer}
 
 
@@ -76,10 +76,10 @@ def as_csv(log: list[dict[str, Any]]) -> bytes:
 
 
 def data_of(config: Config, *, fresh: bool = False) -> Data:
-    """The data of a run that begins or, in the tokens that it began with, is continued."""
+    """The data of a run. A run that is continued keeps the tokenizer that it began with."""
     tokenizer = None
     if not fresh:
-        with suppress(CheckpointError, ValueError, AttributeError):  # a trainer says what is wrong with a checkpoint
+        with suppress(CheckpointError, ValueError, AttributeError):  # the trainer will report a bad checkpoint
             tokenizer = checkpoint.state(Path(config.out) / STATE_FILE).get("tokenizer")
     return load_data(config, tokenizer)
 

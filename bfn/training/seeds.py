@@ -7,7 +7,7 @@ WEIGHTS, ORDER, STEPS, VALIDATION, DRAWS = range(5)
 
 
 def derive(seed: int, *path: int) -> int:
-    """The seed of one part of what `seed` rules: derive(seed, part, step) is that of a step of a part."""
+    """A seed for a part of what `seed` is for. derive(seed, part, step) is the seed of one step of a part."""
     for index in path:
         seed = part(seed, index)
     return seed

@@ -1,4 +1,4 @@
-"""How the network is run: its precision and its compiler, as the settings say or as this machine runs it fastest."""
+"""The precision and the compiler of the network: from the settings, or whatever is fastest on this machine."""
 
 import importlib.util
 import math
@@ -16,8 +16,8 @@ from bfn.configs import TrainConfig, first_line
 
 AUTO = "auto"
 COMPILING = 60.0  # seconds that compiling a small network takes; a large one takes longer
-PASSES = 3  # that a choice is judged by
-WORTH = 5  # compiling is tried if what is left of a run takes this many times as long
+PASSES = 3  # the passes that are timed for a choice
+WORTH = 5  # compiling is tried if the rest of the run takes at least WORTH times as long as compiling
 
 
 class Choice(NamedTuple):
@@ -35,10 +35,10 @@ class Choice(NamedTuple):
         return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def compile(self, network: nn.Module) -> None:
-        """Compiles the network in its place, so that its parameters keep their names, or undoes that."""
+        """Compiles the network in place, so that its parameters keep their names. Without a compiler, undoes this."""
         network.__dict__.pop("forward", None)
         if self.compiler is not None:
-            # The instance's attribute takes the place of the method of its class.
+            # This attribute of the instance hides the method of the class.
             network.__dict__["forward"] = torch.compile(network.forward, backend=self.compiler)
 
 
@@ -66,10 +66,10 @@ def can_compile(device: torch.device) -> bool:
 
 
 def choices(train: TrainConfig, device: torch.device) -> list[Choice]:
-    """The choices that the settings allow. There is one, or there are two and the second is compiled."""
+    """The choices that the settings allow: one, or two of which the second is compiled."""
     compilers: list[str | None] = [train.compiler]
     if train.compiler == AUTO:
-        # FSDP2 changes the weights' tensors around each layer's call, and compiling through that is left to the user.
+        # FSDP2 replaces the weights' tensors around each layer's call. Users who compile with it must ask for it.
         compilers = [None, "inductor"] if can_compile(device) and not train.fully_shard else [None]
     found = []
     for compiler in compilers:
@@ -80,7 +80,7 @@ def choices(train: TrainConfig, device: torch.device) -> list[Choice]:
 
 
 def timed(work: Callable[[], Any], device: torch.device, passes: int) -> list[float]:
-    """The seconds that some work takes, each time that it is done."""
+    """The seconds of each pass, which calls `work` once."""
     seconds = []
     for _ in range(passes):
         started = time.monotonic()
@@ -101,10 +101,10 @@ def choose(
     """The choice that makes a run shortest.
 
     Args:
-        allowed: What `choices` returned.
-        left: The seconds that the run will last if a step takes so many seconds.
-        try_out: Makes so many passes with a choice, and returns the seconds of each.
-        say: Takes a line for the user.
+        allowed: The result of `choices`.
+        left: Takes the seconds of one step, and returns the seconds that the rest of the run takes.
+        try_out: Takes a choice and a number of passes, and returns the seconds of each pass.
+        say: Prints a line for the user.
         compiling: The seconds that compiling takes, about.
     """
     if len(allowed) == 1:
@@ -119,7 +119,7 @@ def choose(
         return plain
     try:
         first, *later = try_out(compiled, 1 + PASSES)
-    except Exception as error:  # whatever a compiler raises, the run goes on without it
+    except Exception as error:  # a compiler may raise anything; the run continues without it
         say(f"{plain}: the network cannot be compiled ({type(error).__name__}: {first_line(error)})")
         return plain
     after = min(later)

@@ -1,4 +1,4 @@
-"""The tensors of a run, whole and by name, wherever they live: in one process, the same in all, or a part in each."""
+"""Reads and sets the tensors of a run by name, whether processes hold equal copies of them or shards."""
 
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,13 @@ from bfn.model import BFN
 from bfn.training import processes
 from bfn.training.checkpoint import CheckpointError
 
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's, of each parameter
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's state of each parameter
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 def shard(model: BFN, device: torch.device) -> None:
-    """Leaves a part of every weight in each process (FSDP2). The layers of the network's lists come together one at a
-    time, when they are called, and the rest of the weights for as long as the model is."""
+    """Divides the weights into one shard for each process (FSDP2). The weights of a layer in a ModuleList are gathered
+    while that layer is called, and all other weights while the model is called."""
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     lists = [module for module in reversed(list(model.modules())) if isinstance(module, nn.ModuleList)]
     for layer in (layer for layers in lists for layer in layers):
@@ -38,14 +38,14 @@ def shard(model: BFN, device: torch.device) -> None:
 
 
 def copied(module: nn.Module) -> dict[str, Tensor]:
-    """Copies of a module's tensors on the CPU, whole; only the main process has them."""
+    """Copies of a module's whole tensors on the CPU. Only the main process gets them."""
     return copies(get_model_state_dict(module, options=WHOLE))
 
 
 def snapshot(model: BFN, averaged: BFN, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Such copies, which training does not change, of all tensors that resuming needs."""
+    """Copies of all tensors that resuming needs, as `copied` makes them. Training does not change them."""
     state: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=WHOLE)
-    moments = state.get("state", {})  # nothing, if no step has been made
+    moments = state.get("state", {})  # empty before the first step
     weights, averages = (get_model_state_dict(module, options=WHOLE) for module in (model, averaged))
     return copies(flatten({"model": weights, "ema.module": averages, "optimizer": moments}))
 
@@ -55,10 +55,10 @@ def copies(tensors: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def restore(tensors: dict[str, Tensor], model: BFN, averaged: BFN, optimizer: torch.optim.Optimizer) -> None:
-    """Gives every process its part of the main process's tensors."""
+    """Gives every process its copy or shard of the tensors that the main process has."""
     put(model, unprefixed("model.", tensors))
     put(averaged, unprefixed("ema.module.", tensors))
-    if processes.from_main(bool(unprefixed("optimizer.", tensors))):  # there are none before the first step
+    if processes.from_main(bool(unprefixed("optimizer.", tensors))):  # AdamW has no state before the first step
         state: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=WHOLE)
         if tensors:
             names = dict(model.named_parameters())
@@ -67,22 +67,22 @@ def restore(tensors: dict[str, Tensor], model: BFN, averaged: BFN, optimizer: to
 
 
 def put(module: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Gives a module in every process the tensors that the main process has."""
+    """Sets a module's tensors in every process to the tensors that the main process has."""
     set_model_state_dict(module, dict(tensors), options=spread())
 
 
 def fit(path: Path, tensors: dict[str, Tensor], model: BFN) -> None:
-    """Refuses tensors that a snapshot of the model's training would not have."""
+    """Refuses tensors whose names or shapes differ from the tensors of a `snapshot` of this model."""
     shapes, number = {name: tensor.shape for name, tensor in model.state_dict().items()}, torch.Size([])
     tree: dict[str, Any] = {"model": shapes, "ema.module": shapes}
     if unprefixed("optimizer.", tensors):
         for name, p in model.named_parameters():
             tree[f"optimizer.{name}"] = dict(zip(MOMENTS, (number, p.shape, p.shape), strict=True))
     wanted = flatten(tree)
-    there = {name: tensor.shape for name, tensor in tensors.items()}
-    there.pop("ema.n_averaged", None)  # which older versions wrote
-    for name in sorted(wanted.keys() | there.keys()):
-        if wanted.get(name) != there.get(name):
+    found = {name: tensor.shape for name, tensor in tensors.items()}
+    found.pop("ema.n_averaged", None)  # older versions wrote it
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
             raise CheckpointError(f"checkpoint {path} does not fit this version of bfn: {name}")
 
 

@@ -33,17 +33,17 @@ from bfn.training.runs import FILES, LOG_FILE, MODEL_FILE, STATE_FILE, as_csv, r
 from bfn.training.seeds import VALIDATION, WEIGHTS, derive
 from bfn.training.speed import PLAIN, Choice, choices, choose, timed
 
-# A run looks at its losses about once in so many seconds, and at least once in so many steps.
+# A run looks at its losses about once in LOOK_SECONDS, and at least once in LOOK_STEPS.
 LOOK_STEPS, LOOK_SECONDS = 1000, 1.0
 
 
 class Interrupted(Exception):
-    """Training was asked to stop, and has saved."""
+    """Training was asked to stop. The run has been saved."""
 
 
 class Trainer:
-    """A run in the directory `config.out`: a new one, or the one that the directory holds, continued from its last
-    save. All processes that torchrun or accelerate started share it; the main one reads and writes its files.
+    """A run in the directory `config.out`. If the directory holds a run, it is continued from its last checkpoint. All
+    processes that torchrun or accelerate started share the run. The main process reads and writes its files.
 
     The constructor locks the directory, and `run` releases it at its end. If the directory is locked already, the
     constructor raises a RunError.
@@ -56,13 +56,13 @@ class Trainer:
         self.config, self.data, self.out = config, data, Path(config.out)
         self.console = (console or Console()) if processes.is_main() else Console(quiet=True)
         self.at, self.choice = Position(), PLAIN
-        self.before: Choice | None = None  # that the run was trained with before it is continued
-        self.losses = torch.zeros(LOOK_STEPS, device=self.device)  # of the steps since the last look
+        self.before: Choice | None = None  # the choice of a continued run before it was interrupted
+        self.losses = torch.zeros(LOOK_STEPS, device=self.device)  # of each step since the last look
         self.looked = 0  # the step of the last look
         self.log: list[dict[str, Any]] = []
         self.result: Saved | None = None  # the best weights, until they are saved
         self.writer = ThreadPoolExecutor(1)
-        self.writing: Future[None] | None = None  # of the last checkpoint
+        self.writing: Future[None] | None = None  # the writing of the last checkpoint
         with processes.together():
             self.lock = lock(self.out) if processes.is_main() else io.StringIO()
         try:
@@ -72,7 +72,7 @@ class Trainer:
             raise
 
     def begin(self, fresh: bool) -> None:
-        """Build everything, and put into it what the directory holds."""
+        """Build the model and all else, and restore the run that the directory holds, if any."""
         main = processes.is_main()
         with processes.together():
             tensors, state = resumable(self.out, self.config, self.data) if main and not fresh else ({}, {})
@@ -85,7 +85,7 @@ class Trainer:
                 states.fit(self.out / STATE_FILE, tensors, model)
             if main:
                 require_room(self.out, model)
-                if fresh:  # now that it is known that this run can start
+                if fresh:  # only now, since the checks above have shown that this run can start
                     for name in FILES:
                         (self.out / name).unlink(missing_ok=True)
         self.prepare(model)
@@ -93,7 +93,7 @@ class Trainer:
             self.restore(tensors, state)
 
     def divide(self, state: dict[str, Any]) -> None:
-        """Split batches into micro-batches, whose size is in the settings or else in the run's saved state."""
+        """Split batches into micro-batches. Their size comes from the settings, or else from the run's saved state."""
         train = self.config.train
         micro = train.micro_batch or state.get("config", {}).get("train", {}).get("micro_batch")
         train = replace(train, micro_batch=micro)
@@ -103,7 +103,7 @@ class Trainer:
     def prepare(self, model: BFN) -> None:
         """Make the averaged copy of a model and its optimizer, and share the model among the processes."""
         train = self.config.train
-        self.bare = model  # without what accelerate wraps around it
+        self.bare = model  # without accelerate's wrapper
         self.averaged = deepcopy(model).requires_grad_(False)  # the model with the average of the weights (EMA)
         if train.fully_shard and processes.count() > 1:
             self.model = self.accelerator.prepare_model(model, evaluation_mode=True)
@@ -112,10 +112,10 @@ class Trainer:
         else:
             self.model = self.accelerator.prepare(model)
         groups, betas = decay_groups(model, train.decay_vectors), (0.9, train.beta_2)
-        # If the gradients of fp16 are not finite, a fused optimizer skips a step without accelerate knowing it.
+        # A fused optimizer skips a step of fp16 whose gradients are not finite, and accelerate does not notice it.
         more: dict[str, Any] = {"weight_decay": train.weight_decay, "fused": self.accelerator.scaler is None}
         self.adamw = torch.optim.AdamW(groups, train.learning_rate, betas, **more)
-        self.optimizer = self.accelerator.prepare(self.adamw)  # which undoes the scale of fp16's losses
+        self.optimizer = self.accelerator.prepare(self.adamw)  # this wrapper removes the scale of fp16's gradients
 
     def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Continue where the run in this directory was saved."""
@@ -138,7 +138,7 @@ class Trainer:
 
     @property
     def end(self) -> str | None:
-        """The setting that ends the training here; None if it goes on."""
+        """The setting that ends the training at this step; None if training goes on."""
         train, at = self.config.train, self.at
         if at.step >= train.max_steps:
             return f"train.max_steps={train.max_steps}"
@@ -147,8 +147,8 @@ class Trainer:
         return f"train.patience={train.patience}" if at.stale >= train.patience else None
 
     def run(self) -> None:
-        """Train until a limit or early stopping; raises Interrupted, having saved, if any process is asked to stop by
-        Ctrl-C or SIGTERM."""
+        """Train until a limit or early stopping. If Ctrl-C or SIGTERM asks any process to stop, the run is saved and
+        Interrupted is raised."""
         train, at = self.config.train, self.at
         if self.lock.closed:
             raise RunError(
@@ -179,8 +179,8 @@ class Trainer:
 
     @contextmanager
     def group_released(self) -> Iterator[None]:
-        """After the body, no model refers to the process group. If DistributedDataParallel were the last to do so, its
-        destructor would join a thread that waits for Python's lock, which the destructor holds (torch 2.13)."""
+        """After the body, no model refers to the process group. If DistributedDataParallel had the last reference, its
+        destructor would hold Python's lock and wait for a thread that waits for this lock (torch 2.13)."""
         try:
             yield
         finally:
@@ -189,8 +189,8 @@ class Trainer:
                 self.accelerator.free_memory()
 
     def tune(self) -> None:
-        """Choose precision and compiler as the settings say or, where they say "auto", as the run did before, or else
-        by trying. Nothing but speed and rounding depends on what is tried."""
+        """Choose precision and compiler. For "auto", a continued run keeps its choice, and a new run times the choices.
+        The choice changes only speed and rounding."""
         allowed = choices(self.config.train, self.device)
         if self.before in allowed:
             self.choice = self.before
@@ -209,12 +209,12 @@ class Trainer:
         return min(most, seconds * (train.max_steps - at.step)) if at.step < train.max_steps else 0.0
 
     def try_out(self, choice: Choice, passes: int) -> list[float]:
-        """Time passes over the next step's batch, drop their gradients, and return the seconds of each, as the
-        processes' means."""
+        """Time passes over the next step's batch and drop their gradients. Returns the seconds of each pass, averaged
+        over the processes."""
         buffers = [buffer.clone() for buffer in self.bare.buffers()]
         self.choice = choice
         choice.compile(self.bare.network)
-        with processes.together():  # a compiler may fail in one of them
+        with processes.together():  # a compiler may fail in one process
             tried = timed(lambda: self.gradients(shared=False), self.device, passes)
         self.optimizer.zero_grad()
         for buffer, before in zip(self.bare.buffers(), buffers, strict=True):
@@ -229,17 +229,17 @@ class Trainer:
         self.clock = time.monotonic()
 
     def count_time(self, *numbers: float) -> list[float]:
-        """Add the time since the clock began, as the processes' mean, so that all of them stop at the same step. The
-        means of the seconds and of the numbers are returned."""
+        """Add the time since the clock began, averaged over the processes, so that all of them stop at the same step.
+        Returns this mean time and the means of `numbers`."""
         means = processes.means([time.monotonic() - self.clock, *numbers], self.device)
         self.at.seconds += means[0]
         self.begin_clock()
         return means
 
     def look(self, asked: Sequence[int] = ()) -> bool:
-        """Wait for the steps since the last look, and count their losses and their time; whether any process was asked
-        to stop. All processes look after the same steps, and ask each other once."""
-        losses = self.losses[: self.at.step - self.looked].tolist()  # the device has made these steps now
+        """Wait for the steps since the last look, and add up their losses and their time. All processes look after the
+        same steps, and communicate once. Returns whether any process was asked to stop."""
+        losses = self.losses[: self.at.step - self.looked].tolist()  # waits until the device has finished these steps
         seconds, stopping, *means = self.count_time(len(asked), *losses)
         for index, loss in enumerate(means):
             if not math.isfinite(loss):
@@ -260,13 +260,13 @@ class Trainer:
         self.losses[self.at.step - self.looked] = self.gradients()
         self.accelerator.clip_grad_norm_(self.model.parameters(), train.clip_norm)
         self.optimizer.step()
-        if not self.optimizer.step_was_skipped:  # as after gradients of fp16 that were not finite
+        if not self.optimizer.step_was_skipped:  # fp16 skips a step whose gradients are not finite
             self.average()
         self.at.step += 1
 
     def gradients(self, *, shared: bool = True) -> Tensor:
-        """Compute the gradients of this step's batch into the parameters' `grad`, and return this process's mean loss.
-        shared: whether processes add up their gradients."""
+        """Compute the gradients of this step's batch into the parameters' `grad`. Returns this process's mean loss.
+        shared: whether the processes add up their gradients."""
         self.model.train()
         self.optimizer.zero_grad()
         passes, losses = len(self.batches.mine), []
@@ -281,7 +281,8 @@ class Trainer:
 
     @torch.no_grad()
     def average(self) -> None:
-        """EMA whose decay rises to `ema_decay`, so that the first weights are soon forgotten."""
+        """Update the average of the weights (EMA). Its decay rises to `ema_decay`, so that the average soon forgets the
+        first weights."""
         count = self.at.averaged
         decay = min(self.config.train.ema_decay, (1 + count) / (10 + count)) if count > 0 else 0.0
         torch._foreach_lerp_(list(self.averaged.parameters()), list(self.bare.parameters()), 1 - decay)
@@ -290,7 +291,7 @@ class Trainer:
         self.at.averaged += 1
 
     def gradients_shared(self, last: bool) -> AbstractContextManager[Any]:
-        """The processes add up their gradients once in a step, in the last of its passes."""
+        """A context for one pass. The processes add up their gradients in the last pass of a step only."""
         if self.sharded:
             self.model.set_requires_gradient_sync(last)
         return nullcontext() if last or self.sharded else self.accelerator.no_sync(self.model)
@@ -299,7 +300,7 @@ class Trainer:
         """Compute the bound of the averaged weights on the validation data. The best weights are the run's result."""
         train, at = self.config.train, self.at
         settings = EvaluateConfig(train.n_steps, repeats=16, seed=derive(train.seed, VALIDATION))
-        # Parts of nearly one size, so that a compiled network sees few shapes.
+        # The batches have nearly equal sizes, so that a compiled network sees few shapes.
         examples = len(self.data.validation)
         settings.batch_size = math.ceil(examples / math.ceil(examples / settings.batch_size))
         with self.choice.autocast(self.device), self.accelerator.autocast():
@@ -322,7 +323,7 @@ class Trainer:
 
     def save(self) -> None:
         """Start to write the training state, the log and, if they are new, the best weights. Training goes on
-        meanwhile. If the writing before failed, its error is raised here."""
+        meanwhile. If the previous writing failed, its error is raised here."""
         tensors = states.snapshot(self.bare, self.averaged, self.adamw)
         state: dict[str, Any] = {"config": asdict(self.config), "position": asdict(self.at), "choice": self.choice}
         state |= {"log": list(self.log)} | tokens(self.data)
@@ -348,18 +349,18 @@ class Trainer:
                 writing.result()
 
     def best(self) -> BFN:
-        """The model with the weights that are the run's result, which replace the averages, in all processes."""
+        """The averaged model with the run's best weights, which replace the current averages in all processes."""
         tensors: dict[str, Tensor] = {}
         with processes.together():
             if processes.is_main():
                 tensors, _ = checkpoint.load(self.out / MODEL_FILE)
         states.put(self.averaged, tensors)
-        PLAIN.compile(self.averaged.network)  # else other sizes of data would have it compiled again
+        PLAIN.compile(self.averaged.network)  # else data of other sizes would compile it again
         return self.averaged
 
 
 def decay_groups(model: BFN, decay_vectors: bool) -> list[dict[str, Any]]:
-    """The parameters as AdamW takes them; biases and the weights of norms are not decayed unless asked for."""
+    """AdamW's groups of parameters. Without decay_vectors, biases and the weights of norms have no weight decay."""
     if decay_vectors:
         return [{"params": list(model.parameters())}]
     matrices, vectors = ([p for p in model.parameters() if (p.dim() > 1) == wanted] for wanted in (True, False))

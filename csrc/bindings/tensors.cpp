@@ -3,7 +3,6 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
-#include <numeric>
 #include <utility>
 
 #ifndef BFN_CUDA
@@ -102,18 +101,11 @@ static Tensor strided(Given like, const Shape& shape, const Shape& strides, Scal
   return Tensor(made);
 }
 
-static Shape backwards(size_t dims) {
-  Shape order(dims);
-  std::iota(order.rbegin(), order.rend(), 0);
-  return order;
-}
-
-// Returns the strides of a dense tensor whose dimensions have this order in memory, the innermost first.
-static Shape dense_strides(const Shape& shape, const Shape& order) {
+static Shape contiguous_strides(const Shape& shape) {
   Shape strides(shape.size());
   constexpr int64_t kWidest = sizeof(double);
   int64_t bytes = kWidest;
-  for (const int64_t d : order) {
+  for (size_t d = shape.size(); d-- > 0;) {
     strides[d] = bytes / kWidest;
     if (__builtin_mul_overflow(bytes, std::max<int64_t>(shape[d], 1), &bytes)) {
       throw std::runtime_error("the result would have more bytes than can be counted");
@@ -123,35 +115,14 @@ static Shape dense_strides(const Shape& shape, const Shape& order) {
 }
 
 Tensor new_tensor(Given like, const Shape& shape, ScalarType type) {
-  return strided(like, shape, dense_strides(shape, backwards(shape.size())), type);
+  return strided(like, shape, contiguous_strides(shape), type);
 }
 
-// The dimensions of x in the order in which torch::empty_like lays them out, the innermost first. Fakes are made by
-// empty_like. The sort is the same as in torch. Another sort could give another order, since a stride of 0 is neither
-// smaller nor larger than other strides.
-static Shape order_of(Given x) {
-  const auto sizes = x.sizes(), strides = x.strides();
-  Shape order = backwards(x.dim());
-  for (size_t next = 1; next < order.size(); ++next) {
-    for (size_t place = next, other = next; other-- > 0;) {
-      const int64_t a = order[other], b = order[place];
-      if (strides[a] == 0 || strides[b] == 0) continue;
-      if (strides[a] < strides[b]) break;
-      if (strides[a] == strides[b] && sizes[a] <= sizes[b]) continue;
-      std::swap(order[other], order[place]);
-      place = other;
-    }
-  }
-  return order;
-}
-
-// torch keeps the strides of a tensor whose elements fill a piece of memory without gaps or overlaps.
+// The strides are the strides of torch.empty_like, which makes the fake results under torch.compile. A contiguous
+// tensor does without the call, which takes longer than making a small tensor.
 Tensor new_like(Given like, ScalarType type) {
-  const Shape shape = shape_of(like), given(like.strides().begin(), like.strides().end());
-  const Shape dense = dense_strides(shape, order_of(like));
-  bool kept = true;
-  for (size_t d = 0; d < shape.size(); ++d) kept &= shape[d] == 1 || given[d] == dense[d];
-  return strided(like, shape, kept || numel(shape) == 0 ? given : dense, type);
+  const auto strides_of = [](Given x) { return Shape(x.strides().begin(), x.strides().end()); };
+  return strided(like, shape_of(like), strides_of(like.is_contiguous() ? like : torch::stable::empty_like(like)), type);
 }
 
 Noise noise_of(Maybe seed, Maybe noise, const Shape& shape, Stream stream) {

@@ -111,15 +111,12 @@ struct Output {
   Tensor tensor;
   View view;
 };
+inline Output viewed(Given made) { return {made, view("output", made, shape_of(made))}; }
 inline Output output(Given like, const Shape& shape, ScalarType type, bool needed = true) {
-  if (!needed) return {new_tensor(like, {0}, type), View{}};
-  const Tensor made = new_tensor(like, shape, type);
-  return {made, view("output", made, shape)};
+  return needed ? viewed(new_tensor(like, shape, type)) : Output{new_tensor(like, {0}, type), View{}};
 }
 inline Output output_like(Given like, ScalarType type, bool needed = true) {
-  if (!needed) return output(like, {}, type, false);
-  const Tensor made = new_like(like, type);
-  return {made, view("output", made, shape_of(like))};
+  return needed ? viewed(new_like(like, type)) : output(like, {}, type, false);
 }
 inline Output output_like(Given like, bool needed = true) { return output_like(like, like.scalar_type(), needed); }
 

@@ -9,14 +9,11 @@ namespace {
 // Returns the numbers of a tensor, which must have this type, be contiguous and have `count` elements. They are null if
 // the tensor is missing.
 template <class T>
-T* numbers(const char* name, Given x, int64_t count) {
-  const bool fits = x.scalar_type() == torch::headeronly::CppTypeToScalarType<T>::value && x.numel() == count;
-  check(fits && x.is_contiguous(), name, " does not fit the tile");
-  return static_cast<T*>(x.mutable_data_ptr());
-}
-template <class T>
 T* numbers(const char* name, Maybe x, int64_t count) {
-  return x ? numbers<T>(name, *x, count) : nullptr;
+  if (!x) return nullptr;
+  const bool fits = x->scalar_type() == torch::headeronly::CppTypeToScalarType<T>::value && x->numel() == count;
+  check(fits && x->is_contiguous(), name, " does not fit the tile");
+  return static_cast<T*>(x->mutable_data_ptr());
 }
 
 // Calls f with a float or a double, whichever the tensor holds. The operators below return nothing.

@@ -2,8 +2,8 @@
 
     python docs/pictures/information.py [PICTURE]
 
-All classes are equally likely and nothing else is known, so that the best output distribution is the input
-distribution θ, and what all messages tell is ln K.
+All classes are equally likely and nothing else is known. So the best output distribution is the input distribution θ,
+and all messages together tell ln K nats.
 """
 
 import math
@@ -28,8 +28,8 @@ TEXT8 = 0.75  # the paper's β₁ for K = 27
 
 
 def information(num_classes: int, beta_1: float, n_steps: int, draws: int = 256, seed: int = 1) -> Tensor:
-    """The nats that each of n messages tells on average, [n]: the integral of L∞ over its time (205), as the mean of
-    some draws at each of PARTS times in it."""
+    """The nats that each of n messages tells on average, [n]: the integral of L∞ over the message's time (205). It is
+    computed at PARTS times, with the mean of `draws` samples at each."""
     x, count = torch.zeros(draws, dtype=torch.int64), n_steps * PARTS
     rates = []
     for i in range(count):

@@ -1,7 +1,7 @@
 """The story of a Bayesian flow network about one variable, told with the ops: python docs/pictures/story.py [PICTURE].
 
-The data are -0.5 or 0.5. The best network is known here: it puts out the probability of 0.5 given all that was
-received, so that what all messages cost must be the entropy of the data.
+The data are -0.5 or 0.5. Here the best network is known: it puts out the probability of 0.5 given all messages so far.
+The cost of all messages must then be the entropy of the data.
 """
 
 import math
@@ -22,13 +22,13 @@ from bfn_kernels.schedules import ExponentialVariance
 VALUE, HIGH = 0.5, 0.7  # the data are VALUE with probability HIGH, or else -VALUE
 SCHEDULE = ExponentialVariance(sigma_1=0.1)
 STEPS = 25
-SHOWN = range(0, STEPS + 1, 5)  # the numbers of messages after which the input distribution is told and drawn
+SHOWN = range(0, STEPS + 1, 5)  # after these numbers of messages the input distribution is printed and drawn
 ENTROPY = -(HIGH * math.log(HIGH) + (1 - HIGH) * math.log(1 - HIGH))
 
 
 def output_distribution(mean: Tensor, t: Tensor | float) -> Tensor:
-    """The probability that x is VALUE given the mean of the input distribution, by Bayes' rule: under the flow, this
-    mean is N(γx, γ(1 − γ)) (77)."""
+    """The probability that x is VALUE given the mean of the input distribution. It follows by Bayes' rule from the
+    flow, in which this mean is N(γx, γ(1 − γ)) (77)."""
     _, rest = SCHEDULE.gamma(torch.as_tensor(t, dtype=torch.float64))
     odds = 2 * VALUE * mean.double() / rest + math.log(HIGH / (1 - HIGH))
     return odds.sigmoid().to(mean.dtype)
@@ -51,7 +51,7 @@ def communicate(x: Tensor, seed: int) -> list[tuple[Tensor, float]]:
 
 
 def cost(count: int, seed: int) -> Tensor:
-    """L∞ in nats at `count` times spread over [0, 1], each the mean of many examples."""
+    """L∞ in nats at `count` times spread over [0, 1], each averaged over many examples."""
     generator = torch.Generator().manual_seed(seed)
     t = (torch.arange(count) + 0.5) / count
     x = VALUE * (2 * torch.bernoulli(torch.full((count, 4000), HIGH), generator=generator) - 1)

@@ -1,4 +1,4 @@
-"""For mkdocstrings: the examples of a docstring become a block of code, and a page lists all functions of a package."""
+"""An extension of mkdocstrings: examples in docstrings become code blocks, and pages list a package's functions."""
 
 import ast
 import re
@@ -7,7 +7,7 @@ import griffe
 
 
 def fenced(text: str) -> str:
-    """Puts each paragraph that begins with a prompt into a block, which is indented as the prompt is."""
+    """Puts each paragraph that begins with a prompt into a code block with the prompt's indentation."""
     return re.sub(r"^( *)>>> (?:.+\n)*.+", r"\1```pycon\n\g<0>\n\1```", text, flags=re.MULTILINE)
 
 
@@ -17,7 +17,8 @@ class Doctests(griffe.Extension):
             obj.docstring.value = fenced(obj.docstring.value)
 
     def on_module_members(self, *, node: ast.Module, mod: griffe.Module, **_) -> None:
-        """A package exports the functions that it defines, and what it imports under its own name from its modules."""
+        """Sets a package's exports: the functions that it defines, and the names that it imports as themselves
+        (`from module import name as name`)."""
         own = [each.name for each in node.body if isinstance(each, ast.FunctionDef)]
         own += [
             a.name for each in node.body if isinstance(each, ast.ImportFrom) for a in each.names if a.name == a.asname

@@ -1,4 +1,4 @@
-"""What mkdocs does beside its plugins: pages whose text lies elsewhere in the repository, formulas without scripts."""
+"""Hooks of mkdocs: they add pages whose text is elsewhere in the repository, and turn formulas into MathML."""
 
 import html
 import re
@@ -13,7 +13,7 @@ FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>',
 
 
 def on_files(files, config):
-    """Adds the pages of files outside this folder, with links as they must be from here."""
+    """Adds pages for the files of ELSEWHERE, and changes their links to be relative to this folder."""
     for page, source in ELSEWHERE.items():
         text = (ROOT / source).read_text().replace("](docs/", "](")
         for other, name in ELSEWHERE.items():
@@ -23,14 +23,14 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, config, files):
-    """Lets pages of this folder link to those files too."""
+    """Changes links to the files of ELSEWHERE into links to their pages."""
     for other, name in ELSEWHERE.items():
         markdown = markdown.replace(f"](../{name})", f"]({other})").replace(f"](../../{name})", f"](../{other})")
     return markdown
 
 
 def on_page_content(content, page, config, files):
-    """Makes MathML of every formula."""
+    """Turns every formula into MathML."""
     return FORMULA.sub(
         lambda found: convert(html.unescape(found[2]), display="block" if found[1] == "div" else "inline"), content
     )

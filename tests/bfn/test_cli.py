@@ -203,4 +203,4 @@ def test_a_sampler_and_its_steps_are_options(run, monkeypatch):
     refused = bfn("sample", out, "--sampler", "ode2", "--tolerance", 0.5, "sample.max_calls=3")
     assert refused.exit_code == 1 and "error: max_calls=3 calls of the network reach t = " in refused.output
     refused = bfn("sample", out, "--tolerance", 0.5)
-    assert refused.exit_code == 1 and "sample.tolerance is of sample.sampler='ode2', got 'ancestral'" in refused.output
+    assert refused.exit_code == 1 and "sample.tolerance needs sample.sampler='ode2', got 'ancestral'" in refused.output

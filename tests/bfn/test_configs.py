@@ -84,7 +84,7 @@ def test_a_bad_override_is_refused_by_name(override: str, message: str):
         ("data.name=digits_binary", "model.kind='discretised' does not fit data.name='digits_binary'"),
         ("network.name=transformer", "network.name='transformer' takes sequences"),
         ("network.width=12", "network.width=12 must be a multiple of 8"),
-        ("data.num_bins=32", "data.num_bins=32 means nothing to data.name='digits', which reads no other"),
+        ("data.num_bins=32", "data.name='digits' does not read data.num_bins=32; it reads no other setting"),
     ],
 )
 def test_names_and_values_that_do_not_fit_are_refused_before_training(override: str, message: str):

@@ -115,7 +115,7 @@ def spoiled(path, change):
     [
         (
             lambda tensors: tensors.pop("net.out.0.bias"),
-            "lacks what its configuration calls network.head.norm.bias, and 0",
+            "lacks network.head.norm.bias of its configuration, and 0",
         ),
         (
             lambda tensors: tensors.pop("net.time_embed.0.weight"),

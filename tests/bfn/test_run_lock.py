@@ -86,7 +86,7 @@ def test_processes_that_cannot_find_each_other_are_refused_before_any_work(name,
 @pytest.mark.parametrize("command", [["sample", "nowhere"], ["plot", "nowhere"], ["convert", "nowhere", "there"]])
 def test_commands_for_one_process_are_refused_to_several(command, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert_one_line(CliRunner().invoke(cli.app, command), "this is the work of one process, and WORLD_SIZE=2: .*")
+    assert_one_line(CliRunner().invoke(cli.app, command), "this command runs in one process, and WORLD_SIZE=2: .*")
 
 
 def test_of_several_processes_on_a_machine_only_one_speaks(monkeypatch):

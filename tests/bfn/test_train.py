@@ -179,7 +179,7 @@ def test_a_training_state_that_an_older_version_wrote_in_parts_is_one_clear_erro
     data = load_data(config)
     path = trained(config, data).out / STATE_FILE
     save(path, {}, load(path)[1] | {"shards": {"directory": "training.1", "files": {}}})
-    with pytest.raises(CheckpointError, match=r"training.safetensors names parts, as an older version of bfn wrote"):
+    with pytest.raises(CheckpointError, match=r"training.safetensors refers to shards, as an older version of bfn"):
         Trainer(config, data)
     assert Trainer(config, data, fresh=True).at.step == 0
 

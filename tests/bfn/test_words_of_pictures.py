@@ -54,7 +54,7 @@ def test_words_of_charts(drawn, pair, tmp_path):
     bounds = ("Bound on held-out data", "steps n", "bits per dimension", marks)
     assert drawn("plot_bounds", rows, data) == ((7, 4.2), [bounds])
     rows = [Drawn(name, calls, 0.1, 0.7, 0.01) for name in ("ancestral", "ode2") for calls in (3, 5)]
-    title, labels = "Samples beside held-out data (lower is better)", ["drawn alike", "ancestral", "ode2"]
+    title, labels = "Samples against held-out data (lower is better)", ["same distribution", "ancestral", "ode2"]
     samplers = (title, "calls of the network", "told apart by the nearest neighbour", labels)
     assert drawn("plot_samplers", rows) == ((7, 4.2), [samplers])
 
