@@ -1,20 +1,21 @@
 """Fused, differentiable ops for Bayesian flow networks (Graves et al. 2023, arXiv 2308.07037).
 
-There are six families of ops, one for each kind of data: `continuous`, `discretised`, `discrete`, `binary` for two
-classes by one logit, `circular` for angles, and `vocabulary` for classes that are too many to store numbers for each of
-them. They share `schedules` (how accuracy grows with time), `noise` (seeds) and `backends` (which implementation serves
-a call). `Limits` are the limits of a network's output. `nn` joins the ops to a network, and `samplers` draw with it, by
-the rules of `solvers`, or in `adaptive` steps that fit their error.
+There are six families of ops, one for each kind of data: `continuous`, `discretised`, `discrete`, `binary` (two
+classes, one logit), `circular` (angles), and `vocabulary` (so many classes that no op stores a number for each class of
+each token). They share `schedules` (how accuracy grows with time), `noise` (seeds) and `backends` (which implementation
+serves a call). `Limits` bound a network's output. `nn` combines the ops with a network. `samplers` draw data from it,
+by ancestral sampling or by the rules of `solvers`. `adaptive` chooses the lengths of their steps.
 
-All families share this (docs/contracts.md has more, and explains the keywords that several families have):
+All families have in common (docs/contracts.md has more, and explains the keywords that several families share):
 
 Rows: times, accuracies and precisions are scalars, `[B]` or any leading part of the shape of the data or classes.
-Types: numbers are float32, bfloat16, float16 or float64; arithmetic in float32 (float64 for float64), one rounding at
-the end.
-Random numbers: `seed=` an int or int64 tensor, or a `generator=` that one is drawn from; else torch's default one.
+Types: numbers are float32, bfloat16, float16 or float64. Arithmetic is in float32, or in float64 if an argument is
+float64. Results are rounded once, at the end.
+Random numbers: they follow from a seed, `seed=` (an int or an int64 tensor) or a draw from `generator=` (a
+`torch.Generator`). Without both, torch's default generator draws the seed.
 Numbers in parentheses: equations of Graves et al. 2023.
-Errors: a wrong shape, device, range or keyword is a ValueError, a wrong type a TypeError, before anything is computed;
-a class out of range is an IndexError on the CPU, and NaN for its variable elsewhere.
+Errors: a wrong shape, device, range or keyword is a ValueError and a wrong type a TypeError, before anything is
+computed. A class out of range is an IndexError on the CPU. Elsewhere it gives NaN for its variable.
 """
 
 from bfn_kernels import (

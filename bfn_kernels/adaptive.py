@@ -1,4 +1,5 @@
-"""Adapts the lengths of steps to their error, for "ode2", which estimates its error without a call of the network."""
+"""Adapts the lengths of steps to their error. This is for "ode2", whose error can be estimated without a call of the
+network."""
 
 import math
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ MAX_CALLS = 1000
 
 
 class TooManyCalls(RuntimeError):
-    """Steps that fit their error take more calls of the network than they may.
+    """A run needs more than max_calls calls of the network.
 
     Example:
         >>> try:
@@ -26,21 +27,21 @@ class TooManyCalls(RuntimeError):
 
 @dataclass
 class Steps:
-    """Chooses the times of a sampling run, each step so long that its error is about the tolerance.
+    """Chooses the times of a sampling run such that the error of each step is about the tolerance.
 
-    A step of second order and one of first order differ by take·r·(p − p_prev) (times K for classes), which is the
-    error of the step of first order. The prediction is there already, so that neither this estimate nor a step that is
-    tried again takes another call of the network. A run takes a call for each step that was accepted, and one at its
-    end.
+    The results of a step of second order and of a step of first order differ by scale·take·r·(p − p_prev), where the
+    scale is K for classes, 4 for binary data and 1 otherwise. This difference estimates the error of the step of first
+    order. It needs only predictions that the run already has. So neither the estimate nor another try of a step calls
+    the network. A run calls the network once for each accepted step, and once at its end.
 
     Attributes:
         start: The first time.
-        tolerance: Of the root of the mean square of the error, in units of the state, in the example where it is
-            largest; positive.
+        tolerance: The allowed error of a step, in units of the state, positive. The error is the root of its mean
+            square in the example where this root is largest.
         end: The last time, after start.
-        first: The length of the first step, whose error is not known; positive.
-        max_calls: The most calls of the network, at least 1.
-        t: The time at which the step to be tried starts.
+        first: The length of the first step, positive. No error is known for it, since it has no previous prediction.
+        max_calls: The largest number of calls of the network, at least 1.
+        t: The time at which the next step to try starts.
         t_next: The time at which it ends.
         t_previous: The time at which the step before started, or None for the first step.
         accepted: The number of steps that were accepted.
@@ -77,13 +78,13 @@ class Steps:
         self.t, self.t_next = self.start, min(self.end, self.start + self.first)
 
     def judge(self, error: float | None) -> bool:
-        """Says whether the step from t to t_next is accepted, and chooses the next one to be tried.
+        """Decides whether the step from t to t_next is accepted, and chooses the next step to try.
 
-        After a step that is accepted, the next one starts where it ends. Else a shorter one is to be tried. Lengths
-        follow from an error that goes as the length squared, as that of first order does.
+        If the step is accepted, the next step starts at its end. If not, the next step is a shorter one from the same
+        t. Its length follows from the estimated error, which is proportional to the square of the length.
 
         Args:
-            error: The error of the step, as `error_of_step` estimates it, or None if it is not known: such a step is
+            error: The error of the step, as `error_of_step` estimates it. None if it is not known: the step is then
                 accepted.
 
         Returns:
@@ -91,7 +92,7 @@ class Steps:
 
         Raises:
             FloatingPointError: If no step is short enough for the tolerance.
-            TooManyCalls: If max_calls do not reach the end.
+            TooManyCalls: If max_calls calls do not reach the end.
         """
         length = self.t_next - self.t
         accepted = error is None or error <= self.tolerance
@@ -113,7 +114,7 @@ class Steps:
 
 
 def error_of_step(of: Coefficients, p: Tensor, previous: Tensor, scale: float = 1) -> float | None:
-    """The difference of a step of second order from the step of first order: scale·take·r·(p − p_prev).
+    """The difference between a step of second order and the step of first order: scale·take·r·(p − p_prev).
 
     Args:
         of: The coefficients of the step, floats.
@@ -122,8 +123,8 @@ def error_of_step(of: Coefficients, p: Tensor, previous: Tensor, scale: float = 
         scale: K for classes, 4 for binary data, 1 for others.
 
     Returns:
-        The root of the mean square of the difference, in the example where it is largest; None for a step of first
-        order.
+        The root of the mean square of the difference, in the example where this root is largest. None for a step of
+        first order.
 
     Example:
         >>> error_of_step(Coefficients(1.0, 0.5, extrapolation=2.0), torch.ones(2, 3), torch.zeros(2, 3))

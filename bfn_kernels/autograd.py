@@ -32,8 +32,8 @@ class Forward(NamedTuple):
 
 
 def writing(overload: OpOverload, operator: "Operator") -> Callable:
-    """Makes a function that calls an operator's variant that writes into tensors. The function takes the inputs and the
-    outputs, and returns the first output. It makes the first output if that is None."""
+    """Makes a function that calls the variant of an operator that writes into tensors. The function takes the inputs
+    and the outputs, and returns the first output. If the first output is None, the function makes it."""
     torch.library.register_fake(overload.name(), lambda *arguments, **keywords: None)
 
     def write(inputs: Sequence, outputs: Sequence[Tensor | None]) -> Tensor:
@@ -53,7 +53,7 @@ def needs(*tensors: Tensor | None) -> list[bool]:
     """For each tensor, whether it needs a gradient.
 
     A tensor does not show whether an outer transform of torch.func needs its gradient. So under transforms every tensor
-    counts as if it needed one.
+    counts as needing a gradient.
     """
     if not torch.is_grad_enabled():
         return [False] * len(tensors)
@@ -62,10 +62,10 @@ def needs(*tensors: Tensor | None) -> list[bool]:
 
 
 def differentiable(library: "Library", overload: OpOverload, operator: "Operator", write: Callable | None) -> Callable:
-    """Registers the operator's fake and backward pass with torch; returns the function that callers use.
+    """Registers the operator's fake and its backward pass with torch. Returns the function that callers use.
 
-    Second derivatives, forward-mode derivatives and vmap are errors. The derivatives are not implemented, and zeros
-    would be silently wrong. Under vmap, noise and reductions would not mean what the docstrings say.
+    Second derivatives, forward-mode derivatives and vmap are errors. These derivatives are not implemented, and zeros
+    would be wrong without notice. Under vmap, noise and reductions would not do what the docstrings say.
     """
     name, arguments = overload.name(), [a.name for a in overload._schema.arguments]
     saving = _Saving(overload, operator.saved.split(), operator.unsaved_in_forward.split())
@@ -92,7 +92,7 @@ def differentiable(library: "Library", overload: OpOverload, operator: "Operator
             ctx.mark_non_differentiable(*output[1:])
 
     def refuse_vmap(info, in_dims, *args):
-        raise RuntimeError(f"{name} does not go under vmap; its arguments take batch dimensions of their own")
+        raise RuntimeError(f"{name} does not go under vmap; give its arguments batch dimensions instead")
 
     torch.library.register_fake(name, operator.fake)
     torch.library.register_autograd(name, checked_backward, setup_context=save_all)
@@ -106,8 +106,8 @@ class _Saving:
     """Saves arguments and results for the backward pass: tensors by `save_for_backward`, other values on `ctx`.
 
     names: the arguments and results to save, tensors first. unsaved_in_forward: the names that are not saved if the
-    operator's argument `in_forward` is True. Then the operator computes the gradient in its forward pass and saves
-    that, so its backward pass does not read these arguments.
+    operator's argument `in_forward` is True. The operator then computes and saves the gradient in its forward pass, so
+    its backward pass does not read these arguments.
     """
 
     def __init__(self, overload: OpOverload, names: Sequence[str], unsaved_in_forward: Sequence[str]):
@@ -136,8 +136,8 @@ class _Saving:
 
 
 def _picks(indices: Sequence[int]) -> Callable[[tuple], tuple]:
-    """Returns a function that picks the values at these indices of a tuple. `itemgetter` returns a tuple only for two
-    or more indices."""
+    """Returns a function that picks the values at these indices of a tuple, as a tuple. `itemgetter` returns a tuple
+    only for two or more indices."""
     return itemgetter(*indices) if len(indices) > 1 else lambda values: tuple(values[i] for i in indices)
 
 
@@ -148,7 +148,7 @@ def _count_leading_tensors(overload: OpOverload) -> int:
 
 
 def _under_transforms(overload: OpOverload, save: Callable, backward: Callable, vmap: Callable) -> Callable:
-    """The operator as an `autograd.Function` of the only form that torch.func's transforms accept.
+    """The operator as an `autograd.Function` with `setup_context`, the only form that torch.func's transforms accept.
 
     These transforms build a graph of every backward pass, so this function cannot refuse a second derivative. The
     operators that the backward pass calls refuse it, except for linear ones, whose second derivative is right.
@@ -181,11 +181,12 @@ def _call(
     """The operator as callers use it: a function that returns its first result, or all results if it has no backward
     pass.
 
-    If the operator has a variant that writes, callers append an argument for each tensor that it may write into: the
+    If the operator has a variant that writes into tensors, callers append an argument for each of these tensors: the
     tensor or None.
 
-    The function avoids the Python code that torch runs for `register_autograd`, which takes several times as long as a
-    kernel on a few thousand variables. It is one long function, since each further call would cost as much as a check.
+    The function avoids the Python code that torch runs for `register_autograd`. That code takes several times as long
+    as a kernel on a few thousand variables. `call` is one long function, since each further call of a function would
+    cost as much as a check.
     """
 
     operate = below_python(overload)
@@ -202,7 +203,7 @@ def _call(
         def backward(ctx, *grads):
             return backward(ctx, *grads)
 
-    # torch's own `apply` would look for transforms a second time
+    # torch's own `apply` would check for transforms again
     apply = super(torch.autograd.Function, Differentiable).apply  # type: ignore[misc]
     names = [a.name for a in overload._schema.arguments]
     # the indices of the arguments for which the operator takes a flag `need_<name>`; the flags are its last arguments
@@ -230,7 +231,7 @@ def _call(
             elif not any_needs:
                 with below_autograd():
                     result = operate(*args)
-            elif backward is None:  # a result whose backward pass raises the error "has no gradient"
+            elif backward is None:  # makes a result whose backward pass raises the error "has no gradient"
                 result = under_transforms(*args)
             else:
                 return apply(*args)

@@ -1,8 +1,8 @@
 """Finds the available implementations of the operators, and chooses one for each call.
 
-Every family of ops declares its operators once, in the file `operators.py` of its own folder. Two libraries of
-`torch.ops` implement the operators, one in C++ and CUDA and one in Triton. The third implementation is the family's
-`reference.py`, plain PyTorch functions of the same names.
+Each family of ops declares its operators once, in the file `operators.py` of its folder. Two libraries of `torch.ops`
+implement the operators: one in C++ and CUDA, and one in Triton. The third implementation is `reference.py` in the same
+folder, with plain PyTorch functions of the same names.
 """
 
 import functools
@@ -24,7 +24,7 @@ from bfn_kernels.operators import NATIVE, TRITON, Library, Operator
 from bfn_kernels.records import grouped
 from bfn_kernels.torch_private import constant
 
-# For each instruction set that torch may use, the builds of the CPU kernels that run on it, best first.
+# For each instruction set that torch may use, the builds of the CPU kernels that it can run, best first.
 CPU_BUILDS = {
     "AVX512": ("_cpu_avx512", "_cpu_avx2", "_cpu_generic"),
     "AVX2": ("_cpu_avx2", "_cpu_generic"),
@@ -41,7 +41,8 @@ def builds() -> tuple[str, ...]:
 
 
 def _load(name: str) -> dict[str, str]:
-    """Loads an extension; returns the types of the arguments and results of each operator by the operator's name."""
+    """Loads an extension. Returns a dict that maps the name of each operator to the types of its arguments and
+    results."""
     extension = importlib.import_module(f"{NATIVE}.{name}")
     REFUSALS.append(extension.refusal)
     lines = (line.partition("(") for line in extension.signatures().splitlines())
@@ -49,9 +50,9 @@ def _load(name: str) -> dict[str, str]:
 
 
 def _load_cpu() -> tuple[str | None, str | None, dict[str, str]]:
-    """Loads the CPU kernels; returns the name of the extension or None, the reason why none was loaded or None, and the
-    result of `_load`."""
-    reason = "the compiled extension is not there; install with a C++ compiler: pip install --no-build-isolation ."
+    """Loads the CPU kernels. Returns the name of the extension, None, and the result of `_load`. If no extension loads,
+    returns None, the reason, and an empty dict."""
+    reason = "the compiled extension is missing; install with a C++ compiler: pip install --no-build-isolation ."
     for name in builds():
         try:
             return name, None, _load(name)
@@ -65,7 +66,7 @@ def _load_cpu() -> tuple[str | None, str | None, dict[str, str]]:
 def _does_not_load(name: str, error: Exception) -> str:
     if isinstance(error, AttributeError):  # an old extension lacks functions
         return _of_other_sources(name, str(error))
-    return f"the compiled extension {name} does not load beside torch {torch.__version__}: {error}"
+    return f"the compiled extension {name} does not load with torch {torch.__version__}: {error}"
 
 
 def _of_other_sources(name: str, differs: str) -> str:
@@ -76,20 +77,20 @@ CPU_BUILD, _CPU_MISSING, _CPU_COMPILED = _load_cpu()
 
 
 def _refuse_cpu(overload: OpOverload) -> str | None:
-    """The reason why an operator must not be called, or None. Other operators may be called, so that a developer can
-    change one operator after the other."""
+    """The reason why an operator must not be called, or None. The other operators may be called, so that a developer
+    can change one operator after another."""
     differs = difference(overload, _CPU_COMPILED)
     return differs and _of_other_sources(CPU_BUILD, differs)
 
 
 def _missing_cuda() -> str | None:
-    """The reason why there are no CUDA kernels, or None. They are loaded with the first CUDA tensor, since a torch
-    without CUDA cannot load them."""
+    """The reason why the CUDA kernels are not available, or None. They are loaded with the first CUDA tensor, since a
+    torch without CUDA cannot load them."""
     if _CPU_MISSING is not None:
-        return f"it needs the CPU kernels beside it: {_CPU_MISSING}"
+        return f"it needs the CPU kernels, too: {_CPU_MISSING}"
     if importlib.util.find_spec(f"{NATIVE}._cuda") is None:
         return (
-            "the compiled extension is not there; `pip install --no-build-isolation .` builds it where nvcc is, "
+            "the compiled extension is missing; `pip install --no-build-isolation .` builds it where nvcc is, "
             "`make install` where a GPU is, too"
         )
     if torch.version.cuda is None:
@@ -102,7 +103,7 @@ _CUDA_MISSING = _missing_cuda()
 
 @constant
 def _load_cuda() -> None:
-    _load_cuda_once()  # cached there, since the compiler would ignore a cache around this function
+    _load_cuda_once()  # it is cached, since the compiler would ignore a cache of this function
 
 
 @functools.cache
@@ -119,9 +120,10 @@ def _load_cuda_once() -> None:
 
 
 def _missing_triton() -> str | None:
-    """The reason why there are no Triton kernels, or None. Triton is imported when one of them is first called."""
+    """The reason why the Triton kernels are not available, or None. Triton is imported when one of the kernels is first
+    called."""
     if importlib.util.find_spec("triton") is None:
-        return "Triton is not there; a CUDA build of torch brings it, or: pip install 'bfn-kernels[triton]'"
+        return "Triton is missing; a CUDA build of torch brings it, or: pip install 'bfn-kernels[triton]'"
     return None
 
 
@@ -163,7 +165,7 @@ FAMILIES: dict[str, Sequence[Operator]] = {}
 
 
 def add_library(library: Library) -> None:
-    """Adds a library, which must implement the operators of all families, and declares these in it.
+    """Adds a library, and declares the operators of all families in it. The library must implement them.
 
     Args:
         library: A library of `torch.ops`.
@@ -174,9 +176,10 @@ def add_library(library: Library) -> None:
 
 
 def add_family(name: str, operators: Sequence[Operator]) -> None:
-    """Declares the operators of a family in every library, where they become the attribute `name`.
+    """Declares the operators of a family in every library, which gets them as an attribute `name`.
 
-    In the reference, operators without a function of their own are formulas and autograd.
+    The reference gets only the operators with a function in `reference.py`. Autograd and formulas in plain PyTorch
+    replace the others.
 
     Args:
         name: The family's name.
@@ -200,11 +203,11 @@ def keep_memory(most: int) -> None:
     """Sets how much memory of freed outputs the CPU kernels keep for later outputs.
 
     Only outputs of at least 2 MiB, on Linux, use this memory. Other outputs always come from torch's allocator. Memory
-    beyond the bound goes back to the system at once.
+    beyond `most` bytes goes back to the system at once.
 
     Args:
-        most: The most bytes that are kept, 2³⁰ unless set. With 0 no memory is kept, and all outputs come from torch's
-            allocator.
+        most: The largest number of bytes to keep, 2³⁰ by default. With 0 no memory is kept, and all outputs come from
+            torch's allocator.
 
     Raises:
         TypeError: If most is no int.
@@ -220,7 +223,7 @@ def keep_memory(most: int) -> None:
 
 
 def choose(name: str | None, device: torch.device) -> Backend:
-    """Chooses the backend of a name, or the best one for the device.
+    """Finds the backend of a name, or the best backend for the device.
 
     Args:
         name: A name of `BACKENDS`, or None for the first of them that is available for the device.
@@ -257,7 +260,7 @@ _warned = False
 
 @constant
 def _warn_of_reference(device: str) -> None:
-    """Says once in a process that nobody asked for the slow backend."""
+    """Warns, once in a process, that the slow reference serves calls that name no backend."""
     global _warned
     if not _warned:
         _warned = True
@@ -272,8 +275,8 @@ def _warn_of_reference(device: str) -> None:
 def library(name: str | None, device: torch.device) -> Any:
     """Returns the operators of the backend that `choose` returns, as `library.<family>.<operator>`.
 
-    It loads the CUDA kernels where they serve the call. It warns once in a process if the reference serves a device
-    though nobody asked for it.
+    It loads the CUDA kernels if they serve the call. It warns once in a process if the reference serves a call that
+    names no backend.
 
     Args:
         name: A name of `BACKENDS`, or None for the first of them that is available for the device.

@@ -1,4 +1,5 @@
-"""Code that the public functions of discrete and binary data share: the steps, and the checks of the losses.
+"""Code that the public functions of discrete and binary data share: steps, and checks of the arguments of flows,
+messages and losses.
 
 A state of discrete data has a number for each class, in its last dimension. A state of binary data has one number for
 each variable.
@@ -16,7 +17,7 @@ from bfn_kernels.call.keywords import Target, choice_noises, known_values, loss_
 from bfn_kernels.call.rows import PerRow
 from bfn_kernels.records import CHOICES, NO_GUIDANCE
 
-# The keywords of a step, as plain tuples, since making a record takes longer.
+# Keywords of a step, grouped. They are plain tuples, since a call would take longer with records.
 Plan = tuple[Any, ...]  # times, previous, rule, coefficients, beta_1, schedule, temperature, unconditional, guidance
 Sending = tuple[Any, ...]  # choose, known, known_mask, seed, generator, noise, draw_noise
 Outs = tuple[Tensor | None, ...]  # out, theta_out, and predicted_out of a solver's step
@@ -36,8 +37,8 @@ class Family(NamedTuple):
         return state.shape if self.binary else state.shape[:-1]
 
     def scale(self, state: Tensor) -> int:
-        """The variance of a message divided by α: K for discrete data, 4 for binary data, whose message is a difference
-        of two numbers of variance 2α."""
+        """The variance of a message divided by α. It is K for discrete data. It is 4 for binary data, whose message is
+        the difference of two numbers with the variance 2α each."""
         return 4 if self.binary else state.shape[-1]
 
     def check_state(self, state: Tensor, output_logits: Tensor) -> None:
@@ -52,8 +53,9 @@ class Family(NamedTuple):
         return choice, known, known_values(known, known_mask, state, self.lead(state))
 
     def check_message(self, x: Tensor, dtype: torch.dtype | None, backend: str | None) -> tuple:
-        """The checks that flows and messages share. Returns the classes as operators take them, the library that serves
-        the call, the type of the message, torch's default type if dtype is None, and the type of the arithmetic."""
+        """Checks the arguments that flows and messages share. Returns the classes as operators take them; the library
+        that serves the call; the type of the message, which is torch's default type if dtype is None; and the type of
+        the arithmetic."""
         x = checks.classes("x", x, booleans=self.binary)
         dtype = torch.get_default_dtype() if dtype is None else dtype
         if dtype not in checks.FLOATS:
@@ -63,8 +65,8 @@ class Family(NamedTuple):
     def check_loss(
         self, x: Tensor, logits: Tensor, mask: Tensor | None, reduction: str, backend: str | None
     ) -> tuple[Tensor, Any, Target]:
-        """The checks that the losses share. Returns the classes as operators take them, the library that serves the
-        call, and the target of the loss."""
+        """Checks the arguments that the losses share. Returns the classes as operators take them, the library that
+        serves the call, and the fields of a `LossTarget`."""
         x = checks.classes("x", x, booleans=self.binary)
         if self.binary:
             checks.like("logits", logits, "x", x)
@@ -72,20 +74,20 @@ class Family(NamedTuple):
             checks.logits("logits", logits)
             if x.shape != logits.shape[:-1]:
                 want = tuple(logits.shape[:-1])
-                raise ValueError(f"x must have shape {want}, that of logits without K, got {tuple(x.shape)}")
+                raise ValueError(f"x must have shape {want}, as logits have without K, got {tuple(x.shape)}")
             checks.same_device("x", x, "logits", logits)
         return x, backends.library(backend, x.device), loss_target(x, mask, reduction)
 
     def update_sample(
         self, output_logits: Tensor, state: Tensor, alpha: PerRow, sending: Sending, outputs: Outs, backend: str | None
     ) -> Tensor:
-        """A step that sends a message of accuracy α."""
+        """A step of ancestral sampling, which sends a message of accuracy α."""
         self.check_state(state, output_logits)
         choose, known, known_mask, seed, generator, noise, draw_noise = sending
         sent, lead = self.sent(choose, known, known_mask, state), self.lead(state)
         library = backends.library(backend, state.device)
         if choose != "mean":
-            checks.no_gradient(f'a {choose} has none, only choose="mean" has one', output_logits=output_logits)
+            checks.no_gradient(f'only choose="mean" has a gradient, not a {choose}', output_logits=output_logits)
         elif any(needs(output_logits)):
             library = backends.REFERENCE  # only the reference has this gradient
         dtype = checks.compute_dtype(output_logits, state)
@@ -104,7 +106,7 @@ class Family(NamedTuple):
         outputs: Outs,
         backend: str | None,
     ) -> Tensor:
-        """A step by a rule or by coefficients."""
+        """A step of a solver, by a rule or by coefficients."""
         self.check_state(state, output_logits)
         times, previous, rule, coefficients, beta_1, schedule, temperature, unconditional, guidance = plan
         choose, known, known_mask, seed, generator, noise, draw_noise = sending

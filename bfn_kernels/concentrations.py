@@ -1,9 +1,10 @@
-"""The accuracies of von Mises messages, and the law of the concentration that some of them add up to.
+"""The accuracies of von Mises messages, and the law (the probability distribution) of the concentration after some of
+these messages.
 
-After messages of accuracies α_1 … α_m about an angle, the concentration c is random, and its law does not depend on the
-angle. It is a Markov chain: a message at an angle φ to the mean, of density I₀(c')/(2π·I₀(α)·I₀(c)), makes
-c' = √(c² + α² + 2cα·cos φ) of c [derived]. Here the chain is computed by quadrature in float64. A law is a set of
-nodes with weights, which may be slightly negative.
+After messages of accuracies α_1 … α_m about an angle, the concentration c is random. Its law does not depend on the
+angle. It is a Markov chain: if the next message is at an angle φ to the mean, the concentration becomes c' = √(c² + α²
++ 2cα·cos φ). The density of φ is I₀(c')/(2π·I₀(α)·I₀(c)) [derived]. This module computes the laws by quadrature in
+float64. A law is a set of nodes with weights, which may be slightly negative.
 """
 
 import math
@@ -17,10 +18,10 @@ from torch.special import i0e, i1e
 from bfn_kernels.call import checks
 from bfn_kernels.torch_private import constant
 
-QUANTILES = 256  # csrc/math/circular.h has the same numbers, and reads the quantiles
+QUANTILES = 256  # csrc/math/circular.h has the same QUANTILES and TABLE_END, and reads the table of quantiles
 TABLE_END = 6.0  # the quantiles belong to the normal numbers from −TABLE_END to TABLE_END
 _NODES = 768  # of a law
-_STENCIL = 6  # the nodes that share a weight: moments up to the fifth are kept exactly
+_STENCIL = 6  # the number of nodes that share a weight, so that moments up to the fifth do not change
 
 
 class Law(NamedTuple):
@@ -44,8 +45,8 @@ def entropy(concentration: Tensor) -> Tensor:
 
 
 def _moved(law: Law, alpha: float, least: int = 1) -> tuple[Tensor, Tensor]:
-    """The concentrations after a message, `[nodes, angles]`, and their weights, by the midpoint rule for φ in (0, π).
-    least: the least number of angles."""
+    """The concentrations after a message, `[nodes, angles]`, and their weights. The angles are the points of the
+    midpoint rule for φ in (0, π). least: the smallest number of angles."""
     c = law.nodes.unsqueeze(-1)
     count = max(int(4 * math.sqrt(alpha)) + 12, least)
     half = (torch.arange(count, dtype=torch.float64) + 0.5) * (math.pi / (2 * count))
@@ -55,16 +56,16 @@ def _moved(law: Law, alpha: float, least: int = 1) -> tuple[Tensor, Tensor]:
 
 
 def _gathered(moved: Tensor, weights: Tensor, most: float) -> Law:
-    """The law on _NODES nodes at equal distances, up to 9 standard deviations from the mean. Each weight is shared by
-    the _STENCIL nodes around its place, as Lagrange's interpolation says. `most`: the largest concentration that there
-    can be."""
+    """The law on _NODES nodes at equal distances, up to 9 standard deviations from the mean. Each weight is divided
+    among the _STENCIL nodes around its concentration, as in Lagrange's interpolation. `most`: the largest possible
+    concentration."""
     mean = float((weights * moved).sum())
     std = math.sqrt(max(float((weights * (moved - mean).square()).sum()), 0.0))
     low, high = max(0.0, mean - 9 * std), min(most, mean + 9 * std)
     width = (high - low) / (_NODES - 1)
     place = (moved.clamp(low, high) - low).flatten() / width
     first = (place.floor() - (_STENCIL // 2 - 1)).clamp(max=_NODES - _STENCIL)
-    # what depends on a concentration is even in it, so that a node below 0 stands for the node above 0
+    # functions of the concentration are even, so that a node below 0 stands for its mirror image above 0
     first = first.clamp(min=0 if low > 0 else -_STENCIL)
     gathered = torch.zeros(_NODES, dtype=torch.float64)
     for k in range(_STENCIL):
@@ -77,8 +78,8 @@ def _gathered(moved: Tensor, weights: Tensor, most: float) -> Law:
 
 
 def _after(law: Law, alpha: float, most: float) -> Law:
-    """The law after one more message. The density after two messages has poles at its ends, so that the nodes of its
-    law are those of the angles."""
+    """The law after one more message. After two messages, the density has poles at its ends, so equidistant nodes would
+    not fit. The nodes are then the concentrations for the angles of `_moved`."""
     if len(law.nodes) == 1:
         return Law(*(each.flatten().flip(0) for each in _moved(law, alpha, 8 * _NODES)))
     return _gathered(*_moved(law, alpha, 32 if len(law.nodes) == _NODES else 128), most)
@@ -96,12 +97,12 @@ def laws(alphas: Sequence[float]) -> Iterator[Law]:
 
 
 def quantiles(law: Law) -> Tensor:
-    """The quantiles of a law for QUANTILES normal numbers at equal distances. Between two nodes, the law's own normal
-    number Φ⁻¹(F(c)) is interpolated, since most laws are nearly normal."""
+    """The quantiles of a law: for QUANTILES normal numbers z at equal distances, the c with F(c) = Φ(z). Between two
+    nodes, Φ⁻¹(F(c)) is interpolated, since it is nearly linear for most laws."""
     if len(law.nodes) == 1:
         return law.nodes.expand(QUANTILES)
     weights = law.weights
-    bend = torch.nn.functional.pad(weights.diff(), (0, 1)) / 24  # from a sum over cells to the integral
+    bend = torch.nn.functional.pad(weights.diff(), (0, 1)) / 24  # corrects a sum over cells to the integral
     below = (weights.cumsum(0) + bend).clamp(1e-300, 1).cummax(0).values
     above = (weights.flip(0).cumsum(0).flip(0) - weights - bend).clamp(1e-300, 1).flip(0).cummax(0).values.flip(0)
     z = torch.where(below < 0.5, torch.special.ndtri(below), -torch.special.ndtri(above)).cummax(0).values
@@ -111,12 +112,12 @@ def quantiles(law: Law) -> Tensor:
     right = torch.searchsorted(z, wanted).clamp(1, len(z) - 1)
     part = ((wanted - z[right - 1]) / (z[right] - z[right - 1]).clamp(min=1e-12)).clamp(0, 1)
     found = ends[right - 1] + part * (ends[right] - ends[right - 1])
-    found[1:-1] -= found.diff(n=2) / 12  # so that the mean error of linear interpolation is 0
+    found[1:-1] -= found.diff(n=2) / 12  # so that the mean error of a linear interpolation in the table is 0
     return found.clamp(law.nodes[0], law.nodes[-1])
 
 
 class VonMisesAccuracy:
-    """The accuracies of n von Mises messages about an angle: a schedule of `circular`. It must not be changed.
+    """The accuracies of n von Mises messages about an angle: a schedule of `circular`. Do not change its attributes.
 
     Args:
         alphas: α_1 … α_n, positive and finite: numbers, or a tensor `[n]` without a gradient.
@@ -124,9 +125,8 @@ class VonMisesAccuracy:
     Attributes:
         alphas: The accuracies, float64 `[n]` on the CPU.
         weights: n·α·A(α) of each message, the factor of 1 - cos(x - x̂) in L_n, float64 `[n]` on the CPU.
-        log_scale: `least` and `factor` of the logarithm of a concentration, scaled to [-1, 1]: (ln c - least)·factor -
-            1. The scale begins at the smallest accuracy and ends at the sum of all accuracies, the largest
-            concentration.
+        log_scale: A pair `least`, `factor`. (ln c - least)·factor - 1 is -1 if the concentration c is the smallest
+            accuracy, and 1 if c is the sum of all accuracies, the largest concentration.
 
     Raises:
         ValueError: If an accuracy is not positive and finite, or there is none.
@@ -149,14 +149,15 @@ class VonMisesAccuracy:
 
     @classmethod
     def linear_entropy(cls, n_steps: int, last: float) -> "VonMisesAccuracy":
-        """Finds the accuracies with which the expected entropy of the state falls by the same amount in each step.
+        """Finds the accuracies for which the expected entropy of the state falls by the same amount in each step.
 
-        The entropy after all messages is the entropy of a von Mises distribution of concentration `last`. The law of
-        the concentration, hence the entropy, is computed by quadrature, and each accuracy by the secant method.
+        The entropy after all messages is the entropy of a von Mises distribution of concentration `last`. Quadrature
+        gives the law of the concentration, and so the expected entropy. The secant method finds each accuracy.
 
         Args:
             n_steps: n, at least 1.
-            last: The concentration that ends the fall, in (0, 1e6]. The published code takes 1000.
+            last: The concentration whose entropy is reached after the last message, in [1e-6, 1e6]. The published code
+                takes 1000.
 
         Returns:
             The schedule.
@@ -184,7 +185,7 @@ class VonMisesAccuracy:
     @property
     def table(self) -> Tensor:
         """The quantiles of the concentration after 0 … n messages, float32 `[n + 1, 256]`, for 256 normal numbers at
-        equal distances from -6 to 6. They are computed when they are first needed."""
+        equal distances from -6 to 6. The first access computes them."""
         return self.on(torch.device("cpu"))
 
     def alpha(self, i: Tensor, n: int) -> Tensor:
@@ -195,7 +196,7 @@ class VonMisesAccuracy:
             n: Number of messages, which must be `n_steps`.
         """
         if n != self.n_steps:
-            raise ValueError(f"n_steps must be {self.n_steps}, for which the schedule has accuracies, got {n}")
+            raise ValueError(f"n_steps must be {self.n_steps}, the number of the schedule's accuracies, got {n}")
         return self.alphas.to(i.device)[i.long() - 1]
 
     def entropies(self) -> Tensor:
@@ -208,7 +209,7 @@ class VonMisesAccuracy:
         """Returns `table` on a device.
 
         Args:
-            device: The device. A copy on it is kept.
+            device: The device. A copy of the table stays there for later calls.
         """
         if device not in self._tables:
             if device.type == "cpu":
@@ -220,8 +221,8 @@ class VonMisesAccuracy:
 
 
 def _accuracy(law: Law, wanted: float, guess: float) -> float:
-    """The accuracy of a message after which the expected entropy is `wanted`, by the secant method in ln α. A step
-    changes ln α by at most 1."""
+    """The accuracy of a message after which the expected entropy is `wanted`. The secant method finds it in ln α, which
+    a step changes by at most 1."""
 
     def excess(log_alpha: float) -> float:
         moved, weights = _moved(law, math.exp(log_alpha))

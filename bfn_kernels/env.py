@@ -11,18 +11,18 @@ from bfn_kernels import __version__, backends
 
 
 def state(backend: backends.Backend) -> str:
-    """In words, whether a backend can be called.
+    """Says whether a backend can be called.
 
     Args:
         backend: One of `backends.BACKENDS`.
 
     Returns:
-        "available", or the reason why the backend is not available, or only in part.
+        "available", or the reason why the backend or some of its operators cannot be called.
     """
     if backend.missing is not None:
         return f"not available: {backend.missing}"
     if backend.device == "cuda" and not torch.cuda.is_available():
-        return "there, but torch finds no GPU"
+        return "installed, but torch finds no GPU"
     if backend.name == "cuda":
         try:
             backends._load_cuda()
@@ -35,7 +35,7 @@ def state(backend: backends.Backend) -> str:
 
 
 def serving(device: str) -> str:
-    """In words, which backend serves a call that names none.
+    """Says which backend serves a call that names none.
 
     Args:
         device: The device of the call's tensors, "cpu" or "cuda".
@@ -44,7 +44,7 @@ def serving(device: str) -> str:
         The backend's name, with a remark if it is the reference.
     """
     backend = backends.choose(None, torch.device(device))
-    return backend.name if backend.library is not None else "reference, which is slow: no compiled backend is there"
+    return backend.name if backend.library is not None else "reference, which is slow: no compiled backend is available"
 
 
 def tool(name: str, *commands: str) -> str:
@@ -52,7 +52,7 @@ def tool(name: str, *commands: str) -> str:
 
     Args:
         name: The name to print.
-        *commands: The commands to look for. The first one that PATH has is taken.
+        *commands: The commands to look for. The first one found in PATH counts.
 
     Returns:
         The name, and the path or "not found".

@@ -12,10 +12,10 @@ REFUSALS: list[Callable[[], tuple[int, str]]] = []
 
 
 def difference(overload: OpOverload, compiled: Mapping[str, str]) -> str | None:
-    """Says how an operator differs from the extension's operator of the same name, or returns None. torch does not
-    compare the two, and would call the compiled code with arguments that the code misreads.
+    """Says how an operator differs from the extension's operator of the same name; None if it does not. torch does not
+    compare the two, and would call compiled code with arguments that this code misreads.
 
-    compiled: for the name of each operator of the extension, the types of its arguments and results.
+    compiled: maps the name of each operator of the extension to the types of its arguments and results.
     """
     schema = overload._schema
     name = schema.name.split("::")[1]

@@ -1,5 +1,5 @@
-"""Gauss quadrature in plain Python numbers. A default device, a mode of torch or a captured graph has no effect on
-them."""
+"""Gauss quadrature in plain Python numbers, so that torch's default device, its modes and captured CUDA graphs do not
+matter."""
 
 import functools
 import math
@@ -22,14 +22,14 @@ def legendre(order: int) -> Rule:
 
 @constant
 def _rule(recurrence: tuple[float, ...]) -> Rule:
-    return _nodes_and_weights(recurrence)  # cached there, since the compiler would ignore a cache around this function
+    return _nodes_and_weights(recurrence)  # it is cached, since the compiler would ignore a cache of this function
 
 
 @functools.cache
 def _nodes_and_weights(recurrence: tuple[float, ...]) -> Rule:
-    """The rule of an even density. Its orthonormal polynomials satisfy b_{k+1}p_{k+1} = x·p_k − b_k·p_{k−1}, where the
-    recurrence is the numbers b. The nodes are the eigenvalues of the symmetric tridiagonal matrix with zeros on the
-    diagonal and b on the two next to it (Golub and Welsch 1969). The weights are 1/Σp_k²."""
+    """The rule for an even density. `recurrence` has the numbers b_1, b_2, … of b_{k+1}p_{k+1} = x·p_k − b_k·p_{k−1},
+    which the density's orthonormal polynomials satisfy. The nodes are the eigenvalues of the symmetric tridiagonal
+    matrix with zeros on the diagonal and b next to it (Golub and Welsch 1969). The weights are 1/Σp_k²."""
     order = len(recurrence) + 1
     upper = [_eigenvalue(recurrence, rank) for rank in range((order + 1) // 2, order)]
     nodes = [*(-x for x in reversed(upper)), *[0.0] * (order % 2), *upper]
@@ -48,7 +48,8 @@ def _eigenvalue(recurrence: tuple[float, ...], rank: int) -> float:
 
 
 def _count_below(recurrence: tuple[float, ...], x: float) -> int:
-    """The number of eigenvalues below x: the number of negative pivots of the matrix minus x (Sylvester)."""
+    """The number of eigenvalues below x. By Sylvester's law, it is the number of negative pivots of the matrix minus
+    x·I."""
     count, pivot = 0, 1.0
     for b in (0.0, *recurrence):
         pivot = -x - b * b / (pivot or 1e-300)

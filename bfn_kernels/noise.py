@@ -1,11 +1,11 @@
-"""Counter-based random numbers: the noise of a variable depends on a seed and on its position alone.
+"""Counter-based random numbers: the noise of a variable depends only on a seed and on its position.
 
 The generator is Philox4x32-10 (Salmon et al. 2011), keyed by the seed. Its counter is (group low, group high, stream,
-draw). A group yields four words, hence four normals or four uniforms. The variables of elementwise data are numbered in
-logical order, and variable i belongs to group i // 4. A row of K classes starts at a group of its own: class k of row r
-belongs to group r·⌈K/4⌉ + k // 4.
+draw). Each group has four words, which make four normals or four uniforms. The variables of elementwise data are
+numbered in logical order, and variable i belongs to group i // 4. For classes, each row starts a new group: class k of
+row r belongs to group r·⌈K/4⌉ + k // 4.
 
-This module is the readable form; csrc/math/philox.h is the native one, and both yield the same numbers.
+This module is the readable implementation. csrc/math/philox.h is the fast one. Both make the same numbers.
 """
 
 import math
@@ -17,11 +17,11 @@ from torch import Tensor
 
 # The streams; csrc/math/philox.h has the same table. A new use of noise gets a new number.
 SENDER = 0  # normals of the sender or of the Bayesian flow
-CLASS = 1  # uniforms that draw a class: row r uses word r % 4 of group r // 4
+CLASS = 1  # uniforms that draw a class; the uniform of row r is word r % 4 of group r // 4
 MONTE_CARLO = 2  # normals of a Monte-Carlo expectation, for which `draw` counts the draws
 OUTPUT = 3  # normals that draw a value from a discretised output distribution
 FOLD_IN = 4  # words that make a new seed
-COMPONENT = 5  # uniforms that draw a component of a mixture, numbered as the uniforms of CLASS
+COMPONENT = 5  # uniforms that draw a component of a mixture, numbered as for CLASS
 ANGLE = 6  # words that draw an angle: the group is the variable, and `draw` counts the calls
 
 _M0, _M1, _W0, _W1 = 0xD2511F53, 0xCD9E8D57, 0x9E3779B9, 0xBB67AE85
@@ -49,7 +49,8 @@ def philox(seed: Tensor, group: Tensor, stream: int, draw: int = 0) -> Tensor:
 
 
 def _rounds(seed: Any, group: Any, c2: Any, c3: Any) -> tuple[Any, Any, Any, Any]:
-    """The four words that the ten rounds of Philox make of a counter. All arguments are ints or int64 tensors."""
+    """The four words that the ten rounds of Philox make of a counter. c2 and c3 are the stream and the draw. All
+    arguments are ints or int64 tensors."""
     c0, c1 = group & _LOW, (group >> 32) & _LOW
     k0, k1 = seed & _LOW, (seed >> 32) & _LOW
     for _ in range(10):
@@ -60,8 +61,8 @@ def _rounds(seed: Any, group: Any, c2: Any, c3: Any) -> tuple[Any, Any, Any, Any
 
 
 def _product(word: Any, factor: int) -> tuple[Any, Any]:
-    """The high and the low 32 bits of a product of 32-bit words. It is computed in parts that fit in an int64, since
-    compiled code computes other bits where a product overflows."""
+    """The high and the low 32 bits of a product of two 32-bit words. No intermediate result overflows an int64, since
+    compiled code may compute other bits for an overflow."""
     upper, lower = (word >> 16) * factor, (word & 0xFFFF) * factor
     return (upper + (lower >> 16)) >> 16, (((upper & 0xFFFF) << 16) + lower) & _LOW
 
@@ -114,7 +115,7 @@ def normals(
     Args:
         like: Elementwise data, whose shape the normals have.
         dtype: Type of the arithmetic and of the result, float32 or float64.
-        seed: int64 tensor of one element; not read where noise is given.
+        seed: int64 tensor of one element; not read if there is explicit noise.
         noise: The explicit noise, of like's shape and any floating-point type, or None.
         stream: The use of the numbers, for example `SENDER`.
 
@@ -150,7 +151,7 @@ def class_normal(
 def class_normal_tile(
     rows: Tensor, first: int, count: int, num_classes: int, seed: Tensor, stream: int, draw: int, dtype: torch.dtype
 ) -> Tensor:
-    """Computes a part of the normals that `class_normal` makes: some classes of some rows.
+    """Computes some of the normals that `class_normal` makes: for some classes of some rows.
 
     Args:
         rows: Numbers of the rows, int64 `[R]`, on the seed's device.
@@ -172,10 +173,10 @@ def class_normal_tile(
 
 
 def class_uniform(shape: torch.Size, seed: Tensor, stream: int = CLASS) -> Tensor:
-    """Computes one uniform in (0, 1] for each class that is to be drawn.
+    """Computes one uniform in (0, 1] for each variable whose class will be drawn.
 
     Args:
-        shape: The shape of these classes, `[...]`.
+        shape: The shape of the variables, `[...]`.
         seed: int64 tensor of one element.
         stream: The use of the numbers, for example `SENDER`.
 
@@ -215,7 +216,7 @@ def fold_in(seed: int | Tensor, step: int | Tensor) -> int | Tensor:
 
     Args:
         seed: An int, or an int64 tensor of one element.
-        step: An int, or an int64 tensor of steps, on the seed's device if that is a tensor.
+        step: An int, or an int64 tensor of steps; on the seed's device if both are tensors.
 
     Returns:
         An int if both arguments are ints, else an int64 tensor.
@@ -260,7 +261,7 @@ def _signed(seed: int) -> int:
 def _tensor_of(seed: int, device: torch.device) -> Tensor:
     """An int64 tensor with the lowest 64 bits of the seed."""
     if torch.compiler.is_compiling():
-        # compiled code computes with int64, in which _signed would overflow; the two halves of the seed do not
+        # compiled code computes in int64, where `_signed` would overflow; the halves of the seed do not overflow
         return _join_seed(seed % 2**32, seed // 2**32 % 2**32, device)
     return torch.scalar_tensor(_signed(seed), dtype=torch.int64, device=device)
 
@@ -299,19 +300,20 @@ def draw_seed(device: torch.device, generator: torch.Generator | None = None) ->
 
 
 def as_seed(seed: int | Tensor | None, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Makes a tensor of the keywords `seed=` and `generator=` of an op.
+    """Makes a seed tensor from the keywords `seed=` and `generator=` of an op.
 
     Args:
-        seed: An int, of which the lowest 64 bits count, an int64 tensor of one element, or None.
+        seed: An int, whose lowest 64 bits are used, an int64 tensor of one element, or None.
         like: A tensor on the device of the seed.
-        generator: A `torch.Generator` on that device, which draws the seed. If both are None, torch's default one does.
+        generator: A `torch.Generator` on the same device, which draws the seed. If seed and generator are None, torch's
+            default generator draws it.
 
     Returns:
         int64 tensor without dimensions, on the device of `like`.
 
     Raises:
         TypeError: If the seed or the generator has a wrong type.
-        ValueError: If both are given, one is on another device, or the seed does not hold one int64.
+        ValueError: If both are passed, one is on another device, or the seed does not hold one int64.
     """
     if generator is not None:
         if seed is not None:
@@ -322,7 +324,7 @@ def as_seed(seed: int | Tensor | None, like: Tensor, generator: torch.Generator 
             raise ValueError(f"generator must be on {like.device}, got {generator.device}")
         return draw_seed(like.device, generator)
     if seed is None:
-        # the compiler replaces the generator of a traced torch.randint by its own; it cannot trace this operator
+        # in a traced torch.randint, the compiler would replace the generator; it does not look into this operator
         return _draw_seed_op(like) if torch.compiler.is_compiling() else draw_seed(like.device)
     seed = _int_or_tensor("seed", seed)
     if isinstance(seed, Tensor):

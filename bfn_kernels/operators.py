@@ -1,7 +1,7 @@
 """Declares operators, and registers a declaration in every library of `torch.ops` that implements the operator.
 
-A family declares each operator once. A function of the reference gives the operator's name and arguments. The
-declaration adds the results, the fake and the backward pass. C++ or Triton computes the operator.
+A family declares each operator once. The operator has the name and arguments of a function of the reference. The
+declaration adds the results, the fake and the backward pass. Code in C++ or Triton computes the operator.
 """
 
 import functools
@@ -26,22 +26,19 @@ class Operator:
     """An operator of a family. The function `operator` below makes one from a function of the reference.
 
     schema: the name, arguments and results. If the operator has a backward pass, callers get only the first result; the
-    other results are saved for the backward pass. The last arguments may be called `need_x`: whether x needs a
-    gradient. Callers do not pass them, since `autograd` computes them.
-    fake: a function of the same arguments that makes results of the right shape and type without computing them.
-    function: the function of the reference, or None if the reference has none. Triton's function of the same name gets
-    the same records.
-    saved: the names of the arguments and results that the backward pass reads, tensors first.
-    unsaved_in_forward: the names among them that are not saved if the argument `in_forward` is True.
-    backward: a function `(library, grad, forward)` that returns the gradients of the leading arguments, where `grad` is
-    the gradient of the first result. Without it, asking for a gradient is an error.
-    in_place: whether there is a variant `<name>_out` that writes its result into a last argument `out`.
-    other_outputs: the names of further tensors that this variant writes. They are arguments after `out`, and may be
-    None.
-    library: the names of the libraries that have the operator; empty for all. NATIVE: only the CPU kernels. TRITON:
-    only Triton. Both names: the CPU kernels and Triton, but not CUDA.
-    composed: True if no library has a kernel for it. A function with the operator's name in the family's `composed.py`
-    computes it on every device, from other operators and torch's. It takes the library first, then the arguments.
+    other results are saved for the backward pass. The last arguments may have names such as `need_x`: whether x needs a
+    gradient. Callers do not pass these flags, since `autograd` computes them. fake: a function of the same arguments
+    that makes results of the right shape and type, with any values. function: the function of the reference, or None if
+    the reference has none. Triton's function of the same name takes the same records. saved: the names of the arguments
+    and results that the backward pass reads, tensors first. unsaved_in_forward: the names among `saved` that are not
+    saved if the argument `in_forward` is True. backward: a function `(library, grad, forward)` that returns the
+    gradients of the leading arguments, where `grad` is the gradient of the first result. If it is None, a call for a
+    gradient is an error. in_place: whether the operator has a variant `<name>_out`, which writes its result into a
+    further argument `out`. other_outputs: the names of further tensors that this variant writes into. They are
+    arguments after `out`, and may be None. library: the names of the libraries that have the operator; empty for all.
+    NATIVE: only the CPU kernels. TRITON: only Triton. Both names: the CPU kernels and Triton, but not CUDA. composed:
+    True if no library has a kernel for it. A function with the operator's name in the family's `composed.py` computes
+    it on every device, from other operators and torch's. It takes the library first, then the arguments.
     """
 
     schema: str
@@ -85,8 +82,8 @@ def operator(
     return Operator(schema, fake, function, in_place=bool(out), other_outputs=" ".join(out[1:]), **others)
 
 
-# The libraries of `torch.ops` have the name of the package, so that a process can load a copy of the package that has
-# another name. The C++ of such a copy is compiled with -DBFN_NAMESPACE.
+# The libraries of `torch.ops` are named after the package, so that a process can also load a copy of the package under
+# another name. The C++ code of the copy is compiled with -DBFN_NAMESPACE.
 NATIVE = str(__package__)
 TRITON = f"{NATIVE}_triton"
 
@@ -101,9 +98,9 @@ class Library:
         keys: Sequence[str] = (),
         refuse: Callable[[OpOverload], str | None] = lambda overload: None,
     ):
-        """`implement(family, operator)` returns the function of an operator, for libraries that are written in Python.
-        It is called when the operator is first called. keys: the dispatch keys that the function serves.
-        `refuse(overload)` returns the reason why the compiled code of an operator must not be called, or None."""
+        """implement: for a library written in Python, returns the function of an operator. It is called as
+        `implement(family, operator)` with the operator's first call. keys: the dispatch keys that the function serves.
+        refuse: returns the reason why the compiled code of an operator must not be called, or None."""
         self.name, self.implement, self.keys, self.refuse = name, implement, keys, refuse
         self.refused: list[str] = []  # the reasons that `refuse` gave
         self.kind = TRITON if implement else name
@@ -161,8 +158,8 @@ def _refusing(why: str) -> Callable:
 def python_code(operator: Operator, load: Callable[[], Callable], *first: Any) -> tuple[Callable, Callable]:
     """Returns two functions that torch calls: the operator, and its variant that writes into `out`.
 
-    load: imports a module and returns its function that computes the operator. It is called when the operator is first
-    called. first: arguments that this function gets before the operator's arguments.
+    load: imports a module and returns the function of it that computes the operator. It is called with the operator's
+    first call. first: arguments that the function takes before the operator's arguments.
     """
     other_outputs = [None] * len(operator.other_outputs.split())
 
@@ -192,7 +189,8 @@ def loss_fakes(x: Tensor, reduction: int, dtype: torch.dtype) -> tuple[Tensor, T
 
 
 def gradient_fake(like: Tensor, needed: bool, dtype: torch.dtype, dense: bool = True) -> Tensor:
-    """Fake of a saved gradient: empty if it is not needed, contiguous if `dense`, else with the strides of `like`."""
+    """Fake of a saved gradient. It is empty if it is not needed, contiguous if `dense`, and otherwise has the strides
+    of `like`."""
     if needed and not dense:
         return torch.empty_like(like, dtype=dtype)
     return like.new_empty(like.shape if needed else (0,), dtype=dtype)
@@ -201,10 +199,10 @@ def gradient_fake(like: Tensor, needed: bool, dtype: torch.dtype, dense: bool = 
 def times_saved(
     library: Library, grad: Tensor, scale: Tensor | None, saved: Sequence[Tensor], forward: Forward, first: int = 0
 ) -> list[Tensor | None]:
-    """The gradients of the arguments from number `first` on: the saved derivatives times the gradient of the result.
+    """The gradients of the arguments from index `first` on: the saved derivatives times the gradient of the result.
 
-    saved: for each of these arguments, the derivatives of the result of each variable. grad: the gradient of the
-    reduced result. scale: the factor of the reduction, or None. Each gradient has the type of its argument.
+    saved: for each of these arguments, the derivatives of the unreduced result. grad: the gradient of the reduced
+    result. scale: the factor of the reduction, or None. Each gradient has the type of its argument.
     """
     each = zip(saved, forward.types[first:], forward.needed[first:], strict=False)
     if not transformed() and _is_one(grad) and (scale is None or _is_one(scale)) and not keeps_saved():
@@ -215,9 +213,9 @@ def times_saved(
 def gradient_operator(function: Callable, inputs: str, fake: Callable | None = None, dense: bool = True) -> Operator:
     """Makes an operator that computes its gradients in the forward pass and saves them.
 
-    inputs: the names of the arguments with a gradient, which stand next to each other. fake: the fake of the result;
-    None for a loss of x, which also saves the scale of its gradients. dense: whether the saved gradients are
-    contiguous; otherwise they have the strides of their inputs.
+    inputs: the names of the arguments with a gradient, which must be adjacent. fake: the fake of the result; None for a
+    loss of x, which also saves the scale of its gradients. dense: whether the saved gradients are contiguous; otherwise
+    they have the strides of their inputs.
     """
     kinds, names = zip(*(argument.split() for argument in records.arguments(function)), strict=True)
     needed = inputs.split()
@@ -244,12 +242,12 @@ def gradient_operator(function: Callable, inputs: str, fake: Callable | None = N
 
 
 def step_operator(function: Callable, state: int) -> Operator:
-    """Makes the operator of a step that sends a draw or a mode of the output distribution. These have no gradient, so
-    that only the state has one. state: the number of the state among the arguments."""
+    """Makes the operator of a step of which only the state has a gradient: a draw or a mode of the output distribution
+    has none. state: the index of the state among the arguments."""
 
     def backward(library, grad, forward):
         keep = forward.saved.keep
-        if keep is not None and keep.dim() < grad.dim():  # a number for each row of classes
+        if keep is not None and keep.dim() < grad.dim():  # keep has a number for each row of classes
             keep = keep.unsqueeze(-1)
         return *[None] * state, scaled_input_gradient(library, grad, keep, forward.types[state])
 
@@ -257,12 +255,13 @@ def step_operator(function: Callable, state: int) -> Operator:
 
 
 def like_argument(number: int) -> Callable:
-    """Returns a fake that makes one result like the argument of this number."""
+    """Returns a fake that makes one result like the argument with this index."""
     return lambda *arguments: torch.empty_like(arguments[number])
 
 
 def _is_one(factor: Tensor) -> bool:
-    """Whether the factor is 1, as in `loss.backward()`. False if reading the value would cost a synchronisation."""
+    """Whether the factor is 1, as in `loss.backward()`. It is False if reading the factor would cost a
+    synchronisation."""
     return factor.dim() == 0 and shows(factor) and factor.item() == 1
 
 
@@ -270,7 +269,7 @@ def scaled_input_gradient(library: Library, grad: Tensor, scale: Tensor | None, 
     """The gradient, in `dtype`, of an input that a step multiplies by `scale`; without a scale the factor is 1."""
     if scale is None:
         return grad.to(dtype)
-    wide = grad.to(torch.promote_types(grad.dtype, dtype))  # gaussian_step returns the type of its state
+    wide = grad.to(torch.promote_types(grad.dtype, dtype))  # the result of gaussian_step has the type of its state
     if scale.dtype == torch.float64:
-        wide = wide.double()  # scalars of float64 mean that the step was computed in float64
+        wide = wide.double()  # since the step was computed in float64, too
     return library.continuous.gaussian_step(wide, scale, None, None, None, None, None).to(dtype)

@@ -1,8 +1,8 @@
-"""Records: arguments of operators that belong together. The records of csrc/bindings have the same fields.
+"""Records: groups of arguments of operators. The records of csrc/bindings have the same fields.
 
 An operator of torch takes tensors and numbers, but no records. So callers pass the fields of a record, `*record`, and
-`grouping` makes records of them again. An operator has the arguments of its function in `reference.py`, which
-`arguments` lists for the operator's schema.
+`grouping` makes records of the fields again. An operator takes the arguments of its function in `reference.py`, in this
+form. `arguments` lists them for the operator's schema.
 """
 
 import functools
@@ -15,8 +15,8 @@ from torch import Tensor
 
 from bfn_kernels import noise as random
 
-# What a step sends of the output distribution, and the receiver distributions of classes. Operators take an index into
-# CHOICES or RECEIVERS; csrc/ops/noise.h has the same indices.
+# CHOICES: which value of the output distribution a step sends. RECEIVERS: the receiver distributions of classes.
+# Operators take indices into these tuples; csrc/ops/noise.h has the same indices.
 CHOICES = ("sample", "mode", "mean")
 SAMPLE, MODE, MEAN = range(3)
 RECEIVERS = ("joint", "factorised")
@@ -58,9 +58,10 @@ NO_DRAWS = Draws(None, None, 0, None, None)  # for a loss without an expectation
 class Solver(NamedTuple):
     """The row scalars of a step, and the prediction of the step before.
 
-    keep: the factor of the state; None stands for 1. take: the accuracy that the prediction q = p + extrapolation·(p −
-    previous) is taken with: the factor of q, or of K·q − 1 if p are probabilities of classes. std: the factor of the
-    noise; None for a step without noise. previous: None for a step of first order, in which q = p.
+    keep: the factor of the state; None stands for 1. take: the factor of the prediction q = p + extrapolation·(p −
+    previous) or, if p are probabilities of K classes, of K·q − 1. For binary data, 2·take is the factor of 2q − 1. std:
+    the factor of the noise; None for a step without noise. previous: the prediction of the step before; None for a step
+    of first order, in which q = p.
     """
 
     keep: Tensor | None
@@ -71,7 +72,7 @@ class Solver(NamedTuple):
 
 
 class Guidance(NamedTuple):
-    """The guidance of a step. Its logits are logit_scale·logits + unconditional_scale·unconditional, where the scales
+    """The guidance of a step, which uses the logits logit_scale·logits + unconditional_scale·unconditional. The scales
     are row scalars."""
 
     logit_scale: Tensor | None = None
@@ -96,7 +97,7 @@ class Sent(NamedTuple):
 
 
 class LossTarget(NamedTuple):
-    """The variables that a loss counts, those where mask is True or all if it is None, and the reduction, an index into
+    """How a loss is reduced. mask: True for the variables that count; None if all count. reduction: an index into
     `checks.REDUCTIONS`."""
 
     mask: Tensor | None
@@ -119,11 +120,11 @@ class Prediction(NamedTuple):
 
 
 class Network(NamedTuple):
-    """The output of a network of discretised data, and `mean`, the mean that the network saw.
+    """The output of a network of discretised data, and `mean`, the input distribution's mean that the network saw.
 
-    Equations (105) and (106) make the mean and std of a normal, with the scales as row scalars. Without the scales,
-    pred_mean predicts the data. If pred_log_std is None, the last dimension of pred_mean has both predictions.
-    mixture_logits has a logit for each component of a mixture.
+    With the scales, which are row scalars, equations (105) and (106) give the mean and std of a normal. Without them,
+    the network predicts the data: pred_mean and exp(pred_log_std) are the mean and std. If pred_log_std is None, the
+    last dimension of pred_mean has both predictions. mixture_logits has a logit for each component of a mixture.
     """
 
     pred_mean: Tensor
@@ -144,7 +145,7 @@ class OutputLimits(NamedTuple):
 
 
 class Bins(NamedTuple):
-    """The number of bins; whether the first and the last bin get the mass beyond [−1, 1]; and the `OutputLimits`."""
+    """The bins, and the `OutputLimits`. clip: whether the first and the last bin get the mass beyond [−1, 1]."""
 
     num_bins: int
     clip: bool
@@ -156,8 +157,8 @@ class Bins(NamedTuple):
 class LinearHead(NamedTuple):
     """The head of a network of many classes. Its logits are hidden·Wᵀ + bias + flow_scale·y.
 
-    hidden: `[B, ..., d]`. weight: `[K, d]`. bias: `[K]`. flow_scale: `[B, ...]`, the factor of y, the logits
-    `[B, ..., K]` of the input distribution that the network saw. Without flow_scale, y is left out.
+    hidden: `[B, ..., d]`. weight: `[K, d]`. bias: `[K]`. flow_scale: `[B, ...]`. y: the logits `[B, ..., K]` of the
+    input distribution. Without flow_scale, the sum has no term with y.
     """
 
     hidden: Tensor
@@ -167,7 +168,8 @@ class LinearHead(NamedTuple):
 
 
 class FlowLogits(NamedTuple):
-    """The y of a `LinearHead` in a loss: β and √(Kβ) as row scalars, and the seed or the explicit noise of the flow."""
+    """What determines y of a `LinearHead` in a loss: the row scalars β and √(Kβ), and the seed or the explicit noise of
+    the flow."""
 
     beta: Tensor | None
     spread: Tensor | None
@@ -179,7 +181,8 @@ NO_FLOW = FlowLogits(None, None, None, None)  # for a head without flow_scale
 
 
 class HeadBefore(NamedTuple):
-    """The flow_scale and the state of the step before. The logits of that step are computed again from them."""
+    """The flow_scale and the state of the step before. With the hidden states of that step, `Solver.previous`, they
+    give its logits."""
 
     previous_scale: Tensor | None
     previous_state: Tensor | None
@@ -202,8 +205,8 @@ def _is_record(kind: Any) -> bool:
 
 
 def _parameters(function: Callable) -> dict[str, Any]:
-    """The types of the parameters without a default; None for a parameter without an annotation. (Parameters with a
-    default are tensors that the function writes into.)"""
+    """The types of the parameters without a default; None for a parameter without an annotation. (A parameter with a
+    default is a tensor that the function writes into.)"""
     kinds, parameters = get_type_hints(function), inspect.signature(function).parameters.values()
     named = [each for each in parameters if each.kind is not each.VAR_POSITIONAL]
     return {each.name: kinds.get(each.name) for each in named if each.default is each.empty}
@@ -228,8 +231,8 @@ def fields(record: type) -> list[str]:
 
 
 def grouping(function: Callable) -> Callable[[Sequence], Sequence]:
-    """Returns a function that groups an operator's arguments into the records in the annotations of `function`. Further
-    arguments stay as they are."""
+    """Returns a function that groups an operator's arguments into the records that annotate the parameters of
+    `function`. Further arguments do not change."""
     slices, start = [], 0  # for each parameter: its record or None, and the range of its fields
     for kind in _parameters(function).values():
         stop = start + (len(kind._fields) if _is_record(kind) else 1)
@@ -246,7 +249,7 @@ def grouping(function: Callable) -> Callable[[Sequence], Sequence]:
 
 
 def grouped(function: Callable) -> Callable:
-    """Returns the function in a form that takes the fields of its records."""
+    """Returns a function that takes the fields of records and calls `function` with the records."""
     group = grouping(function)
 
     @functools.wraps(function)

@@ -1,4 +1,4 @@
-"""Sampling with a model of bfn_kernels.nn: n steps, each with a call of the network, then the mode of the output
+"""Sampling with a model of bfn_kernels.nn: steps, each with a call of the network, then the mode of the output
 distribution at t = 1."""
 
 from collections.abc import Callable, Iterator
@@ -39,16 +39,16 @@ def sample(
         model: A module of `bfn_kernels.nn`.
         shape: The shape of the data, `[count, ...]`.
         n_steps: n, at least 1.
-        seed: An int that all noise follows from. None: drawn from torch's default generator.
+        seed: An int that determines all noise. None: torch's default generator draws it.
         sampler: A name in SAMPLERS: "ancestral", or a rule of `bfn_kernels.solvers.RULES`.
-        device: The device of the data, which is the network's.
-        capture: Whether to record one step as a CUDA graph and to replay it for the others, which draws the same data.
-            None: only on a CUDA device. A step of few examples spends most of its time on launches, which a graph
-            saves.
-        watch: A function that is called as `watch(i, state)` with a copy of the state after i steps, i from 0 to n.
+        device: The device of the network and of the data.
+        capture: Whether to record one step as a CUDA graph and to replay it for the other steps. The data are the same.
+            With few examples, launches take most of the time of a step, and a graph saves this time. None: True on a
+            CUDA device.
+        watch: A function that is called as `watch(i, state)`, i from 0 to n, with a copy of the state after i steps.
 
     Returns:
-        Data of this shape, as `BFN.mode` says: floating-point numbers, or int64 classes.
+        Data of this shape, as `BFN.mode` returns them: floating-point numbers, or int64 classes.
 
     Raises:
         ValueError: If capture is True on a device that is not a CUDA device.
@@ -105,7 +105,7 @@ def evaluating(model: BFN) -> Iterator[None]:
 class Run:
     """A sampling run: the state, and the numbers of all steps.
 
-    These tensors keep their addresses. So every step runs the same operations on the same memory, as a CUDA graph
+    Their tensors stay at the same addresses. So every step runs the same operations on the same memory, as a CUDA graph
     requires.
 
     Args:
@@ -113,7 +113,7 @@ class Run:
         state: The tensors that the run starts from.
         times: The time in [0, 1] at which each step starts, `[n]`.
         table: The coefficients of all steps, each None or a tensor `[n]`.
-        seed: An int that the seed of each step follows from.
+        seed: An int that determines the seed of each step.
     """
 
     def __init__(self, advance: Advance, state: State, times: Tensor, table: Coefficients, seed: int):
@@ -134,13 +134,13 @@ class Run:
 
 
 def ancestral(model: BFN, shape: Shape, n_steps: int, seed: int, device: torch.device) -> Run:
-    """Ancestral sampling: the state receives n messages about samples of the output distribution.
+    """Makes a run of ancestral sampling: the state receives n messages about samples of the output distribution.
 
     Args:
         model: A module of `bfn_kernels.nn`.
         shape: The shape of the data, `[count, ...]`.
         n_steps: n, at least 1.
-        seed: An int that all noise follows from.
+        seed: An int that determines all noise.
         device: The device of the state.
 
     Returns:
@@ -156,16 +156,16 @@ def ancestral(model: BFN, shape: Shape, n_steps: int, seed: int, device: torch.d
 
 
 def by_rule(rule: str, model: BFN, shape: Shape, n_steps: int, seed: int, device: torch.device) -> Run:
-    """A run of a solver.
+    """Makes a run of a solver.
 
-    The first step of a rule of second order has no previous prediction, so its extrapolation is 0.
+    With a rule of second order, the first step has no previous prediction, so its extrapolation is 0.
 
     Args:
         rule: A name in `bfn_kernels.solvers.RULES`.
         model: A module of `bfn_kernels.nn`.
         shape: The shape of the data, `[count, ...]`.
         n_steps: n, at least 1.
-        seed: An int that all noise follows from.
+        seed: An int that determines all noise.
         device: The device of the state.
 
     Returns:
@@ -198,14 +198,14 @@ def sample_within(
     Args:
         model: A module of `bfn_kernels.nn`.
         shape: The shape of the data, `[count, ...]`.
-        tolerance: The root mean square of a step's error that is allowed, in units of the state, in the example where
-            it is largest; positive.
-        seed: An int, of the noise that the run starts from. None: drawn from torch's default generator.
-        max_calls: The most calls of the network, at least 1.
-        device: The device of the data, which is the network's.
+        tolerance: The allowed error of a step, in units of the state, positive. The error is the root of its mean
+            square in the example where this root is largest.
+        seed: An int that determines the noise of the first state. None: torch's default generator draws it.
+        max_calls: The largest number of calls of the network, at least 1.
+        device: The device of the network and of the data.
 
     Returns:
-        Data of this shape, as `BFN.mode` says, and the number of calls of the network.
+        Data of this shape, as `BFN.mode` returns them, and the number of calls of the network.
 
     Raises:
         TooManyCalls: If the run does not reach t = 1 with max_calls.
@@ -256,7 +256,7 @@ def can_capture(device: torch.device) -> bool:
 
 
 def captured(step: Callable[[], None], device: torch.device) -> Callable[[], None]:
-    """A step as a CUDA graph, which takes one launch instead of many.
+    """Records a step as a CUDA graph, so that the step takes one launch instead of many.
 
     Args:
         step: The step. It must have run once before.

@@ -1,8 +1,8 @@
-"""Accuracy schedules: the accuracy of the messages over time. Ops use the numbers of a schedule in float64.
+"""Accuracy schedules: the accuracy of the messages over time. Their numbers are computed in float64.
 
 A schedule of continuous and discretised data has the methods `gamma`, `alpha` and `rate`; one of discrete data has
 `beta`, `alpha` and `rate`. Any object with these methods can be passed as `schedule=`: a new schedule needs no new
-kernel. The methods of the schedules in this file take plain numbers too, and then return numbers.
+kernel. The methods of the schedules in this file also take plain numbers, and then return plain numbers.
 """
 
 import functools
@@ -20,13 +20,13 @@ from bfn_kernels.concentrations import VonMisesAccuracy as VonMisesAccuracy
 
 
 def takes_numbers(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Makes a method that is written for tensors take a number too, for which it returns numbers.
+    """Extends a method that takes a tensor, so that it also takes a number and then returns numbers.
 
     Args:
         method: A method of a float64 tensor and further arguments, which returns a tensor or a tuple of tensors.
 
     Returns:
-        The method for both. For a number it returns a float or a tuple of floats.
+        The extended method. For a number it returns a float or a tuple of floats.
     """
 
     @functools.wraps(method)
@@ -48,7 +48,7 @@ class ContinuousSchedule(Protocol):
     def gamma(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Returns γ(t) and 1 − γ(t), each float64 of t's shape.
 
-        Computing one from the other would lose its digits at one end of time.
+        Both are returned, since 1 − γ computed from γ would lose its digits near t = 1, as γ would near t = 0.
 
         Args:
             t: Times in [0, 1], float64 of any shape.
@@ -63,7 +63,8 @@ class ContinuousSchedule(Protocol):
         """
 
     def rate(self, t: Tensor) -> Tensor:
-        """Returns the accuracy per unit of time, α(t) = dρ/dt, float64 of t's shape. The weight of L∞ is half of it.
+        """Returns the accuracy per unit of time, α(t) = dρ/dt, float64 of t's shape. The weight of L∞ is half of this
+        rate.
 
         Args:
             t: Times in [0, 1], float64 of any shape.
@@ -92,7 +93,7 @@ class DiscreteSchedule(Protocol):
         """
 
     def rate(self, t: Tensor) -> Tensor:
-        """Returns the accuracy per unit of time, β'(t), float64 of t's shape. The weight of L∞ is K/2 times it.
+        """Returns the accuracy per unit of time, β'(t), float64 of t's shape. The weight of L∞ is K/2 times this rate.
 
         Args:
             t: Times in [0, 1], float64 of any shape.
@@ -231,14 +232,14 @@ class LogarithmicAccuracy:
 
     @property
     def _slope(self) -> float:
-        """1 − e^{−Kβ₁/4}, by which the logarithm's argument falls per unit of time."""
+        """1 − e^{−Kβ₁/4}. The logarithm's argument falls by this much per unit of time."""
         return -math.expm1(-self.num_classes * self.beta_1 / 4)
 
     @takes_numbers
     def beta(self, t: Tensor) -> Tensor:
         """Returns β(t) = −(4/K)·ln(1 − slope·t), slope = 1 − e^{−Kβ₁/4}.
 
-        The logarithm's argument is computed as (1 − t) + t·e^{−Kβ₁/4} where it may be near 0.
+        Where the logarithm's argument may be near 0, it is computed as (1 − t) + t·e^{−Kβ₁/4}.
 
         Args:
             t: Times in [0, 1], a float64 tensor or a number.
@@ -266,17 +267,20 @@ class LogarithmicAccuracy:
 
 
 def final_accuracy(num_classes: int, *, certainty: float = 0.9865, entropy: float | None = None) -> float:
-    """Computes β₁ for K classes: all messages then make x the likeliest class with this probability [derived].
+    """Computes β₁ for K classes such that x is the likeliest class after all messages with a given probability
+    [derived].
 
-    The flow's logits at t = 1 are β₁(Ke_x − 1) + √(Kβ₁)·ε (185). The logit of x is the largest if ε_x + √s exceeds
-    all other ε_k, s = Kβ₁. This has the probability E[Φ(ε + √s)^{K−1}]. It depends on K through s and, slowly, through
-    K − 1, so that β₁ falls a little slower than 1/K. For large K, x is found from s = 2 ln K on.
+    The flow's logits at t = 1 are β₁(Ke_x − 1) + √(Kβ₁)·ε (185). The logit of x is the largest if ε_x + √s exceeds all
+    other ε_k, s = Kβ₁. The probability of this event is E[Φ(ε + √s)^{K−1}]. It depends on K through s and, slowly,
+    through the exponent K − 1, so that β₁ falls a little slower than 1/K. For large K, x is likely to be the likeliest
+    class if s is above 2 ln K.
 
     Args:
         num_classes: K, at least 2.
-        certainty: The probability, in (1/K, 1). The default is that of the paper's text8, whose β₁ is 0.75 at K = 27.
-        entropy: Entropy of the classes' frequencies in nats, in (0, ln K]. e^entropy classes then stand for K in the
-            exponent and in the range of certainty.
+        certainty: The probability, in (1/K, 1). The default is its value for the paper's text8, where β₁ is 0.75 and K
+            is 27.
+        entropy: Entropy of the classes' frequencies in nats, in (0, ln K]. In the exponent and in the range of
+            certainty, e^entropy then replaces K.
 
     Returns:
         β₁, a float.
@@ -298,7 +302,7 @@ def final_accuracy(num_classes: int, *, certainty: float = 0.9865, entropy: floa
         raise ValueError(f"certainty must lie in ({1 / (1 + others):.3g}, 1), got {certainty}")
     own = torch.linspace(-9, 9, 2001, dtype=torch.float64, device="cpu")  # ε_x
     weights = (-0.5 * own**2).softmax(0)
-    low, high = 0.0, 30.0  # bounds of √s; at √s = 30 the probability is nearer to 1 than any float
+    low, high = 0.0, 30.0  # bounds of √s; for √s = 30 the probability differs from 1 by less than any float does
     while high - low > 1e-14 * high:
         middle = (low + high) / 2
         doubt = -torch.expm1(others * torch.special.log_ndtr(own + middle)) @ weights
@@ -319,7 +323,7 @@ def _number(name: str, value: Any) -> float | Tensor:
 
 
 def _check_positive(schedule: Any) -> None:
-    """Makes β₁ of a schedule a number, and refuses a number that is not positive."""
+    """Converts β₁ of a schedule by `_number`, and refuses a β₁ that is not positive and finite."""
     beta_1 = schedule.beta_1
     if type(beta_1) is not float:
         object.__setattr__(schedule, "beta_1", _number("beta_1", beta_1))
@@ -338,7 +342,7 @@ def continuous_schedule(sigma_1: float | None, schedule: ContinuousSchedule | No
         The schedule.
 
     Raises:
-        ValueError: If not exactly one of the arguments is given.
+        ValueError: If both arguments are given, or none.
         TypeError: If the schedule lacks a method.
     """
     if (sigma_1 is None) == (schedule is None):
@@ -357,7 +361,7 @@ def discrete_schedule(beta_1: float | None, schedule: DiscreteSchedule | None) -
         The schedule.
 
     Raises:
-        ValueError: If not exactly one of the arguments is given.
+        ValueError: If both arguments are given, or none.
         TypeError: If the schedule lacks a method.
     """
     if (beta_1 is None) == (schedule is None):
@@ -366,7 +370,7 @@ def discrete_schedule(beta_1: float | None, schedule: DiscreteSchedule | None) -
 
 
 def _with_methods(methods: tuple[str, ...], schedule: Any) -> Any:
-    """The schedule itself; TypeError if it is no object with these methods."""
+    """Returns the schedule. Raises TypeError if it is not an object with these methods."""
     if isinstance(schedule, type):
         raise TypeError(f"schedule must be an object, got the class {schedule.__name__}")
     missing = [method for method in methods if not callable(getattr(schedule, method, None))]

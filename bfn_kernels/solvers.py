@@ -24,8 +24,8 @@ if A = 0.
 
 A sampling run starts at time 0 with the state 0 if the rule is stochastic. Otherwise it starts at a later time t₀. Its
 state is then drawn from a normal with mean 0 and the variance that `start_variance` describes. Each step calls the
-network at the time s of the state, and then `solver_step`, which takes s as its argument t, and t as its argument
-t_next. A last call of the network at time 1 gives the result.
+network at the time s of the state, and then `solver_step`, whose arguments t and t_next are s and t. A last call of the
+network at time 1 gives the result.
 """
 
 import math
@@ -47,11 +47,11 @@ class Coefficients(NamedTuple):
 
     Attributes:
         keep: A, the factor of the state. None: 1.
-        take: The factor of the prediction for continuous data. For classes and binary data, the accuracy with which the
+        take: The factor `take` of the formulas above. For classes and binary data, it is the accuracy with which the
             prediction is sent.
         variance: E² for continuous data, E²/K for classes, E²/4 for binary data; at least 0. None: the step has no
             noise.
-        extrapolation: r, for a step of second order. None: the step is of first order.
+        extrapolation: r of a step of second order. None: the step is of first order.
 
     Example:
         >>> Coefficients(keep=0.0, take=0.9)
@@ -67,10 +67,10 @@ class Coefficients(NamedTuple):
         """Applies a function to each number.
 
         Args:
-            of: The function, of a float or a tensor. It is not called for None.
+            of: A function of a float or a tensor. It is not called for None.
 
         Returns:
-            The coefficients that it makes; None stays None.
+            The coefficients with the function's results; None stays None.
         """
         made: list[Any] = [number if number is None else of(number) for number in self]
         return Coefficients(*made)
@@ -144,7 +144,8 @@ class Rule:
         return 1 if self.ahead is None else 2
 
 
-# The coefficients of a step for continuous data and for classes, from the flows s and t at its start and its end.
+# For each rule, two functions that make the coefficients of a step: for continuous data, and for classes. Their
+# arguments are the flows at the start s and the end t of the step.
 _FORMULAS: dict[str, tuple[Callable[[Any, Any], Coefficients], Callable[[Any, Any], Coefficients]]] = {
     # μ_t = (σ_t/σ_s)μ_s + γ_t(1 − e^(λ_s − λ_t))x̂ and z_t = (u_t/u_s)z_s + u_t(u_t − u_s)(Kp − 1)
     "ode": (
@@ -178,12 +179,14 @@ _FORMULAS: dict[str, tuple[Callable[[Any, Any], Coefficients], Callable[[Any, An
 
 
 def _half_a_step(r: Any, s: Any, t: Any) -> Tensor:
-    """r: the mean distance from s within the step, divided by the length of the step before; in λ or u."""
+    """The extrapolation: half the length of the step divided by the length of the step before, in λ or u. The argument
+    r is the flow at the start of the step before."""
     return (t.place - s.place) / (2 * (s.place - r.place))
 
 
 def _by_messages(r: Accuracy, s: Accuracy, t: Accuracy) -> Tensor:
-    """The same r, weighted by the accuracy dβ = 2u·du of the messages: ∫2u(u − u_s)du/((β_t − β_s)(u_s − u_r))."""
+    """The same with a mean of u − u_s instead of half the length. The mean is weighted by the accuracy dβ = 2u·du of
+    the messages: ∫2u(u − u_s)du/((β_t − β_s)(u_s − u_r))."""
     u_r, u_s, u_t = r.place, s.place, t.place
     return (u_t - u_s) * (2 * u_t + u_s) / (3 * (u_t + u_s) * (u_s - u_r))
 
@@ -246,7 +249,7 @@ def coefficients(
         The coefficients, each None or a float64 tensor of the times' shape.
 
     Raises:
-        ValueError: If there is no such rule, or t_previous is given for a rule of first order.
+        ValueError: If there is no such rule, or t_previous is passed for a rule of first order.
 
     Example:
         >>> from bfn_kernels.schedules import ExponentialVariance
@@ -273,8 +276,8 @@ def start_variance(schedule: Any, t: float | Tensor) -> Tensor:
         t: The time in [0, 1]: a number, or a tensor of any shape.
 
     Returns:
-        The variance, a float64 tensor of t's shape. A schedule of classes gives β, which is to be multiplied by K, or
-        by 4 for binary data.
+        The variance, a float64 tensor of t's shape. For a schedule of classes it is β: multiply it by K, or by 4 for
+        binary data.
 
     Example:
         >>> from bfn_kernels.schedules import QuadraticAccuracy
@@ -288,7 +291,7 @@ def start_variance(schedule: Any, t: float | Tensor) -> Tensor:
 def step_schedule(
     explicit: Coefficients | None, beta_1: float | None, schedule: DiscreteSchedule | None
 ) -> DiscreteSchedule | None:
-    """The schedule of a step of classes; None if there are coefficients instead."""
+    """The schedule of a step of classes; None if coefficients are passed instead."""
     return None if explicit is not None and beta_1 is schedule is None else discrete_schedule(beta_1, schedule)
 
 
@@ -306,14 +309,14 @@ def step_scalars(
     """The numbers of a step as operators take them: in the type of the arithmetic, and broadcastable to the state.
 
     Args:
-        explicit: Coefficients that take the place of a rule, a schedule and the times t_next and t_previous, or None.
+        explicit: Coefficients that replace a rule, a schedule and the times t_next and t_previous; or None.
         rule: A name in RULES.
         schedule: Of `bfn_kernels.schedules`, or an object with their methods.
         times: t, t_next and t_previous.
         previous: The prediction of the step before, for a step of second order, or None.
         state: The state, `[B, ...]`.
         dtype: The type of the arithmetic.
-        dims: The numbers broadcast to so many leading dimensions of the state, to all if None.
+        dims: The number of leading dimensions of the state that the numbers broadcast to. None: all.
         scale: What the variance is multiplied by: K for classes.
 
     Returns:
@@ -328,7 +331,7 @@ def step_scalars(
     elif not isinstance(explicit, Coefficients):
         raise TypeError(f"coefficients must be bfn_kernels.solvers.Coefficients, got {type(explicit).__name__}")
     elif not times[1] is times[2] is None:
-        raise ValueError("t_next and t_previous must be None where coefficients are given")
+        raise ValueError("t_next and t_previous must be None with coefficients")
     else:
         checked: list[Any] = []
         for name, value in zip(explicit._fields, explicit, strict=True):
@@ -346,11 +349,11 @@ def step_scalars(
 
 
 def _checked_times(rule: str, times: tuple[Any, Any, Any], shape: torch.Size, state: Tensor) -> list[Tensor | None]:
-    """The times in float64, which must be in order, t_previous < t ≤ t_next. t must not be 0 if the rule cannot start
-    there."""
+    """The times in float64. They must be in order, t_previous < t ≤ t_next, and t must be above 0 if the rule cannot
+    start at 0."""
     t, t_next, t_previous = times
     if t is None or t_next is None:
-        raise ValueError(f"t and t_next must be given where coefficients are not, got {t=} and {t_next=}")
+        raise ValueError(f"t and t_next must be given without coefficients, got {t=} and {t_next=}")
     least = 0.0 if rule_of(rule).from_prior else sys.float_info.min
     start, end = checks.rows("t", t, shape, state, least, 1), checks.rows("t_next", t_next, shape, state, 0, 1)
     before = None if t_previous is None else checks.rows("t_previous", t_previous, shape, state, 0, 1)
@@ -364,7 +367,7 @@ def _checked_times(rule: str, times: tuple[Any, Any, Any], shape: torch.Size, st
 def guidance_scalars(
     temperature: Any, unconditional: Tensor | None, guidance: Any, logits: Tensor, dtype: torch.dtype, dims: int | None
 ) -> Guidance:
-    """The factors of the logits and of the unconditional logits: (1 + w)/T and −w/T.
+    """The factors (1 + w)/T of the logits and −w/T of the unconditional logits.
 
     Args:
         temperature: T, from 1e-30 to 1e30: a number or a tensor of rows. None: 1.
@@ -372,10 +375,10 @@ def guidance_scalars(
         guidance: w, a number or a tensor of rows; None without `unconditional`.
         logits: `[B, ..., K]`, or `[B, ...]` for binary data.
         dtype: The type of the arithmetic.
-        dims: The factors broadcast to so many leading dimensions of the logits, to all if None.
+        dims: The number of leading dimensions of the logits that the factors broadcast to. None: all.
 
     Returns:
-        The factors, and `unconditional`; None where there is nothing to multiply.
+        The factors, and `unconditional`. A factor is None if no argument asks for it.
     """
     if (unconditional is None) != (guidance is None):
         raise ValueError("unconditional and guidance must be given together")

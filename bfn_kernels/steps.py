@@ -24,8 +24,8 @@ def gaussian_step(
     the update, μ' = (ρμ + αy)/ρ', ρ' = ρ + α (49, 50);
     sender and update in one, μ' = (ρμ + αx)/ρ' + (√α/ρ')·ε [derived].
 
-    state, data and explicit noise: `[B, ...]`, all of one shape. The scales broadcast to it; a scale of None is 1, and
-    data or noise_scale of None leave their term out.
+    state, data and explicit noise: `[B, ...]`, all of one shape. The scales broadcast to this shape. If state_scale is
+    None, it counts as 1. If data or noise_scale is None, the sum has no such term.
     """
     dtype = compute_dtype(state, data)
     value = state.to(dtype)
@@ -48,7 +48,7 @@ def mean_step(
     out: Tensor | None,
     predicted_out: Tensor | None,
 ) -> Tensor:
-    """keep·μ + take·(x̂ + extrapolation·(x̂ − x̂_prev)) + std·ξ, where x̂ is `known` where the mask is True."""
+    """keep·μ + take·(x̂ + extrapolation·(x̂ − x̂_prev)) + std·ξ, where `known` replaces x̂ where known_mask is True."""
     if known is not None:
         x_hat = torch.where(known_mask, known.to(x_hat.dtype), x_hat)
     prediction = extrapolated(x_hat, solver.previous, solver.extrapolation)
@@ -64,13 +64,13 @@ def extrapolated(p: Tensor, previous: Tensor | None, by: Tensor | None) -> Tenso
 
 
 def of_rows(scalar: Tensor, like: Tensor) -> Tensor:
-    """Gives a row scalar one more dimension if it must broadcast to numbers per class."""
+    """Adds a last dimension to a row scalar if `like` has numbers per class, so that the two broadcast."""
     return scalar if scalar.dim() == like.dim() else scalar.unsqueeze(-1)
 
 
 def guided(z: Tensor, guidance: Guidance) -> Tensor:
     """logit_scale·z + unconditional_scale·unconditional: classifier-free guidance and a temperature of logits. A z of
-    −∞ stays −∞, and an infinite `unconditional` with the factor 0 does not count."""
+    −∞ stays −∞. If its factor is 0, `unconditional` does not count, even if it is infinite."""
     scale, unconditional, unconditional_scale = guidance
     value = z if scale is None else of_rows(scale, z) * z
     if unconditional is not None:
@@ -80,6 +80,6 @@ def guided(z: Tensor, guidance: Guidance) -> Tensor:
 
 
 def clamped(value: Tensor, low: float, high: float) -> Tensor:
-    """The value within [low, high]. The gradient passes at both ends, as it does in torch.clamp before
-    torch 2.15."""
+    """The value, clamped to [low, high]. A value at either end has the gradient 1, as in torch.clamp before torch
+    2.15."""
     return torch.where((value >= low) & (value <= high), value, value.detach().clamp(low, high))

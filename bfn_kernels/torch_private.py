@@ -1,4 +1,4 @@
-"""Names that are private to torch, with a substitute for each in case a version of torch lacks the name.
+"""Names that are private to torch. Each has a substitute for versions of torch that lack the name.
 
 A test in `tests/kernels/test_calls.py` checks that results outside of torch.func's transforms are the same without
 `below_autograd` and `transformed`. The times below were measured for a small call on a CPU.
@@ -12,22 +12,22 @@ import torch
 from torch._ops import OpOverload
 
 # Whether a transform of torch.func is active. torch has no public function for it. With the substitute, a gradient that
-# only an outer transform asks for is an error.
+# only an outer transform needs is an error.
 transformed: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
-# Calls an operator below autograd. With the substitute a small call takes a third longer.
+# A context in which operators skip torch's autograd. With the substitute, a small call takes a third longer.
 below_autograd: Any = getattr(torch._C, "_AutoDispatchBelowAutograd", contextlib.nullcontext)
-# Whether saved tensors may be read again after the running backward pass. With the substitute, saved gradients are
+# Whether saved tensors may be read again after the current backward pass. With the substitute, saved gradients are
 # always copied.
 keeps_saved: Callable[[], bool] = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
 
 
 def constant(function: Callable) -> Callable:
     """Marks a function as torch.compiler.assume_constant_result does: it is called once, while code is traced. torch's
-    own function imports the whole compiler, which takes ten times as long as importing the rest of this package."""
+    function would import the whole compiler, which takes ten times as long as importing the rest of this package."""
     vars(function)["_dynamo_marked_constant"] = True
     return function
 
 
 def below_python(overload: OpOverload) -> Callable:
-    """The C++ operator that the Python object wraps. A call of the Python object takes 5 % longer."""
+    """The C++ operator that a Python object wraps. A call of the Python object takes 5 % longer."""
     return getattr(overload, "_op", overload)

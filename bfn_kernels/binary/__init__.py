@@ -1,12 +1,12 @@
-"""Ops of binary data: one of two classes per variable, with one logit, which belongs to class 1.
+"""Ops of binary data: one of two classes per variable, with a single logit, the logit of class 1.
 
-These are the ops of `discrete` for K = 2 with one number for each variable in the place of two. They are elementwise; a
-loss is then reduced. The state of a variable's input distribution is one logit too: d = y₁ − y₀, so that θ₁ = σ(d). A
-network that reads 2θ₁ − 1 is given tanh(d/2).
+These are the ops of `discrete` for K = 2, with one number for each variable instead of two. So they are elementwise,
+except for the reduction of a loss. The state of a variable's input distribution is one logit, too: d = y₁ − y₀, so that
+θ₁ = σ(d). If a network expects 2θ₁ − 1, pass it tanh(d/2).
 
-All tensors are `[B, ...]`. Classes are 0 and 1, in any type that `discrete` takes, or bool. What all families share
-(rows, types, random numbers, errors) stands in `help(bfn_kernels)`. Numbers in parentheses are equations of Graves et
-al. 2023.
+All tensors are `[B, ...]`. Classes are 0 and 1, in any type that `discrete` takes, or bool. `help(bfn_kernels)`
+describes what all families share: rows, types, random numbers, errors. Numbers in parentheses are equations of Graves
+et al. 2023.
 """
 
 import torch
@@ -52,8 +52,8 @@ def flow_sample(
         beta_1: β₁ of the paper's schedule, positive. Pass either beta_1 or schedule.
         schedule: Another schedule β(t): an object with the methods of `schedules.DiscreteSchedule`.
         output: "probs" for θ₁, or "logits" for d itself, the state.
-        mask: bool, False where x is not read (as for padding) and the result is the prior. Broadcastable to x, or of
-            its leading dimensions.
+        mask: bool, False where x is not read (as for padding) and the result is the prior. Broadcastable to x, or
+            shaped as its leading dimensions.
         dtype: Floating-point type of the result; None is torch's default type.
         seed: An int, or an int64 tensor of one element, that determines the noise.
         generator: Draws the seed. Without seed and generator, torch's default generator does.
@@ -134,7 +134,7 @@ def bayesian_update(logits: Tensor, y: Tensor, *, backend: str | None = None) ->
 
 
 def theta(logits: Tensor, *, backend: str | None = None) -> Tensor:
-    """Computes the probability θ₁ = σ(d) of class 1 of a state.
+    """Computes the probability θ₁ = σ(d) of class 1 for a state.
 
     Args:
         logits: The state d, `[B, ...]`, floating-point; differentiable.
@@ -156,8 +156,8 @@ def theta_logits(theta: Tensor) -> Tensor:
     """Computes a state of logits for probabilities θ₁ of class 1, by torch's own function for every backend.
 
     Args:
-        theta: Probabilities, `[B, ...]`, floating-point; differentiable. A θ₁ of 0 or 1 gives −∞ or ∞, which is
-            absorbing.
+        theta: Probabilities, `[B, ...]`, floating-point; differentiable. A θ₁ of 0 or 1 gives −∞ or ∞, which no message
+            changes.
 
     Returns:
         Logits, `[B, ...]`, in the type of theta.
@@ -194,25 +194,24 @@ def update_sample(
         output_logits: What the network put out, `[B, ...]`, floating-point. Differentiable only with choose="mean".
         state: The logits d that the network saw, `[B, ...]`, floating-point; differentiable.
         alpha: Accuracy α of the message, at least 0: a number, `[B]` or any leading part of the state's shape.
-        choose: What is sent: a "sample" of the output distribution, its "mode", or its "mean" (2p₁ − 1 in the place of
-            s).
+        choose: What is sent: a "sample" of the output distribution, its "mode", or its "mean" (2p₁ − 1 instead of s).
         known: Classes `[B, ...]`, which are sent instead where known_mask is True. Pass both or neither.
         known_mask: bool, True where `known` is sent. Broadcastable to the state, or shaped as its leading dimensions.
         out: Receives the new state, in the state's shape and type. It may be the state itself. No argument may
             then require a gradient.
-        theta_out: Receives θ₁ of the new state, which the network sees next, as `theta` gives it. Of the state's shape
-            and any floating-point type; no argument may then require a gradient.
+        theta_out: Receives θ₁ of the new state, as `theta` computes it, which the network sees next. It has the state's
+            shape and any floating-point type. No argument may then require a gradient.
         seed: An int, or an int64 tensor of one element, that determines the noise and the draw of the class.
         generator: Draws the seed. Without seed and generator, torch's default generator does.
-        noise: Standard normals `[B, ...]` of the sender, to use instead of those of the seed.
-        draw_noise: Uniforms `[B, ...]` that draw the class with choose="sample", to use instead of those of the seed.
+        noise: Standard normals `[B, ...]` of the sender, to use instead of noise from the seed.
+        draw_noise: Uniforms `[B, ...]` that draw the class with choose="sample", to use instead of noise from the seed.
         backend: A name of `backends.BACKENDS`; None chooses the fastest one.
 
     Returns:
-        The new state d', `[B, ...]`, in the state's type; `out` itself if it is given.
+        The new state d', `[B, ...]`, in the state's type; `out` itself if it is passed.
 
     Raises:
-        ValueError: If output_logits require a gradient, but choose is not "mean".
+        ValueError: If output_logits requires a gradient and choose is not "mean".
 
     Example:
         >>> d = torch.zeros(1)
@@ -254,8 +253,8 @@ def solver_step(
 ) -> Tensor:
     """Takes a sampler's step from time t to t_next: d' = A·d + 2·take·(2(p + r·(p − p_prev)) − 1) + E·ξ [derived].
 
-    p is the probability of class 1: σ(output_logits), unless choose, guidance, temperature or known change it. A rule
-    of `bfn_kernels.solvers` gives the coefficients A, take, r and E. The rule "sde1" with samples from t = 0 on is
+    p is the probability of class 1. It is σ(output_logits), unless choose, guidance, temperature or known changes it. A
+    rule of `bfn_kernels.solvers` gives the coefficients A, take, r and E. The rule "sde1" with samples from t = 0 on is
     ancestral sampling. Nothing is differentiable.
 
     Args:
@@ -263,38 +262,43 @@ def solver_step(
         state: The logits d that the network saw, `[B, ...]`, floating-point.
         t: Times in [0, 1]: a number, `[B]` or any leading part of the state's shape. Above 0 where the rule cannot
             start at 0.
-        t_next: Times in [0, 1], shaped as t may be, not before t (checked for data on the CPU).
+        t_next: Times in [0, 1], in a shape that t may have, not before t (checked for data on the CPU).
         rule: A name of `solvers.RULES`.
-        t_previous: The times of the step before, shaped as t may be, before t (checked for data on the CPU). For rules
-            of second order, whose step is of first order without it.
-        previous: p of the step before, as its predicted_out received it, `[B, ...]`, floating-point. It goes with
-            t_previous, or with an extrapolation r among the coefficients.
-        coefficients: `solvers.Coefficients` in the place of t, t_next, t_previous, rule, beta_1 and schedule. Each is a
-            number or shaped as t may be.
+        t_previous: The times of the step before, in a shape that t may have, before t (checked for data on the CPU).
+            For rules of second order; without it their step is of first order.
+        previous: p of the step before, as its predicted_out received it, `[B, ...]`, floating-point. Pass it exactly if
+            t_previous is passed, or if the coefficients have an extrapolation r.
+        coefficients: `solvers.Coefficients`, instead of t, t_next, t_previous, rule, beta_1 and schedule. Each is a
+            number, or a tensor in a shape that t may have.
         beta_1: β₁ of the paper's schedule, positive. Pass either beta_1 or schedule.
         schedule: Another schedule β(t): an object with the methods of `schedules.DiscreteSchedule`.
         choose: "mean" leaves p as it is, as solvers do. "sample" or "mode" replaces p by a class, 0 or 1.
-        temperature: What the logits are divided by: a number, or numbers shaped as t may be, from 1e-30 to 1e30.
-        unconditional: Logits of the network without its condition, `[B, ...]`. Pass guidance too, or neither.
-        guidance: w, a number, or numbers shaped as t may be, for
-            p = σ(((1 + w)·output_logits − w·unconditional) / temperature).
-        known: Classes `[B, ...]`, which are p where known_mask is True. Pass both or neither.
-        known_mask: bool, True where `known` is p. Broadcastable to the state, or shaped as its leading dimensions.
+        temperature: T, by which the logits are divided, from 1e-30 to 1e30: a number, or a tensor in a shape that t may
+            have.
+        unconditional: Logits of the network without its condition, `[B, ...]`. Pass unconditional and guidance, or
+            neither.
+        guidance: w, a number, or a tensor in a shape that t may have, in p = σ(((1 + w)·output_logits −
+            w·unconditional) / temperature).
+        known: Classes `[B, ...]`, which replace p where known_mask is True. Pass both or neither.
+        known_mask: bool, True where `known` replaces p. Broadcastable to the state, or shaped as its leading
+            dimensions.
         out: Receives the new state, in the state's shape and type. It may be the state itself.
         theta_out: Receives θ₁ of the new state, in the state's shape and any floating-point type.
         predicted_out: Receives p, in the state's shape and any floating-point type. It may be `previous` itself.
-        seed: An int, or an int64 tensor of one element, that determines the noise of a stochastic rule and a sample.
+        seed: An int, or an int64 tensor of one element, that determines the noise of a stochastic rule and, with
+            choose="sample", the sample.
         generator: Draws the seed. Without seed and generator, torch's default generator does.
-        noise: Standard normals `[B, ...]` of a stochastic rule, to use instead of those of the seed.
-        draw_noise: Uniforms `[B, ...]` that draw a sample, to use instead of those of the seed.
+        noise: Standard normals `[B, ...]` of a stochastic rule, to use instead of noise from the seed.
+        draw_noise: Uniforms `[B, ...]` that draw the sample with choose="sample", to use instead of noise from the
+            seed.
         backend: A name of `backends.BACKENDS`; None chooses the fastest one.
 
     Returns:
-        The new state d', `[B, ...]`, in the state's type; `out` itself if it is given.
+        The new state d', `[B, ...]`, in the state's type; `out` itself if it is passed.
 
     Raises:
-        ValueError: If an argument requires a gradient where gradients are enabled, or noise is given for a rule without
-            noise.
+        ValueError: If an argument requires a gradient while gradients are enabled, or if noise is passed for a rule
+            without noise.
 
     Example:
         >>> d = torch.ones(1)

@@ -23,7 +23,7 @@ def continuous_time_loss(
 ) -> Tensor:
     """Computes the continuous-time loss L∞, 4β₁t·(1 − p_x)² per variable, p₁ = σ(logits) (205).
 
-    For another schedule than the paper's, the factor is 2β'(t).
+    For a schedule other than the paper's, the factor is 2β'(t).
 
     Args:
         x: Classes, `[B, ...]`, bool, int64, int32 or uint8.
@@ -31,13 +31,13 @@ def continuous_time_loss(
         t: Times in [0, 1]: a number, `[B]` or any leading part of x's shape.
         beta_1: β₁ of the paper's schedule, positive. Pass either beta_1 or schedule.
         schedule: Another schedule β(t): an object with the methods of `schedules.DiscreteSchedule`.
-        mask: bool, False where a variable costs nothing; its x is then not looked at. Broadcastable to x, or of its
+        mask: bool, False where a variable costs nothing; its x is then not read. Broadcastable to x, or shaped as its
             leading dimensions.
         reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (x's shape).
         backend: A name of `backends.BACKENDS`; None chooses the fastest one.
 
     Returns:
-        The loss in nats, float32 (float64 for float64 logits).
+        The loss in nats, float32, or float64 if logits is float64.
 
     Example:
         >>> continuous_time_loss(torch.tensor([1]), torch.zeros(1), 0.5, beta_1=3.0)
@@ -77,26 +77,27 @@ def discrete_time_loss(
     Args:
         x: Classes, `[B, ...]`, bool, int64, int32 or uint8.
         logits: What the network put out at time t, `[B, ...]`, floating-point; differentiable.
-        t: Times (i − 1)/n: a number, `[B]` or any leading part of x's shape. Pass either t or step. Another time is an
-            error on the CPU and costs NaN elsewhere.
+        t: Times (i − 1)/n: a number, `[B]` or any leading part of x's shape. Pass either t or step. Any other time is
+            an error on the CPU, and its loss is NaN elsewhere.
         n_steps: n, at least 1.
-        step: i, from 1 to n: an int, or a tensor of integers shaped as t may be.
+        step: i, from 1 to n: an int, or a tensor of integers in a shape that t may have.
         beta_1: β₁ of the paper's schedule, positive. Pass either beta_1 or schedule.
         schedule: Another schedule β(t): an object with the methods of `schedules.DiscreteSchedule`.
-        receiver: "joint", the paper's, or "factorised", a mixture for each of two coordinates of y, which the published
-            code evaluates.
-        n_samples: Number of draws, instead of nodes.
-        quadrature: Number of nodes of a Gauss–Hermite sum, from 1 to 128; 8 where neither it nor n_samples is given.
-        mask: bool, False where a variable costs nothing; its x is then not looked at. Broadcastable to x, or of its
+        receiver: "joint", the paper's, or "factorised", the published code's, which has a mixture for each of the two
+            coordinates of y.
+        n_samples: Number of draws, instead of a quadrature.
+        quadrature: Number of nodes of a Gauss–Hermite sum, from 1 to 128; 8 if neither quadrature nor n_samples is
+            passed.
+        mask: bool, False where a variable costs nothing; its x is then not read. Broadcastable to x, or shaped as its
             leading dimensions.
         reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (x's shape).
-        seed: An int, or an int64 tensor of one element, that determines the draws. None without n_samples.
-        generator: Draws the seed. Without seed and generator, torch's default generator does. None without n_samples.
-        noise: Standard normals `[n_samples, B, ...]` to use instead of a seed. None without n_samples.
+        seed: An int, or an int64 tensor of one element, that determines the draws. Only with n_samples.
+        generator: Draws the seed. Without seed and generator, torch's default generator does. Only with n_samples.
+        noise: Standard normals `[n_samples, B, ...]` to use instead of a seed. Only with n_samples.
         backend: A name of `backends.BACKENDS`; None chooses the fastest one.
 
     Returns:
-        The loss in nats, float32 (float64 for float64 logits).
+        The loss in nats, float32, or float64 if logits is float64.
 
     Example:
         >>> discrete_time_loss(torch.tensor([1]), torch.zeros(1), 0.0, n_steps=9, beta_1=3.0)
@@ -122,13 +123,13 @@ def reconstruction_loss(
     Args:
         x: Classes, `[B, ...]`, bool, int64, int32 or uint8.
         logits: What the network put out at t = 1, `[B, ...]`, floating-point; differentiable.
-        mask: bool, False where a variable costs nothing; its x is then not looked at. Broadcastable to x, or of its
+        mask: bool, False where a variable costs nothing; its x is then not read. Broadcastable to x, or shaped as its
             leading dimensions.
         reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (x's shape).
         backend: A name of `backends.BACKENDS`; None chooses the fastest one.
 
     Returns:
-        The loss in nats, float32 (float64 for float64 logits).
+        The loss in nats, float32, or float64 if logits is float64.
 
     Example:
         >>> reconstruction_loss(torch.tensor([1]), torch.zeros(1))

@@ -1,6 +1,6 @@
-"""The operators of binary data: the fake and backward pass of each.
+"""The operators of binary data, each with its fake and its backward pass.
 
-The function of the same name in `reference.py` defines the result of an operator, and has its arguments.
+The function of the same name in `reference.py` computes the same result and has the same arguments.
 """
 
 import torch

@@ -1,9 +1,9 @@
-"""Binary data in plain PyTorch: the executable specification. Equation numbers are those of arXiv 2308.07037.
+"""Binary data in plain PyTorch: the executable specification. Equation numbers refer to arXiv 2308.07037.
 
 These are the formulas of `discrete` for K = 2, with one number for each variable instead of two [derived]: z is the
-logit of class 1 minus the logit of class 0, and the state is d = y₁ − y₀. A class x of 1 or 0 has the sign s = 2x − 1.
-All tensors have the shape `[B, ...]` of the classes x. Row scalars (`alpha`, `weight`, …) come from the module `rows`,
-in the type of the arithmetic, and broadcast to x.
+logit of class 1 minus the logit of class 0, and the state is d = y₁ − y₀. A class x has the sign s = 2x − 1: 1 for
+class 1, −1 for class 0. All tensors have the shape `[B, ...]` of the classes x. Row scalars (`alpha`, `weight`, …) come
+from the module `rows`, in the type of the arithmetic, and broadcast to x.
 """
 
 import torch
@@ -18,19 +18,19 @@ from bfn_kernels.steps import extrapolated, guided
 
 
 def signs(name: str, x: Tensor, dtype: torch.dtype, mask: Tensor | None = None) -> Tensor:
-    """The sign of each class. A class that is neither 0 nor 1, and is not masked, is an error or has the sign NaN, as
-    `valid_classes` describes."""
+    """The sign of each class. If a class is neither 0 nor 1 and the mask is True, it is an error on the CPU; elsewhere
+    its sign is NaN (see `valid_classes`)."""
     index, valid = valid_classes(name, x, 2, mask)
     return torch.where(valid, 2 * index.to(dtype) - 1, torch.nan)
 
 
 def message(sign: Tensor, alpha: Tensor, spread: Tensor, eps: Tensor) -> Tensor:
-    """y₁ − y₀ ~ N(2αs, 4α), spread = 2√α; with 2p − 1 for s where probabilities are sent (185)."""
+    """y₁ − y₀ ~ N(2αs, 4α), spread = 2√α (185). A step that sends probabilities has 2p − 1 instead of s."""
     return 2 * alpha * sign + spread * eps
 
 
 def sender_sample(x: Tensor, alpha: Tensor, spread: Tensor, probs: bool, noise: Noise, dtype: torch.dtype) -> Tensor:
-    """d ~ N(2αs, 4α), or σ(d) if `probs`; with α = β(t) that is the Bayesian flow (185)."""
+    """d ~ N(2αs, 4α), or σ(d) if `probs`. With α = β(t), this is the Bayesian flow (185)."""
     d = message(signs("x", x, alpha.dtype), alpha, spread, random.normals(x, alpha.dtype, *noise))
     return (d.sigmoid() if probs else d).to(dtype)
 
@@ -46,8 +46,8 @@ def step(
     theta_out: Tensor | None = None,
     predicted_out: Tensor | None = None,
 ) -> Tensor:
-    """d' = keep·d + 2·take·(2(p + extrapolation·(p − p_prev)) − 1) + std·ξ [derived], where p is the probability of
-    class 1 that `chosen` makes of the guided logits. An update sends a class with accuracy α: take = α and std = 2√α
+    """d' = keep·d + 2·take·(2(p + extrapolation·(p − p_prev)) − 1) + std·ξ [derived], where `chosen` computes p, the
+    probability of class 1, from the guided logits. An update sends a class with accuracy α: take = α and std = 2√α
     (171).
 
     All tensors but row scalars: `[B, ...]`. known_mask: bool, broadcasts to known. theta_out: receives the probability
@@ -68,8 +68,8 @@ def step(
 
 
 def chosen(z: Tensor, sent: Sent, seed: Tensor | None) -> Tensor:
-    """What each variable sends: the sign of a draw from the output distribution, the sign of its mode, or its mean
-    2p − 1; the sign of the known class where known_mask is True."""
+    """What each variable sends: the sign of a sample of the output distribution, the sign of its mode, or its mean 2p −
+    1. Where known_mask is True, it is the sign of the known class instead."""
     dtype, p = z.dtype, z.sigmoid()
     if sent.choice == MEAN:
         sign = 2 * p - 1
@@ -87,7 +87,7 @@ def chosen(z: Tensor, sent: Sent, seed: Tensor | None) -> Tensor:
 
 
 def signed_logits(x: Tensor, logits: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The signs s, and sz = ln(p_x/(1 − p_x)). Every loss is a function of this one number."""
+    """The signs s, and sz = ln(p_x/(1 − p_x)), of which every loss is a function."""
     dtype = compute_dtype(logits)
     sign = signs("x", x, dtype, mask)
     (z,) = hide(mask, logits.to(dtype))
@@ -95,11 +95,12 @@ def signed_logits(x: Tensor, logits: Tensor, mask: Tensor | None) -> tuple[Tenso
 
 
 def loss(x: Tensor, logits: Tensor, weight: Tensor | None, target: LossTarget) -> Tensor:
-    """L∞ = w(1 − p_x)², w = 2β'(t), since ‖e_x − p‖² = 2(1 − p_x)² in (205); without a weight −ln p_x."""
+    """L∞ = w(1 − p_x)² with the weight w = 2β'(t), since ‖e_x − p‖² = 2(1 − p_x)² in (205). Without a weight, −ln
+    p_x."""
     _, z_x = signed_logits(x, logits, target.mask)
     if weight is None:
         return reduce(-logsigmoid(z_x), *target)
-    q = logsigmoid(-z_x).exp()  # the gradient of sigmoid would cancel as p_x goes to 0
+    q = logsigmoid(-z_x).exp()  # the gradient of sigmoid would lose digits as p_x goes to 0
     return reduce(weight * q * q, *target)
 
 

@@ -1,7 +1,8 @@
 """The operators of binary data in Triton, the counterpart of csrc/cpu/binary.cpp.
 
 An operator takes the arguments of the function of the same name in `reference.py`, whose docstring has their shapes. A
-loss also takes whether its gradient is needed. The kernel takes the same arguments, with views instead of tensors.
+loss also takes a bool, whether its gradient is needed. The kernel takes the same arguments, with views instead of
+tensors.
 """
 
 import torch
@@ -36,7 +37,7 @@ from bfn_kernels.triton_ops.views import (
 )
 
 SAMPLE, MODE = tl.constexpr(records.SAMPLE), tl.constexpr(records.MODE)
-_MAX_LOG_RATIO = tl.constexpr(60.0)  # up to exp(60), it does not matter that probabilities below 1e-38 become 0
+_MAX_LOG_RATIO = tl.constexpr(60.0)  # with ratios up to exp(60), it does not matter that p or q below 1e-38 is 0
 
 
 @triton.jit
@@ -48,13 +49,13 @@ def _signs(view, block, T: tl.constexpr):
 
 @triton.jit
 def _message(sign, alpha, spread, eps):
-    """y₁ − y₀ ~ N(2αs, 4α), spread = 2√α; with 2p − 1 for s where probabilities are sent (185)."""
-    return tl.fma(spread, eps, 2.0 * alpha * sign)  # without fma, what the compiler rounds would depend on the kernel
+    """y₁ − y₀ ~ N(2αs, 4α), spread = 2√α (185). A step that sends probabilities has 2p − 1 instead of s."""
+    return tl.fma(spread, eps, 2.0 * alpha * sign)  # without fma, the rounding would depend on the kernel
 
 
 @triton.jit
 def _shares(u):
-    """p_x = σ(u) and q = 1 − p_x, where u = sz; exp(−|u|); and the larger of the two probabilities."""
+    """Returns p_x = σ(u) and q = 1 − p_x, where u = sz; exp(−|u|); and the larger of p_x and q."""
     small = exp(-tl.abs(u))
     larger = reciprocal(1.0 + small)
     smaller = small * larger
@@ -63,7 +64,7 @@ def _shares(u):
 
 @triton.jit
 def _log_mixture(growth, mixture, inverse):
-    """ln(1 + growth), corrected for the rounding of mixture = 1 + growth. inverse: 1/mixture."""
+    """ln(1 + growth), corrected for the rounding error of mixture = 1 + growth. inverse: 1/mixture."""
     return log_normal(mixture) + (growth - (mixture - 1.0)) * inverse
 
 
@@ -105,7 +106,7 @@ def _update(logits, state, solver, guidance, sent, noise, results, count, T: tl.
         scale, other_scale = load(guidance.logit_scale, block, T, 1.0), load(guidance.unconditional_scale, block, T)
         z = guided(z, scale, load(guidance.unconditional, block, T), other_scale)
     if sent.choice == SAMPLE:
-        # class 0 if its probability exceeds u, or if class 1 has the probability 0
+        # class 0 is drawn if its probability exceeds u, or if class 1 has the probability 0
         p, q, _, _ = _shares(z)
         u = uniforms_of(Noise(noise.seed, sent.draw_noise), block, CLASS, T)
         sign = tl.where((q > u) | (p == 0.0), -1.0, 1.0)
@@ -133,8 +134,8 @@ def _update(logits, state, solver, guidance, sent, noise, results, count, T: tl.
 def _losses(
     kernel, x: Tensor, logits: Tensor, row_scalar, target: LossTarget, need_logits: bool, *more, **options
 ) -> tuple[Tensor, ...]:
-    """Runs the kernel of a loss. Returns the loss, the factor by which its gradient is multiplied, and the gradient,
-    empty if it is not needed. row_scalar: the weight or α_i."""
+    """Runs the kernel of a loss. Returns the loss; the factor by which its gradient must be multiplied; and the
+    gradient, which is empty if it is not needed. row_scalar: the weight or α_i."""
     dtype, shape = compute_dtype(logits), x.shape
     losses, gradients = Losses(x, *target, dtype), Gradients((logits, need_logits), dtype=dtype)
     inputs = *views(shape, x, logits, row_scalar), *more
@@ -150,8 +151,8 @@ def loss(x: Tensor, logits: Tensor, weight: Tensor | None, target: LossTarget, n
 
 @triton.jit
 def _write(loss, slope, sign, outputs, block):
-    """Writes the losses of a block and their derivatives by z, from the derivatives `slope` by sz. Where the mask is
-    False the derivatives are 0. outputs: the mask, the gradient and the memory of the losses."""
+    """Writes the losses of a block and their derivatives by z, which are 0 where the mask is False. slope: the
+    derivatives by sz. outputs: the mask, the gradient and the memory of the losses."""
     mask, grad_logits, losses = outputs
     keep = load(mask, block, tl.int1, True)
     store(grad_logits, block, tl.where(keep, sign * slope, 0.0))
@@ -160,7 +161,7 @@ def _write(loss, slope, sign, outputs, block):
 
 @triton.jit
 def _loss(x, logits, weight, outputs, count, T: tl.constexpr, BLOCK: tl.constexpr):
-    """L∞ = weight·q² (205), or −ln p_x if there is no weight."""
+    """Writes L∞ = weight·q² (205) or, without a weight, −ln p_x; and the gradient."""
     block = block_of(count, BLOCK)
     sign = _signs(x, block, T)
     u = sign * load(logits, block, T)
@@ -186,8 +187,9 @@ def discrete_time_loss(
 
 @triton.jit
 def _draw(u, p, q, r):
-    """A draw of L_n, −ln M with M = p_x + q·e^(−r), and its derivative by u. Unless M is small, it is −ln(1 + S),
-    S = q·(e^(−r) − 1). If |r| exceeds _MAX_LOG_RATIO, it is softplus(−u) − softplus(−u − r)."""
+    """One draw of L_n and its derivative by u. The draw is −ln M with M = p_x + q·e^(−r). Unless M is small, it is
+    computed as −ln(1 + S), S = q·(e^(−r) − 1). If |r| exceeds _MAX_LOG_RATIO, it is computed as softplus(−u) −
+    softplus(−u − r)."""
     within = tl.abs(r) <= _MAX_LOG_RATIO
     capped = tl.where(within, -r, 0.0)
     growth = q * expm1(capped)
@@ -206,8 +208,8 @@ def _draw(u, p, q, r):
 def _nstep(
     x, logits, alpha, draws, n_steps, outputs, count, COORDINATES: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """n·E of the draws, with r = 2α + 2√α·sε. Nodes are used for sε, since they are symmetric. The factorised receiver
-    has two coordinates of half the accuracy."""
+    """Writes n times the expectation of a draw, with r = 2α + 2√α·sε. A node stands for sε itself, since nodes are
+    symmetric about 0. The factorised receiver has two coordinates with half the accuracy each."""
     block = block_of(count, BLOCK)
     sign, alpha = _signs(x, block, T), load(alpha, block, T) * (1.0 / COORDINATES)
     u = sign * load(logits, block, T)

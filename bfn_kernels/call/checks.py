@@ -29,14 +29,15 @@ def _tensor(name: str, value: object, allowed: Sequence[torch.dtype]) -> None:
 
 
 def data(name: str, x: Tensor, allowed: Sequence[torch.dtype] = FLOATS) -> None:
-    """Refuses all but data `[B, ...]`: floating-point numbers, unless other types are allowed."""
+    """Raises an error unless x is data `[B, ...]` of an allowed type, floating-point by default."""
     _tensor(name, x, allowed)
     if x.dim() == 0:
         raise ValueError(f"{name} must have a batch dimension, got a scalar")
 
 
 def classes(name: str, x: Tensor, booleans: bool = False) -> Tensor:
-    """The integer classes `[B, ...]`, or booleans if they are allowed, in a type that the operators take."""
+    """Checks integer classes `[B, ...]`, or booleans if they are allowed. Returns them in a type that the operators
+    take."""
     data(name, x, (*CLASSES, torch.bool) if booleans else CLASSES)
     if x.dtype == torch.bool:
         return x.view(torch.uint8)
@@ -44,10 +45,10 @@ def classes(name: str, x: Tensor, booleans: bool = False) -> Tensor:
 
 
 def valid_classes(name: str, x: Tensor, num_classes: int, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Classes that are safe to index with, and a mask that is True where the class in x is valid.
+    """Returns classes that are safe as indices, and a mask that is True where the class in x is valid.
 
-    On the CPU, where reading values is free, a class out of range is an IndexError. Elsewhere its variable becomes NaN.
-    Where the mask is False, x may have any value.
+    On the CPU, where the values can be read at no cost, a class out of range is an IndexError. Elsewhere the mask is
+    False for it, and callers set its variable to NaN. Where the argument `mask` is False, x may have any value.
     """
     index = x.long()  # uint8 cannot be compared with a number of classes above 255
     within = (index >= 0) & (index < num_classes)
@@ -58,29 +59,30 @@ def valid_classes(name: str, x: Tensor, num_classes: int, mask: Tensor | None = 
 
 
 def logits(name: str, z: Tensor) -> None:
-    """Refuses all but floating-point numbers per class `[B, ..., K]`, K at least 2."""
+    """Raises an error unless z has floating-point numbers per class `[B, ..., K]`, K at least 2."""
     data(name, z)
     if z.dim() < 2 or z.shape[-1] < 2:
         raise ValueError(f"{name} must have shape [B, ..., K] with K of at least 2, got {tuple(z.shape)}")
 
 
 def weight(name: str, w: Tensor) -> None:
-    """Refuses all but a floating-point vector for each class `[K, d]`."""
+    """Raises an error unless w has a floating-point vector for each class `[K, d]`."""
     _tensor(name, w, FLOATS)
     if w.dim() != 2:
         raise ValueError(f"{name} must have shape [K, d], got {tuple(w.shape)}")
 
 
 def components(name: str, z: Tensor, most: int) -> None:
-    """Refuses all but floating-point numbers per component of a mixture `[B, ..., M]`, M at most `most`."""
+    """Raises an error unless z has floating-point numbers per component of a mixture `[B, ..., M]`, M at most
+    `most`."""
     data(name, z)
     if z.dim() < 2 or not 1 <= z.shape[-1] <= most:
         raise ValueError(f"{name} must have shape [B, ..., M] with M from 1 to {most}, got {tuple(z.shape)}")
 
 
 def like(name: str, value: Tensor, model_name: str, model: Tensor, shape: Sequence[int] | None = None) -> None:
-    """Refuses all but a floating-point tensor on the device of `model`, of this shape or, without one, of the shape of
-    `model`."""
+    """Raises an error unless the value is a floating-point tensor on the device of `model` and has this shape, by
+    default the shape of `model`."""
     shape = model.shape if shape is None else shape
     if isinstance(value, Tensor) and value.dtype in FLOATS and value.shape == shape and value.device == model.device:
         return  # the checks below would take twice as long
@@ -99,7 +101,7 @@ def same_device(name: str, value: Tensor, model_name: str, model: Tensor) -> Non
 
 
 def once(name: str, value: Tensor, shape: Sequence[int]) -> Tensor:
-    """Undoes `expand`: a dimension of stride 0 gets size 1, so that each number is there once."""
+    """Undoes `expand`: a dimension of stride 0 gets size 1, so that no number is repeated."""
     if 0 not in value.stride():
         return value
     leading(name, value, shape)
@@ -107,18 +109,18 @@ def once(name: str, value: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def rows(name: str, value: float | Tensor, shape: Sequence[int], model: Tensor, low=-math.inf, high=math.inf) -> Tensor:
-    """A number for each row in float64, with as many dimensions as `shape`.
+    """Returns a number for each row in float64, with as many dimensions as `shape`.
 
-    value: a scalar, or a tensor shaped like any leading part of `shape`, with or without trailing ones. In a CPU tensor
-    a number outside [low, high] is a ValueError. On other devices and in compiled code, where reading it would cost a
-    synchronisation, it becomes NaN.
+    value: a number, or a tensor with the shape of any leading part of `shape`, and possibly trailing dimensions of size
+    1. A number outside [low, high] is a ValueError. In tensors on other devices than the CPU and in compiled code,
+    where reading it would cost a synchronisation, it becomes NaN.
     """
     if isinstance(value, Real) and not isinstance(value, bool):
         if not low <= value <= high:
             raise ValueError(f"{name} must lie in [{low}, {high}], got {value}")
-        if isinstance(value, int) and abs(value) >= 2**63:  # torch refuses it, and float() may overflow
+        if isinstance(value, int) and abs(value) >= 2**63:  # torch refuses such an int, and float() may overflow
             value = float(min(max(value, -(2**1023)), 2**1023))
-        if torch.compiler.is_compiling():  # torch.full would make a constant of the number
+        if torch.compiler.is_compiling():  # with torch.full, compiled code would contain the number as a constant
             return torch.zeros((1,) * len(shape), dtype=torch.float64, device=model.device) + value
         return torch.full((1,) * len(shape), float(value), dtype=torch.float64, device=model.device)
     if not isinstance(value, Tensor):
@@ -136,12 +138,14 @@ def rows(name: str, value: float | Tensor, shape: Sequence[int], model: Tensor, 
 
 
 def shows(x: Tensor) -> bool:
-    """Whether x can be read at no cost. Fake tensors have no values, and compiled code would wait for them."""
+    """Whether the values of x can be read at no cost. Fake tensors have no values. Compiled code would have to wait for
+    them."""
     return x.device.type == "cpu" and type(x) in (Tensor, torch.nn.Parameter) and not torch.compiler.is_compiling()
 
 
 def leading(name: str, value: Tensor, shape: Sequence[int]) -> tuple[int, ...]:
-    """The shape of a tensor of row scalars, padded by trailing ones to as many dimensions as `shape` has."""
+    """The shape of a tensor of row scalars, with trailing dimensions of size 1 up to the number of dimensions of
+    `shape`."""
     dims = value.dim()
     while dims > 0 and value.shape[dims - 1] == 1:
         dims -= 1
@@ -154,14 +158,14 @@ def leading(name: str, value: Tensor, shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def steps(name: str, t: Tensor, n_steps: int) -> None:
-    """Refuses times at which no step of L_n starts, on the CPU. Elsewhere, and in compiled code, their losses become
-    NaN."""
+    """Raises an error if no step of L_n starts at one of the times. On other devices than the CPU, and in compiled
+    code, the losses of such times become NaN instead."""
     if not shows(t):
         return
     bad = t[step_of(t, n_steps).isnan()]
     if bad.numel():
         raise ValueError(
-            f"{name} must be (i - 1)/n for a step i from 1 to n = {n_steps}, got {bad[0].item()}; or give step=i"
+            f"{name} must be (i - 1)/n for a step i from 1 to n = {n_steps}, got {bad[0].item()}; or pass step=i"
         )
 
 
@@ -174,7 +178,7 @@ def step_of(t: Tensor, n_steps: int) -> Tensor:
 
 
 def values(name: str, x: Tensor, low: float, high: float) -> None:
-    """Refuses data outside of [low, high] on the CPU, but not NaN."""
+    """Raises an error if data on the CPU lie outside of [low, high]. NaN is allowed."""
     if not shows(x):
         return
     outside = (x < low) | (x > high)
@@ -183,7 +187,7 @@ def values(name: str, x: Tensor, low: float, high: float) -> None:
 
 
 def integer(name: str, value: int, low: int) -> int:
-    """The value as a Python int; NumPy integers are accepted too."""
+    """Checks an integer, also a NumPy one, and returns it as a Python int."""
     if isinstance(value, bool) or not isinstance(value, (int, Integral)):
         raise TypeError(f"{name} must be an int, got {type(value).__name__}")
     if value < low:
@@ -192,7 +196,7 @@ def integer(name: str, value: int, low: int) -> int:
 
 
 def number(name: str, value: float, low: float, high: float) -> float:
-    """The value as a Python float."""
+    """Checks a number, and returns it as a Python float."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
     if not low <= value <= high:
@@ -217,10 +221,10 @@ def interval(name: str, value: tuple[float, float] | None) -> tuple[float, float
 
 
 def mask(name: str, value: Tensor | None, model_name: str, model: Tensor, shape: Sequence[int]) -> Tensor | None:
-    """The mask with as many dimensions as `shape`, to which it broadcasts, or None.
+    """Returns the mask with as many dimensions as `shape`, to which it broadcasts, or None.
 
     The dimensions of a mask may be the leading dimensions of `shape`, as for times, or the trailing ones, as in torch's
-    broadcasting. A mask that fits both in different ways is refused.
+    broadcasting. If both are possible and differ, it is an error.
     """
     if value is None:
         return None
@@ -242,8 +246,8 @@ def mask(name: str, value: Tensor | None, model_name: str, model: Tensor, shape:
 
 
 def no_gradient(reason: str, **tensors: object) -> None:
-    """Refuses tensors that require a gradient, for inputs without a gradient. Most often such a tensor is the output of
-    a network in a sampling loop."""
+    """Raises an error if a tensor requires a gradient, for arguments that have no gradient. Most often such a tensor is
+    the output of a network in a sampling loop."""
     if not torch.is_grad_enabled():
         return
     for name, value in tensors.items():
@@ -255,7 +259,7 @@ def no_gradient(reason: str, **tensors: object) -> None:
 
 
 def compute_dtype(*tensors: Tensor | None) -> torch.dtype:
-    """float64 if any argument has it, float32 otherwise."""
+    """The type of the arithmetic: float64 if any argument is float64, else float32."""
     for t in tensors:
         if t is not None and t.dtype == torch.float64:
             return torch.float64

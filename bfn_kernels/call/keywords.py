@@ -15,12 +15,12 @@ from bfn_kernels.records import NO_DRAWS
 from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
 
 MAX_NODES = 128
-ExplicitNoise = tuple[str, Tensor | None, Sequence[int]]  # the keyword, its value, and the shape that it must have
+ExplicitNoise = tuple[str, Tensor | None, Sequence[int]]  # a keyword, its value, and the shape that it must have
 STEPS = (torch.int64, torch.int32, torch.int16, torch.uint8)
 
 PARAMETRISATIONS = ("noise", "data")
 
-# Functions return the fields of records as plain tuples, since making a record takes longer.
+# Functions return the fields of records as plain tuples, since a call would take longer with records.
 Target = tuple[Tensor | None, int]  # the fields of a LossTarget
 Seed = int | Tensor | None
 Generator = torch.Generator | None
@@ -28,14 +28,14 @@ Clip = tuple[float, float] | None  # the range of continuous data, None for the 
 
 
 class Limits(NamedTuple):
-    """The limits of what a network puts out; the defaults are the published ones.
+    """The limits of a network's output. The defaults are those of the published code.
 
-    Predictions have a gradient where they are within the limits or at them. Limits may be chosen in the ranges below;
-    for others an op raises ValueError.
+    A prediction has a gradient where it lies within the limits, ends included. An op raises ValueError if a limit is
+    not in its range below.
 
     Attributes:
-        std: The least and the largest standard deviation of an output distribution. Each must lie in [1e-6, 1e6].
-        log_std: The predicted ln std is clamped to [-log_std, log_std]; then the std that it gives is clamped to
+        std: The smallest and the largest standard deviation of an output distribution. Each must lie in [1e-6, 1e6].
+        log_std: The predicted ln std is clamped to [-log_std, log_std]. Then the standard deviation is clamped to
             `std`. log_std must lie in [0, 80].
         t_min: At times before t_min, a noise prediction is ignored: x̂ is 0, and the output distribution of discretised
             data is N(0, 1). t_min must lie in [1e-30, 1].
@@ -56,7 +56,7 @@ STD_RANGE, LOG_STD_MAX, T_MIN_LEAST = (1e-6, 1e6), 80.0, 1e-30
 
 
 def checked_limits(limits: Limits) -> Limits:
-    """The limits with Python floats in them."""
+    """Checks the limits, and returns them as Python floats."""
     if limits == PUBLISHED:
         return PUBLISHED
     if not isinstance(limits, Limits):
@@ -71,7 +71,7 @@ def checked_limits(limits: Limits) -> Limits:
 
 
 def checked_bins(num_bins: int, limits: Limits, clip: bool = True) -> tuple[int, bool, float, float, float]:
-    """The fields of the record `Bins`."""
+    """Checks the keywords, and returns the fields of the record `Bins`."""
     (low, high), log_std, _ = checked_limits(limits)
     return checks.integer("num_bins", num_bins, 2), clip, low, high, log_std
 
@@ -85,14 +85,14 @@ def bin_loss(
 
 
 def loss_target(x: Tensor, mask: Tensor | None, reduction: str) -> Target:
-    """The fields of the record `LossTarget` of a loss of x."""
+    """Checks the keywords of a loss of x, and returns the fields of the record `LossTarget`."""
     return checks.mask("mask", mask, "x", x, x.shape), checks.choice("reduction", reduction, checks.REDUCTIONS)
 
 
 def noise_seed(like: Tensor, seed: Seed, generator: Generator, *noises: ExplicitNoise) -> Tensor | None:
-    """The seed as a tensor, from `seed=`, `generator=` or torch's default generator; None if nothing has to be drawn.
+    """The seed as a tensor, from `seed=`, `generator=` or torch's default generator. None if the call draws no noise.
 
-    noises: the explicit noises of the call. If all of them are tensors, nothing has to be drawn.
+    noises: what the call may draw. If the explicit noise of each is a tensor, the call draws no noise.
     """
     explicit = []
     for name, noise, shape in noises:
@@ -111,7 +111,8 @@ def noise_seed(like: Tensor, seed: Seed, generator: Generator, *noises: Explicit
 def choice_noises(
     choose: str, draw_noise: Tensor | None, shape: Sequence[int], *others: ExplicitNoise
 ) -> list[ExplicitNoise]:
-    """The explicit noises that draw what a step sends, draw_noise and `others`; none unless the step sends a sample."""
+    """The noises that draw the sample that a step sends: draw_noise and `others`. An empty list if it sends no
+    sample."""
     return [("draw_noise", draw_noise, shape), *others] if choose == "sample" else []
 
 
@@ -124,10 +125,11 @@ def step_seed(
     *draws: ExplicitNoise,
     shape: Sequence[int] | None = None,
 ) -> Tensor | None:
-    """The seed of a solver's step, as `noise_seed` makes it. None if the step has no noise and draws nothing; it then
-    ignores the seed. shape: the shape of the noise, if it is not the shape of the state."""
+    """The seed of a solver's step, as `noise_seed` returns it. None if the step has no noise and draws no sample; the
+    arguments seed and generator are then ignored. shape: the shape of the noise, if it is not the shape of the
+    state."""
     if std is None and noise is not None:
-        raise ValueError("noise must be None for a step that has none")
+        raise ValueError("noise must be None for a step without noise")
     noises = [*([] if std is None else [("noise", noise, state.shape if shape is None else shape)]), *draws]
     return noise_seed(state, seed, generator, *noises) if noises else None
 
@@ -135,8 +137,8 @@ def step_seed(
 def expectation(
     like: Tensor, quadrature: int | None, n_samples: int | None, seed: Seed, generator: Generator, noise: Tensor | None
 ) -> tuple:
-    """The fields of the record `Draws`. Exactly one of `quadrature` and `n_samples` must be a number. Explicit noise is
-    `[n_samples, *like.shape]`."""
+    """Checks the keywords of an expectation, and returns the fields of the record `Draws`. Exactly one of `quadrature`
+    and `n_samples` must be a number. Explicit noise has the shape `[n_samples, *like.shape]`."""
     if (quadrature is None) == (n_samples is None):
         raise ValueError(f"exactly one of quadrature and n_samples must be given, got {quadrature=} and {n_samples=}")
     if quadrature is not None:
@@ -144,7 +146,7 @@ def expectation(
         if quadrature > MAX_NODES:
             raise ValueError(f"quadrature must be at most {MAX_NODES}, got {quadrature}")
         if not (noise is seed is generator is None):
-            raise ValueError("seed and noise must be None with quadrature, which draws nothing, and so must generator")
+            raise ValueError("generator, seed and noise must be None with quadrature, which draws nothing")
         nodes, weights = gauss.hermite(quadrature)
         return nodes, weights, 0, None, None
     n_samples = checks.integer("n_samples", n_samples, 1)
@@ -153,8 +155,8 @@ def expectation(
 
 
 def known_values(known: Tensor | None, known_mask: Tensor | None, like: Tensor, shape: Sequence[int]) -> Tensor | None:
-    """The mask of known values with as many dimensions as `shape`, or None. `known=` and `known_mask=` must be passed
-    together."""
+    """Checks `known=` and `known_mask=`, which must be passed together. Returns the mask with as many dimensions as
+    `shape`, or None."""
     if (known is None) != (known_mask is None):
         raise ValueError("known and known_mask must be given together")
     if known is None:
@@ -172,7 +174,7 @@ def read_mean(
 ) -> Tensor | None:
     """The mean that an op of continuous or discretised data reads, or None if the network predicts the data itself.
 
-    The mean must have this shape or, without one, the shape of x. name: the name of x in errors.
+    shape: the shape that the mean must have, by default the shape of x. name: the name of x in errors.
     """
     checks.choice("parametrisation", parametrisation, PARAMETRISATIONS)
     if mean is not None:
@@ -202,8 +204,8 @@ def prediction_scalars(
 
 
 def step_time(t: PerRow | None, step: int | Tensor | None, n_steps: int) -> tuple[PerRow, int]:
-    """The time (i − 1)/n at which step i of n starts, in float64, or t itself, and n. Exactly one of t and step must be
-    passed."""
+    """Returns the time and n. The time is t or, if step i is passed instead, (i − 1)/n in float64, at which step i
+    starts."""
     n_steps = checks.integer("n_steps", n_steps, 1)
     if (t is None) == (step is None):
         raise ValueError(f"exactly one of t and step must be given, got {t=} and {step=}")
@@ -224,7 +226,8 @@ def step_time(t: PerRow | None, step: int | Tensor | None, n_steps: int) -> tupl
 
 
 def updated_precision(precision: PerRow, alpha: PerRow, model: Tensor) -> PerRow:
-    """ρ + α: a number if both are numbers, else a tensor of a number per row, in ρ's type but at least float32."""
+    """ρ + α. It is a number if both are numbers. Otherwise it is a tensor with a number for each row: float64 if ρ is a
+    float64 tensor, else float32."""
     terms: dict[str, Any] = {"precision": precision, "alpha": alpha}
     tensors = [value for value in terms.values() if isinstance(value, Tensor)]
     if not tensors:

@@ -12,18 +12,18 @@ OUTPUTS = ("out", "theta_out", "predicted_out", "concentration_out", "log_out")
 
 
 def check_outputs(state_name: str, arguments: dict[str, Any]) -> None:
-    """Refuses tensors that a step cannot write its results into: its arguments of the names in OUTPUTS.
+    """Raises an error if a step cannot write its results into its arguments that are named in OUTPUTS.
 
     The outputs must be like the argument called `state_name`. They must share no memory with any input, since the step
-    may read every input. There are exceptions: `out` may be the state itself, `predicted_out` may be the
-    argument `previous`, and `concentration_out` may be the argument `concentration`.
+    may read an input after it has written an output. Three pairs are exceptions: `out` may be the state itself,
+    `predicted_out` may be the argument `previous`, and `concentration_out` may be the argument `concentration`.
     """
     outputs = {name: arguments[name] for name in OUTPUTS if arguments.get(name) is not None}
     if not outputs:
         return
     tensors, state = _tensors(arguments), arguments.get(state_name)
     if not isinstance(state, Tensor):
-        return  # the public function refuses this state
+        return  # the public function raises the error
     may_be = {
         "out": (state_name, "the state"),
         "predicted_out": ("previous", "the previous prediction"),
@@ -32,7 +32,7 @@ def check_outputs(state_name: str, arguments: dict[str, Any]) -> None:
     inputs = {name: tensor for name, tensor in tensors.items() if name not in outputs}
     for name, out in outputs.items():
         _check_output(name, out, state, inputs)
-    if torch.compiler.is_compiling():  # the compiler itself finds tensors that share memory, and copies them
+    if torch.compiler.is_compiling():  # the compiler finds tensors that share memory, and copies them
         return
     read = {name: _memory(tensor) for name, tensor in inputs.items()}
     for name, out in outputs.items():
@@ -48,16 +48,17 @@ def check_outputs(state_name: str, arguments: dict[str, Any]) -> None:
 
 
 def check_solver_step(state_name: str, arguments: dict[str, Any]) -> None:
-    """Refuses wrong outputs of a solver's step, arguments that require a gradient, and a wrong `previous`."""
+    """Raises an error if an output of a solver's step or its `previous` is wrong, or if an argument requires a
+    gradient."""
     check_outputs(state_name, arguments)
-    checks.no_gradient("no argument of a solver's step has one", **arguments)
+    checks.no_gradient("no argument of a solver's step has a gradient", **arguments)
     state, previous = arguments[state_name], arguments["previous"]
     if previous is not None and isinstance(state, Tensor):
         checks.like("previous", previous, "the state", state)
 
 
 def _tensors(arguments: dict[str, Any]) -> dict[str, Tensor]:
-    """The tensors among the arguments, and the tensors in an argument `Coefficients`."""
+    """The tensors among the arguments, and the tensors in arguments that are `Coefficients`."""
     values = dict(arguments)
     for name, value in arguments.items():
         if isinstance(value, Coefficients):
@@ -68,18 +69,18 @@ def _tensors(arguments: dict[str, Any]) -> dict[str, Tensor]:
 def _check_output(name: str, out: Tensor, state: Tensor, inputs: dict[str, Tensor]) -> None:
     checks.like(name, out, "the state", state)
     if name == "out" and out.dtype != state.dtype:
-        raise TypeError(f"out must be {state.dtype} as the state is, got {out.dtype}")
+        raise TypeError(f"out must be {state.dtype}, the state's type, got {out.dtype}")
     if torch.is_grad_enabled():
         checks.no_gradient(f"writing into {name} leaves none", **{name: out}, **inputs)
-    if not torch.compiler.is_compiling():  # the compiler cannot trace these checks, and writes into copies
+    if not torch.compiler.is_compiling():  # the compiler cannot trace these checks; compiled code writes into copies
         if out.layout != torch.strided or out.is_neg():
-            raise ValueError(f"{name} must be a plain tensor, got a sparse one or a view that negates what it shows")
+            raise ValueError(f"{name} must be a plain tensor, got a sparse tensor or a view that negates its memory")
         if out.is_inference() and not torch.is_inference_mode_enabled():
             raise ValueError(
-                f"{name} must not be a tensor of inference mode outside of it, where autograd cannot follow it"
+                f"{name} must not be an inference tensor outside of inference mode, where autograd cannot track it"
             )
     if _overlaps_itself(out):
-        raise ValueError(f"{name} must have a place of its own for every element, got strides {out.stride()}")
+        raise ValueError(f"{name} must have a place of its own for each element, got strides {out.stride()}")
 
 
 def _dims(x: Tensor) -> list[tuple[int, int]]:
@@ -88,7 +89,8 @@ def _dims(x: Tensor) -> list[tuple[int, int]]:
 
 
 def _overlaps_itself(x: Tensor) -> bool:
-    """Whether two elements may share an address: a stride is shorter than the span of the dimensions of less stride."""
+    """Whether two elements may share an address: whether a stride is smaller than the span of all dimensions with
+    smaller strides."""
     span = 1
     for stride, size in () if x.is_contiguous() or x.numel() == 0 else sorted(_dims(x)):
         if stride < span:
@@ -98,7 +100,7 @@ def _overlaps_itself(x: Tensor) -> bool:
 
 
 def _memory(x: Tensor) -> tuple[int, int]:
-    """The address of the first element and the address after the last one. (0, 0) for a tensor without memory."""
+    """The address of the first element and the address after the last element. (0, 0) for a tensor without memory."""
     try:
         first = 0 if x.is_meta else x.data_ptr()  # also 0 for a fake tensor
     except RuntimeError:  # a tensor without storage

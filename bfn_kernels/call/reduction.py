@@ -10,7 +10,7 @@ NONE, BATCH, SUM, MEAN = range(4)
 
 
 def hide(mask: Tensor | None, *tensors: Tensor | None) -> Sequence[Tensor | None]:
-    """Zeroes the tensors where the mask is False, so that no such value, not even NaN, reaches a gradient."""
+    """Sets the tensors to 0 where the mask is False, so that the values there, even NaN, do not reach a gradient."""
     if mask is None:
         return tensors
     return [t if t is None else torch.where(mask, t, torch.zeros_like(t)) for t in tensors]

@@ -1,4 +1,5 @@
-"""Row scalars: the numbers that an op needs for each row, computed from the times or accuracies that a caller passes.
+"""Row scalars: the numbers that an op needs for each row. They are computed from the times or accuracies that a caller
+passes.
 
 Each row scalar is computed in float64 and rounded once, to the type of the arithmetic. `FORMULAS` computes row scalars
 in plain PyTorch, for any schedule and device and for compiled code. For the built-in schedules the operator
@@ -22,17 +23,17 @@ from bfn_kernels.schedules import ExponentialVariance, LogarithmicAccuracy, Quad
 
 PerRow = float | Tensor  # times, accuracies or precisions: one number for all rows, or a number for each row
 
-T_MIN = 1e-6  # before this time, unless a caller sets another, no message counts as received, so that x̂ is 0
+T_MIN = 1e-6  # the default t_min: before this time no message counts as received, so that x̂ is 0
 T_MAX = 1 - 1e-6  # the time of a discrete flow is clamped to this
-ROOT_BETA_MIN = 1e-10  # if √β is below this, a discrete flow is the prior
+ROOT_BETA_MIN = 1e-10  # a √β below this counts as 0, so that a discrete flow is the prior
 
 
 @dataclass(frozen=True)
 class Inputs:
     """The inputs of the formulas, in float64.
 
-    value: times if there is a schedule, else accuracies α of messages. precision: ρ before the message. n_steps: n of
-    α_i. scale: a factor in some formulas. t_min: before this time no message counts as received.
+    value: times if there is a schedule, else accuracies α of messages. precision: ρ before the message. n_steps: n,
+    where α_i is asked for. scale: a factor in some formulas. t_min: before this time no message counts as received.
     """
 
     value: Tensor
@@ -59,7 +60,7 @@ class Inputs:
         return torch.where(beta.sqrt() < ROOT_BETA_MIN, 0.0, beta)
 
 
-# The operator takes a bit for each wanted row scalar, and returns them in the order of this table.
+# The operator takes a set of bits, one for each row scalar of this table, and returns the wanted ones in this order.
 # csrc/math/schedules.h has the same order.
 FORMULAS: dict[str, Callable[[Inputs], Tensor]] = {
     "gamma": lambda row: row.gamma()[0],
@@ -94,8 +95,8 @@ def _parameter(name: str, value: float | Tensor) -> float:
     return float(value)
 
 
-# The numbers that the operator gets of a schedule: its kind, σ₁ or β₁, and K. A subclass may override methods, so the
-# operator serves only these exact types.
+# For each built-in schedule, the numbers that the operator takes: its kind, σ₁ or β₁, and K. The type must be exactly
+# one of these, since a subclass may override methods.
 SCHEDULES: dict[type, Callable[[Any], tuple[int, float, int]]] = {
     type(None): lambda schedule: (0, 0.0, 0),
     ExponentialVariance: lambda schedule: (1, _parameter("sigma_1", schedule.sigma_1), 0),
@@ -123,11 +124,12 @@ def scalars(
     scale: float = 1,
     t_min: float = T_MIN,
 ) -> Sequence[Tensor]:
-    """The wanted row scalars, names in the order of FORMULAS, each in `dtype` and broadcastable to the variables.
+    """Returns the wanted row scalars, each in `dtype` and broadcastable to the variables. wanted: names in the order of
+    FORMULAS.
 
     value: a number, `[B]` or any leading part of the variables' shape: times in [0, 1] with a schedule, else accuracies
     α of messages, at least 0. data: `[B, ...]`; the first `dims` dimensions (all if None) are the variables'.
-    precision: ρ before the message, shaped as value may be, at least 0. n_steps, scale and t_min: see `Inputs`.
+    precision: ρ before the message, at least 0, in a shape that value may have. n_steps, scale and t_min: see `Inputs`.
     """
     shape = data.shape if dims is None else data.shape[:dims]
     name, high = ("alpha", math.inf) if schedule is None else ("t", 1)
@@ -141,7 +143,7 @@ def scalars(
         values = _operator_input(value, data, high)
         precisions = None if precision is None else _operator_input(precision, data)
         if values is not None and (precision is None or precisions is not None):
-            # torch's conversion of a torch.Size and of a dtype takes as long as the kernel
+            # a tuple and a bool, since torch's conversion of a torch.Size and of a dtype takes as long as the kernel
             rest = n_steps, scale, t_min, tuple(shape), dtype == torch.float64
             return library.common.row_scalars(values, precisions, _bits(tuple(wanted)), *numbers, *rest)
     wide = checks.rows(name, value, shape, data, 0, high)
@@ -151,13 +153,13 @@ def scalars(
     inputs = Inputs(wide, wide_precision, schedule, n_steps, scale, t_min)
     row_scalars = [FORMULAS[name](inputs).to(dtype) for name in wanted]
     if any(scalar.requires_grad for scalar in row_scalars):
-        raise ValueError("schedule requires a gradient, but none is defined for it; give it parameters that have none")
+        raise ValueError("schedule requires a gradient, but none is defined for it; detach its parameters")
     return row_scalars
 
 
 def _operator_input(value: float | Tensor, data: Tensor, high: float = math.inf) -> Tensor | None:
-    """The value as a tensor that the operator takes, or None if the formulas must compute the row scalars: for
-    subclasses of Tensor, and for wrong values, which `checks` then refuses."""
+    """The value as a tensor that the operator takes. None if the operator cannot take it, so that the formulas must
+    compute the row scalars: for subclasses of Tensor, and for wrong values, for which `checks` then raises an error."""
     if type(value) is float or (type(value) is int and value < 2**63):
         return torch.scalar_tensor(value, dtype=torch.float64, device=data.device) if 0 <= value <= high else None
     if type(value) is not Tensor and (not isinstance(value, Tensor) or has_torch_function((value,))):

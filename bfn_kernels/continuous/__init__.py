@@ -42,14 +42,14 @@ def flow_sample(
     Args:
         x: Data `[B, ...]`; differentiable.
         t: Times in [0, 1]: a number, `[B]` or any leading part of the shape of x.
-        sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1), which sets the paper's schedule (80).
-        schedule: A schedule of `bfn_kernels.schedules`, or an object with its methods, in the place of sigma_1.
-        mask: Bool, False where x is not read and the mean is that of the prior, 0. Broadcastable to x, or of its
-            leading dimensions.
-        seed: An int, or an int64 tensor of one element; None draws one with generator.
-        generator: A `torch.Generator` on the device of x, in the place of seed; None is torch's default one.
-        noise: ε, standard normals `[B, ...]`, in the place of a seed; not differentiable.
-        backend: As in `backends`; None chooses the fastest one.
+        sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1): σ₁ of the paper's schedule (80).
+        schedule: A schedule of `bfn_kernels.schedules`, or an object with the same methods, instead of sigma_1.
+        mask: Bool, False where x is not read and the result is the prior's mean, 0. Broadcastable to x, or shaped as
+            its leading dimensions.
+        seed: An int, or an int64 tensor of one element. None: `generator` draws it.
+        generator: A `torch.Generator` on the device of x, instead of a seed. None: torch's default generator.
+        noise: ε, standard normals `[B, ...]`, instead of normals from a seed; not differentiable.
+        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
 
     Returns:
         The mean in the shape and type of x.
@@ -82,10 +82,10 @@ def sender_sample(
     Args:
         x: Data `[B, ...]`; differentiable.
         alpha: Accuracy α, at least 0: a number, `[B]` or any leading part of the shape of x.
-        seed: An int, or an int64 tensor of one element; None draws one with generator.
-        generator: A `torch.Generator` on the device of x, in the place of seed; None is torch's default one.
-        noise: ε, standard normals `[B, ...]`, in the place of a seed; not differentiable.
-        backend: As in `backends`; None chooses the fastest one.
+        seed: An int, or an int64 tensor of one element. None: `generator` draws it.
+        generator: A `torch.Generator` on the device of x, instead of a seed. None: torch's default generator.
+        noise: ε, standard normals `[B, ...]`, instead of normals from a seed; not differentiable.
+        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
 
     Returns:
         The message y in the shape and type of x.
@@ -112,11 +112,11 @@ def bayesian_update(
             mean; not 0 where alpha is 0.
         y: The message `[B, ...]`; differentiable.
         alpha: Accuracy α of the message, at least 0: a number, `[B]` or any leading part of the shape of mean.
-        backend: As in `backends`; None chooses the fastest one.
+        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
 
     Returns:
-        The mean μ' in the type of mean, and the precision ρ'. The precision is a float if precision and alpha are
-            numbers, else a tensor, float64 if precision is float64 and float32 otherwise.
+        The mean μ' in the type of mean, and the precision ρ'. ρ' is a float if precision and alpha are numbers.
+            Otherwise it is a tensor, float64 if precision is float64, else float32.
 
     Example:
         >>> bayesian_update(torch.zeros(1, 2), 1.0, torch.ones(1, 2), 3.0)
@@ -141,17 +141,17 @@ def predict_data(
     clip: Clip = (-1, 1),
     backend: str | None = None,
 ) -> Tensor:
-    """The data that a noise prediction stands for: x̂ = μ/γ − √((1−γ)/γ)·ε̂ (84), clipped; 0 where t < t_min.
+    """Computes the data prediction from a noise prediction: x̂ = μ/γ − √((1−γ)/γ)·ε̂ (84), clipped; 0 where t < t_min.
 
     Args:
-        noise_pred: ε̂, the predicted noise, `[B, ...]`; differentiable where the clip does not bind.
-        mean: μ, the mean that the network saw, `[B, ...]`; differentiable where the clip does not bind.
+        noise_pred: ε̂, the predicted noise, `[B, ...]`; differentiable where x̂ is not clipped.
+        mean: μ, the mean that the network saw, `[B, ...]`; differentiable where x̂ is not clipped.
         t: Times in [0, 1]: a number, `[B]` or any leading part of the shape of mean.
-        sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1), which sets the paper's schedule (80).
-        schedule: A schedule of `bfn_kernels.schedules`, or an object with its methods, in the place of sigma_1.
-        limits: `bfn_kernels.Limits`, of which t_min is read (1e-6 unless set): x̂ is 0 before this time.
-        clip: The range of the data, to which x̂ is clipped; None for data without bounds.
-        backend: As in `backends`; None chooses the fastest one.
+        sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1): σ₁ of the paper's schedule (80).
+        schedule: A schedule of `bfn_kernels.schedules`, or an object with the same methods, instead of sigma_1.
+        limits: `bfn_kernels.Limits`, of which only t_min is read (1e-6 by default): x̂ is 0 before t_min.
+        clip: The range (low, high) of the data, to which x̂ is clipped. None for data without bounds.
+        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
 
     Returns:
         x̂ in the shape and type of noise_pred.

@@ -32,22 +32,22 @@ def continuous_time_loss(
     Args:
         x: Data `[B, ...]`; differentiable.
         prediction: The network's output `[B, ...]`; differentiable.
-        mean: The mean that the network saw, `[B, ...]`; differentiable; may be None with parametrisation="data".
+        mean: The mean that the network saw, `[B, ...]`; differentiable. It may be None with parametrisation="data".
         t: Times in [0, 1]: a number, `[B]` or any leading part of the shape of x.
-        sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1), which sets the paper's schedule (80).
-        schedule: A schedule of `bfn_kernels.schedules`, or an object with its methods, in the place of sigma_1.
-        parametrisation: "noise": x̂ is made of prediction and mean, as by `predict_data`; "data": x̂ is prediction.
-        limits: `bfn_kernels.Limits`, of which t_min is read (1e-6 unless set): with parametrisation="noise", x̂ is 0
-            before this time.
-        clip: The range of the data: x̂ is clipped to it, and an x outside is refused on the CPU; None for data without
-            bounds.
-        mask: Bool, False where a variable costs nothing and its x is not looked at. Broadcastable to x, or of its
+        sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1): σ₁ of the paper's schedule (80).
+        schedule: A schedule of `bfn_kernels.schedules`, or an object with the same methods, instead of sigma_1.
+        parametrisation: "noise": x̂ is what `predict_data` computes of prediction and mean; "data": x̂ is prediction.
+        limits: `bfn_kernels.Limits`, of which only t_min is read (1e-6 by default): with parametrisation="noise", x̂ is
+            0 before t_min.
+        clip: The range (low, high) of the data. x̂ is clipped to it. On the CPU, an x outside is an error. None for data
+            without bounds.
+        mask: Bool, False where a variable costs nothing and its x is not read. Broadcastable to x, or shaped as its
             leading dimensions.
-        reduction: "mean" over the variables that mask keeps, "sum", "batch" (sums, `[B]`) or "none" (`[B, ...]`).
-        backend: As in `backends`; None chooses the fastest one.
+        reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (`[B, ...]`).
+        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
 
     Returns:
-        The loss in nats, float32 (float64 for float64).
+        The loss in nats, float32, or float64 if x, mean or a prediction is float64.
 
     Example:
         >>> x = torch.zeros(1, 2)
@@ -86,24 +86,25 @@ def discrete_time_loss(
     Args:
         x: Data `[B, ...]`; differentiable.
         prediction: The network's output `[B, ...]`; differentiable.
-        mean: The mean that the network saw, `[B, ...]`; differentiable; may be None with parametrisation="data".
-        t: Times (i − 1)/n at which a step starts: a number, `[B]` or any leading part of the shape of x. Or give step.
+        mean: The mean that the network saw, `[B, ...]`; differentiable. It may be None with parametrisation="data".
+        t: Times (i − 1)/n at which a step starts: a number, `[B]` or any leading part of the shape of x. Pass either t
+            or step.
         n_steps: n, the number of messages, at least 1.
-        step: The step i from 1 to n in the place of t: an int, or an integer tensor shaped as t may be.
-        sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1), which sets the paper's schedule (80).
-        schedule: A schedule of `bfn_kernels.schedules`, or an object with its methods, in the place of sigma_1.
-        parametrisation: "noise": x̂ is made of prediction and mean, as by `predict_data`; "data": x̂ is prediction.
-        limits: `bfn_kernels.Limits`, of which t_min is read (1e-6 unless set): with parametrisation="noise", x̂ is 0
-            before this time.
-        clip: The range of the data: x̂ is clipped to it, and an x outside is refused on the CPU; None for data without
-            bounds.
-        mask: Bool, False where a variable costs nothing and its x is not looked at. Broadcastable to x, or of its
+        step: The step i from 1 to n, instead of t: an int, or an integer tensor in a shape that t may have.
+        sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1): σ₁ of the paper's schedule (80).
+        schedule: A schedule of `bfn_kernels.schedules`, or an object with the same methods, instead of sigma_1.
+        parametrisation: "noise": x̂ is what `predict_data` computes of prediction and mean; "data": x̂ is prediction.
+        limits: `bfn_kernels.Limits`, of which only t_min is read (1e-6 by default): with parametrisation="noise", x̂ is
+            0 before t_min.
+        clip: The range (low, high) of the data. x̂ is clipped to it. On the CPU, an x outside is an error. None for data
+            without bounds.
+        mask: Bool, False where a variable costs nothing and its x is not read. Broadcastable to x, or shaped as its
             leading dimensions.
-        reduction: "mean" over the variables that mask keeps, "sum", "batch" (sums, `[B]`) or "none" (`[B, ...]`).
-        backend: As in `backends`; None chooses the fastest one.
+        reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (`[B, ...]`).
+        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
 
     Returns:
-        The loss in nats, float32 (float64 for float64).
+        The loss in nats, float32, or float64 if x, mean or a prediction is float64.
 
     Raises:
         ValueError: If a time is not (i − 1)/n for a step i, on the CPU. Elsewhere the loss of its variables is NaN.
@@ -138,31 +139,33 @@ def reconstruction_loss(
     reduction: str = "mean",
     backend: str | None = None,
 ) -> Tensor:
-    """The cost in nats of x after the last message, the network having seen t = 1: −ln N(x; x̂, std²).
+    """The cost in nats of x after the last message: −ln N(x; x̂, std²), where x̂ is the network's data prediction at t =
+    1.
 
-    With num_bins, it is −ln p of the bin that x lies in under that normal, which compares with discretised models.
+    With num_bins, it is −ln p of the bin that x lies in, where N(x̂, std²) gives p. This cost is comparable with the
+    cost of discretised models.
 
     Args:
         x: Data `[B, ...]`; differentiable. With num_bins, in [−1, 1] and not differentiable.
         prediction: The network's output `[B, ...]`; differentiable.
-        mean: The mean that the network saw, `[B, ...]`; differentiable; may be None with parametrisation="data".
-        sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1), which sets the paper's schedule (80).
-        schedule: A schedule of `bfn_kernels.schedules`, or an object with its methods, in the place of sigma_1.
+        mean: The mean that the network saw, `[B, ...]`; differentiable. It may be None with parametrisation="data".
+        sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1): σ₁ of the paper's schedule (80).
+        schedule: A schedule of `bfn_kernels.schedules`, or an object with the same methods, instead of sigma_1.
         num_bins: K, the number of bins of [−1, 1], at least 2; None for the density.
-        std: Standard deviation of the normal, from 1e-6 to 1e6; None takes that of the flow at t = 1, σ₁. The published
-            code takes 0.7σ₁ for 16 bins.
-        parametrisation: "noise": x̂ is made of prediction and mean, as by `predict_data`; "data": x̂ is prediction.
-        limits: `bfn_kernels.Limits`, of which t_min is read (1e-6 unless set): with parametrisation="noise", x̂ is 0
-            before this time.
-        clip: The range of the data: x̂ is clipped to it, and without num_bins an x outside is refused on the CPU; None
-            for data without bounds.
-        mask: Bool, False where a variable costs nothing and its x is not looked at. Broadcastable to x, or of its
+        std: Standard deviation of the normal, from 1e-6 to 1e6. None: σ₁, the input distribution's at t = 1. The
+            published code takes 0.7σ₁ for 16 bins.
+        parametrisation: "noise": x̂ is what `predict_data` computes of prediction and mean; "data": x̂ is prediction.
+        limits: `bfn_kernels.Limits`, of which only t_min is read (1e-6 by default): with parametrisation="noise", x̂ is
+            0 before t_min.
+        clip: The range (low, high) of the data. x̂ is clipped to it. On the CPU and without num_bins, an x outside is an
+            error. None for data without bounds.
+        mask: Bool, False where a variable costs nothing and its x is not read. Broadcastable to x, or shaped as its
             leading dimensions.
-        reduction: "mean" over the variables that mask keeps, "sum", "batch" (sums, `[B]`) or "none" (`[B, ...]`).
-        backend: As in `backends`; None chooses the fastest one.
+        reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (`[B, ...]`).
+        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
 
     Returns:
-        The loss in nats, float32 (float64 for float64).
+        The loss in nats, float32, or float64 if x, mean or a prediction is float64.
 
     Example:
         >>> x = torch.zeros(1, 2)
@@ -185,8 +188,8 @@ def reconstruction_loss(
     if num_bins is None:
         return library.continuous.squared_loss(x, prediction, *network, *normal, *target)
     num_bins = checks.integer("num_bins", num_bins, 2)
-    checks.no_gradient("with num_bins only prediction and mean have one", x=x)
-    # predict_data returns x̂ in the type of the prediction; in the type of the arithmetic x̂ is not rounded
+    checks.no_gradient("with num_bins only prediction and mean have a gradient", x=x)
+    # predict_data returns x̂ in the prediction's type, so the prediction is converted first, lest x̂ is rounded
     x_hat = library.continuous.predict_data(prediction.to(dtype), *network)
     return keywords.bin_loss(library, x, (x_hat, normal[0], None), num_bins, True, target)
 
@@ -204,8 +207,8 @@ class _ConstantVariance(NamedTuple):
 def _check_loss(
     x: Tensor, prediction: Tensor, mean: Tensor | None, parametrisation: str, mask, reduction: str, backend: str | None
 ) -> tuple[Tensor | None, Any, torch.dtype, Target]:
-    """The checks that the losses share. Returns the mean that operators read, the library that serves the call, the
-    type of the arithmetic, and the target of the loss."""
+    """Checks the arguments that the losses share. Returns the mean, or None if the operator does not read it; the
+    library that serves the call; the type of the arithmetic; and the fields of a `LossTarget`."""
     checks.data("x", x)
     checks.like("prediction", prediction, "x", x)
     mean = keywords.read_mean(x, mean, parametrisation)

@@ -1,6 +1,6 @@
-"""The operators of continuous data: the fake and backward pass of each.
+"""The operators of continuous data, each with its fake and its backward pass.
 
-The function of the same name in `reference.py` defines the result of an operator, and has its arguments.
+The function of the same name in `reference.py` computes the same result and has the same arguments.
 """
 
 import torch
@@ -29,7 +29,7 @@ def _gaussian_step_backward(library: Library, grad: Tensor, forward: Forward):
 
 def _step_backward(library: Library, grad: Tensor, forward: Forward):
     saved, (need_prediction, need_mean, *_), types = forward
-    dtype = saved.take.dtype  # the type of the arithmetic, so that the sum for the mean is rounded once
+    dtype = saved.take.dtype  # the type of the arithmetic, so that the gradient of the mean, a sum, is rounded once
     grad_x_hat = scaled_input_gradient(library, grad, saved.take, dtype)
     if saved.known_mask is not None:
         grad_x_hat = torch.where(saved.known_mask, 0, grad_x_hat)

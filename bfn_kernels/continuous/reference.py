@@ -1,4 +1,4 @@
-"""Continuous data in plain PyTorch: the executable specification. Equation numbers are those of arXiv 2308.07037.
+"""Continuous data in plain PyTorch: the executable specification. Equation numbers refer to arXiv 2308.07037.
 
 Data, means and explicit noise have the shape `[B, ...]`. Row scalars (`mean_scale`, `weight`, …) come from the module
 `rows`, in the type of the arithmetic, and broadcast to the data.
@@ -23,7 +23,7 @@ def step(
     predicted_out: Tensor | None = None,
 ) -> Tensor:
     """μ' = keep·μ + take·(x̂ + extrapolation·(x̂ − x̂_prev)) + std·ξ [derived], where x̂ is the result of `predict_data`,
-    or `known` where the mask is True. An update sends x̂ with accuracy α: keep = ρ/ρ', take = α/ρ' and std = √α/ρ'.
+    or `known` where known_mask is True. An update sends x̂ with accuracy α: keep = ρ/ρ', take = α/ρ' and std = √α/ρ'.
 
     known_mask: bool, broadcasts to the mean. predicted_out: receives x̂, and may be `previous`.
     """
@@ -37,14 +37,14 @@ def predict_data(network: Prediction) -> Tensor:
     prediction, mean, mean_scale, noise_scale, low, high = network
     if mean_scale is None:
         return clamped(prediction, low, high)
-    started = mean_scale != 0  # it is 1/γ, at least 1, from t_min on, and 0 before
+    started = mean_scale != 0  # mean_scale is 1/γ ≥ 1 where t ≥ t_min, else 0
     dtype = compute_dtype(prediction, mean)
     mean, noise_pred = hide(started, mean.to(dtype), prediction.to(dtype))
     return clamped(mean_scale * mean - noise_scale * noise_pred, low, high).to(prediction.dtype)
 
 
 def squared_loss(x: Tensor, network: Prediction, weight: Tensor, offset: Tensor | None, target: LossTarget) -> Tensor:
-    """weight·(x − x̂)² + offset: L∞ (101), L_n (96) and −ln N(x; x̂, v) differ in their weight and offset alone."""
+    """weight·(x − x̂)² + offset. L∞ (101), L_n (96) and −ln N(x; x̂, v) differ only in weight and offset."""
     prediction, mean, *_, low, high = network
     dtype = compute_dtype(x, prediction, mean)
     x, prediction, mean = hide(target.mask, x.to(dtype), prediction.to(dtype), None if mean is None else mean.to(dtype))

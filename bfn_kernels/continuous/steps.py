@@ -38,35 +38,36 @@ def update_sample(
     """Sends x with accuracy α and updates the mean: ρ' = ρ + α, μ' = (ρμ + αx)/ρ' + (√α/ρ')·ε [derived].
 
     It is `sender_sample` and `bayesian_update` in one pass; the message y is never stored. With t, it is one step of
-    sampling: x is what the network put out at time t, and the data x̂ that x stands for is sent.
+    ancestral sampling: x is the network's output at time t, and the data prediction x̂ is sent instead of x.
 
     Args:
-        x: The data that is sent, or, with t, the network's output, `[B, ...]`; differentiable.
+        x: The data that are sent or, with t, the network's output, `[B, ...]`; differentiable.
         mean: μ, the mean before the message, `[B, ...]`; differentiable.
         precision: ρ, the precision before the message, at least 0: a number, `[B]` or any leading part of the shape of
             mean; not 0 where alpha is 0.
         alpha: Accuracy α of the message, at least 0: a number, `[B]` or any leading part of the shape of mean.
-        t: Times in [0, 1] at which the network put out x, shaped as alpha may be; None if x is the data.
-        sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1), which sets the paper's schedule (80).
-            With t only.
-        schedule: A schedule of `bfn_kernels.schedules`, or an object with its methods, in the place of sigma_1. With t
-            only.
-        parametrisation: "noise": x̂ is made of x and mean, as by `predict_data`; "data": x̂ is x. With t only.
-        limits: `bfn_kernels.Limits`, of which t_min is read (1e-6 unless set): with parametrisation="noise", x̂ is 0
-            before this time. With t only.
-        clip: The range of the data, to which x̂ is clipped; None for data without bounds. With t only.
+        t: Times in [0, 1] at which the network put out x, in a shape that alpha may have. None if x is the data.
+        sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1): σ₁ of the paper's schedule (80). Only
+            with t.
+        schedule: A schedule of `bfn_kernels.schedules`, or an object with the same methods, instead of sigma_1. Only
+            with t.
+        parametrisation: "noise": x̂ is what `predict_data` computes of x and mean; "data": x̂ is x. Only with t.
+        limits: `bfn_kernels.Limits`, of which only t_min is read (1e-6 by default): with parametrisation="noise", x̂ is
+            0 before t_min. Only with t.
+        clip: The range (low, high) of the data, to which x̂ is clipped. None for data without bounds. Only with t.
         known: Values `[B, ...]` that are sent where known_mask is True (inpainting); not differentiable.
-        known_mask: Bool, given together with known. Broadcastable to mean, or shaped as its leading dimensions.
-        out: A tensor of the shape and type of mean, which may be mean itself, that receives the new mean; no gradient
-            then.
-        seed: An int, or an int64 tensor of one element; None draws one with generator.
-        generator: A `torch.Generator` on the device of mean, in the place of seed; None is torch's default one.
-        noise: ε, standard normals `[B, ...]`, in the place of a seed; not differentiable.
-        backend: As in `backends`; None chooses the fastest one.
+        known_mask: Bool. Pass known and known_mask together. Broadcastable to mean, or shaped as its leading
+            dimensions.
+        out: A tensor of the shape and type of mean, which may be mean itself, that receives the new mean. No argument
+            may then require a gradient.
+        seed: An int, or an int64 tensor of one element. None: `generator` draws it.
+        generator: A `torch.Generator` on the device of mean, instead of a seed. None: torch's default generator.
+        noise: ε, standard normals `[B, ...]`, instead of normals from a seed; not differentiable.
+        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
 
     Returns:
-        The mean μ' in the type of mean, and the precision ρ'. The precision is a float if precision and alpha are
-            numbers, else a tensor, float64 if precision is float64 and float32 otherwise.
+        The mean μ' in the type of mean, and the precision ρ'. ρ' is a float if precision and alpha are numbers.
+            Otherwise it is a tensor, float64 if precision is float64, else float32.
 
     Raises:
         ValueError: If sigma_1, schedule, parametrisation, limits or clip is given without t.
@@ -137,36 +138,38 @@ def solver_step(
         mean: μ, the mean that the network saw, `[B, ...]`.
         t: Times in [0, 1], above 0 for "ode1", "ode2" and "ode_euler": a number, `[B]` or any leading part of the shape
             of mean.
-        t_next: Times at which the step ends, t ≤ t_next ≤ 1, shaped as t may be; None only where coefficients are
-            given.
-        rule: A name of `solvers.RULES`; not read where coefficients are given.
-        t_previous: Times of the step before, t_previous < t, shaped as t may be, for a rule of second order; without it
-            the step is of first order.
-        previous: x̂ of the step before, `[B, ...]`, which predicted_out received there; given together with t_previous.
-        coefficients: `solvers.Coefficients`, numbers or tensors shaped as t may be, in the place of t_next, rule and
-            t_previous.
-        sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1), which sets the paper's schedule (80).
-        schedule: A schedule of `bfn_kernels.schedules`, or an object with its methods, in the place of sigma_1.
-        parametrisation: "noise": x̂ is made of prediction and mean, as by `predict_data`; "data": x̂ is prediction.
-        limits: `bfn_kernels.Limits`, of which t_min is read (1e-6 unless set): with parametrisation="noise", x̂ is 0
-            before this time.
-        clip: The range of the data, to which x̂ is clipped; None for data without bounds.
+        t_next: Times at which the step ends, t ≤ t_next ≤ 1, in a shape that t may have; None only with coefficients.
+        rule: A name of `solvers.RULES`; not read with coefficients.
+        t_previous: Times of the step before, t_previous < t, in a shape that t may have, for a rule of second order.
+            Without it the step is of first order.
+        previous: x̂ of the step before, `[B, ...]`, which predicted_out received in that step. Pass previous and
+            t_previous together.
+        coefficients: `solvers.Coefficients`, numbers, or tensors in a shape that t may have, instead of t_next, rule
+            and t_previous.
+        sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1): σ₁ of the paper's schedule (80).
+        schedule: A schedule of `bfn_kernels.schedules`, or an object with the same methods, instead of sigma_1.
+        parametrisation: "noise": x̂ is what `predict_data` computes of prediction and mean; "data": x̂ is prediction.
+        limits: `bfn_kernels.Limits`, of which only t_min is read (1e-6 by default): with parametrisation="noise", x̂ is
+            0 before t_min.
+        clip: The range (low, high) of the data, to which x̂ is clipped. None for data without bounds.
         known: Values `[B, ...]` that x̂ has where known_mask is True (inpainting).
-        known_mask: Bool, given together with known. Broadcastable to mean, or shaped as its leading dimensions.
+        known_mask: Bool. Pass known and known_mask together. Broadcastable to mean, or shaped as its leading
+            dimensions.
         out: A tensor of the shape and type of mean, which may be mean itself, that receives the new mean.
         predicted_out: A tensor of the shape of mean and of any floating-point type that receives x̂; it may be previous
             itself.
-        seed: An int, or an int64 tensor of one element; None draws one with generator. Only a stochastic rule reads it.
-        generator: A `torch.Generator` on the device of mean, in the place of seed; None is torch's default one.
-        noise: ξ, standard normals `[B, ...]` of a stochastic rule, in the place of a seed.
-        backend: As in `backends`; None chooses the fastest one.
+        seed: An int, or an int64 tensor of one element. None: `generator` draws it. Only a stochastic rule reads it.
+        generator: A `torch.Generator` on the device of mean, instead of a seed. None: torch's default generator.
+        noise: ξ, standard normals `[B, ...]` of a stochastic rule, instead of normals from a seed.
+        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
 
     Returns:
         The new mean μ' in the shape and type of mean.
 
     Raises:
-        ValueError: If the times are not in order (on the CPU). If only one of previous and t_previous (or an
-            extrapolation in coefficients) is given. If noise is given to a step that has none.
+        ValueError: If the times are not in order (on the CPU). If previous is given without t_previous, or t_previous
+            without previous; with coefficients, their extrapolation stands for t_previous. If noise is given to a step
+            without noise.
 
     Example:
         >>> noise_pred, mean = torch.zeros(1, 2), torch.full((1, 2), 0.45)

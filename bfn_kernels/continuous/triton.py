@@ -48,7 +48,7 @@ def _gaussian_step(
 ):
     block = block_of(count, BLOCK)
     value = load(state_scale, block, T, 1.0) * load(state, block, T)
-    # Without fma the compiler would choose what it rounds, and the bits would depend on the layout.
+    # Without fma, the compiler would choose which products it rounds, and the result would depend on the layout.
     if data[0] is not None:
         value = tl.fma(load(data_scale, block, T), load(data, block, T), value)
     if noise_scale[0] is not None:
@@ -68,7 +68,7 @@ def step(
 
 
 def _network_views(shape: torch.Size, network: Prediction) -> Prediction:
-    """The views of a network's prediction. The range is known when the kernel is compiled."""
+    """The views of a network's prediction. The range is a constant when the kernel is compiled."""
     return Prediction(*views(shape, *network[:4]), *constants(*network[4:]))
 
 
@@ -89,7 +89,7 @@ def _update(network, solver, known, known_mask, noise, out, predicted, count, T:
 @triton.jit
 def predict(network, block, T: tl.constexpr):
     """x̂ = mean_scale·μ − noise_scale·ε̂ (84), and the two scales. If both scales are 0, as for t < t_min, x̂ is 0 even if
-    μ or ε̂ is infinite or NaN. Without scales x̂ is the prediction, as with the scales 0 and −1."""
+    μ or ε̂ is infinite or NaN. If the network has no scales, they count as 0 and −1, and x̂ is the prediction."""
     mean_scale, noise_scale = load(network.mean_scale, block, T), load(network.noise_scale, block, T, -1.0)
     x_hat = -noise_scale * load(network.prediction, block, T)
     if network.mean_scale[0] is not None:
@@ -113,8 +113,8 @@ def _predict_data(network, out, count, T: tl.constexpr, BLOCK: tl.constexpr):
 
 
 def predict_data_backward(grad: Tensor, network: Prediction, *wanted: bool) -> tuple[Tensor, ...]:
-    """The gradients of `reference.predict_data` by the prediction and the mean. wanted: for each, whether it is wanted.
-    grad: `[B, ...]`, the gradient of the result of `predict_data`."""
+    """The gradients of `reference.predict_data` by the prediction and the mean. grad: `[B, ...]`, the gradient of x̂.
+    wanted: for each of the two gradients, whether to compute it."""
     prediction, mean = network[:2]
     shape, count = prediction.shape, prediction.numel()
     gradients = Gradients(*zip((prediction, prediction if mean is None else mean), wanted, strict=True))
@@ -139,8 +139,8 @@ def _is_clipped(x_hat, network):
 
 
 def squared_loss(x: Tensor, network: Prediction, weight, offset, target: LossTarget, *need) -> tuple[Tensor, ...]:
-    """Returns the loss, the factor by which its gradients are multiplied, and the gradients by x, the prediction and
-    the mean, each empty if it is not needed."""
+    """Returns the loss; the factor by which its gradients must be multiplied; and the gradients by x, the prediction
+    and the mean, each of which is empty if it is not needed."""
     prediction, mean = network[:2]
     dtype, count = compute_dtype(x, prediction, mean), x.numel()
     losses = Losses(x, *target, dtype)

@@ -1,8 +1,8 @@
 """Ops of discrete data: one of K classes per variable. The state of a variable's input distribution is logits.
 
-Classes are `[B, ...]`, of int64, int32 or uint8 (int16 and int8 are copied to int32). Numbers per class are
-`[B, ..., K]`, K at least 2. What all families share (rows, types, random numbers, errors) stands in
-`help(bfn_kernels)`. Numbers in parentheses are equations of Graves et al. 2023.
+Classes are `[B, ...]`, of int64, int32 or uint8 (int16 and int8 are copied to int32). Numbers per class are `[B, ...,
+K]`, K at least 2. `help(bfn_kernels)` describes what all families share: rows, types, random numbers, errors. Numbers
+in parentheses are equations of Graves et al. 2023.
 """
 
 import torch
@@ -50,8 +50,8 @@ def flow_sample(
         beta_1: β₁ of the paper's schedule, positive. Pass either beta_1 or schedule.
         schedule: Another schedule β(t): an object with the methods of `schedules.DiscreteSchedule`.
         output: "probs" for softmax(y), or "logits" for y itself, the state.
-        mask: bool, False where x is not read (as for padding) and the result is the prior. Broadcastable to x, or of
-            its leading dimensions.
+        mask: bool, False where x is not read (as for padding) and the result is the prior. Broadcastable to x, or
+            shaped as its leading dimensions.
         dtype: Floating-point type of the result; None is torch's default type.
         seed: An int, or an int64 tensor of one element, that determines the noise.
         generator: Draws the seed. Without seed and generator, torch's default generator does.
@@ -136,7 +136,7 @@ def bayesian_update(logits: Tensor, y: Tensor, *, backend: str | None = None) ->
 
 
 def theta(logits: Tensor, *, backend: str | None = None) -> Tensor:
-    """Computes the probabilities θ of a state of logits, their softmax.
+    """Computes the probabilities θ for a state of logits: their softmax.
 
     Args:
         logits: The state, `[B, ..., K]`, floating-point; differentiable.
@@ -154,10 +154,11 @@ def theta(logits: Tensor, *, backend: str | None = None) -> Tensor:
 
 
 def theta_logits(theta: Tensor) -> Tensor:
-    """Computes a state of logits for probabilities θ, ln θ, by torch's own function for every backend.
+    """Computes a state of logits, ln θ, for probabilities θ, by torch's own function for every backend.
 
     Args:
-        theta: Probabilities, `[B, ..., K]`, floating-point; differentiable. A θ of 0 gives −∞, which is absorbing.
+        theta: Probabilities, `[B, ..., K]`, floating-point; differentiable. A θ of 0 gives −∞, which no message
+            changes.
 
     Returns:
         Logits, `[B, ..., K]`, in the type of theta.
@@ -194,24 +195,24 @@ def update_sample(
         output_logits: What the network put out, `[B, ..., K]`, floating-point. Differentiable only with choose="mean".
         state: The logits z that the network saw, `[B, ..., K]`, floating-point; differentiable.
         alpha: Accuracy α of the message, at least 0: a number, `[B]` or any leading part of `[B, ...]`.
-        choose: What is sent: a "sample" of the output distribution, its "mode", or its "mean" (p in the place of e_k).
+        choose: What is sent: a "sample" of the output distribution, its "mode", or its "mean" (p instead of e_k).
         known: Classes `[B, ...]`, which are sent instead where known_mask is True. Pass both or neither.
         known_mask: bool, True where `known` is sent. Broadcastable to `[B, ...]`, or shaped as its leading dimensions.
         out: Receives the new state, in the state's shape and type. It may be the state itself. No argument may
             then require a gradient.
-        theta_out: Receives the probabilities of the new state, which the network sees next, as `theta` gives them. Of
-            the state's shape and any floating-point type; no argument may then require a gradient.
+        theta_out: Receives the probabilities of the new state, as `theta` computes them, which the network sees next.
+            It has the state's shape and any floating-point type. No argument may then require a gradient.
         seed: An int, or an int64 tensor of one element, that determines the noise and the draw of the class.
         generator: Draws the seed. Without seed and generator, torch's default generator does.
-        noise: Standard normals `[B, ..., K]` of the sender, to use instead of those of the seed.
-        draw_noise: Uniforms `[B, ...]` that draw the class with choose="sample", to use instead of those of the seed.
+        noise: Standard normals `[B, ..., K]` of the sender, to use instead of noise from the seed.
+        draw_noise: Uniforms `[B, ...]` that draw the class with choose="sample", to use instead of noise from the seed.
         backend: A name of `backends.BACKENDS`; None chooses the fastest one.
 
     Returns:
-        The new state z', `[B, ..., K]`, in the state's type; `out` itself if it is given.
+        The new state z', `[B, ..., K]`, in the state's type; `out` itself if it is passed.
 
     Raises:
-        ValueError: If output_logits require a gradient, but choose is not "mean".
+        ValueError: If output_logits requires a gradient and choose is not "mean".
 
     Example:
         >>> z = torch.zeros(1, 2)
@@ -253,46 +254,51 @@ def solver_step(
 ) -> Tensor:
     """Takes a sampler's step from time t to t_next: z' = A·z + take·(K(p + r·(p − p_prev)) − 1) + E·ξ [derived].
 
-    p is softmax(output_logits). A rule of `bfn_kernels.solvers` gives the coefficients A, take, r and E. The rule
-    "sde1" with samples from t = 0 on is ancestral sampling. Nothing is differentiable.
+    p are the probabilities of the classes. They are softmax(output_logits), unless choose, guidance, temperature or
+    known changes them. A rule of `bfn_kernels.solvers` gives the coefficients A, take, r and E. The rule "sde1" with
+    samples from t = 0 on is ancestral sampling. Nothing is differentiable.
 
     Args:
         output_logits: What the network put out at time t, `[B, ..., K]`, floating-point.
         state: The logits z that the network saw, `[B, ..., K]`, floating-point.
         t: Times in [0, 1]: a number, `[B]` or any leading part of `[B, ...]`. Above 0 where the rule cannot start at 0.
-        t_next: Times in [0, 1], shaped as t may be, not before t (checked for data on the CPU).
+        t_next: Times in [0, 1], in a shape that t may have, not before t (checked for data on the CPU).
         rule: A name of `solvers.RULES`.
-        t_previous: The times of the step before, shaped as t may be, before t (checked for data on the CPU). For rules
-            of second order, whose step is of first order without it.
-        previous: p of the step before, as its predicted_out received it, `[B, ..., K]`, floating-point. It goes with
-            t_previous, or with an extrapolation r among the coefficients.
-        coefficients: `solvers.Coefficients` in the place of t, t_next, t_previous, rule, beta_1 and schedule. Each is a
-            number or shaped as t may be.
+        t_previous: The times of the step before, in a shape that t may have, before t (checked for data on the CPU).
+            For rules of second order; without it their step is of first order.
+        previous: p of the step before, as its predicted_out received it, `[B, ..., K]`, floating-point. Pass it exactly
+            if t_previous is passed, or if the coefficients have an extrapolation r.
+        coefficients: `solvers.Coefficients`, instead of t, t_next, t_previous, rule, beta_1 and schedule. Each is a
+            number, or a tensor in a shape that t may have.
         beta_1: β₁ of the paper's schedule, positive. Pass either beta_1 or schedule.
         schedule: Another schedule β(t): an object with the methods of `schedules.DiscreteSchedule`.
-        choose: What is taken for p: the "mean", p itself, as solvers do; or a "sample" or the "mode", as one-hot
-            vectors.
-        temperature: What the logits are divided by: a number, or numbers shaped as t may be, from 1e-30 to 1e30.
-        unconditional: Logits of the network without its condition, `[B, ..., K]`. Pass guidance too, or neither.
-        guidance: w, a number, or numbers shaped as t may be, for
-            p = softmax(((1 + w)·output_logits − w·unconditional) / temperature).
-        known: Classes `[B, ...]`, whose one-hot vectors are p where known_mask is True. Pass both or neither.
-        known_mask: bool, True where `known` is p. Broadcastable to `[B, ...]`, or shaped as its leading dimensions.
+        choose: "mean" leaves p as it is, as solvers do. "sample" or "mode" replaces p by the one-hot vector of a class.
+        temperature: T, by which the logits are divided, from 1e-30 to 1e30: a number, or a tensor in a shape that t may
+            have.
+        unconditional: Logits of the network without its condition, `[B, ..., K]`. Pass unconditional and guidance, or
+            neither.
+        guidance: w, a number, or a tensor in a shape that t may have, in p = softmax(((1 + w)·output_logits −
+            w·unconditional) / temperature).
+        known: Classes `[B, ...]`, whose one-hot vectors replace p where known_mask is True. Pass both or neither.
+        known_mask: bool, True where `known` replaces p. Broadcastable to `[B, ...]`, or shaped as its leading
+            dimensions.
         out: Receives the new state, in the state's shape and type. It may be the state itself.
         theta_out: Receives the probabilities of the new state, in the state's shape and any floating-point type.
         predicted_out: Receives p, in the state's shape and any floating-point type. It may be `previous` itself.
-        seed: An int, or an int64 tensor of one element, that determines the noise of a stochastic rule and a sample.
+        seed: An int, or an int64 tensor of one element, that determines the noise of a stochastic rule and, with
+            choose="sample", the sample.
         generator: Draws the seed. Without seed and generator, torch's default generator does.
-        noise: Standard normals `[B, ..., K]` of a stochastic rule, to use instead of those of the seed.
-        draw_noise: Uniforms `[B, ...]` that draw a sample, to use instead of those of the seed.
+        noise: Standard normals `[B, ..., K]` of a stochastic rule, to use instead of noise from the seed.
+        draw_noise: Uniforms `[B, ...]` that draw the sample with choose="sample", to use instead of noise from the
+            seed.
         backend: A name of `backends.BACKENDS`; None chooses the fastest one.
 
     Returns:
-        The new state z', `[B, ..., K]`, in the state's type; `out` itself if it is given.
+        The new state z', `[B, ..., K]`, in the state's type; `out` itself if it is passed.
 
     Raises:
-        ValueError: If an argument requires a gradient where gradients are enabled, or noise is given for a rule without
-            noise.
+        ValueError: If an argument requires a gradient while gradients are enabled, or if noise is passed for a rule
+            without noise.
 
     Example:
         >>> z = torch.tensor([[1.0, 1.0]])

@@ -29,7 +29,7 @@ def continuous_time_loss(
 ) -> Tensor:
     """Computes the continuous-time loss L∞, Kβ₁t·‖e_x − p‖² per variable, p = softmax(logits) (205).
 
-    For another schedule than the paper's, the factor is ½Kβ'(t).
+    For a schedule other than the paper's, the factor is ½Kβ'(t).
 
     Args:
         x: Classes, `[B, ...]`, int64, int32 or uint8.
@@ -37,13 +37,13 @@ def continuous_time_loss(
         t: Times in [0, 1]: a number, `[B]` or any leading part of x's shape.
         beta_1: β₁ of the paper's schedule, positive. Pass either beta_1 or schedule.
         schedule: Another schedule β(t): an object with the methods of `schedules.DiscreteSchedule`.
-        mask: bool, False where a variable costs nothing; its x is then not looked at. Broadcastable to x, or of its
+        mask: bool, False where a variable costs nothing; its x is then not read. Broadcastable to x, or shaped as its
             leading dimensions.
         reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (x's shape).
         backend: A name of `backends.BACKENDS`; None chooses the fastest one.
 
     Returns:
-        The loss in nats, float32 (float64 for float64 logits).
+        The loss in nats, float32, or float64 if logits is float64.
 
     Example:
         >>> continuous_time_loss(torch.tensor([1]), torch.zeros(1, 2), 0.5, beta_1=3.0)
@@ -82,30 +82,30 @@ def discrete_time_loss(
     Args:
         x: Classes, `[B, ...]`, int64, int32 or uint8.
         logits: What the network put out at time t, `[B, ..., K]`, floating-point; differentiable.
-        t: Times (i − 1)/n: a number, `[B]` or any leading part of x's shape. Pass either t or step. Another time is an
-            error on the CPU and costs NaN elsewhere.
+        t: Times (i − 1)/n: a number, `[B]` or any leading part of x's shape. Pass either t or step. Any other time is
+            an error on the CPU, and its loss is NaN elsewhere.
         n_steps: n, at least 1.
-        step: i, from 1 to n: an int, or a tensor of integers shaped as t may be.
+        step: i, from 1 to n: an int, or a tensor of integers in a shape that t may have.
         beta_1: β₁ of the paper's schedule, positive. Pass either beta_1 or schedule.
         schedule: Another schedule β(t): an object with the methods of `schedules.DiscreteSchedule`.
-        receiver: "joint", the paper's, or "factorised", a mixture for each coordinate of y, which the published code
-            evaluates.
-        n_samples: Number of draws; 10 where neither it nor quadrature is given.
-        quadrature: Number of nodes of a Gauss–Hermite sum, from 1 to 128, instead of draws. The joint receiver has it
-            for K = 2 alone.
-        mask: bool, False where a variable costs nothing; its x is then not looked at. Broadcastable to x, or of its
+        receiver: "joint", the paper's, or "factorised", the published code's, which has a mixture for each coordinate
+            of y.
+        n_samples: Number of draws; 10 if neither n_samples nor quadrature is passed.
+        quadrature: Number of nodes of a Gauss–Hermite sum, from 1 to 128, instead of draws. For the joint receiver only
+            if K = 2.
+        mask: bool, False where a variable costs nothing; its x is then not read. Broadcastable to x, or shaped as its
             leading dimensions.
         reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (x's shape).
-        seed: An int, or an int64 tensor of one element, that determines the draws. None with quadrature.
-        generator: Draws the seed. Without seed and generator, torch's default generator does. None with quadrature.
-        noise: Standard normals `[n_samples, B, ..., K]` to use instead of a seed. None with quadrature.
+        seed: An int, or an int64 tensor of one element, that determines the draws. Not with quadrature.
+        generator: Draws the seed. Without seed and generator, torch's default generator does. Not with quadrature.
+        noise: Standard normals `[n_samples, B, ..., K]` to use instead of a seed. Not with quadrature.
         backend: A name of `backends.BACKENDS`; None chooses the fastest one.
 
     Returns:
-        The loss in nats, float32 (float64 for float64 logits).
+        The loss in nats, float32, or float64 if logits is float64.
 
     Raises:
-        ValueError: If quadrature is given for the joint receiver and K > 2.
+        ValueError: If quadrature is passed with the joint receiver and K > 2.
 
     Example:
         >>> discrete_time_loss(torch.tensor([1]), torch.zeros(1, 2), 0.0, n_steps=9, beta_1=3.0, quadrature=8)
@@ -136,13 +136,13 @@ def reconstruction_loss(
     Args:
         x: Classes, `[B, ...]`, int64, int32 or uint8.
         logits: What the network put out at t = 1, `[B, ..., K]`, floating-point; differentiable.
-        mask: bool, False where a variable costs nothing; its x is then not looked at. Broadcastable to x, or of its
+        mask: bool, False where a variable costs nothing; its x is then not read. Broadcastable to x, or shaped as its
             leading dimensions.
         reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (x's shape).
         backend: A name of `backends.BACKENDS`; None chooses the fastest one.
 
     Returns:
-        The loss in nats, float32 (float64 for float64 logits).
+        The loss in nats, float32, or float64 if logits is float64.
 
     Example:
         >>> reconstruction_loss(torch.tensor([1]), torch.zeros(1, 2))
@@ -153,7 +153,7 @@ def reconstruction_loss(
 
 
 def _loss(library: Any, x: Tensor, logits: Tensor, weight: Tensor | None, target: Target) -> Tensor:
-    """L∞ or, without a weight, the reconstruction loss. The CPU kernels compute the gradient of short rows in the
-    forward pass, while the rows are in the cache."""
+    """L∞ or, without a weight, the reconstruction loss. For short rows, the CPU kernels compute the gradient in the
+    forward pass, while the row is in the cache."""
     in_forward = logits.shape[-1] <= SHORT_ROW and logits.is_cpu and library is backends.LIBRARIES.get(NATIVE)
     return library.discrete.loss(x, logits, weight, *target, in_forward)

@@ -1,6 +1,6 @@
-"""The operators of discrete data: the fake and backward pass of each.
+"""The operators of discrete data, each with its fake and its backward pass.
 
-The function of the same name in `reference.py` defines the result of an operator, and has its arguments.
+The function of the same name in `reference.py` computes the same result and has the same arguments.
 """
 
 import torch
@@ -21,8 +21,8 @@ from bfn_kernels.operators import (
     times_saved,
 )
 
-SHORT_ROW = 128  # the most classes for which the CPU kernels compute the gradient of a loss in the forward pass
-ROW_STATS = 4  # the number of numbers that a loss saves of each row for its backward pass
+SHORT_ROW = 128  # the largest K for which the CPU kernels compute the gradient of a loss in the forward pass
+ROW_STATS = 4  # how many numbers of each row a loss saves for its backward pass
 
 
 def _sender_fake(x, alpha, spread, num_classes, probs, seed, noise, dtype):
@@ -49,7 +49,7 @@ def _loss_backward(library: Library, grad: Tensor, forward: Forward):
 def _theta_backward(library: Library, grad: Tensor, forward: Forward):
     logits, theta = forward.saved
     wide = logits.to(compute_dtype(logits))
-    if wide is not logits:  # θ was rounded, so that p(g − Σ gp) would cancel
+    if wide is not logits:  # θ was rounded, so that g − Σ gθ would lose digits
         theta, grad = library.discrete.theta(wide), grad.to(wide.dtype)
     return (torch.ops.aten._softmax_backward_data(grad, theta, -1, wide.dtype).to(logits.dtype),)
 

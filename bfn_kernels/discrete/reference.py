@@ -1,8 +1,8 @@
-"""Discrete data in plain PyTorch: the executable specification. Equation numbers are those of arXiv 2308.07037.
+"""Discrete data in plain PyTorch: the executable specification. Equation numbers refer to arXiv 2308.07037.
 
 Classes x have shape `[B, ...]`, numbers per class `[B, ..., K]`. Row scalars (`alpha`, `weight`, …) come from the
-module `rows`, in the type of the arithmetic, and broadcast to x. The state is logits, since a θ of 0 would stay 0 for
-ever.
+module `rows`, in the type of the arithmetic, and broadcast to x. The state is logits, not θ, since a θ that underflows
+would stay 0.
 """
 
 import torch
@@ -37,7 +37,7 @@ def message(centre: Tensor, alpha: Tensor, spread: Tensor, eps: Tensor) -> Tenso
 def sender_sample(
     x: Tensor, alpha: Tensor, spread: Tensor, num_classes: int, probs: bool, noise: Noise, dtype: torch.dtype
 ) -> Tensor:
-    """y ~ N(α(Ke_x − 1), αK·I), or its softmax if `probs`; with α = β(t) that is the Bayesian flow (185)."""
+    """y ~ N(α(Ke_x − 1), αK·I), or softmax(y) if `probs`. With α = β(t), this is the Bayesian flow (185)."""
     index, valid = valid_classes("x", x, num_classes)
     eps = normals((*x.shape, num_classes), alpha.dtype, noise)
     y = message(one_hot(index, num_classes).to(alpha.dtype), alpha, spread, eps)
@@ -56,8 +56,8 @@ def step(
     theta_out: Tensor | None = None,
     predicted_out: Tensor | None = None,
 ) -> Tensor:
-    """z' = keep·z + take·(K(p + extrapolation·(p − p_prev)) − 1) + std·ξ [derived], where `chosen` makes the
-    probabilities p of the guided logits. An update sends a class with accuracy α: take = α and std = √(Kα) (171).
+    """z' = keep·z + take·(K(p + extrapolation·(p − p_prev)) − 1) + std·ξ [derived], where `chosen` computes the
+    probabilities p from the guided logits. An update sends a class with accuracy α: take = α and std = √(Kα) (171).
 
     output_logits, state, previous, unconditional, explicit noise and the results: `[B, ..., K]`. known and draw_noise:
     `[B, ...]`. known_mask: bool, broadcasts to known. Row scalars broadcast to the classes. theta_out: receives the
@@ -79,8 +79,9 @@ def step(
 
 
 def chosen(logits: Tensor, sent: Sent, seed: Tensor | None) -> Tensor:
-    """What each variable sends, as probabilities `[B, ..., K]`: a draw from the output distribution, its mode, or the
-    distribution itself; the known class where known_mask is True."""
+    """What each variable sends, as probabilities `[B, ..., K]`: the one-hot vector of a sample or of the mode of the
+    output distribution, or this distribution itself. Where known_mask is True, it is the one-hot vector of the known
+    class."""
     dtype, num_classes = logits.dtype, logits.shape[-1]
     output = logits.softmax(-1)
     if sent.choice == MEAN:
@@ -100,31 +101,33 @@ def chosen(logits: Tensor, sent: Sent, seed: Tensor | None) -> Tensor:
 
 
 def without_empty_rows(logits: Tensor) -> Tensor:
-    """The logits, or zeros in a row where all are −∞. For such a row torch's functions or their gradients give NaN."""
+    """The logits, but zeros in a row where all are −∞, since torch's functions or their gradients would give NaN for
+    it."""
     return torch.where((logits == -torch.inf).all(-1, keepdim=True), 0, logits)
 
 
 def log_sum(logits: Tensor) -> Tensor:
-    """LSE of each row; −∞, without a gradient, where all logits are −∞."""
+    """ln Σ exp(z_k) of each row. It is −∞, without a gradient, if all logits of the row are −∞."""
     return without_empty_rows(logits).logsumexp(-1).masked_fill((logits == -torch.inf).all(-1), -torch.inf)
 
 
 def log_odds_against(logits: Tensor, is_x: Tensor) -> Tensor:
-    """ln((1 − p_x)/p_x), as LSE over k ≠ x of z_k, minus z_x. It is exact as p_x → 1, since the sum leaves out x."""
+    """ln((1 − p_x)/p_x), computed as ln Σ exp(z_k) over k ≠ x, minus z_x. It stays accurate as p_x → 1, since the sum
+    leaves out x."""
     z_x = torch.where(is_x, logits, 0).sum(-1)
     return log_sum(logits.masked_fill(is_x, -torch.inf)) - z_x
 
 
 def logits_of_loss(logits: Tensor, mask: Tensor | None) -> Tensor:
-    """The logits that a loss reads, in the type of the arithmetic: 0 where the mask is False, and NaN in a row without
-    probabilities, whose largest logit is +∞ or −∞."""
+    """The logits that a loss reads, in the type of the arithmetic. They are 0 where the mask is False. They are NaN in
+    a row whose largest logit is +∞ or −∞, for which the softmax is not defined."""
     (logits,) = hide(None if mask is None else mask.unsqueeze(-1), logits.to(compute_dtype(logits)))
     return logits + 0 * logits.detach().amax(-1, keepdim=True)
 
 
 def loss(x: Tensor, logits: Tensor, weight: Tensor | None, target: LossTarget, in_forward: bool) -> Tensor:
-    """L∞ = w‖e_x − p‖² (205), w = ½Kβ'(t); without a weight −ln p_x. in_forward: whether a kernel computes the gradient
-    with the loss; the reference does not read it."""
+    """L∞ = w‖e_x − p‖² (205) with the weight w = ½Kβ'(t). Without a weight, −ln p_x. in_forward: whether a kernel
+    computes the gradient in the forward pass; the reference does not read it."""
     index, valid = valid_classes("x", x, logits.shape[-1], target.mask)
     logits = logits_of_loss(logits, target.mask)
     is_x = one_hot(index, logits.shape[-1])
@@ -134,9 +137,9 @@ def loss(x: Tensor, logits: Tensor, weight: Tensor | None, target: LossTarget, i
 
 def squared_distance(logits: Tensor, is_x: Tensor) -> Tensor:
     """‖e_x − p‖² as q²(1 + Σ r_k² over k ≠ x), q = 1 − p_x, r_k = p_k/q [derived]."""
-    q = logsigmoid(log_odds_against(logits, is_x)).exp()  # the gradient of sigmoid would cancel as p_x goes to 0
+    q = logsigmoid(log_odds_against(logits, is_x)).exp()  # the gradient of sigmoid would lose digits as p_x goes to 0
     r = without_empty_rows(logits.masked_fill(is_x, -torch.inf)).softmax(-1)  # r does not matter if q = 0
-    # If the largest r is close to 1, 1 − r is the sum of the others, since a difference would cancel.
+    # If the largest r is close to 1, the difference 1 − r would cancel, so `rest`, the sum of the other r, replaces it.
     smaller = r.masked_fill(one_hot(r.argmax(-1), logits.shape[-1]), 0)
     rest = smaller.sum(-1)
     sum_by_rest = 1 - rest * (1 - rest) - (smaller * (1 - smaller)).sum(-1)
@@ -146,7 +149,8 @@ def squared_distance(logits: Tensor, is_x: Tensor) -> Tensor:
 def discrete_time_loss(
     x: Tensor, logits: Tensor, alpha: Tensor, n_steps: int, receiver: int, draws: Draws, target: LossTarget
 ) -> Tensor:
-    """L_n = n·E[ln p_S(y) − ln p_R(y)] (189, 190). A node of a quadrature is the noise of every class.
+    """L_n = n·E[ln p_S(y) − ln p_R(y)] (189, 190). A node of a quadrature is a number ε that is the noise of every
+    class.
 
     x: `[B, ...]`. logits: `[B, ..., K]`. alpha: row scalars α_i that broadcast to x. Explicit noise:
     `[n_samples, B, ..., K]`.
@@ -166,7 +170,7 @@ def discrete_time_loss(
 
 
 def joint_divergence(is_x: Tensor, logits: Tensor, alpha: Tensor, eps: Tensor) -> Tensor:
-    """y_x + LSE(z) − LSE(z + y), computed from sums that leave out x [derived]."""
+    """y_x + ln Σ exp(z_k) − ln Σ exp(z_k + y_k), computed from sums that leave out x [derived]."""
     y = message(is_x.to(eps.dtype), alpha, (logits.shape[-1] * alpha).sqrt(), eps)
     log_share = without_empty_rows(logits.masked_fill(is_x, -torch.inf)).log_softmax(-1)
     drift = (log_share + y).masked_fill(is_x, -torch.inf).logsumexp(-1) - torch.where(is_x, y, 0).sum(-1)
@@ -174,12 +178,13 @@ def joint_divergence(is_x: Tensor, logits: Tensor, alpha: Tensor, eps: Tensor) -
 
 
 def binary_divergence(is_x: Tensor, logits: Tensor, alpha: Tensor, eps: Tensor) -> Tensor:
-    """The joint receiver for K = 2, which depends on y_x − y_o ~ N(2α, 4α) alone; o is the other class."""
+    """The joint receiver for K = 2. It depends only on y_x − y_o ~ N(2α, 4α), where o is the other class."""
     return softplus_fall(log_odds_against(logits, is_x), -2 * alpha - 2 * alpha.sqrt() * eps)
 
 
 def softplus_fall(gap: Tensor, drift: Tensor) -> Tensor:
-    """ln(1 + e^gap) − ln(1 + e^(gap + drift)), exact also for a gap so large that gap + drift rounds to gap."""
+    """ln(1 + e^gap) − ln(1 + e^(gap + drift)). It is accurate even if gap is so large that gap + drift is rounded to
+    gap."""
     above = gap > 0
     side = torch.where(above, 1, -1)
     return logsigmoid(side * (gap + drift)) - logsigmoid(side * gap) - torch.where(above, drift, 0)
@@ -187,10 +192,10 @@ def softplus_fall(gap: Tensor, drift: Tensor) -> Tensor:
 
 def factorised_divergence(is_x: Tensor, logits: Tensor, alpha: Tensor, eps: Tensor) -> Tensor:
     """Σ_d ln N(y_d; m_d, αK) − ln(p_d·N(y_d; α(K−1), αK) + (1 − p_d)·N(y_d; −α, αK)), where m_d is the sender's mean.
-    With r = √(αK), both densities are the sender's times 1 or times exp(±rε − r²/2)."""
+    With r = √(αK), one of the two densities is the sender's, and the other is the sender's times exp(±rε − r²/2)."""
     r = (alpha * logits.shape[-1]).sqrt().unsqueeze(-1)
     log_p = logits.log_softmax(-1)
-    # 1 − p of the likeliest class is the sum of the other p, since a difference would cancel
+    # 1 − p of the likeliest class is computed as the sum of the other p, since the difference would cancel
     likeliest = one_hot(logits.argmax(-1), logits.shape[-1])
     rest = log_sum(logits.masked_fill(likeliest, -torch.inf)) - logits.logsumexp(-1)
     log_rest = torch.where(likeliest, rest.unsqueeze(-1), (-log_p.masked_fill(likeliest, -1).exp()).log1p())

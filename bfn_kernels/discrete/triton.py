@@ -59,7 +59,7 @@ def _in_range(x, K: tl.constexpr):
 
 def theta(logits: Tensor) -> Tensor:
     shape, out = logits.shape, torch.empty_like(logits)
-    written = class_view(out, shape)  # the view of a copy if no view describes the strides of out
+    written = class_view(out, shape)  # if no view describes the strides of out, the view of a copy
     launch_rows(_theta, class_view(logits, shape), written, shape=shape, T=compute_type(logits))
     return out if written[0].data_ptr() == out.data_ptr() else out.copy_(written[0])
 
@@ -121,7 +121,7 @@ def step(
     output_logits: Tensor, state: Tensor, solver: Solver, guidance: Guidance, sent: Sent, noise: Noise, *outputs
 ) -> None:
     shape, lead = state.shape, state.shape[:-1]
-    written = Outputs(*(class_view(t, shape) for t in outputs))  # the view of a copy if no view describes the strides
+    written = Outputs(*(class_view(t, shape) for t in outputs))  # views of copies, if no view describes the strides
     network = class_view(output_logits, shape)
     if not guidance.logit_scale is guidance.unconditional is None:
         scale, other_scale = views(lead, guidance.logit_scale, guidance.unconditional_scale)
@@ -138,8 +138,9 @@ def step(
 
 @triton.jit
 def _first_beyond(e, before, threshold, first, S):
-    """For a tile: the first class k with e_k > 0 whose cumulative sum of e exceeds the threshold, or K; the last class
-    with e > 0, or −1; and the sum of e up to the end of the tile. before: the sum up to the tile."""
+    """Returns, for a tile: the first class k with e_k > 0 at which the cumulative sum of e exceeds the threshold, or K;
+    the last class with e_k > 0, or −1; and the sum of e up to the end of the tile. before: the sum of e before the
+    tile."""
     k = (first + tl.arange(0, S.TILE))[None, :]
     cumulative = before[:, None] + tl.cumsum(e, 1)
     beyond = tl.min(tl.where((cumulative > threshold[:, None]) & (e > 0.0), k, S.K), 1)
@@ -148,7 +149,8 @@ def _first_beyond(e, before, threshold, first, S):
 
 @triton.jit
 def _draw(logits, uniform, rows, S):
-    """The first class whose cumulative probability exceeds u; if none does, the last one with p > 0; −1 if p is NaN."""
+    """Draws the first class whose cumulative probability exceeds u or, if none does, the last class with p > 0. −1 if p
+    is NaN."""
     if S.K <= S.TILE:
         e, top = exp_of_rows(load_classes(logits, rows, 0, S))
         total = tl.sum(e, 1)
@@ -191,7 +193,7 @@ def _update(logits, state, solver, sent, noise, results, count, S: tl.constexpr)
         prediction = p
         if solver.previous[0] is not None:
             prediction = extrapolation_of(p, load_classes(solver.previous, rows, first, S, 0.0), by[:, None])
-        # The views stay in their records, since Triton loses the constants of views that a loop has in other tuples.
+        # The views stay in their records: in a loop, Triton would lose the constants of views in other tuples.
         wait_to_write_over(solver.previous, results.predicted)
         if results.predicted[0] is not None:
             store_classes(results.predicted, rows, first, p, S)
@@ -209,7 +211,7 @@ def _update(logits, state, solver, sent, noise, results, count, S: tl.constexpr)
             else:
                 new_top, new_total = with_tile(z, new_top, new_total)
     if results.theta[0] is not None and S.K > S.TILE:
-        tl.debug_barrier()  # other threads may read the new state than the threads that wrote it
+        tl.debug_barrier()  # the thread that reads an element may not be the thread that wrote it
         new_inverse = reciprocal(new_total)
         for first in range(0, S.K, S.TILE):
             e = exp_difference(load_classes(results.state, rows, first, S), new_top[:, None])
@@ -218,8 +220,8 @@ def _update(logits, state, solver, sent, noise, results, count, S: tl.constexpr)
 
 @triton.jit
 def _stats(view, x, rows, S):
-    """With e = exp(z − max): e_x; `rest`, `rest_square` and `below_top`, the sums of e, e² and e(1 − e) over the other
-    classes; max and z_x."""
+    """Returns, with e = exp(z − max): e_x; `rest`, `rest_square` and `below_top`, which are the sums of e, e² and e(1 −
+    e) over the classes but x; max; and z_x."""
     top, rest = no_tile(rows, S)
     rest_square, below_top, z_x = rest, rest, rest
     for first in range(0, S.K, S.TILE):
@@ -238,7 +240,7 @@ def _stats(view, x, rows, S):
 
 @triton.jit
 def _wrong(e_x, total):
-    """Whether a wrong class has a probability above ½."""
+    """Whether a class other than x has a probability above ½."""
     return (e_x < 1.0) & (total < 2.0)
 
 
@@ -254,7 +256,7 @@ def loss(x: Tensor, logits: Tensor, weight: Tensor | None, target: LossTarget, i
 
 @triton.jit
 def _loss(x, logits, weight, mask, stats, losses, count, S: tl.constexpr):
-    """L∞ = weight·(q² + s) (205), or −ln p_x if there is no weight; s is Σ p_k² over the other classes."""
+    """Writes L∞ = weight·(q² + s) (205), where s is Σ p_k² over the classes but x, or, without a weight, −ln p_x."""
     rows = block_of(count, S.ROWS)
     x = load(x, rows, tl.int64)
     e_x, rest, rest_square, below_top, top, z_x = _stats(logits, x, rows, S)
@@ -264,13 +266,13 @@ def _loss(x, logits, weight, mask, stats, losses, count, S: tl.constexpr):
         tl.store(at, top, mask=rows[2])
         tl.store(at + 1, e_x, mask=rows[2])
         tl.store(at + 2, rest, mask=rows[2])
-        # if a wrong class is likely, the backward pass computes Σe² as Σe − Σe(1 − e), so that nothing cancels
+        # if a wrong class is likely, the backward pass computes Σe² as Σe − Σe(1 − e), and needs Σe(1 − e) itself, too
         tl.store(at + 3, tl.where(_wrong(e_x, total), below_top, rest_square), mask=rows[2])
     if weight[0] is not None:
         inverse = reciprocal(total)
         loss = load(weight, rows, S.T) * (square(rest * inverse) + rest_square * square(inverse))
     else:
-        # z_x is exact also if e_x underflows
+        # if e_x underflows, z_x is still accurate
         loss = tl.where(e_x > 0.5, log1p(rest / tl.where(e_x > 0.5, e_x, 1.0)), log(total) + top - z_x)
     loss = tl.where(_in_range(x, S.K), loss, float("nan"))
     write_losses(loss, load(mask, rows, tl.int1, True), rows, losses)
@@ -295,7 +297,7 @@ def _loss_backward(grad, x, weight, mask, logits, stats, grad_logits, count, S: 
     rest_square = tl.where(_wrong(e_x, total), rest - fourth, fourth)
     inverse = reciprocal(total)
     p_x, q, s = (e_x * inverse)[:, None], (rest * inverse)[:, None], (rest_square * square(inverse))[:, None]
-    top_less_s = ((e_x + fourth) * square(inverse))[:, None]  # p − s of the likeliest class, if it is not x
+    top_less_s = ((e_x + fourth) * square(inverse))[:, None]  # p − s of the likeliest class, if that is not x
     factor = tl.where(_in_range(x, S.K), load(grad, rows, S.T), float("nan"))
     if weight[0] is not None:
         factor *= 2.0 * load(weight, rows, S.T)

@@ -1,6 +1,6 @@
 """A draw of the n-step loss of discrete data in Triton, with its gradient, for each receiver.
 
-The tiles are whole rows. A share is p of a class or 1 − p.
+The tiles are whole rows. A share is the probability p of a class, or 1 − p.
 """
 
 import triton
@@ -24,7 +24,7 @@ MAX_SHIFT = tl.constexpr(80.0)  # its exponential is well within the range of fl
 
 @triton.jit
 def log_others(z, is_x, inside):
-    """ln Σ exp(z_k) over the classes k other than x. Less z_x, it is ln((1 − p_x)/p_x)."""
+    """ln Σ exp(z_k) over the classes k other than x. If z_x is subtracted, it is ln((1 − p_x)/p_x)."""
     others = tl.where(is_x | ~inside, float("-inf"), z)
     top = tl.max(others, 1)
     return log(tl.sum(exp(others - top[:, None]), 1)) + top
@@ -32,14 +32,14 @@ def log_others(z, is_x, inside):
 
 @triton.jit
 def serves(s):
-    """Whether ln(1 + s) is accurate; otherwise `low_divergence` is more accurate."""
+    """Whether ln(1 + s) is accurate. Otherwise `low_divergence` is used."""
     return (s > -0.5) & (s < 1e8)
 
 
 @triton.jit
 def low_divergence(mixture, before, after, drift):
-    """−ln M of the mean M of the density ratios. If M is out of float's range, it is a difference of two softplus of
-    log-odds, which is less accurate."""
+    """−ln M, where the argument `mixture` is M, the mean of the density ratios. If M is too small or too large, it is a
+    difference of two softplus of log-odds, which is less accurate."""
     within = _is_within(mixture)
     return tl.where(within, -log(tl.where(within, mixture, 1.0)), softplus_fall(before, after, drift))
 
@@ -58,7 +58,8 @@ def _is_within(mixture):
 
 @triton.jit
 def joint_draw(z, others, z_x, p, is_x, inside, alpha, eps, K: tl.constexpr):
-    """−ln(1 + S) and its gradient softmax(z) − softmax(z + y), where S is the mean of exp(y_k − y_x) − 1 under p.
+    """A draw of the joint receiver, −ln(1 + S), and its gradient softmax(z) − softmax(z + y). S is the mean of exp(y_k
+    − y_x) − 1 under p.
 
     z: the logits minus the largest one. others: `log_others` of z.
     """
@@ -99,9 +100,9 @@ def binary_node(p, before, is_x, inside, alpha, node):
 
 @triton.jit
 def factorised_draw(p, rest, is_x, near, r, eps):
-    """The sum over coordinates of −ln(1 + w·(exp(shift) − 1)), and its derivative by p. A coordinate's density is a
-    mixture of two densities with the shares p and 1 − p. w is the share of the density that is the sender's times
-    exp(shift). Coordinates that are not `near` are left out."""
+    """A draw of the factorised receiver: the sum over coordinates of −ln(1 + w·(exp(shift) − 1)), and its derivative by
+    p. A coordinate's density is a mixture of two densities with the shares p and 1 − p. One is the sender's density.
+    The other is the sender's times exp(shift), and its share is w. Coordinates where `near` is False are left out."""
     shift = tl.where(is_x, -r, r) * eps - 0.5 * r * r
     w = tl.where(is_x, rest, p)
     capped = tl.where(shift < MAX_SHIFT, shift, MAX_SHIFT)
@@ -117,16 +118,17 @@ def factorised_draw(p, rest, is_x, near, r, eps):
 
 @triton.jit
 def is_far(log_share):
-    """Whether a share is so small that, in a coordinate whose w rounds to 1, the share and the density ratio may both
-    underflow. If p_x is so small, then 1 − p of the likeliest class may be so, too. Only these two coordinates are then
-    computed from logarithms."""
+    """Whether a share is so small that, in its coordinate, the share and the density ratio may both underflow; w is
+    then rounded to 1. This can happen for the share p_x and, only if p_x is so small, for the share 1 − p of the
+    likeliest class. These two coordinates are then computed from logarithms."""
     least: tl.constexpr = -64.0 if log_share.dtype == tl.float32 else -660.0
     return log_share < least
 
 
 @triton.jit
 def far_shares(z, is_x, is_likeliest):
-    """ln p_x; ln of the rest, 1 − p of the likeliest class; and each other class's share of the rest."""
+    """Returns ln p_x; ln of the rest, which is 1 − p of the likeliest class; and for each other class its share of the
+    rest."""
     top, others = tl.max(z, 1), tl.where(is_likeliest, float("-inf"), z)
     log_total, top_other = log(tl.sum(exp_difference(z, top[:, None]), 1)), tl.max(others, 1)
     e = exp_difference(others, finite(top_other)[:, None])
@@ -137,15 +139,16 @@ def far_shares(z, is_x, is_likeliest):
 
 @triton.jit
 def far_gradient(by_log_p, by_log_rest, p, shares, is_x, is_likeliest):
-    """The gradient by the logits. The derivative of ln p_x is e_x − p. The derivative of the rest's logarithm is each
-    class's share of the rest, and −p for the likeliest class."""
+    """The gradient by the logits, from the derivatives by ln p_x and by the logarithm of the rest. The gradient of ln
+    p_x is e_x − p. The gradient of the rest's logarithm is, for each class, its share of the rest, but −p for the
+    likeliest class."""
     return by_log_p[:, None] * (is_x.to(p.dtype) - p) + by_log_rest[:, None] * tl.where(is_likeliest, -p, shares)
 
 
 @triton.jit
 def far_draw(far_x, far_rest, log_p, log_rest, r, eps_x, eps):
-    """The sum of the terms −ln(share + exp(shift)) of x and of the likeliest class, and its derivatives by ln share.
-    eps_x and eps are the normals of these two classes. A term is 0 if its share is not far."""
+    """The sum of the terms −ln(share + exp(shift)) of x and of the likeliest class, and its derivatives by the two ln
+    share. A term is left out if its share is not far. eps_x, eps: the normals of x and of the likeliest class."""
     value, by_log_p = _far_term(log_p, -r * eps_x - 0.5 * r * r)
     value_of_rest, by_log_rest = _far_term(log_rest, r * eps - 0.5 * r * r)
     value = tl.where(far_x, value, 0.0) + tl.where(far_rest, value_of_rest, 0.0)

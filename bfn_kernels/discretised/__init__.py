@@ -1,15 +1,16 @@
 """Ops of discretised data. K bins of width 2/K divide [−1, 1], and a value is the centre of its bin.
 
-The network predicts a normal for each variable, by `pred_mean` and `pred_log_std`. The output distribution gives each
-bin the mass that the normal has in it. `clip=True` adds the mass beyond [−1, 1] to the end bins (107–109). `clip=False`
-renormalises the distribution in [−1, 1]. Flow, sender and update are those of `continuous`.
+The network predicts a normal for each variable, by `pred_mean` and `pred_log_std`. The probability of a bin is the mass
+that the normal has in the bin. `clip=True` adds the mass beyond [−1, 1] to the first and the last bin (107–109).
+`clip=False` renormalises the distribution in [−1, 1]. Use the flow, sender and update of `continuous`.
 
-`mixture_logits` `[B, ..., M]`, M at most 1024, makes the output distribution a mixture of M normals. The two
-predictions, or mean and std, then have that shape too. An op that differentiates them differentiates the logits, too.
+With `mixture_logits` `[B, ..., M]`, M at most 1024, the output distribution is a mixture of M normals. The two
+predictions, or mean and std, then have the shape `[B, ..., M]`, too. If they are differentiable in an op, the mixture
+logits are, too.
 
-With `pred_log_std=None`, `pred_mean` has both predictions as networks put them out, stacked in a last dimension of two:
-`[B, ..., 2]` or `[B, ..., M, 2]`. Its gradient is stacked, too. A stacked tensor costs as much as two tensors. To
-split it with `unbind` before the call would cost one more pass over the memory.
+With `pred_log_std=None`, `pred_mean` has both predictions, stacked in a last dimension of two: `[B, ..., 2]` or `[B,
+..., M, 2]`. Its gradient is stacked, too. Pass the stacked output of a network as it is: an op reads it as fast as two
+tensors, and splitting it with `unbind` would cost one more pass over the memory.
 
 Data are `[B, ...]`. `help(bfn_kernels)` describes types, random numbers and errors. Numbers in parentheses are
 equations of Graves et al. 2023.
@@ -39,7 +40,7 @@ backends.add_family("discretised", OPERATORS)
 def from_levels(levels: Tensor, *, num_bins: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """The bin centres (2k + 1)/K − 1 of levels k = 0 … K − 1, for example the grey levels of an image.
 
-    The common `x/127.5 − 1` is off-centre.
+    The common formula `k/127.5 − 1` does not give the centres of bins.
 
     Args:
         levels: Levels k `[B, ...]`, int64, int32, int16, int8 or uint8.
@@ -63,10 +64,10 @@ def from_levels(levels: Tensor, *, num_bins: int, dtype: torch.dtype = torch.flo
 
 
 def to_levels(x: Tensor, *, num_bins: int) -> Tensor:
-    """The levels k = 0 … K − 1 of the bins that x lies in: the way back from `from_levels`.
+    """The levels k = 0 … K − 1 of the bins that x lies in: the inverse of `from_levels`.
 
     Args:
-        x: Data `[B, ...]` in [−1, 1], in a type that tells neighbouring centres apart. NaN has level 0.
+        x: Data `[B, ...]` in [−1, 1]. Their type must be fine enough that neighbouring centres differ. NaN has level 0.
         num_bins: K, the number of bins, at least 2.
 
     Returns:

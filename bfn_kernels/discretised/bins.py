@@ -1,6 +1,6 @@
-"""Probabilities of bins under one normal each, in plain PyTorch. Equation numbers are those of arXiv 2308.07037.
+"""Probabilities of bins under one normal each, in plain PyTorch. Equation numbers refer to arXiv 2308.07037.
 
-K bins of width h = 2/K divide [−1, 1]. A bin is a zero-based index held as a float, so that NaN stays NaN.
+K bins of width h = 2/K divide [−1, 1]. A bin is a zero-based index, a float so that NaN stays NaN.
 """
 
 import math
@@ -8,8 +8,8 @@ import math
 import torch
 from torch import Tensor
 
-TINY_TOTAL = 1e-5  # an unclipped distribution with less mass in [−1, 1], as from std = 8e4 on, counts as uniform
-WIDE_STD, WIDE_TERMS = 2.0, 30  # the std from which on an unclipped mean is a series, with a relative error of 1e-17
+TINY_TOTAL = 1e-5  # with less mass in [−1, 1], as for std ≥ 8e4, an unclipped distribution counts as uniform
+WIDE_STD, WIDE_TERMS = 2.0, 30  # from this std on, an unclipped mean is a series of 30 terms (error 1e-17)
 
 
 def bin_index(x: Tensor, num_bins: int) -> Tensor:
@@ -26,8 +26,8 @@ def ndtr(z: Tensor) -> Tensor:
 
 
 def log_ndtr(z: Tensor) -> Tensor:
-    """ln Φ(z). In float32 the gradient of torch's function is wrong where z is far below 0 (by a factor of 6 at
-    −10 000). There, this is an asymptotic series."""
+    """ln Φ(z). In float32 the gradient of torch's function is wrong where z is far below 0 (by a factor of 6 at −10
+    000). An asymptotic series replaces it for z < −10."""
     far = (z < -10) & (z.dtype == torch.float32)
     tail = torch.where(far, z, -10.0)
     w = tail**-2
@@ -39,7 +39,7 @@ def log_ndtr(z: Tensor) -> Tensor:
 
 def log_interval(left: Tensor, right: Tensor, middle: Tensor, width: Tensor) -> Tensor:
     """ln(Φ(right) − Φ(left)), computed in the smaller tail. For a narrow interval it is a series in `middle` and
-    `width` of the same interval."""
+    `width`, the middle and the width of the interval."""
     most_width, most_slope = (0.1, 0.3) if left.dtype == torch.float32 else (1e-3, 1e-2)
     narrow = (width < most_width) & ((middle * width).abs() < most_slope)
     flip = left > 0
@@ -52,8 +52,8 @@ def log_interval(left: Tensor, right: Tensor, middle: Tensor, width: Tensor) -> 
 
 
 def log_bin_prob(index: Tensor, mean: Tensor, std: Tensor, num_bins: int, clip: bool) -> Tensor:
-    """ln p_k of the bins `index` (107–109). With `clip` the end bins get the mass beyond [−1, 1]; without it the
-    distribution is renormalised in [−1, 1]."""
+    """ln p_k of the bins `index` (107–109). With `clip`, the first and the last bin get the mass beyond [−1, 1].
+    Without it, the distribution is renormalised in [−1, 1]."""
     h = 2 / num_bins
     left, right = (-1 + h * index - mean) / std, (-1 + h * (index + 1) - mean) / std
     inside = log_interval(left, right, (centre(index, num_bins) - mean) / std, h / std)
@@ -68,18 +68,18 @@ def unclipped_total(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
     """The logarithm of the mass in [−1, 1], ln(Φ((1−mean)/std) − Φ((−1−mean)/std)), and True where the mass is too
     small to divide by."""
     log_total = log_interval((-1 - mean) / std, (1 - mean) / std, -mean / std, 2 / std)
-    return log_total, (log_total < math.log(TINY_TOTAL)) | mean.isinf()  # an infinite mean would give NaN
+    return log_total, (log_total < math.log(TINY_TOTAL)) | mean.isinf()  # log_total is NaN for an infinite mean
 
 
 def mean_of_bins(mean: Tensor, std: Tensor, num_bins: int, clip: bool) -> Tensor:
-    """Σ p_k c_k of one normal. With `clip` it is (1 − 1/K) − h·Σ Φ((b_j − mean)/std) over the inner edges b_j of the
-    bins [derived]."""
+    """k̂ = Σ p_k c_k for one normal. With `clip`, it is (1 − 1/K) − h·Σ Φ((b_j − mean)/std) over the inner edges b_j of
+    the bins [derived]."""
     edges = -1 + 2 / num_bins * torch.arange(1, num_bins, dtype=mean.dtype, device=mean.device)
     last = 1 - 1 / num_bins
     if clip:
         return last - 2 / num_bins * ndtr((edges - mean.unsqueeze(-1)) / std.unsqueeze(-1)).sum(-1)
-    # The result is odd in the mean, so it is computed for |mean|. For a mean far below −1 every Φ would be close to 1,
-    # and their differences would lose digits. |mean| is sign·mean, since abs has the gradient 0 at 0.
+    # k̂ is odd in the mean, so it is computed for |mean|. For a mean far below −1 every Φ would be close to 1, and
+    # differences of them would lose digits. |mean| is computed as sign·mean, since abs has the gradient 0 at 0.
     sign = torch.where(mean < 0, -1, 1)
     log_total, uniform = unclipped_total(mean, std)
     mean, std = torch.where(uniform, 0.0, sign * mean), torch.where(uniform, 1.0, std)
@@ -93,7 +93,7 @@ def mean_of_bins(mean: Tensor, std: Tensor, num_bins: int, clip: bool) -> Tensor
 
 
 def _mean_of_wide(mean: Tensor, std: Tensor, num_bins: int) -> Tensor:
-    """Σ p_k c_k of a wide unclipped normal, for which the closed form is a small difference divided by a small mass.
+    """k̂ = Σ p_k c_k for a wide unclipped normal, whose closed form would be a small difference divided by a small mass.
     With z = mean/std the density in [−1, 1] is proportional to exp(zx/std − x²/2std²) = Σ He_n(z)·(x/std)^n/n!, so that
     Σ c_k p_k = Σ He_n(z)/std^n·(Σ_k c_k ∫ x^n/n! over bin k) / Σ He_n(z)/std^n·(∫ x^n/n! over [−1, 1]) [derived]."""
     edges = torch.linspace(-1, 1, num_bins + 1, dtype=torch.float64, device=mean.device)
@@ -102,7 +102,7 @@ def _mean_of_wide(mean: Tensor, std: Tensor, num_bins: int) -> Tensor:
     numerator, denominator = torch.zeros_like(mean), torch.zeros_like(mean)
     for n in range(WIDE_TERMS):
         integrals = (edges ** (n + 1)).diff() / float(math.factorial(n + 1))  # ∫ x^n/n! over each bin
-        if n % 2 == 1:  # the sums of the other parity are 0
+        if n % 2 == 1:  # the numerator's terms are 0 for even n, the denominator's for odd n
             numerator = numerator + he * (centres * integrals).sum()
         else:
             denominator = denominator + he * integrals.sum()

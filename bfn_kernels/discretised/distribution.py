@@ -1,4 +1,5 @@
-"""The output distribution of discretised data: its normal, and values and probabilities of the distribution.
+"""The output distribution of discretised data: the normal that the network predicts, and the values and probabilities
+of the bins.
 
 The functions are public in `bfn_kernels.discretised`.
 """
@@ -36,25 +37,26 @@ def output_distribution(
 ) -> tuple[Tensor, Tensor]:
     """Mean and std of the normal that the network predicts for the data at time t (105, 106).
 
-    They are μ/γ − √((1−γ)/γ)·pred_mean and √((1−γ)/γ)·exp(pred_log_std), or with `parametrisation="data"` pred_mean and
-    exp(pred_log_std). `sample`, `mode`, `expected_value` and `log_prob` take them.
+    The mean is μ/γ − √((1−γ)/γ)·pred_mean, and the std is √((1−γ)/γ)·exp(pred_log_std). With `parametrisation="data"`
+    they are pred_mean and exp(pred_log_std). Pass them to `sample`, `mode`, `expected_value` and `log_prob`.
 
     Args:
         pred_mean: Predicted mean, `[B, ...]`, or `[B, ..., M]` of a mixture; differentiable. If pred_log_std is None,
-            it has both predictions, stacked in a last dimension of two.
+            pred_mean has both predictions, stacked in a last dimension of two.
         pred_log_std: Logarithm of the predicted std, in the shape of pred_mean; differentiable. None if pred_mean has
             both.
         mean: The mean μ that the network saw, `[B, ...]`; differentiable; may be None with parametrisation="data".
         t: Times in [0, 1]: a number, `[B]` or any leading part of the shape of mean.
-        sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1), which sets the paper's schedule (80).
-        schedule: A schedule of `bfn_kernels.schedules`, or an object with its methods, in the place of sigma_1.
-        parametrisation: "noise": the predictions are of the noise (105, 106); "data": of the data.
-        limits: `bfn_kernels.Limits`, to which pred_log_std and the std are clamped; with parametrisation="noise", mean
-            and std are 0 and 1 at times before limits.t_min.
-        backend: As in `backends`; None chooses the fastest one.
+        sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1): σ₁ of the paper's schedule (80).
+        schedule: A schedule of `bfn_kernels.schedules`, or an object with the same methods, instead of sigma_1.
+        parametrisation: "noise": the network predicts the noise (105, 106); "data": it predicts the data.
+        limits: `bfn_kernels.Limits`, to which pred_log_std and the std are clamped. With parametrisation="noise", the
+            mean is 0 and the std is 1 at times before limits.t_min.
+        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
 
     Returns:
-        The mean and the std, each `[B, ...]`, or `[B, ..., M]` of a mixture, in float32 (float64 for float64).
+        The mean and the std, each `[B, ...]`, or `[B, ..., M]` of a mixture, in float32, or float64 if a prediction or
+        mean is float64.
 
     Example:
         >>> zero = torch.zeros(1, 2)
@@ -99,10 +101,10 @@ def expected_value(
         num_bins: K, the number of bins, at least 2.
         mixture_logits: Logits of the components of a mixture, `[B, ..., M]`, M at most 1024; differentiable. None for
             one normal.
-        clip: True gives the mass beyond [−1, 1] to the end bins (107–109); False renormalises the distribution in
-            [−1, 1]. A distribution with less than 1e-5 of its mass there counts as uniform; this holds for every std
-            from 8e4 on.
-        backend: As in `backends`; None chooses the fastest one.
+        clip: True adds the mass beyond [−1, 1] to the first and the last bin (107–109); False renormalises the
+            distribution in [−1, 1]. If less than 1e-5 of the normal's mass lies in [−1, 1], as for every std from 8e4
+            on, the distribution is uniform.
+        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
 
     Returns:
         k̂ `[B, ...]` in the type of mean.
@@ -129,21 +131,21 @@ def log_prob(
 ) -> Tensor:
     """ln p, in nats, of the bin that x lies in, exact far into both tails (107–109).
 
-    The published code has a density here (docs/published_code.md).
+    The published code returns a density instead (docs/published_code.md).
 
     Args:
-        x: Data `[B, ...]` in [−1, 1]; not differentiable. An x outside is refused on the CPU.
+        x: Data `[B, ...]` in [−1, 1]; not differentiable. On the CPU, an x outside is an error.
         mean: Means of the normals, `[B, ...]`, or `[B, ..., M]` of a mixture; differentiable.
         std: Standard deviations of the normals, positive, of the shape of mean; differentiable.
         num_bins: K, the number of bins, at least 2.
         mixture_logits: Logits of the components of a mixture, `[B, ..., M]`, M at most 1024; differentiable. None for
             one normal.
-        clip: True gives the mass beyond [−1, 1] to the end bins (107–109); False renormalises the distribution in
-            [−1, 1].
-        backend: As in `backends`; None chooses the fastest one.
+        clip: True adds the mass beyond [−1, 1] to the first and the last bin (107–109); False renormalises the
+            distribution in [−1, 1].
+        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
 
     Returns:
-        ln p in the shape of x, float32 (float64 for float64).
+        ln p in the shape of x, float32, or float64 if an argument is float64.
 
     Example:
         >>> log_prob(torch.tensor([0.1]), torch.zeros(1), torch.ones(1), num_bins=2)
@@ -153,7 +155,7 @@ def log_prob(
     num_bins = checks.integer("num_bins", num_bins, 2)
     shape = _normal(mean, std, mixture_logits)
     checks.like("x", x, "mean", mean, shape)
-    checks.no_gradient("only mean, std and mixture_logits have one", x=x)
+    checks.no_gradient("only mean, std and mixture_logits have a gradient", x=x)
     library = backends.library(backend, x.device)
     return -keywords.bin_loss(library, x, (mean, std, mixture_logits), num_bins, clip, (None, NONE))
 
@@ -178,12 +180,12 @@ def sample(
         num_bins: K, the number of bins, at least 2.
         mixture_logits: Logits of the components of a mixture, `[B, ..., M]`, M at most 1024; not differentiable. None
             for one normal.
-        seed: An int, or an int64 tensor of one element; None draws one with generator.
-        generator: A `torch.Generator` on the device of mean, in the place of seed; None is torch's default one.
+        seed: An int, or an int64 tensor of one element. None: `generator` draws it.
+        generator: A `torch.Generator` on the device of mean, instead of a seed. None: torch's default generator.
         noise: ε, standard normals `[B, ...]`, instead of normals from a seed; not differentiable.
         component_noise: Uniforms `[B, ...]` that draw the component of a mixture, instead of uniforms from a seed; not
             differentiable.
-        backend: As in `backends`; None chooses the fastest one.
+        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
 
     Returns:
         The centres `[B, ...]` in the type of mean.
@@ -208,7 +210,7 @@ def mode(
 ) -> Tensor:
     """The centre of the likeliest bin of the clipped output distribution.
 
-    Of a mixture, all K bins are tried.
+    For a mixture, the probability of each of the K bins is computed.
 
     Args:
         mean: Means of the normals, `[B, ...]`, or `[B, ..., M]` of a mixture; not differentiable.
@@ -216,7 +218,7 @@ def mode(
         num_bins: K, the number of bins, at least 2.
         mixture_logits: Logits of the components of a mixture, `[B, ..., M]`, M at most 1024; not differentiable. None
             for one normal.
-        backend: As in `backends`; None chooses the fastest one.
+        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
 
     Returns:
         The centres `[B, ...]` in the type of mean.
@@ -234,7 +236,8 @@ def mode(
 def normal_of(
     library: Library, dtype: torch.dtype, pred_mean, pred_log_std, mean, scales, bins: tuple
 ) -> tuple[Tensor, Tensor]:
-    """Mean and std in `dtype`, the type of the arithmetic. The mean is x̂ of continuous data, unclipped."""
+    """The mean and std in `dtype`, the type of the arithmetic. The operator that makes x̂ for continuous data computes
+    the mean, without clipping."""
     pred_mean, pred_log_std = reference.pair(pred_mean, pred_log_std)
     if mean is not None and mean.dim() < pred_mean.dim():
         mean = mean.unsqueeze(-1).expand(pred_mean.shape)
@@ -244,12 +247,12 @@ def normal_of(
 
 
 def _normal(mean: Tensor, std: Tensor, mixture_logits: Tensor | None, what: str | None = None) -> Sequence[int]:
-    """Checks a normal or a mixture of normals; returns the shape of the variables. what: the name of the op's result,
-    if the result has no gradient."""
+    """Checks a normal or a mixture of normals; returns the shape of the variables. what: words for the op's result, if
+    the result has no gradient."""
     checks.data("mean", mean)
     checks.like("std", std, "mean", mean)
     if what is not None:
-        reason = f"{what} has none, only expected_value and log_prob have one"
+        reason = f"{what} has no gradient, only expected_value and log_prob have one"
         checks.no_gradient(reason, mean=mean, std=std, mixture_logits=mixture_logits)
     if mixture_logits is None:
         return mean.shape

@@ -32,34 +32,34 @@ def continuous_time_loss(
     reduction: str = "mean",
     backend: str | None = None,
 ) -> Tensor:
-    """L∞ in nats: −ln σ₁·(x − k̂)²/σ₁^{2t} per variable (101), k̂ the expected value of the output distribution.
+    """L∞ in nats: −ln σ₁·(x − k̂)²/σ₁^{2t} per variable (101), where k̂ is the expected value of the output distribution.
 
     Args:
-        x: Data `[B, ...]` in [−1, 1]; not differentiable. An x outside is refused on the CPU. `from_levels` makes bin
+        x: Data `[B, ...]` in [−1, 1]; not differentiable. On the CPU, an x outside is an error. `from_levels` makes bin
             centres of levels.
         pred_mean: Predicted mean, `[B, ...]`, or `[B, ..., M]` of a mixture; differentiable. If pred_log_std is None,
-            it has both predictions, stacked in a last dimension of two.
+            pred_mean has both predictions, stacked in a last dimension of two.
         pred_log_std: Logarithm of the predicted std, in the shape of pred_mean; differentiable. None if pred_mean has
             both.
-        mean: The mean that the network saw, `[B, ...]`; not differentiable; may be None with parametrisation="data".
+        mean: The mean that the network saw, `[B, ...]`; not differentiable. It may be None with parametrisation="data".
         t: Times in [0, 1]: a number, `[B]` or any leading part of the shape of x.
         num_bins: K, the number of bins, at least 2.
         mixture_logits: Logits of the components of a mixture, `[B, ..., M]`, M at most 1024; differentiable. None for
             one normal.
-        sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1), which sets the paper's schedule (80).
-        schedule: A schedule of `bfn_kernels.schedules`, or an object with its methods, in the place of sigma_1.
-        parametrisation: "noise": the predictions are of the noise (105, 106); "data": of the data.
-        limits: `bfn_kernels.Limits`, to which pred_log_std and the std are clamped; with parametrisation="noise", the
+        sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1): σ₁ of the paper's schedule (80).
+        schedule: A schedule of `bfn_kernels.schedules`, or an object with the same methods, instead of sigma_1.
+        parametrisation: "noise": the network predicts the noise (105, 106); "data": it predicts the data.
+        limits: `bfn_kernels.Limits`, to which pred_log_std and the std are clamped. With parametrisation="noise", the
             normal is N(0, 1) at times before limits.t_min.
-        clip: True gives the mass beyond [−1, 1] to the end bins (107–109); False renormalises the distribution in
-            [−1, 1].
-        mask: Bool, False where a variable costs nothing and its x is not looked at. It broadcasts to x, or has the
-            leading dimensions of x, such as `[B]`.
-        reduction: "mean" over the variables that mask keeps, "sum", "batch" (sums, `[B]`) or "none" (`[B, ...]`).
-        backend: As in `backends`; None chooses the fastest one.
+        clip: True adds the mass beyond [−1, 1] to the first and the last bin (107–109); False renormalises the
+            distribution in [−1, 1].
+        mask: Bool, False where a variable costs nothing and its x is not read. Broadcastable to x, or shaped as its
+            leading dimensions, such as `[B]`.
+        reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (`[B, ...]`).
+        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
 
     Returns:
-        The loss in nats, float32 (float64 for float64).
+        The loss in nats, float32, or float64 if x, mean or a prediction is float64.
 
     Example:
         >>> x, s = torch.full((1, 2), 0.5), torch.full((1, 2), -3.0)
@@ -102,44 +102,47 @@ def discrete_time_loss(
 ) -> Tensor:
     """L_n in nats: n·E_ε[−ε²/2 − ln Σ_k p_k·exp(−(y − c_k)²/2τ²)], y = x + τε, τ² = 1/α_i, i = n·t + 1 (113–119).
 
-    It tends to `continuous_time_loss` as n grows. The expectation is a Gauss–Hermite sum, or a mean of draws as
-    published. Measured errors of a step, relative to 1 + its loss, as (bound for 95 % of the variables, largest error):
-    4 nodes (2e-3, 1e-2), 8 nodes (2e-4, 2e-3), 16 nodes (2e-5, 5e-4), 32 nodes (1e-6, 5e-5), ten draws (0.2, 0.7).
+    It tends to `continuous_time_loss` as n grows. The expectation is a Gauss–Hermite sum or, as in the published code,
+    a mean of draws. The error of a variable's loss, relative to 1 + its loss, was measured. Each pair is a bound for 95
+    % of the variables, and the maximum: 4 nodes (2e-3, 1e-2), 8 nodes (2e-4, 2e-3), 16 nodes (2e-5, 5e-4), 32 nodes
+    (1e-6, 5e-5), ten draws (0.2, 0.7).
 
     Args:
-        x: Data `[B, ...]` in [−1, 1]; not differentiable. An x outside is refused on the CPU. `from_levels` makes bin
+        x: Data `[B, ...]` in [−1, 1]; not differentiable. On the CPU, an x outside is an error. `from_levels` makes bin
             centres of levels.
         pred_mean: Predicted mean, `[B, ...]`, or `[B, ..., M]` of a mixture; differentiable. If pred_log_std is None,
-            it has both predictions, stacked in a last dimension of two.
+            pred_mean has both predictions, stacked in a last dimension of two.
         pred_log_std: Logarithm of the predicted std, in the shape of pred_mean; differentiable. None if pred_mean has
             both.
-        mean: The mean that the network saw, `[B, ...]`; not differentiable; may be None with parametrisation="data".
-        t: Times (i − 1)/n at which a step starts: a number, `[B]` or any leading part of the shape of x. Or give step.
+        mean: The mean that the network saw, `[B, ...]`; not differentiable. It may be None with parametrisation="data".
+        t: Times (i − 1)/n at which a step starts: a number, `[B]` or any leading part of the shape of x. Pass either t
+            or step.
         n_steps: n, the number of messages, at least 1.
         num_bins: K, the number of bins, at least 2.
-        step: The step i from 1 to n in the place of t: an int, or an integer tensor shaped as t may be.
+        step: The step i from 1 to n, instead of t: an int, or an integer tensor in a shape that t may have.
         mixture_logits: Logits of the components of a mixture, `[B, ..., M]`, M at most 1024; differentiable. None for
             one normal.
-        sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1), which sets the paper's schedule (80).
-        schedule: A schedule of `bfn_kernels.schedules`, or an object with its methods, in the place of sigma_1.
+        sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1): σ₁ of the paper's schedule (80).
+        schedule: A schedule of `bfn_kernels.schedules`, or an object with the same methods, instead of sigma_1.
         quadrature: The number of nodes of the sum, from 1 to 128; 8 if neither this nor n_samples is given.
-        n_samples: The number of draws, at least 1, in the place of quadrature.
-        parametrisation: "noise": the predictions are of the noise (105, 106); "data": of the data.
-        limits: `bfn_kernels.Limits`, to which pred_log_std and the std are clamped; with parametrisation="noise", the
+        n_samples: The number of draws, at least 1, instead of quadrature.
+        parametrisation: "noise": the network predicts the noise (105, 106); "data": it predicts the data.
+        limits: `bfn_kernels.Limits`, to which pred_log_std and the std are clamped. With parametrisation="noise", the
             normal is N(0, 1) at times before limits.t_min.
-        clip: True gives the mass beyond [−1, 1] to the end bins (107–109); False renormalises the distribution in
-            [−1, 1].
-        mask: Bool, False where a variable costs nothing and its x is not looked at. It broadcasts to x, or has the
-            leading dimensions of x, such as `[B]`.
-        reduction: "mean" over the variables that mask keeps, "sum", "batch" (sums, `[B]`) or "none" (`[B, ...]`).
-        seed: An int, or an int64 tensor of one element; None draws one with generator. With n_samples only.
-        generator: A `torch.Generator` on the device of x, in the place of seed; None is torch's default one. With
-            n_samples only.
-        noise: ε of the draws, standard normals `[n_samples, B, ...]`, in the place of a seed; not differentiable.
-        backend: As in `backends`; None chooses the fastest one.
+        clip: True adds the mass beyond [−1, 1] to the first and the last bin (107–109); False renormalises the
+            distribution in [−1, 1].
+        mask: Bool, False where a variable costs nothing and its x is not read. Broadcastable to x, or shaped as its
+            leading dimensions, such as `[B]`.
+        reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (`[B, ...]`).
+        seed: An int, or an int64 tensor of one element. None: `generator` draws it. Only with n_samples.
+        generator: A `torch.Generator` on the device of x, instead of a seed. None: torch's default generator. Only with
+            n_samples.
+        noise: ε of the draws, standard normals `[n_samples, B, ...]`, instead of normals from a seed; not
+            differentiable.
+        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
 
     Returns:
-        The loss in nats, float32 (float64 for float64).
+        The loss in nats, float32, or float64 if x, mean or a prediction is float64.
 
     Raises:
         ValueError: If a time is not (i − 1)/n for a step i, on the CPU; elsewhere the loss of its variables is NaN. If
@@ -183,28 +186,28 @@ def reconstruction_loss(
     """The cost in nats of x after the last message: −ln p_O(x), where p_O is the output distribution at t = 1.
 
     Args:
-        x: Data `[B, ...]` in [−1, 1]; not differentiable. An x outside is refused on the CPU. `from_levels` makes bin
+        x: Data `[B, ...]` in [−1, 1]; not differentiable. On the CPU, an x outside is an error. `from_levels` makes bin
             centres of levels.
         pred_mean: Predicted mean, `[B, ...]`, or `[B, ..., M]` of a mixture; differentiable. If pred_log_std is None,
-            it has both predictions, stacked in a last dimension of two.
+            pred_mean has both predictions, stacked in a last dimension of two.
         pred_log_std: Logarithm of the predicted std, in the shape of pred_mean; differentiable. None if pred_mean has
             both.
-        mean: The mean that the network saw, `[B, ...]`; not differentiable; may be None with parametrisation="data".
+        mean: The mean that the network saw, `[B, ...]`; not differentiable. It may be None with parametrisation="data".
         num_bins: K, the number of bins, at least 2.
         mixture_logits: Logits of the components of a mixture, `[B, ..., M]`, M at most 1024; differentiable. None for
             one normal.
-        sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1), which sets the paper's schedule (80).
-        schedule: A schedule of `bfn_kernels.schedules`, or an object with its methods, in the place of sigma_1.
-        parametrisation: "noise": the predictions are of the noise (105, 106); "data": of the data.
-        limits: `bfn_kernels.Limits`, to which pred_log_std and the std are clamped; with parametrisation="noise", the
+        sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1): σ₁ of the paper's schedule (80).
+        schedule: A schedule of `bfn_kernels.schedules`, or an object with the same methods, instead of sigma_1.
+        parametrisation: "noise": the network predicts the noise (105, 106); "data": it predicts the data.
+        limits: `bfn_kernels.Limits`, to which pred_log_std and the std are clamped. With parametrisation="noise", the
             normal is N(0, 1) at times before limits.t_min.
-        mask: Bool, False where a variable costs nothing and its x is not looked at. It broadcasts to x, or has the
-            leading dimensions of x, such as `[B]`.
-        reduction: "mean" over the variables that mask keeps, "sum", "batch" (sums, `[B]`) or "none" (`[B, ...]`).
-        backend: As in `backends`; None chooses the fastest one.
+        mask: Bool, False where a variable costs nothing and its x is not read. Broadcastable to x, or shaped as its
+            leading dimensions, such as `[B]`.
+        reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (`[B, ...]`).
+        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
 
     Returns:
-        The loss in nats, float32 (float64 for float64).
+        The loss in nats, float32, or float64 if x, mean or a prediction is float64.
 
     Example:
         >>> x, s = torch.full((1, 2), 0.5), torch.full((1, 2), -9.0)
@@ -221,9 +224,9 @@ def reconstruction_loss(
 def _check_loss(
     x: Tensor, output: tuple, mean: Tensor | None, parametrisation: str, mask, reduction: str, backend: str | None
 ) -> tuple[Tensor | None, Any, torch.dtype, Target]:
-    """The checks that the losses share. Returns the mean that operators read, the library that serves the call, the
-    type of the arithmetic, and the target of the loss."""
+    """Checks the arguments that the losses share. Returns the mean, or None if the operator does not read it; the
+    library that serves the call; the type of the arithmetic; and the fields of a `LossTarget`."""
     mean_read = check_output(x, "x", output, mean, parametrisation)
-    checks.no_gradient("only what the network puts out has one", x=x, mean=mean)
+    checks.no_gradient("only the network's output has a gradient", x=x, mean=mean)
     target = keywords.loss_target(x, mask, reduction)
     return mean_read, backends.library(backend, x.device), checks.compute_dtype(x, *output, mean_read), target

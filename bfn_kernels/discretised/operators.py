@@ -1,6 +1,6 @@
-"""The operators of discretised data: the fake and backward pass of each.
+"""The operators of discretised data, each with its fake and its backward pass.
 
-The function of the same name in `reference.py` defines the result of an operator, and has its arguments.
+The function of the same name in `reference.py` computes the same result and has the same arguments.
 """
 
 import torch
@@ -10,7 +10,7 @@ from bfn_kernels.operators import gradient_operator, like_argument, operator, st
 
 
 def _value_fake(mean, std, mixture_logits, *others):
-    """The fake of a number for each variable, in the type of the mean."""
+    """The fake of a result with one number for each variable, in the type of the mean."""
     return torch.empty_like(mean) if mixture_logits is None else mean.new_empty(mean.shape[:-1])
 
 

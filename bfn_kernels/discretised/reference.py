@@ -1,8 +1,8 @@
-"""Discretised data in plain PyTorch: the executable specification. Equation numbers are those of arXiv 2308.07037.
+"""Discretised data in plain PyTorch: the executable specification. Equation numbers refer to arXiv 2308.07037.
 
-x `[B, ...]` lies in [−1, 1], which K bins of width h = 2/K divide. The ops name a bin by its centre. This file names it
-by a zero-based index, which is a float so that NaN stays NaN. Row scalars come from the module `rows`, in the type of
-the arithmetic, and broadcast to x.
+x `[B, ...]` lies in [−1, 1], which K bins of width h = 2/K divide. Arguments and results name a bin by its centre. The
+functions here name it by a zero-based index, which is a float so that NaN stays NaN. Row scalars come from the module
+`rows`, in the type of the arithmetic, and broadcast to x.
 """
 
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from bfn_kernels.discretised.bins import bin_index, centre, log_bin_prob, mean_o
 from bfn_kernels.records import MEAN, SAMPLE, Bins, Draws, LossTarget, Network, Noise, OutputLimits, Sent, Solver
 from bfn_kernels.steps import clamped, mean_step
 
-MODE_PROBABILITIES = 1 << 18  # the most probabilities of bins under components that `mode` computes at a time
+MODE_PROBABILITIES = 1 << 18  # how many probabilities, of a bin in a component, `mode` computes at a time
 
 
 class Normal(NamedTuple):
@@ -29,7 +29,7 @@ class Normal(NamedTuple):
     mixture_logits: Tensor | None
 
     def mixed(self, values: Tensor) -> Tensor:
-        """Σ π_m value_m over the components, whose weights are π."""
+        """Σ π_m value_m over the components, where π are the weights of the mixture."""
         return values if self.mixture_logits is None else (self.mixture_logits.softmax(-1) * values).sum(-1)
 
     def log_mixed(self, logs: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ class Normal(NamedTuple):
 
 
 def pair(pred_mean: Tensor, pred_log_std: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The two predictions. Without pred_log_std, the last dimension of pred_mean has both."""
+    """pred_mean and pred_log_std. If pred_log_std is None, they are unstacked from the last dimension of pred_mean."""
     if pred_log_std is not None:
         return pred_mean, pred_log_std
     pred_mean, pred_log_std = pred_mean.unbind(-1)
@@ -66,8 +66,8 @@ def hidden(mask: Tensor | None, output: Normal) -> Normal:
 def output_distribution(dtype: torch.dtype, network: Network, bins: Bins) -> Normal:
     """The mean and std of the network's normal (105, 106), in `dtype`, the type of the arithmetic.
 
-    Where t < t_min, mean and std are 0 and 1, without a gradient. If the scales are None, the network predicts the
-    data.
+    Where t < t_min, the mean is 0 and the std is 1, without a gradient. If the scales are None, the network predicts
+    the data.
     """
     pred_mean, pred_log_std = pair(network.pred_mean, network.pred_log_std)
     output = Normal.of(dtype, pred_mean, pred_log_std, network.mixture_logits)
@@ -75,7 +75,7 @@ def output_distribution(dtype: torch.dtype, network: Network, bins: Bins) -> Nor
     if network.mean_scale is None:
         return output._replace(std=output_std(output.std, None, None, limits))
     mean_scale, noise_scale = map(output.for_components, (network.mean_scale, network.noise_scale))
-    started = mean_scale != 0  # it is 1/γ, at least 1, from t_min on, and 0 before
+    started = mean_scale != 0  # mean_scale is 1/γ ≥ 1 where t ≥ t_min, else 0
     mean, noise_pred = hide(started, output.for_components(network.mean.to(dtype)), output.mean)
     std = output_std(output.std, mean_scale, noise_scale, limits)
     return output._replace(mean=mean_scale * mean - noise_scale * noise_pred, std=std)
@@ -95,8 +95,9 @@ def output_std(
 
 
 def inputs_of_loss(x: Tensor, network: Network, direct: bool, bins: Bins, mask: Tensor | None) -> tuple[Tensor, Normal]:
-    """The data and the output distribution of a loss. Where the mask is False, x, the network's output and the mean
-    count as zeros. direct: whether the network's predictions are the mean and std themselves."""
+    """The data and the output distribution of a loss. Where the mask is False, x, the mean and, unless `direct`, the
+    network's output become 0. direct: whether the network's predictions are the mean and std of the output
+    distribution."""
     dtype = compute_dtype(x, *network[:4])
     (x,) = hide(mask, x)
     values("x", x, -1, 1)
@@ -153,16 +154,17 @@ def sample(normal: Normal, num_bins: int, noise: Noise, component_noise: Tensor 
 
 
 def likeliest(index: Tensor, normal: Normal, num_bins: int) -> tuple[Tensor, Tensor]:
-    """The likeliest of the bins `index`, the first one of several, and ln of its probability. Both are NaN if any of
-    these probabilities is NaN."""
+    """The likeliest of the bins `index`, or the first one if several are equally likely, and ln of its probability.
+    Both are NaN if the probability of any of these bins is NaN."""
     log_p, position = _log_prob(index, normal.unsqueeze(), num_bins, True).max(-1, keepdim=True)
     best = torch.where(log_p.isnan(), torch.nan, index.expand(*log_p.shape[:-1], -1).gather(-1, position))
     return best.squeeze(-1), log_p.squeeze(-1)
 
 
 def mode(mean: Tensor, std: Tensor, mixture_logits: Tensor | None, num_bins: int) -> Tensor:
-    """The centre of the likeliest bin. For one normal, this is the bin of the mean, the first or the last, tried in
-    this order. For a mixture, all bins are tried in order. A later bin wins only if it is strictly likelier."""
+    """The centre of the likeliest bin. For one normal, the candidates are the bin of the mean, the first bin and the
+    last bin, in this order. For a mixture, they are all bins in order. A later candidate wins only if it is strictly
+    likelier."""
     normal = Normal.of(compute_dtype(mean, std, mixture_logits), mean, std, mixture_logits)
     if mixture_logits is None:
         first = bin_index(normal.mean, num_bins)
@@ -174,7 +176,7 @@ def mode(mean: Tensor, std: Tensor, mixture_logits: Tensor | None, num_bins: int
     all_bins = torch.arange(num_bins, dtype=best.dtype, device=best.device)
     for bins in all_bins.split(max(1, MODE_PROBABILITIES // max(1, mean.numel()))):
         index, log_p = likeliest(bins, normal, num_bins)
-        better = (log_p > best_log_p) | log_p.isnan()  # a best of NaN stays, since no number is larger
+        better = (log_p > best_log_p) | log_p.isnan()  # a NaN stays the best, since no number is larger than NaN
         best, best_log_p = torch.where(better, index, best), torch.where(better, log_p, best_log_p)
     return centre(best, num_bins).to(mean.dtype)
 
@@ -190,17 +192,17 @@ def loss(
     bins: Bins,
     target: LossTarget,
 ) -> Tensor:
-    """With a weight, L∞ = weight·(x − k̂)² (101), k̂ the expected value of the output distribution p_O; with an alpha,
-    L_n; else the reconstruction loss −ln p_O(x).
+    """The loss L∞ = weight·(x − k̂)² (101) if there is a weight, where k̂ is the expected value of the output
+    distribution p_O; L_n if there is an alpha; else the reconstruction loss −ln p_O(x).
 
     x and the mean: `[B, ...]`. The predictions: `[B, ...]`, or `[B, ..., M]` like mixture_logits. direct: whether the
-    predictions are the mean and std of the output distribution themselves.
+    predictions are the mean and std of the output distribution.
     """
     x, normal = inputs_of_loss(x, network, direct, bins, target.mask)
     if alpha is not None:
         return reduce(n_steps * discrete_time_loss(x, normal, alpha, draws, bins), *target)
     if weight is None:
-        normal = hidden(target.mask, normal._replace(std=normal.std - 1))  # the std is 1 where the mask is False
+        normal = hidden(target.mask, normal._replace(std=normal.std - 1))  # makes the std 1 where the mask is False
         normal = normal._replace(std=normal.std + 1)
         return reduce(-_log_prob(bin_index(x, bins.num_bins), normal, bins.num_bins, bins.clip), *target)
     error = x - _expected_value(normal, bins.num_bins, bins.clip)

@@ -45,43 +45,44 @@ def update_sample(
     ρ' = ρ + α and μ' = (ρμ + αx)/ρ' + (√α/ρ')·ε, where x is a value of the output distribution at time t.
 
     Args:
-        pred_mean: Predicted mean, `[B, ...]`, or `[B, ..., M]` of a mixture; differentiable with choose="mean" alone.
-            If pred_log_std is None, it has both predictions, stacked in a last dimension of two.
-        pred_log_std: Logarithm of the predicted std, in the shape of pred_mean; differentiable with choose="mean"
-            alone. None if pred_mean has both.
+        pred_mean: Predicted mean, `[B, ...]`, or `[B, ..., M]` of a mixture; differentiable only with choose="mean". If
+            pred_log_std is None, pred_mean has both predictions, stacked in a last dimension of two.
+        pred_log_std: Logarithm of the predicted std, in the shape of pred_mean; differentiable only with choose="mean".
+            None if pred_mean has both.
         mean: μ, the mean before the message, which the network saw, `[B, ...]`; differentiable.
         precision: ρ, the precision before the message, at least 0: a number, `[B]` or any leading part of the shape of
             mean; not 0 where alpha is 0.
-        t: Times in [0, 1] at which the network put out the predictions, shaped as alpha may be.
+        t: Times in [0, 1] at which the network put out the predictions, in a shape that alpha may have.
         alpha: Accuracy α of the message, at least 0: a number, `[B]` or any leading part of the shape of mean.
         num_bins: K, the number of bins, at least 2.
-        mixture_logits: Logits of the components of a mixture, `[B, ..., M]`, M at most 1024; differentiable with
-            choose="mean" alone. None for one normal.
-        sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1), which sets the paper's schedule (80).
-        schedule: A schedule of `bfn_kernels.schedules`, or an object with its methods, in the place of sigma_1.
-        parametrisation: "noise": the predictions are of the noise (105, 106); "data": of the data.
-        limits: `bfn_kernels.Limits`, to which pred_log_std and the std are clamped; with parametrisation="noise", the
+        mixture_logits: Logits of the components of a mixture, `[B, ..., M]`, M at most 1024; differentiable only with
+            choose="mean". None for one normal.
+        sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1): σ₁ of the paper's schedule (80).
+        schedule: A schedule of `bfn_kernels.schedules`, or an object with the same methods, instead of sigma_1.
+        parametrisation: "noise": the network predicts the noise (105, 106); "data": it predicts the data.
+        limits: `bfn_kernels.Limits`, to which pred_log_std and the std are clamped. With parametrisation="noise", the
             normal is N(0, 1) at times before limits.t_min.
         choose: What is sent: a "sample" of the output distribution, its "mode" or its "mean".
         known: Values `[B, ...]` that are sent where known_mask is True (inpainting); not differentiable.
-        known_mask: Bool, given together with known. It broadcasts to mean, or has its leading dimensions.
-        out: A tensor of the shape and type of mean, which may be mean itself, that receives the new mean; no gradient
-            then.
-        seed: An int, or an int64 tensor of one element; None draws one with generator.
-        generator: A `torch.Generator` on the device of mean, in the place of seed; None is torch's default one.
+        known_mask: Bool. Pass known and known_mask together. Broadcastable to mean, or shaped as its leading
+            dimensions.
+        out: A tensor of the shape and type of mean, which may be mean itself, that receives the new mean. No argument
+            may then require a gradient.
+        seed: An int, or an int64 tensor of one element. None: `generator` draws it.
+        generator: A `torch.Generator` on the device of mean, instead of a seed. None: torch's default generator.
         noise: ε, the sender's standard normals `[B, ...]`, instead of normals from a seed; not differentiable.
         draw_noise: Standard normals `[B, ...]` that draw the value with choose="sample", instead of normals from a
             seed; not differentiable.
         component_noise: Uniforms `[B, ...]` that draw the component of a mixture, instead of uniforms from a seed; not
             differentiable.
-        backend: As in `backends`; None chooses the fastest one.
+        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
 
     Returns:
-        The mean μ' in the type of mean, and the precision ρ'. The precision is a float if precision and alpha are
-            numbers, else a tensor, float64 if precision is float64 and float32 otherwise.
+        The mean μ' in the type of mean, and the precision ρ'. ρ' is a float if precision and alpha are numbers.
+            Otherwise it is a tensor, float64 if precision is float64, else float32.
 
     Raises:
-        ValueError: If a prediction requires a gradient without choose="mean", or if component_noise is given without
+        ValueError: If a prediction requires a gradient and choose is not "mean", or if component_noise is given without
             mixture_logits.
 
     Example:
@@ -100,14 +101,15 @@ def update_sample(
     known_mask = keywords.known_values(known, known_mask, mean, mean.shape)
     if choice != MEAN:
         names = "pred_mean", "pred_log_std", "mixture_logits"
-        checks.no_gradient(f'a {choose} has none, only choose="mean" has one', **dict(zip(names, output, strict=True)))
+        predictions = dict(zip(names, output, strict=True))
+        checks.no_gradient(f'only choose="mean" has a gradient, not a {choose}', **predictions)
     library, dtype = backends.library(backend, mean.device), checks.compute_dtype(*output, mean)
     scales = prediction_scalars(library, parametrisation, t, mean, dtype, sigma_1, schedule, limits)
     keep, take, std = rows.scalars(library, rows.UPDATE, alpha, mean, dtype, precision=precision)
     draws = component_noises(mixture_logits, component_noise, mean.shape)
     draws = keywords.choice_noises(choose, draw_noise, mean.shape, *draws)
     seed = keywords.noise_seed(mean, seed, generator, ("noise", noise, mean.shape), *draws)
-    if choice == MEAN and any(needs(*output, mean)):  # the operator has no gradient for the predictions
+    if choice == MEAN and any(needs(*output, mean)):  # `step` has no gradient for the predictions
         normal = normal_of(library, dtype, pred_mean, pred_log_std, mean, scales, bins)
         value = library.discretised.expected_value(*normal, mixture_logits, bins[0], True)
         value = value if known is None else torch.where(known_mask, known.to(value.dtype), value)
@@ -149,46 +151,47 @@ def solver_step(
 ) -> Tensor:
     """A sampler's step from time t to t_next by a rule of `bfn_kernels.solvers` [derived].
 
-    μ' = A·μ + take·(x̂ + r·(x̂ − x̂_prev)) + E·ξ, with the coefficients of the rule. x̂ is chosen of the output
-    distribution at time t. Nothing is differentiable; run it under `torch.no_grad()`.
+    μ' = A·μ + take·(x̂ + r·(x̂ − x̂_prev)) + E·ξ, with the coefficients of the rule. x̂ is a value of the output
+    distribution at time t, which `choose` names. Nothing is differentiable; run it under `torch.no_grad()`.
 
     Args:
-        pred_mean: Predicted mean at time t, `[B, ...]`, or `[B, ..., M]` of a mixture. If pred_log_std is None, it has
-            both predictions, stacked in a last dimension of two.
+        pred_mean: Predicted mean at time t, `[B, ...]`, or `[B, ..., M]` of a mixture. If pred_log_std is None,
+            pred_mean has both predictions, stacked in a last dimension of two.
         pred_log_std: Logarithm of the predicted std, in the shape of pred_mean. None if pred_mean has both.
         mean: μ, the mean that the network saw, `[B, ...]`.
         t: Times in [0, 1], above 0 for "ode1", "ode2" and "ode_euler": a number, `[B]` or any leading part of the shape
             of mean.
-        t_next: Times at which the step ends, t ≤ t_next ≤ 1, shaped as t may be; None only where coefficients are
-            given.
+        t_next: Times at which the step ends, t ≤ t_next ≤ 1, in a shape that t may have; None only with coefficients.
         num_bins: K, the number of bins, at least 2.
-        rule: A name of `solvers.RULES`; not read where coefficients are given.
-        t_previous: Times of the step before, t_previous < t, shaped as t may be, for a rule of second order; without it
-            the step is of first order.
-        previous: x̂ of the step before, `[B, ...]`, which predicted_out received there; given together with t_previous.
-        coefficients: `solvers.Coefficients`, numbers or tensors shaped as t may be, in the place of t_next, rule and
-            t_previous.
+        rule: A name of `solvers.RULES`; not read with coefficients.
+        t_previous: Times of the step before, t_previous < t, in a shape that t may have, for a rule of second order.
+            Without it the step is of first order.
+        previous: x̂ of the step before, `[B, ...]`, which predicted_out received in that step. Pass previous and
+            t_previous together.
+        coefficients: `solvers.Coefficients`, numbers, or tensors in a shape that t may have, instead of t_next, rule
+            and t_previous.
         mixture_logits: Logits of the components of a mixture, `[B, ..., M]`, M at most 1024. None for one normal.
-        sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1), which sets the paper's schedule (80).
-        schedule: A schedule of `bfn_kernels.schedules`, or an object with its methods, in the place of sigma_1.
-        parametrisation: "noise": the predictions are of the noise (105, 106); "data": of the data.
-        limits: `bfn_kernels.Limits`, to which pred_log_std and the std are clamped; with parametrisation="noise", the
+        sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1): σ₁ of the paper's schedule (80).
+        schedule: A schedule of `bfn_kernels.schedules`, or an object with the same methods, instead of sigma_1.
+        parametrisation: "noise": the network predicts the noise (105, 106); "data": it predicts the data.
+        limits: `bfn_kernels.Limits`, to which pred_log_std and the std are clamped. With parametrisation="noise", the
             normal is N(0, 1) at times before limits.t_min.
-        choose: Which value of the output distribution x̂ is: its "mean", as solvers take it, a "sample" or its "mode".
+        choose: What x̂ is: the "mean" of the output distribution, as in BFN-Solver, a "sample" or its "mode".
         known: Values `[B, ...]` that x̂ has where known_mask is True (inpainting).
-        known_mask: Bool, given together with known. It broadcasts to mean, or has its leading dimensions.
+        known_mask: Bool. Pass known and known_mask together. Broadcastable to mean, or shaped as its leading
+            dimensions.
         out: A tensor of the shape and type of mean, which may be mean itself, that receives the new mean.
         predicted_out: A tensor of the shape of mean and of any floating-point type that receives x̂; it may be previous
             itself.
-        seed: An int, or an int64 tensor of one element; None draws one with generator. Read by a stochastic rule and by
-            a sample.
-        generator: A `torch.Generator` on the device of mean, in the place of seed; None is torch's default one.
+        seed: An int, or an int64 tensor of one element. None: `generator` draws it. Only a stochastic rule and
+            choose="sample" read it.
+        generator: A `torch.Generator` on the device of mean, instead of a seed. None: torch's default generator.
         noise: ξ, standard normals `[B, ...]` of a stochastic rule, instead of normals from a seed.
         draw_noise: Standard normals `[B, ...]` that draw the value with choose="sample", instead of normals from a
             seed; not differentiable.
         component_noise: Uniforms `[B, ...]` that draw the component of a mixture with choose="sample", instead of
             uniforms from a seed; not differentiable.
-        backend: As in `backends`; None chooses the fastest one.
+        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
 
     Returns:
         The new mean μ' in the shape and type of mean.
@@ -196,7 +199,7 @@ def solver_step(
     Raises:
         ValueError: If the times are not in order (on the CPU). If previous is given without t_previous, or t_previous
             without previous; with coefficients, their extrapolation stands for t_previous. If noise is given to a step
-            that has none. If component_noise is given without mixture_logits.
+            without noise. If component_noise is given without mixture_logits.
 
     Example:
         >>> m = torch.zeros(1, 1)

@@ -1,8 +1,8 @@
 """The operators of discretised data in Triton, the counterpart of csrc/cpu/discretised.cpp.
 
-An operator takes the arguments of the function of the same name in `reference.py`, whose docstring has their shapes,
-and then for each gradient whether it is needed. Its kernel takes the same arguments, with views instead of tensors. C
-is the `Constants` of a kernel.
+An operator takes the arguments of the function of the same name in `reference.py`, whose docstring has their shapes. If
+it has gradients, it then takes a bool for each, whether it is needed. Its kernel takes the same arguments, with views
+instead of tensors. C is the `Constants` of a kernel.
 """
 
 from collections.abc import Sequence
@@ -52,7 +52,7 @@ from bfn_kernels.triton_ops.views import (
 )
 
 SAMPLE, MODE = tl.constexpr(records.SAMPLE), tl.constexpr(records.MODE)
-# A program runs the rules of `expected_value` that some variable of its block needs: fewer rules in a smaller block.
+# A program runs each rule of `expected_value` that a variable of its block needs. A small block needs fewer rules.
 BLOCK = 256
 
 
@@ -69,8 +69,8 @@ def _components(mixture_logits: Tensor | None) -> int:
 def _gradients(
     shape: torch.Size, output: Sequence[Tensor | None], dtype: torch.dtype, needed: Sequence[bool]
 ) -> tuple[list, list]:
-    """New tensors for the gradients that the forward pass saves, empty if not needed, and their views. shape: the shape
-    of the variables. output: the two predictions and the mixture logits."""
+    """Returns new tensors for the gradients that the forward pass saves, empty if not needed, and their views. shape:
+    the shape of the variables. output: the two predictions and the mixture logits."""
     sizes = [t.shape if t is not None and n else (0,) for t, n in zip(output, needed, strict=True)]
     saved = [torch.empty(size, dtype=dtype, device=output[0].device) for size in sizes]
     written = [t if n else None for t, n in zip(saved, needed, strict=True)]
@@ -114,12 +114,12 @@ def expected_value(
 
 
 def _new_values(mean: Tensor, mixture_logits: Tensor | None) -> Tensor:
-    """A new tensor of one number per variable, in the type of the mean."""
+    """A new tensor with one number for each variable, in the type of the mean."""
     return torch.empty_like(mean) if mixture_logits is None else mean.new_empty(mean.shape[:-1])
 
 
 def _normals(mean: Tensor, std: Tensor, mixture_logits: Tensor | None) -> Network:
-    """The views of normals whose mean and std are arguments of the op."""
+    """The views of normals whose mean and std are arguments of the op, not predictions."""
     shape = mean.shape if mixture_logits is None else mean.shape[:-1]
     return network_views(shape, Network(mean, std, mixture_logits, None, None, None))
 
@@ -142,7 +142,7 @@ def _expected_value(network, out, gradients, count, C: tl.constexpr, BLOCK: tl.c
 
 @triton.jit
 def _chosen(network, noise, component_noise, block, C, CHOICE: tl.constexpr):
-    """The value that each variable sends: a draw, the mode or the mean of its output distribution."""
+    """The value that each variable sends: a sample, the mode or the mean of its output distribution."""
     if C.M == 0:
         mean, std, _, _ = output_normal(network, block, C)
     else:
@@ -226,7 +226,7 @@ def loss(
 
 @triton.jit
 def _loss(x, network, weight, mask, gradients, losses, count, C: tl.constexpr, BLOCK: tl.constexpr):
-    """weight·(x − k̂)² (101), or −ln p of the bin of x if there is no weight."""
+    """Writes weight·(x − k̂)² (101) or, without a weight, −ln p of the bin of x; and the gradients."""
     block = block_of(count, BLOCK)
     keep = load(mask, block, tl.int1, True)
     x = load(x, block, C.T)

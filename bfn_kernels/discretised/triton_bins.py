@@ -17,18 +17,18 @@ from bfn_kernels.triton_ops.elementary import clamp, exp, log, log1p, reciprocal
 from bfn_kernels.triton_ops.normal import log_cdf, log_interval
 from bfn_kernels.triton_ops.views import component_view, load, view, views
 
-TINY_TOTAL = tl.constexpr(1e-5)  # an unclipped distribution with less mass in [−1, 1] counts as uniform
+TINY_TOTAL = tl.constexpr(1e-5)  # with less mass in [−1, 1], an unclipped distribution counts as uniform
 _HALF_LOG_TWO_PI = tl.constexpr(0.91893853320467274178)
 
-# What a network predicts: the mean and std of the normal itself, of the data, or of the noise.
+# What the predictions are: the output distribution's mean and std, or predictions of the data, or of the noise.
 DIRECT, DATA, NOISE = range(3)
 _DIRECT, _DATA = tl.constexpr(DIRECT), tl.constexpr(DATA)
 
 
 class Constants(NamedTuple):
-    """The numbers of an output distribution that are known when a kernel is compiled: the type of the arithmetic; the
-    number of bins; whether the end bins have the mass beyond [−1, 1]; the number of components of a mixture, or 0; what
-    the network predicts; and the limits of the std."""
+    """What is constant in a compiled kernel. T: the type of the arithmetic. K: the number of bins. CLIP: whether the
+    first and the last bin have the mass beyond [−1, 1]. M: the number of components of a mixture, or 0. KIND: DIRECT,
+    DATA or NOISE. The others: the limits of the std."""
 
     T: Any
     K: Any
@@ -41,7 +41,7 @@ class Constants(NamedTuple):
 
 
 def kind_of(mean_scale: Tensor | None) -> int:
-    """KIND of a network's predictions: of the noise if there are scales, else of the data."""
+    """The KIND of a network's predictions: NOISE if there are scales, else DATA."""
     return DATA if mean_scale is None else NOISE
 
 
@@ -69,7 +69,7 @@ def output_normal(network, block, C):
             early = tl.full(prediction.shape, False, tl.int1)
         else:
             mean_scale, noise_scale = load(network.mean_scale, block, C.T), load(network.noise_scale, block, C.T)
-            early = (mean_scale == 0.0) & (noise_scale == 0.0)  # t < t_min: no message counts as received
+            early = (mean_scale == 0.0) & (noise_scale == 0.0)  # t < t_min
             std, slope = tl.abs(noise_scale) * exp_log_std, -noise_scale
             mu = tl.where(mean_scale == 0.0, 0.0, mean_scale * load(network.mean, block, C.T))
             mu -= tl.where(early, 0.0, noise_scale * prediction)
@@ -91,8 +91,8 @@ def index(x, K: tl.constexpr):
 
 @triton.jit
 def centre(i, K: tl.constexpr):
-    """The centre of a bin. div_rn gives it the same bits in all kernels, since differences of centres are divided by
-    numbers as small as 1e-5."""
+    """The centre of a bin. All kernels must round it alike, since differences of centres are divided by numbers as
+    small as 1e-5. So div_rn rounds it correctly."""
     if i.dtype == tl.float64:
         return (2.0 * i + 1.0) / K - 1.0
     else:
@@ -101,8 +101,8 @@ def centre(i, K: tl.constexpr):
 
 @triton.jit
 def origin_of(point, K: tl.constexpr):
-    """K times a point, as the sum of two parts of which the first is exact. From these parts, `to_edge` computes
-    distances in units of 1/K without the rounding error of −1 + 2j/K."""
+    """K times a point, as the sum of two numbers, the first of which is exact. From them `to_edge` computes distances
+    in units of 1/K without the rounding error of −1 + 2j/K."""
     if point.dtype == tl.float64:
         leading = point
     else:
@@ -112,19 +112,20 @@ def origin_of(point, K: tl.constexpr):
 
 @triton.jit
 def to_edge(origin, j, K: tl.constexpr):
-    """The distance to the edge −1 + 2j/K, in units of 1/K."""
+    """The distance from a point to the edge −1 + 2j/K, in units of 1/K. origin: `origin_of` the point."""
     return (2.0 * j - K - origin[0]) - origin[1]
 
 
 @triton.jit
 def to_centre(origin, i, K: tl.constexpr):
-    """The distance to the centre of a bin, in units of 1/K; the index may be any real number."""
+    """The distance from a point to the centre of bin i, in units of 1/K. i may be any real number."""
     return to_edge(origin, i + 0.5, K)
 
 
 @triton.jit
 def _by_mean_and_std(value, by_left, by_right, left, right, std):
-    """The value with its derivatives by mean and std, from its derivatives by the edges, which are in units of std."""
+    """The value with its derivatives by mean and std. left, right: the edges in units of std. by_left, by_right: the
+    derivatives by them."""
     return value, -(by_left + by_right) / std, -(left * by_left + right * by_right) / std
 
 
@@ -132,9 +133,9 @@ def _by_mean_and_std(value, by_left, by_right, left, right, std):
 def log_inner_bin(left, right, z, d, log_d, std):
     """ln of the mass of a bin, with its derivatives by mean and std.
 
-    In units of std, z is the bin's centre, d its width, and left and right its edges. The edges are arguments, since
-    z ± d/2 would lose digits of a wide bin's nearer edge. The mass of a narrow bin is a Taylor series about its centre,
-    since the terms of its edges would cancel.
+    z is the bin's centre, d its width, and left and right are its edges, all relative to the mean and in units of std.
+    The edges are arguments, since z ± d/2 would lose digits of a wide bin's nearer edge. For a narrow bin a Taylor
+    series about its centre is used, since Φ(right) − Φ(left) would cancel.
     """
     value, by_left, by_right = log_interval(left, right, z, d)
     value, by_mean, by_std = _by_mean_and_std(value, by_left, by_right, left, right, std)
@@ -167,8 +168,9 @@ def is_uniform(total):
 
 @triton.jit
 def log_end_bin(z, first, std):
-    """ln of the mass of a clipped end bin, with its derivatives by mean and std. z is its inner edge in units of std.
-    The last bin is the mirror image of the first."""
+    """ln of the mass of the first or the last bin with all mass beyond it, and its derivatives by mean and std. z: the
+    bin's inner edge in units of std. first: whether it is the first bin. The last bin is the mirror image of the
+    first."""
     value, slope = log_cdf(tl.where(first, z, -z))
     slope = tl.where(first, -slope, slope) / std
     return value, slope, z * slope
@@ -200,8 +202,8 @@ def log_bin_prob(i, mean, std, K: tl.constexpr, CLIP: tl.constexpr):
 
 @triton.jit
 def mode(mean, std, K: tl.constexpr):
-    """The centre of the likeliest bin: the bin of the mean, the first or the last, tried in this order. A later bin
-    wins only if it is strictly likelier."""
+    """The centre of the likeliest bin. The candidates are the bin of the mean, the first bin and the last bin, in this
+    order. A later candidate wins only if it is strictly likelier."""
     best = index(mean, K)
     best_log_p, _, _ = log_bin_prob(best, mean, std, K, True)
     for last in tl.static_range(2):

@@ -1,8 +1,8 @@
 """k̂ = Σ p_k c_k, the mean of the output distribution, in Triton, the counterpart of csrc/math/expected_value.h.
 
-The inner edges are a uniform grid, so that sums over them can cost the same for every K. A few edges are summed one by
-one, many edges by Euler–Maclaurin. For a large std the sum is a Taylor series. A wide unclipped distribution has
-another series.
+k̂ needs sums over the inner edges of the bins, which are a uniform grid. A small std needs only a few edges, which are
+summed one by one. For a larger std, Euler–Maclaurin's formula gives the sums, and for a large std a Taylor series, so
+that the cost does not grow with K. A wide unclipped distribution has another series.
 """
 
 import triton
@@ -12,8 +12,8 @@ from bfn_kernels.discretised.triton_bins import TINY_TOTAL, centre, index, origi
 from bfn_kernels.triton_ops.elementary import clamp, reciprocal
 from bfn_kernels.triton_ops.normal import tail, within
 
-# Below std = SMOOTH·h the sum is over the edges within REACH·std of the mean, at least FEWEST edges. Beyond these edges
-# zφ is at most 4e-8. From std = WIDE on, a Taylor series is used, since the terms of Euler–Maclaurin would cancel.
+# If std < SMOOTH·h, the edges within REACH·std of the mean are summed, at least FEWEST edges. For edges farther away,
+# zφ is at most 4e-8. If std ≥ WIDE, a Taylor series is used, since the terms of Euler–Maclaurin would cancel.
 REACH, FEWEST, SMOOTH, WIDE = tl.constexpr(6.0), tl.constexpr(7), tl.constexpr(1.5), tl.constexpr(2.0)
 BERNOULLI = (  # B_2m/(2m)!, m = 1..12
     1 / 12, -1 / 720, 1 / 30240, -1 / 1209600, 1 / 47900160, -5.2841901386874932e-10, 1.3382536530684679e-11,
@@ -22,15 +22,15 @@ BERNOULLI = (  # B_2m/(2m)!, m = 1..12
 )  # fmt: skip
 # The numbers of terms of Euler–Maclaurin and of the Taylor series, for errors of 1e-8 at SMOOTH and at WIDE.
 CORRECTIONS, SERIES = tl.constexpr(5), tl.constexpr(5)
-# The series of unclipped distributions: the number of terms of each of its sums, and the least std for which it is
-# used. With this std its error is 1e-9 in float32, and 1e-16 in float64.
+# The series of wide unclipped distributions: the number of terms of each of its sums, and the least std for which it is
+# used. At this std its error is 1e-9 in float32, and 1e-16 in float64.
 UNCLIPPED_SERIES, UNCLIPPED_WIDE, UNCLIPPED_WIDE_FLOAT64 = tl.constexpr(12), tl.constexpr(1.0), tl.constexpr(2.0)
 
 
 @triton.jit
 def _edges_left_of(mean, K: tl.constexpr):
-    """The number of inner edges left of the mean. `index` computes the mean's bin from rounded numbers. This corrects
-    it, since with a small std it matters on which side of an edge the mean lies."""
+    """The number of inner edges left of the mean. `index` may round the mean into a neighbouring bin. This is
+    corrected, since with a small std it matters on which side of an edge the mean lies."""
     origin, bin = origin_of(mean, K), index(mean, K)
     down = tl.where(to_edge(origin, bin, K) > 0.0, 1.0, 0.0)
     up = tl.where(to_edge(origin, bin + 1.0, K) < 0.0, 1.0, 0.0)
@@ -39,9 +39,9 @@ def _edges_left_of(mean, K: tl.constexpr):
 
 @triton.jit
 def _edge_sum(mean, std, counted, most, K: tl.constexpr):
-    """The base, shift and derivatives of k̂, from a sum over the `counted` edges nearest to the mean. most: the largest
-    such number in the block. An edge left of the mean adds 0 to the base and Φ(z) to the shift. An edge right of the
-    mean adds 1 and Φ(z) − 1."""
+    """The base and shift of k̂ (see `expected_value`) and its derivatives, from a sum over the `counted` edges nearest
+    to the mean. most: the largest `counted` in the block. Of ΣΦ(z), the base has 0 for an edge left of the mean and 1
+    for an edge right of it, and the shift has the rest."""
     origin, unit, below = origin_of(mean, K), reciprocal(K * std), _edges_left_of(mean, K)
     first = clamp(tl.floor(position(mean, K) - std * (REACH * K * 0.5)) + 1.0, 1.0, K - counted)
     shift, density, moment = mean * 0.0, mean * 0.0, mean * 0.0
@@ -88,7 +88,8 @@ def _between(below, below_mass, above, above_mass):
 
 @triton.jit
 def _smooth_sum(mean, std, K: tl.constexpr):
-    """The base, shift and derivatives of k̂ by Euler–Maclaurin, computed for |mean|, so that no tail is close to 1."""
+    """The base, shift and derivatives of k̂ by Euler–Maclaurin. They are computed for |mean|, so that no tail is near
+    1."""
     h: tl.constexpr = 2.0 / K
     unit, m = reciprocal(std), tl.abs(mean)
     r = h * unit
@@ -120,9 +121,8 @@ def _moment(K, p):
 
 @triton.jit
 def _wide_sum(mean, std, K: tl.constexpr):
-    """The base, shift and derivatives of k̂ by a Taylor series about the middle of the edges: with z = −mean/std and
-    m_p the sum of h·b_j^p, k̂ = −Σ over even p of Φ^(p)(z)/p!·m_p/std^p, where the first term has Φ − ½ instead of
-    Φ."""
+    """The base, shift and derivatives of k̂ by a Taylor series of Φ about z = −mean/std, the middle of the edges. With
+    m_p = Σ h·b_j^p, k̂ = −Σ over even p of Φ^(p)(z)/p!·m_p/std^p, where the first term has Φ − ½ instead of Φ."""
     m0: tl.constexpr = _moment(K, 0)
     unit = reciprocal(std)
     z, w = -mean * unit, unit * unit
@@ -168,12 +168,12 @@ def _moment_of_all(n):
 
 @triton.jit
 def _wide_series(mean, std, K: tl.constexpr):
-    """The base 0, k̂ as the shift, and the derivatives for an unclipped distribution that is wide in [−1, 1]. The sums
-    over edges would be a small difference divided by a small mass.
+    """The base 0, k̂ as the shift, and the derivatives of k̂ for a wide unclipped distribution, where `_renormalised`
+    would divide a small difference by a small mass.
 
     With z = mean/std the density in [−1, 1] is proportional to exp(zx/std − x²/2std²) = Σ h_n·x^n/n!, h_n =
-    He_n(z)/std^n. So k̂ is Σ h_n·_moment_of_bins(n) over odd n, divided by Σ h_n·_moment_of_all(n) over even n. It is 0
-    if the mass in [−1, 1] is tiny, as it is from std = 8e4 on.
+    He_n(z)/std^n. So k̂ is Σ h_n·_moment_of_bins(n) over odd n, divided by Σ h_n·_moment_of_all(n) over even n. k̂ is 0
+    if the mass in [−1, 1] is tiny, as for every std from 8e4 on.
     """
     unit = reciprocal(std)
     w, z = unit * unit, clamp(mean * unit, -6.0, 6.0)
@@ -205,8 +205,8 @@ def _wide_series(mean, std, K: tl.constexpr):
 def _renormalised(parts, mean, std, K: tl.constexpr):
     """k̂ of the unclipped distribution and its derivatives, from k̂ of the clipped distribution at |mean|.
 
-    The end bins lose the mass beyond [−1, 1], and the rest is divided by the mass in [−1, 1]. k̂ is 0 if this mass is
-    tiny. If |mean| is beyond the last bin, k̂ is computed from its distance to the last centre, since k̂ itself would
+    The first and the last bin lose the mass beyond [−1, 1], and the rest is divided by the mass in [−1, 1]. k̂ is 0 if
+    this mass is tiny. If |mean| > 1, the distance of k̂ from the last centre is computed, since a sum for k̂ itself would
     cancel.
     """
     base, shift, by_mean, by_std = parts
@@ -246,10 +246,10 @@ def _select(condition, new, old):
 @triton.jit
 def expected_value(mean, std, K: tl.constexpr, CLIP: tl.constexpr):
     """k̂ = Σ p_k c_k and its derivatives by mean and std. k̂ is the sum of two parts, base and shift, so that losses can
-    compute (x − base) − shift, which does not cancel. A rule runs only in blocks with a variable that needs it."""
+    compute (x − base) − shift, which does not cancel. A rule runs only if a variable of the block needs it."""
     h: tl.constexpr = 2.0 / K
     m = mean if CLIP else tl.abs(mean)
-    if mean.dtype == tl.float64:  # one rule for all, since the differences between two rules would show in float64
+    if mean.dtype == tl.float64:  # a single rule, since the others are not accurate enough for float64
         parts = _edge_sum(m, std, K - 1.0, K - 1, K)
     else:
         parts = m, m * 0.0 + std * 0.0, m * 0.0, m * 0.0

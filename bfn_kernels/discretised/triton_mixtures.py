@@ -1,8 +1,8 @@
 """Mixtures of normals in Triton: loops over the M components. M is one of the `Constants` C of a kernel.
 
 Each loop computes the mean and std of the components again. The views of the network's output and of its gradients are
-`component_view`s: views of the first component, followed by the stride between components. The argument `log_total` is
-the result of `normaliser`. The share of a component is its weight in the mixture.
+made by `component_view`: views of the first component, followed by the stride between components. The argument
+`log_total` is the result of `normaliser`. The share of a component is its weight in the mixture.
 """
 
 import triton
@@ -57,7 +57,7 @@ def log_share(network, log_total, m, block, C):
 
 @triton.jit
 def _write(view, m, block, keep, add, value):
-    """Writes the gradient of component m, or adds to it if `add`; does nothing if it is not wanted."""
+    """Writes the gradient of component m, or adds to it if `add`. Does nothing if the gradient is not wanted."""
     if view[0] is not None:
         before = tl.where(add, load(_at(view, m), block, value.dtype), 0.0)
         store(_at(view, m), block, tl.where(keep, before + value, 0.0))
@@ -96,7 +96,7 @@ def write_mean_error(x, error, slope, keep, gradients, network, log_total, block
 
 @triton.jit
 def prob(i, network, log_total, block, C):
-    """The probability of bin i, as the two numbers of `log_add`."""
+    """The probability of bin i as two numbers `top` and `total`: it is exp(top)·total (see `log_add`)."""
     top = tl.full(block[1].shape, float("-inf"), C.T)
     total = tl.zeros(block[1].shape, C.T)
     for m in range(C.M):
@@ -108,7 +108,7 @@ def prob(i, network, log_total, block, C):
 
 @triton.jit
 def write_bin_cost(i, p, keep, gradients, network, log_total, block, C):
-    """Writes the gradients of −ln p of bin i. p: its probability, as `prob` returns it."""
+    """Writes the gradients of −ln p of bin i. p: the two numbers that `prob` returns for bin i."""
     inverse = reciprocal(p[1])
     for m in range(C.M):
         mean, std, mean_slope, std_slope = component(network, m, block, C)
@@ -121,8 +121,8 @@ def write_bin_cost(i, p, keep, gradients, network, log_total, block, C):
 
 @triton.jit
 def drawn(network, log_total, component_noise, block, C):
-    """The mean and std of a drawn component: the first whose cumulative share exceeds a uniform, else the last one with
-    a share above 0."""
+    """Draws a component and returns its mean and std. It is the first component whose cumulative share exceeds a
+    uniform or, if none does, the last one with a share above 0."""
     uniform = uniforms(component_noise, block, COMPONENT, C.T)
     cumulative = uniform * 0.0
     mean, std = cumulative + float("nan"), cumulative
@@ -137,7 +137,7 @@ def drawn(network, log_total, component_noise, block, C):
 
 @triton.jit
 def likeliest(network, log_total, block, C):
-    """The centre of the likeliest bin, the first one if there are several."""
+    """The centre of the likeliest bin, or of the first one if several are equally likely."""
     best = tl.zeros(block[1].shape, C.T)
     best_mass = best - 1.0
     for k in range(C.K):
@@ -147,5 +147,5 @@ def likeliest(network, log_total, block, C):
             log_p, _, _ = log_bin_prob(i, mean, std, C.K, True)
             mass += exp(log_share(network, log_total, m, block, C) + log_p)
         best = tl.where(mass > best_mass, i, best)
-        best_mass = tl.where(mass <= best_mass, best_mass, mass)  # becomes NaN if the mass is NaN
+        best_mass = tl.where(mass <= best_mass, best_mass, mass)  # NaN if the mass is NaN
     return tl.where(best_mass >= 0.0, centre(best, C.K), best_mass)

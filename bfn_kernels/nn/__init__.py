@@ -1,7 +1,7 @@
-"""Modules that join a network of your own and the ops: the loss of a batch, and the steps of samplers.
+"""Modules that combine your network with the ops. They compute the loss of a batch, and take the steps of samplers.
 
-There is one for each kind of data. They hold the network and a schedule, so that training is `model(x).backward()`, and
-sampling is `samplers.sample(model, shape, n_steps)`.
+There is one module for each kind of data. It holds the network and a schedule, so that training is
+`model(x).backward()`, and sampling is `samplers.sample(model, shape, n_steps)`.
 """
 
 from bfn_kernels.nn.base import BFN, Network, State

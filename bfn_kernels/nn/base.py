@@ -14,9 +14,10 @@ from bfn_kernels.nn.seeds import part, random_seed, spread_times
 from bfn_kernels.schedules import ContinuousSchedule, DiscreteSchedule
 from bfn_kernels.solvers import Coefficients
 
-# The tensors that every step of a sampler overwrites. Ancestral sampling has mean and precision, or logits and theta. A
-# solver has the mean, or logits and theta, and then the prediction of the previous step. A large vocabulary has the
-# embedding of theta instead of theta, and the network's output instead of the prediction.
+# The tensors that every step of a sampler overwrites. In ancestral sampling they are mean and precision, or logits and
+# theta. For a solver they are the mean, or logits and theta, and then the prediction of the previous step. In
+# `Vocabulary`, the embedding of theta replaces theta, and the logits and the network's output of the previous step
+# replace its prediction.
 State = tuple[Tensor, ...]
 Network = Callable[[Tensor, Tensor], Tensor]  # a module, or another function of theta and t
 
@@ -65,20 +66,20 @@ class BFN(nn.Module, ABC):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of the module's first parameter in float32, bfloat16, float16 or float64. Without such a parameter,
-        it is the type of the first such buffer, and without such a buffer, torch's default type."""
+        """The type of the module's first parameter in float32, bfloat16, float16 or float64. If there is no such
+        parameter, it is the type of the first such buffer. If there is no such buffer, it is torch's default type."""
         types = (value.dtype for value in chain(self.parameters(), self.buffers()))
         return next((dtype for dtype in types if dtype in FLOATS), torch.get_default_dtype())
 
     @property
     def losses(self) -> Any:
-        """The module or the layer whose functions are the losses."""
+        """The module or layer that has the losses as its functions."""
         return self.ops
 
     @property
     def state_dtype(self) -> torch.dtype:
-        """The type of a sampler's state. It is at least float32, since late messages of a run are smaller than the
-        spacing of narrower numbers."""
+        """The type of a sampler's state. It is at least float32, since in narrower types late messages of a run would
+        be smaller than the spacing of numbers."""
         return torch.promote_types(self.dtype, torch.float32)
 
     def forward(
@@ -91,16 +92,16 @@ class BFN(nn.Module, ABC):
         mask: Tensor | None = None,
         reduction: str = "mean",
     ) -> Tensor:
-        """The loss of a batch: L∞ at times t, or L_n where n_steps is given. `model(x)` calls it.
+        """The loss of a batch: L∞ at times t or, with n_steps, L_n. `model(x)` calls it.
 
         Args:
             x: Data `[B, ...]`, as each kind of data says.
-            t: Times in [0, 1], `[B]`, on x's device; (i - 1)/n for steps i from 1 to n where n_steps is given. None:
-                times that `spread_times` spreads over the batch.
+            t: Times in [0, 1], `[B]`, on x's device; with n_steps, times (i - 1)/n for steps i from 1 to n. None:
+                `spread_times` makes the times.
             seed: An int that determines all times, noise and draws of the call. None: drawn from torch's default
                 generator.
-            n_steps: None for L∞; n for L_n.
-            mask: False where a variable is left out, such as padding: it costs nothing, and the network sees its prior.
+            n_steps: n of L_n. None: L∞.
+            mask: False where a variable is left out, such as padding: its loss is 0, and the network sees its prior.
                 Broadcastable to x, or shaped as its leading dimensions.
             reduction: "mean" over variables, "sum", "batch" (sums, `[B]`) or "none" (of each variable).
 
@@ -120,12 +121,13 @@ class BFN(nn.Module, ABC):
     def reconstruction(
         self, x: Tensor, *, seed: int | None = None, mask: Tensor | None = None, reduction: str = "mean"
     ) -> Tensor:
-        """-ln p_O(x) given the input distribution that the flow reaches at t = 1.
+        """The reconstruction loss -ln p_O(x) for the input distribution that the flow reaches at t = 1.
 
         Args:
             x: Data `[B, ...]`, as each kind of data says.
             seed: An int that determines the noise of the flow. None: drawn from torch's default generator.
-            mask: As in `forward`: False where a variable is left out. Broadcastable to x, or of its leading dimensions.
+            mask: As in `forward`: False where a variable is left out. Broadcastable to x, or shaped as its leading
+                dimensions.
             reduction: "mean" over variables, "sum", "batch" (sums, `[B]`) or "none" (of each variable).
 
         Returns:
@@ -198,14 +200,15 @@ class BFN(nn.Module, ABC):
             x: Data `[B, ...]`, as each kind of data says.
             t: Times in [0, 1], `[B]`.
             seed: An int that determines the noise of the flow.
-            mask: False where theta is the prior's and x is not read. Broadcastable to x, or of its leading dimensions.
+            mask: False where x is not read and theta is the prior's. Broadcastable to x, or shaped as its leading
+                dimensions.
 
         Returns:
             theta, in `dtype`.
         """
 
     def arguments(self, output: Tensor, theta: Tensor) -> tuple[tuple[Tensor | None, ...], dict[str, Any]]:
-        """The arguments that the functions of `losses` share. A subclass must define them, or all three losses.
+        """The arguments that the functions of `losses` share. A subclass must define this method or all three losses.
 
         Args:
             output: What `output` returned.
@@ -336,8 +339,8 @@ class BFN(nn.Module, ABC):
             output: What `output` returned.
             state: The tensors of a solver. The step overwrites them.
             t: The time in [0, 1] at which the network was called: a tensor of one number, or `[B]`.
-            coefficients: The numbers of the step, floats or tensors of one number. An extrapolation of None makes it a
-                step of first order.
+            coefficients: The numbers of the step, floats or tensors of one number. If the extrapolation is None, the
+                step is of first order.
             seed: The seed of the noise, an int64 tensor of one number; a step without noise does not read it.
         """
 
@@ -355,12 +358,12 @@ class BFN(nn.Module, ABC):
         return error_of_step(coefficients, state[-1], before[-1], self.state_scale)
 
     def solver_noise(self, shape: tuple[int, ...], variance: float, device: torch.device, seed: int) -> Tensor:
-        """Normals of this variance, drawn on the CPU, so that all devices start from the same state.
+        """Draws normals of this variance on the CPU, so that a run starts from the same state on all devices.
 
         Args:
             shape: The shape of the noise.
             variance: Its variance, at least 0.
-            device: The device that it is moved to.
+            device: The device of the result.
             seed: An int.
 
         Returns:

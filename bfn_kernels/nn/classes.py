@@ -1,4 +1,4 @@
-"""The modules of binary data and of data with more classes."""
+"""The modules of data with two or more classes."""
 
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -15,12 +15,12 @@ from bfn_kernels.solvers import Coefficients
 
 
 class Classes(BFN):
-    """The base for binary data and for data with more classes. The state is logits and theta.
+    """The base for binary data and for data with more classes. The state of ancestral sampling is logits and theta.
 
     Args:
         network: A module, or another function of theta and of t `[B]`, which puts out logits.
         beta_1: The accuracy at t = 1, positive, of the paper's schedule (182). Give either beta_1 or schedule.
-        schedule: As in `bfn_kernels.schedules`, or an object with these methods.
+        schedule: A schedule of `bfn_kernels.schedules`, or an object with the same methods.
 
     Attributes:
         receiver: The receiver distribution of L_n: "joint", the paper's, or "factorised", the published code's.
@@ -37,10 +37,10 @@ class Classes(BFN):
 
     @contextmanager
     def using(self, receiver: str) -> Iterator[None]:
-        """In a `with`, L_n has this receiver.
+        """Within a `with`, L_n uses this receiver distribution.
 
         Args:
-            receiver: "joint", the paper's, or "factorised".
+            receiver: "joint", the paper's, or "factorised", the published code's.
 
         Returns:
             A context, which restores the earlier receiver at its end.
@@ -101,7 +101,7 @@ class Discrete(Classes):
             out logits `[B, ..., K]`.
         beta_1: The accuracy at t = 1, positive, of the paper's schedule (182). Give either beta_1 or schedule.
         num_classes: K, at least 2.
-        schedule: As in `bfn_kernels.schedules`, or an object with these methods.
+        schedule: A schedule of `bfn_kernels.schedules`, or an object with the same methods.
 
     Attributes:
         num_classes: K.
@@ -140,7 +140,7 @@ class Discrete(Classes):
         )
 
     def expectation(self, seed: int) -> dict[str, Any]:
-        if self.receiver == "joint":  # it has no quadrature for more than two classes
+        if self.receiver == "joint":  # which has no quadrature for more than two classes
             return {"receiver": "joint", "n_samples": 10, "seed": seed}
         return {"receiver": self.receiver, "quadrature": 32}
 
@@ -155,7 +155,7 @@ class Binary(Classes):
         network: A module, or another function of theta and of t `[B]`. It takes the probability of class 1, `[B, ...]`,
             and puts out the logit of class 1, `[B, ...]`.
         beta_1: The accuracy at t = 1, positive, of the paper's schedule (182). Give either beta_1 or schedule.
-        schedule: As in `bfn_kernels.schedules`, or an object with these methods.
+        schedule: A schedule of `bfn_kernels.schedules`, or an object with the same methods.
 
     Example:
         >>> class Network(torch.nn.Linear):

@@ -9,24 +9,24 @@ from torch import Tensor, nn
 from bfn_kernels import discrete, vocabulary
 from bfn_kernels.call.rows import PerRow
 
-NUMBERS = 2**20  # the most numbers that are computed at a time, one for each class of each token
+NUMBERS = 2**20  # how many numbers, one for each class of each token, are computed at a time
 
 
 def few_tokens(values: Tensor, num_classes: int) -> tuple[Tensor, ...]:
-    """Splits vectors into chunks of so few that numbers for all classes fit in memory for each vector of a chunk.
+    """Splits vectors into chunks. A chunk has so few vectors that K numbers for each of them fit in memory.
 
     Args:
         values: Vectors, `[..., d]`.
         num_classes: K.
 
     Returns:
-        Chunks `[n, d]` of the vectors. n·K is at most 2^20, or n is 1.
+        Chunks `[n, d]` of the vectors, where n·K is at most 2^20 or n is 1.
     """
     return values.flatten(0, -2).split(max(1, NUMBERS // num_classes))
 
 
 def embedded_state(logits: Tensor, weight: Tensor) -> Tensor:
-    """The vectors θ·weight of a state of logits. θ is computed for some tokens at a time.
+    """The vectors θ·weight for a state of logits. θ is computed for some tokens at a time.
 
     Args:
         logits: `[..., K]`, float32, bfloat16, float16 or float64.
@@ -78,9 +78,9 @@ class NoisyEmbedding(nn.Embedding):
         return theta.to(self.weight.dtype) @ self.weight
 
     def embed_state(self, logits: Tensor) -> Tensor:
-        """The vectors of a state of logits. Probabilities are computed for some tokens at a time.
+        """The vectors for a state of logits. Probabilities are computed for some tokens at a time.
 
-        A sampling run needs it for its first state. Each step of the sampler returns the vectors of its new state.
+        A sampling run calls it once, for its first state, since each step returns the vectors of the new state.
 
         Args:
             logits: `[..., K]`, float32, bfloat16, float16 or float64.
@@ -126,7 +126,7 @@ class LinearHead(nn.Linear):
         Args:
             x: Classes, `[B, ...]`, int64, int32 or uint8.
             hidden: Hidden states, `[B, ..., d]`, differentiable.
-            t: Times (i - 1)/n: a number, `[B]` or any leading part of the shape of x. None where step is given.
+            t: Times (i - 1)/n: a number, `[B]` or any leading part of the shape of x. Pass either t or step.
             **options: The keyword arguments of `vocabulary.discrete_time_loss`, of which n_steps and either beta_1 or
                 schedule are needed.
 
@@ -174,7 +174,7 @@ class LinearHead(nn.Linear):
         Args:
             state: Logits, `[B, ..., K]`.
             hidden: Hidden states, `[B, ..., d]`.
-            *times: t and t_next in [0, 1], each a number, `[B]` or any leading part of `[B, ...]`. Neither with
+            *times: t and t_next in [0, 1], each a number, `[B]` or any leading part of `[B, ...]`. Pass neither with
                 `coefficients`.
             **options: The keyword arguments of `vocabulary.solver_step`.
 

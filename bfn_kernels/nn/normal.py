@@ -20,7 +20,7 @@ class Normal(BFN):
         network: A module, or another function of theta and of t `[B]`; theta are means `[B, ...]`.
         sigma_1: The standard deviation at t = 1, in (0, 1), of the paper's schedule (80). Give either sigma_1 or
             schedule.
-        schedule: As in `bfn_kernels.schedules`, or an object with these methods.
+        schedule: A schedule of `bfn_kernels.schedules`, or an object with the same methods.
     """
 
     solver_start = 0.01
@@ -68,10 +68,11 @@ class Continuous(Normal):
             noise in the mean, `[B, ...]`.
         sigma_1: The standard deviation at t = 1, in (0, 1), of the paper's schedule (80). Give either sigma_1 or
             schedule.
-        schedule: As in `bfn_kernels.schedules`, or an object with these methods.
-        num_bins: The number of bins of [-1, 1], at least 2. The reconstruction loss is then -ln of the probability of
-            x's bin, which can be compared with the loss of discretised data. None: it is -ln of a density.
-        limits: `bfn_kernels.Limits`, of which t_min is used: before it the data prediction is 0.
+        schedule: A schedule of `bfn_kernels.schedules`, or an object with the same methods.
+        num_bins: The number of bins of [-1, 1], at least 2, for the reconstruction loss. This loss is then -ln of the
+            probability of x's bin, so that it is comparable with the loss of `Discretised`. None: the loss is -ln of a
+            density.
+        limits: `bfn_kernels.Limits`, of which only t_min is used: before this time the data prediction is 0.
         clip: The range (low, high) of the data, which predictions are clipped to. None for data without bounds.
 
     Example:
@@ -118,8 +119,8 @@ class Discretised(Normal):
         sigma_1: The standard deviation at t = 1, in (0, 1), of the paper's schedule (80). Give either sigma_1 or
             schedule.
         num_bins: The number of bins, at least 2.
-        schedule: As in `bfn_kernels.schedules`, or an object with these methods.
-        limits: `bfn_kernels.Limits` of the output distribution's standard deviation, and of t.
+        schedule: A schedule of `bfn_kernels.schedules`, or an object with the same methods.
+        limits: `bfn_kernels.Limits` of the output distribution's standard deviation, and the time t_min.
 
     Example:
         >>> class Network(torch.nn.Linear):

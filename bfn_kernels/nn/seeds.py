@@ -7,7 +7,7 @@ from bfn_kernels.noise import fold_in
 
 
 def part(seed: int, index: int) -> int:
-    """A seed for one part of a call, which follows from the seed of the whole call.
+    """Makes a seed for one part of a call, such as its times, from the seed of the whole call.
 
     Args:
         seed: An int, the seed of the whole call.
@@ -42,10 +42,10 @@ def spread_times(count: int, generator: torch.Generator, n_steps: int | None = N
     Args:
         count: The number of times.
         generator: A generator of the CPU, which draws u and the order.
-        n_steps: Rounds each time down to a multiple of 1/n_steps, as L_n needs. None: does not round.
+        n_steps: If it is an int, each time is rounded down to a multiple of 1/n_steps, as L_n needs.
 
     Returns:
-        Times in [0, 1], `[count]`, float32, on the CPU. A time just below 1 may round to 1 without n_steps.
+        Times in [0, 1], `[count]`, float32, on the CPU. Without n_steps, a time just below 1 may be rounded to 1.
 
     Example:
         >>> spread_times(4, torch.Generator().manual_seed(0)).sort().values.mul(4).floor()
@@ -58,7 +58,7 @@ def spread_times(count: int, generator: torch.Generator, n_steps: int | None = N
 
 
 def down_to_step(t: Tensor, n_steps: int) -> Tensor:
-    """The time (i - 1)/n_steps at which step i, the step that contains a time, starts.
+    """Rounds times down: the time (i - 1)/n_steps at which the step i that contains a time starts.
 
     Args:
         t: Times in [0, 1], a floating-point tensor of any shape. The time 1 belongs to the last step, i = n_steps,

@@ -16,10 +16,11 @@ from bfn_kernels.solvers import Coefficients
 
 
 class EmbeddedInput:
-    """An input distribution and its embedding `vectors` `[B, ..., d]`, which the network sees.
+    """What `Vocabulary` has as theta: an input distribution, and its embedding `vectors` `[B, ..., d]`, which the
+    network sees.
 
-    A sampler stores the logits of the distribution as `state` `[B, ..., K]`. A loss computes them again from `seed`,
-    the seed of the flow.
+    For a sampler, `state` `[B, ..., K]` has the logits of the distribution. A loss computes them again from `seed`, the
+    seed of the flow.
     """
 
     def __init__(self, vectors: Tensor, seed: int | None = None, state: Tensor | None = None):
@@ -36,25 +37,25 @@ class Vocabulary(Discrete):
     the previous step.
 
     The network sees one vector for each token: the embedding of the token's input distribution. This vector says less
-    about the token than the input distribution does. So the network also puts out a factor. The logits of the input
-    distribution, times this factor, are added to the logits of the output distribution. A network learns best if its
-    factor starts as 1.
+    about the token than the input distribution does. So the network also puts out a factor for each token. The logits
+    of the input distribution, times this factor, are added to the logits of the output distribution. A network learns
+    best if its factors start as 1.
 
-    With frequencies p, the prior over the classes is p. The network then sees the embedding of the posterior π_k =
-    p_k·θ_k/Σ_j p_j·θ_j, where θ is the input distribution under a uniform prior, and the bias of the head starts as
-    ln p.
+    If the frequencies p of the classes are given, they are the prior. The network then sees the embedding of the
+    posterior π_k = p_k·θ_k/Σ_j p_j·θ_j, where θ is the input distribution under a uniform prior, and the bias of the
+    head starts as ln p.
 
     Args:
-        network: A module, or another function of vectors and of t `[B]`. It takes vectors `[B, ..., width]`, which a
-            `NoisyEmbedding` makes of the input distribution. It puts out `[B, ..., width + 1]`: the hidden states of a
-            `LinearHead` and, last, the factor.
+        network: A module, or another function of vectors and of t `[B]`. It takes the embeddings of the input
+            distributions, `[B, ..., width]`. It puts out `[B, ..., width + 1]`: the hidden states for a `LinearHead`
+            and, as the last number, the factor.
         beta_1: The accuracy at t = 1, positive, of the paper's schedule (182). Give either beta_1 or schedule.
         num_classes: K, at least 2.
         width: The length of a vector.
         frequencies: The relative frequency of each class in the data, `[K]`, each above 0. They are divided by their
             sum.
         tied: Whether the weight of the head is the weight of the embedding.
-        schedule: As in `bfn_kernels.schedules`, or an object with these methods.
+        schedule: A schedule of `bfn_kernels.schedules`, or an object with the same methods.
 
     Example:
         >>> class Network(torch.nn.Linear):
@@ -96,10 +97,10 @@ class Vocabulary(Discrete):
                     nn.init.zeros_(self.head.weight)
 
     def weight(self) -> Tensor:
-        """The weight of the embedding of θ. With frequencies, row k is multiplied by K·p_k.
+        """The weight that embeds θ. With frequencies, row k is multiplied by K·p_k.
 
-        With frequencies, the first column of the embedding also starts as 1. The first number of a vector is then the
-        normaliser K·Σ_j p_j·θ_j, and `output` divides the vector by it. Training may change the column; `output` still
+        With frequencies, the first column of the embedding starts as 1. The first number of a vector is then the
+        normaliser K·Σ_j p_j·θ_j, and `output` divides the vector by it. If training changes the column, `output` still
         divides by the first number.
 
         Returns:
@@ -140,7 +141,7 @@ class Vocabulary(Discrete):
     def expectation(self, seed: int) -> dict[str, Any]:
         return {"seed": seed}
 
-    reconstruction_loss = BFN.reconstruction_loss  # it needs the schedule, unlike the loss of `Classes`
+    reconstruction_loss = BFN.reconstruction_loss  # which, unlike `Classes`, passes the schedule
 
     def prior(self, shape: tuple[int, ...], device: torch.device) -> State:
         vector = self.weight().mean(0)  # θ is 1/K
@@ -211,6 +212,6 @@ class Vocabulary(Discrete):
 
 
 def hidden_and_scale(output: Tensor) -> tuple[Tensor, Tensor]:
-    """The two parts of a network's output: hidden states `[B, ..., width]`, and the factor `[B, ...]` of the input
+    """Splits a network's output into hidden states `[B, ..., width]` and the factor `[B, ...]` of the input
     distribution's logits."""
     return output[..., :-1], output[..., -1]

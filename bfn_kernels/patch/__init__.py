@@ -59,9 +59,9 @@ def official(model: ModuleType) -> Patch:
     """Makes the authors' code (github.com/nnaisense/bayesian-flow-networks) use the ops.
 
     Models that were made before this call use the ops, too. The ops compute flows, losses and samples of every
-    configuration that the authors ship. Other settings still run their code: for example mixtures, flows with
-    `discretize=True`, losses with `noise_pred=False`, and losses with `min_loss_variance` above 0. Their n-step loss is
-    an estimate from draws. The ops compute its expectation.
+    configuration that the authors ship. With other settings their code still runs: for example with mixtures, flows
+    with `discretize=True`, losses with `noise_pred=False`, and losses with `min_loss_variance` above 0. Their n-step
+    loss is an estimate from draws. The ops compute the expectation of this estimate.
 
     Args:
         model: Their module `model`.
@@ -70,7 +70,7 @@ def official(model: ModuleType) -> Patch:
         The patch. Its method `undo`, or the end of a `with`, puts their methods back.
 
     Raises:
-        AttributeError: If a class or a method is missing, since this is another module. Nothing is changed then.
+        AttributeError: If the module lacks a class or a method. Nothing is changed then.
 
     Example:
         >>> from types import ModuleType
@@ -84,19 +84,19 @@ def official(model: ModuleType) -> Patch:
 def solver(module: ModuleType) -> Patch:
     """Makes the samplers of BFN-Solver (github.com/ML-GSAI/BFN-Solver, arXiv 2404.15766) use the ops.
 
-    Every step of their algorithms is a `solver_step`. With `cate_samp=True`, it sends one-hot samples instead of
-    probabilities. Two things still run their code: the last call with `last_drop` or `addi_step`, which makes no step,
-    and `sde_euler` of text, which returns logits instead of the next state. Noise comes from seeds that torch's default
-    generator draws. So a run draws other samples than their code, from the same distribution.
+    Every step of their algorithms becomes a `solver_step`. With `cate_samp=True`, it sends one-hot samples instead of
+    probabilities. Their code still runs in two cases: in the last call with `last_drop` or `addi_step`, which takes no
+    step, and for `sde_euler` of text, which returns logits instead of the next state. Noise comes from seeds that
+    torch's default generator draws. So a run draws other samples than their code, from the same distribution.
 
     Args:
-        module: Their `bfnsolver_i` or `bfnsolver_t`, or one that imports a solver from there.
+        module: Their `bfnsolver_i` or `bfnsolver_t`, or a module that imports a solver from one of them.
 
     Returns:
         The patch. Its method `undo`, or the end of a `with`, puts their methods back.
 
     Raises:
-        AttributeError: If there is neither of their classes, or a method is missing. Nothing is changed then.
+        AttributeError: If the module has none of their solvers, or a method is missing. Nothing is changed then.
 
     Example:
         >>> from types import ModuleType

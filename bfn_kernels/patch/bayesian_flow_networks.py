@@ -1,4 +1,5 @@
-"""Functions that replace methods of github.com/nnaisense/bayesian-flow-networks. `patch.official` puts them in."""
+"""Functions that replace methods of github.com/nnaisense/bayesian-flow-networks. `patch.official` installs them.
+"Their" and "theirs" are words for the code of this repository."""
 
 from collections.abc import Callable
 from typing import Any, cast
@@ -14,7 +15,8 @@ from bfn_kernels.call.keywords import Limits
 def row_times(t: Tensor) -> Tensor:
     """One time for each row. Their code passes a time for each variable.
 
-    The result is t itself if the times of a row differ, and on a GPU, where reading them would cost a synchronisation.
+    The result is t with flat rows if the times of a row differ, and on a GPU, where reading them would cost a
+    synchronisation.
     """
     t = t.flatten(1).float()
     return t[:, 0] if checks.shows(t) and t.shape[1] > 0 and bool((t == t[:, :1]).all()) else t
@@ -29,7 +31,7 @@ def beta_1(flow: Any) -> float:
 
 
 def module_of(loss: Any) -> nn.BFN | None:
-    """The module of ours that computes a loss of theirs, or None. It has no network yet."""
+    """Returns a module of `nn`, without a network, that computes one of their losses; None if none computes it."""
     factory, flow, network = loss.distribution_factory, loss.bayesian_flow, cast(nn.Network, None)
     if hasattr(loss, "K"):
         output_fits = {"BernoulliFactory": loss.K == 2, "CategoricalFactory": loss.K > 2}  # one logit, or K logits
@@ -72,7 +74,7 @@ def classes_flow(original: Any, self: Any, data: Tensor, t: Tensor) -> tuple[Ten
 
 
 def loss_method(name: str) -> Callable[..., Tensor]:
-    """The function that replaces the loss of theirs whose name in `nn.BFN` is `name`."""
+    """The function that replaces one of their losses. name: the name of this loss in `nn.BFN`."""
 
     def loss(original: Any, self: Any, data: Tensor, output_params: Tensor, input_params: Any, *times: Any) -> Tensor:
         module = module_of(self)
@@ -85,7 +87,7 @@ def loss_method(name: str) -> Callable[..., Tensor]:
         if times:
             arguments += [row_times(times[0]), *times[1:]]
         if name == "discrete_time_loss":
-            arguments.append(0)  # a seed, which a quadrature does not read
+            arguments.append(0)  # the seed of the expectation, which a quadrature does not read
         elif name == "reconstruction_loss" and isinstance(module, nn.Continuous):
             std = sigma_1(self.bayesian_flow)
             options["std"] = 0.7 * std if module.num_bins == 16 else std
@@ -110,7 +112,7 @@ def sample(original: Any, self: Any, data_shape: tuple[int, ...], n_steps: int) 
 
 
 def network_of(bfn: Any, module: nn.BFN) -> nn.Network:
-    """Their network, which takes a time for each variable, as a network of this module."""
+    """Wraps their network, which takes a time for each variable, as the network of a module of `nn`."""
     class_dims = 1 if isinstance(module, nn.Discrete) else 0
     outputs = (2,) if isinstance(module, nn.Discretised) else ()
 

@@ -1,7 +1,7 @@
-"""Functions that replace methods of github.com/ML-GSAI/BFN-Solver. `patch.solver` puts them in.
+"""Functions that replace methods of github.com/ML-GSAI/BFN-Solver. `patch.solver` installs them.
 
-Such a method takes a state and the number of a step, calls the network, and returns the next state and the prediction.
-Their times run backwards, from 1 - eta to 0.
+Each replaced method takes a state and the number of a step, calls the network, and returns the next state and the
+prediction. Times in their code run backwards, from 1 - eta to 0.
 """
 
 from collections.abc import Callable
@@ -15,11 +15,11 @@ from bfn_kernels import continuous, discrete
 from bfn_kernels.call.keywords import T_MIN_LEAST, Limits
 from bfn_kernels.solvers import RULES
 
-ANY_TIME = Limits(t_min=T_MIN_LEAST)  # their methods use the prediction of the network at any time
+ANY_TIME = Limits(t_min=T_MIN_LEAST)  # their methods have no time before which x̂ is 0
 
 
 def method(advance: Callable[..., tuple[Tensor, Tensor]], rule: str) -> Callable[..., tuple[Tensor, Tensor]]:
-    """The function that replaces a method of theirs. It takes a step of this rule by `advance`."""
+    """The function that replaces one of their methods. It takes a step of this rule by `advance`."""
 
     def update(original: Any, self: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         call = signature(original).bind(self, *args, **kwargs)
@@ -27,7 +27,7 @@ def method(advance: Callable[..., tuple[Tensor, Tensor]], rule: str) -> Callable
         arguments = call.arguments
         _, state, step, *_ = arguments.values()
         if step == self.num_steps - 1 and (arguments["last_drop"] or arguments.get("addi_step")):
-            return original(self, *args, **kwargs)  # the result is the last prediction, without a step
+            return original(self, *args, **kwargs)  # which returns the last prediction, and takes no step
         t, t_next = (1 - float(self.times[i]) for i in (step, step + 1))
         options: dict[str, Any] = {"rule": rule}
         if RULES[rule].order == 2 and step > 0:
@@ -53,7 +53,8 @@ def text_step(self: Any, state: Tensor, t: float, t_next: float, **options: Any)
 
 
 def midpoint_text_step(self: Any, state: Tensor, t: float, t_next: float, **options: Any) -> tuple[Tensor, Tensor]:
-    """A step by the network's prediction at the middle of the step. A step of the same rule leads to the middle."""
+    """A step that uses the network's prediction at the middle of the step. A first step of the same rule leads to the
+    middle."""
     middle, theta = (t + t_next) / 2, torch.empty_like(state)
     step_by_theta(self, state, (t, middle), t, discrete.theta(state), theta_out=theta, **options)
     return step_by_theta(self, state, (t, t_next), middle, theta, **options)
@@ -62,7 +63,7 @@ def midpoint_text_step(self: Any, state: Tensor, t: float, t_next: float, **opti
 def step_by_theta(
     self: Any, state: Tensor, times: tuple[float, float], theta_time: float, theta: Tensor, **options: Any
 ) -> tuple[Tensor, Tensor]:
-    """A step between these times by the network's prediction for theta, whose time may be another one."""
+    """A step between these two times that uses the network's prediction for theta at theta_time."""
     logits = self.unet(theta, torch.full(theta.shape[:-1], theta_time, device=theta.device))
     predicted = torch.empty_like(state)
     options |= {"beta_1": self.max_sqrt_beta**2, "predicted_out": predicted}

@@ -1,4 +1,4 @@
-"""The library of `torch.ops` that is implemented in Triton. The submodules are the code that its kernels share."""
+"""The library of `torch.ops` that is implemented in Triton. The submodules have code that its kernels share."""
 
 import importlib
 import os
@@ -8,12 +8,12 @@ from bfn_kernels.operators import NATIVE, TRITON, Library, Operator
 
 
 def implement(family: str, operator: Operator) -> Callable:
-    """The function with the operator's name in the family's `triton.py`, or in `triton_ops/common.py`. The import of
-    this module imports Triton."""
+    """Returns the function with the operator's name from the family's `triton.py`, or from `triton_ops/common.py`.
+    These modules import Triton."""
     module = f"{__package__}.common" if family == "common" else f"{NATIVE}.{family}.triton"
     return getattr(importlib.import_module(module), operator.name)
 
 
 def library() -> Library:
-    """The library of Triton kernels. It serves GPUs, and the CPU too if Triton's interpreter runs the kernels."""
+    """The library of Triton kernels. It serves GPUs and, if Triton's interpreter runs the kernels, the CPU."""
     return Library(TRITON, implement, ("CUDA", "CPU") if os.environ.get("TRITON_INTERPRET") == "1" else ("CUDA",))

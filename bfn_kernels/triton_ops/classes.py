@@ -1,8 +1,9 @@
-"""Tiles of numbers per class. A tile is some whole rows of K numbers, or a part of one row if K is too large.
+"""Tiles of numbers per class. A tile is some whole rows of K numbers or, if K is large, a part of one row.
 
-S is the `Sizes` of a tile, which are known when a kernel is compiled. The view of a tensor `[B, ..., K]` is the view of
-its first class `[B, ...]`, followed by the stride between classes. The elements of a tile beyond K are −∞ or 0. `rows`
-is the block of the tile's rows, as `block_of` makes it, and `first` is the tile's first class.
+S is the `Sizes` of a tile, which are constants of a compiled kernel. The view of a tensor `[B, ..., K]` is the view of
+its first class `[B, ...]`, followed by the stride between classes. A tile may have more columns than there are classes;
+in these columns it is −∞ or 0. `rows` is the block of the tile's rows, which `block_of` returns, and `first` is the
+tile's first class.
 """
 
 from typing import Any, NamedTuple
@@ -17,10 +18,10 @@ from bfn_kernels.triton_ops.noise import normals, start_of_draw
 from bfn_kernels.triton_ops.solver import guided
 from bfn_kernels.triton_ops.views import DENSE, GRID, View, grid_offset, joined, launch, load, programs, static, view
 
-# For each tile: the most classes of its rows, the numbers in it, and its warps. A thread has about 16 numbers.
+# For each tile: the largest K for which it is used, the numbers in it, and its warps. A thread has about 16 numbers.
 _TILES = ((2048, 2048, 4), (4096, 4096, 8), (8192, 8192, 16))
-_LARGE = 4096, 8  # the numbers and warps for longer rows, which take several tiles
-# The tiles of kernels that need many registers for each number. A thread has fewer numbers, so that they fit.
+_LARGE = 4096, 8  # the numbers and warps of a tile of longer rows, which take several tiles
+# The tiles of kernels that need many registers for each number. So a thread has fewer numbers.
 _SMALL_TILES = ((512, 512, 4), (1024, 1024, 4), (2048, 2048, 8))
 
 
@@ -31,7 +32,7 @@ class Tile(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """K, the rows and classes of a tile, and the type of the arithmetic."""
+    """K, the rows and the classes of a tile, and the type of the arithmetic."""
 
     K: Any
     ROWS: Any
@@ -48,8 +49,8 @@ def tile_of(num_classes: int, small: bool = False) -> Tile:
 
 
 def launch_rows(kernel, *arguments, shape: torch.Size, T, small: bool = False, **options) -> None:
-    """Runs a kernel on all rows of numbers of this shape, `[..., K]`. The kernel gets the number of rows and S as last
-    arguments. T: the type of the arithmetic. small: whether to use _SMALL_TILES."""
+    """Runs a kernel on all rows of tensors of this shape, `[..., K]`. The last arguments of the kernel are the number
+    of rows and S. T: the type of the arithmetic. small: whether to use _SMALL_TILES."""
     tile, count = tile_of(shape[-1], small), shape[:-1].numel()
     S = static(Sizes(shape[-1], tile.rows, tile.classes, T))
     launch(kernel, programs(count, tile.rows), *arguments, count, S=S, warps=tile.warps, **options)
@@ -92,8 +93,8 @@ def _load(view, rows, first, S):
 
 @triton.jit
 def load_classes(view, rows, first, S, OTHER: tl.constexpr = float("-inf")):
-    """The numbers of a tile, and OTHER beyond K. Guided logits are the view of the logits, followed by the views of
-    `Guidance`: logit_scale, unconditional and unconditional_scale."""
+    """Loads the numbers of a tile; OTHER in columns beyond K. If the view of the logits is followed by the three views
+    of a `Guidance` (logit_scale, unconditional and unconditional_scale), the logits are guided."""
     z = _load(view, rows, first, S)
     if len(view) > 6:
         other = tl.zeros(z.shape, S.T)
@@ -111,8 +112,8 @@ def store_classes(view, rows, first, value, S):
 
 @triton.jit
 def class_noise(noise, rows, first, stream: tl.constexpr, draw, count, S):
-    """The normals of a tile in one draw: explicit normals, or normals of the seed, where each row starts at a group of
-    its own."""
+    """The normals of a tile in one draw: explicit normals, or normals from the seed, for which each row starts a new
+    group. count: the number of rows of a draw."""
     start, offsets, mask, size = rows
     if noise.noise[0] is not None:
         return load_classes(noise.noise, (start_of_draw(start, draw, count), offsets, mask, size), first, S, 0.0)
@@ -131,8 +132,8 @@ def is_class(x, first, TILE: tl.constexpr):
 @triton.jit
 def message(p, beta, spread, eps, K):
     """y = β(Kp − 1) + √(Kβ)·ε, where p is e_x in (185)."""
-    # Without fma the compiler would choose which product it rounds, and the bits would depend on the kernel. The first
-    # product is not rounded, since it is larger for the class that is sent.
+    # Without fma, the compiler would choose which of the two products it rounds, and the result would depend on the
+    # kernel. The first product is not rounded, since it is the larger one for the class that is sent.
     return tl.fma(beta[:, None], tl.fma(p, K, -1.0), spread[:, None] * eps)
 
 
@@ -156,7 +157,7 @@ def sum_where(condition, z):
 
 @triton.jit
 def finite(top):
-    """The largest number of a row, or 0 if it is −∞, so that it can be subtracted from the row."""
+    """The largest number of a row, or 0 if it is −∞, since a row minus −∞ would be NaN."""
     return tl.where(top == float("-inf"), 0.0, top)
 
 
@@ -171,13 +172,13 @@ def row_total(view, rows, S):
 
 @triton.jit
 def no_tile(rows, S):
-    """The largest number and the sum of exp(z − max) of each row before its first tile."""
+    """The largest number of each row and the sum of exp(z − max) before the first tile: −∞ and 0."""
     return tl.full(rows[1].shape, float("-inf"), S.T), tl.zeros(rows[1].shape, S.T)
 
 
 @triton.jit
 def with_tile(z, top, total):
-    """Adds the tile z to the largest number and the sum of exp(z − max) of its rows."""
+    """Updates the largest number of each row and the sum of exp(z − max) by the tile z."""
     new = tl.maximum(top, tl.max(z, 1))
     rescale = tl.where(top == new, 1.0, exp_difference(top, new))
     return new, total * rescale + tl.sum(exp_difference(z, finite(new)[:, None]), 1)
@@ -185,7 +186,8 @@ def with_tile(z, top, total):
 
 @triton.jit
 def first_largest(logits, rows, S):
-    """The first class with the largest logit; −1 if p is NaN: if a logit is NaN or +∞, or all logits are −∞."""
+    """The first class with the largest logit. −1 if the probabilities are NaN, that is if a logit is NaN or +∞, or all
+    logits are −∞."""
     best = tl.full(rows[1].shape, float("-inf"), S.T)
     mode = tl.full(rows[1].shape, S.K, tl.int32)
     has_nan = tl.zeros(rows[1].shape, tl.int32)

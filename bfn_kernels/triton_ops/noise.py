@@ -1,7 +1,7 @@
-"""Noise that depends on a seed and a position alone, the counterpart of csrc/math/philox.h.
+"""Noise that depends only on a seed and a position, the counterpart of csrc/math/philox.h.
 
-A call of Philox makes the four normals of a group. `noise` is a record with a `seed` and a view of explicit `noise`,
-such as `Noise` or `Draws`.
+A call of Philox makes the four normals of a group. The argument `noise` is a record with a `seed` and a view of
+explicit `noise`, such as `Noise` or `Draws`.
 """
 
 import triton
@@ -35,7 +35,7 @@ def unit(word):
 
 @triton.jit
 def uniforms(noise, rows, stream: tl.constexpr, T: tl.constexpr):
-    """A uniform for each row: an explicit uniform, or word r % 4 of group r // 4 for row r."""
+    """A uniform for each row: an explicit uniform or, for row r, word r % 4 of group r // 4."""
     if noise.noise[0] is not None:
         return load(noise.noise, rows, T)
     else:
@@ -78,8 +78,8 @@ def start_of_draw(start, draw, count):
 
 @triton.jit
 def noise_of(noise, block, stream: tl.constexpr, T: tl.constexpr, draw=0, count=0):
-    """The normals of a block of elementwise data in one draw: explicit normals, `count` for each draw, or normals of
-    the seed."""
+    """The normals of a block of elementwise data in one draw: explicit normals, of which each draw has `count`, or
+    normals from the seed."""
     start, offsets, mask, size = block
     if noise.noise[0] is not None:
         return load(noise.noise, (start_of_draw(start, draw, count), offsets, mask, size), T)
@@ -90,8 +90,8 @@ def noise_of(noise, block, stream: tl.constexpr, T: tl.constexpr, draw=0, count=
 
 @triton.jit
 def uniforms_of(noise, block, stream: tl.constexpr, T: tl.constexpr):
-    """The same uniforms as `uniforms`, for a block of elementwise data whose elements are the rows. Each call of Philox
-    serves four elements."""
+    """The same as `uniforms`, for a block of elementwise data, where each element is a row. It is faster, since each
+    call of Philox serves four elements."""
     if noise.noise[0] is not None:
         return load(noise.noise, block, T)
     else:

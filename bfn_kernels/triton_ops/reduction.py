@@ -1,4 +1,5 @@
-"""Masks and reduces losses per variable in a fixed order: each program sums its block, then one adds these sums."""
+"""Masks and reduces losses per variable in a fixed order: each program sums its block, then a second kernel adds these
+sums."""
 
 from typing import Any, NamedTuple
 
@@ -14,8 +15,9 @@ _FINISH_BLOCK, _FINISH_WARPS = 4096, 8
 
 
 class Memory(NamedTuple):
-    """The memory that `write_losses` writes to: a loss for each variable if `each` is True, else a sum and a count for
-    each program. The counts are None if the reduction does not need them."""
+    """The memory that `write_losses` writes to. If `each` is True, `sums` gets a loss for each variable, else a sum for
+    each program. `counts` gets the number of variables that each program counts, or is None if the reduction does not
+    need it."""
 
     sums: Tensor
     counts: Tensor | None
@@ -23,7 +25,7 @@ class Memory(NamedTuple):
 
 
 class Losses:
-    """Reduces the losses of variables that a kernel writes to `memory`."""
+    """Reduces the losses that a kernel writes to `memory`."""
 
     def __init__(self, x: Tensor, mask: Tensor | None, reduction: int, dtype: torch.dtype, block: int = BLOCK):
         self.x, self.reduction, self.dtype = x, reduction, dtype
@@ -57,7 +59,7 @@ def scaled(grad: Tensor, scale: Tensor | None, dims: int) -> Tensor:
     dimensions."""
     if grad.dim() == 0:
         return grad if scale is None else grad * scale
-    # the scale is left out, since it is 1 unless the result is a scalar
+    # the scale is not needed, since it is 1 unless the result is a scalar
     return grad.reshape(*grad.shape, *(1,) * (dims - grad.dim()))
 
 
@@ -68,7 +70,7 @@ def scaled_gradient(saved: Tensor, grad: Tensor, scale: Tensor | None, dtype: to
 
 @triton.jit
 def write_losses(loss, keep, block, memory):
-    """Writes the losses of a block, or their sum and count. A variable costs 0 if `keep` is False, even if its loss is
+    """Writes the losses of a block, or their sum and count. Where `keep` is False, the loss counts as 0, even if it is
     NaN."""
     start, offsets, mask, _ = block
     keep = keep & mask
@@ -98,4 +100,4 @@ def _finish(values, counts, length, divisor, loss, scale, BLOCK: tl.constexpr):
         count_or_one = tl.maximum(tl.sum(count, 0), 1).to(tl.float64)
     T = loss.dtype.element_ty
     tl.store(loss + row, (tl.sum(total, 0) / count_or_one).to(T))
-    tl.store(scale, (1.0 / count_or_one).to(T), mask=row == 0)  # it is the same for all rows
+    tl.store(scale, (1.0 / count_or_one).to(T), mask=row == 0)  # all rows have the same scale

@@ -22,8 +22,8 @@ _BLOCK, _WARPS = 128, 4
 
 
 class Arguments(NamedTuple):
-    """The last arguments of `row_scalars`. shape: the shape of the variables. wide: whether the scalars are float64,
-    not float32."""
+    """The last arguments of `row_scalars`. shape: the shape of the variables. wide: whether the scalars are float64 or
+    float32."""
 
     schedule: int
     parameter: float
@@ -36,10 +36,10 @@ class Arguments(NamedTuple):
 
 
 def row_scalars(value: Tensor, precision: Tensor | None, wanted: int, others: Arguments) -> list[Tensor]:
-    """The row scalars whose bits are in `wanted`, in the order of `rows.FORMULAS`.
+    """Returns the row scalars whose bits are set in `wanted`, in the order of `rows.FORMULAS`.
 
-    value and precision: `[]`, `[B]` or any leading part of the shape. A value out of range gives NaN, since reading it
-    would cost a synchronisation.
+    value and precision: `[]`, `[B]` or any leading part of the shape. A value out of range gives NaN instead of an
+    error, since reading it on the host would cost a synchronisation.
     """
     schedule, parameter, num_classes, n_steps, scale, t_min, shape, wide = others
     names = "t" if schedule else "alpha", "precision"
@@ -57,8 +57,8 @@ def row_scalars(value: Tensor, precision: Tensor | None, wanted: int, others: Ar
 
 def _constants(schedule: int, parameter: float, num_classes: int, n_steps: int) -> tuple[float, ...]:
     """Four numbers of the schedule that are the same for all rows. The exponential schedule has 2·ln σ₁, 2·ln σ₁/n and
-    1 − σ₁^{2/n}; the quadratic schedule β₁; the logarithmic schedule the slope 1 − e^{−Kβ₁/4}, −4/K, e^{−Kβ₁/4} and β₁.
-    The kernel's tuple `numbers` is n, the scale, these four and t_min."""
+    1 − σ₁^{2/n}. The quadratic schedule has β₁. The logarithmic schedule has 1 − e^{−Kβ₁/4}, −4/K, e^{−Kβ₁/4} and β₁.
+    Unused numbers are 0. The kernel's tuple `numbers` has n, the scale, these four numbers and t_min."""
     if schedule == EXPONENTIAL.value:
         log_variance = 2 * math.log(parameter)
         step = log_variance / max(n_steps, 1)
@@ -81,7 +81,7 @@ def _beta(numbers, t, KIND: tl.constexpr):
 
 @triton.jit
 def _step_of(t, n_steps):
-    """The step i = nt + 1 that starts at a time t, up to rounding to float32; NaN if no step starts at t."""
+    """The step i = nt + 1 that starts at a time t, which may be rounded to float32; NaN if no step starts at t."""
     before = n_steps * t
     whole = tl.floor(before + 0.5)
     is_step = (tl.abs(before - whole) <= STEP_TOLERANCE * tl.maximum(before, 1.0)) & (whole < n_steps)

@@ -9,7 +9,8 @@ from bfn_kernels.triton_ops.views import load, store
 
 
 class Outputs(NamedTuple):
-    """The views of the tensors that a step of classes writes, each of None if it was not passed."""
+    """The views of the tensors that a step of classes writes. The view of a tensor that was not passed has no
+    pointer."""
 
     state: Any
     theta: Any
@@ -24,15 +25,15 @@ def extrapolation_of(p, previous, by):
 
 @triton.jit
 def wait_to_write_over(previous, predicted):
-    """A barrier between reading `previous` and writing `predicted`, which may be the same memory. Other threads may
-    write an element than the threads that read it."""
+    """A barrier between reading `previous` and writing `predicted`, which may be the same memory. It is needed, since
+    the thread that writes an element may not be the thread that reads it."""
     if (previous[0] is not None) & (predicted[0] is not None):
         tl.debug_barrier()
 
 
 @triton.jit
 def extrapolated(p, solver, predicted, block, T: tl.constexpr):
-    """Writes p to `predicted`, and returns the extrapolated p that the step uses. solver: `Solver` of views."""
+    """Writes p to `predicted`, and returns the extrapolated p that the step uses. solver: a `Solver` of views."""
     prediction = p
     if solver.previous[0] is not None:
         prediction = extrapolation_of(p, load(solver.previous, block, T), load(solver.extrapolation, block, T))
@@ -43,7 +44,7 @@ def extrapolated(p, solver, predicted, block, T: tl.constexpr):
 
 @triton.jit
 def guided(z, scale, unconditional, unconditional_scale):
-    """scale·z + unconditional_scale·unconditional: classifier-free guidance and a temperature. A z of −∞ stays −∞, and
-    an infinite `unconditional` with the factor 0 does not count."""
+    """scale·z + unconditional_scale·unconditional: classifier-free guidance and a temperature. A z of −∞ stays −∞. If
+    its factor is 0, `unconditional` does not count, even if it is infinite."""
     other = tl.where(unconditional_scale == 0, 0, unconditional)
     return tl.where(z == float("-inf"), z, tl.fma(unconditional_scale, other, scale * z))

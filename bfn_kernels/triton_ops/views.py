@@ -1,4 +1,4 @@
-"""Views, by which kernels read tensors of any type and strides, broadcast to the data's shape and in logical order.
+"""Views. A kernel reads a tensor of any type and strides by its view: broadcast to the data's shape, in logical order.
 
 A view is a tuple that a kernel takes as one argument: a pointer (None if the argument was not passed), a kind, and the
 numbers inner, outer_stride and inner_stride. The element with a logical index has the offset
@@ -21,10 +21,10 @@ from torch import Tensor
 from bfn_kernels.call.checks import compute_dtype
 from bfn_kernels.records import Draws, Noise
 
-# The kind of a view: how much of the formula a kernel computes. It is known when the kernel is compiled.
+# The kind of a view says how much of the formula a kernel computes. It is a constant of the compiled kernel.
 DENSE = tl.constexpr(0)  # the offset is the index
 SCALAR = tl.constexpr(1)  # all elements are one number
-# One number for each row. A row has at least BLOCK elements, so a block meets at most two rows and reads two numbers.
+# One number for each row. A row has at least BLOCK elements, so a block lies in at most two rows and reads two numbers.
 ROWS = tl.constexpr(2)
 GRID = tl.constexpr(3)  # the whole formula
 
@@ -32,7 +32,7 @@ GRID = tl.constexpr(3)  # the whole formula
 # come in groups of four.
 BLOCK, WARPS = 1024, 4
 
-_MOST_VALUES = 256  # the most values that one launch writes to a table: a kernel takes at most 4 KiB of arguments
+_MOST_VALUES = 256  # the most values that one launch writes to a table, since a kernel takes 4 KiB of arguments at most
 
 View = Any  # a tuple; not annotated as one, since records of views keep views in fields that are annotated as tensors
 
@@ -43,9 +43,9 @@ def launch(kernel, programs: int, *arguments, warps: int = WARPS, registers: int
     """Runs the kernel on the device of its first tensor. The first argument is this tensor or a tuple that begins with
     it.
 
-    FP fusion is set since its default differs between versions of Triton. registers: the most registers that a thread
-    may use. Some kernels set it to the hardware's maximum, since the compiler would choose a lower limit and spill
-    registers. ROCm's compiler has no such option.
+    FP fusion is set, since its default differs between versions of Triton. registers: the largest number of registers
+    of a thread. Some kernels set it to the hardware's maximum, since the compiler would choose fewer and spill
+    registers to memory. ROCm's compiler has no such option.
     """
     if programs == 0:
         return
@@ -60,15 +60,15 @@ def launch(kernel, programs: int, *arguments, warps: int = WARPS, registers: int
 
 @functools.lru_cache(typed=True)  # typed, since 1 and True are equal but different constants
 def constants(*values) -> tuple:
-    """A tuple of these values for a kernel, which are known when the kernel is compiled."""
+    """A tuple of these values for a kernel, as constants of the compiled kernel."""
     return tuple(map(tl.constexpr, values))
 
 
 @functools.lru_cache(typed=True)  # typed, since records of different classes may be equal
 def static(record: Any) -> Any:
-    """The record for a parameter `tl.constexpr` of a kernel. A compiled kernel needs a constant in each field, since
-    Triton 3.6 cannot read plain numbers in a record. A kernel that Triton interprets needs plain numbers, since it
-    cannot multiply by constants."""
+    """Prepares a record for a parameter `tl.constexpr` of a kernel. Each field becomes a `tl.constexpr`, since compiled
+    code of Triton 3.6 cannot read plain numbers in a record. Triton's interpreter needs plain numbers, since it cannot
+    multiply by a `tl.constexpr`."""
     return record if triton.knobs.runtime.interpret else type(record)(*constants(*record))
 
 
@@ -115,7 +115,7 @@ def noise_views(noise: Noise, shape: torch.Size) -> Noise:
 
 
 def component_view(x: Tensor | None, shape: torch.Size) -> View:
-    """The view of the first component along the last dimension, and the stride to the others."""
+    """The view of the first component along the last dimension, followed by the stride between components."""
     if x is None:
         return *view(None, shape), 0
     first = x[..., 0]
@@ -126,8 +126,8 @@ def component_view(x: Tensor | None, shape: torch.Size) -> View:
 
 
 def joined(x: Tensor, shape: torch.Size) -> list[tuple[int, int]]:
-    """The sizes and strides of x broadcast to `shape`. Two dimensions are joined if one stride describes both. An empty
-    tensor has no dimensions."""
+    """The sizes and strides of x broadcast to `shape`. Neighbouring dimensions that one stride describes are joined,
+    and dimensions of size 1 are dropped. An empty tensor has no dimensions."""
     dims: list[tuple[int, int]] = []
     if 0 in shape:
         return dims
@@ -149,9 +149,9 @@ def writable(out: Tensor) -> Tensor:
 def table(values: Sequence[float], dtype: torch.dtype, device: torch.device) -> Tensor:
     """A new tensor of these values on the device. A kernel takes the values as arguments and writes them to the tensor.
 
-    A copy from the host is avoided, since it would break the capture of a CUDA graph. A table is not cached either: if
-    the first call is captured, a cached table would lie in the memory of that graph, and later calls could not rely on
-    it.
+    The values are not copied from the host, since a copy would break the capture of a CUDA graph. The table is not
+    cached, since a table that is made during a capture lies in the memory of the graph, and later calls could not rely
+    on it.
     """
     out = torch.empty(len(values), dtype=dtype, device=device)
     for first in range(0, len(values), _MOST_VALUES):
@@ -171,9 +171,9 @@ def draws_with_tables(draws: Draws, like: Tensor, noise: View) -> Draws:
 
 
 def _parts(values: Sequence[float], count: int) -> tuple[tuple[float, ...], ...]:
-    """Splits each value into `count` float32 numbers, since a kernel takes the numbers in a tuple as float32. One such
-    number is the value rounded to float32. The sum of three is the value itself, if it lies within the range of
-    float32, except for an error below 1e-44."""
+    """Splits each value into a sum of `count` float32 numbers, since a kernel takes the numbers in a tuple as float32.
+    With a count of 1, the number is the value rounded to float32. With 3, the sum is the value itself, except for an
+    error below 1e-44, if the value lies in the range of float32."""
     parts, remainders = [], [*values]
     for _ in range(count):
         parts.append(tuple(ctypes.c_float(value).value for value in remainders))
@@ -191,8 +191,8 @@ def write_table(out, parts, COUNT: tl.constexpr, PARTS: tl.constexpr):
 
 
 class Gradients:
-    """New tensors for gradients, each like its input or empty if it is not wanted, and the views that kernels write
-    to. dtype: the type of the gradients, if it is not the inputs' type."""
+    """New tensors for gradients, each like its input or, if it is not wanted, empty; and the views that kernels write
+    to. dtype: the type of the gradients; None: the types of the inputs."""
 
     def __init__(self, *wanted: tuple[Tensor, bool], dtype: torch.dtype | None = None):
         self.results = tuple(torch.empty_like(x if n else x.new_empty(0), dtype=dtype) for x, n in wanted)
@@ -218,7 +218,7 @@ class Results:
         self.views = tuple(view(t, out.shape) for t in self.written)
 
     def finish(self) -> Tensor:
-        """Copies the results into the outputs that no view describes; returns `out`."""
+        """Copies the results into the outputs whose strides no view describes. Returns `out`."""
         for output, written in zip(self.outputs, self.written, strict=True):
             if output is not None and written is not output:
                 output.copy_(written)
@@ -227,8 +227,9 @@ class Results:
 
 @triton.jit
 def block_of(count, BLOCK: tl.constexpr):
-    """The block of elements of the program: the index of its first element (int64); the offsets of the elements from
-    there; a mask that is True for the elements that exist; and the number of these."""
+    """The block of elements of the program, as a tuple: the index of its first element (int64); the offsets of the
+    elements from the first one; a mask that is True for the elements that exist; and the number of existing
+    elements."""
     return numbered_block(tl.program_id(0), count, BLOCK)
 
 
@@ -277,7 +278,7 @@ def load(view, block, T: tl.constexpr, missing: tl.constexpr = 0.0):
 
 @triton.jit
 def store(view, block, value):
-    """Writes the elements of a block; does nothing if the argument was not passed."""
+    """Writes the elements of a block. Does nothing if the argument was not passed."""
     pointer, kind = view[0], view[1]
     start, offsets, mask, _ = block
     if pointer is not None:

@@ -1,25 +1,26 @@
-"""Ops for large vocabularies. K is the number of classes, the rows of `weight` `[K, d]`. A token is one position of x
-`[B, ...]`. No op allocates a tensor with K numbers for each token; a sampler's state is the one exception.
+"""Ops for large vocabularies. K is the number of classes, which is the number of rows of `weight` `[K, d]`. A token is
+one position of x `[B, ...]`. No op allocates a tensor with K numbers for each token, except for a sampler's state.
 
-`flow_embedding` embeds a sample of the flow. The losses and the steps of samplers take hidden states `[B, ..., d]`, of
-which a linear head, `weight` and `bias`, computes the logits of the K classes. The network sees the logits y of the
-flow, K numbers for each token, only through an embedding of d numbers, which loses much of y. The head can therefore
-add y to its logits: logits = hidden·Wᵀ + bias + flow_scale·y. A loss recomputes y from `flow_seed`, the seed that
-`flow_embedding` was given. A sampler's step reads y from the state.
+`flow_embedding` embeds a sample of the flow. The losses and the steps of samplers take hidden states `[B, ..., d]`. A
+linear head with `weight` and `bias` computes the logits of the K classes from them. The logits y of the flow are K
+numbers for each token, of which the network sees only an embedding of d numbers. This loses much of y, so the head can
+add y to its logits: logits = hidden·Wᵀ + bias + flow_scale·y. A loss computes y again from `flow_seed`, the seed that
+was passed to `flow_embedding`. A sampler's step reads y from the state.
 
-Memory: an op allocates its results, a few numbers for each token, and one tile of logits (some tokens by some classes)
-of 1 MiB on a CPU and 64 MiB on a GPU. On a CPU, L∞ and the reconstruction loss compute their gradients in the forward
-pass if d ≥ 128 and the loss is reduced to a scalar. They then also allocate a tile of the size of the weight.
+Memory: an op allocates its results, a few numbers for each token, and one tile of logits (some tokens by some classes),
+which takes 1 MiB on a CPU and 64 MiB on a GPU in float32. On a CPU, L∞ and the reconstruction loss may compute their
+gradients in the forward pass, with a tile of the size of the weight. They do so if d ≥ 128, the loss is reduced to a
+scalar, the weight is float32 (float64 in float64 arithmetic), and a single process has all classes.
 
-The matrix products are torch's, in the type of the arithmetic. Triton has kernels for products of vectors of 16 bits
-(docs/gpu.md).
+torch computes the matrix products, in the type of the arithmetic. For vectors of 16 bits, Triton has kernels that
+compute products (docs/gpu.md).
 
 The classes can be split over several processes. `process_group` is the group of these processes, and `num_classes` is
-K, the number of classes over the whole group. Each process passes only its own classes of `weight` and `bias`, and of
-a step's `embedding`, `state`, `previous_state` and `out`, as plain tensors. The classes are split as by
-`torch.chunk(..., dim=0)` or DTensor's `Shard(0)`. All other arguments must be equal in each process. Explicit noise has
-all K classes. The results (but not a new state) and the gradients of `hidden` and `flow_scale` then are equal, too. The
-processes exchange a few numbers for each token, and the sums `[B, ..., d]` where an op has any.
+K, the number of classes over the whole group. Each process passes only its own classes of `weight` and `bias`, and of a
+step's `embedding`, `state`, `previous_state` and `out`, as plain tensors. The classes are split as by `torch.chunk(...,
+dim=0)` or DTensor's `Shard(0)`. All other arguments must be equal in each process. Explicit noise has all K classes.
+The results (but not a new state) and the gradients of `hidden` and `flow_scale` are then equal, too. The processes
+exchange a few numbers for each token and, if an op computes embeddings or a gradient of `hidden`, sums `[B, ..., d]`.
 """
 
 from collections.abc import Sequence
@@ -64,7 +65,7 @@ def flow_embedding(
 ) -> Tensor:
     """Embeds a sample of the flow (185): returns θ·W, where θ is the input distribution after messages up to time t.
 
-    It is `discrete.flow_sample(...) @ weight` for the same seed, without a tensor `[B, ..., K]`.
+    The result equals `discrete.flow_sample(...) @ weight` for the same seed, but no tensor `[B, ..., K]` is made.
 
     Args:
         x: Classes, `[B, ...]`, int64, int32 or uint8.
@@ -77,7 +78,7 @@ def flow_embedding(
         seed: An int, or an int64 tensor of one element, that determines the noise of the flow.
         generator: Draws the seed. Without seed and generator, torch's default generator does.
         noise: Standard normals `[B, ..., K]` to use instead of a seed.
-        process_group: The processes that share the classes; see above. None for a single process.
+        process_group: The processes that share the classes; see `help(bfn_kernels.vocabulary)`. None for one process.
         num_classes: K, the number of classes of all processes together. Only with process_group.
         backend: A name of `backends.BACKENDS`; None chooses the fastest one.
 
@@ -130,20 +131,20 @@ def continuous_time_loss(
         bias: The bias of the head, `[K]`, or None; differentiable.
         t: Times in [0, 1]: a number, `[B]` or any leading part of x's shape.
         flow_scale: The factor of y, `[B, ...]`; differentiable. Without it the logits do not depend on y.
-        flow_seed: The seed that `flow_embedding` was given for x and t. y is computed again from it. With flow_scale,
-            pass either flow_seed or flow_noise.
-        flow_noise: The explicit noise `[B, ..., K]` that `flow_embedding` was given.
+        flow_seed: The seed that was passed to `flow_embedding` with x and t. y is computed again from it. With
+            flow_scale, pass either flow_seed or flow_noise.
+        flow_noise: The explicit noise `[B, ..., K]` that was passed to `flow_embedding`.
         beta_1: β₁ of the paper's schedule, positive. Pass either beta_1 or schedule.
         schedule: Another schedule β(t): an object with the methods of `schedules.DiscreteSchedule`.
-        mask: bool, False where a variable costs nothing; its x is then not read. Broadcastable to x, or of its
-            leading dimensions. On a CPU, variables that the mask leaves out take no time.
+        mask: bool, False where a variable costs nothing; its x is then not read. Broadcastable to x, or shaped as its
+            leading dimensions. On a CPU, these variables take no time.
         reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (x's shape).
-        process_group: The processes that share the classes; see above. None for a single process.
+        process_group: The processes that share the classes; see `help(bfn_kernels.vocabulary)`. None for one process.
         num_classes: K, the number of classes of all processes together. Only with process_group.
         backend: A name of `backends.BACKENDS`; None chooses the fastest one.
 
     Returns:
-        The loss in nats, float32 (float64 if an argument of the head is).
+        The loss in nats, float32, or float64 if hidden, weight, bias or flow_scale is float64.
 
     Example:
         >>> head = torch.ones(1, 3), torch.zeros(2, 3), None
@@ -194,29 +195,29 @@ def discrete_time_loss(
         hidden: Hidden states `[B, ..., d]`, floating-point; differentiable.
         weight: The weight of the head, `[K, d]`; differentiable.
         bias: The bias of the head, `[K]`, or None; differentiable.
-        t: Times (i − 1)/n: a number, `[B]` or any leading part of x's shape. Pass either t or step. Another time is an
-            error on the CPU and costs NaN elsewhere.
+        t: Times (i − 1)/n: a number, `[B]` or any leading part of x's shape. Pass either t or step. Any other time is
+            an error on the CPU, and its loss is NaN elsewhere.
         n_steps: n, at least 1.
-        step: i, from 1 to n: an int, or a tensor of integers shaped as t may be.
+        step: i, from 1 to n: an int, or a tensor of integers in a shape that t may have.
         flow_scale: The factor of y, `[B, ...]`; differentiable. Without it the logits do not depend on y.
-        flow_seed: The seed that `flow_embedding` was given for x and t. y is computed again from it. With flow_scale,
-            pass either flow_seed or flow_noise.
-        flow_noise: The explicit noise `[B, ..., K]` that `flow_embedding` was given.
+        flow_seed: The seed that was passed to `flow_embedding` with x and t. y is computed again from it. With
+            flow_scale, pass either flow_seed or flow_noise.
+        flow_noise: The explicit noise `[B, ..., K]` that was passed to `flow_embedding`.
         beta_1: β₁ of the paper's schedule, positive. Pass either beta_1 or schedule.
         schedule: Another schedule β(t): an object with the methods of `schedules.DiscreteSchedule`.
-        n_samples: Number of draws, whose mean is the expectation.
-        mask: bool, False where a variable costs nothing; its x is then not read. Broadcastable to x, or of its
-            leading dimensions. On a CPU, variables that the mask leaves out take no time.
+        n_samples: Number of draws, whose mean estimates the expectation.
+        mask: bool, False where a variable costs nothing; its x is then not read. Broadcastable to x, or shaped as its
+            leading dimensions. On a CPU, these variables take no time.
         reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (x's shape).
         seed: An int, or an int64 tensor of one element, that determines the draws.
         generator: Draws the seed. Without seed and generator, torch's default generator does.
         noise: Standard normals `[n_samples, B, ..., K]` to use instead of a seed.
-        process_group: The processes that share the classes; see above. None for a single process.
+        process_group: The processes that share the classes; see `help(bfn_kernels.vocabulary)`. None for one process.
         num_classes: K, the number of classes of all processes together. Only with process_group.
         backend: A name of `backends.BACKENDS`; None chooses the fastest one.
 
     Returns:
-        The loss in nats, float32 (float64 if an argument of the head is).
+        The loss in nats, float32, or float64 if hidden, weight, bias or flow_scale is float64.
 
     Example:
         >>> head = torch.ones(1, 3), torch.zeros(2, 3), None
@@ -263,21 +264,21 @@ def reconstruction_loss(
         weight: The weight of the head, `[K, d]`; differentiable.
         bias: The bias of the head, `[K]`, or None; differentiable.
         flow_scale: The factor of y, `[B, ...]`; differentiable. Without it the logits do not depend on y.
-        flow_seed: The seed that `flow_embedding` was given for x and t. y is computed again from it. With flow_scale,
-            pass either flow_seed or flow_noise.
-        flow_noise: The explicit noise `[B, ..., K]` that `flow_embedding` was given.
+        flow_seed: The seed that was passed to `flow_embedding` with x and t. y is computed again from it. With
+            flow_scale, pass either flow_seed or flow_noise.
+        flow_noise: The explicit noise `[B, ..., K]` that was passed to `flow_embedding`.
         t: The time of the flow that y belongs to. It is read only with flow_scale.
         beta_1: β₁ of the schedule of this flow. With flow_scale, pass either beta_1 or schedule.
         schedule: Another schedule β(t): an object with the methods of `schedules.DiscreteSchedule`.
-        mask: bool, False where a variable costs nothing; its x is then not read. Broadcastable to x, or of its
-            leading dimensions. On a CPU, variables that the mask leaves out take no time.
+        mask: bool, False where a variable costs nothing; its x is then not read. Broadcastable to x, or shaped as its
+            leading dimensions. On a CPU, these variables take no time.
         reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (x's shape).
-        process_group: The processes that share the classes; see above. None for a single process.
+        process_group: The processes that share the classes; see `help(bfn_kernels.vocabulary)`. None for one process.
         num_classes: K, the number of classes of all processes together. Only with process_group.
         backend: A name of `backends.BACKENDS`; None chooses the fastest one.
 
     Returns:
-        The loss in nats, float32 (float64 if an argument of the head is).
+        The loss in nats, float32, or float64 if hidden, weight, bias or flow_scale is float64.
 
     Example:
         >>> reconstruction_loss(torch.tensor([1]), torch.ones(1, 3), torch.zeros(2, 3))
@@ -291,7 +292,7 @@ def reconstruction_loss(
 
 
 class _Loss:
-    """A call of a loss: checks its arguments and chooses the operator. processes: process_group and num_classes."""
+    """A call of a loss. It checks the arguments and chooses the operator. processes: process_group and num_classes."""
 
     def __init__(
         self,
@@ -314,8 +315,8 @@ class _Loss:
         return rows.scalars(self.library, wanted, t, self.x, self.dtype, schedule, **numbers)
 
     def flow(self, t: PerRow, schedule: DiscreteSchedule | None, seed: Seed, noise: Tensor | None) -> FlowLogits:
-        """The numbers from which the operator computes the flow's logits again; none for a head without
-        `flow_scale`."""
+        """The numbers from which the operator computes the flow's logits again. For a head without `flow_scale` all are
+        None."""
         arguments = {"flow_seed": seed, "flow_noise": noise}
         if self.head.flow_scale is None:
             for name, value in arguments.items():
@@ -329,11 +330,12 @@ class _Loss:
         return FlowLogits(beta, spread, seed, noise)
 
     def __call__(self, flow: FlowLogits, cost: Cost) -> Tensor:
-        """By default, the forward and the backward pass each compute the logits. The CPU library can compute the
-        gradients of L∞ and of the reconstruction loss in the forward pass, so that it computes the logits once. It does
-        so under three conditions. The loss is a scalar: the backward pass then multiplies the saved gradients by the
-        gradient of the loss. d is at least `WIDE`: the tile has all classes of d tokens, and products of few tokens are
-        slow. The weight has the type of the arithmetic: else the sums would take more memory than the weight.
+        """By default, the forward pass and the backward pass each compute the logits. The CPU library can compute the
+        gradients of L∞ and of the reconstruction loss in the forward pass, so that it computes the logits once. A call
+        does so under four conditions. A single process has all classes. The loss is a scalar, so that the backward pass
+        can multiply the saved gradients by the gradient of the loss. d is at least `WIDE`, since the tile has all
+        classes of d tokens, and products with few tokens are slow. The weight has the type of the arithmetic, since the
+        sums would otherwise take more memory than the weight.
         """
         ops, weight = self.library.vocabulary, self.head.weight
         with_gradients = getattr(ops, "loss_with_gradients", None)

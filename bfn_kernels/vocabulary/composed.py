@@ -23,14 +23,14 @@ from bfn_kernels.vocabulary.tile_functions import Messages, kernel_of, p_minus_g
 from bfn_kernels.vocabulary.tiles import FUSED_WIDTH, HALF, Grid, Logits, OnlineSoftmax, Products, Tokens, for_products
 
 Tensors = tuple[Tensor, ...]
-ByLogits = Callable[[Tensor, slice, slice], None]  # overwrites a tile of logits by the gradient of the loss by them
+ByLogits = Callable[[Tensor, slice, slice], None]  # overwrites a tile of logits by the gradient of the loss by these
 
 
 def flow_embedding(
     library: Any, x: Tensor, weight: Tensor, beta: Tensor, spread: Tensor, noise: Noise, shard: Shard
 ) -> tuple[Tensor, Tensor]:
-    """The embedding θ·W, and for each token the largest y and the sum of exp(y − largest). The backward pass computes θ
-    again from these two numbers."""
+    """Returns the embedding θ·W, and for each token the largest y and the sum of exp(y − largest). With these two
+    numbers the backward pass computes θ again."""
     dtype, tokens = compute_dtype(weight), Tokens(x, shard)
     messages, products = Messages(library, tokens, beta, spread, noise), Products(library, dtype, weight)
     grid = Grid(x.numel(), len(weight), weight.shape[1], weight, dtype)
@@ -65,7 +65,7 @@ def flow_embedding_backward(
     dtype: torch.dtype,
     shard: Shard,
 ) -> Tensor:
-    """The gradient of the weight, θᵀ·grad, in its type. The weight has `count` classes."""
+    """The gradient of the weight, θᵀ·grad, in the type `dtype`. The weight has `count` rows."""
     tokens, width = Tokens(x, shard), grad.shape[-1]
     messages, products = Messages(library, tokens, beta, spread, noise), Products(library, stats.dtype, grad)
     grid = Grid(x.numel(), count, width, grad, stats.dtype)
@@ -87,13 +87,15 @@ def flow_embedding_backward(
 
 
 def _fused(messages: Messages, name: str, vectors: Tensor) -> Callable | None:
-    """The library's kernel for products of θ and such vectors, or None. One call takes all tokens and classes."""
+    """The library's kernel for products of θ and vectors of this type and length; None if it has none. One call of the
+    kernel takes all tokens and classes."""
     fits = vectors.dtype in HALF and vectors.shape[-1] <= FUSED_WIDTH
     return messages.kernel(name) if fits else None
 
 
 class LossLogits(Logits):
-    """The logits of a loss, which add the flow's logits y if the head has a flow_scale."""
+    """The logits of a loss. If the head has a flow_scale, y are the flow's logits, which are computed again from the
+    noise."""
 
     def __init__(
         self,
@@ -123,12 +125,12 @@ class LossLogits(Logits):
         return y
 
     def messages(self, cost: Cost) -> Messages:
-        """The messages that the joint receiver sees."""
+        """The messages y of the draws of L_n."""
         spread = (self.tokens.num_classes * cost.alpha).sqrt()
         return Messages(self.library, self.tokens, cost.alpha, spread, Noise(cost.seed, cost.noise))
 
     def scale_of(self, reduction: int) -> Tensor:
-        """The factor that the reduction multiplies losses by."""
+        """The factor by which the reduction multiplies a sum of losses."""
         one, mask = self.hidden.new_ones((), dtype=torch.float64), self.tokens.mask
         if reduction != MEAN:
             return one
@@ -142,7 +144,7 @@ class LossLogits(Logits):
 def loss(
     library: Any, x: Tensor, head: LinearHead, flow: FlowLogits, cost: Cost, to: LossTarget, shard: Shard
 ) -> Tensors:
-    """The reduced loss, and the sums of each token, which the backward pass reads."""
+    """Returns the reduced loss, and the sums of each token, which the backward pass reads."""
     logits = LossLogits(library, x, head, flow, to.mask, shard)
     stats = _sums(logits, cost)
     if cost.alpha is None:
@@ -153,8 +155,8 @@ def loss(
 
 
 def _sums(logits: LossLogits, cost: Cost) -> Tensor:
-    """The `Sums` of the logits z of each token, then for each draw of the message y the `Sums` of z + y, with y_x
-    instead of z_x: `[1 + n_samples, T, 4]`."""
+    """The stored `Sums` of each token, `[1 + n_samples, T, 4]`: first of the logits z, then for each draw of a message
+    y the sums of z + y, which have y_x instead of z_x."""
     tokens, stats = logits.tokens, Sums.of_none(logits.hidden, 1 + cost.n_samples, len(logits.hidden))
     if logits.head_sums is not None and cost.alpha is None:
         hidden = logits.hidden.to(logits.weight.dtype)
@@ -172,7 +174,8 @@ def _sums(logits: LossLogits, cost: Cost) -> Tensor:
 
 
 def _divergences(stats: Tensor) -> tuple[Tensor, Tensor]:
-    """For each draw and token `[n_samples, T]`: y_x + LSE(z) − LSE(z + y), and the shift LSE(z + y) − LSE(z)."""
+    """For each draw and token `[n_samples, T]`: the loss y_x + LSE(z) − LSE(z + y), and the shift LSE(z + y) − LSE(z).
+    LSE(z) is ln Σ exp(z_k)."""
     z, z_and_y = Sums.stored(stats[0]), Sums.stored(stats[1:])
     before, after, y_x = z.log(), z_and_y.log(), z_and_y.z_x
     gap = torch.where(Row.of(stats[0]).max.isnan(), torch.nan, before - z.z_x)
@@ -192,7 +195,7 @@ def loss_backward(
     shard: Shard,
     wanted: Sequence[bool],
 ) -> Tensors:
-    """The gradients of the head's tensors, in their types. Gradients that are not wanted are empty."""
+    """The gradients of the head's tensors, in the types of the tensors. Gradients that are not wanted are empty."""
     logits = LossLogits(library, x, head, flow, to.mask, shard)
     tokens, stats = logits.tokens, logits.tokens.vectors(stats).transpose(0, 1)
     by_loss = grad.double().reshape(*grad.shape, *(1,) * (len(tokens.shape) - grad.dim()))
@@ -208,8 +211,8 @@ def _by_logits(logits: LossLogits, stats: Tensor, cost: Cost, factor: Tensor) ->
 
 
 def _by_logits_of_draws(logits: LossLogits, stats: Tensor, cost: Cost, factor: Tensor) -> ByLogits:
-    """The gradient of L_n by a logit is the mean over draws of n(p − p'), where p' = softmax(z + y). It is computed as
-    np(1 − exp(y − shift))."""
+    """The gradient of L_n by a logit is the mean over draws of n(p − p'), where p' = softmax(z + y). Each term is
+    computed as np(1 − exp(y − shift))."""
     row, (divergences, shift) = Row.of(stats[0]), _divergences(stats)
     factor, log_total = factor * (cost.n_steps / cost.n_samples), row.total().log()
     by_x = factor * p_minus_grown(row.z_x - row.max - log_total, divergences).sum(0)
@@ -224,7 +227,8 @@ def loss_with_gradients(
     """L∞ or, without a rate, the reconstruction loss, reduced to a number, and its gradients.
 
     A tile has all classes of its tokens, so the logits are computed only once. The gradients have the type of the
-    arithmetic, since they will be multiplied by the gradient of the loss, such as the scale of mixed precision.
+    arithmetic, since the backward pass multiplies them by the gradient of the loss, which may be the large factor of a
+    gradient scaler.
     """
     logits = LossLogits(library, x, head, flow, to.mask, Shard(0, len(head.weight), None), whole=True)
     tokens, stats = logits.tokens, Sums.of_none(logits.hidden, len(logits.hidden))
@@ -259,9 +263,9 @@ def _gradients(
             if want_weight:
                 logits.products.add(sums, tile.t(), hidden[chunk], chunk.start > 0)
             if want_bias:
-                by_bias[classes] += tile.sum(0)  # torch would copy the tile for a sum in float64
+                by_bias[classes] += tile.sum(0)  # not in float64, for which torch would copy the tile
             if want_scale:
-                y = logits.flow_grid.tile(chunk, classes)  # the memory that still has the flow's logits
+                y = logits.flow_grid.tile(chunk, classes)  # this memory still has the flow's logits
                 by_scale[chunk] += y.mul_(tile).sum(1)
         if want_weight and sums.dtype != by_weight.dtype:
             by_weight[classes] = sums

@@ -1,6 +1,6 @@
-"""The operators of sampling with a large vocabulary, composed of tiles like the operators of `composed`. A step first
+"""The operators of sampling with a large vocabulary. Like the operators of `composed`, they compute tiles. A step first
 passes over tiles of logits to find what each token sends: a class, or probabilities. Then one pass over the state takes
-the step and embeds the new state. Logits are computed again where they are needed.
+the step and embeds the new state. Logits are not stored but computed again when they are needed.
 """
 
 from collections.abc import Iterator
@@ -36,8 +36,8 @@ def step(
     out: Tensor,
     embedded_out: Tensor | None,
 ) -> None:
-    """Writes z' = keep·z + α(Kp − 1) + std·ξ into `out`, where p is the one-hot vector of the class
-    that a token sends, or what `_Probabilities` computes. Writes the embedding of z' into `embedded_out`."""
+    """Writes z' = keep·z + α(Kp − 1) + std·ξ into `out`. p is the one-hot vector of the class that a token sends or, if
+    tokens send probabilities, the result of `_Probabilities`. Writes the embedding of z' into `embedded_out`."""
     lead, step_tile = state.shape[:-1], tile_function(library, "step_tile", state)
     dtype = compute_dtype(state, *head, solver.previous, *head_before, embedding)
     keep, alpha, std, extrapolation = (
@@ -60,11 +60,11 @@ def step(
         x = torch.where(mask.flatten(), known.flatten(), x)
         alpha = torch.where(valid.flatten(), alpha, torch.nan)
     count, grid = len(x), logits.grid
-    z, z_out = (value.reshape(count, len(head.weight)) for value in (state, out))  # copies, if their strides need it
+    z, z_out = (value.reshape(count, len(head.weight)) for value in (state, out))  # copies, if the strides require it
     explicit = noise.noise if noise.noise is None else noise.noise.reshape(count, shard.num_classes)
     rows, softmax = torch.arange(count, device=x.device), None
     if embedding is not None and embedded_out is not None:
-        sums = embedded_out.to(dtype).view(count, embedding.shape[1]).zero_()  # `embedded_out` itself, if its type fits
+        sums = embedded_out.to(dtype).view(count, embedding.shape[1]).zero_()  # maybe `embedded_out` itself
         softmax = OnlineSoftmax(alpha, sums)
     for classes in grid.classes():
         first, last = shard.first + classes.start, shard.first + classes.stop
@@ -77,7 +77,7 @@ def step(
             exponentials = (None, None, None) if softmax is None else softmax.numbers_of(chunk)
             step_tile(*of_tokens, noise.seed, eps, first, shard.num_classes, p is not None, *tiles, *exponentials)
             if softmax is not None:
-                softmax.rescaled(chunk).addmm_(numbers, vectors)  # step_tile wrote exp(z' − top) to them
+                softmax.rescaled(chunk).addmm_(numbers, vectors)  # step_tile wrote exp(z' − top) to numbers
     if softmax is not None and embedded_out is not None:
         softmax.join(shard)
         embedded_out.copy_(softmax.sums.div_(softmax.total.unsqueeze(-1)).view(embedded_out.shape))
@@ -106,7 +106,8 @@ def _sent_classes(logits: Logits, shard: Shard, lead: torch.Size, sent: Sent, no
 
 
 def _mode(logits: Logits, shard: Shard) -> tuple[Tensor, Tensor]:
-    """The first of the likeliest classes of each token, and whether its logit is finite."""
+    """For each token, the likeliest class, or the first one if several are equally likely; and whether its logit is
+    finite."""
     top = logits.hidden.new_full((len(logits.hidden),), -torch.inf, dtype=logits.dtype)
     mode = torch.zeros_like(top, dtype=torch.int64)
     for chunk, classes, z in logits.tiles():
@@ -124,7 +125,7 @@ def _tops_and_totals(logits: Logits) -> tuple[Tensor, Tensor]:
     tiles = max(1, len([*logits.grid.classes()]))
     tops = logits.hidden.new_full((tiles, len(logits.hidden)), LEAST, dtype=logits.dtype)
     totals = torch.zeros_like(tops, dtype=torch.float64)
-    no_class = torch.full_like(tops[0], -1, dtype=torch.int64)  # so that the sums leave out no class
+    no_class = torch.full_like(tops[0], -1, dtype=torch.int64)  # as x, so that the sums leave out no class
     for chunk, classes, z in logits.tiles():
         stats = Sums.of_none(z, len(z))
         sums_tile(z, no_class[chunk], 0, stats)
@@ -134,8 +135,9 @@ def _tops_and_totals(logits: Logits) -> tuple[Tensor, Tensor]:
 
 
 def _drawn(logits: Logits, shard: Shard, uniforms: Tensor) -> Tensor:
-    """Draws a class for each token with its uniform, by the rule of `noise.draw_class`; −1 if the softmax is NaN. First
-    it finds which process has the class, then which tile. It computes the logits of this tile again."""
+    """Draws a class for each token from its uniform, by the rule of `noise.draw_class`. It is −1 if the softmax is NaN.
+    The function first finds the process that has the class, then the tile, and computes the logits of this tile
+    again."""
     tops, totals = _tops_and_totals(logits)
     top = shard.gathered(tops.amax(0)).amax(0)
     factors = tops.sub_(top).exp_()
@@ -154,8 +156,8 @@ def _drawn(logits: Logits, shard: Shard, uniforms: Tensor) -> Tensor:
 
 
 def _first_above(cumulative: Tensor, target: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
-    """An index, and the target minus the cumulative sum before it. The index is that of the first cumulative sum above
-    the target. If there is none, it is that of the last factor above 0."""
+    """Returns an index, and the target minus the cumulative sum before this index. It is the index of the first
+    cumulative sum above the target or, if there is none, of the last factor above 0."""
     index, last = (cumulative <= target).sum(0), len(cumulative) - 1 - (factors > 0).flip(0).byte().argmax(0)
     index = torch.where(index < len(cumulative), index, last)
     before = cumulative.gather(0, (index - 1).clamp(min=0).unsqueeze(0)).squeeze(0)
@@ -163,8 +165,8 @@ def _first_above(cumulative: Tensor, target: Tensor, factors: Tensor) -> tuple[T
 
 
 def _tokens_where(mask: Tensor, grid: Grid) -> Iterator[slice | Tensor]:
-    """Chunks of the tokens where the mask is True. Off the CPU, finding them would cost a synchronisation. There the
-    chunks have all tokens."""
+    """Chunks of the tokens where the mask is True. On a GPU, finding these tokens would cost a synchronisation, so that
+    the chunks have all tokens."""
     if not mask.is_cpu:
         yield from grid.chunks()
     elif mask.any():
@@ -172,7 +174,8 @@ def _tokens_where(mask: Tensor, grid: Grid) -> Iterator[slice | Tensor]:
 
 
 class _Probabilities:
-    """The probabilities p of the tokens' classes, a tile at a time, or p + extrapolation·(p − p_prev)."""
+    """The probabilities p of the tokens' classes or, with `previous`, p + extrapolation·(p − p_prev), a tile at a
+    time."""
 
     def __init__(
         self,
@@ -187,9 +190,10 @@ class _Probabilities:
         top = shard.gathered(tops.amax(0)).amax(0)
         total = shard.summed(totals.mul_(tops.sub_(top).exp_()).sum(0))
         top, zero = torch.where(top > LEAST, top, torch.nan), torch.zeros_like(top)
-        # With these five numbers `slopes_tile` computes exp(logit − top)/total, the probability (`sums.Row.slopes`).
+        # From these five numbers (see `sums.Row.slopes`), `slopes_tile` computes the probability exp(logit −
+        # top)/total.
         self.slopes = torch.stack([zero, top, zero, total.reciprocal().to(top.dtype), zero], -1)
-        self.no_class = torch.full_like(top, -1, dtype=torch.int64)  # so that no class is treated as x
+        self.no_class = torch.full_like(top, -1, dtype=torch.int64)  # as x, so that no class is treated as x
 
     def tile(self, chunk: slice, classes: slice) -> Tensor:
         p = self.logits.tile(chunk, classes)

@@ -1,7 +1,7 @@
-"""The operators of large vocabularies: the fake and the backward pass of each.
+"""The operators of large vocabularies, each with its fake and its backward pass.
 
-The function of the same name in `reference.py` defines what an operator computes, and has the same arguments. No
-operator stores a number for each class of each token, except in the state of a sampler.
+The function of the same name in `reference.py` computes the same result and has the same arguments. No operator stores
+a number for each class of each token, except in the state of a sampler.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from bfn_kernels.vocabulary.reference import Cost
 from bfn_kernels.vocabulary.shards import Shard
 from bfn_kernels.vocabulary.sums import SUMS
 
-WIDE = 128  # the least d for which a CPU computes the gradient of a loss in the forward pass
+WIDE = 128  # the smallest d for which a CPU computes the gradient of a loss in the forward pass
 # Arguments and results in the schemas below.
 _SHARD = ", ".join(records.fields(Shard))
 _LOGITS = f"Tensor x, {', '.join(records.fields(LinearHead) + records.fields(FlowLogits))}"
@@ -40,7 +40,8 @@ def _embedding_backward(library: Library, grad: Tensor, forward: Forward):
 
 
 def types_of_head(head: LinearHead) -> list[torch.dtype]:
-    """The types of the gradients of a linear head. The gradient of None is an empty tensor."""
+    """The types of the gradients of a linear head's tensors. For a tensor that is None, the gradient is empty, in the
+    type of the arithmetic."""
     return [compute_dtype(*head) if tensor is None else tensor.dtype for tensor in head]
 
 
@@ -80,7 +81,7 @@ def _loss_with_gradients_backward(library: Library, grad: Tensor, forward: Forwa
 
 
 _MESSAGES = "Tensor x, Tensor rows, Tensor alpha, Tensor spread, Tensor seed, int first, int num_classes"
-_OF_TILES = {  # the libraries with kernels for a tile, and the schemas of these kernels
+_OF_TILES = {  # maps names of libraries to the schemas of the kernels that they have for a tile
     f"{NATIVE} {TRITON}": (
         f"flow_tile({_MESSAGES}, bool again, Tensor(a!) out, Tensor(b!)? top, Tensor(c!)? total, Tensor(d!)? kept)",
         "sums_tile(Tensor logits, Tensor x, int first, Tensor(a!) sums)",
@@ -126,7 +127,7 @@ OPERATORS = [
         composed=True,
     ),
     Operator(
-        # `loss` without draws, for one process on a CPU, reduced to a number; its tile is as large as the weight
+        # `loss` without draws, reduced to a number, for one process on a CPU; its tile is as large as the weight
         f"loss_with_gradients({_LOGITS}, Tensor? rate, Tensor? mask, int reduction, {_NEEDS}) -> "
         f"(Tensor loss, {_GRADIENTS})",
         fake=_loss_with_gradients_fake,

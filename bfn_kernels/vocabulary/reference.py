@@ -28,9 +28,9 @@ from bfn_kernels.vocabulary.shards import Shard
 
 
 class Cost(NamedTuple):
-    """The kind of a loss: L∞ with a rate, L_n with the accuracy alpha of a message, the reconstruction loss with
-    neither. The expectation of L_n is the mean of `n_samples` draws, which come from a seed or are explicit noise
-    `[n_samples, B, ..., K]`."""
+    """The kind of a loss: L∞ if there is a rate, L_n if there is the accuracy alpha of a message, else the
+    reconstruction loss. The expectation of L_n is the mean of `n_samples` draws, which come from a seed or are explicit
+    noise `[n_samples, B, ..., K]`."""
 
     rate: Tensor | None = None
     alpha: Tensor | None = None
@@ -42,7 +42,7 @@ class Cost(NamedTuple):
 
 def flow_embedding(x: Tensor, weight: Tensor, beta: Tensor, spread: Tensor, noise: Noise, shard: Shard) -> Tensor:
     """softmax(y)·W `[B, ..., d]` in the weight's type, where y are the logits of a flow (185). weight: `[K, d]`, with
-    all classes."""
+    all classes, since the reference serves only one process."""
     dtype = compute_dtype(weight)
     theta = discrete.sender_sample(x, beta, spread, weight.shape[0], True, noise, dtype)
     return (theta @ weight.to(dtype)).to(weight.dtype)
@@ -59,7 +59,7 @@ def logits(head: LinearHead, y: Tensor | None, mask: Tensor | None = None) -> Te
 
 
 def loss(x: Tensor, head: LinearHead, flow: FlowLogits, cost: Cost, to: LossTarget, shard: Shard) -> Tensor:
-    """A loss of the logits of a head, where y are the logits of a flow (185). L_n has the joint receiver."""
+    """A loss of the logits of a head, in which y are the logits of a flow (185). L_n has the joint receiver."""
     y = None
     if head.flow_scale is not None:
         known, beta, spread = hide(to.mask, x, flow.beta, flow.spread)
@@ -73,7 +73,7 @@ def loss(x: Tensor, head: LinearHead, flow: FlowLogits, cost: Cost, to: LossTarg
 
 
 def mode(head: LinearHead, state: Tensor | None, shard: Shard) -> Tensor:
-    """The likeliest class `[B, ...]`, where y is the state."""
+    """The likeliest class `[B, ...]` by the logits of a head, in which y is the state."""
     return logits(head, state).argmax(-1)
 
 
@@ -89,8 +89,8 @@ def step(
     out: Tensor | None = None,
     embedded_out: Tensor | None = None,
 ) -> Tensor:
-    """`discrete.step` of the logits of a head, where y is the state. p_prev are the probabilities of the hidden states
-    `previous`.
+    """`discrete.step` of the logits of a head, in which y is the state. p_prev are the probabilities that the head
+    computes from `solver.previous`, the hidden states of the step before, and from `before`.
 
     embedding: `[K, d]`. embedded_out: receives softmax(z')·embedding, `[B, ..., d]`.
     """

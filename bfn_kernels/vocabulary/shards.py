@@ -29,7 +29,7 @@ class Shard(NamedTuple):
 
     @property
     def rank(self) -> int:
-        """The rank of this process in the group."""
+        """The rank of this process in the group; 0 for a single process."""
         return 0 if self.group is None else _group_of(self.group).rank()
 
     def gathered(self, values: Tensor) -> Tensor:
@@ -49,13 +49,13 @@ class Shard(NamedTuple):
 
 
 def _group_of(name: str) -> Any:
-    """The group of this name. An operator cannot take a group as an argument, but it can take a string. torch's own
-    operators find groups by this function."""
+    """The group of this name. An operator cannot take a group as an argument, but it can take its name. torch's own
+    operators find groups by the same function."""
     return distributed.distributed_c10d._resolve_process_group(name)  # type: ignore[arg-type]
 
 
 def shard_of(weight: Tensor, process_group: ProcessGroup | None, num_classes: int | None, backend: str | None) -> Shard:
-    """The classes whose vectors are the rows of this weight."""
+    """Checks the weight, and returns the classes whose vectors are its rows."""
     if (process_group is None) != (num_classes is None):
         raise ValueError(f"process_group and num_classes must be given together, got {process_group=}, {num_classes=}")
     if process_group is None:

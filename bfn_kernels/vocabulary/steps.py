@@ -1,9 +1,9 @@
-"""Steps of samplers for a large vocabulary. A step takes hidden states, of which a linear head computes the logits, one
-tile at a time. Only the state has K numbers for each token. Nothing is differentiable.
+"""Steps of samplers for a large vocabulary. A step takes hidden states, and a linear head computes the logits from
+them, one tile at a time. Only the state has K numbers for each token. Nothing is differentiable.
 
 Logits are linear in hidden, bias and flow_scale. So for a temperature T, pass hidden/T, bias/T and flow_scale/T. For
 guidance with weight w, pass (1 + w)·hidden − w·h, where h are the hidden states without the condition. Combine the two
-flow_scales in the same way. The bias stays.
+flow_scales in the same way, and pass the bias as it is.
 """
 
 from collections.abc import Sequence
@@ -56,17 +56,17 @@ def update_sample(
         weight: The weight of the head, `[K, d]`.
         bias: The bias of the head, `[K]`, or None.
         alpha: The accuracy of the message, at least 0: a number, `[B]` or any leading part of the tokens' shape.
-        flow_scale: The factor by which the logits follow the state, `[B, ...]`. Without it they do not.
+        flow_scale: The factor of the state in the logits, `[B, ...]`. None: the logits do not depend on the state.
         choose: What is sent: a "sample" of the output distribution, its "mode", or its "mean".
         known: Classes `[B, ...]` that are sent instead where known_mask is True.
-        known_mask: bool, True where `known` is sent. It broadcasts to `[B, ...]`, or has its leading dimensions.
-        embedding: Another weight, `[K, d']`. With it the embedding of the new state is returned, too.
+        known_mask: bool, True where `known` is sent. Broadcastable to `[B, ...]`, or shaped as its leading dimensions.
+        embedding: The weight of an embedding, `[K, d']`. With it, the embedding of the new state is returned, too.
         out: A tensor like the state that receives the new state. It may be the state itself.
         seed: An int, or an int64 tensor of one element, that determines the noise of the message and, with
             choose="sample", the class.
         generator: Draws the seed. Without seed and generator, torch's default generator does.
-        noise: Standard normals `[B, ..., K]` of the message, to use instead of the seed.
-        draw_noise: Uniforms `[B, ...]` that draw the class, to use instead of the seed.
+        noise: Standard normals `[B, ..., K]` of the message, to use instead of noise from the seed.
+        draw_noise: Uniforms `[B, ...]` that draw the class, to use instead of noise from the seed.
         process_group: The processes that share the classes; see `help(bfn_kernels.vocabulary)`. None for one process.
         num_classes: K, the number of classes of all processes together. Only with process_group.
         backend: A name of `backends.BACKENDS`; None chooses the fastest one.
@@ -135,25 +135,25 @@ def solver_step(
         bias: The bias of the head, `[K]`, or None.
         t: The time of the state, in [0, 1]: a number, `[B]` or any leading part of the tokens' shape.
         t_next: The time of the new state. None only with coefficients.
-        flow_scale: The factor by which the logits follow the state, `[B, ...]`. Without it they do not.
+        flow_scale: The factor of the state in the logits, `[B, ...]`. None: the logits do not depend on the state.
         rule: A name of `solvers.RULES`.
         t_previous: The time of the step before, for rules of second order.
         previous: The hidden states of the step before, `[B, ..., d]`. Only with choose="mean".
-        previous_scale: The flow_scale of the step before, if it had one.
+        previous_scale: The flow_scale of the step before; None if that step had none.
         previous_state: The state of the step before, `[B, ..., K]`. Only with previous_scale.
-        coefficients: The numbers of the step, instead of a rule, times and a schedule.
+        coefficients: `solvers.Coefficients`, instead of a rule, times and a schedule.
         beta_1: β₁ of the paper's schedule, positive. Pass either beta_1 or schedule.
         schedule: Another schedule β(t): an object with the methods of `schedules.DiscreteSchedule`.
         choose: What is sent: the "mean" of the output distribution, a "sample" of it, or its "mode".
         known: Classes `[B, ...]` that are sent instead where known_mask is True.
-        known_mask: bool, True where `known` is sent. It broadcasts to `[B, ...]`, or has its leading dimensions.
-        embedding: Another weight, `[K, d']`. With it the embedding of the new state is returned, too.
+        known_mask: bool, True where `known` is sent. Broadcastable to `[B, ...]`, or shaped as its leading dimensions.
+        embedding: The weight of an embedding, `[K, d']`. With it, the embedding of the new state is returned, too.
         out: A tensor like the state that receives the new state. It may be the state itself.
         seed: An int, or an int64 tensor of one element, that determines the noise of the step and, with
             choose="sample", the class.
         generator: Draws the seed. Without seed and generator, torch's default generator does.
-        noise: Standard normals `[B, ..., K]` of the step, to use instead of the seed.
-        draw_noise: Uniforms `[B, ...]` that draw the class, to use instead of the seed.
+        noise: Standard normals `[B, ..., K]` of the step, to use instead of noise from the seed.
+        draw_noise: Uniforms `[B, ...]` that draw the class, to use instead of noise from the seed.
         process_group: The processes that share the classes; see `help(bfn_kernels.vocabulary)`. None for one process.
         num_classes: K, the number of classes of all processes together. Only with process_group.
         backend: A name of `backends.BACKENDS`; None chooses the fastest one.
@@ -163,7 +163,7 @@ def solver_step(
         softmax(z')·embedding `[B, ..., d']` in the type of embedding, which the network sees next.
 
     Raises:
-        ValueError: If previous is given and choose is not "mean", since hidden states do not say which class was sent.
+        ValueError: If previous is passed and choose is not "mean", since hidden states do not say which class was sent.
 
     Example:
         >>> z, hidden, weight = torch.tensor([[1.0, 1.0]]), torch.ones(1, 3), torch.zeros(2, 3)
@@ -174,7 +174,7 @@ def solver_step(
         check_outputs("state", locals())
     choice = checks.choice("choose", choose, CHOICES)
     if previous is not None and choose != "mean":
-        raise ValueError(f'previous must be None with choose="{choose}", since hidden states do not say what was taken')
+        raise ValueError(f'previous must be None with choose="{choose}", since hidden states do not say what was sent')
     schedule = solvers.step_schedule(coefficients, beta_1, schedule)
     sent, before = Sent(choice, known, known_mask, draw_noise), HeadBefore(previous_scale, previous_state)
     head, processes = LinearHead(hidden, weight, bias, flow_scale), (process_group, num_classes)
@@ -199,13 +199,13 @@ def mode(
 ) -> Tensor:
     """The likeliest class of softmax(hidden·Wᵀ + bias + flow_scale·state), which ends a sampling run.
 
-    Of several classes that are equally likely it returns the first.
+    If several classes are equally likely, it returns the first of them.
 
     Args:
         hidden: Hidden states `[B, ..., d]`, floating-point.
         weight: The weight of the head, `[K, d]`.
         bias: The bias of the head, `[K]`, or None.
-        flow_scale: The factor by which the logits follow the state, `[B, ...]`, or None.
+        flow_scale: The factor of the state in the logits, `[B, ...]`. None: the logits do not depend on the state.
         state: The logits of the input distribution, `[B, ..., K]`. Only with flow_scale.
         process_group: The processes that share the classes; see `help(bfn_kernels.vocabulary)`. None for one process.
         num_classes: K, the number of classes of all processes together. Only with process_group.
@@ -229,7 +229,8 @@ def mode(
 
 
 class _Step:
-    """A call of a step: checks its arguments and calls the operator. inputs: further arguments without a gradient."""
+    """A call of a step. It checks the arguments and calls the operator. inputs: further arguments that must not require
+    a gradient."""
 
     def __init__(
         self,
@@ -269,11 +270,11 @@ class _Step:
         self.sent = sent._replace(known=known, known_mask=known_values(known, sent.known_mask, state, self.lead))
         self.draws = choice_noises(CHOICES[sent.choice], sent.draw_noise, self.lead)
         tensors = {"state": state, "previous": previous, "embedding": embedding, **head._asdict(), **before._asdict()}
-        checks.no_gradient("a step by a linear head has none", **tensors, **self.sent._asdict(), **inputs)
+        checks.no_gradient("a step by a linear head has no gradient", **tensors, **self.sent._asdict(), **inputs)
         self.dtype = checks.compute_dtype(state, *head, previous, *before, embedding)
 
     def __call__(self, solver: Solver, noise: Noise, out: Tensor | None) -> Tensor | tuple[Tensor, Tensor]:
-        """The new state, and its embedding if one is asked for."""
+        """Returns the new state or, with an embedding, a pair of the new state and its embedding."""
         embedding, embedded = self.embedding, None
         if embedding is not None:
             embedded = embedding.new_empty((*self.lead, embedding.shape[1]))
@@ -283,7 +284,8 @@ class _Step:
 
 
 def check_head(name: str, like: Tensor, shape: torch.Size, head: LinearHead) -> None:
-    """Refuses a head that does not fit tokens of this shape, which is the shape of the argument `name`."""
+    """Raises an error if a head does not fit tokens of this shape, which is the shape of the tokens of the argument
+    `name`."""
     hidden, weight, bias, flow_scale = head
     checks.weight("weight", weight)
     checks.same_device("weight", weight, name, like)
@@ -295,7 +297,7 @@ def check_head(name: str, like: Tensor, shape: torch.Size, head: LinearHead) -> 
 
 
 def _check_state_and_scale(like: Tensor, shape: Sequence[int], **pair: Tensor | None) -> None:
-    """Refuses a flow_scale without its state, a state without its flow_scale, and wrong shapes of the two."""
+    """Raises an error for a flow_scale without a state, a state without a flow_scale, or a wrong shape of either."""
     (scale_name, scale), (name, state) = pair.items()
     if (scale is None) != (state is None):
         raise ValueError(f"{scale_name} and {name} must be given together")

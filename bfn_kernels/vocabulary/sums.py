@@ -1,9 +1,9 @@
 """Losses of a row of logits z, from sums over its classes [derived].
 
-The sums are over e_k = exp(z_k − t) of the wrong classes k ≠ x, where t is their largest logit. The class x is left
-out, so that nothing cancels as p_x goes to 1. One class with the logit t is left out, too, since its e of 1 would hide
-small terms. All terms are positive, so sums over two parts of the classes can be joined without cancellation. All
-numbers are float64.
+The sums have the terms e_k = exp(z_k − t) for the wrong classes k ≠ x, where t is the largest logit of these classes.
+The class x is left out, so that nothing cancels as p_x goes to 1. One class with the logit t is left out, too, since
+its term, 1, would be so large that small terms lose their digits. All terms are positive, so sums over two sets of
+classes can be joined without cancellation. All numbers are float64.
 """
 
 from typing import NamedTuple
@@ -11,13 +11,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-LEAST = torch.finfo(torch.float32).min  # the t of a sum over no classes, and a lower bound of every t
+LEAST = torch.finfo(torch.float32).min  # t of a sum over no classes, and a lower bound of every t
 SUMS = 4  # the number of fields of `Sums`
 
 
 class Sums(NamedTuple):
-    """The sums of each row over some classes: z_x, or 0 if x is not one of them; t; and the sums of e_k and of e_k²
-    without the class of t. Operators store the four numbers in the last dimension of a tensor."""
+    """The sums of each row over some classes. z_x: the logit of x, or 0 if x is not one of the classes. top: t. rest,
+    square: the sums of e_k and of e_k², which leave out x and one class with the logit t. Operators store the four
+    numbers in the last dimension of a tensor."""
 
     z_x: Tensor
     top: Tensor
@@ -50,13 +51,13 @@ class Sums(NamedTuple):
         other = Sums.stored(stats)
         top = torch.maximum(self.top, other.top)
         by_self, by_other = (self.top - top).exp(), (other.top - top).exp()
-        less = torch.minimum(by_self, by_other)  # the e of the class of the smaller t
+        less = torch.minimum(by_self, by_other)  # the term of the left-out class that has the smaller t
         rest = by_self * self.rest + by_other * other.rest + less
         square = by_self.square() * self.square + by_other.square() * other.square + less.square()
         torch.stack([self.z_x + other.z_x, top, rest, square], -1, out=stats)
 
     def log(self) -> Tensor:
-        """The logarithm of the sum of exp(z_k) over the classes but x."""
+        """ln Σ exp(z_k) over the classes but x."""
         return self.top + self.rest.log1p()
 
 
@@ -64,7 +65,7 @@ class Row(NamedTuple):
     """The numbers of each row, with e_k = exp(z_k − max), where `max` is the largest logit of all classes.
 
     x: e_x. rest, square: the sums of e_k and of e_k² over the wrong classes. spread: the sum of e_k(1 − e_k) over the
-    wrong classes, which holds where a wrong class has the largest logit.
+    wrong classes; it is valid only if a wrong class has the largest logit.
     """
 
     z_x: Tensor
@@ -79,7 +80,7 @@ class Row(NamedTuple):
         """The numbers of stored sums."""
         sums = Sums.stored(stats)
         top = torch.maximum(sums.z_x, sums.top)
-        top = torch.where((top > LEAST) & top.isfinite(), top, torch.nan)  # else p is 0/0 or ∞/∞
+        top = torch.where((top > LEAST) & top.isfinite(), top, torch.nan)  # otherwise p would be 0/0 or ∞/∞
         x, by_top = (sums.z_x - top).exp(), (sums.top - top).exp()
         rest, square = by_top * (1 + sums.rest), by_top.square() * (1 + sums.square)
         return Row(sums.z_x, top, x, rest, square, sums.rest - sums.square)
@@ -105,14 +106,14 @@ class Row(NamedTuple):
         return self.cross_entropy() if rate is None else rate * self.squared_distance()
 
     def slopes(self, rate: Tensor | None, factor: Tensor) -> Tensor:
-        """The derivatives of this loss, times a factor, as five numbers of each row: by_x, max, slope, level, origin.
+        """The derivatives of `loss`, times a factor, as five numbers for each row: by_x, max, slope, level, origin.
 
         by_x is the derivative by the logit of x. The derivative by the logit z of another class is
         e(slope·(e − origin) + level), where e = exp(z − max).
 
-        The derivatives of L∞ are −2p_x(q² + s) by the logit of x and 2p_k(p_k − s + p_x·q) by another logit, where
-        s = Σp_k² over the wrong classes. Where a wrong class may have e_k = 1, p_k − s would cancel. There it is
-        computed as (e_k − 1)/total + (e_x + Σe(1 − e))/total².
+        The derivatives of L∞ are −2p_x(q² + s) by the logit of x and 2p_k(p_k − s + p_x·q) by another logit, where s =
+        Σp_k² over the wrong classes. If a wrong class has a probability above ½, p_k − s would cancel for it. For such
+        rows it is computed as (e_k − 1)/total + (e_x + Σe(1 − e))/total².
         """
         total, zero = self.total(), torch.zeros_like(self.max)
         if rate is None:

@@ -1,5 +1,6 @@
-"""The computations on a tile of large vocabularies. They are operators of the library. If the library lacks one, the
-function of the same name here computes it in plain PyTorch. csrc/ops/vocabulary.h says what they compute."""
+"""The functions that compute with a tile of large vocabularies. They are operators of the library. If the library lacks
+one, the function or method of the same name in this module computes it in plain PyTorch. csrc/ops/vocabulary.h
+describes them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -67,8 +68,8 @@ def step_tile(
 
 
 def _to_exponentials(numbers: Tensor, top: Tensor, total: Tensor, kept: Tensor) -> None:
-    """Overwrites the numbers of a tile by exp(number − top). Updates the fields top, total and kept of a
-    `tiles.OnlineSoftmax`."""
+    """Overwrites the numbers of a tile by exp(number − new top). Updates top, total and kept as `tiles.OnlineSoftmax`
+    describes."""
     new_top = torch.maximum(top, numbers.amax(-1))
     kept.copy_(top.sub_(new_top).exp_())
     top.copy_(new_top)
@@ -76,7 +77,7 @@ def _to_exponentials(numbers: Tensor, top: Tensor, total: Tensor, kept: Tensor) 
 
 
 def p_minus_grown(log_p: Tensor, growth: Tensor) -> Tensor:
-    """p − p·exp(growth), without cancellation if growth is near 0, and without overflow if it is large."""
+    """p − p·exp(growth). It does not cancel if growth is near 0, and does not overflow if growth is large."""
     p = log_p.exp()
     return torch.where(growth > 1, p - (log_p + growth).exp(), -p * growth.clamp(max=1).expm1())
 
@@ -93,7 +94,8 @@ class Messages:
         return kernel_of(self.library, name, self.alpha) if self.noise is None else None
 
     def function(self, name: str) -> Callable:
-        """The library's kernel or the method of this name. Both first take the tokens and the classes of a tile."""
+        """The library's kernel or the method of this name, as a function that first takes the tokens and the classes of
+        a tile."""
         kernel = self.kernel(name)
         if kernel is None:
             return getattr(self, name)
@@ -117,7 +119,7 @@ class Messages:
         return alpha.unsqueeze(-1) * (num_classes * e_x - 1) + spread.unsqueeze(-1) * eps
 
     def is_x(self, chunk: slice, classes: slice) -> Tensor:
-        """True where a number of a tile belongs to the class of its token."""
+        """True where a number of a tile is the one of its token's class x."""
         return one_hot(self.tokens.x[chunk] - self.tokens.first(classes), classes.stop - classes.start)
 
     def flow_tile(self, chunk: slice, classes: slice, again: bool, out: Tensor, *sums: Tensor | None) -> None:

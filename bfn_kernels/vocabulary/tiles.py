@@ -1,10 +1,10 @@
-"""Tiles of large vocabularies. A tile has a number for each of some tokens and each of some classes.
+"""Tiles of large vocabularies. A tile is a matrix with numbers for some tokens (rows) and some classes (columns).
 
 An op computes and uses one tile at a time, always in the same memory. So no tensor has numbers for all classes. The
 outer loop is over classes: the rows of the weight that a tile needs, and their gradient, then stay in the cache while
-all tokens pass. Between tiles, an op stores a few sums for each token. The backward pass computes the numbers again, by
-a matrix product or from the seed. Only a loss that computes its gradients in the forward pass computes logits once: its
-tiles have all classes.
+all tokens pass. From the forward to the backward pass, an op keeps only a few sums for each token. The backward pass
+computes the tiles again, by a matrix product or from the seed. A loss that computes its gradients in the forward pass
+computes its tiles only once: they have all classes.
 """
 
 import copy
@@ -21,11 +21,11 @@ from bfn_kernels.records import LinearHead
 from bfn_kernels.vocabulary.shards import Shard
 from bfn_kernels.vocabulary.tile_functions import kernel_of
 
-TOKENS = 1024  # of a tile; with fewer tokens a matrix product waits for the weight
-NUMBERS = {"cpu": 2**18}  # of a tile: 1 MiB in float32; with 4 MiB, matrix products take up to twice as long
+TOKENS = 1024  # the tokens of a tile on a CPU; with fewer tokens, a matrix product waits for the weight
+NUMBERS = {"cpu": 2**18}  # the numbers of a tile, 1 MiB in float32; with 4 MiB, products take up to twice as long
 # The tokens and numbers of a tile on any other device. A smaller tile would leave most of a GPU idle.
 MANY_TOKENS, MANY_NUMBERS = 2**12, 2**24
-BLOCK = 512  # for how many classes logits are computed at a time: they are still in the cache when the bias is added
+BLOCK = 512  # the classes whose logits are computed at a time: they are in the cache when the bias is added
 FUSED_WIDTH = 256  # the largest d for which a Triton program can hold the sums of its tokens in registers
 HALF = (torch.bfloat16, torch.float16)
 
@@ -33,8 +33,8 @@ HALF = (torch.bfloat16, torch.float16)
 class Tokens:
     """The T tokens of a call, in one dimension.
 
-    On a CPU, tokens where the mask is False are left out. On a GPU, counting them would cost a synchronisation. There
-    they take part, and their results are dropped.
+    On a CPU, tokens where the mask is False are left out. On a GPU, counting them would cost a synchronisation, so they
+    take part, and their results are dropped.
     """
 
     def __init__(self, x: Tensor, shard: Shard, mask: Tensor | None = None):
@@ -46,7 +46,7 @@ class Tokens:
         self.x, self.valid = self.scalars(index), self.scalars(valid)
 
     def first(self, classes: slice) -> int:
-        """The index, among all classes, of the first of some classes of this process."""
+        """The index, among the classes of all processes, of the first of these classes of this process."""
         return self.shard.first + classes.start
 
     def scalars(self, values: Tensor | None) -> Any:
@@ -74,10 +74,11 @@ class Tokens:
 
 
 class Grid:
-    """The tiles of T tokens and the classes of this process, and the memory of a tile.
+    """The tiles that T tokens and the classes of this process are split into, and the memory of a tile.
 
-    grids: how many grids are used at the same time; together they take the memory of one tile. whole: whether a tile
-    has all classes. Such a tile has d tokens, so that it takes as much memory as the gradient of the weight `[K, d]`.
+    grids: the number of grids that a call uses at the same time; together they take the memory of one tile. whole:
+    whether a tile has all classes. Such a tile has d tokens, so that it takes as much memory as the gradient of the
+    weight `[K, d]`. width: d.
     """
 
     def __init__(
@@ -93,12 +94,12 @@ class Grid:
 
     @functools.cached_property
     def memory(self) -> Tensor:
-        """The memory of a tile. It is allocated with the first tile, after the results, so that no gap between them
-        stays when it is freed."""
+        """The memory of a tile. It is allocated with the first tile, after the results, so that it leaves no gap
+        between results when it is freed."""
         return self.like.new_empty(self.token_step * min(self.class_step, self.num_classes), dtype=self.dtype)
 
     def with_own_memory(self) -> "Grid":
-        """A grid of the same tiles in other memory."""
+        """A grid of the same tiles, with its own memory."""
         other = copy.copy(self)
         other.__dict__.pop("memory", None)
         return other
@@ -121,17 +122,17 @@ def _chunks(count: int, step: int) -> Iterator[slice]:
 
 
 def for_products(grid: Grid, like: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Memory for sums over tokens. It is 0 only without tokens, since the product with the first tokens overwrites
-    it."""
+    """Memory for sums over tokens. It is set to 0 only if there are no tokens, since otherwise the product for the
+    first tokens overwrites it."""
     return (like.new_empty if grid.tokens else like.new_zeros)(shape, dtype=dtype)
 
 
 class OnlineSoftmax:
     """The mean of vectors under the softmax of each token's numbers, computed tile by tile.
 
-    top: for each token the largest number so far. total: the sum of exp(number − top). kept: the factor
-    exp(old top − top), by which sums that used the old top must be multiplied. sums: `[T, d]`, the sum of
-    exp(number − top) times the vectors.
+    top: for each token the largest number so far. total: the sum of exp(number − top) so far. kept: exp(old top − top),
+    the factor by which `sums` of earlier tiles must be multiplied when a tile has raised top. sums: `[T, d]`, the sum
+    of exp(number − top) times the vectors.
     """
 
     def __init__(self, like: Tensor, sums: Tensor):
@@ -143,11 +144,11 @@ class OnlineSoftmax:
         return self.top[chunk], self.total[chunk], self.kept[chunk]
 
     def rescaled(self, chunk: slice) -> Tensor:
-        """The sums of some tokens, after a tile has changed `top`."""
+        """Multiplies the sums of some tokens by `kept`, after a tile has changed `top`, and returns them."""
         return self.sums[chunk].mul_(self.kept[chunk].unsqueeze(-1))
 
     def join(self, shard: Shard) -> None:
-        """Adds the numbers of all processes."""
+        """Joins the numbers of all processes."""
         if shard.group is None:
             return
         tops, totals = shard.gathered(torch.stack([self.top, self.total])).unbind(1)
@@ -158,8 +159,8 @@ class OnlineSoftmax:
 
 class Products:
     """Matrix products with vectors: by torch in the type of the arithmetic or, for vectors of bfloat16, by the
-    library's kernel on tensor cores. `dtype` is the type that the vectors must have. Vectors of float16 do not use the
-    kernel, since small factors would underflow in float16."""
+    library's kernel on tensor cores. `dtype` is the type that callers must convert vectors to. For vectors of float16
+    the kernel is not used, since small factors would underflow in float16."""
 
     def __init__(self, library: Any, dtype: torch.dtype, *vectors: Tensor):
         narrow = dtype == torch.float32 and all(v.dtype == torch.bfloat16 for v in vectors)
@@ -200,7 +201,7 @@ class Logits:
         return self.state[chunk, classes]
 
     def tiles(self) -> Iterator[tuple[slice, slice, Tensor]]:
-        """Yields all tiles, each as its tokens, its classes and its logits."""
+        """Yields the tokens, the classes and the logits of each tile."""
         for classes in self.grid.classes():
             for chunk in self.grid.chunks():
                 yield chunk, classes, self.tile(chunk, classes)

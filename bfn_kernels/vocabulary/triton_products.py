@@ -1,15 +1,15 @@
 """Triton kernels for products of large vocabularies on tensor cores, for vectors of 16 bits.
 
-- `flow_products` is an attention whose scores are noise. A program computes y of some tokens for a block of classes
-  from the seed, in registers. It adds exp(y − top)·W to its sums, as in an online softmax. The backward kernel computes
-  the same y again, and adds θᵀ·grad for some classes.
-- `head_sums` computes logits by a product over d, and of these logits the sums that a loss needs.
-- `product` is a product of two stored matrices.
+- `flow_products` computes θ·W as attention does, with y as scores. A program computes y of some tokens for a block of
+  classes from the seed, in registers. It adds exp(y − top)·W to its sums, as in an online softmax. The backward kernel
+  computes the same y again, and sums θᵀ·grad for some classes.
+- `head_sums` computes logits as products of vectors of length d, and from the logits the sums that a loss needs.
+- `product` multiplies two stored matrices.
 
 Copies of the next blocks to shared memory overlap with the work on the current blocks (`num_stages`). A program
-computes noise and products in turn. So they overlap only where a multiprocessor has several programs. docs/gpu.md says
-what bounds each kernel. Sums are float32. Numbers between 0 and 1 are rounded to the type of the vectors. If several
-programs share the classes, their sums are joined in the order of the classes.
+computes noise and products in turn, so these two overlap only if a multiprocessor runs several programs. docs/gpu.md
+says what bounds each kernel. Sums are float32. Numbers between 0 and 1 are rounded to the type of the vectors. If
+several programs share the classes, their sums are joined in the order of the classes.
 """
 
 import torch
@@ -34,7 +34,7 @@ from bfn_kernels.vocabulary.triton_tiles import (
     sums_of_others,
 )
 
-MANY = 264  # programs, two for each multiprocessor of an H100; with fewer blocks of tokens, programs share the classes
+MANY = 264  # two programs for each multiprocessor of an H100; if blocks of tokens are fewer, programs share the classes
 FLOW = {"ROWS": 64, "TILE": 64}  # the tokens and classes of a block of noise
 HEAD = {"ROWS": 128, "TILE": 64, "DEPTH": 64}  # with more classes the sums take more registers than there are
 PRODUCT = {"ROWS": 128, "TILE": 128, "DEPTH": 64}
@@ -50,8 +50,7 @@ def _columns(width: int) -> int:
 
 
 def _splits(count: int, tile: int, blocks: int) -> tuple[int, int]:
-    """The number of programs that share the classes of a block of tokens, at least 1, and the number of classes of each
-    program."""
+    """How many programs share the classes of a block of tokens, at least 1, and how many classes each program has."""
     tiles = max(1, programs(count, tile))
     each = tile * programs(tiles, max(1, min(tiles, MANY // max(blocks, 1))))
     return max(1, programs(count, each)), each
@@ -194,7 +193,7 @@ def _product(
 
 
 def head_sums(hidden: Tensor, weight: Tensor, bias: Tensor | None, x: Tensor, first: int, sums: Tensor) -> None:
-    """Adds logits to the sums of each token, as `sums_tile` does."""
+    """Computes logits and adds them to the sums of each token, as `sums_tile` does."""
     (tokens, width), count, blocks = hidden.shape, len(weight), programs(len(hidden), HEAD["ROWS"])
     splits, each = _splits(count, HEAD["TILE"], blocks)
     split_sums = Sums.of_none(sums, splits, tokens)

@@ -1,9 +1,10 @@
-"""Triton kernels for tiles of large vocabularies, the counterpart of csrc/cpu/vocabulary.cpp. A tile has a number for
-each of some tokens and each of some classes. The kernels compute what lies between two matrix products, and the noise.
+"""Triton kernels for tiles of large vocabularies, the counterpart of csrc/cpu/vocabulary.cpp. A tile is a matrix with
+numbers for some tokens (rows) and some classes (columns). The kernels make noise, and compute what is needed between
+two matrix products.
 
 csrc/ops/vocabulary.h explains the arguments of the operators, except for `draws_tile` and `draw_slopes_tile`, which
-have no struct there. A program has some tokens. It goes through their rows of the tile in blocks of classes. Noise
-comes in groups of four classes. So in kernels with noise, blocks start at classes that are multiples of 4, and the
+have no struct there. A program has some tokens. It goes through their rows of the tile in blocks of classes. Noise is
+made for groups of four classes. So in kernels with noise, blocks start at classes that are multiples of 4, and the
 first block may start before the tile. Noise that is needed twice and does not fit in the registers is computed twice,
 which takes less time than writing and reading it.
 """
@@ -59,7 +60,8 @@ def _load_field(values, rows, WIDTH: tl.constexpr, FIELD: tl.constexpr):
 
 @triton.jit
 def load_messages(pointers, rows):
-    """Loads what `messages` needs of some tokens: the class x, the row whose noise the token gets, β and √(Kβ)."""
+    """Loads what `messages` takes for some tokens: the class x, the index of the row that determines the noise, β and
+    √(Kβ)."""
     return (
         load_rows(pointers[0], rows),
         load_rows(pointers[1], rows),
@@ -85,8 +87,8 @@ def messages(tokens, seed, first, num_classes, STREAM: tl.constexpr, draw, TILE:
 
 @triton.jit
 def sums_of_others(others, T: tl.constexpr):
-    """t and the two sums of `Sums` (vocabulary/sums.py) over a block. The sums leave out x, whose logit in `others`
-    must be −∞, and one class with the logit t."""
+    """Returns t and the two sums of `Sums` (vocabulary/sums.py) for a block. The sums leave out x, whose logit in
+    `others` must be −∞, and one class with the logit t."""
     top = tl.maximum(tl.max(others, 1), LEAST)
     e = exp_difference(others, top[:, None])
     below = tl.where(e == 1.0, 0.0, e)
@@ -97,11 +99,11 @@ def sums_of_others(others, T: tl.constexpr):
 
 @triton.jit
 def join_sums(a, b, T: tl.constexpr):
-    """Joins the `Sums` of two blocks. In float32 the difference of the two t is rounded before the exponential. This
-    error is largest where the difference is large, and there the exponential is small."""
+    """Joins the `Sums` of two blocks. In float32 the difference of the two t is rounded before the exponential. The
+    rounding error is large only if the difference is large, and then the exponential is small."""
     top = tl.maximum(a[0], b[0])
     by_a, by_b = exp((a[0] - top).to(T)), exp((b[0] - top).to(T))
-    less = tl.minimum(by_a, by_b).to(tl.float64)  # the e of the class of the smaller t
+    less = tl.minimum(by_a, by_b).to(tl.float64)  # the term of the left-out class that has the smaller t
     by_a, by_b = by_a.to(tl.float64), by_b.to(tl.float64)
     rest = by_a * a[1] + by_b * b[1] + less
     return top, rest, by_a * by_a * a[2] + by_b * by_b * b[2] + less * less
@@ -141,8 +143,8 @@ def _flow_tile(
     pointers, seed, num_classes, top_pointer, total_pointer, kept_pointer, out, first, count, tokens,
     AGAIN: tl.constexpr, ONCE: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
-    """Writes y or, with a pointer to the largest y, exponentials of y. ONCE: whether a row is a single block, whose y
-    stay in registers."""
+    """Writes y or, if there is a pointer to the largest y, exponentials of y. ONCE: whether a row is a single block, so
+    that its y stay in registers."""
     rows, seed = block_of(tokens, ROWS), tl.load(seed)
     of_tokens = load_messages(pointers, rows)
     y = tl.zeros((ROWS, TILE), T)
@@ -225,8 +227,8 @@ def _draws_tile(
     pointers, seed, num_classes, sums, draw_stride, draws, logits, first, count, tokens,
     ROWS: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
-    """For each draw, adds z + y of the classes to the sums of the draw, with y_x instead of z_x. The largest z is
-    subtracted from z before y is added, so that a small y keeps its digits."""
+    """For each draw, adds z + y of the tile's classes to the sums of the draw, which have y_x instead of z_x. The
+    largest z is subtracted before y is added, so that a small y keeps its digits."""
     rows, seed = block_of(tokens, ROWS), tl.load(seed)
     of_tokens = load_messages(pointers, rows)
     x = column_of(of_tokens[0], first)

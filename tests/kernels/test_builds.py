@@ -87,11 +87,11 @@ def test_cuda_kernels_that_cannot_be_loaded(version, tmp_path):
     used, missing, error = done.stdout.splitlines()
     assert used.startswith(str(tmp_path)), done.stderr
     assert missing == ("None" if version else f"torch {torch.__version__} was built without CUDA")
-    assert error.startswith(f"the compiled extension _cuda does not load beside torch {torch.__version__}: ")
+    assert error.startswith(f"the compiled extension _cuda does not load with torch {torch.__version__}: ")
 
 
 def test_env_says_what_serves_and_what_is_missing(monkeypatch, capsys):
-    for cpu, serves in ((None, "cpu"), ("gone", "reference, which is slow: no compiled backend is there")):
+    for cpu, serves in ((None, "cpu"), ("gone", "reference, which is slow: no compiled backend is available")):
         monkeypatch.setitem(backends.BACKENDS, "cpu", dataclasses.replace(backends.BACKENDS["cpu"], missing=cpu))
         env.main()
         lines = capsys.readouterr().out.splitlines()

@@ -111,7 +111,7 @@ BAD = [
     (binned, {"n_steps": 0}, ValueError, "n_steps must be at least 1, got 0"),
     (binned, {"quadrature": 8, "n_samples": 2}, ValueError, "exactly one of quadrature and n_samples.*8.*2"),
     (binned, {"quadrature": 1000}, ValueError, "quadrature must be at most 128, got 1000"),
-    (binned, {"quadrature": 8, "seed": 1}, ValueError, "seed and noise must be None with quadrature"),
+    (binned, {"quadrature": 8, "seed": 1}, ValueError, "generator, seed and noise must be None with quadrature"),
     (binned, {"n_samples": 2, "noise": X}, ValueError, r"noise must have shape \(2, 2, 3\).*\(2, 3\)"),
     (binned, {"pred_log_std": None}, ValueError, r"pred_mean must have shape \(2, 3, 2\).*\(2, 3\)"),
     (binned, {"pred_mean": torch.zeros(2, 3, 2)}, ValueError, r"pred_mean must have shape \(2, 3\).*\(2, 3, 2\)"),

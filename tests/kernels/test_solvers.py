@@ -306,7 +306,7 @@ REFUSED = [
     *((f, {"t_next": None}, ValueError, "t and t_next must be given") for f in EACH),
     *((f, {"t_previous": 0.1}, ValueError, "t_previous must be None with rule='ode1'.*0.1") for f in EACH),
     *((f, {"t_previous": 0.1, "rule": "ode2"}, ValueError, TOGETHER) for f in EACH),
-    *((f, {"noise": X}, ValueError, "noise must be None for a step that has none") for f in EACH),
+    *((f, {"noise": X}, ValueError, "noise must be None for a step without noise") for f in EACH),
     *((f, {"coefficients": GIVEN}, ValueError, "t_next and t_previous must be None") for f in EACH),
     *((f, {"coefficients": (1, 1), "t_next": None}, TypeError, "coefficients must be.*tuple") for f in EACH),
     *((f, {"coefficients": SHRINKING, "t_next": None}, ValueError, "coefficients.variance must") for f in EACH),
