@@ -192,7 +192,7 @@ class VonMisesAccuracy:
         """Returns α_i, float64 of i's shape.
 
         Args:
-            i: Numbers of messages, from 1 to n, of any shape and any type.
+            i: Which of the messages, from 1 to n, of any shape and any type.
             n: Number of messages, which must be `n_steps`.
         """
         if n != self.n_steps:

@@ -58,8 +58,8 @@ class ContinuousSchedule(Protocol):
         """Returns α_i, the accuracy of the i-th of n messages, float64 of i's shape.
 
         Args:
-            i: Numbers of messages, from 1 to n, float64 of any shape.
-            n: Number of messages.
+            i: Which of the messages, from 1 to n, float64 of any shape.
+            n: How many messages there are.
         """
 
     def rate(self, t: Tensor) -> Tensor:
@@ -88,8 +88,8 @@ class DiscreteSchedule(Protocol):
         """Returns the accuracy of the i-th of n messages, β(i/n) − β((i−1)/n), float64 of i's shape.
 
         Args:
-            i: Numbers of messages, from 1 to n, float64 of any shape.
-            n: Number of messages.
+            i: Which of the messages, from 1 to n, float64 of any shape.
+            n: How many messages there are.
         """
 
     def rate(self, t: Tensor) -> Tensor:
@@ -138,8 +138,8 @@ class ExponentialVariance:
         """Returns α_i = σ₁^{−2i/n}(1 − σ₁^{2/n}) (95).
 
         Args:
-            i: Numbers of messages, from 1 to n, a float64 tensor or a number.
-            n: Number of messages.
+            i: Which of the messages, from 1 to n, a float64 tensor or a number.
+            n: How many messages there are.
         """
         step = 2 * math.log(self.sigma_1) / n
         return -math.expm1(step) * (-step * i).exp()
@@ -187,8 +187,8 @@ class QuadraticAccuracy:
         """Returns α_i = β₁(2i − 1)/n² (193).
 
         Args:
-            i: Numbers of messages, from 1 to n, a float64 tensor or a number.
-            n: Number of messages.
+            i: Which of the messages, from 1 to n, a float64 tensor or a number.
+            n: How many messages there are.
         """
         return self.beta_1 * (2 * i - 1) / n**2
 
@@ -252,8 +252,8 @@ class LogarithmicAccuracy:
         """Returns α_i = β(i/n) − β((i−1)/n).
 
         Args:
-            i: Numbers of messages, from 1 to n, a float64 tensor or a number.
-            n: Number of messages.
+            i: Which of the messages, from 1 to n, a float64 tensor or a number.
+            n: How many messages there are.
         """
         return self.beta(i / n) - self.beta((i - 1) / n)
 
@@ -267,8 +267,8 @@ class LogarithmicAccuracy:
 
 
 def final_accuracy(num_classes: int, *, certainty: float = 0.9865, entropy: float | None = None) -> float:
-    """Computes β₁ for K classes such that x is the likeliest class after all messages with a given probability
-    [derived].
+    """Computes β₁ for K classes such that, with a given probability, x is the likeliest class after all messages
+    (derived here, not in the paper).
 
     The flow's logits at t = 1 are β₁(Ke_x − 1) + √(Kβ₁)·ε (185). The logit of x is the largest if ε_x + √s exceeds all
     other ε_k, s = Kβ₁. The probability of this event is E[Φ(ε + √s)^{K−1}]. It depends on K through s and, slowly,
@@ -302,7 +302,7 @@ def final_accuracy(num_classes: int, *, certainty: float = 0.9865, entropy: floa
         raise ValueError(f"certainty must lie in ({1 / (1 + others):.3g}, 1), got {certainty}")
     own = torch.linspace(-9, 9, 2001, dtype=torch.float64, device="cpu")  # ε_x
     weights = (-0.5 * own**2).softmax(0)
-    low, high = 0.0, 30.0  # bounds of √s; for √s = 30 the probability differs from 1 by less than any float does
+    low, high = 0.0, 30.0  # bounds of √s; at √s = 30 the probability rounds to 1
     while high - low > 1e-14 * high:
         middle = (low + high) / 2
         doubt = -torch.expm1(others * torch.special.log_ndtr(own + middle)) @ weights

@@ -18,12 +18,12 @@ from bfn_kernels.samplers import SAMPLERS
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be used; the message names the key."""
+    """A configuration that cannot be used. The message names the key, the override or the file at fault."""
 
 
 @dataclass
 class DataConfig:
-    """`bfn.data.DATASETS` lists the settings that each data set reads. Its other settings must keep their defaults."""
+    """`bfn.data.DATASETS` lists the settings that each data set reads. All other settings must keep their defaults."""
 
     name: str = "digits"  # a name in bfn.data.DATASETS, or module:function
     folder: str | None = None  # the folder of the data set's files; None: text_bpe reads Python's language reference
@@ -39,7 +39,7 @@ class DataConfig:
 class ModelConfig:
     kind: str = "discretised"  # a name in bfn.model.KINDS
     sigma_1: float | None = None  # standard deviation of the input distribution at t = 1 (continuous and discretised)
-    beta_1: float | None = None  # accuracy at t = 1 (discrete); None is final_accuracy(K), as for text8
+    beta_1: float | None = None  # accuracy at t = 1 (discrete); None: as certain of x as the paper's text8 model
     schedule: str | None = None  # None is the paper's; "logarithmic" (discrete), or module:function of your own
     options: dict[str, Any] = field(default_factory=dict)  # settings that your function of `schedule` reads
 
@@ -85,7 +85,7 @@ class TrainConfig:
 @dataclass
 class EvaluateConfig:
     n_steps: int | None = None  # None evaluates the continuous-time bound, n the n-step bound
-    repeats: int = 32  # times t per example, spread evenly
+    repeats: int = 32  # values of t for each example, spread evenly over [0, 1]
     batch_size: int = 512
     seed: int = 0
 
@@ -97,7 +97,7 @@ class SampleConfig:
     sampler: str = "ancestral"  # a name in SAMPLERS
     tolerance: float | None = None  # the largest error of a step of ode2; with it, n_steps is not used
     guide: str | None = None  # the property to which samples of molecules are guided, such as "logp=3"
-    guidance: float = 2.0  # strength: 0 ignores the property, 1 uses the network's output for the property
+    guidance: float = 2.0  # 0 ignores the property, 1 is the network's output given the property; more exaggerates it
     max_calls: int = 1000  # with a tolerance: the most calls of the network in one sampling run
     seed: int = 0
 

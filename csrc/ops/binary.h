@@ -35,8 +35,8 @@ struct BinaryLoss {
   LossTarget to;
 };
 
-// L_n (189, 190). A node of a quadrature stands for s eps instead of eps. The expectation is the same, since the nodes
-// are symmetric about 0.
+// L_n (189, 190). With s = 2x - 1, the sign of the class, a node of a quadrature stands for s eps instead of eps. The
+// expectation is the same, since the nodes are symmetric about 0.
 struct BinaryNStep {
   int64_t n_steps;
   Receiver receiver;
