@@ -61,11 +61,13 @@ def said(kind: type, name: str) -> Callable[[Path], str]:
 
 
 def client(start: str) -> Callable[[Path], str]:
-    """A table of the rows of one client, the client whose name begins with `start`."""
+    """A table of the client whose name begins with `start`, without the columns that are empty for it."""
 
     def text(folder: Path) -> str:
         rows = [row for row in files.read(clients.Row, folder / "clients.csv") if row.client.startswith(start)]
-        return page.markdown_table(clients.COLUMNS, map(clients.cells, rows))
+        columns = zip(clients.COLUMNS, *map(clients.cells, rows), strict=True)
+        header, *lines = zip(*(column for column in columns if any(column[1:])), strict=True)
+        return page.markdown_table(header, lines)
 
     return text
 
