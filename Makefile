@@ -11,6 +11,10 @@ EXTRAS := train,dev$(if $(shell command -v nvcc),,$(comma)gpu-build)
 
 MINUTES ?= 10
 
+# Python writes bytecode, even where the environment forbids it. Without it each of a hundred processes of the tests
+# compiles torch anew, which takes 1.4 of the 3 seconds of its import.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: install run test mutants fuzz sanitize bench docs gpu-build gpu-check gpu-test lint format wheel sdist dist \
 	kernel-hub check-dist clean
 
