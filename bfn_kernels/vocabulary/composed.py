@@ -1,8 +1,8 @@
 """The operators of flow embeddings and losses, composed of tiles (see `tiles`) and matrix products.
 
-The first argument is `library`, the library of `torch.ops` whose other operators the function calls. The arguments x,
-head, flow, cost, to and shard are described in `reference.py`, with their shapes. stats are numbers for each token that
-the forward pass returns for the backward pass.
+The first argument is `library`, the library of `torch.ops` whose other operators the function calls. `reference.py`
+describes the other arguments of `flow_embedding` and `loss`. stats: a few numbers for each token, which the forward
+pass returns for the backward pass. T is the number of tokens.
 """
 
 from collections.abc import Callable, Sequence
