@@ -1,7 +1,7 @@
 """The closed forms in plain torch: the best code that a user would write without this library.
 
 It also works under torch.compile. Gradients are autograd's. `noise`, if it is passed, replaces the normals that torch
-would draw, and `draw_noise` the uniforms that draw a class.
+would draw, and `draw_noise` the uniforms that draw a class. Numbers in parentheses are equations of Graves et al. 2023.
 """
 
 import math
@@ -43,7 +43,7 @@ def continuous_update_sample(x, mean, precision, alpha, noise=None, *, out: Tens
 
 
 def continuous_continuous_time_loss(x: Tensor, prediction: Tensor, t: Tensor, *, sigma_1: float) -> Tensor:
-    """−ln σ₁·(x − x̂)²/v^t (101)."""
+    """−ln σ₁·(x − x̂)²/σ₁^{2t} (101)."""
     return continuous_weight(t, sigma_1) * (x - prediction.clamp(-1, 1)).square()
 
 

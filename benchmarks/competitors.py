@@ -41,7 +41,7 @@ class Competitor:
     function: Callable[[Case, str], Callable]
     compiled: bool = False
     truth: Truth = reference
-    held_to: str = "float64 reference"
+    held_to: str = "float64 reference"  # the name of the truth
     tolerance: float = TOLERANCE
     share: float = 1.0  # the share of a row's variables that must agree; the variables with the largest errors need not
     tensors: Callable[[dict], dict] = field(default=lambda tensors: tensors)  # converts tensors for this competitor

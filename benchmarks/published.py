@@ -2,8 +2,8 @@
 
 Probabilities of bins are differences of distribution functions, and sums run over all K bins. Monte-Carlo receivers
 are mixture densities of torch.distributions, `[draws, B, D, K]` and, for discrete data, `[draws, B, D, K, K]`. Each
-variable has a separate time, and the state of discrete data is θ. Users of the authors' code have these times; better
-code is in closed_forms.py.
+variable has a separate time t, and the state of discrete data is θ. The measured durations are what users of the
+authors' code get. Better code is in closed_forms.py.
 
 `noise`, if it is passed, replaces the normals that torch would draw, and `sent` the class that it would draw.
 """

@@ -33,7 +33,7 @@ class Row:
     competitor: str
     status: str
     note: str = ""  # the reason if the status is not ok
-    held_to: str = ""
+    held_to: str = ""  # the name of the truth that the result was compared with
     error: float = math.nan  # the largest error of the output and the gradients
     tolerance: float = math.nan
     median_ms: float = math.nan
@@ -129,7 +129,7 @@ def targets(cases: Sequence[Case], rows: Sequence[Row], backend: str, errors: di
     reached = f"{len(measured) - len(over)} of {len(measured)}"
     if worst:
         reached += f"; {worst.case}: {worst.peak_extra_bytes / MIB:.1f} of {worst.allowed_bytes / MIB:.1f} MiB"
-    what = "peak extra memory: outputs, gradients, saved ones, 1 MiB per thread"
+    what = "peak extra memory: outputs, gradients, stored gradients, 1 MiB per thread"
     found.append(Target(what, "all", reached, not over if measured else None))
     return found
 

@@ -74,8 +74,9 @@ QUICK = ("network.width=32", "network.depth=1", "train.batch_size=2", "train.mix
 
 @dataclass(frozen=True)
 class Plan:
-    """The sizes of a measurement. seconds: of training, for each loop. first: seconds of the first turn. examples: of
-    held-out data. repeats: times t for each of these. samples: their number. theirs, ours: steps of the samplers."""
+    """The sizes of a measurement. seconds: the seconds of training for each loop. first: the seconds of the first turn.
+    examples: the number of held-out examples. repeats: the number of times t for each example. samples: the number of
+    samples. theirs, ours: the numbers of steps of the samplers."""
 
     seconds: float
     first: float

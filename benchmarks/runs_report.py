@@ -100,7 +100,7 @@ SPEED_COLUMNS = (
 )
 QUALITY_COLUMNS = (
     *("experiment", "seconds", "bits, published", "bits, bfn"),
-    *("target", "s to it, published", "s to it, bfn", "faster by"),
+    *("target", "seconds to target, published", "seconds to target, bfn", "faster by"),
 )
 
 

@@ -1,7 +1,8 @@
 """A training step with a trivial network: a flow sample, the network, and the loss of its output.
 
 The network only adds a tensor to its input, so that no implementation can leave out the flow. With a large vocabulary,
-the step also has the first and the last linear layer, and the tensor is added between these layers.
+the step also has the first and the last linear layer, and the tensor is added between these layers. Numbers in
+parentheses are equations of Graves et al. 2023.
 """
 
 import functools
@@ -69,7 +70,7 @@ def of_vectors(embedding: Callable, loss: Callable) -> Callable:
 
 
 def of_layers(flow: Callable, loss: Callable) -> Callable:
-    """The same step for ops that take and return a number for each class."""
+    """The step of `of_vectors`, for ops that take and return a number for each class."""
 
     def step(
         x: Tensor, t: Tensor, weight: Tensor, head: Tensor, bias: Tensor, hidden: Tensor, **noise: Tensor

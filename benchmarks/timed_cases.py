@@ -33,7 +33,7 @@ OUTPUTS = {  # the inputs of a loss that are outputs of the network
 OF_VOCABULARY = ("weight", "head", "bias", "hidden")  # the inputs with a gradient in a step with a large vocabulary
 CLEAR = 1e-5  # the least probability of a class that is drawn for the gate
 ALLOWED_OF_NUMBERS = 0.05  # the share of a float32 tensor [..., K] that a step with a large vocabulary may allocate
-ALLOWED_PER_THREAD = 2**20  # bytes for each thread, in addition to outputs, gradients and saved tensors
+ALLOWED_PER_THREAD = 2**20  # bytes for each thread, in addition to outputs, gradients and stored gradients
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""Calls of the operators. gpu_build compiles or executes their kernels to see what these cost."""
+"""Calls of the operators. gpu_build compiles or executes their kernels to see what these cost.
+
+In the functions below, `ops` has the operators, as `ops.<family>.<operator>`.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -32,8 +35,8 @@ DRAW, WHOLE = Sent(SAMPLE, None, None, None), Sent(MEAN, None, None, None)
 
 
 class Row(NamedTuple):
-    """A call, how many variables it works on, and the bytes that it must move for each. `ops` has the operators, as
-    `ops.<family>.<operator>`. For discrete data a class counts as a variable."""
+    """A call, the number of variables that it works on, and the bytes that it must move for each variable. For discrete
+    data, each class of a token counts as a variable."""
 
     name: str
     variables: int
@@ -43,9 +46,9 @@ class Row(NamedTuple):
 
 def of_data(ops: Any, x: torch.Tensor, noise_scale: float = 1.0) -> list[Row]:
     """Calls of the operators of continuous and discretised data, with noise predictions and all gradients. The n-step
-    losses of mixtures are left out, which take long to compile and spill up to 150 bytes a thread.
+    losses of mixtures are left out, since they take long to compile and spill up to 150 bytes a thread.
 
-    noise_scale: what the std of discretised data is multiplied by."""
+    noise_scale: the factor by which the std of discretised data is multiplied."""
     row, seed, width = torch.ones(x.shape[0], 1), torch.tensor(1), x.element_size()
     many, scale = torch.zeros(*x.shape, 10, dtype=x.dtype), row * noise_scale
     one, mixture = Network(x, x, None, x, row, scale), Network(many, many, many, x, row, scale)
@@ -145,7 +148,7 @@ def of_angles(ops: Any, x: torch.Tensor) -> list[Row]:
 
 
 def of_classes(ops: Any, z: torch.Tensor) -> list[Row]:
-    """Calls of the operators of discrete data, for which a class counts as a variable."""
+    """Calls of the operators of discrete data. Each class of a token counts as a variable."""
     x, row, noise = torch.zeros(z.shape[:-1], dtype=torch.long), torch.ones(z.shape[0], 1), Noise(torch.tensor(1), None)
     scale, stats, draws = torch.tensor(1.0), torch.ones(*x.shape, ROW_STATS), Draws(None, None, 10, *noise)
     classes, width, outs = z.shape[-1], z.element_size(), (torch.empty_like(z), torch.empty_like(z))
@@ -176,8 +179,8 @@ def of_classes(ops: Any, z: torch.Tensor) -> list[Row]:
 
 
 def of_tiles(ops: Any, tile: torch.Tensor) -> list[Row]:
-    """Calls of what Triton has for the tiles of large vocabularies, `[tokens, classes]`, with 10 draws in those of
-    L_n."""
+    """Calls of Triton's kernels for a tile of a large vocabulary, `[tokens, classes]`. The kernels of L_n compute 10
+    draws."""
     tokens, classes = tile.shape
     x, each, seed, width = torch.arange(tokens), torch.ones(tokens), torch.tensor(1), tile.element_size()
     sent = x, x, each, each, seed, 0, classes
@@ -196,8 +199,8 @@ def of_tiles(ops: Any, tile: torch.Tensor) -> list[Row]:
 
 
 def of_products(ops: Any, hidden: torch.Tensor, weight: torch.Tensor) -> list[Row]:
-    """Calls of what Triton multiplies on tensor cores for large vocabularies, `[tokens, d]` by `[classes, d]`; a class
-    of a token counts as a variable. Those that make noise take the first FUSED_WIDTH columns."""
+    """Calls of Triton's products on tensor cores for large vocabularies, `[tokens, d]` by `[classes, d]`. Each class of
+    a token counts as a variable. The products that make noise take the first FUSED_WIDTH columns."""
     (tokens, width), classes = hidden.shape, len(weight)
     x, each, seed, logits = torch.arange(tokens), torch.ones(tokens), torch.tensor(1), torch.zeros(tokens, classes)
     sent, wide = (x, x, each, each, seed, 0, classes), torch.zeros(tokens, width)
@@ -216,5 +219,5 @@ def of_products(ops: Any, hidden: torch.Tensor, weight: torch.Tensor) -> list[Ro
         (f"logits, d = {width}", lambda: ops.vocabulary.product(hidden, weight.t(), False, logits)),
         (f"by hidden, d = {width}", lambda: ops.vocabulary.product(logits, weight, True, wide)),
     ]
-    # bytes of what is stored; what is read once is few beside it
+    # The bytes are float32 logits that are written or read. The vectors have few bytes compared with the logits.
     return [Row(f"product, {name}", logits.numel(), 4 * (place > 2), call) for place, (name, call) in enumerate(calls)]

@@ -49,7 +49,7 @@ def resources(log: str, architecture: int) -> dict[str, tuple[int, int, int]]:
 
 
 def kernels(architectures: Sequence[int], folder: Path) -> list[Kernel]:
-    """For each source and architecture the most that one of its kernels takes."""
+    """For each source file and architecture: the most registers, shared memory and spills of one of its kernels."""
     build(architectures, folder)
     found = []
     for log in sorted(folder.rglob(f"*.{'-'.join(map(str, architectures))}.log")):

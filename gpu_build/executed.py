@@ -1,6 +1,6 @@
-"""What the kernels execute for a variable: their PTX, run by the interpreter of tests/ptx with random data.
+"""Counts what the kernels execute for each variable. The interpreter of tests/ptx runs their PTX on random data.
 
-A kernel's PTX is what was executed; ptxas makes machine code of it, whose instructions `RULES` estimates.
+On a GPU, the machine code would run that ptxas makes of the PTX. `RULES` estimates its instructions.
 """
 
 import functools
@@ -18,10 +18,11 @@ from gpu_build.table import Execution
 
 CLASSES = (4, 27, 128, 2048)
 
-# For instructions of PTX, the classes of machine instructions that ptxas makes of one. The first rule that matches the
-# whole name counts. Moves and conversions of pointers are taken to vanish in other instructions, and so are masks and
-# shifts of 64 bits, by which nvcc takes the halves of a product of two 32-bit numbers; ptxas makes one instruction of
-# the product. In loops without branches this comes to within a tenth of what the disassembly has.
+# A rule is a pattern for the names of PTX instructions, and the machine instructions that ptxas makes of one: how many
+# of each class, such as "fma" or "memory" (see PIPES in table.py). The first rule that matches the whole name counts.
+# Moves and conversions of pointers count as nothing, since ptxas makes them part of other instructions. So do masks and
+# shifts of 64 bits: nvcc takes the halves of a product of two 32-bit numbers by them, and ptxas makes one instruction
+# of the product. docs/gpu.md compares the counts with the disassembly.
 FREE: dict[str, float] = {}
 RULES: list[tuple[str, dict[str, float]]] = [
     (r"mov\..*|cvta.*|ld\.param.*|st\.param.*|(neg|abs)(\.ftz)?\.(f32|f64|bf16|f16)|cvt\.u64\.u32|cvt\.u32\.u64|"
@@ -64,7 +65,7 @@ RULES: list[tuple[str, dict[str, float]]] = [
 
 @functools.cache
 def machine_instructions(name: str) -> dict[str, float]:
-    """How many machine instructions of each class an instruction of PTX is taken for."""
+    """The number of machine instructions of each class that an instruction of PTX counts as."""
     for pattern, counts in RULES:
         if re.fullmatch(pattern, name):
             return counts
@@ -72,7 +73,7 @@ def machine_instructions(name: str) -> dict[str, float]:
 
 
 def passes(name: str) -> float:
-    """The passes that the load and store unit makes for an access: it moves four bytes of each lane in one."""
+    """The passes that the load and store unit makes for an access. One pass moves four bytes of each lane."""
     vector = re.search(r"\.v(\d)\.", name)
     element = re.search(r"[a-z](\d+)(x\d)?$", name)
     size = (int(vector[1]) if vector else 1) * (int(element[1]) if element else 32)
@@ -80,7 +81,7 @@ def passes(name: str) -> float:
 
 
 def interpreter(backend: str) -> Any:
-    """The module of tests/ptx that makes the backend out of PTX."""
+    """The module of tests/ptx that runs the PTX of the backend."""
     return importlib.import_module(f"tests.ptx.{backend}_ptx")
 
 
@@ -97,7 +98,7 @@ class Operators:
 
 
 def rows(backend: str, ops: Any, only: str = "") -> Iterable[Row]:
-    """The calls that have `only` in what the budget calls them."""
+    """The calls whose names in the budget contain `only`."""
     generator = torch.Generator().manual_seed(1)
     for dtype in (torch.float32, torch.bfloat16):
         x = torch.rand(8, 3072, generator=generator).mul(1.98).sub(0.99).to(dtype)
@@ -122,7 +123,7 @@ def ratio(part: float, whole: float) -> float:
 
 
 def execution(backend: str, row: Row, counts: dict[str, dict[str, Any]]) -> Execution:
-    """Of what the interpreter counted while the call ran."""
+    """The costs of a call, from what the interpreter counted while the call ran."""
     instructions: Counter[str] = Counter()
     together = [(name, executed) for kernel in counts.values() for name, executed in kernel.items()]
     for name, executed in together:
@@ -146,8 +147,8 @@ def execution(backend: str, row: Row, counts: dict[str, dict[str, Any]]) -> Exec
 
 
 def executions(backend: str, only: str = "") -> list[Execution]:
-    """Runs the calls on the PTX of a backend; nothing where the interpreter or the compiler is missing. If `only` says
-    which calls, no kernels but those that they launch are compiled."""
+    """Runs the calls on the PTX of a backend, and returns their costs. The list is empty if the interpreter or the
+    compiler is missing. If `only` chooses calls, only the kernels that they launch are compiled."""
     module = interpreter(backend)
     if module.missing():
         print(f"left out: what {backend} executes, since {module.missing()}", file=sys.stderr)
@@ -159,7 +160,8 @@ def executions(backend: str, only: str = "") -> list[Execution]:
         return []
     module.register(on_demand=bool(only))  # the interpreter knows of the tensors that are made from now on
     if backend == "triton":
-        importlib.import_module("bfn_kernels.vocabulary.triton_products").MANY = 1  # as with many more tokens
+        # Each program has all classes of its tokens, as if there were many more tokens.
+        importlib.import_module("bfn_kernels.vocabulary.triton_products").MANY = 1
     found = []
     for row in rows(backend, ops, only):
         ptx.counts()

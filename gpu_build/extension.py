@@ -9,7 +9,8 @@ from pathlib import Path
 
 # The symbols of torch's stable ABI, of Python's limited API, and the versioned ones of the C and C++ runtimes.
 ALLOWED = re.compile(r"(aoti_torch_|torch_|Py)\w+|\w+@(GLIBC|GLIBCXX|CXXABI|GCC)_[\d.]+")
-NEEDED = {"libtorch.so", "libtorch_cpu.so"}  # in a CUDA torch the former leads to the current stream
+# libtorch.so of a CUDA build of torch loads the library that has the function of BESIDE_CUDA.
+NEEDED = {"libtorch.so", "libtorch_cpu.so"}
 BESIDE_CUDA = "int aoti_torch_get_current_cuda_stream(int device, void** stream) { return *stream = 0, 0; }"
 
 LOAD = """
@@ -32,21 +33,22 @@ def library(folder: Path) -> Path:
 
 
 def foreign_symbols(library: Path) -> list[str]:
-    """The symbols that it imports and must not, since the next version of their library may not have them."""
+    """The symbols that the extension imports but must not: other versions of their libraries may not have them."""
     listed = subprocess.run(["nm", "-D", "--undefined-only", library], capture_output=True, text=True, check=True)
     symbols = [line.split() for line in listed.stdout.splitlines()]
     return [name for kind, name in symbols if kind == "U" and not ALLOWED.fullmatch(name)]
 
 
 def needed(library: Path) -> set[str]:
-    """The libraries that it is linked with."""
+    """The libraries that the extension is linked with."""
     dynamic = subprocess.run(["readelf", "-d", library], capture_output=True, text=True, check=True).stdout
     return set(re.findall(r"\(NEEDED\).*\[(.+)\]", dynamic))
 
 
 def operators(library: Path) -> dict[str, bool]:
-    """The native operators, and whether the library has a CUDA kernel for each. The library is loaded in a process of
-    its own; if torch was built without CUDA, a stub supplies the one function that is missing there."""
+    """The operators that a CUDA kernel must exist for, and whether the library has one. These are all operators with a
+    CPU kernel, except for the ones that only some libraries declare. A new process loads the library. Before that, it
+    loads a stub with the one function that the library needs and a torch without CUDA lacks."""
     with tempfile.TemporaryDirectory() as folder:
         source, stub = Path(folder, "stub.c"), Path(folder, "stub.so")
         source.write_text(BESIDE_CUDA)
@@ -59,11 +61,11 @@ def operators(library: Path) -> dict[str, bool]:
 
 
 def wrong(library: Path) -> list[str]:
-    """The errors, in one line each."""
+    """The errors of the extension, in one line each."""
     found = [f"{library.name} needs {name}, which is not of torch's stable ABI" for name in foreign_symbols(library)]
     linked = needed(library)
     found += [f"{library.name} is not linked with {name}" for name in sorted(NEEDED - linked)]
-    found += [f"{library.name} is linked with {n}" for n in sorted(linked) if "cuda" in n]
+    found += [f"{library.name} is linked with {n}, so it needs this CUDA" for n in sorted(linked) if "cuda" in n]
     known = operators(library)
     if not known:
         found.append("there are no operators on the CPU to compare with")

@@ -1,4 +1,4 @@
-"""The tools of NVIDIA's toolkit, and what a cubin holds."""
+"""Finds the tools of NVIDIA's toolkit, and lists the instructions in a cubin."""
 
 import importlib.util
 import re

@@ -1,4 +1,4 @@
-"""What kernels take and execute, the bound on their time that is predicted from this, and the tables of both."""
+"""What kernels take as they are compiled, what calls execute, a predicted bound on their time, and tables of these."""
 
 import csv
 from collections.abc import Iterable, Sequence
@@ -7,26 +7,27 @@ from pathlib import Path
 
 from rich.table import Table
 
-# The assumptions of every prediction, of an H100: its multiprocessors, its clock in Hz, the bytes per second of its
-# memory, and the cycles that a multiprocessor takes for an instruction of a lane, for each class of instructions and
-# each pipe that these take (CUDA programming guide, compute capability 9.0). CACHE: what others have measured of its
-# second-level cache. A warp's product of 16 by 8 by 16 takes the tensor cores a cycle at their peak, which products by
-# four warps at once come near to, and those by one warp come to two thirds of.
+# The assumptions of every prediction, for an H100: its multiprocessors, its clock in Hz, and the bytes per second of
+# its memory and of its second-level cache (CACHE, as others have measured it). A pipe is a unit of a multiprocessor.
+# PIPES has, for each pipe, the classes of instructions that it executes, and the cycles that it takes for an
+# instruction of one lane (CUDA programming guide, compute capability 9.0). At their peak, tensor cores take one cycle
+# for a warp's product of 16 by 8 by 16. Products by four warps at once come near this peak; products by one warp reach
+# two thirds.
 SMS, CLOCK, BANDWIDTH, CACHE = 132, 1.7e9, 3.35e12, 5.5e12
 PIPES = {
-    "fma": {"fma": 1 / 128, "imad": 1 / 64},  # a half of the lanes has products of integers
+    "fma": {"fma": 1 / 128, "imad": 1 / 64},  # half of the lanes can multiply integers
     "alu": {"alu": 1 / 64},
     "special": {"special": 1 / 16},
     "fp64": {"fp64": 1 / 64},
     "memory": {"memory": 1 / 32, "shuffle": 1 / 32},
     "tensor": {"tensor": 1 / 32},
 }
-ISSUE = 1 / 128
+ISSUE = 1 / 128  # the cycles for issuing an instruction of one lane, whatever its pipe
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """What a kernel for one architecture takes of a multiprocessor, as it was compiled."""
+    """The registers, shared memory and spills of a kernel that was compiled for one architecture."""
 
     backend: str
     name: str
@@ -38,11 +39,12 @@ class Kernel:
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """What a call executed for a variable, or for a class of discrete data.
+    """What a call executed, divided by the number of its variables (see `calls.Row`).
 
-    instructions: of each class. bytes: what it must move. sectors: the 32-byte pieces of global memory that its
-    accesses reached. coalescing: the share of the sectors that would have done if the same bytes lay side by side;
-    conflict_free: the same of the passes of shared memory. lanes: the share of a warp's lanes that took part.
+    instructions: the number of each class of instructions, such as "fma". bytes: the bytes that the call must move.
+    sectors: the 32-byte pieces of global memory that its accesses reached. coalescing: the share of these sectors that
+    would suffice if the bytes were contiguous. conflict_free: the share of the passes to shared memory that would
+    suffice without bank conflicts. lanes: the share of a warp's lanes that took part.
     """
 
     backend: str
@@ -64,14 +66,14 @@ class Execution:
         return " ".join(f"{name} {count:.0f}" for name, count in most if count >= 0.5)
 
     def seconds(self) -> dict[str, float]:
-        """The predicted time for one variable if it were limited by one pipe, by the issue of instructions or by memory
-        alone."""
+        """The predicted time for one variable if it were limited only by one pipe, by the issue of instructions, by the
+        cache or by memory."""
         cycles = {pipe: sum(self.instructions.get(c, 0.0) * n for c, n in of.items()) for pipe, of in PIPES.items()}
         pipes = {name: count / SMS / CLOCK for name, count in (cycles | {"issue": self.total * ISSUE}).items()}
         return pipes | {"cache": 32 * self.sectors / CACHE, "bandwidth": self.bytes / BANDWIDTH}
 
     def bound_by(self) -> str:
-        """What limits it: a pipe, the issue of instructions or memory."""
+        """What limits the call: a pipe, the issue of instructions, the cache or the bandwidth of memory."""
         seconds = self.seconds()
         return max(seconds, key=seconds.__getitem__)
 
@@ -83,7 +85,7 @@ class Execution:
         return self.share_of("bandwidth")
 
     def share_of(self, what: str) -> float:
-        """The share of the predicted time that this would take alone."""
+        """The time that this limit alone predicts, as a share of the predicted time."""
         seconds = self.seconds()
         return seconds[what] / max(seconds.values())
 

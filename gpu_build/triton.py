@@ -89,7 +89,7 @@ def compiled(launch: Launch, architecture: int) -> Any:
 
 
 def resources(name: str, launch: Launch, architecture: int, folder: Path) -> Kernel:
-    """What the compiled kernel of a launch takes of a multiprocessor."""
+    """Compiles the kernel of a launch, and returns what it takes of a multiprocessor."""
     cubin = folder / f"triton {name}.sm_{architecture}.cubin".replace(" ", "_").replace(",", "")
     cubin.write_bytes(compiled(launch, architecture).asm["cubin"])
     command = [sass.find_tool("cuobjdump"), "-res-usage", str(cubin)]
@@ -100,8 +100,8 @@ def resources(name: str, launch: Launch, architecture: int, folder: Path) -> Ker
 
 
 def _of_architecture(architecture: int, folder: Path) -> list[Kernel]:
-    """The kernels of each operator. Of its launches the first one that writes no table of nodes is compiled; a second
-    one only adds a few sums."""
+    """The compiled kernels of the calls. Of a call's launches, only the first one that does not write a table of nodes
+    is compiled, since a later one only adds a few sums."""
     found = []
     for dtype, sizes in ((torch.float32, (27, 2048, 32768)), (torch.bfloat16, (27,))):
         data = torch.zeros(32, 3072, dtype=dtype)

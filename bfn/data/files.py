@@ -16,7 +16,8 @@ from bfn.configs import Config, ConfigError
 
 
 def find_file(config: Config, names: Sequence[str], folders: Sequence[str]) -> Path:
-    """The first file that exists with one of the names, in one of these folders inside data.folder ("" is itself)."""
+    """The first file that exists with one of the names in one of the folders. The folders are relative to data.folder;
+    "" is data.folder itself."""
     name = config.data.name
     if config.data.folder is None:
         raise ConfigError(
@@ -77,12 +78,13 @@ def read_idx(path: Path) -> np.ndarray:
         return pixels.reshape(shape)
 
 
-# All names that a pickle of numpy's arrays imports.
+# All names that a pickle with arrays of numpy imports.
 ARRAYS = {"_reconstruct": np.zeros(0).__reduce__()[0], "ndarray": np.ndarray, "dtype": np.dtype}
 
 
 class ArrayUnpickler(pickle.Unpickler):
-    """Reads pickles of numpy's arrays. It refuses all other objects, since a pickle can run any code."""
+    """Reads pickles of arrays of numpy and of Python's built-in types. It refuses a pickle that imports anything else,
+    since that could run any code."""
 
     def find_class(self, module: str, name: str) -> Any:
         if name not in ARRAYS:

@@ -59,11 +59,11 @@ def keep_freed_memory() -> None:
 def start(cpu: bool = False, mixed_precision: str = "no") -> Accelerator:
     """Joins the other processes that torchrun or accelerate has started, if any.
 
-    accelerate gets only the precision fp16, since it scales the losses; bf16 needs only `Choice.autocast`. Matrix
-    products and convolutions of float32 use a GPU's tensor cores (TF32), as in the published code.
+    accelerate is told of fp16, for which it scales the losses. It is not told of bf16, which `Choice.autocast` turns
+    on. Matrix products and convolutions of float32 use a GPU's tensor cores (TF32), as in the published code.
 
-    Raises a RunError if a launcher has set up anything but DistributedDataParallel, or if the device does not have the
-    precision.
+    Raises a RunError if the processes cannot find each other, if accelerate does not join all of them, if a launcher
+    has set up anything but DistributedDataParallel, or for fp16 on a CPU.
     """
     refuse_lost()
     # without a GPU, accelerate joins the processes only if it is told to use the CPU
@@ -134,8 +134,9 @@ def from_main(value: Value) -> Value:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """If the body fails in one process, it fails in all, so that no process waits for another. The failed process of
-    the lowest rank raises its own error. Every other process raises a RunError that repeats it."""
+    """Waits until all processes have left the body. If the body has failed in one of them, all raise an error, so that
+    no process goes on and waits for the others. The failed process of the lowest rank raises its own error. Every other
+    process raises a RunError that repeats it."""
     own: Exception | None = None
     try:
         yield

@@ -1,8 +1,8 @@
 """The operators of binary data in Triton, the counterpart of csrc/cpu/binary.cpp.
 
-An operator takes the arguments of the function of the same name in `reference.py`, whose docstring has their shapes. A
-loss also takes a bool, whether its gradient is needed. The kernel takes the same arguments, with views instead of
-tensors.
+A function takes the arguments of the function of the same name in `reference.py`, whose docstring has their shapes. A
+loss also takes a bool: whether its gradient is needed. Its kernel takes views (see `triton_ops.views`) of the inputs
+and of the results, and the number of variables. Numbers in parentheses are equations of Graves et al. 2023.
 """
 
 import torch

@@ -1,7 +1,9 @@
 """The operators of circular data in Triton, the counterpart of csrc/cpu/circular.cpp.
 
-An operator takes the arguments of the function of the same name in `reference.py`, whose docstring has their shapes. A
-loss also takes whether its gradients are needed. The kernel takes the same arguments, with views instead of tensors.
+A function takes the arguments of the function of the same name in `reference.py`, whose docstring has their shapes. A
+loss also takes a bool for each gradient: whether it is needed. Its kernel takes views (see `triton_ops.views`) of the
+inputs and of the results, and the number of variables. Kernels compute with angles in turns: an angle divided by the
+period.
 """
 
 import math

@@ -1,7 +1,8 @@
 """The operators of continuous data in Triton, the counterpart of csrc/cpu/continuous.cpp.
 
-An operator takes the arguments of the function of the same name in `reference.py`, whose docstring has their shapes.
-Its kernel takes the same arguments, with views instead of tensors.
+A function takes the arguments of the function of the same name in `reference.py`, whose docstring has their shapes. A
+loss also takes a bool for each gradient: whether it is needed. Its kernel takes views (see `triton_ops.views`) of the
+inputs and of the results, and the number of variables. Numbers in parentheses are equations of Graves et al. 2023.
 """
 
 import torch
@@ -68,7 +69,7 @@ def step(
 
 
 def _network_views(shape: torch.Size, network: Prediction) -> Prediction:
-    """The views of a network's prediction. The range is a constant when the kernel is compiled."""
+    """The views of a network's prediction. The range to which x̂ is clamped is a constant of the compiled kernel."""
     return Prediction(*views(shape, *network[:4]), *constants(*network[4:]))
 
 
@@ -88,8 +89,8 @@ def _update(network, solver, known, known_mask, noise, out, predicted, count, T:
 
 @triton.jit
 def predict(network, block, T: tl.constexpr):
-    """x̂ = mean_scale·μ − noise_scale·ε̂ (84), and the two scales. If both scales are 0, as for t < t_min, x̂ is 0 even if
-    μ or ε̂ is infinite or NaN. If the network has no scales, they count as 0 and −1, and x̂ is the prediction."""
+    """x̂ = mean_scale·μ − noise_scale·ε̂ (84), and the two scales. If both scales are 0, as for t < t_min, x̂ is 0 even
+    if μ or ε̂ is infinite or NaN. If the network has no scales, they count as 0 and −1, and x̂ is the prediction."""
     mean_scale, noise_scale = load(network.mean_scale, block, T), load(network.noise_scale, block, T, -1.0)
     x_hat = -noise_scale * load(network.prediction, block, T)
     if network.mean_scale[0] is not None:

@@ -1,8 +1,10 @@
 """The operators of discrete data in Triton, the counterpart of csrc/cpu/discrete.cpp.
 
-An operator takes the arguments of the function of the same name in `reference.py`, whose docstring has their shapes.
-Its kernel takes the same arguments, with views instead of tensors, and the arguments that `launch_rows` adds. Rows that
-fit in a tile are read once. Longer rows are read several times, and their noise is computed again each time.
+A function takes the arguments of the function of the same name in `reference.py`, whose docstring has their shapes.
+Its kernel takes views of the inputs and of the results, and the arguments that `launch_rows` adds. A row is the K
+numbers of one variable. A tile has some whole rows, or a part of a row that is too long (see `triton_ops.classes`). A
+kernel may read such a row several times, and computes its noise again each time. Numbers in parentheses are equations
+of Graves et al. 2023.
 """
 
 import torch
@@ -296,8 +298,9 @@ def _loss_backward(grad, x, weight, mask, logits, stats, grad_logits, count, S: 
     total = e_x + rest
     rest_square = tl.where(_wrong(e_x, total), rest - fourth, fourth)
     inverse = reciprocal(total)
+    # s is Σ p_k² over the classes but x.
     p_x, q, s = (e_x * inverse)[:, None], (rest * inverse)[:, None], (rest_square * square(inverse))[:, None]
-    top_less_s = ((e_x + fourth) * square(inverse))[:, None]  # p − s of the likeliest class, if that is not x
+    top_less_s = ((e_x + fourth) * square(inverse))[:, None]  # p − s of the likeliest class, if it is not x
     factor = tl.where(_in_range(x, S.K), load(grad, rows, S.T), float("nan"))
     if weight[0] is not None:
         factor *= 2.0 * load(weight, rows, S.T)

@@ -1,7 +1,8 @@
 """The output distribution of discretised data: the normal that the network predicts, and the values and probabilities
 of the bins.
 
-The functions are public in `bfn_kernels.discretised`.
+`output_distribution`, `expected_value`, `log_prob`, `sample` and `mode` are public in `bfn_kernels.discretised`.
+Numbers in parentheses are equations of Graves et al. 2023.
 """
 
 import math
@@ -91,9 +92,10 @@ def expected_value(
     clip: bool = True,
     backend: str | None = None,
 ) -> Tensor:
-    """Mean of the output distribution, k̂ = Σ p_k c_k = (1 − 1/K) − h·Σ Φ((b_j − mean)/std) over inner edges b_j.
+    """Mean of the output distribution, k̂ = Σ p_k c_k over the bins, where c_k is the centre of bin k.
 
-    h = 2/K is the width of a bin.
+    For one normal with clip=True, k̂ = (1 − 1/K) − h·Σ Φ((b_j − mean)/std) over the inner edges b_j, where h = 2/K is
+    the width of a bin.
 
     Args:
         mean: Means of the normals, `[B, ...]`, or `[B, ..., M]` of a mixture; differentiable.
@@ -101,9 +103,9 @@ def expected_value(
         num_bins: K, the number of bins, at least 2.
         mixture_logits: Logits of the components of a mixture, `[B, ..., M]`, M at most 1024; differentiable. None for
             one normal.
-        clip: True adds the mass beyond [−1, 1] to the first and the last bin (107–109); False renormalises the
-            distribution in [−1, 1]. If less than 1e-5 of the normal's mass lies in [−1, 1], as for every std from 8e4
-            on, the distribution is uniform.
+        clip: True adds the mass beyond [−1, 1] to the first and the last bin (107–109). False renormalises the
+            distribution in [−1, 1]; a normal with less than 1e-5 of its mass in [−1, 1], as with every std from 8e4 on,
+            then counts as uniform.
         backend: A name of `backends.BACKENDS`; None chooses the fastest one.
 
     Returns:
@@ -140,8 +142,8 @@ def log_prob(
         num_bins: K, the number of bins, at least 2.
         mixture_logits: Logits of the components of a mixture, `[B, ..., M]`, M at most 1024; differentiable. None for
             one normal.
-        clip: True adds the mass beyond [−1, 1] to the first and the last bin (107–109); False renormalises the
-            distribution in [−1, 1].
+        clip: True adds the mass beyond [−1, 1] to the first and the last bin (107–109). False renormalises the
+            distribution in [−1, 1]; a normal with less than 1e-5 of its mass in [−1, 1] then counts as uniform.
         backend: A name of `backends.BACKENDS`; None chooses the fastest one.
 
     Returns:
@@ -236,8 +238,8 @@ def mode(
 def normal_of(
     library: Library, dtype: torch.dtype, pred_mean, pred_log_std, mean, scales, bins: tuple
 ) -> tuple[Tensor, Tensor]:
-    """The mean and std in `dtype`, the type of the arithmetic. The operator that makes x̂ for continuous data computes
-    the mean, without clipping."""
+    """The mean and std of the normal that the network predicts, in `dtype`, the type of the arithmetic. The operator
+    `continuous.predict_data` computes the mean. Its range is infinite, so it does not clip."""
     pred_mean, pred_log_std = reference.pair(pred_mean, pred_log_std)
     if mean is not None and mean.dim() < pred_mean.dim():
         mean = mean.unsqueeze(-1).expand(pred_mean.shape)

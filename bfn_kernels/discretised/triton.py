@@ -1,8 +1,10 @@
 """The operators of discretised data in Triton, the counterpart of csrc/cpu/discretised.cpp.
 
-An operator takes the arguments of the function of the same name in `reference.py`, whose docstring has their shapes. If
-it has gradients, it then takes a bool for each, whether it is needed. Its kernel takes the same arguments, with views
-instead of tensors. C is the `Constants` of a kernel.
+A function takes the arguments of the function of the same name in `reference.py`, whose docstring has their shapes. If
+the forward pass computes gradients, a bool for each gradient follows: whether it is needed. The function's kernel takes
+views (see `triton_ops.views`) of the inputs, of the results and of the gradients, and the number of variables. The
+views of the network's output are a record `Network`. C is the `Constants` of a kernel. Numbers in parentheses are
+equations of Graves et al. 2023.
 """
 
 from collections.abc import Sequence
@@ -52,7 +54,8 @@ from bfn_kernels.triton_ops.views import (
 )
 
 SAMPLE, MODE = tl.constexpr(records.SAMPLE), tl.constexpr(records.MODE)
-# A program runs each rule of `expected_value` that a variable of its block needs. A small block needs fewer rules.
+# The sums of k̂ have several formulas, and the std decides which one a variable needs (see `triton_expected`). A
+# program computes each formula that a variable of its block needs. A small block needs fewer formulas.
 BLOCK = 256
 
 
@@ -69,8 +72,10 @@ def _components(mixture_logits: Tensor | None) -> int:
 def _gradients(
     shape: torch.Size, output: Sequence[Tensor | None], dtype: torch.dtype, needed: Sequence[bool]
 ) -> tuple[list, list]:
-    """Returns new tensors for the gradients that the forward pass saves, empty if not needed, and their views. shape:
-    the shape of the variables. output: the two predictions and the mixture logits."""
+    """Returns new tensors for the gradients that the forward pass stores, and their views. A tensor is empty if its
+    gradient is not needed. shape: the shape of the variables. output: the predicted mean, the predicted log std and the
+    mixture logits. If the log std is None, the mean has both predictions in a last dimension of size 2. The mixture
+    logits are None for one normal."""
     sizes = [t.shape if t is not None and n else (0,) for t, n in zip(output, needed, strict=True)]
     saved = [torch.empty(size, dtype=dtype, device=output[0].device) for size in sizes]
     written = [t if n else None for t, n in zip(saved, needed, strict=True)]
@@ -119,7 +124,8 @@ def _new_values(mean: Tensor, mixture_logits: Tensor | None) -> Tensor:
 
 
 def _normals(mean: Tensor, std: Tensor, mixture_logits: Tensor | None) -> Network:
-    """The views of normals whose mean and std are arguments of the op, not predictions."""
+    """The views of normals whose mean and std are arguments of the op, not predictions. The field pred_log_std has the
+    std."""
     shape = mean.shape if mixture_logits is None else mean.shape[:-1]
     return network_views(shape, Network(mean, std, mixture_logits, None, None, None))
 

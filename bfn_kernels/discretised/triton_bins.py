@@ -1,7 +1,8 @@
 """The network's normal, bins and their probabilities in Triton, the counterpart of
 csrc/math/{discretised,bins,bin_prob}.h.
 
-A bin is a zero-based index, which is a float so that NaN stays NaN. C is the `Constants` of a kernel.
+A bin is its index, counted from 0; it is a float so that NaN stays NaN. C is the `Constants` of a kernel. Numbers in
+parentheses are equations of Graves et al. 2023.
 """
 
 from typing import Any, NamedTuple
@@ -133,7 +134,7 @@ def _by_mean_and_std(value, by_left, by_right, left, right, std):
 def log_inner_bin(left, right, z, d, log_d, std):
     """ln of the mass of a bin, with its derivatives by mean and std.
 
-    z is the bin's centre, d its width, and left and right are its edges, all relative to the mean and in units of std.
+    z is the bin's centre and left and right are its edges, relative to the mean. d is the bin's width. The unit is std.
     The edges are arguments, since z ± d/2 would lose digits of a wide bin's nearer edge. For a narrow bin a Taylor
     series about its centre is used, since Φ(right) − Φ(left) would cancel.
     """

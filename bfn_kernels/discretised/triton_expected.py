@@ -1,8 +1,10 @@
 """k̂ = Σ p_k c_k, the mean of the output distribution, in Triton, the counterpart of csrc/math/expected_value.h.
 
-k̂ needs sums over the inner edges of the bins, which are a uniform grid. A small std needs only a few edges, which are
-summed one by one. For a larger std, Euler–Maclaurin's formula gives the sums, and for a large std a Taylor series, so
-that the cost does not grow with K. A wide unclipped distribution has another series.
+p_k is the probability of bin k, c_k its centre, and h = 2/K its width. φ and Φ are the density and the distribution
+function of the standard normal. k̂ needs sums over the inner edges of the bins, which are a uniform grid. One of
+several rules computes the sums. For a small std, the rule adds the few edges near the mean one by one. For a larger std
+it is Euler–Maclaurin's formula, and for a large std a Taylor series. So in float32 the cost does not grow with K. In
+float64 all edges are added. A wide unclipped distribution has another series.
 """
 
 import triton
@@ -206,8 +208,8 @@ def _renormalised(parts, mean, std, K: tl.constexpr):
     """k̂ of the unclipped distribution and its derivatives, from k̂ of the clipped distribution at |mean|.
 
     The first and the last bin lose the mass beyond [−1, 1], and the rest is divided by the mass in [−1, 1]. k̂ is 0 if
-    this mass is tiny. If |mean| > 1, the distance of k̂ from the last centre is computed, since a sum for k̂ itself would
-    cancel.
+    this mass is tiny. If |mean| > 1, the distance of k̂ from the last centre is computed, since a sum for k̂ itself
+    would cancel.
     """
     base, shift, by_mean, by_std = parts
     m = tl.abs(mean)
@@ -245,8 +247,8 @@ def _select(condition, new, old):
 
 @triton.jit
 def expected_value(mean, std, K: tl.constexpr, CLIP: tl.constexpr):
-    """k̂ = Σ p_k c_k and its derivatives by mean and std. k̂ is the sum of two parts, base and shift, so that losses can
-    compute (x − base) − shift, which does not cancel. A rule runs only if a variable of the block needs it."""
+    """k̂ = Σ p_k c_k and its derivatives by mean and std. k̂ is the sum of two parts, base and shift, so that losses
+    can compute (x − base) − shift, which does not cancel. A rule runs only if a variable of the block needs it."""
     h: tl.constexpr = 2.0 / K
     m = mean if CLIP else tl.abs(mean)
     if mean.dtype == tl.float64:  # a single rule, since the others are not accurate enough for float64

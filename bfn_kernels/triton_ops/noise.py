@@ -1,7 +1,7 @@
 """Noise that depends only on a seed and a position, the counterpart of csrc/math/philox.h.
 
-A call of Philox makes the four normals of a group. The argument `noise` is a record with a `seed` and a view of
-explicit `noise`, such as `Noise` or `Draws`.
+One evaluation of Philox makes the four words of a group, which become four normals or four uniforms. The argument
+`noise` is a record with a `seed` and a view of explicit `noise`, such as `Noise` or `Draws`.
 """
 
 import triton
@@ -91,7 +91,7 @@ def noise_of(noise, block, stream: tl.constexpr, T: tl.constexpr, draw=0, count=
 @triton.jit
 def uniforms_of(noise, block, stream: tl.constexpr, T: tl.constexpr):
     """The same as `uniforms`, for a block of elementwise data, where each element is a row. It is faster, since each
-    call of Philox serves four elements."""
+    evaluation of Philox serves four elements."""
     if noise.noise[0] is not None:
         return load(noise.noise, block, T)
     else:

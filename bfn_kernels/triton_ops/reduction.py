@@ -1,5 +1,5 @@
-"""Masks and reduces losses per variable in a fixed order: each program sums its block, then a second kernel adds these
-sums."""
+"""Masks and reduces losses per variable in a fixed order. For a "mean" or "sum", each program sums its block, and a
+second kernel adds these sums. For "batch", the second kernel adds the losses of each example."""
 
 from typing import Any, NamedTuple
 

@@ -1,4 +1,5 @@
-"""Row scalars in Triton, the counterpart of csrc/math/schedules.h. One launch computes all row scalars of a call, in
+"""Row scalars in Triton, the counterpart of csrc/math/schedules.h. A row scalar is a number that an op computes for
+each row of its data from the row's time or accuracy, such as γ. One launch computes all row scalars of an op, in
 float64."""
 
 import math
@@ -22,8 +23,8 @@ _BLOCK, _WARPS = 128, 4
 
 
 class Arguments(NamedTuple):
-    """The last arguments of `row_scalars`. shape: the shape of the variables. wide: whether the scalars are float64 or
-    float32."""
+    """The last arguments of `row_scalars`. shape: the shape of the variables. wide: True for scalars in float64, False
+    for float32."""
 
     schedule: int
     parameter: float

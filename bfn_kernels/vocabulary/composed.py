@@ -1,6 +1,8 @@
 """The operators of flow embeddings and losses, composed of tiles (see `tiles`) and matrix products.
 
-An operator takes the arguments of the function of the same name in `reference.py`, whose docstring gives their shapes.
+The first argument is `library`, the library of `torch.ops` whose other operators the function calls. `reference.py`
+describes the other arguments of `flow_embedding` and `loss`. stats: a few numbers for each token, which the forward
+pass returns for the backward pass. T is the number of tokens.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +25,9 @@ from bfn_kernels.vocabulary.tile_functions import Messages, kernel_of, p_minus_g
 from bfn_kernels.vocabulary.tiles import FUSED_WIDTH, HALF, Grid, Logits, OnlineSoftmax, Products, Tokens, for_products
 
 Tensors = tuple[Tensor, ...]
-ByLogits = Callable[[Tensor, slice, slice], None]  # overwrites a tile of logits by the gradient of the loss by these
+# Replaces a tile of logits, in place, by the gradient of the loss with respect to these logits. The slices are the
+# tokens and the classes of the tile.
+ByLogits = Callable[[Tensor, slice, slice], None]
 
 
 def flow_embedding(
@@ -94,8 +98,8 @@ def _fused(messages: Messages, name: str, vectors: Tensor) -> Callable | None:
 
 
 class LossLogits(Logits):
-    """The logits of a loss. If the head has a flow_scale, y are the flow's logits, which are computed again from the
-    noise."""
+    """The logits of a loss. If the head has a flow_scale, the method `y` computes the flow's logits again, from the
+    seed or the explicit noise."""
 
     def __init__(
         self,
@@ -155,8 +159,8 @@ def loss(
 
 
 def _sums(logits: LossLogits, cost: Cost) -> Tensor:
-    """The stored `Sums` of each token, `[1 + n_samples, T, 4]`: first of the logits z, then for each draw of a message
-    y the sums of z + y, which have y_x instead of z_x."""
+    """The stored `Sums` of each token, `[1 + n_samples, T, 4]`. Index 0 has the sums of the logits z. Index 1 + i has
+    the sums of z + y, where y is the message of draw i; its field z_x is y_x."""
     tokens, stats = logits.tokens, Sums.of_none(logits.hidden, 1 + cost.n_samples, len(logits.hidden))
     if logits.head_sums is not None and cost.alpha is None:
         hidden = logits.hidden.to(logits.weight.dtype)
@@ -175,7 +179,8 @@ def _sums(logits: LossLogits, cost: Cost) -> Tensor:
 
 def _divergences(stats: Tensor) -> tuple[Tensor, Tensor]:
     """For each draw and token `[n_samples, T]`: the loss y_x + LSE(z) − LSE(z + y), and the shift LSE(z + y) − LSE(z).
-    LSE(z) is ln Σ exp(z_k)."""
+    LSE(z) is ln Σ exp(z_k) over all classes. The stored sums leave out the class x, so LSE(z) is the logaddexp of
+    `Sums.log` and z_x."""
     z, z_and_y = Sums.stored(stats[0]), Sums.stored(stats[1:])
     before, after, y_x = z.log(), z_and_y.log(), z_and_y.z_x
     gap = torch.where(Row.of(stats[0]).max.isnan(), torch.nan, before - z.z_x)
@@ -212,7 +217,7 @@ def _by_logits(logits: LossLogits, stats: Tensor, cost: Cost, factor: Tensor) ->
 
 def _by_logits_of_draws(logits: LossLogits, stats: Tensor, cost: Cost, factor: Tensor) -> ByLogits:
     """The gradient of L_n by a logit is the mean over draws of n(p − p'), where p' = softmax(z + y). Each term is
-    computed as np(1 − exp(y − shift))."""
+    computed as n·p·(1 − exp(y − shift))."""
     row, (divergences, shift) = Row.of(stats[0]), _divergences(stats)
     factor, log_total = factor * (cost.n_steps / cost.n_samples), row.total().log()
     by_x = factor * p_minus_grown(row.z_x - row.max - log_total, divergences).sum(0)
@@ -263,7 +268,7 @@ def _gradients(
             if want_weight:
                 logits.products.add(sums, tile.t(), hidden[chunk], chunk.start > 0)
             if want_bias:
-                by_bias[classes] += tile.sum(0)  # not in float64, for which torch would copy the tile
+                by_bias[classes] += tile.sum(0)  # in its own type, since torch would copy the tile to sum in float64
             if want_scale:
                 y = logits.flow_grid.tile(chunk, classes)  # this memory still has the flow's logits
                 by_scale[chunk] += y.mul_(tile).sum(1)

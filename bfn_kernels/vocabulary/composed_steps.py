@@ -1,6 +1,6 @@
-"""The operators of sampling with a large vocabulary. Like the operators of `composed`, they compute tiles. A step first
-passes over tiles of logits to find what each token sends: a class, or probabilities. Then one pass over the state takes
-the step and embeds the new state. Logits are not stored but computed again when they are needed.
+"""The operators of sampling with a large vocabulary. Like the operators of `composed`, they compute one tile at a time
+(see `tiles`). A step first computes the logits, to find what each token sends: a class, or probabilities. Then one pass
+over the state computes the new state and its embedding. Logits are not stored but computed again when they are needed.
 """
 
 from collections.abc import Iterator
@@ -36,8 +36,9 @@ def step(
     out: Tensor,
     embedded_out: Tensor | None,
 ) -> None:
-    """Writes z' = keep·z + α(Kp − 1) + std·ξ into `out`. p is the one-hot vector of the class that a token sends or, if
-    tokens send probabilities, the result of `_Probabilities`. Writes the embedding of z' into `embedded_out`."""
+    """Writes z' = keep·z + α(Kp − 1) + std·ξ into `out`, where α is `solver.take` and ξ are normals. p is the one-hot
+    vector of the class that a token sends or, if tokens send probabilities, the result of `_Probabilities`. Writes the
+    embedding of z' into `embedded_out`."""
     lead, step_tile = state.shape[:-1], tile_function(library, "step_tile", state)
     dtype = compute_dtype(state, *head, solver.previous, *head_before, embedding)
     keep, alpha, std, extrapolation = (
@@ -135,8 +136,8 @@ def _tops_and_totals(logits: Logits) -> tuple[Tensor, Tensor]:
 
 
 def _drawn(logits: Logits, shard: Shard, uniforms: Tensor) -> Tensor:
-    """Draws a class for each token from its uniform, by the rule of `noise.draw_class`. It is −1 if the softmax is NaN.
-    The function first finds the process that has the class, then the tile, and computes the logits of this tile
+    """Draws a class for each token from its uniform, as `noise.draw_class` does. The class is −1 if the softmax is
+    NaN. The function first finds the process that has the class, then the tile, and computes the logits of this tile
     again."""
     tops, totals = _tops_and_totals(logits)
     top = shard.gathered(tops.amax(0)).amax(0)

@@ -1,7 +1,8 @@
 """The operators of large vocabularies, each with its fake and its backward pass.
 
-The function of the same name in `reference.py` computes the same result and has the same arguments. No operator stores
-a number for each class of each token, except in the state of a sampler.
+`flow_embedding`, `loss`, `mode` and `step` have the arguments of the functions of the same names in `reference.py`, and
+compute the same results. The other operators are gradients, a loss with its gradients, and kernels for one tile (see
+`tiles`) or for products. No operator stores a number for each class of each token, except in the state of a sampler.
 """
 
 from collections.abc import Sequence
@@ -127,7 +128,8 @@ OPERATORS = [
         composed=True,
     ),
     Operator(
-        # `loss` without draws, reduced to a number, for one process on a CPU; its tile is as large as the weight
+        # `loss` without draws, reduced to a number, for one process on a CPU; its tile takes as much memory as the
+        # weight
         f"loss_with_gradients({_LOGITS}, Tensor? rate, Tensor? mask, int reduction, {_NEEDS}) -> "
         f"(Tensor loss, {_GRADIENTS})",
         fake=_loss_with_gradients_fake,

@@ -1,6 +1,7 @@
 """Large vocabularies in plain PyTorch: the executable specification, which stores the logits of all classes.
 
 Each op is the op of `discrete` for the logits of a linear head. `discrete.reference` gives the shapes of the arguments.
+Numbers in parentheses are equations of Graves et al. 2023.
 """
 
 from typing import NamedTuple

@@ -3,7 +3,7 @@ them, one tile at a time. Only the state has K numbers for each token. Nothing i
 
 Logits are linear in hidden, bias and flow_scale. So for a temperature T, pass hidden/T, bias/T and flow_scale/T. For
 guidance with weight w, pass (1 + w)·hidden − w·h, where h are the hidden states without the condition. Combine the two
-flow_scales in the same way, and pass the bias as it is.
+flow_scales in the same way, and pass the bias as it is. Numbers in parentheses are equations of Graves et al. 2023.
 """
 
 from collections.abc import Sequence

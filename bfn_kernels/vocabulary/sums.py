@@ -1,9 +1,10 @@
-"""Losses of a row of logits z, from sums over its classes [derived].
+"""Losses of a row, from sums over its classes [derived]. A row is the logits z of one token, and x is its true class.
 
-The sums have the terms e_k = exp(z_k − t) for the wrong classes k ≠ x, where t is the largest logit of these classes.
-The class x is left out, so that nothing cancels as p_x goes to 1. One class with the logit t is left out, too, since
-its term, 1, would be so large that small terms lose their digits. All terms are positive, so sums over two sets of
-classes can be joined without cancellation. All numbers are float64.
+The sums have the terms e_k = exp(z_k − t) for the wrong classes k ≠ x, where t is the largest logit of these classes,
+or LEAST if it is smaller. The class x is left out, so that nothing cancels as p_x goes to 1. One class with the logit t
+is left out, too, since its term, 1, would be so large that small terms lose their digits. No term is negative, so sums
+over two sets of classes can be joined without cancellation. All numbers are float64. Numbers in parentheses are
+equations of Graves et al. 2023.
 """
 
 from typing import NamedTuple

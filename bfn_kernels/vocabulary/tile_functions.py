@@ -1,6 +1,7 @@
-"""The functions that compute with a tile of large vocabularies. They are operators of the library. If the library lacks
-one, the function or method of the same name in this module computes it in plain PyTorch. csrc/ops/vocabulary.h
-describes them."""
+"""Functions that compute with one tile of a large vocabulary (see `tiles`). A library of `torch.ops` may have kernels
+for some of them. Without a kernel, the function or method of the same name in this module computes the same in plain
+PyTorch. csrc/ops/vocabulary.h describes the functions, except for `draws_tile` and `draw_slopes_tile`, for which only
+Triton has kernels. Numbers in parentheses are equations of Graves et al. 2023."""
 
 from collections.abc import Callable
 from typing import Any
@@ -83,7 +84,8 @@ def p_minus_grown(log_p: Tensor, growth: Tensor) -> Tensor:
 
 
 class Messages:
-    """The messages y = α(Ke_x − 1) + √(Kα)·ε about tokens (185), and the computations on tiles of them."""
+    """The messages y = α(Ke_x − 1) + √(Kα)·ε about tokens (185), and the computations on tiles of y. For a flow, α is
+    the accuracy β of all messages so far."""
 
     def __init__(self, library: Any, tokens: Any, alpha: Tensor, spread: Tensor, noise: Noise):
         self.library, self.tokens, self.seed, self.noise = library, tokens, noise.seed, noise.noise

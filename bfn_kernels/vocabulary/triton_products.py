@@ -1,6 +1,7 @@
 """Triton kernels for products of large vocabularies on tensor cores, for vectors of 16 bits.
 
-- `flow_products` computes θ·W as attention does, with y as scores. A program computes y of some tokens for a block of
+- `flow_products` computes θ·W. W has a vector for each class, y are the logits of a flow's sample, and θ is softmax(y).
+  The kernel works as attention does, with y as the scores. A program computes y of some tokens for a block of
   classes from the seed, in registers. It adds exp(y − top)·W to its sums, as in an online softmax. The backward kernel
   computes the same y again, and sums θᵀ·grad for some classes.
 - `head_sums` computes logits as products of vectors of length d, and from the logits the sums that a loss needs.
@@ -8,8 +9,9 @@
 
 Copies of the next blocks to shared memory overlap with the work on the current blocks (`num_stages`). A program
 computes noise and products in turn, so these two overlap only if a multiprocessor runs several programs. docs/gpu.md
-says what bounds each kernel. Sums are float32. Numbers between 0 and 1 are rounded to the type of the vectors. If
-several programs share the classes, their sums are joined in the order of the classes.
+says what bounds each kernel. The sums of a product are float32. Its first factor, exp(y − top) or θ for example, is
+rounded to the type of the vectors. If several programs share the classes, their sums are joined in the order of the
+classes.
 """
 
 import torch

@@ -2,11 +2,14 @@
 numbers for some tokens (rows) and some classes (columns). The kernels make noise, and compute what is needed between
 two matrix products.
 
-csrc/ops/vocabulary.h explains the arguments of the operators, except for `draws_tile` and `draw_slopes_tile`, which
-have no struct there. A program has some tokens. It goes through their rows of the tile in blocks of classes. Noise is
-made for groups of four classes. So in kernels with noise, blocks start at classes that are multiples of 4, and the
-first block may start before the tile. Noise that is needed twice and does not fit in the registers is computed twice,
-which takes less time than writing and reading it.
+csrc/ops/vocabulary.h explains the arguments of the functions, except for `draws_tile` and `draw_slopes_tile`, which
+have no struct there. The argument `rows` of a function has the number of each token, which determines its noise. In a
+kernel, `rows` is the block of tokens of the program (see `block_of`). A program goes through its rows of the tile in
+blocks of TILE classes. Numbers in parentheses are equations of Graves et al. 2023.
+
+Noise is made for groups of four classes. So in kernels with noise, blocks start at classes that are multiples of 4, and
+the first block may start before the tile. Noise that is needed twice and does not fit in the registers is computed
+twice, which takes less time than writing and reading it.
 """
 
 import triton
