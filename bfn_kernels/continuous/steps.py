@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bfn_kernels import backends, solvers
-from bfn_kernels.call import checks, keywords, rows
+from bfn_kernels import backends
+from bfn_kernels.call import checks, keywords, rows, steps
 from bfn_kernels.call.keywords import PARAMETRISATIONS, PUBLISHED, Clip, Limits, prediction_scalars
 from bfn_kernels.call.outputs import check_outputs, check_solver_step
 from bfn_kernels.call.rows import PerRow
@@ -118,6 +118,8 @@ def solver_step(
     parametrisation: str = "noise",
     limits: Limits = PUBLISHED,
     clip: Clip = (-1, 1),
+    unconditional: Tensor | None = None,
+    guidance: PerRow | None = None,
     known: Tensor | None = None,
     known_mask: Tensor | None = None,
     out: Tensor | None = None,
@@ -151,6 +153,9 @@ def solver_step(
         limits: `bfn_kernels.Limits`, of which t_min is read (1e-6 unless set): with parametrisation="noise", x̂ is 0
             before this time.
         clip: The range of the data, to which x̂ is clipped; None for data without bounds.
+        unconditional: The output of the network without its condition, `[B, ...]`; given together with guidance.
+        guidance: w, a number or a tensor shaped as t may be: the output is (1 + w)·prediction − w·unconditional. It is
+            computed by plain PyTorch.
         known: Values `[B, ...]` that x̂ has where known_mask is True (inpainting).
         known_mask: Bool, given together with known. Broadcastable to mean, or shaped as its leading dimensions.
         out: A tensor of the shape and type of mean, which may be mean itself, that receives the new mean.
@@ -177,12 +182,13 @@ def solver_step(
     checks.data("mean", mean)
     checks.like("prediction", prediction, "mean", mean)
     checks.choice("parametrisation", parametrisation, PARAMETRISATIONS)
+    prediction = keywords.guided_prediction(prediction, unconditional, guidance, "prediction", mean)
     schedule = continuous_schedule(sigma_1, schedule)
     low, high = checks.interval("clip", clip)
     known_mask = keywords.known_values(known, known_mask, mean, mean.shape)
     library, dtype = backends.library(backend, mean.device), checks.compute_dtype(prediction, mean, previous)
     scales = prediction_scalars(library, parametrisation, t, mean, dtype, None, schedule, limits)
-    solver = solvers.step_scalars(coefficients, rule, schedule, (t, t_next, t_previous), previous, mean, dtype)
+    solver = steps.step_scalars(coefficients, rule, schedule, (t, t_next, t_previous), previous, mean, dtype)
     seed = keywords.step_seed(mean, solver.std, seed, generator, noise)
     sent = known, known_mask, seed, noise, out, predicted_out
     return library.continuous.step(prediction, mean, *scales, low, high, *solver, *sent)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bfn_kernels import backends
-from bfn_kernels.call import checks, keywords, rows
+from bfn_kernels.call import checks, keywords, rows, steps
 from bfn_kernels.call.outputs import check_outputs, check_solver_step
 from bfn_kernels.call.reduction import hide
 from bfn_kernels.call.rows import PerRow
@@ -236,7 +236,7 @@ def solver_step(
     coefficients: Coefficients | None = None,
     beta_1: float | None = None,
     schedule: DiscreteSchedule | None = None,
-    choose: str = "mean",
+    choose: str | None = None,
     temperature: PerRow | None = None,
     unconditional: Tensor | None = None,
     guidance: PerRow | None = None,
@@ -271,7 +271,7 @@ def solver_step(
         beta_1: β₁ of the paper's schedule, positive. Pass either beta_1 or schedule.
         schedule: Another schedule β(t): an object with the methods of `schedules.DiscreteSchedule`.
         choose: What is taken for p: the "mean", p itself, as solvers do; or a "sample" or the "mode", as one-hot
-            vectors.
+            vectors. None: a "sample" with the rule "ancestral", else the "mean".
         temperature: What the logits are divided by: a number, or numbers shaped as t may be, from 1e-30 to 1e30.
         unconditional: Logits of the network without its condition, `[B, ..., K]`. Pass guidance too, or neither.
         guidance: w, a number, or numbers shaped as t may be, for
@@ -301,6 +301,7 @@ def solver_step(
     """
     check_solver_step("state", locals())
     times, guiding = (t, t_next, t_previous), (temperature, unconditional, guidance)
+    choose = steps.taken(choose, rule, coefficients)
     plan = times, previous, rule, coefficients, beta_1, schedule, *guiding
     sending = choose, known, known_mask, seed, generator, noise, draw_noise
     return DISCRETE.solver_step(output_logits, state, plan, sending, (out, theta_out, predicted_out), backend)

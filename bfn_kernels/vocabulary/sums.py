@@ -3,13 +3,15 @@
 The sums are over e_k = exp(z_k − t) of the wrong classes k ≠ x, where t is their largest logit. The class x is left
 out, so that nothing cancels as p_x goes to 1. One class with the logit t is left out, too, since its e of 1 would hide
 small terms. All terms are positive, so sums over two parts of the classes can be joined without cancellation. All
-numbers are float64.
+numbers are float64, or float32 on a device that has no float64.
 """
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from bfn_kernels.call.checks import widest
 
 LEAST = torch.finfo(torch.float32).min  # the t of a sum over no classes, and a lower bound of every t
 SUMS = 4  # the number of fields of `Sums`
@@ -31,7 +33,8 @@ class Sums(NamedTuple):
         top = top.clamp(min=LEAST)
         e = (others - top.unsqueeze(-1)).exp_()
         e.scatter_(-1, index.unsqueeze(-1), (top - top).unsqueeze(-1))  # 0, or NaN where the logit is not finite
-        return Sums(*(number.double() for number in (z_x, top, e.sum(-1), e.square_().sum(-1))))
+        wide = widest(others.device)
+        return Sums(*(number.to(wide) for number in (z_x, top, e.sum(-1), e.square_().sum(-1))))
 
     @staticmethod
     def stored(stats: Tensor) -> "Sums":
@@ -41,7 +44,7 @@ class Sums(NamedTuple):
     @staticmethod
     def of_none(like: Tensor, *shape: int) -> Tensor:
         """The stored sums over no classes, on the device of a tensor."""
-        stats = like.new_zeros(*shape, SUMS, dtype=torch.float64)
+        stats = like.new_zeros(*shape, SUMS, dtype=widest(like.device))
         stats[..., 1] = LEAST
         return stats
 
@@ -122,4 +125,4 @@ class Row(NamedTuple):
         slope = 2 * rate * factor / total.square()
         by_x = -slope / total * self.x * (self.rest.square() + self.square)
         level = slope / total * (self.x * self.rest + above)
-        return torch.stack([by_x, self.max, slope, level, wrong.double()], -1)
+        return torch.stack([by_x, self.max, slope, level, wrong.to(total)], -1)
