@@ -7,7 +7,7 @@ SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 CPP := $(SOURCES) $(shell find tests -name '*.h' -o -name '*.cpp')
 # The CUDA kernels are built if there is a GPU; without one only `make wheel` builds them.
 NVCC := $(if $(shell command -v nvidia-smi),$(shell command -v nvcc))
-EXTRAS := train,dev$(if $(shell command -v nvcc),,$(comma)gpu-build)
+EXTRAS := train,dev,molecules$(if $(shell command -v nvcc),,$(comma)gpu-build)
 
 MINUTES ?= 10
 
