@@ -140,6 +140,7 @@ __global__ void __launch_bounds__(kThreads, At::kCount > 4 ? 1 : 2)
   const T factor = coordinates * static_cast<T>(op.n_steps);
   reduce_losses<At>(op.to, chunks, rows, [&](auto at, const auto& on, auto& loss) {
     constexpr int kCount = decltype(at)::kCount;
+    // math/binary.h explains s, u, p and q. `slope` is the derivative of the loss by u.
     T s[kCount], u[kCount], p[kCount], q[kCount], alpha[kCount], spread[kCount], slope[kCount];
     at.each_class(op.x, [&](int j, auto x) { s[j] = binary_sign<T>(x); });
     at.data(op.logits, u);
