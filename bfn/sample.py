@@ -12,7 +12,7 @@ from bfn.model import BFN
 from bfn.training.speed import PLAIN, Choice, choices, choose, timed
 from bfn_kernels import samplers
 
-COMPILING = 20.0  # seconds that compiling a network without its backward pass takes, about
+COMPILING = 20.0  # about how many seconds it takes to compile a network without its backward pass
 
 
 def sample(model: BFN, count: int, n_steps: int, **more: Any) -> Tensor:

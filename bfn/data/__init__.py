@@ -1,4 +1,4 @@
-"""The data sets. `data.name` chooses one, and its function makes a `Data`."""
+"""The data sets. The setting `data.name` names a data set; the function of this data set makes a `Data`."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -32,7 +32,8 @@ def load_data(config: Config, tokenizer: str | None = None) -> Data:
 
 
 def refuse_unread(settings: DataConfig) -> None:
-    """Refuse settings that the data set does not read: they would change nothing. A user's function may read all."""
+    """Refuse settings that a built-in data set does not read, since they would change nothing. data.name may also name
+    a user's function, which may read any setting: then nothing is refused."""
     if settings.name not in DATASETS:
         return
     reads, defaults = DATASETS[settings.name][1], asdict(DataConfig(settings.name))

@@ -16,8 +16,7 @@ from bfn.configs import Config, ConfigError
 
 
 def find_file(config: Config, names: Sequence[str], folders: Sequence[str]) -> Path:
-    """The first file that exists with one of the names in one of the folders. The folders are relative to data.folder;
-    "" is data.folder itself."""
+    """The first existing file with one of the names, in one of these folders of data.folder ("" is data.folder)."""
     name = config.data.name
     if config.data.folder is None:
         raise ConfigError(

@@ -1,4 +1,5 @@
-"""Converts checkpoints of the official code to ours, and back. They are state dicts; each name begins with `net.`.
+"""Converts checkpoints of the official code to ours, and back. Official checkpoints are state dicts. Each name in them
+begins with `net.`.
 
 Each network has a table of pairs: an official name, and our name. `*` stands for one component of a name.
 """
@@ -89,7 +90,7 @@ UNREAD = "input_adapter.pos_feats"
 
 
 def rename(name: str, names: Names) -> str | None:
-    """The name on the right side of a table for one on its left side, or None if the table does not have it."""
+    """Finds a name in the left column of a table, and returns its name in the right column. None: it is not there."""
     for pattern, other in names:
         if match := re.fullmatch(re.escape(pattern).replace(r"\*", r"([^.]+)"), name):
             return other.replace("*", "{}").format(*match.groups())

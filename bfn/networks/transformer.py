@@ -87,8 +87,8 @@ class Transformer(nn.Module):
 
     def forward(self, features: Tensor, t: Tensor) -> Tensor:
         h, time = self.through(features, t)
-        # A variable's own messages are evidence for its class. It is added here, so that the layers need to learn only
-        # from the messages of other variables.
+        # A variable's own messages are evidence for its class. This evidence is added here, so that the layers need to
+        # learn only from the messages of other variables.
         own = features.clamp(min=1e-9).log()
         return self.head(h) + (1 + self.own(time))[:, None] * own
 

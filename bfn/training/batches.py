@@ -26,7 +26,7 @@ class MicroBatch(NamedTuple):
 
 
 def size_of_micro_batch(train: TrainConfig, examples: int, processes: int) -> int:
-    """The size of a micro-batch: train.micro_batch, or a process's share of the batch if that is None.
+    """The size of a micro-batch: train.micro_batch or, if it is None, a process's share of the batch.
 
     Raises a ConfigError unless the batch has a whole number of micro-batches, the same number for each process.
     """

@@ -17,7 +17,7 @@ Saved = tuple[dict[str, Tensor], dict[str, Any]]  # tensors by name, and a state
 
 
 class CheckpointError(RuntimeError):
-    """A file that cannot be used; the message names it and the cause."""
+    """The error of a file that cannot be used. The message names the file and the cause."""
 
 
 def digest(tensors: dict[str, Tensor], text: str) -> str:
@@ -68,7 +68,7 @@ def load(path: Path) -> Saved:
 
 
 def state(path: Path) -> dict[str, Any]:
-    """The state of a file that `save` wrote. Neither its tensors are read, nor is its checksum compared."""
+    """The state of a file that `save` wrote. This reads no tensors and does not compare the checksum."""
     with opened(path) as (_, metadata):
         return json.loads(metadata["state"])
 

@@ -9,7 +9,7 @@ LOCK_FILE = ".lock"
 
 
 class RunError(RuntimeError):
-    """A run that cannot be started or go on here; the message says why."""
+    """The error of a run that cannot start or go on. The message says why."""
 
 
 def lock(directory: Path) -> IO[str]:

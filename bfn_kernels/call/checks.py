@@ -20,8 +20,8 @@ KNOWN = (*FLOATS, torch.int64, torch.int32, torch.uint8, torch.bool)  # types of
 ROW_TYPES = (torch.float32, torch.float64)  # types of times and accuracies that operators take
 WIDE = ("cpu", "cuda", "meta")  # types of devices that have float64, which nothing needs to try
 REDUCTIONS = ("none", "batch", "sum", "mean")
-# The relative error that n·t may have, since times may be rounded to float32; csrc/math/schedules.h has the same
-# number.
+# The error that n·t may have, since times may be rounded to float32: absolute if n·t < 1, relative otherwise.
+# csrc/math/schedules.h has the same number.
 STEP_TOLERANCE = 1e-6
 
 
@@ -72,8 +72,9 @@ def classes(name: str, x: Tensor, booleans: bool = False) -> Tensor:
 def valid_classes(name: str, x: Tensor, num_classes: int, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Returns classes that are safe as indices, and a mask that is True where the class in x is valid.
 
-    On the CPU, where the values can be read at no cost, a class out of range is an IndexError. Elsewhere the mask is
-    False for it, and callers set its variable to NaN. Where the argument `mask` is False, x may have any value.
+    On the CPU, where the values can be read at no cost, a class out of range is an IndexError. On other devices and in
+    compiled code, the returned mask is False for this class, and callers set the loss or state of its variable to NaN.
+    Where the argument `mask` is False, x may have any value.
     """
     index = x.long()  # uint8 cannot be compared with a number of classes above 255
     within = (index >= 0) & (index < num_classes)
@@ -137,8 +138,8 @@ def rows(name: str, value: float | Tensor, shape: Sequence[int], model: Tensor, 
     """Returns a number for each row in float64, on the `wide_device` of the model, with as many dimensions as `shape`.
 
     value: a number, or a tensor with the shape of any leading part of `shape`, and possibly trailing dimensions of size
-    1. A number outside [low, high] is a ValueError. In tensors on other devices than the CPU and in compiled code,
-    where reading it would cost a synchronisation, it becomes NaN.
+    1. A number outside [low, high] is a ValueError. In a tensor on another device than the CPU, and in compiled code,
+    where reading the tensor would cost a synchronisation, this number becomes NaN instead.
     """
     device = wide_device(model.device)
     if isinstance(value, Real) and not isinstance(value, bool):
@@ -164,8 +165,8 @@ def rows(name: str, value: float | Tensor, shape: Sequence[int], model: Tensor, 
 
 
 def shows(x: Tensor) -> bool:
-    """Whether the values of x can be read at no cost. Fake tensors have no values. Compiled code would have to wait for
-    them."""
+    """Whether the values of x can be read at no cost. Fake tensors have no values. On other devices than the CPU and
+    in compiled code, reading values would cost a synchronisation."""
     return x.device.type == "cpu" and type(x) in (Tensor, torch.nn.Parameter) and not torch.compiler.is_compiling()
 
 

@@ -14,9 +14,10 @@ OUTPUTS = ("out", "theta_out", "predicted_out", "concentration_out", "log_out")
 def check_outputs(state_name: str, arguments: dict[str, Any]) -> None:
     """Raises an error if a step cannot write its results into its arguments that are named in OUTPUTS.
 
-    The outputs must be like the argument called `state_name`. They must share no memory with any input, since the step
-    may read an input after it has written an output. Three pairs are exceptions: `out` may be the state itself,
-    `predicted_out` may be the argument `previous`, and `concentration_out` may be the argument `concentration`.
+    The state is the argument that `state_name` names. Each output must be a floating-point tensor with the shape and
+    the device of the state; `out` must also have the type of the state. An output must share no memory with any input,
+    since the step may read an input after it has written an output. Three pairs are exceptions: `out` may be the state
+    itself, `predicted_out` may be the argument `previous`, and `concentration_out` may be the argument `concentration`.
     """
     outputs = {name: arguments[name] for name in OUTPUTS if arguments.get(name) is not None}
     if not outputs:

@@ -4,7 +4,7 @@ passes.
 Each row scalar is computed in float64 and rounded once, to the type of the arithmetic. `FORMULAS` computes row scalars
 in plain PyTorch, for any schedule and device and for compiled code. For the built-in schedules the operator
 `row_scalars` computes all row scalars of a call in one launch. csrc/math/schedules.h and triton_ops/rows.py implement
-it.
+this operator. Numbers in parentheses are equations of Graves et al. 2023.
 """
 
 import functools
@@ -32,8 +32,9 @@ ROOT_BETA_MIN = 1e-10  # a √β below this counts as 0, so that a discrete flow
 class Inputs:
     """The inputs of the formulas, in float64.
 
-    value: times if there is a schedule, else accuracies α of messages. precision: ρ before the message. n_steps: n,
-    where α_i is asked for. scale: a factor in some formulas. t_min: before this time no message counts as received.
+    value: times if there is a schedule, else accuracies α of messages. precision: ρ before the message. n_steps: n of
+    L_n, which only "alpha" reads. scale: a factor in some formulas. t_min: before this time no message counts as
+    received.
     """
 
     value: Tensor
@@ -60,8 +61,8 @@ class Inputs:
         return torch.where(beta.sqrt() < ROOT_BETA_MIN, 0.0, beta)
 
 
-# The operator takes a set of bits, one for each row scalar of this table, and returns the wanted ones in this order.
-# csrc/math/schedules.h has the same order.
+# The operator `row_scalars` takes a set of bits, one for each row scalar of this table, and returns the row scalars
+# whose bits are set, in this order. csrc/math/schedules.h has the same order.
 FORMULAS: dict[str, Callable[[Inputs], Tensor]] = {
     "gamma": lambda row: row.gamma()[0],
     "flow_std": lambda row: torch.mul(*row.gamma()).sqrt(),  # √(γ(1−γ)) (77)

@@ -17,9 +17,9 @@ from bfn_kernels.schedules import ContinuousSchedule, DiscreteSchedule
 from bfn_kernels.solvers import Coefficients
 
 # The tensors that every step of a sampler overwrites. In ancestral sampling they are mean and precision, or logits and
-# theta. For a solver they are the mean, or logits and theta, and then the prediction of the previous step. In
-# `Vocabulary`, the embedding of theta replaces theta, and the logits and the network's output of the previous step
-# replace its prediction.
+# theta. For a solver they are the mean, or logits and theta, and then the prediction of the previous step.
+# `Vocabulary` stores the embedding of theta instead of theta, and the logits and the network's output of the previous
+# step instead of the prediction.
 State = tuple[Tensor, ...]
 Network = Callable[[Tensor, Tensor], Tensor]  # a module, or another function of theta and t
 
@@ -41,8 +41,9 @@ class BFN(Losses):
         network: The network.
         schedule: The schedule of the accuracy.
         ops: The module with the ops of this kind of data, such as `bfn_kernels.discrete`.
-        state_scale: A step adds accuracy·state_scale·prediction to the state. It is 1 for continuous and discretised
-            data, K for classes, and 4 for binary data.
+        state_scale: If the prediction of a step changes by δ, the new state changes by take·state_scale·δ, where take
+            is a field of `Coefficients`. state_scale is 1 for continuous and discretised data, K for classes, and 4 for
+            binary data.
         choices: What a step can take of the output distribution, as Sampling.choose names it.
         has_logits: Whether the network puts out logits, which a temperature divides.
         solver_start: The time at which a run starts with a solver that cannot start at t = 0, such as "ode2". It has

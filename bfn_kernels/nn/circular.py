@@ -27,7 +27,8 @@ class Circular(BFN):
         schedule: The accuracies of the messages.
         period: The period of the data, 2π for radians.
         concentration: κ of the output distribution after the last message, at least 0. None: the mean of the state's
-            concentration times the cosine of its error, Σ α·A(α).
+            concentration times the cosine of the mean's error, Σ α·A(α), where A is the ratio I₁/I₀ of Bessel
+            functions.
 
     Attributes:
         period: The period of the data.

@@ -1,4 +1,4 @@
-"""The modules of data with two or more classes."""
+"""The modules of data with two or more classes. Numbers in parentheses are equations of Graves et al. 2023."""
 
 from abc import abstractmethod
 from collections.abc import Iterator

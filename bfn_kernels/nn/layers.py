@@ -1,5 +1,8 @@
 """Layers for networks of large vocabularies. In training they make no tensor `[B, ..., K]`. The first layer embeds a
-sample of the input distribution. The last layer computes the losses of its logits and the steps of samplers."""
+sample of the input distribution. The last layer computes the losses of its logits and the steps of samplers.
+
+Numbers in parentheses are equations of Graves et al. 2023.
+"""
 
 from typing import Any
 
@@ -80,7 +83,7 @@ class NoisyEmbedding(nn.Embedding):
     def embed_state(self, logits: Tensor) -> Tensor:
         """The vectors for a state of logits. Probabilities are computed for some tokens at a time.
 
-        A sampling run calls it once, for its first state, since each step returns the vectors of the new state.
+        A sampling run needs this method only for its first state, since each step returns the vectors of the new state.
 
         Args:
             logits: `[..., K]`, float32, bfloat16, float16 or float64.
@@ -137,7 +140,7 @@ class LinearHead(nn.Linear):
         return vocabulary.discrete_time_loss(x, hidden, self.weight, self.bias, t, **options)
 
     def reconstruction_loss(self, x: Tensor, hidden: Tensor, **options: Any) -> Tensor:
-        """The cost of x after the last message: `vocabulary.reconstruction_loss` with this weight and bias.
+        """The reconstruction loss at t = 1: `vocabulary.reconstruction_loss` with this weight and bias.
 
         Args:
             x: Classes, `[B, ...]`, int64, int32 or uint8.

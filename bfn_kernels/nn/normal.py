@@ -1,4 +1,7 @@
-"""The modules of continuous and of discretised data, whose input distribution is a normal distribution."""
+"""The modules of continuous and of discretised data, whose input distribution is a normal distribution.
+
+Numbers in parentheses are equations of Graves et al. 2023.
+"""
 
 from typing import Any, cast
 

@@ -1,4 +1,4 @@
-"""The module of a large vocabulary."""
+"""The module of a large vocabulary. Numbers in parentheses are equations of Graves et al. 2023."""
 
 from typing import Any
 

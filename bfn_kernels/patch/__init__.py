@@ -6,7 +6,7 @@
     with patch.official(model):
         ...  # train, evaluate and sample as before
 
-docs/published_code.md lists the definitions that differ.
+docs/published_code.md lists where the ops compute something else than the published code.
 """
 
 from collections.abc import Callable
@@ -37,7 +37,7 @@ class Patch(ExitStack):
         """Replaces a method by a function.
 
         Args:
-            cls: The class, which is changed.
+            cls: The class. It is changed in place.
             name: The name of its method.
             function: Called as `function(original, self, ...)`. `original` is the replaced method.
         """
@@ -59,9 +59,10 @@ def official(model: ModuleType) -> Patch:
     """Makes the authors' code (github.com/nnaisense/bayesian-flow-networks) use the ops.
 
     Models that were made before this call use the ops, too. The ops compute flows, losses and samples of every
-    configuration that the authors ship. With other settings their code still runs: for example with mixtures, flows
-    with `discretize=True`, losses with `noise_pred=False`, and losses with `min_loss_variance` above 0. Their n-step
-    loss is an estimate from draws. The ops compute the expectation of this estimate.
+    configuration that the authors ship. For other settings a method calls the authors' original method instead of
+    the ops: for example for mixtures, flows with `discretize=True`, losses with `noise_pred=False`, and losses with
+    `min_loss_variance` above 0. The authors' n-step loss is an estimate from draws. The ops compute the expectation of
+    this estimate.
 
     Args:
         model: Their module `model`.
@@ -84,10 +85,11 @@ def official(model: ModuleType) -> Patch:
 def solver(module: ModuleType) -> Patch:
     """Makes the samplers of BFN-Solver (github.com/ML-GSAI/BFN-Solver, arXiv 2404.15766) use the ops.
 
-    Every step of their algorithms becomes a `solver_step`. With `cate_samp=True`, it sends one-hot samples instead of
-    probabilities. Their code still runs in two cases: in the last call with `last_drop` or `addi_step`, which takes no
-    step, and for `sde_euler` of text, which returns logits instead of the next state. Noise comes from seeds that
-    torch's default generator draws. So a run draws other samples than their code, from the same distribution.
+    Each step of a sampler becomes a `solver_step`. In two cases the original method runs instead of the ops:
+    (1) the last call with `last_drop` or `addi_step`, which only returns a prediction; (2) `sde_euler` of text, which
+    returns logits instead of the next state. With `cate_samp=True`, a step sends one-hot samples instead of
+    probabilities. Noise comes from seeds that torch's default generator draws. So a run draws other samples than
+    BFN-Solver's code, from the same distribution.
 
     Args:
         module: Their `bfnsolver_i` or `bfnsolver_t`, or a module that imports a solver from one of them.

@@ -15,8 +15,8 @@ from bfn_kernels.call.keywords import Limits
 def row_times(t: Tensor) -> Tensor:
     """One time for each row. Their code passes a time for each variable.
 
-    The result is t with flat rows if the times of a row differ, and on a GPU, where reading them would cost a
-    synchronisation.
+    If the times of a row differ, the result has a time for each variable, flattened to `[B, D]`. So it has on a GPU,
+    where comparing the times would cost a synchronisation.
     """
     t = t.flatten(1).float()
     return t[:, 0] if checks.shows(t) and t.shape[1] > 0 and bool((t == t[:, :1]).all()) else t
@@ -31,7 +31,7 @@ def beta_1(flow: Any) -> float:
 
 
 def module_of(loss: Any) -> nn.BFN | None:
-    """Returns a module of `nn`, without a network, that computes one of their losses; None if none computes it."""
+    """Returns a module of `nn`, without a network, that computes one of their losses. None: no module computes it."""
     factory, flow, network = loss.distribution_factory, loss.bayesian_flow, cast(nn.Network, None)
     if hasattr(loss, "K"):
         output_fits = {"BernoulliFactory": loss.K == 2, "CategoricalFactory": loss.K > 2}  # one logit, or K logits

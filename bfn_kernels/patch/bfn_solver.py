@@ -1,7 +1,7 @@
 """Functions that replace methods of github.com/ML-GSAI/BFN-Solver. `patch.solver` installs them.
 
 Each replaced method takes a state and the number of a step, calls the network, and returns the next state and the
-prediction. Times in their code run backwards, from 1 - eta to 0.
+prediction. Times in BFN-Solver's code run backwards, from 1 - eta to 0. "Their" stands for this code.
 """
 
 from collections.abc import Callable

@@ -94,8 +94,9 @@ void choose(const BinaryUpdate& op, int64_t start, int64_t length, T* __restrict
   for (int64_t i = 0; i < length; ++i) sent[i] = z[i] == z[i] ? sent[i] : kNaN<T>;
 }
 
-// The losses L_n of the variables of a block, and their derivatives, as sums over draws or nodes. math/binary.h
-// explains s, u, p and q.
+// For each variable of a block, the mean of binary_draw over the draws or nodes: `value`, and its derivative by u,
+// `slope`. The loss L_n is `value` times n_steps and the number of the receiver's coordinates. Here s is the sign of
+// class x, u is s z for the logit z, p is p_x = sigmoid(u), and q is 1 - p_x.
 template <class T>
 struct NStepBlock {
   int64_t length;
@@ -217,8 +218,8 @@ template <class T>
 void binary_nstep(const BinaryNStep& op) {
   BadClass bad;
   const int64_t coordinates = op.receiver == Receiver::kFactorised ? 2 : 1, count = op.to.batch * op.to.per_batch;
-  // The factorised receiver has two coordinates. The loss of each is the loss of the joint receiver with half the
-  // accuracy.
+  // The factorised receiver treats the two coordinates of a message, one for each class, as independent. The loss of
+  // each coordinate is the loss that the joint receiver has with half the accuracy.
   const T share = T(1) / static_cast<T>(coordinates), factor = static_cast<T>(coordinates * op.n_steps);
   const T scale = factor * known_scale<T>(op.to);
   reduce_losses<T>(op.to, 1, [&](int64_t start, int64_t length, const uint8_t* mask, T* __restrict loss) {

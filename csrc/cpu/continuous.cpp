@@ -8,7 +8,8 @@
 namespace bfn {
 namespace {
 
-// The predictions of a block if the network predicts the noise. x_hat turns them into data (84).
+// The predictions of a block if the network predicts the noise. The function x_hat turns them into data (equation 84 of
+// the paper).
 template <class T>
 struct NoisePrediction {
   T buffers[4][kBlock];

@@ -43,8 +43,8 @@ __device__ T sent_by(T z, T uniform) {
   return z == z ? sent : kNaN<T>;
 }
 
-// Extrapolates signs or numbers 2p - 1. The step's prediction is stored as probabilities. So the numbers are turned
-// into probabilities and back.
+// Extrapolates what the variables send, signs or numbers 2p - 1. A solver stores its predictions as probabilities. So
+// the numbers are turned into probabilities and back.
 template <class At, class T, int kCount>
 __device__ __forceinline__ void extrapolate_signs(const At& at, const Solver& op, T (&sent)[kCount]) {
 #pragma unroll
@@ -91,7 +91,8 @@ __global__ void __launch_bounds__(kThreads, 2)
   });
 }
 
-// Turns derivatives by u = s z into derivatives by z, and stores them. They are 0 where the mask is 0.
+// Turns derivatives by u = s z into derivatives by the logit z, and stores them. s is the sign of the class. Where the
+// mask is 0, the derivatives are 0.
 template <class At, class T, int kCount>
 __device__ void store_gradient(const At& at, const View& to, const bool (&on)[kCount], const T (&s)[kCount],
                                T (&slope)[kCount]) {
@@ -133,12 +134,13 @@ __global__ void __launch_bounds__(kThreads, At::kCount > 4 ? 1 : 2)
   const int64_t seed = op.draws.noise.seed ? *op.draws.noise.seed : 0, count = op.to.batch * op.to.per_batch;
   const int draws = static_cast<int>(op.draws.count());
   const bool by_nodes = op.draws.n_samples == 0;
-  // The factorised receiver has two coordinates. The loss of each is the loss of the joint receiver with half the
-  // accuracy.
+  // The factorised receiver treats the two coordinates of a message, one for each class, as independent. The loss of
+  // each coordinate is the loss that the joint receiver has with half the accuracy.
   const T coordinates = op.receiver == Receiver::kFactorised ? T(2) : T(1);
   const T factor = coordinates * static_cast<T>(op.n_steps);
   reduce_losses<At>(op.to, chunks, rows, [&](auto at, const auto& on, auto& loss) {
     constexpr int kCount = decltype(at)::kCount;
+    // math/binary.h explains s, u, p and q. `slope` is the derivative of the loss by u.
     T s[kCount], u[kCount], p[kCount], q[kCount], alpha[kCount], spread[kCount], slope[kCount];
     at.each_class(op.x, [&](int j, auto x) { s[j] = binary_sign<T>(x); });
     at.data(op.logits, u);

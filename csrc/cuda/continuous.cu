@@ -43,7 +43,7 @@ struct Interval {
   explicit Interval(const Prediction& from) : low(static_cast<T>(from.low)), high(static_cast<T>(from.high)) {}
 };
 
-// x_hat before it is clipped (84), and the mean and the scales from which it was computed.
+// x_hat before it is clipped (equation 84 of the paper), and the mean and the scales from which it was computed.
 template <class T, int kCount>
 struct DataPrediction {
   T x_hat[kCount], mean[kCount], mean_scale[kCount], noise_scale[kCount];

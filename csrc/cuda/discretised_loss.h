@@ -1,4 +1,5 @@
 // The losses L_inf and -ln p of discretised data. Each thread works on a pack of variables.
+// Numbers in parentheses are equations of Graves et al. 2023 (arXiv 2308.07037).
 #pragma once
 
 #include "../math/bin_prob.h"

@@ -1,6 +1,6 @@
 // Binary data: the class x is 1 or 0, and its sign s is 1 or -1. A variable has one logit z and one state d = y_1 -
-// y_0. Equation numbers refer to arXiv 2308.07037. The formulas are the paper's for K = 2, written for the difference
-// of the two classes [derived].
+// y_0. Numbers in parentheses are equations of Graves et al. 2023 (arXiv 2308.07037). The formulas are the paper's
+// for K = 2, written for the difference of the two classes. [derived] marks formulas that are not in the paper.
 #pragma once
 
 #include "elementary.h"
@@ -26,8 +26,8 @@ BFN_HD T binary_share_of(T s) {
   return fused(T(0.5), s, T(0.5));
 }
 
-// p = p_x = sigmoid(u) and q = 1 - p_x, where u = s z. Both are at least exp(-87). A smaller number would not change a
-// loss.
+// p = p_x = sigmoid(u) and q = 1 - p_x, where u = s z. Both are at least exp(-87). A smaller number would change a draw
+// of L_n by less than 2e-12.
 template <class T>
 struct BinaryShares {
   T p, q;
@@ -75,7 +75,7 @@ BFN_HD T binary_log_ratio(T alpha, T spread, T eps) {
   return 2 * alpha + spread * eps;
 }
 
-constexpr double kMaxLogRatio = 60;  // exp(60) times the least share exp(-87) still changes no loss
+constexpr double kMaxLogRatio = 60;  // exp(60) times the least share exp(-87) is 2e-12, which changes no float loss
 
 // A draw of L_n (189, 190) for a log-ratio r with |r| <= kMaxLogRatio: -ln M, where M = p_x + q exp(-r). `ratio` has
 // exp(-r) and exp(-r) - 1. If M is at least 1/2, the result is computed as -ln(1 + S) with S = q (exp(-r) - 1), which

@@ -26,15 +26,16 @@ constexpr T kTinyTotal = T(1e-5);  // if an unclipped distribution has less mass
 BFN_HD float leading_bits(float x) { return bit_cast<float>(bit_cast<uint32_t>(x) & 0xFFFF0000u); }
 BFN_HD double leading_bits(double x) { return x; }
 
-// Computes the distances of edges and centres from a point, in units of 1/K. `leading` is K times the point's leading
-// bits. This product is exact, so that -1 + 2j/K is never rounded. A division by a small std would magnify such a
-// rounding error.
+// Computes signed distances from a point to edges and centres, in units of 1/K. In this unit the edge -1 + 2j/K is the
+// integer 2j - K, which is not rounded. A division by a small std would magnify a rounding error. In float the point is
+// split: `leading` is K times its eight leading bits, which is exact for K up to 65536, and `rest` is K times the other
+// bits. In double `leading` is K times the whole point, rounded, and `rest` is 0.
 template <class T>
 struct Origin {
   T leading, rest, count;
 
-  BFN_HD T to_edge(T j) const { return (2 * j - count - leading) - rest; }  // the distance of the edge -1 + 2j/K
-  BFN_HD T to_centre(T index) const { return to_edge(index + T(0.5)); }     // the index may be any real
+  BFN_HD T to_edge(T j) const { return (2 * j - count - leading) - rest; }  // from the point to edge j
+  BFN_HD T to_centre(T index) const { return to_edge(index + T(0.5)); }     // the index may be any real number
 };
 
 template <class T>

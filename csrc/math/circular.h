@@ -12,8 +12,8 @@ namespace bfn {
 constexpr uint32_t kMostCalls = 16;
 
 // `turns` minus an integer, in [-1/2, 1/2). The result is 0 if |turns| is at least kMostTurns, where a float has few
-// digits after the point. If a compiler fused the subtraction with the product that gave such `turns`, `rest` would be
-// the rounding error of this product.
+// digits after the point. Double has the same limit. If a compiler fused the subtraction with the product that gave
+// such `turns`, `rest` would be the rounding error of this product.
 constexpr double kMostTurns = 4194304;
 
 template <class T>
@@ -22,7 +22,7 @@ BFN_HD T wrapped(T turns) {
   return abs(turns) >= T(kMostTurns) ? 0 * turns : rest;  // NaN if `turns` is infinite
 }
 
-// atan2(y, x) / (2 pi). The relative error of the polynomial is 1.6e-8.
+// atan2(y, x) / (2 pi). In float it is a polynomial, whose relative error is 1.6e-8.
 BFN_HD float turns_of(float y, float x) {
   const float across = abs(x), along = abs(y);
   const bool steep = along > across;

@@ -1,4 +1,4 @@
-// Continuous data. Equation numbers refer to arXiv 2308.07037.
+// Continuous data. Numbers in parentheses are equations of Graves et al. 2023 (arXiv 2308.07037).
 #pragma once
 
 #include "common.h"
@@ -6,8 +6,8 @@
 namespace bfn {
 
 // Turns a prediction of the noise into data: x_hat = mean_scale * mean - noise_scale * prediction (84). Both scales are
-// 0 if t < t_min. If the network predicts the data itself, the scales are 0 and -1. If mean_scale is 0, the mean is
-// ignored, even if it is infinite or NaN.
+// 0 if t < t_min. If the network predicts the data itself, mean_scale is 0 and noise_scale is -1. If mean_scale is 0,
+// the mean is ignored, even if it is infinite or NaN.
 template <class T>
 BFN_HD T predict(T prediction, T mean, T mean_scale, T noise_scale) {
   if (mean_scale == T(0)) return noise_scale == T(0) ? T(0) : -noise_scale * prediction;

@@ -1,6 +1,7 @@
-// Discrete data. Equation numbers refer to arXiv 2308.07037. A row has the K logits z of one variable, whose class is
-// x, and p = softmax(z). Sums over k leave out class x, so that nothing cancels as p_x goes to 1 [derived]. The paper
-// writes e_x for the one-hot vector of class x. Here it is called one_hot, since e_k is an exponential (RowStats).
+// Discrete data. Numbers in parentheses are equations of Graves et al. 2023 (arXiv 2308.07037). [derived] marks
+// formulas that are not in the paper. A row has the K logits z of one variable, whose class is x, and p = softmax(z).
+// Sums over k leave out class x, so that nothing cancels as p_x goes to 1 [derived]. The paper writes e_x for the
+// one-hot vector of class x. Here it is called one_hot, since e_k is an exponential (RowStats).
 #pragma once
 
 #include "elementary.h"

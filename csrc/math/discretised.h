@@ -1,5 +1,5 @@
-// Discretised data: the normal distribution that the network's output describes. Equation numbers refer to arXiv
-// 2308.07037.
+// Discretised data: the normal distribution that the network's output describes.
+// Numbers in parentheses are equations of Graves et al. 2023 (arXiv 2308.07037).
 #pragma once
 
 #include "elementary.h"
@@ -22,8 +22,9 @@ struct OutputNormal {
 };
 
 // The output normal (105, 106). Its mean is mean_scale mean - noise_scale prediction. Its std is
-// |noise_scale| exp(log_std). Both log_std and the std are clamped. With kData the scales are 0 and -1. With kDirect
-// the arguments `prediction` and `log_std` are the mean and the std.
+// |noise_scale| exp(log_std). Both log_std and the std are clamped. With kData mean_scale is 0 and noise_scale is
+// -1. With kDirect the arguments `prediction` and `log_std` are the mean and the std. If both scales are 0, t is below
+// t_min, and the output normal is N(0, 1).
 template <class T>
 BFN_HD OutputNormal<T> output_normal(Parametrisation kind, OutputLimits limits, T prediction, T log_std, T mean,
                                      T mean_scale, T noise_scale) {

@@ -1,5 +1,8 @@
-// The expected value k = sum p_k c_k of the output distribution over the centres c_k of the bins. It is a sum over the
-// inner edges b_j. With z_j = (b_j - mean)/std [derived]:
+// Numbers in parentheses are equations of Graves et al. 2023 (arXiv 2308.07037). [derived] marks formulas that are
+// not in the paper.
+//
+// The output distribution has the expected value k = sum_i p_i c_i, where p_i is the probability of bin i, and c_i its
+// centre. k is also a sum over the inner edges b_j. With z_j = (b_j - mean)/std [derived]:
 // k = (1 - 1/K) - h sum Phi(z_j), dk/dmean = (h/std) sum phi(z_j), dk/dstd = (h/std) sum z_j phi(z_j).
 // The edges are a uniform grid, so that the sums can be computed at the same cost for every K.
 #pragma once
@@ -19,7 +22,7 @@ struct ExpectedValue {
   BFN_HD T error(T x) const { return (x - base) - shift; }  // x - k
 };
 
-// L_inf = weight (x - k)^2: this is (101), where k is the prediction. `slope` is the derivative by k.
+// L_inf = weight (x - k)^2. This is equation (101), in which k is the prediction. `slope` is the derivative by k.
 template <class T>
 struct SquaredError {
   T loss, slope;
@@ -27,9 +30,10 @@ struct SquaredError {
   BFN_HD SquaredError(T weight, T error) : loss(weight * error * error), slope(-2 * weight * error) {}
 };
 
-// The rule by which the sums over the edges are computed. For a small std, the first three rules add the 7, 13 or 19
-// edges nearest to the mean. All edges within 6 std are among them. For a larger std, kSmooth is the Euler-Maclaurin
-// formula. Its terms cancel if the std is very large. kWide is then a series.
+// The rule by which the sums over the edges are computed in float. For a small std, the first three rules add the 7, 13
+// or 19 edges nearest to the mean. All edges within 6 std are among them. For a larger std, kSmooth is the
+// Euler-Maclaurin formula. Its terms cancel if the std is very large. kWide is then a series. In double, all edges are
+// added, except for an unclipped distribution with a std of wide_std or more, which uses kWide.
 enum class EdgeRule : int { kSeven, kThirteen, kNineteen, kSmooth, kWide };
 constexpr int kEdgeRules = 5;
 
@@ -226,7 +230,7 @@ struct WideSeries {
     }
   }
 
-  // k is 0 if less than kTinyTotal of the mass lies in [-1, 1]. This is so for every std above 8e4.
+  // k is 0 if less than kTinyTotal of the mass lies in [-1, 1]. This holds for every std above 8e4.
   BFN_HD ExpectedValue<T> at(T mean, T std) const {
     const T unit = 1 / std, w = unit * unit, z = clamp(mean * unit, T(-6), T(6)), slope = z * unit;
     T before = 0, h = 1, last = 0;  // h_(n-1), h_n and h_(n-2)

@@ -1,16 +1,18 @@
 // Accuracy schedules, and the row scalars that are computed from a time or an accuracy. All arithmetic is in double.
+// Numbers in parentheses are equations of Graves et al. 2023 (arXiv 2308.07037).
 #pragma once
 
 #include "elementary.h"
 
 namespace bfn {
 
-constexpr double kTMax = 1 - 1e-6;       // the largest time of a discrete flow; later times are clamped
-constexpr double kStepTolerance = 1e-6;  // the largest error of n t (relative above 1): t may be a rounded float32
-constexpr double kRootBetaMin = 1e-10;   // if sqrt(beta) is smaller, a discrete flow returns the uniform prior
+constexpr double kTMax = 1 - 1e-6;  // the largest time of a discrete flow; later times are clamped
+// The error that n t may have, since t may be rounded to float32: absolute if n t < 1, and relative otherwise.
+constexpr double kStepTolerance = 1e-6;
+constexpr double kRootBetaMin = 1e-10;  // if sqrt(beta) is smaller, a discrete flow returns the uniform prior
 
-// bfn_kernels/call/rows.py repeats both enumerations in the same order. The function row_scalar below has the formula
-// of each row scalar.
+// bfn_kernels/call/rows.py repeats both enumerations in the same order. The function row_scalar below computes each row
+// scalar.
 enum class ScheduleKind : int64_t { kNone, kExponentialVariance, kQuadraticAccuracy, kLogarithmicAccuracy };
 enum class RowScalar : int64_t {
   kGamma,
@@ -77,9 +79,9 @@ struct Schedule {
 struct RowContext {
   Schedule schedule;
   double n_steps, scale;
-  double t_min;  // at an earlier time the scales of x_hat are 0
+  double t_min;  // at an earlier time kMeanScale and kNoiseScale are 0
 
-  // The number i = n t + 1 of the step that starts at time t. A rounding of t to float32 is accepted. The result is NaN
+  // The number i = n t + 1 of the step that starts at time t. The error of n t may be kStepTolerance. The result is NaN
   // if none of the n steps starts at t.
   BFN_HD double step_of(double t) const {
     const double before = n_steps * t, whole = std::round(before);

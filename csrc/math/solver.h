@@ -1,4 +1,4 @@
-// The steps of solvers [derived].
+// The steps of solvers. These formulas are not in the paper.
 #pragma once
 
 #include "common.h"

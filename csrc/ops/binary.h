@@ -1,5 +1,6 @@
 // The ops of binary data. A null view stands for an argument that was not passed. If a class is out of range, the CPU
 // throws std::out_of_range. The GPU writes NaN instead, since it would have to synchronise to throw.
+// Numbers in parentheses are equations of Graves et al. 2023 (arXiv 2308.07037).
 #pragma once
 
 #include "../math/binary.h"
@@ -35,8 +36,8 @@ struct BinaryLoss {
   LossTarget to;
 };
 
-// L_n (189, 190). With s = 2x - 1, the sign of the class, a node of a quadrature stands for s eps instead of eps. The
-// expectation is the same, since the nodes are symmetric about 0.
+// L_n (189, 190). A node of a quadrature stands for s eps instead of the noise eps, where s = 2x - 1 is the sign of the
+// class. The expectation is the same, since the nodes are symmetric about 0.
 struct BinaryNStep {
   int64_t n_steps;
   Receiver receiver;

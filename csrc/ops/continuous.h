@@ -1,4 +1,5 @@
 // The ops of continuous data. A null view stands for an argument that was not passed.
+// Numbers in parentheses are equations of Graves et al. 2023 (arXiv 2308.07037).
 #pragma once
 
 #include "loss.h"
@@ -7,8 +8,8 @@
 
 namespace bfn {
 
-// out = state_scale state + data_scale data + noise_scale eps. The scales decide which op this is: the flow (77), the
-// sender, the update (49, 50), or an update by a message that is drawn at once.
+// out = state_scale state + data_scale data + noise_scale eps, where eps is the noise. The scales decide which op this
+// is: the flow (77), the sender, the update by a given message (49, 50), or an update that also draws the message.
 struct GaussianStep {
   int64_t count;
   View state, state_scale, data, data_scale, noise_scale;
@@ -23,7 +24,8 @@ struct Prediction {
   double low, high;
 };
 
-// Draws a message about x_hat or about a known value, and updates the state by it. The state is `from.mean`.
+// Updates the state `from.mean` by a message. The message is drawn about x_hat or, where known_mask is not 0, about the
+// known value.
 struct ContinuousUpdate {
   int64_t count;
   Prediction from;

@@ -1,5 +1,6 @@
 // The ops of discrete data. A null view stands for an argument that was not passed. If a class is out of range, the CPU
 // throws std::out_of_range. The GPU writes NaN instead, since it would have to synchronise to throw.
+// Numbers in parentheses are equations of Graves et al. 2023 (arXiv 2308.07037).
 #pragma once
 
 #include "../math/discrete.h"
@@ -37,8 +38,8 @@ struct DiscreteUpdate {
 constexpr int64_t kRowStats = sizeof(RowStats<float>) / sizeof(float);  // the fields of RowStats
 
 // L_inf (205) or, if `weight` is null, -ln p_x. If `stats` is not null, it receives the RowStats of each row, which the
-// backward pass needs. A row whose mask is 0 gets zeros. On the CPU, the gradient can be written to `grad_logits`
-// instead. CUDA ignores `grad_logits`.
+// backward pass needs. A row whose mask is 0 gets zeros. On the CPU, `grad_logits` may be passed instead of `stats`. It
+// receives the gradient. CUDA ignores `grad_logits`.
 struct DiscreteLoss {
   int64_t num_classes;
   View x, logits, weight, stats, grad_logits;

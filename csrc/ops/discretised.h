@@ -1,4 +1,5 @@
 // The ops of discretised data. A null view stands for an argument that was not passed.
+// Numbers in parentheses are equations of Graves et al. 2023 (arXiv 2308.07037).
 #pragma once
 
 #include "../math/discretised.h"

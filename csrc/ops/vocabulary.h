@@ -1,6 +1,6 @@
 // Ops of large vocabularies on a CPU. They work on one tile at a time, which is some tokens by some classes
 // (bfn_kernels/vocabulary/tiles.py). All arrays are contiguous. An array has one number for each token, or a row of
-// `classes` numbers for each token.
+// `classes` numbers for each token. Numbers in parentheses are equations of Graves et al. 2023 (arXiv 2308.07037).
 #pragma once
 
 #include "noise.h"
@@ -12,8 +12,8 @@ struct TileOfClasses {
   const int64_t* x;                // the class of each token, which may lie outside the tile
 };
 
-// The flow's logits y (185). The normals of a token depend on the seed and on the token's row, which is in `rows`. If
-// top, total and kept are null, out = y.
+// The logits y of a sample of the flow (185). The normals of a token depend on the seed and on the token's row, which
+// is in `rows`. If top, total and kept are null, out = y.
 //
 // Otherwise the tile is one step of an online softmax over a token's classes. `top` becomes the largest y of all tiles
 // so far, out = exp(y - top), and `total` becomes the sum of exp(y - top) over all tiles so far. `kept` becomes exp(old
