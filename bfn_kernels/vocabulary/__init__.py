@@ -1,7 +1,7 @@
 """Ops for large vocabularies. K is the number of classes. `weight` `[K, d]` has a row of d numbers for each class. A
-token is one position of x `[B, ...]`. Except for the reference, which stores all logits, no op allocates a tensor with
-K numbers for each token; only a sampler's state is such a tensor. Numbers in parentheses are equations of Graves et al.
-2023.
+token is one position of x `[B, ...]`. The reference stores the logits of all tokens and classes. On other backends, the
+memory of an op does not grow with the number of tokens times K, except for a sampler's state. Numbers in parentheses
+are equations of Graves et al. 2023.
 
 `flow_embedding` embeds a sample of the flow. The losses and the steps of samplers take hidden states `[B, ..., d]`. A
 linear head with `weight` and `bias` computes the logits of the K classes from them. The logits y of the flow are K
