@@ -157,18 +157,19 @@ def compare_command(
     overrides: Overrides = None,
     samplers: Annotated[str, typer.Option(help=f"Some of {', '.join(SAMPLERS)}.")] = "ancestral,ode1,ode2,sde2",
     steps: Steps = DEFAULT_STEPS,
+    guide: Annotated[str | None, typer.Option(help="logp=3, for molecules: also samples that are guided.")] = None,
 ) -> None:
     """Compare samplers: the quality of their samples, and the calls of the network that they need."""
     processes.refuse_several()
+    overrides = [*(overrides or []), *([] if guide is None else [f"sample.guide={guide}"])]
     numbers, names = parsed(steps), samplers.split(",")
     for name in names:
         choose(SAMPLERS, name, "--samplers")
     model, settings, data = load_run(run, overrides, processes.start().device)
     drawn = tables.samplers(model, data, settings, model.device, names, numbers)
-    rows = list(shown(drawn, total=len(names) * len(numbers)))
-    quality = tables.TOLD_APART if data.judge is None else tables.VALID
-    console.print(tables.samplers_table(rows, settings, quality))
-    console.print(f"plot: {plots.plot_samplers(rows, directory(run) / 'samplers.png', quality)}")
+    rows = list(shown(drawn, total=len(names) * len(numbers) * (1 if settings.sample.guide is None else 2)))
+    console.print(tables.samplers_table(rows, settings))
+    console.print(f"plot: {plots.plot_samplers(rows, directory(run) / 'samplers.png')}")
 
 
 @app.command(name="sample")
@@ -256,7 +257,7 @@ def evaluated(model: BFN, settings: Config, data: Data) -> Bound:
 def sampled(model: BFN, settings: Config, data: Data, path: Path) -> Path:
     """Draw samples, print them if they are text, and write their picture and their numbers."""
     options = settings.sample
-    more: dict[str, Any] = {"seed": options.seed, "device": model.device}
+    more: dict[str, Any] = {"seed": options.seed, "device": model.device, **settings.sample.taking}
     calls = options.n_steps if options.tolerance is None else options.max_calls
     with guided(model, options), fast(model, settings, options.count, calls, console.print):
         started = time.monotonic()

@@ -39,8 +39,8 @@ class ContinuousBFN(nn.Continuous, BFN):
         network, bins = build_network(config.network, data.shape, 1, 1), data.num_classes
         super().__init__(network, schedule=schedule_of(config, data), num_bins=bins)
 
-    def output(self, theta: Tensor, t: Tensor) -> Tensor:
-        return self.network(theta[..., None], t)[..., 0]
+    def output(self, theta: Tensor, t: Tensor, cond: Any = None) -> Tensor:
+        return super().output(theta[..., None], t, cond)[..., 0]
 
 
 class DiscretisedBFN(nn.Discretised, BFN):
@@ -50,8 +50,8 @@ class DiscretisedBFN(nn.Discretised, BFN):
         network, bins = build_network(config.network, data.shape, 1, 2), data.num_classes
         super().__init__(network, schedule=schedule_of(config, data), num_bins=bins)
 
-    def output(self, theta: Tensor, t: Tensor) -> Tensor:
-        return self.network(theta[..., None], t)
+    def output(self, theta: Tensor, t: Tensor, cond: Any = None) -> Tensor:
+        return super().output(theta[..., None], t, cond)
 
 
 class DiscreteBFN(nn.Discrete, BFN):
@@ -87,8 +87,8 @@ class BinaryBFN(nn.Binary, BFN):
         network = build_network(config.network, data.shape, 1, 1)
         super().__init__(network, schedule=schedule_of(config, data))
 
-    def output(self, theta: Tensor, t: Tensor) -> Tensor:
-        return self.network(1 - 2 * theta[..., None], t)[..., 0]
+    def output(self, theta: Tensor, t: Tensor, cond: Any = None) -> Tensor:
+        return super().output(1 - 2 * theta[..., None], t, cond)[..., 0]
 
 
 KINDS: dict[str, Callable[[Config, Data], BFN]] = {

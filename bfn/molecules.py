@@ -88,28 +88,30 @@ class Molecules:
         """The string of each row of classes, without the row's property."""
         return ["".join(self.symbols[c] for c in row[1:]) for row in samples.tolist()]
 
-    def validity(self, samples: Tensor) -> tuple[float, float]:
-        """The share of samples that are molecules, and its standard error."""
-        share = sum(molecule is not None for molecule in parsed(self.strings(samples))) / len(samples)
-        return share, math.sqrt(share * (1 - share) / len(samples))
-
-    def measures(self, samples: Tensor) -> dict[str, float]:
-        """The measures of MOSES that need only RDKit. All but validity are computed from the valid samples."""
+    def summary(self, samples: Tensor) -> dict[str, float]:
+        """The measures that need no reference molecules. All but validity are computed from the valid samples."""
         with rdkit() as chem:
             valid = [molecule for molecule in parsed(self.strings(samples)) if molecule is not None]
             measured = {"validity": len(valid) / len(samples)}
             if not valid:
                 return measured
             names = Counter(chem.MolToSmiles(molecule) for molecule in valid)
-            measured["uniqueness"] = len(names) / len(valid)
-            measured["novelty"] = sum(name not in self.training for name in names) / len(names)
-            measured["internal diversity"] = internal_diversity(valid)
+        measured["uniqueness"] = len(names) / len(valid)
+        measured["novelty"] = sum(name not in self.training for name in names) / len(names)
+        measured["internal diversity"] = internal_diversity(valid)
+        values = log_p(names.elements())
+        measured["mean logP"], measured["its deviation"] = values.mean().item(), values.std(correction=0).item()
+        return measured
+
+    def measures(self, samples: Tensor) -> dict[str, float]:
+        """The measures of MOSES that RDKit alone gives. Those but validity are of valid samples."""
+        measured = self.summary(samples)
+        if measured["validity"] > 0:
+            valid = [molecule for molecule in parsed(self.strings(samples)) if molecule is not None]
             found = fragments(valid), scaffolds(valid)
             for split, reference in self.references.items():
                 for part, ours, theirs in zip(("fragments", "scaffolds"), found, reference, strict=True):
                     measured[f"{part}, {split}"] = cosine(ours, theirs)
-            values = log_p(names.elements())
-            measured["mean logP"], measured["its deviation"] = values.mean().item(), values.std(correction=0).item()
         return measured
 
     def draw(self, samples: Tensor, path: Path) -> Path:

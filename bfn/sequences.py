@@ -63,20 +63,20 @@ class Padded(nn.Discrete):
         place = torch.arange(places, device=theta.device)
         return (place > 0) & (place <= lengths[:, None])
 
-    def output(self, theta: Tensor, t: Tensor) -> Tensor:
+    def output(self, theta: Tensor, t: Tensor, cond: Any = None) -> Tensor:
         if self.guide is None:
-            return super().output(theta, t)
+            return super().output(theta, t, cond)
         with_property, (property_class, strength) = theta.clone(), self.guide
         with_property[:, 0] = 0
         with_property[:, 0, property_class] = 1
-        free, guided = super().output(torch.cat([theta, with_property]), torch.cat([t, t])).chunk(2)
+        free, guided = super().output(torch.cat([theta, with_property]), torch.cat([t, t]), cond).chunk(2)
         return free + strength * (guided - free)
 
     def mode(self, output: Tensor, theta: Tensor, t: Tensor) -> Tensor:
         return super().mode(output, theta, t) * self.token_places(theta)
 
     @contextmanager
-    def guided(self, property_class: int, strength: float) -> Iterator[None]:
+    def guided_to(self, property_class: int, strength: float) -> Iterator[None]:
         """Inside the `with`, samples are guided. strength: as SampleConfig.guidance."""
         self.guide = (property_class, strength)
         try:
@@ -111,5 +111,5 @@ def guided(model: nn.BFN, options: SampleConfig) -> Iterator[None]:
         wanted = math.nan
     if not isinstance(model, Padded) or name != "logp" or not math.isfinite(wanted):
         raise ConfigError(f"sample.guide={options.guide} must be logp=NUMBER, of a model of molecules")
-    with model.guided(int(class_of(wanted, model.num_classes)), options.guidance):
+    with model.guided_to(int(class_of(wanted, model.num_classes)), options.guidance):
         yield

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from bfn_kernels import backends, solvers
+from bfn_kernels import backends
 from bfn_kernels.autograd import needs
-from bfn_kernels.call import checks, rows
+from bfn_kernels.call import checks, rows, steps
 from bfn_kernels.call.keywords import Target, choice_noises, known_values, loss_target, noise_seed, step_seed
 from bfn_kernels.call.rows import PerRow
 from bfn_kernels.records import CHOICES, NO_GUIDANCE
@@ -113,13 +113,13 @@ class Family(NamedTuple):
         sent, lead = self.sent(choose, known, known_mask, state), self.lead(state)
         if unconditional is not None:
             checks.like("unconditional", unconditional, "output_logits", output_logits)
-        schedule = solvers.step_schedule(coefficients, beta_1, schedule)
+        schedule = steps.step_schedule(coefficients, beta_1, schedule)
         library = backends.library(backend, state.device)
         dtype, dims = checks.compute_dtype(output_logits, state, previous, unconditional), len(lead)
-        solver = solvers.step_scalars(
+        solver = steps.step_scalars(
             coefficients, rule, schedule, times, previous, state, dtype, dims, self.scale(state)
         )
-        guidance = solvers.guidance_scalars(temperature, unconditional, guidance, state, dtype, dims)
+        guidance = steps.guidance_scalars(temperature, unconditional, guidance, state, dtype, dims)
         draws = choice_noises(choose, draw_noise, lead)
         seed = step_seed(state, solver.std, seed, generator, noise, *draws)
         step = getattr(library, self.name).step

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from bfn_kernels.adaptive import MAX_CALLS, Steps
 from bfn_kernels.call import checks
-from bfn_kernels.nn import BFN, State, part, random_seed
+from bfn_kernels.nn import BFN, Sampling, State, part, random_seed
+from bfn_kernels.nn.sampling import PLAIN
 from bfn_kernels.noise import fold_in
 from bfn_kernels.solvers import RULES, Coefficients, coefficients
 
@@ -27,6 +28,14 @@ def sample(
     *,
     seed: int | None = None,
     sampler: str = "ancestral",
+    choose: str | None = None,
+    temperature: float | None = None,
+    known: Tensor | None = None,
+    known_mask: Tensor | None = None,
+    cond: Any = None,
+    unconditional: Any = None,
+    guidance: float | Tensor | None = None,
+    start: Tensor | None = None,
     device: torch.device | str = "cpu",
     capture: bool | None = None,
     watch: Callable[[int, State], None] | None = None,
@@ -41,6 +50,19 @@ def sample(
         n_steps: n, at least 1.
         seed: An int that determines all noise. None: torch's default generator draws it.
         sampler: A name in SAMPLERS: "ancestral", or a rule of `bfn_kernels.solvers.RULES`.
+        choose: What a step uses of the output distribution: a "sample", its "mode" or its "mean". None: a "sample" in
+            ancestral sampling, else the "mean". Continuous and circular data have only the "mean".
+        temperature: T, by which the logits of classes and binary data are divided, from 1e-30 to 1e30.
+        known: Data of this shape, which the samples have where known_mask is True (inpainting). Pass both or neither.
+        known_mask: bool, broadcastable to the data, or shaped as their leading dimensions.
+        cond: A condition for the network, which is called as `network(theta, t, cond=cond)`. None: it is called without
+            this argument.
+        unconditional: The condition of the second call of the network in a guided step. None: this call has no
+            condition.
+        guidance: w of (1 + w)·output − w·unconditional output, a number or a tensor `[count]`. None: one call for each
+            step.
+        start: The state from which the run starts, instead of the prior or its noise: means of this shape, or logits,
+            with a last dimension of K for classes.
         device: The device of the network and of the data.
         capture: Whether to record one step as a CUDA graph and to replay it for the other steps. The data are the same.
             With few examples, launches take most of the time of a step, and a graph saves this time. None: True on a
@@ -51,7 +73,8 @@ def sample(
         Data of this shape, as `BFN.mode` returns them: floating-point numbers, or int64 classes.
 
     Raises:
-        ValueError: If capture is True on a device that is not a CUDA device.
+        ValueError: If capture is True on a device that is not a CUDA device, or the model has no choice, temperature or
+            start as asked for.
 
     Example:
         >>> from bfn_kernels.nn import Binary
@@ -67,11 +90,15 @@ def sample(
     checks.choice("sampler", sampler, tuple(SAMPLERS))
     checks.integer("n_steps", n_steps, 1)
     device, seed = torch.device(device), random_seed() if seed is None else seed
+    sampling = Sampling(choose, temperature, known, known_mask, cond, unconditional, guidance)
+    sampling.check(model.choices, model.has_logits, shape)
     capture = can_capture(device) if capture is None else capture
     if capture and not can_capture(device):
         raise ValueError(f"capture must be None or False on {device}, which has no CUDA graphs")
     with evaluating(model):
-        run = SAMPLERS[sampler](model, shape, n_steps, seed, device)
+        run = SAMPLERS[sampler](model, shape, n_steps, seed, device, sampling)
+        if start is not None:
+            model.start_from(run.state, start)
         step = run.step
         for i in range(n_steps + 1):
             if i > 0:
@@ -80,7 +107,7 @@ def sample(
                 step = captured(run.step, device)
             if watch is not None:
                 watch(i, tuple(value.clone() for value in run.state))
-        return model.sample_final(run.state)
+        return model.sample_final(run.state, sampling)
 
 
 @contextmanager
@@ -120,7 +147,7 @@ class Run:
         self.advance, self.state, device = advance, state, state[0].device
         seeds = torch.as_tensor(fold_in(seed, torch.arange(1, len(times) + 1)))
         self.times, self.seeds = times.float().to(device), seeds.to(device)
-        self.table = table.each(lambda column: column.to(device))
+        self.table = table.each(lambda column: column.to(checks.widest(device)).to(device))
         self.done = torch.zeros(1, dtype=torch.int64, device=device)
 
     def step(self) -> None:
@@ -133,7 +160,9 @@ class Run:
         self.done += 1
 
 
-def ancestral(model: BFN, shape: Shape, n_steps: int, seed: int, device: torch.device) -> Run:
+def ancestral(
+    model: BFN, shape: Shape, n_steps: int, seed: int, device: torch.device, sampling: Sampling = PLAIN
+) -> Run:
     """Makes a run of ancestral sampling: the state receives n messages about samples of the output distribution.
 
     Args:
@@ -142,20 +171,29 @@ def ancestral(model: BFN, shape: Shape, n_steps: int, seed: int, device: torch.d
         n_steps: n, at least 1.
         seed: An int that determines all noise.
         device: The device of the state.
+        sampling: What the run takes of the output distribution, and what the network is told.
 
     Returns:
         The run, which starts from the prior.
     """
 
     def advance(state: State, t: Tensor, message: Any, seed: Tensor) -> None:
-        model.sample_step(state, t, message.take, seed)
+        model.sample_step(state, t, message.take, seed, sampling)
 
     steps = torch.arange(1, n_steps + 1).double()
     accuracies = Coefficients(None, model.schedule.alpha(steps, n_steps))
     return Run(advance, model.prior(shape, device), (steps - 1) / n_steps, accuracies, seed)
 
 
-def by_rule(rule: str, model: BFN, shape: Shape, n_steps: int, seed: int, device: torch.device) -> Run:
+def by_rule(
+    rule: str,
+    model: BFN,
+    shape: Shape,
+    n_steps: int,
+    seed: int,
+    device: torch.device,
+    sampling: Sampling = PLAIN,
+) -> Run:
     """Makes a run of a solver.
 
     With a rule of second order, the first step has no previous prediction, so its extrapolation is 0.
@@ -167,6 +205,7 @@ def by_rule(rule: str, model: BFN, shape: Shape, n_steps: int, seed: int, device
         n_steps: n, at least 1.
         seed: An int that determines all noise.
         device: The device of the state.
+        sampling: What the run takes of the output distribution, and what the network is told.
 
     Returns:
         The run. It starts at t = 0, or at the model's `solver_start` if the rule cannot start at 0.
@@ -178,7 +217,7 @@ def by_rule(rule: str, model: BFN, shape: Shape, n_steps: int, seed: int, device
     if RULES[rule].order == 2:
         after_first = coefficients(rule, model.schedule, times[1:-1], times[2:], times[:-2]).extrapolation
         table = table._replace(extrapolation=torch.cat([torch.zeros(1), torch.as_tensor(after_first)]))
-    return Run(model.solver_step, state, times[:-1], table, seed)
+    return Run(partial(model.solver_step, sampling=sampling), state, times[:-1], table, seed)
 
 
 @torch.no_grad()
@@ -188,6 +227,14 @@ def sample_within(
     tolerance: float,
     *,
     seed: int | None = None,
+    choose: str | None = None,
+    temperature: float | None = None,
+    known: Tensor | None = None,
+    known_mask: Tensor | None = None,
+    cond: Any = None,
+    unconditional: Any = None,
+    guidance: float | Tensor | None = None,
+    start: Tensor | None = None,
     max_calls: int = MAX_CALLS,
     device: torch.device | str = "cpu",
 ) -> tuple[Tensor, int]:
@@ -201,6 +248,19 @@ def sample_within(
         tolerance: The allowed error of a step, in units of the state, positive. The error is the root of its mean
             square in the example where this root is largest.
         seed: An int that determines the noise of the first state. None: torch's default generator draws it.
+        choose: What a step uses of the output distribution: a "sample", its "mode" or its "mean". None: the "mean",
+            which is the only choice for continuous data.
+        temperature: T, by which the logits of classes and binary data are divided, from 1e-30 to 1e30.
+        known: Data of this shape, which the samples have where known_mask is True (inpainting). Pass both or neither.
+        known_mask: bool, broadcastable to the data, or shaped as their leading dimensions.
+        cond: A condition for the network, which is called as `network(theta, t, cond=cond)`. None: it is called without
+            this argument.
+        unconditional: The condition of the second call of the network in a guided step. None: this call has no
+            condition.
+        guidance: w of (1 + w)·output − w·unconditional output, a number or a tensor `[count]`. None: one call for each
+            step.
+        start: The state from which the run starts, instead of the prior or its noise: means of this shape, or logits,
+            with a last dimension of K for classes.
         max_calls: The largest number of calls of the network, at least 1.
         device: The device of the network and of the data.
 
@@ -222,25 +282,29 @@ def sample_within(
         (tensor([[0, 0, 0]]), 8)
     """
     device, seed = torch.device(device), random_seed() if seed is None else seed
+    sampling = Sampling(choose, temperature, known, known_mask, cond, unconditional, guidance)
+    sampling.check(model.choices, model.has_logits, shape)
     with evaluating(model):
         state = model.solver_state(shape, device, model.solver_start, part(seed, 0))
+        if start is not None:
+            model.start_from(state, start)
         steps = Steps(model.solver_start, tolerance, max_calls=max_calls)
         unread_seed = torch.zeros((), dtype=torch.int64, device=device)  # "ode2" has no noise
         while steps.t < steps.end:
             before, accepted = tuple(value.clone() for value in state), False
             t = torch.full((shape[0],), steps.t, device=device)
-            output = model.output(model.theta(state), t)
+            output = model.guided_output(model.theta(state), t, sampling)
             while not accepted:
                 step = coefficients("ode2", model.schedule, steps.t, steps.t_next, steps.t_previous).each(float)
-                model.solve(output, state, t, step, unread_seed)
+                model.solve(output, state, t, step, unread_seed, sampling)
                 accepted = steps.judge(model.step_error(step, state, before))
                 if not accepted:
                     for value, old in zip(state, before, strict=True):
                         value.copy_(old)
-        return model.sample_final(state), steps.accepted + 1
+        return model.sample_final(state, sampling), steps.accepted + 1
 
 
-SAMPLERS: dict[str, Callable[..., Run]] = {"ancestral": ancestral, **{rule: partial(by_rule, rule) for rule in RULES}}
+SAMPLERS: dict[str, Callable[..., Run]] = {rule: partial(by_rule, rule) for rule in RULES} | {"ancestral": ancestral}
 
 
 def can_capture(device: torch.device) -> bool:

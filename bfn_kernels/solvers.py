@@ -21,6 +21,7 @@ if A = 0.
 - "ode_euler" and "sde_euler" use the slope at s for the whole step, in −ln(1 − γ) for continuous data and in u for
   classes. Both are proportional to t in the paper's schedules.
 - "renoise" draws the new state from the flow of the prediction.
+- "ancestral" is "sde1" where the prediction is a sample of the output distribution, unless `choose` says otherwise.
 
 A sampling run starts at time 0 with the state 0 if the rule is stochastic. Otherwise it starts at a later time t₀. Its
 state is then drawn from a normal with mean 0 and the variance that `start_variance` describes. Each step calls the
@@ -28,8 +29,6 @@ network at the time s of the state, and then `solver_step`, whose arguments t an
 network at time 1 gives the result.
 """
 
-import math
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -38,8 +37,6 @@ import torch
 from torch import Tensor
 
 from bfn_kernels.call import checks
-from bfn_kernels.records import Guidance, Solver
-from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
 
 
 class Coefficients(NamedTuple):
@@ -192,6 +189,7 @@ def _by_messages(r: Accuracy, s: Accuracy, t: Accuracy) -> Tensor:
 
 
 RULES: dict[str, Rule] = {
+    "ancestral": Rule(*_FORMULAS["sde"]),
     "ode1": Rule(*_FORMULAS["ode"], from_prior=False),
     "ode2": Rule(*_FORMULAS["ode"], _half_a_step, _half_a_step, from_prior=False),
     "sde1": Rule(*_FORMULAS["sde"]),
@@ -221,7 +219,7 @@ def flow_at(schedule: Any, t: float | Tensor) -> Mean | Accuracy:
     Raises:
         ValueError: If the schedule has both methods or none.
     """
-    t = t.double() if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64)
+    t = t.to(checks.wide_device(t.device)).double() if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64)
     has_gamma, has_beta = (callable(getattr(schedule, name, None)) for name in ("gamma", "beta"))
     if has_gamma == has_beta:
         raise ValueError(f"schedule must have one of the methods gamma and beta, and {schedule!r} has both or none")
@@ -234,7 +232,7 @@ def coefficients(
     """The numbers of a step from t to t_next.
 
     "ode1" and "ode2" follow the flow's ordinary differential equation and start above t = 0. "sde1" and "sde2" send a
-    message at each step, as ancestral sampling does. "renoise" makes the state afresh. "ode_euler" and "sde_euler" are
+    message at each step, as "ancestral" does. "renoise" makes the state afresh. "ode_euler" and "sde_euler" are
     Euler's forms of "ode1" and "sde1".
 
     Args:
@@ -286,107 +284,3 @@ def start_variance(schedule: Any, t: float | Tensor) -> Tensor:
     """
     flow = flow_at(schedule, t)
     return flow.gamma * flow.rest if isinstance(flow, Mean) else flow.beta
-
-
-def step_schedule(
-    explicit: Coefficients | None, beta_1: float | None, schedule: DiscreteSchedule | None
-) -> DiscreteSchedule | None:
-    """The schedule of a step of classes; None if coefficients are passed instead."""
-    return None if explicit is not None and beta_1 is schedule is None else discrete_schedule(beta_1, schedule)
-
-
-def step_scalars(
-    explicit: Coefficients | None,
-    rule: str,
-    schedule: Any,
-    times: tuple[Any, Any, Any],
-    previous: Tensor | None,
-    state: Tensor,
-    dtype: torch.dtype,
-    dims: int | None = None,
-    scale: float = 1,
-) -> Solver:
-    """The numbers of a step as operators take them: in the type of the arithmetic, and broadcastable to the state.
-
-    Args:
-        explicit: Coefficients that replace a rule, a schedule and the times t_next and t_previous; or None.
-        rule: A name in RULES.
-        schedule: Of `bfn_kernels.schedules`, or an object with their methods.
-        times: t, t_next and t_previous.
-        previous: The prediction of the step before, for a step of second order, or None.
-        state: The state, `[B, ...]`.
-        dtype: The type of the arithmetic.
-        dims: The number of leading dimensions of the state that the numbers broadcast to. None: all.
-        scale: What the variance is multiplied by: K for classes.
-
-    Returns:
-        The numbers, and `previous`.
-
-    Raises:
-        ValueError: If a step of second order has no `previous`, or one of first order has it.
-    """
-    shape = state.shape[:dims]
-    if explicit is None:
-        chosen = coefficients(rule, schedule, *_checked_times(rule, times, shape, state))
-    elif not isinstance(explicit, Coefficients):
-        raise TypeError(f"coefficients must be bfn_kernels.solvers.Coefficients, got {type(explicit).__name__}")
-    elif not times[1] is times[2] is None:
-        raise ValueError("t_next and t_previous must be None with coefficients")
-    else:
-        checked: list[Any] = []
-        for name, value in zip(explicit._fields, explicit, strict=True):
-            low = 0 if name == "variance" else -math.inf
-            checked.append(value if value is None else checks.rows(f"coefficients.{name}", value, shape, state, low))
-        chosen = Coefficients(*checked)
-    if (chosen.extrapolation is None) != (previous is None):
-        raise ValueError("previous must be given together with t_previous or the extrapolation of coefficients")
-    std = None if chosen.variance is None else (scale * chosen.variance) ** 0.5
-    numbers: Any = [chosen.keep, chosen.take, std, chosen.extrapolation]
-    if any(number is not None and number.requires_grad for number in numbers):
-        raise ValueError("schedule, times and coefficients must not require a gradient, since none is defined for them")
-    keep, take, std, extrapolation = (number if number is None else number.to(dtype) for number in numbers)
-    return Solver(keep, take, std, previous, extrapolation)
-
-
-def _checked_times(rule: str, times: tuple[Any, Any, Any], shape: torch.Size, state: Tensor) -> list[Tensor | None]:
-    """The times in float64. They must be in order, t_previous < t ≤ t_next, and t must be above 0 if the rule cannot
-    start at 0."""
-    t, t_next, t_previous = times
-    if t is None or t_next is None:
-        raise ValueError(f"t and t_next must be given without coefficients, got {t=} and {t_next=}")
-    least = 0.0 if rule_of(rule).from_prior else sys.float_info.min
-    start, end = checks.rows("t", t, shape, state, least, 1), checks.rows("t_next", t_next, shape, state, 0, 1)
-    before = None if t_previous is None else checks.rows("t_previous", t_previous, shape, state, 0, 1)
-    if checks.shows(start) and (start > end).any():
-        raise ValueError(f"t_next must not lie before t, got {t_next} and {t}")
-    if before is not None and checks.shows(start) and (before >= start).any():
-        raise ValueError(f"t_previous must lie before t, got {t_previous} and {t}")
-    return [start, end, before]
-
-
-def guidance_scalars(
-    temperature: Any, unconditional: Tensor | None, guidance: Any, logits: Tensor, dtype: torch.dtype, dims: int | None
-) -> Guidance:
-    """The factors (1 + w)/T of the logits and −w/T of the unconditional logits.
-
-    Args:
-        temperature: T, from 1e-30 to 1e30: a number or a tensor of rows. None: 1.
-        unconditional: Logits in the logits' shape, or None.
-        guidance: w, a number or a tensor of rows; None without `unconditional`.
-        logits: `[B, ..., K]`, or `[B, ...]` for binary data.
-        dtype: The type of the arithmetic.
-        dims: The number of leading dimensions of the logits that the factors broadcast to. None: all.
-
-    Returns:
-        The factors, and `unconditional`. A factor is None if no argument asks for it.
-    """
-    if (unconditional is None) != (guidance is None):
-        raise ValueError("unconditional and guidance must be given together")
-    shape, scale = logits.shape[:dims], None
-    if temperature is not None:
-        scale = 1 / checks.rows("temperature", temperature, shape, logits, 1e-30, 1e30)
-    if unconditional is None:
-        return Guidance(None if scale is None else scale.to(dtype))
-    weight = checks.rows("guidance", guidance, shape, logits)
-    scale = torch.ones_like(weight) if scale is None else scale
-    return Guidance(((1 + weight) * scale).to(dtype), unconditional, (-weight * scale).to(dtype))

@@ -14,6 +14,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from torch.compiler import list_backends
 from yaml import YAMLError
 
+from bfn_kernels.records import CHOICES
 from bfn_kernels.samplers import SAMPLERS
 
 
@@ -66,6 +67,7 @@ class TrainConfig:
     micro_batch: int | None = None  # examples in one pass of the network; None is a process's share of the batch
     fully_shard: bool = False  # whether each of several processes holds only a part of the weights (FSDP2)
     learning_rate: float = 1e-3
+    final_learning_rate: float | None = None  # that a cosine ends at with max_steps or max_seconds; None: constant
     beta_2: float = 0.99  # AdamW's second-moment decay; the first is 0.9
     weight_decay: float = 0.01
     decay_vectors: bool = True  # whether weight decay also shrinks biases and the weights of norms
@@ -95,11 +97,18 @@ class SampleConfig:
     count: int = 64
     n_steps: int = 100
     sampler: str = "ancestral"  # a name in SAMPLERS
+    choose: str | None = None  # what a step uses of the output distribution: a "sample", its "mode" or its "mean"
+    temperature: float | None = None  # by which the logits of classes are divided; None is 1
     tolerance: float | None = None  # the largest error of a step of ode2; with it, n_steps is not used
     guide: str | None = None  # the property to which samples of molecules are guided, such as "logp=3"
     guidance: float = 2.0  # 0 ignores the property, 1 is the network's output given the property; more exaggerates it
     max_calls: int = 1000  # with a tolerance: the most calls of the network in one sampling run
     seed: int = 0
+
+    @property
+    def taking(self) -> dict[str, Any]:
+        """The arguments of a sampler that say what a step takes of the output distribution."""
+        return {"choose": self.choose, "temperature": self.temperature}
 
 
 @dataclass
@@ -218,6 +227,8 @@ def check(config: Config) -> None:
             raise ConfigError(f"{path}={value} must be a number of 64 bits")
     choose(dict.fromkeys(("no", "bf16", "fp16", "auto")), config.train.mixed_precision, "train.mixed_precision")
     choose(SAMPLERS, config.sample.sampler, "sample.sampler")
+    if config.sample.choose is not None:
+        choose(dict.fromkeys(CHOICES), config.sample.choose, "sample.choose")
     if config.train.compiler is not None:
         choose(dict.fromkeys(["auto", *list_backends(None)]), config.train.compiler, "train.compiler")
     if config.sample.tolerance is not None and config.sample.sampler != "ode2":

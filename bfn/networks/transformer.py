@@ -29,17 +29,48 @@ class Layer(nn.Module):
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(gelu), nn.Linear(4 * width, width))
 
-    def forward(self, h: Tensor) -> Tensor:
+    def forward(self, h: Tensor, turns: Tensor | None = None) -> Tensor:
+        """turns: the cosines and sines that queries and keys are turned by, [2, L, width of a head / 2], or None."""
         q, k, v = self.qkv(self.norm_attention(h)).unflatten(-1, (3, self.heads, -1)).movedim(-2, 1).unbind(-2)
+        if turns is not None:
+            q, k = turned(q, turns), turned(k, turns)
         mixed = attend(q, k, v).transpose(1, 2).flatten(2)
         h = h + self.dropout(self.out(mixed))
         return h + self.dropout(self.mlp(self.norm_mlp(h)))
 
 
-class Transformer(nn.Module):
-    """Probabilities [B, L, K] and times [B] -> logits [B, L, K]; positions and time are added to the embedding."""
+def turns_of(length: int, width: int) -> Tensor:
+    """The cosines and the sines of positions, [2, length, width / 2], whose wavelengths rise from 2π to 200π."""
+    angles = torch.arange(length)[:, None] * 100 ** -torch.linspace(0, 1, width // 2)
+    return torch.stack([angles.cos(), angles.sin()])
 
-    def __init__(self, shape: Size, features: int, outputs: int, *, width: int, depth: int, heads: int, dropout: float):
+
+def turned(x: Tensor, turns: Tensor) -> Tensor:
+    """Vectors [..., L, width] turned by their positions, so that products of two depend on their distance (RoPE)."""
+    (cos, sin), (first, second) = turns.to(x.dtype), x.chunk(2, -1)
+    return torch.cat([first * cos - second * sin, first * sin + second * cos], -1)
+
+
+class Transformer(nn.Module):
+    """Probabilities [B, L, K] and times [B] -> logits [B, L, K]; positions and time are added to the embedding.
+
+    rotary: whether attention knows the distances of positions, too.
+    """
+
+    turns: Tensor | None
+
+    def __init__(
+        self,
+        shape: Size,
+        features: int,
+        outputs: int,
+        *,
+        width: int,
+        depth: int,
+        heads: int,
+        dropout: float,
+        rotary: bool = False,
+    ):
         super().__init__()
         check_sequence("transformer", shape, features, outputs, width, heads)
         # The embedding of a variable sees its neighbours. Attention would need thousands of steps to learn where they
@@ -47,6 +78,7 @@ class Transformer(nn.Module):
         self.embed = nn.Conv1d(features, width, 5, padding=2)
         nn.init.normal_(self.embed.weight, std=0.5)
         self.position = nn.Parameter(0.5 * torch.randn(shape[0], width))
+        self.register_buffer("turns", turns_of(shape[0], width // heads) if rotary else None, persistent=False)
         self.time = nn.Sequential(TimeEmbedding(width), nn.Linear(width, width))
         self.layers = nn.ModuleList(Layer(width, heads, dropout) for _ in range(depth))
         self.own = zero_init(nn.Linear(width, 1))
@@ -65,7 +97,7 @@ class Transformer(nn.Module):
         time = self.time(t)
         h = self.embed(features.mT).mT + self.position + time[:, None]
         for layer in self.layers:
-            h = layer(h)
+            h = layer(h, self.turns)
         return self.norm(h), time
 
 

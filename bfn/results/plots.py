@@ -144,14 +144,15 @@ def plot_bounds(rows: Sequence[Measured], data: Data, path: Path) -> Path:
     return path
 
 
-def plot_samplers(rows: Sequence[Drawn], path: Path, quality: str = TOLD_APART) -> Path:
+def plot_samplers(rows: Sequence[Drawn], path: Path) -> Path:
     """The quality of samples against the calls of the network: how well a test tells them from held-out data, or the
     share of valid molecules."""
+    quality = rows[0].quality
     labels, told_apart = {"xlabel": "calls of the network", "ylabel": quality}, quality == TOLD_APART
     title = "Samples against held-out data (lower is better)" if told_apart else "Valid samples (higher is better)"
     with chart(path, (7, 4.2), title=title, **labels) as axes:
         for name in dict.fromkeys(row.sampler for row in rows):
-            points = [(row.calls, row.told_apart, row.error) for row in rows if row.sampler == name]
+            points = [(row.calls, row.share, row.error) for row in rows if row.sampler == name]
             calls, shares, errors = zip(*points, strict=True)
             axes.errorbar(calls, shares, errors, fmt="o-", capsize=3, label=name)
         if told_apart:

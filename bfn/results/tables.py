@@ -2,21 +2,22 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from rich.table import Column, Table
 from torch import Tensor
 
-from bfn.configs import Config
+from bfn.configs import Config, SampleConfig
 from bfn.data import Data
 from bfn.model import BFN, DiscreteBFN
 from bfn.results.evaluate import Bound, evaluate
 from bfn.sample import sample
+from bfn.sequences import guided
 
-TOLD_APART, VALID = "told apart by the nearest neighbour", "valid"  # the quality of samples; of molecules
+TOLD_APART, VALID = "told apart by the nearest neighbour", "validity"  # the quality of samples; of molecules
 STEPS = (10, 25, 50, 100)
 # The paper's bounds for n steps; None is continuous time. MNIST has nats per image, the others bits per dimension.
 PAPER: dict[str, dict[int | None, float]] = {
@@ -93,40 +94,56 @@ def bounds_table(rows: Sequence[Measured], data: Data, settings: Config) -> Tabl
 
 
 class Drawn(NamedTuple):
-    """The calls and seconds that a sampler took for a batch. told_apart, error: the result of the function `told_apart`
-    for its samples. For molecules, they are the share of valid samples and its standard error."""
+    """The calls and seconds that a sampler took for a batch, and the quality of its samples.
+
+    quality: What is measured. share: The result, with its standard error. more: Other measures of molecules.
+    """
 
     sampler: str
     calls: int
     seconds: float
-    told_apart: float
+    quality: str
+    share: float
     error: float
+    more: Mapping[str, float] = {}
 
 
 def samplers(
     model: BFN, data: Data, settings: Config, device: torch.device, names: Sequence[str], steps: Sequence[int]
 ) -> Iterator[Drawn]:
     """Measures each sampler at each number of steps. It draws as many samples as there are held-out examples, at most
-    1000."""
-    held_out = data.test[:1000]
+    1000. With sample.guide, it measures each sampler once more with guidance."""
+    plain = replace(settings.sample, guide=None)
     for name in names:
-        for n_steps in steps:
-            start = time.perf_counter()
-            drawn = sample(model, len(held_out), n_steps, seed=settings.sample.seed, sampler=name, device=device).cpu()
-            seconds = time.perf_counter() - start
-            if data.judge is not None:
-                share, error = data.judge.validity(drawn)
-            else:
-                share, error = told_apart(drawn, held_out, differing=bool(data.symbols))
-            yield Drawn(name, n_steps + 1, seconds, share, error)
+        for options in [plain] if settings.sample.guide is None else [plain, settings.sample]:
+            label = name if options.guide is None else f"{name}, {options.guide}"
+            for n_steps in steps:
+                with guided(model, options):
+                    yield drawn(model, data, options, device, name, n_steps)._replace(sampler=label)
 
 
-def samplers_table(rows: Sequence[Drawn], settings: Config, quality: str = TOLD_APART) -> Table:
-    numbers = "network calls", "seconds", quality
+def drawn(model: BFN, data: Data, options: SampleConfig, device: torch.device, name: str, n_steps: int) -> Drawn:
+    """Measures a sampler at a number of steps."""
+    held_out, start = data.test[:1000], time.perf_counter()
+    how: dict[str, Any] = {"seed": options.seed, "device": device, **options.taking}
+    samples = sample(model, len(held_out), n_steps, sampler=name, **how).cpu()
+    seconds = time.perf_counter() - start
+    if data.judge is None:
+        share, error = told_apart(samples, held_out, differing=bool(data.symbols))
+        return Drawn(name, n_steps + 1, seconds, TOLD_APART, share, error)
+    more = data.judge.summary(samples)
+    share = more.pop(VALID)
+    return Drawn(name, n_steps + 1, seconds, VALID, share, math.sqrt(share * (1 - share) / len(samples)), more)
+
+
+def samplers_table(rows: Sequence[Drawn], settings: Config) -> Table:
+    more = list(dict.fromkeys(name for row in rows for name in row.more))
+    numbers = "network calls", "seconds", rows[0].quality, *more
     columns = (Column(name, justify="right") for name in numbers)
-    table = Table("sampler", *columns, title=f"{settings.data.name}, samples compared with as many held-out examples")
+    table = Table("sampler", *columns, title=f"{settings.data.name}, as many samples as held-out examples")
     for row in rows:
-        table.add_row(row.sampler, str(row.calls), f"{row.seconds:.1f}", f"{row.told_apart:.3f} ± {row.error:.3f}")
+        shown = [f"{row.more[name]:.3f}" if name in row.more else "–" for name in more]
+        table.add_row(row.sampler, str(row.calls), f"{row.seconds:.1f}", f"{row.share:.3f} ± {row.error:.3f}", *shown)
     return table
 
 

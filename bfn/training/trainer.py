@@ -254,15 +254,24 @@ class Trainer:
     def step(self) -> None:
         """One optimizer step. Nothing in it waits for the device, except fp16's scaler. `look` must come after
         at most LOOK_STEPS steps."""
-        train = self.config.train
+        train, rate = self.config.train, self.learning_rate()
         for group in self.optimizer.param_groups:
-            group["lr"] = train.learning_rate * min(1.0, (self.at.step + 1) / train.warmup_steps)
+            group["lr"] = rate
         self.losses[self.at.step - self.looked] = self.gradients()
         self.accelerator.clip_grad_norm_(self.model.parameters(), train.clip_norm)
         self.optimizer.step()
         if not self.optimizer.step_was_skipped:  # fp16 skips a step whose gradients are not finite
             self.average()
         self.at.step += 1
+
+    def learning_rate(self) -> float:
+        """The learning rate of the next step, which all processes agree on."""
+        train, at = self.config.train, self.at
+        high, low = train.learning_rate, train.final_learning_rate
+        if low is not None:
+            done = max(at.step / train.max_steps, at.seconds / (train.max_seconds or math.inf))
+            high = low + (high - low) * (1 + math.cos(math.pi * min(1.0, done))) / 2
+        return high * min(1.0, (at.step + 1) / train.warmup_steps)
 
     def gradients(self, *, shared: bool = True) -> Tensor:
         """Compute the gradients of this step's batch into the parameters' `grad`. Returns this process's mean loss.

@@ -17,7 +17,7 @@ from bfn_kernels.binary.losses import continuous_time_loss as continuous_time_lo
 from bfn_kernels.binary.losses import discrete_time_loss as discrete_time_loss
 from bfn_kernels.binary.losses import reconstruction_loss as reconstruction_loss
 from bfn_kernels.binary.operators import OPERATORS
-from bfn_kernels.call import checks, keywords, rows
+from bfn_kernels.call import checks, keywords, rows, steps
 from bfn_kernels.call.outputs import check_outputs, check_solver_step
 from bfn_kernels.call.reduction import hide
 from bfn_kernels.call.rows import PerRow
@@ -236,7 +236,7 @@ def solver_step(
     coefficients: Coefficients | None = None,
     beta_1: float | None = None,
     schedule: DiscreteSchedule | None = None,
-    choose: str = "mean",
+    choose: str | None = None,
     temperature: PerRow | None = None,
     unconditional: Tensor | None = None,
     guidance: PerRow | None = None,
@@ -272,7 +272,8 @@ def solver_step(
             number, or a tensor in a shape that t may have.
         beta_1: β₁ of the paper's schedule, positive. Pass either beta_1 or schedule.
         schedule: Another schedule β(t): an object with the methods of `schedules.DiscreteSchedule`.
-        choose: "mean" leaves p as it is, as solvers do. "sample" or "mode" replaces p by a class, 0 or 1.
+        choose: "mean" leaves p as it is, as solvers do. "sample" or "mode" replaces p by a class, 0 or 1. None: a
+            "sample" with the rule "ancestral", else the "mean".
         temperature: T, by which the logits are divided, from 1e-30 to 1e30: a number, or a tensor in a shape that t may
             have.
         unconditional: Logits of the network without its condition, `[B, ...]`. Pass unconditional and guidance, or
@@ -307,6 +308,7 @@ def solver_step(
     """
     check_solver_step("state", locals())
     times, guiding = (t, t_next, t_previous), (temperature, unconditional, guidance)
+    choose = steps.taken(choose, rule, coefficients)
     plan = times, previous, rule, coefficients, beta_1, schedule, *guiding
     sending = choose, known, known_mask, seed, generator, noise, draw_noise
     return BINARY.solver_step(output_logits, state, plan, sending, (out, theta_out, predicted_out), backend)

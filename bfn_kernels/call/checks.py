@@ -3,6 +3,7 @@
 Every error is raised before anything is computed. It names the argument, its value and the allowed values.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from numbers import Integral, Real
@@ -10,15 +11,39 @@ from numbers import Integral, Real
 import torch
 from torch import Tensor
 
+from bfn_kernels.torch_private import constant
+
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 SMALL_CLASSES = (torch.int16, torch.int8)  # converted to int32
 CLASSES = (torch.int64, torch.int32, torch.uint8, *SMALL_CLASSES)
 KNOWN = (*FLOATS, torch.int64, torch.int32, torch.uint8, torch.bool)  # types of known values that operators take
 ROW_TYPES = (torch.float32, torch.float64)  # types of times and accuracies that operators take
+WIDE = ("cpu", "cuda", "meta")  # types of devices that have float64, which nothing needs to try
 REDUCTIONS = ("none", "batch", "sum", "mean")
 # The relative error that n·t may have, since times may be rounded to float32; csrc/math/schedules.h has the same
 # number.
 STEP_TOLERANCE = 1e-6
+
+
+@constant
+@functools.cache
+def has_float64(kind: str) -> bool:
+    """Whether devices of a type have float64. Apple's have not."""
+    try:
+        torch.empty(0, dtype=torch.float64, device=kind)
+    except (TypeError, RuntimeError):
+        return False
+    return True
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """The type of sums: float64, or float32 on a device that has none."""
+    return torch.float64 if device.type in WIDE or has_float64(device.type) else torch.float32
+
+
+def wide_device(device: torch.device) -> torch.device:
+    """Where row scalars for a device are computed in float64: on it, or on the CPU if it has none."""
+    return device if device.type in WIDE or has_float64(device.type) else torch.device("cpu")
 
 
 def _tensor(name: str, value: object, allowed: Sequence[torch.dtype]) -> None:
@@ -109,20 +134,21 @@ def once(name: str, value: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def rows(name: str, value: float | Tensor, shape: Sequence[int], model: Tensor, low=-math.inf, high=math.inf) -> Tensor:
-    """Returns a number for each row in float64, with as many dimensions as `shape`.
+    """Returns a number for each row in float64, on the `wide_device` of the model, with as many dimensions as `shape`.
 
     value: a number, or a tensor with the shape of any leading part of `shape`, and possibly trailing dimensions of size
     1. A number outside [low, high] is a ValueError. In tensors on other devices than the CPU and in compiled code,
     where reading it would cost a synchronisation, it becomes NaN.
     """
+    device = wide_device(model.device)
     if isinstance(value, Real) and not isinstance(value, bool):
         if not low <= value <= high:
             raise ValueError(f"{name} must lie in [{low}, {high}], got {value}")
         if isinstance(value, int) and abs(value) >= 2**63:  # torch refuses such an int, and float() may overflow
             value = float(min(max(value, -(2**1023)), 2**1023))
         if torch.compiler.is_compiling():  # with torch.full, compiled code would contain the number as a constant
-            return torch.zeros((1,) * len(shape), dtype=torch.float64, device=model.device) + value
-        return torch.full((1,) * len(shape), float(value), dtype=torch.float64, device=model.device)
+            return torch.zeros((1,) * len(shape), dtype=torch.float64, device=device) + value
+        return torch.full((1,) * len(shape), float(value), dtype=torch.float64, device=device)
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a number or a tensor, got {type(value).__name__}")
     _tensor(name, value, FLOATS)
@@ -133,7 +159,7 @@ def rows(name: str, value: float | Tensor, shape: Sequence[int], model: Tensor, 
         least, most = (v.item() for v in value.detach().aminmax())
         if not (low <= least and most <= high):
             raise ValueError(f"{name} must lie in [{low}, {high}], got values from {least} to {most}")
-    wide = value.detach().double().reshape(lead)
+    wide = value.detach().to(device).double().reshape(lead)
     return torch.where((wide >= low) & (wide <= high), wide, math.nan)
 
 

@@ -184,6 +184,25 @@ def read_mean(
     return None if parametrisation == "data" else mean
 
 
+def guided_prediction(
+    prediction: Tensor, unconditional: Tensor | None, guidance: PerRow | None, name: str, mean: Tensor
+) -> Tensor:
+    """(1 + w)·prediction − w·unconditional, in the type of the arithmetic; the prediction itself without guidance.
+
+    name: the name of the prediction in errors. mean: the mean that the network saw, which says the shape of rows.
+    """
+    if (unconditional is None) != (guidance is None):
+        raise ValueError("unconditional and guidance must be given together")
+    if unconditional is None or guidance is None:
+        return prediction
+    checks.like("unconditional", unconditional, name, prediction)
+    dtype = checks.compute_dtype(prediction, unconditional, mean)
+    weight = checks.rows("guidance", guidance, mean.shape, mean).to(dtype).to(mean.device)
+    weight = weight.view(*weight.shape, *(1,) * (prediction.dim() - mean.dim()))
+    value = prediction.to(dtype)
+    return value + weight * (value - unconditional.to(dtype))
+
+
 def prediction_scalars(
     library: Library,
     parametrisation: str,
@@ -222,7 +241,7 @@ def step_time(t: PerRow | None, step: int | Tensor | None, n_steps: int) -> tupl
         least, most = (v.item() for v in step.aminmax())
         if least < 1 or most > n_steps:
             raise ValueError(f"step must lie in [1, {n_steps}], got values from {least} to {most}")
-    return (step.double() - 1) / n_steps, n_steps
+    return (step.to(checks.widest(step.device)) - 1) / n_steps, n_steps
 
 
 def updated_precision(precision: PerRow, alpha: PerRow, model: Tensor) -> PerRow:
@@ -238,7 +257,7 @@ def updated_precision(precision: PerRow, alpha: PerRow, model: Tensor) -> PerRow
     else:
         total = checks.rows("precision", rho, model.shape, model, 0) + checks.rows("alpha", sent, model.shape, model, 0)
         dtype = torch.promote_types(precision.dtype, torch.float32) if isinstance(precision, Tensor) else torch.float32
-        total = total.reshape(total.shape[: max(v.dim() for v in tensors)]).to(dtype)
+        total = total.reshape(total.shape[: max(v.dim() for v in tensors)]).to(dtype).to(model.device)
     if rho is precision and sent is alpha:
         return total
     leads = (checks.leading("rows", v, model.shape) for v in tensors)

@@ -151,7 +151,7 @@ def scalars(
         checks.steps(name, wide, n_steps)
     wide_precision = None if precision is None else checks.rows("precision", precision, shape, data, 0)
     inputs = Inputs(wide, wide_precision, schedule, n_steps, scale, t_min)
-    row_scalars = [FORMULAS[name](inputs).to(dtype) for name in wanted]
+    row_scalars = [FORMULAS[name](inputs).to(dtype).to(data.device) for name in wanted]
     if any(scalar.requires_grad for scalar in row_scalars):
         raise ValueError("schedule requires a gradient, but none is defined for it; detach its parameters")
     return row_scalars

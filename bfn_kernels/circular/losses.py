@@ -40,8 +40,8 @@ def numbers_of(schedule: VonMisesAccuracy, name: str, x: Tensor, dtype: torch.dt
     """The schedule's `table` or `weights` where x is. Fake tensors do not go together with the schedule's own."""
     if type(x) in (Tensor, torch.nn.Parameter):
         # without detach, the compiler does not know a constant as a tensor
-        return schedule.on(x.device).detach() if name == "table" else schedule.weights.to(x.device, dtype)
-    return torch.tensor(getattr(schedule, name).tolist(), dtype=dtype, device=x.device)
+        return schedule.on(x.device).detach() if name == "table" else schedule.weights.to(dtype).to(x.device)
+    return torch.tensor(getattr(schedule, name).tolist(), dtype=dtype).to(x.device)
 
 
 def discrete_time_loss(

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bfn_kernels import backends, solvers
-from bfn_kernels.call import checks, keywords, rows
+from bfn_kernels import backends
+from bfn_kernels.call import checks, keywords, rows, steps
 from bfn_kernels.call.keywords import PARAMETRISATIONS, PUBLISHED, Clip, Limits, prediction_scalars
 from bfn_kernels.call.outputs import check_outputs, check_solver_step
 from bfn_kernels.call.rows import PerRow
@@ -119,6 +119,8 @@ def solver_step(
     parametrisation: str = "noise",
     limits: Limits = PUBLISHED,
     clip: Clip = (-1, 1),
+    unconditional: Tensor | None = None,
+    guidance: PerRow | None = None,
     known: Tensor | None = None,
     known_mask: Tensor | None = None,
     out: Tensor | None = None,
@@ -152,6 +154,10 @@ def solver_step(
         limits: `bfn_kernels.Limits`, of which only t_min is read (1e-6 by default): with parametrisation="noise", x̂ is
             0 before t_min.
         clip: The range (low, high) of the data, to which x̂ is clipped. None for data without bounds.
+        unconditional: The output of the network without its condition, `[B, ...]`. Pass unconditional and guidance, or
+            neither.
+        guidance: w, a number, or a tensor in a shape that t may have: the output is (1 + w)·prediction −
+            w·unconditional. Plain PyTorch computes it.
         known: Values `[B, ...]` that x̂ has where known_mask is True (inpainting).
         known_mask: Bool. Pass known and known_mask together. Broadcastable to mean, or shaped as its leading
             dimensions.
@@ -180,12 +186,13 @@ def solver_step(
     checks.data("mean", mean)
     checks.like("prediction", prediction, "mean", mean)
     checks.choice("parametrisation", parametrisation, PARAMETRISATIONS)
+    prediction = keywords.guided_prediction(prediction, unconditional, guidance, "prediction", mean)
     schedule = continuous_schedule(sigma_1, schedule)
     low, high = checks.interval("clip", clip)
     known_mask = keywords.known_values(known, known_mask, mean, mean.shape)
     library, dtype = backends.library(backend, mean.device), checks.compute_dtype(prediction, mean, previous)
     scales = prediction_scalars(library, parametrisation, t, mean, dtype, None, schedule, limits)
-    solver = solvers.step_scalars(coefficients, rule, schedule, (t, t_next, t_previous), previous, mean, dtype)
+    solver = steps.step_scalars(coefficients, rule, schedule, (t, t_next, t_previous), previous, mean, dtype)
     seed = keywords.step_seed(mean, solver.std, seed, generator, noise)
     sent = known, known_mask, seed, noise, out, predicted_out
     return library.continuous.step(prediction, mean, *scales, low, high, *solver, *sent)

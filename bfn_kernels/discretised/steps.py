@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from bfn_kernels import backends, solvers
+from bfn_kernels import backends
 from bfn_kernels.autograd import needs
-from bfn_kernels.call import checks, keywords, rows
+from bfn_kernels.call import checks, keywords, rows, steps
 from bfn_kernels.call.keywords import PUBLISHED, Limits, prediction_scalars
 from bfn_kernels.call.outputs import check_outputs, check_solver_step
 from bfn_kernels.call.rows import PerRow
@@ -137,7 +137,9 @@ def solver_step(
     schedule: ContinuousSchedule | None = None,
     parametrisation: str = "noise",
     limits: Limits = PUBLISHED,
-    choose: str = "mean",
+    unconditional: Tensor | None = None,
+    guidance: PerRow | None = None,
+    choose: str | None = None,
     known: Tensor | None = None,
     known_mask: Tensor | None = None,
     out: Tensor | None = None,
@@ -176,7 +178,13 @@ def solver_step(
         parametrisation: "noise": the network predicts the noise (105, 106); "data": it predicts the data.
         limits: `bfn_kernels.Limits`, to which pred_log_std and the std are clamped. With parametrisation="noise", the
             normal is N(0, 1) at times before limits.t_min.
+        unconditional: pred_mean of the network without its condition, in the shape of pred_mean. If pred_mean has both
+            predictions, the log std of unconditional is not read. Pass unconditional and guidance, or neither. They
+            cannot be combined with mixture_logits.
+        guidance: w, a number, or a tensor in a shape that t may have: the predicted mean is (1 + w)·pred_mean −
+            w·unconditional. Plain PyTorch computes it.
         choose: What x̂ is: the "mean" of the output distribution, as in BFN-Solver, a "sample" or its "mode".
+            None: a "sample" with the rule "ancestral", else the "mean".
         known: Values `[B, ...]` that x̂ has where known_mask is True (inpainting).
         known_mask: Bool. Pass known and known_mask together. Broadcastable to mean, or shaped as its leading
             dimensions.
@@ -209,17 +217,35 @@ def solver_step(
     """
     check_solver_step("mean", locals())
     checks.data("mean", mean)
+    choose = steps.taken(choose, rule, coefficients)
     choice = checks.choice("choose", choose, CHOICES)
     schedule = continuous_schedule(sigma_1, schedule)
     bins = keywords.checked_bins(num_bins, limits)
+    if unconditional is not None or guidance is not None:
+        pred_mean = _guided(pred_mean, pred_log_std is None, mixture_logits, unconditional, guidance, mean)
     output = pred_mean, pred_log_std, mixture_logits
     check_output(mean, "mean", output, mean, parametrisation)
     known_mask = keywords.known_values(known, known_mask, mean, mean.shape)
     library, dtype = backends.library(backend, mean.device), checks.compute_dtype(*output, mean, previous)
     scales = prediction_scalars(library, parametrisation, t, mean, dtype, None, schedule, limits)
-    solver = solvers.step_scalars(coefficients, rule, schedule, (t, t_next, t_previous), previous, mean, dtype)
+    solver = steps.step_scalars(coefficients, rule, schedule, (t, t_next, t_previous), previous, mean, dtype)
     draws = component_noises(mixture_logits, component_noise, mean.shape)
     draws = keywords.choice_noises(choose, draw_noise, mean.shape, *draws)
     seed = keywords.step_seed(mean, solver.std, seed, generator, noise, *draws)
     sent = choice, known, known_mask, draw_noise, component_noise
     return library.discretised.step(*output, mean, *scales, *solver, *bins, *sent, seed, noise, out, predicted_out)
+
+
+def _guided(
+    pred_mean: Tensor,
+    stacked: bool,
+    mixture_logits: Tensor | None,
+    unconditional: Tensor | None,
+    guidance: PerRow | None,
+    mean: Tensor,
+) -> Tensor:
+    """pred_mean with guided means. stacked: whether the logarithms of the std are in it too, and stay as they are."""
+    if mixture_logits is not None:
+        raise ValueError("mixture_logits must be None with guidance, since components of two outputs do not correspond")
+    guided = keywords.guided_prediction(pred_mean, unconditional, guidance, "pred_mean", mean)
+    return torch.cat([guided[..., :1], pred_mean[..., 1:].to(guided.dtype)], -1) if stacked else guided

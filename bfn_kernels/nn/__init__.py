@@ -9,6 +9,7 @@ from bfn_kernels.nn.circular import Circular
 from bfn_kernels.nn.classes import Binary, Classes, Discrete
 from bfn_kernels.nn.layers import LinearHead, NoisyEmbedding
 from bfn_kernels.nn.normal import Continuous, Discretised, Normal
+from bfn_kernels.nn.sampling import Sampling
 from bfn_kernels.nn.seeds import down_to_step, part, random_seed, spread_times
 from bfn_kernels.nn.vocabulary import Vocabulary
 
@@ -24,6 +25,7 @@ __all__ = [
     "Network",
     "NoisyEmbedding",
     "Normal",
+    "Sampling",
     "State",
     "Vocabulary",
     "down_to_step",

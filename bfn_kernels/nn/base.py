@@ -1,15 +1,17 @@
 """The base of the modules: the methods that training and samplers call."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bfn_kernels.adaptive import error_of_step
-from bfn_kernels.call.checks import FLOATS
+from bfn_kernels.call import checks
+from bfn_kernels.nn.losses import Losses
+from bfn_kernels.nn.sampling import PLAIN, Sampling, known_where, row_factor
 from bfn_kernels.nn.seeds import part, random_seed, spread_times
 from bfn_kernels.schedules import ContinuousSchedule, DiscreteSchedule
 from bfn_kernels.solvers import Coefficients
@@ -22,7 +24,7 @@ State = tuple[Tensor, ...]
 Network = Callable[[Tensor, Tensor], Tensor]  # a module, or another function of theta and t
 
 
-class BFN(nn.Module, ABC):
+class BFN(Losses):
     """The base of the modules for all kinds of data: a network with its losses and the steps of samplers.
 
     Data are x `[B, ...]`. Times are t `[B]`. `theta` are the parameters of the input distribution: means `[B, ...]`,
@@ -41,6 +43,8 @@ class BFN(nn.Module, ABC):
         ops: The module with the ops of this kind of data, such as `bfn_kernels.discrete`.
         state_scale: A step adds accuracy·state_scale·prediction to the state. It is 1 for continuous and discretised
             data, K for classes, and 4 for binary data.
+        choices: What a step can take of the output distribution, as Sampling.choose names it.
+        has_logits: Whether the network puts out logits, which a temperature divides.
         solver_start: The time at which a run starts with a solver that cannot start at t = 0, such as "ode2". It has
             the published values: 0.01 for continuous and discretised data, 0.001 for classes and binary data.
 
@@ -56,8 +60,9 @@ class BFN(nn.Module, ABC):
     """
 
     schedule: ContinuousSchedule | DiscreteSchedule
-    ops: Any
     state_scale: float = 1
+    choices: tuple[str, ...] = ("sample", "mode", "mean")
+    has_logits = False
     solver_start: float
 
     def __init__(self, network: Network):
@@ -69,12 +74,7 @@ class BFN(nn.Module, ABC):
         """The type of the module's first parameter in float32, bfloat16, float16 or float64. If there is no such
         parameter, it is the type of the first such buffer. If there is no such buffer, it is torch's default type."""
         types = (value.dtype for value in chain(self.parameters(), self.buffers()))
-        return next((dtype for dtype in types if dtype in FLOATS), torch.get_default_dtype())
-
-    @property
-    def losses(self) -> Any:
-        """The module or layer that has the losses as its functions."""
-        return self.ops
+        return next((dtype for dtype in types if dtype in checks.FLOATS), torch.get_default_dtype())
 
     @property
     def state_dtype(self) -> torch.dtype:
@@ -90,6 +90,7 @@ class BFN(nn.Module, ABC):
         seed: int | None = None,
         n_steps: int | None = None,
         mask: Tensor | None = None,
+        cond: Any = None,
         reduction: str = "mean",
     ) -> Tensor:
         """The loss of a batch: L∞ at times t or, with n_steps, L_n. `model(x)` calls it.
@@ -103,6 +104,7 @@ class BFN(nn.Module, ABC):
             n_steps: n of L_n. None: L∞.
             mask: False where a variable is left out, such as padding: its loss is 0, and the network sees its prior.
                 Broadcastable to x, or shaped as its leading dimensions.
+            cond: What the network is told, as its argument `cond`. None: it is called without this argument.
             reduction: "mean" over variables, "sum", "batch" (sums, `[B]`) or "none" (of each variable).
 
         Returns:
@@ -113,13 +115,19 @@ class BFN(nn.Module, ABC):
         if t is None:
             t = spread_times(len(x), torch.Generator().manual_seed(part(seed, 2)), n_steps).to(x.device)
         theta = self.flow(x, t, part(seed, 0), mask)
-        output = self.output(theta, t)
+        output = self.output(theta, t, cond)
         if n_steps is None:
             return self.continuous_time_loss(x, output, theta, t, reduction=reduction, mask=mask)
         return self.discrete_time_loss(x, output, theta, t, n_steps, part(seed, 1), reduction=reduction, mask=mask)
 
     def reconstruction(
-        self, x: Tensor, *, seed: int | None = None, mask: Tensor | None = None, reduction: str = "mean"
+        self,
+        x: Tensor,
+        *,
+        seed: int | None = None,
+        mask: Tensor | None = None,
+        cond: Any = None,
+        reduction: str = "mean",
     ) -> Tensor:
         """The reconstruction loss -ln p_O(x) for the input distribution that the flow reaches at t = 1.
 
@@ -128,6 +136,7 @@ class BFN(nn.Module, ABC):
             seed: An int that determines the noise of the flow. None: drawn from torch's default generator.
             mask: As in `forward`: False where a variable is left out. Broadcastable to x, or shaped as its leading
                 dimensions.
+            cond: As in `forward`: what the network is told.
             reduction: "mean" over variables, "sum", "batch" (sums, `[B]`) or "none" (of each variable).
 
         Returns:
@@ -136,21 +145,52 @@ class BFN(nn.Module, ABC):
         """
         t = torch.ones(len(x), device=x.device)
         theta = self.flow(x, t, random_seed() if seed is None else seed, mask)
-        return self.reconstruction_loss(x, self.output(theta, t), theta, reduction=reduction, mask=mask)
+        return self.reconstruction_loss(x, self.output(theta, t, cond), theta, reduction=reduction, mask=mask)
 
-    def output(self, theta: Tensor, t: Tensor) -> Tensor:
+    def output(self, theta: Tensor, t: Tensor, cond: Any = None) -> Tensor:
         """The network's prediction of the output distribution.
 
         Args:
             theta: What `flow` or `theta` returned: parameters of the input distribution.
             t: Times in [0, 1], `[B]`; the network gets them in `dtype`.
+            cond: What the network is told, as its argument `cond`. None: it is called without this argument.
 
         Returns:
             What the network puts out.
         """
-        return self.network(theta, t.to(self.dtype))
+        return self.network(theta, t.to(self.dtype), **({} if cond is None else {"cond": cond}))
 
-    def sample_step(self, state: State, t: Tensor, alpha: Tensor, seed: Tensor) -> None:
+    def guided_output(self, theta: Tensor, t: Tensor, sampling: Sampling) -> Tensor:
+        """The prediction that a sampler uses. With guidance, the network is called twice.
+
+        Args:
+            theta: As in `output`.
+            t: As in `output`.
+            sampling: The run's.
+
+        Returns:
+            What the network puts out, guided.
+        """
+        output = self.output(theta, t, sampling.cond)
+        if sampling.guidance is None:
+            return output
+        other = self.output(theta, t, sampling.unconditional)
+        return self.guided(output, other, row_factor(sampling.guidance, output))
+
+    def guided(self, output: Tensor, other: Tensor, weight: Tensor) -> Tensor:
+        """Combines two outputs of the network, for the same theta and t.
+
+        Args:
+            output: With the condition.
+            other: Without the condition, or with one that samples are to be unlike.
+            weight: w, broadcastable to both.
+
+        Returns:
+            (1 + w)·output − w·other.
+        """
+        return output + weight * (output - other)
+
+    def sample_step(self, state: State, t: Tensor, alpha: Tensor, seed: Tensor, sampling: Sampling = PLAIN) -> None:
         """A sampling step: calls the network at time t, then updates the state by a message of accuracy alpha.
 
         The CPU never reads the numbers in t, alpha and seed. So a CUDA graph of one step can be replayed for all steps.
@@ -160,12 +200,15 @@ class BFN(nn.Module, ABC):
             t: The time in [0, 1], a tensor of one number on the state's device.
             alpha: The accuracy, at least 0, a tensor of one number on the state's device.
             seed: The seed of the step's noise, an int64 tensor of one number on the state's device.
+            sampling: The run's.
         """
         theta = self.theta(state)
         t = t.expand(len(theta))
-        self.update(self.output(theta, t), state, t, alpha, seed)
+        self.update(self.guided_output(theta, t, sampling), state, t, alpha, seed, sampling)
 
-    def solver_step(self, state: State, t: Tensor, coefficients: Coefficients, seed: Tensor) -> None:
+    def solver_step(
+        self, state: State, t: Tensor, coefficients: Coefficients, seed: Tensor, sampling: Sampling = PLAIN
+    ) -> None:
         """A step of a solver: calls the network at time t, then updates the state.
 
         Args:
@@ -174,23 +217,35 @@ class BFN(nn.Module, ABC):
             coefficients: The numbers of the step, tensors of one number on the state's device; the CPU never reads
                 them.
             seed: As in `sample_step`: an int64 tensor of one number on the state's device.
+            sampling: The run's.
         """
         theta = self.theta(state)
         t = t.expand(len(theta))
-        self.solve(self.output(theta, t), state, t, coefficients, seed)
+        self.solve(self.guided_output(theta, t, sampling), state, t, coefficients, seed, sampling)
 
-    def sample_final(self, state: State) -> Tensor:
-        """The mode of the output distribution at t = 1, which ends a sampling run.
+    def sample_final(self, state: State, sampling: Sampling = PLAIN) -> Tensor:
+        """The mode of the output distribution at t = 1, which ends a sampling run; what is known stays as it is.
 
         Args:
             state: The tensors after the last step. They are only read.
+            sampling: The run's.
 
         Returns:
             Data `[B, ...]`.
         """
         theta = self.theta(state)
         t = torch.ones(len(theta), device=theta.device)
-        return self.mode(self.output(theta, t), theta, t)
+        return known_where(self.mode(self.guided_output(theta, t, sampling), theta, t), sampling)
+
+    def start_from(self, state: State, start: Tensor) -> None:
+        """Replaces what a run starts from.
+
+        Args:
+            state: The tensors of `prior` or `solver_state`, which are overwritten.
+            start: A value for the first of them: means `[B, ...]`, or logits in the shape of the state.
+        """
+        checks.like("start", start, "the state", state[0])
+        state[0].copy_(start)
 
     @abstractmethod
     def flow(self, x: Tensor, t: Tensor, seed: int, mask: Tensor | None = None) -> Tensor:
@@ -206,81 +261,6 @@ class BFN(nn.Module, ABC):
         Returns:
             theta, in `dtype`.
         """
-
-    def arguments(self, output: Tensor, theta: Tensor) -> tuple[tuple[Tensor | None, ...], dict[str, Any]]:
-        """The arguments that the functions of `losses` share. A subclass must define this method or all three losses.
-
-        Args:
-            output: What `output` returned.
-            theta: What `flow` or `theta` returned.
-
-        Returns:
-            The positional arguments that describe the output distribution, and the keyword arguments.
-        """
-        raise NotImplementedError
-
-    def expectation(self, seed: int) -> dict[str, Any]:
-        """The keyword arguments that say how L_n computes its expectation.
-
-        Args:
-            seed: An int that determines the draws. A quadrature does not read it.
-
-        Returns:
-            Keyword arguments of `discrete_time_loss`.
-        """
-        return {}
-
-    def continuous_time_loss(self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, **options: Any) -> Tensor:
-        """L∞ of an output.
-
-        Args:
-            x: Data `[B, ...]`, as each kind of data says.
-            output: What `output` returned, differentiable.
-            theta: What `flow` returned.
-            t: The times of the flow, `[B]`.
-            **options: `mask` and `reduction`, as in `forward`.
-
-        Returns:
-            The loss in nats. It is float64 if x or `dtype` is float64, and float32 otherwise.
-        """
-        tensors, settings = self.arguments(output, theta)
-        return self.losses.continuous_time_loss(x, *tensors, t, **settings, **options)
-
-    def discrete_time_loss(
-        self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, n_steps: int, seed: int, **options: Any
-    ) -> Tensor:
-        """L_n of an output.
-
-        Args:
-            x: Data `[B, ...]`, as each kind of data says.
-            output: What `output` returned, differentiable.
-            theta: What `flow` returned.
-            t: The times of the flow, `[B]`: (i - 1)/n for steps i from 1 to n.
-            n_steps: n, at least 1.
-            seed: An int that determines the draws of the expectation. A loss by quadrature does not read it.
-            **options: `mask` and `reduction`, as in `forward`.
-
-        Returns:
-            The loss in nats. It is float64 if x or `dtype` is float64, and float32 otherwise.
-        """
-        tensors, settings = self.arguments(output, theta)
-        expectation = self.expectation(seed)
-        return self.losses.discrete_time_loss(x, *tensors, t, n_steps=n_steps, **expectation, **settings, **options)
-
-    def reconstruction_loss(self, x: Tensor, output: Tensor, theta: Tensor, **options: Any) -> Tensor:
-        """-ln p_O(x) of an output at t = 1.
-
-        Args:
-            x: Data `[B, ...]`, as each kind of data says.
-            output: What `output` returned, differentiable.
-            theta: What `flow` returned.
-            **options: `mask` and `reduction`, as in `forward`.
-
-        Returns:
-            The loss in nats. It is float64 if x or `dtype` is float64, and float32 otherwise.
-        """
-        tensors, settings = self.arguments(output, theta)
-        return self.losses.reconstruction_loss(x, *tensors, **settings, **options)
 
     @abstractmethod
     def prior(self, shape: tuple[int, ...], device: torch.device) -> State:
@@ -306,7 +286,9 @@ class BFN(nn.Module, ABC):
         """
 
     @abstractmethod
-    def update(self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Tensor) -> None:
+    def update(
+        self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Tensor, sampling: Sampling = PLAIN
+    ) -> None:
         """Updates the state by a message of accuracy alpha about a draw from the output distribution.
 
         Args:
@@ -315,6 +297,7 @@ class BFN(nn.Module, ABC):
             t: The time in [0, 1] at which the network was called: a tensor of one number, or `[B]`.
             alpha: The accuracy, at least 0: a tensor of one number, or `[B]`.
             seed: The seed of the noise, an int64 tensor of one number.
+            sampling: The run's, whose guidance is in the output already.
         """
 
     @abstractmethod
@@ -332,7 +315,15 @@ class BFN(nn.Module, ABC):
         """
 
     @abstractmethod
-    def solve(self, output: Tensor, state: State, t: Tensor, coefficients: Coefficients, seed: Tensor) -> None:
+    def solve(
+        self,
+        output: Tensor,
+        state: State,
+        t: Tensor,
+        coefficients: Coefficients,
+        seed: Tensor,
+        sampling: Sampling = PLAIN,
+    ) -> None:
         """Takes a solver's step from the output distribution at time t.
 
         Args:
@@ -342,6 +333,7 @@ class BFN(nn.Module, ABC):
             coefficients: The numbers of the step, floats or tensors of one number. If the extrapolation is None, the
                 step is of first order.
             seed: The seed of the noise, an int64 tensor of one number; a step without noise does not read it.
+            sampling: The run's, whose guidance is in the output already.
         """
 
     def step_error(self, coefficients: Coefficients, state: State, before: State) -> float | None:

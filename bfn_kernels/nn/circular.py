@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from bfn_kernels import circular
+from bfn_kernels.call import checks
 from bfn_kernels.concentrations import ratio
 from bfn_kernels.nn.base import BFN, Network, State
+from bfn_kernels.nn.sampling import PLAIN, Sampling
 from bfn_kernels.schedules import VonMisesAccuracy
 from bfn_kernels.solvers import Coefficients
 
@@ -43,6 +45,7 @@ class Circular(BFN):
 
     ops = circular
     solver_start = 0.0
+    choices = ("mean",)  # the network puts out no more of the output distribution
     schedule: VonMisesAccuracy  # type: ignore[assignment]
 
     def __init__(
@@ -98,7 +101,7 @@ class Circular(BFN):
         """
         if n_steps not in (None, self.schedule.n_steps):
             raise ValueError(f"n_steps must be {self.schedule.n_steps}, as the schedule's, got {n_steps}")
-        return (t.double() * self.schedule.n_steps).round().long() + 1
+        return (t.to(checks.widest(t.device)) * self.schedule.n_steps).round().long() + 1
 
     @property
     def _of(self) -> dict[str, Any]:
@@ -129,16 +132,51 @@ class Circular(BFN):
     def theta(self, state: State) -> Tensor:
         return self._theta(state[0], state[2])
 
-    def update(self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Tensor) -> None:
+    def start_from(self, state: State, start: Tensor) -> None:
+        raise ValueError("start must be None for circular data, whose state has a concentration too")
+
+    def guided(self, output: Tensor, other: Tensor, weight: Tensor) -> Tensor:
+        """Turns the angles away from those without the condition, along the shorter arc.
+
+        Args:
+            output: With the condition.
+            other: Without the condition.
+            weight: w, broadcastable to both.
+
+        Returns:
+            output + w·(output − other), where the difference lies within half a period.
+        """
+        return output + weight * self.wrapped(output - other)
+
+    def wrapped(self, angles: Tensor) -> Tensor:
+        """The angles within half a period around 0.
+
+        Args:
+            angles: Of any shape.
+        """
+        return angles - self.period * (angles / self.period).round()
+
+    def update(
+        self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Tensor, sampling: Sampling = PLAIN
+    ) -> None:
         mean, concentration, log = state
-        outputs: dict[str, Any] = {"out": mean, "concentration_out": concentration, "log_out": log}
-        circular.update_sample(output, mean, concentration, alpha, seed=seed, **outputs, **self._of)
+        options: dict[str, Any] = {"out": mean, "concentration_out": concentration, "log_out": log, "seed": seed}
+        options |= {"known": sampling.known, "known_mask": sampling.known_mask}
+        circular.update_sample(output, mean, concentration, alpha, **options, **self._of)
 
     def solver_state(self, shape: tuple[int, ...], device: torch.device, t: float, seed: int) -> State:
         raise ValueError('sampler must be "ancestral" for circular data, which have no other')
 
-    def solve(self, output: Tensor, state: State, t: Tensor, coefficients: Coefficients, seed: Tensor) -> None:
+    def solve(
+        self,
+        output: Tensor,
+        state: State,
+        t: Tensor,
+        coefficients: Coefficients,
+        seed: Tensor,
+        sampling: Sampling = PLAIN,
+    ) -> None:
         raise ValueError('sampler must be "ancestral" for circular data, which have no other')
 
     def mode(self, output: Tensor, theta: Tensor, t: Tensor) -> Tensor:
-        return output - self.period * (output / self.period).round()
+        return self.wrapped(output)

@@ -10,8 +10,11 @@ from torch import Tensor
 
 from bfn_kernels import binary, discrete, solvers
 from bfn_kernels.nn.base import BFN, Network, State
+from bfn_kernels.nn.sampling import PLAIN, Sampling
+from bfn_kernels.records import Guidance
 from bfn_kernels.schedules import DiscreteSchedule, QuadraticAccuracy
 from bfn_kernels.solvers import Coefficients
+from bfn_kernels.steps import guided
 
 
 class Classes(BFN):
@@ -27,6 +30,7 @@ class Classes(BFN):
     """
 
     solver_start = 0.001
+    has_logits = True
     receiver = "joint"
 
     def __init__(self, network: Network, beta_1: float | None = None, *, schedule: DiscreteSchedule | None = None):
@@ -82,15 +86,35 @@ class Classes(BFN):
     def theta(self, state: State) -> Tensor:
         return state[1]
 
-    def update(self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Tensor) -> None:
-        logits, theta = state
-        self.ops.update_sample(output, logits, alpha, out=logits, theta_out=theta, seed=seed)
+    def start_from(self, state: State, start: Tensor) -> None:
+        super().start_from(state, start)
+        state[1].copy_(self.ops.theta(state[0]))
 
-    def solve(self, output: Tensor, state: State, t: Tensor, coefficients: Coefficients, seed: Tensor) -> None:
+    def guided(self, output: Tensor, other: Tensor, weight: Tensor) -> Tensor:
+        return guided(output, Guidance(1 + weight, other, -weight))  # in which a logit of −∞ stays
+
+    def update(
+        self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Tensor, sampling: Sampling = PLAIN
+    ) -> None:
+        logits, theta = state
+        options = {"out": logits, "theta_out": theta, "seed": seed, **sampling.sent("sample")}
+        self.ops.update_sample(sampling.tempered(output), logits, alpha, **options)
+
+    def solve(
+        self,
+        output: Tensor,
+        state: State,
+        t: Tensor,
+        coefficients: Coefficients,
+        seed: Tensor,
+        sampling: Sampling = PLAIN,
+    ) -> None:
         logits, theta, predicted = state
         previous = None if coefficients.extrapolation is None else predicted
         outputs = {"out": logits, "theta_out": theta, "predicted_out": predicted}
-        self.ops.solver_step(output, logits, coefficients=coefficients, previous=previous, seed=seed, **outputs)
+        options: dict[str, Any] = {"coefficients": coefficients, "previous": previous, "seed": seed, **outputs}
+        options |= sampling.sent("mean")
+        self.ops.solver_step(sampling.tempered(output), logits, **options)
 
 
 class Discrete(Classes):

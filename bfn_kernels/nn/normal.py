@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 
 from bfn_kernels import continuous, discretised, solvers
+from bfn_kernels.call import checks
 from bfn_kernels.call.keywords import PUBLISHED, Limits
 from bfn_kernels.continuous import Clip
 from bfn_kernels.nn.base import BFN, Network, State
+from bfn_kernels.nn.sampling import PLAIN, Sampling
 from bfn_kernels.schedules import ContinuousSchedule, ExponentialVariance
 from bfn_kernels.solvers import Coefficients
 
@@ -37,7 +39,7 @@ class Normal(BFN):
 
     def prior(self, shape: tuple[int, ...], device: torch.device) -> State:
         mean = torch.zeros(shape, dtype=self.state_dtype, device=device)
-        return mean, torch.ones((), dtype=torch.float64, device=device)
+        return mean, torch.ones((), dtype=checks.widest(device), device=device)
 
     def solver_state(self, shape: tuple[int, ...], device: torch.device, t: float, seed: int) -> State:
         mean = self.solver_noise(shape, float(solvers.start_variance(self.schedule, t)), device, seed)
@@ -46,18 +48,41 @@ class Normal(BFN):
     def theta(self, state: State) -> Tensor:
         return state[0].to(self.dtype)
 
-    def update(self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Tensor) -> None:
+    def sent(self, sampling: Sampling, choose: str) -> dict[str, Any]:
+        """The keywords of a step that say what it takes.
+
+        Args:
+            sampling: The run's.
+            choose: What it takes unless the run says otherwise.
+
+        Returns:
+            choose, known and known_mask, as far as the ops have them.
+        """
+        return sampling.sent(choose)
+
+    def update(
+        self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Tensor, sampling: Sampling = PLAIN
+    ) -> None:
         mean, precision = state
         tensors, settings = self.arguments(output, mean)
         settings |= {"precision": precision, "alpha": alpha, "t": t, "out": mean, "seed": seed}
+        settings |= self.sent(sampling, "sample")
         precision.copy_(self.ops.update_sample(*tensors, **settings)[1])
 
-    def solve(self, output: Tensor, state: State, t: Tensor, coefficients: Coefficients, seed: Tensor) -> None:
+    def solve(
+        self,
+        output: Tensor,
+        state: State,
+        t: Tensor,
+        coefficients: Coefficients,
+        seed: Tensor,
+        sampling: Sampling = PLAIN,
+    ) -> None:
         mean, predicted = state
         tensors, settings = self.arguments(output, mean)
-        settings |= {"coefficients": coefficients, "out": mean, "predicted_out": predicted}
+        settings |= {"coefficients": coefficients, "out": mean, "predicted_out": predicted, "seed": seed}
         previous = None if coefficients.extrapolation is None else predicted
-        self.ops.solver_step(*tensors, t, previous=previous, seed=seed, **settings)
+        self.ops.solver_step(*tensors, t, previous=previous, **settings, **self.sent(sampling, "mean"))
 
 
 class Continuous(Normal):
@@ -85,6 +110,7 @@ class Continuous(Normal):
     """
 
     ops = continuous
+    choices = ("mean",)  # the network puts out no more of the output distribution
 
     def __init__(
         self,
@@ -101,6 +127,9 @@ class Continuous(Normal):
 
     def arguments(self, output: Tensor, theta: Tensor) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
         return (output, theta), {"schedule": self.schedule, "limits": self.limits, "clip": self.clip}
+
+    def sent(self, sampling: Sampling, choose: str) -> dict[str, Any]:
+        return {"known": sampling.known, "known_mask": sampling.known_mask}
 
     def reconstruction_loss(self, x: Tensor, output: Tensor, theta: Tensor, **options: Any) -> Tensor:
         return super().reconstruction_loss(x, output, theta, num_bins=self.num_bins, **options)
@@ -148,6 +177,20 @@ class Discretised(Normal):
     def arguments(self, output: Tensor, theta: Tensor) -> tuple[tuple[Tensor | None, ...], dict[str, Any]]:
         stacked = output, None  # the predictions of the mean and of the log std, in one tensor
         return (*stacked, theta), {"schedule": self.schedule, "num_bins": self.num_bins, "limits": self.limits}
+
+    def guided(self, output: Tensor, other: Tensor, weight: Tensor) -> Tensor:
+        """Combines the predictions of the mean. The standard deviation is the one with the condition.
+
+        Args:
+            output: With the condition, `[B, ..., 2]`.
+            other: Without the condition.
+            weight: w, broadcastable to both.
+
+        Returns:
+            The combined predictions.
+        """
+        mean, log_std = output.split(1, -1)
+        return torch.cat([super().guided(mean, other[..., :1], weight), log_std], -1)
 
     def mode(self, output: Tensor, theta: Tensor, t: Tensor) -> Tensor:
         normal = discretised.output_distribution(output, None, theta, t, schedule=self.schedule, limits=self.limits)

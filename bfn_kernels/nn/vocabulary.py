@@ -11,6 +11,7 @@ from bfn_kernels.call import checks
 from bfn_kernels.nn.base import BFN, Network, State
 from bfn_kernels.nn.classes import Discrete
 from bfn_kernels.nn.layers import LinearHead, NoisyEmbedding, embedded_state, few_tokens
+from bfn_kernels.nn.sampling import PLAIN, Sampling
 from bfn_kernels.schedules import DiscreteSchedule
 from bfn_kernels.solvers import Coefficients
 
@@ -112,9 +113,9 @@ class Vocabulary(Discrete):
         vectors = vocabulary.flow_embedding(x, t, self.weight(), schedule=self.schedule, seed=seed, mask=mask)
         return EmbeddedInput(vectors, seed)
 
-    def output(self, theta: Any, t: Tensor) -> Tensor:
+    def output(self, theta: Any, t: Tensor, cond: Any = None) -> Tensor:
         vectors = theta.vectors if self.share is None else theta.vectors / theta.vectors[..., :1]
-        return super().output(vectors, t)
+        return super().output(vectors, t, cond)
 
     def logits(self, output: Tensor, flow: Tensor) -> Tensor:
         """The logits of the output distribution. Training and sampling do not store them.
@@ -167,20 +168,50 @@ class Vocabulary(Discrete):
     def theta(self, state: State) -> Any:
         return EmbeddedInput(state[1], state=state[0])
 
-    def update(self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Tensor) -> None:
-        logits, vectors = state
-        hidden, scale = hidden_and_scale(output)
-        options = {"flow_scale": scale, "embedding": self.weight(), "out": logits, "seed": seed}
-        vectors.copy_(self.head.update_sample(logits, hidden, alpha, **options)[1])
+    def start_from(self, state: State, start: Tensor) -> None:
+        BFN.start_from(self, state, start)
+        state[1].copy_(embedded_state(state[0], self.weight()))
 
-    def solve(self, output: Tensor, state: State, t: Tensor, coefficients: Coefficients, seed: Tensor) -> None:
+    guided = BFN.guided  # hidden states, in which logits are linear
+
+    def tempered(self, output: Tensor, sampling: Sampling) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+        """The arguments of a step whose logits are divided by the temperature.
+
+        Args:
+            output: What the network put out.
+            sampling: The run's.
+
+        Returns:
+            The hidden states, the weight and the bias of the head, and the factor of the input distribution's logits.
+        """
+        hidden, scale = hidden_and_scale(sampling.tempered(output))
+        return (hidden, self.head.weight, sampling.tempered(self.head.bias)), scale
+
+    def update(
+        self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Tensor, sampling: Sampling = PLAIN
+    ) -> None:
+        logits, vectors = state
+        head, scale = self.tempered(output, sampling)
+        options: dict[str, Any] = {"embedding": self.weight(), "out": logits, "seed": seed, **sampling.sent("sample")}
+        vectors.copy_(vocabulary.update_sample(logits, *head, alpha, flow_scale=scale, **options)[1])
+
+    def solve(
+        self,
+        output: Tensor,
+        state: State,
+        t: Tensor,
+        coefficients: Coefficients,
+        seed: Tensor,
+        sampling: Sampling = PLAIN,
+    ) -> None:
         logits, vectors, previous_logits, previous_output = state
-        hidden, scale = hidden_and_scale(output)
+        head, scale = self.tempered(output, sampling)
         options: dict[str, Any] = {"coefficients": coefficients, "embedding": self.weight(), "seed": seed}
+        options |= sampling.sent("mean")
         if coefficients.extrapolation is not None:
-            previous, previous_scale = hidden_and_scale(previous_output)
+            previous, previous_scale = hidden_and_scale(sampling.tempered(previous_output))
             options |= {"previous": previous, "previous_scale": previous_scale, "previous_state": previous_logits}
-        new_logits, new_vectors = self.head.solver_step(logits, hidden, flow_scale=scale, **options)
+        new_logits, new_vectors = vocabulary.solver_step(logits, *head, flow_scale=scale, **options)
         previous_logits.copy_(logits)
         for value, new in ((logits, new_logits), (vectors, new_vectors), (previous_output, output)):
             value.copy_(new)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bfn_kernels.call.checks import compute_dtype
+from bfn_kernels.call.checks import compute_dtype, widest
 from bfn_kernels.call.reduction import MEAN, reduce
 from bfn_kernels.discrete.reference import softplus_fall
 from bfn_kernels.records import FlowLogits, LinearHead, LossTarget, Noise
@@ -135,7 +135,7 @@ class LossLogits(Logits):
 
     def scale_of(self, reduction: int) -> Tensor:
         """The factor by which the reduction multiplies a sum of losses."""
-        one, mask = self.hidden.new_ones((), dtype=torch.float64), self.tokens.mask
+        one, mask = self.hidden.new_ones((), dtype=widest(self.hidden.device)), self.tokens.mask
         if reduction != MEAN:
             return one
         return one / (max(self.tokens.shape.numel(), 1) if mask is None else mask.sum().clamp(min=1))
@@ -203,7 +203,7 @@ def loss_backward(
     """The gradients of the head's tensors, in the types of the tensors. Gradients that are not wanted are empty."""
     logits = LossLogits(library, x, head, flow, to.mask, shard)
     tokens, stats = logits.tokens, logits.tokens.vectors(stats).transpose(0, 1)
-    by_loss = grad.double().reshape(*grad.shape, *(1,) * (len(tokens.shape) - grad.dim()))
+    by_loss = grad.to(widest(grad.device)).reshape(*grad.shape, *(1,) * (len(tokens.shape) - grad.dim()))
     factor = torch.where(tokens.valid, logits.scale_of(to.reduction) * tokens.scalars(by_loss), 0)
     by_logits = (_by_logits if cost.alpha is None else _by_logits_of_draws)(logits, stats, cost, factor)
     return _gradients(logits, by_logits, types_of_head(head), wanted)
@@ -256,8 +256,9 @@ def _gradients(
     want_hidden, want_weight, want_bias, want_scale = wanted
     by_hidden = hidden.new_zeros(hidden.shape if want_hidden else (0,), dtype=logits.dtype)
     by_weight = for_products(grid, weight, weight.shape if want_weight else (0,), dtypes[1])
-    by_bias = weight.new_zeros(len(weight) if want_bias else 0, dtype=torch.float64)
-    by_scale = weight.new_zeros(len(hidden) if want_scale else 0, dtype=torch.float64)
+    wide = widest(weight.device)
+    by_bias = weight.new_zeros(len(weight) if want_bias else 0, dtype=wide)
+    by_scale = weight.new_zeros(len(hidden) if want_scale else 0, dtype=wide)
     for classes in grid.classes():
         sums = by_weight[classes].to(logits.dtype) if want_weight else by_weight
         for chunk in grid.chunks():

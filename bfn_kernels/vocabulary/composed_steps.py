@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bfn_kernels import noise as random
-from bfn_kernels.call.checks import compute_dtype, valid_classes
+from bfn_kernels.call.checks import compute_dtype, valid_classes, widest
 from bfn_kernels.records import MEAN, MODE, HeadBefore, LinearHead, Noise, Sent, Solver
 from bfn_kernels.vocabulary.shards import Shard
 from bfn_kernels.vocabulary.sums import LEAST, Sums
@@ -125,7 +125,7 @@ def _tops_and_totals(logits: Logits) -> tuple[Tensor, Tensor]:
     sums_tile = tile_function(logits.library, "sums_tile", logits.weight)
     tiles = max(1, len([*logits.grid.classes()]))
     tops = logits.hidden.new_full((tiles, len(logits.hidden)), LEAST, dtype=logits.dtype)
-    totals = torch.zeros_like(tops, dtype=torch.float64)
+    totals = torch.zeros_like(tops, dtype=widest(tops.device))
     no_class = torch.full_like(tops[0], -1, dtype=torch.int64)  # as x, so that the sums leave out no class
     for chunk, classes, z in logits.tiles():
         stats = Sums.of_none(z, len(z))
@@ -151,7 +151,7 @@ def _drawn(logits: Logits, shard: Shard, uniforms: Tensor) -> Tensor:
     for number, classes in enumerate(logits.grid.classes()):
         for tokens in _tokens_where(tile == number, logits.grid):
             e = logits.tile(tokens, classes).sub_(top[tokens].unsqueeze(-1)).exp_().t()
-            index, _ = _first_above(e.double().cumsum_(0), target[tokens], e)
+            index, _ = _first_above(e.to(target.dtype).cumsum_(0), target[tokens], e)
             drawn[tokens] = torch.where(tile[tokens] == number, index + shard.first + classes.start, drawn[tokens])
     return torch.where((top > LEAST) & of_processes[-1].isfinite(), shard.summed(drawn), -1)
 

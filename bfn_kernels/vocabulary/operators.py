@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bfn_kernels import records
 from bfn_kernels.autograd import Forward
-from bfn_kernels.call.checks import compute_dtype
+from bfn_kernels.call.checks import compute_dtype, widest
 from bfn_kernels.operators import NATIVE, TRITON, Library, Operator, loss_fakes, operator, times_saved
 from bfn_kernels.records import FlowLogits, LinearHead
 from bfn_kernels.vocabulary import reference
@@ -56,7 +56,7 @@ def _gradients_fake(head: LinearHead, dtypes: Sequence[torch.dtype], wanted: Seq
 
 def _loss_fake(x, *others):
     *_, n_samples, _, reduction, _, _, _ = others
-    stats = x.new_empty((*x.shape, 1 + n_samples, SUMS), dtype=torch.float64)
+    stats = x.new_empty((*x.shape, 1 + n_samples, SUMS), dtype=widest(x.device))
     return loss_fakes(x, reduction, compute_dtype(*others[:4]))[0], stats
 
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bfn_kernels import backends, solvers
-from bfn_kernels.call import checks, rows
+from bfn_kernels import backends
+from bfn_kernels.call import checks, rows, steps
 from bfn_kernels.call.keywords import choice_noises, known_values, noise_seed, step_seed
 from bfn_kernels.call.outputs import check_outputs
 from bfn_kernels.call.rows import PerRow
@@ -108,7 +108,7 @@ def solver_step(
     coefficients: Coefficients | None = None,
     beta_1: float | None = None,
     schedule: DiscreteSchedule | None = None,
-    choose: str = "mean",
+    choose: str | None = None,
     known: Tensor | None = None,
     known_mask: Tensor | None = None,
     embedding: Tensor | None = None,
@@ -144,7 +144,8 @@ def solver_step(
         coefficients: `solvers.Coefficients`, instead of a rule, times and a schedule.
         beta_1: β₁ of the paper's schedule, positive. Pass either beta_1 or schedule.
         schedule: Another schedule β(t): an object with the methods of `schedules.DiscreteSchedule`.
-        choose: What is sent: the "mean" of the output distribution, a "sample" of it, or its "mode".
+        choose: What is sent: the "mean" of the output distribution, a "sample" of it, or its "mode". None: a "sample"
+            with the rule "ancestral", else the "mean".
         known: Classes `[B, ...]` that are sent instead where known_mask is True.
         known_mask: bool, True where `known` is sent. Broadcastable to `[B, ...]`, or shaped as its leading dimensions.
         embedding: The weight of an embedding, `[K, d']`. With it, the embedding of the new state is returned, too.
@@ -172,16 +173,17 @@ def solver_step(
     """
     if out is not None:
         check_outputs("state", locals())
+    choose = steps.taken(choose, rule, coefficients)
     choice = checks.choice("choose", choose, CHOICES)
     if previous is not None and choose != "mean":
         raise ValueError(f'previous must be None with choose="{choose}", since hidden states do not say what was sent')
-    schedule = solvers.step_schedule(coefficients, beta_1, schedule)
+    schedule = steps.step_schedule(coefficients, beta_1, schedule)
     sent, before = Sent(choice, known, known_mask, draw_noise), HeadBefore(previous_scale, previous_state)
     head, processes = LinearHead(hidden, weight, bias, flow_scale), (process_group, num_classes)
     times, inputs = (t, t_next, t_previous), {"t": t, "t_next": t_next, "t_previous": t_previous, "noise": noise}
     step = _Step(state, head, embedding, sent, processes, backend, previous, before, **inputs)
     dims, scale = len(step.lead), step.shard.num_classes
-    solver = solvers.step_scalars(coefficients, rule, schedule, times, previous, state, step.dtype, dims, scale)
+    solver = steps.step_scalars(coefficients, rule, schedule, times, previous, state, step.dtype, dims, scale)
     seed = step_seed(state, solver.std, seed, generator, noise, *step.draws, shape=(*step.lead, scale))
     return step(solver, Noise(seed, noise), out)
 

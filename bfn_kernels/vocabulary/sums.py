@@ -3,14 +3,16 @@
 The sums have the terms e_k = exp(z_k − t) for the wrong classes k ≠ x, where t is the largest logit of these classes,
 or LEAST if it is smaller. The class x is left out, so that nothing cancels as p_x goes to 1. One class with the logit t
 is left out, too, since its term, 1, would be so large that small terms lose their digits. No term is negative, so sums
-over two sets of classes can be joined without cancellation. All numbers are float64. Numbers in parentheses are
-equations of Graves et al. 2023.
+over two sets of classes can be joined without cancellation. All numbers are float64, or float32 on a device without
+float64. Numbers in parentheses are equations of Graves et al. 2023.
 """
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from bfn_kernels.call.checks import widest
 
 LEAST = torch.finfo(torch.float32).min  # t of a sum over no classes, and a lower bound of every t
 SUMS = 4  # the number of fields of `Sums`
@@ -33,7 +35,8 @@ class Sums(NamedTuple):
         top = top.clamp(min=LEAST)
         e = (others - top.unsqueeze(-1)).exp_()
         e.scatter_(-1, index.unsqueeze(-1), (top - top).unsqueeze(-1))  # 0, or NaN where the logit is not finite
-        return Sums(*(number.double() for number in (z_x, top, e.sum(-1), e.square_().sum(-1))))
+        wide = widest(others.device)
+        return Sums(*(number.to(wide) for number in (z_x, top, e.sum(-1), e.square_().sum(-1))))
 
     @staticmethod
     def stored(stats: Tensor) -> "Sums":
@@ -43,7 +46,7 @@ class Sums(NamedTuple):
     @staticmethod
     def of_none(like: Tensor, *shape: int) -> Tensor:
         """The stored sums over no classes, on the device of a tensor."""
-        stats = like.new_zeros(*shape, SUMS, dtype=torch.float64)
+        stats = like.new_zeros(*shape, SUMS, dtype=widest(like.device))
         stats[..., 1] = LEAST
         return stats
 
@@ -124,4 +127,4 @@ class Row(NamedTuple):
         slope = 2 * rate * factor / total.square()
         by_x = -slope / total * self.x * (self.rest.square() + self.square)
         level = slope / total * (self.x * self.rest + above)
-        return torch.stack([by_x, self.max, slope, level, wrong.double()], -1)
+        return torch.stack([by_x, self.max, slope, level, wrong.to(total)], -1)

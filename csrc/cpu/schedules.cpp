@@ -41,7 +41,7 @@ void check_range(const char* name, const View& view, int64_t count, double high,
   }
   const std::string n = std::to_string(static_cast<int64_t>(op.context.n_steps));
   throw std::invalid_argument("t must be (i - 1)/n for a step i from 1 to n = " + n + ", got " + formatted(t) +
-                              "; or give step=i");
+                              "; or pass step=i");
 }
 
 // Calls f with a member of an enumeration as a compile-time constant. `last` is the last member of the enumeration.

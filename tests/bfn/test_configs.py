@@ -137,14 +137,24 @@ def test_what_a_file_does_not_say_is_what_it_was():
         "model": {"kind": "discretised", "sigma_1": None, "beta_1": None, "schedule": None},
         "network": {"name": "unet", "width": 32, "depth": 2, "heads": 4, "dropout": 0.0},
         "train": {"seed": 0, "batch_size": 128, "micro_batch": None, "fully_shard": False, "cpu": False}
-        | {"learning_rate": 1e-3, "beta_2": 0.99, "weight_decay": 0.01, "decay_vectors": True, "warmup_steps": 50}
-        | {"clip_norm": 1.0, "ema_decay": 0.999, "n_steps": None, "max_steps": 10_000, "max_seconds": None}
+        | {"learning_rate": 1e-3, "final_learning_rate": None, "beta_2": 0.99, "weight_decay": 0.01}
+        | {
+            "decay_vectors": True,
+            "warmup_steps": 50,
+            "clip_norm": 1.0,
+            "ema_decay": 0.999,
+            "n_steps": None,
+            "max_steps": 10_000,
+            "max_seconds": None,
+        }
         | {"validate_every": 100, "patience": 10, "mixed_precision": "auto", "compiler": "auto"},
         "evaluate": {"n_steps": None, "repeats": 32, "batch_size": 512, "seed": 0},
         "sample": {
             "count": 64,
             "n_steps": 100,
             "sampler": "ancestral",
+            "choose": None,
+            "temperature": None,
             "tolerance": None,
             "max_calls": 1000,
             "guide": None,

@@ -145,7 +145,7 @@ def test_guidance_goes_from_the_network_that_does_not_know_the_property_to_the_o
     free, knowing = model.output(theta, t), model.output(told, t)
     assert (free - knowing).abs().max() > 0.01
     for strength in (0.0, 1.0, 2.5):
-        with model.guided(4, strength):
+        with model.guided_to(4, strength):
             torch.testing.assert_close(model.output(theta, t), torch.lerp(free, knowing, strength))
     assert model.output(theta, t).equal(free)
     with guided(model, SampleConfig(guide="logp=5", guidance=3)):
@@ -227,7 +227,8 @@ def test_measures_of_samples():
     assert rings["scaffolds, test"] == 1 and rings["uniqueness"] == pytest.approx(2 / 3)
     assert judge().measures(rows("CC", "CC"))["internal diversity"] == 0
     assert judge().measures(rows("(")) == {"validity": 0}
-    assert judge().validity(rows("CC", "C", "(", "1")) == (0.5, 0.25)
+    summary = judge(train=["C"]).summary(rows("CC", "C", "(", "1"))
+    assert (summary["validity"], summary["uniqueness"], summary["novelty"]) == (0.5, 1, 0.5)
 
 
 def test_training_sampling_and_comparing_end_to_end(settings, tmp_path):
@@ -240,6 +241,7 @@ def test_training_sampling_and_comparing_end_to_end(settings, tmp_path):
     assert (out / "samples.png").read_bytes().startswith(b"\x89PNG")
     result = bfn("sample", out, "--guide", "logp=3", "--to", tmp_path / "guided.png")
     assert result.exit_code == 0 and (tmp_path / "guided.smi").exists(), result.output
-    result = bfn("compare", out, "--samplers", "ode2", "--steps", "2")
-    assert result.exit_code == 0 and " valid" in result.output, result.output
+    result = bfn("compare", out, "--samplers", "ode2", "--steps", "2,3", "--guide", "logp=3")
+    assert result.exit_code == 0 and "validity" in result.output, result.output
+    assert result.output.count("ode2") == 4 and result.output.count("ode2, logp=3") == 2
     assert bfn("evaluate", out).exit_code == 0 and bfn("plot", out).exit_code == 0

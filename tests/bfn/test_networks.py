@@ -8,7 +8,7 @@ import torch
 from bfn.configs import ConfigError, NetworkConfig
 from bfn.networks import NETWORKS, build_network, layers
 from bfn.networks.layers import Attention, TimeEmbedding
-from bfn.networks.transformer import Layer, Transformer
+from bfn.networks.transformer import Layer, Transformer, turned, turns_of
 
 
 @pytest.fixture(autouse=True)
@@ -203,3 +203,21 @@ def test_attention_is_the_same_where_it_is_compiled(length):
     assert any("softmax" in name for name in names) == (length == layers.SHORT)  # torch's kernel beyond
     for plain, compiled in zip(*results, strict=True):
         torch.testing.assert_close(compiled, plain, atol=1e-5, rtol=1e-5)
+
+
+def test_products_of_turned_vectors_depend_on_their_distance():
+    turns, (q, k) = turns_of(12, 8), torch.randn(2, 8)
+    products = turned(q.expand(12, 8), turns) @ turned(k.expand(12, 8), turns).mT
+    torch.testing.assert_close(products[:-1, :-1], products[1:, 1:])
+    assert (products[0] - products[0, 0])[1:].abs().min() > 1e-4
+    torch.testing.assert_close(turned(q.expand(12, 8), turns).norm(dim=-1), q.norm().expand(12))
+
+
+def test_a_rotary_transformer_sees_distances():
+    """Without its own positions, it puts out at each place what the distances of the others make."""
+    torch.manual_seed(0)
+    sizes = {"width": 16, "depth": 1, "heads": 2, "dropout": 0.0}
+    plain, rotary = (Transformer((6,), 5, 5, **sizes, rotary=on) for on in (False, True))
+    rotary.load_state_dict(plain.state_dict())
+    theta, t = torch.rand(2, 6, 5), torch.rand(2)
+    assert not torch.allclose(plain.through(theta, t)[0], rotary.through(theta, t)[0])

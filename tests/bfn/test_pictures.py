@@ -13,12 +13,16 @@ from rich.console import Console
 from bfn.data import load_data
 from bfn.results import plots
 from bfn.results.evaluate import Bound
-from bfn.results.tables import Drawn, Measured
+from bfn.results.tables import TOLD_APART, Drawn, Measured
 from docs.pictures import information, story
 
 LOG = "step,validation_bits,train_bits\n" + "".join(f"{10 * i},{2 + 0.4 / i},{1.9 + 0.5 / i}\n" for i in range(1, 9))
 BOUNDS = [Measured(n, Bound(1.5 + 1 / (n or 1e9), 0.2, 0.05, 16), None) for n in (10, 25, 100, None)]
-DRAWN = [Drawn(name, n, 0.1, 0.5 + better / n, 0.02) for name, better in (("a", 1), ("b", 2)) for n in (5, 20, 80)]
+DRAWN = [
+    Drawn(name, n, 0.1, TOLD_APART, 0.5 + better / n, 0.02)
+    for name, better in (("a", 1), ("b", 2))
+    for n in (5, 20, 80)
+]
 
 
 @pytest.fixture

@@ -79,6 +79,15 @@ def test_the_learning_rate_rises_to_its_value_over_the_warm_up(make):
     assert rates == pytest.approx([0.002, 0.004, 0.006, 0.008, 0.008, 0.008])
 
 
+def test_the_learning_rate_falls_along_a_cosine_to_the_end_of_the_steps_or_of_the_time(make):
+    fall = ["train.learning_rate=0.008", "train.final_learning_rate=0.002", "train.warmup_steps=1"]
+    trainer, half = make(*fall, "train.max_steps=400", "train.max_seconds=60"), math.sqrt(0.5)
+    rates = []
+    for trainer.at.step, trainer.at.seconds in ((0, 0.0), (100, 0.0), (100, 30.0), (399, 15.0), (100, 61.0)):
+        rates.append(trainer.learning_rate())
+    assert rates == pytest.approx([0.008, 0.005 + 0.003 * half, 0.005, 0.002, 0.002], abs=1e-6)
+
+
 @pytest.mark.parametrize("vectors", [True, False])
 def test_the_optimizer_is_adamw_with_the_decays_that_are_set(vectors, make):
     settings = ["train.beta_2=0.75", "train.weight_decay=0.5", "train.warmup_steps=1", "train.learning_rate=0.01"]
@@ -287,6 +296,7 @@ DECISIVE = {
         "seed": 3,
         "batch_size": 7,
         "learning_rate": 0.5,
+        "final_learning_rate": 0.25,
         "beta_2": 0.5,
         "weight_decay": 0.5,
         "decay_vectors": False,

@@ -75,7 +75,7 @@ def test_every_sampler_is_drawn_with_every_number_of_steps(few):
     assert [(row.sampler, row.calls) for row in rows] == [
         ("ancestral", 3), ("ancestral", 5), ("ode2", 3), ("ode2", 5)
     ]  # fmt: skip
-    assert all(0.3 < row.told_apart <= 1 and row.seconds > 0 for row in rows)
+    assert all(0.3 < row.share <= 1 and row.seconds > 0 for row in rows)
 
 
 def test_text_is_compared_by_the_characters_that_differ():
@@ -108,5 +108,7 @@ def test_pictures_have_a_point_for_every_row(few, tmp_path, monkeypatch):
     monkeypatch.setattr(plots, "write", lambda figure, path: drawn.append(figure.axes[0].containers))
     bound = Bound(2.0, 0.1, 0.01, 12)
     plots.plot_bounds([tables.Measured(n, bound, None) for n in (10, 25, None)], data, tmp_path)
-    plots.plot_samplers([tables.Drawn(s, n, 1.0, 0.7, 0.01) for s in ("a", "b") for n in (3, 5, 9)], tmp_path)
+    plots.plot_samplers(
+        [tables.Drawn(s, n, 1.0, tables.TOLD_APART, 0.7, 0.01) for s in ("a", "b") for n in (3, 5, 9)], tmp_path
+    )
     assert [[len(line[0].get_xdata()) for line in lines] for lines in drawn] == [[2], [3, 3]]

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from bfn.results import plots
 from bfn.results.evaluate import Bound
-from bfn.results.tables import Drawn, Measured
+from bfn.results.tables import TOLD_APART, Drawn, Measured
 
 LOG = "step,validation_bits,train_bits\n10,3.0,3.5\n20,2.0,2.5\n30,2.2,2.1\n"
 
@@ -53,7 +53,7 @@ def test_words_of_charts(drawn, pair, tmp_path):
     marks = ["continuous time: 2.250", f"factorised baseline: {data.baseline:.3f}", "n steps"]
     bounds = ("Bound on held-out data", "steps n", "bits per dimension", marks)
     assert drawn("plot_bounds", rows, data) == ((7, 4.2), [bounds])
-    rows = [Drawn(name, calls, 0.1, 0.7, 0.01) for name in ("ancestral", "ode2") for calls in (3, 5)]
+    rows = [Drawn(name, calls, 0.1, TOLD_APART, 0.7, 0.01) for name in ("ancestral", "ode2") for calls in (3, 5)]
     title, labels = "Samples against held-out data (lower is better)", ["same distribution", "ancestral", "ode2"]
     samplers = (title, "calls of the network", "told apart by the nearest neighbour", labels)
     assert drawn("plot_samplers", rows) == ((7, 4.2), [samplers])

@@ -37,7 +37,7 @@ def evaluate(case, inputs: dict, backend: str) -> list[Tensor]:
     return [result, *torch.autograd.grad(result, [inputs[k] for k in case.diff], torch.ones_like(result))]
 
 
-@examples(600)
+@examples(250)
 @given(plan=plans(small, extremes=False, layouts=True), backend=backends)
 def test_strides(plan, backend):
     assume(serves(plan.case, backend) and backend != "reference")

@@ -295,11 +295,14 @@ class Stored(nn.Vocabulary):
     def theta(self, state):
         return EmbeddedInput(state[1] @ self.weight(), state=state[0])
 
-    def update(self, output, state, t, alpha, seed):
-        nn.Discrete.update(self, self.logits(output, state[0]), state, t, alpha, seed)
+    def start_from(self, state, start):
+        nn.Discrete.start_from(self, state, start)
 
-    def solve(self, output, state, t, coefficients, seed):
-        nn.Discrete.solve(self, self.logits(output, state[0]), state, t, coefficients, seed)
+    def update(self, output, state, *step):
+        nn.Discrete.update(self, self.logits(output, state[0]), state, *step)
+
+    def solve(self, output, state, *step):
+        nn.Discrete.solve(self, self.logits(output, state[0]), state, *step)
 
     def step_error(self, coefficients, state, before):
         return nn.Discrete.step_error(self, coefficients, state, before)

@@ -36,8 +36,7 @@ def record(sandbox: Sandbox, what: tuple[str, str]) -> dict:
     to = sandbox.folder / "record.json"
     to.unlink(missing_ok=True)
     settings = dict(part.split("=") for part in environment.split()) | {"BFN_RECORD": str(to)}
-    arguments = ["-m", "pytest", "-q", "-p", "recorder", "-p", "no:cacheprovider", file]
-    _, said = sandbox.run(arguments, **settings)
+    _, said = sandbox.test(["-p", "recorder", file], stop=False, **settings)
     found = json.loads(to.read_text()) if to.exists() else {"tests": [], "lines": {}, "why": said[-500:]}
     helpers = [str(p.relative_to(sandbox.folder)) for p in (sandbox.folder / file).parent.glob("*.py")]
     depends = {file, *found["lines"], *(p for p in helpers if not Path(p).name.startswith("test_"))}

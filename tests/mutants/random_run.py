@@ -21,8 +21,9 @@ from tests.mutants.python_places import parses, python_mutants
 from tests.mutants.sandbox import KILLED, SURVIVED, TIMEOUT, Pool, Sandbox, compiled, first_failure
 
 EQUIVALENT = "equivalent"
-# Seconds and number of the tests that a mutant meets at first, and of those that it meets if it is alive then.
-ROUNDS = ((15.0, 40), (60.0, 200))
+# Seconds and number of the tests that a mutant meets at first, and of those that it meets if it is alive then. The
+# first few kill most mutants, and pytest has to read few files for them.
+ROUNDS = ((5.0, 8), (15.0, 40), (60.0, 200))
 START = 180.0  # the most seconds for pytest to collect, on a machine that does other things, too
 NATIVE_EVERY = 8  # one in so many mutants is C++
 CUDA_FILES = [f"tests/kernels/test_{name}.py" for name in ("binary", "ties", "times", "gradients", "accuracy")]
@@ -36,6 +37,11 @@ class Verdict(NamedTuple):
     new: str
     seconds: float
     why: str  # the first line that says why a test failed, or why no test did
+
+
+def runs_on_cpu(test: Test) -> bool:
+    """Whether the backend `cpu` is among the test's parameters."""
+    return re.search(r"\bcpu\b", test.name.partition("[")[2]) is not None
 
 
 class Judge:
@@ -63,8 +69,13 @@ class Judge:
     def tests(self, mutant: Mutant) -> set[Test]:
         if mutant.path.endswith(".py"):
             return self.covered.of(mutant.path, mutant.lines, mutant.names)
-        named = re.compile(rf"::.*\bcpu\b.*\b({'|'.join(families(self.root, mutant.path))})\.|::.*\[cpu\]")
-        return {test for test in self.covered.tests if test.environment == PLAIN and named.search(test.name)}
+        own, file = families(self.root, mutant.path), f"/test_{module_of(mutant.path)}.py::"
+        others = re.compile(rf"\b({'|'.join(families(self.root, '') - own) or '$.'})\.")
+        return {
+            test
+            for test in self.covered.tests
+            if test.environment == PLAIN and (file in test.name or (runs_on_cpu(test) and not others.search(test.name)))
+        }
 
     def tested(self, sandbox: Sandbox, mutant: Mutant) -> tuple[str, str]:
         if mutant.path.startswith("csrc/cuda/"):

@@ -94,13 +94,15 @@ class Sandbox:
             text=True,
         )
 
-    def test(self, arguments: Sequence[str], limit: float = LIMIT, **environment: str) -> tuple[int, str]:
-        """The exit status of pytest, and the end of its output."""
+    def test(
+        self, arguments: Sequence[str], limit: float = LIMIT, stop: bool = True, **environment: str
+    ) -> tuple[int, str]:
+        """The exit status of pytest, and the end of its output. stop: whether the first failure ends it."""
         shutil.rmtree(self.folder / "build" / "inductor", ignore_errors=True)
         to = self.folder / "build" / "said.txt"
         to.parent.mkdir(exist_ok=True)
-        asked = {"arguments": ["-x", "-q", "-p", "no:cacheprovider", *arguments]}
-        asked |= {"environment": environment, "to": str(to), "limit": limit}
+        options = ["-q", "-p", "no:cacheprovider", *(["-x"] if stop else [])]
+        asked = {"arguments": [*options, *arguments], "environment": environment, "to": str(to), "limit": limit}
         print(json.dumps(asked), file=self.warm.stdin, flush=True)
         code = json.loads(self.warm.stdout.readline())
         if code is None:

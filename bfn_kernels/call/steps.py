@@ -1,0 +1,139 @@
+"""Converts the keywords of a sampler's step to arguments of operators."""
+
+import math
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bfn_kernels import solvers
+from bfn_kernels.call import checks
+from bfn_kernels.records import Guidance, Solver
+from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
+
+
+def taken(choose: str | None, rule: str, coefficients: solvers.Coefficients | None) -> str:
+    """What a step takes of the output distribution.
+
+    Args:
+        choose: "sample", "mode" or "mean"; None: what the rule takes.
+        rule: A name in RULES, which is not read where coefficients are given.
+        coefficients: The coefficients of the step, or None.
+
+    Returns:
+        choose itself, or "sample" for the rule "ancestral" and "mean" for the others.
+    """
+    if choose is not None:
+        return choose
+    return "sample" if coefficients is None and rule == "ancestral" else "mean"
+
+
+def step_schedule(
+    explicit: solvers.Coefficients | None, beta_1: float | None, schedule: DiscreteSchedule | None
+) -> DiscreteSchedule | None:
+    """The schedule of a step of classes; None if there are coefficients instead."""
+    return None if explicit is not None and beta_1 is schedule is None else discrete_schedule(beta_1, schedule)
+
+
+def step_scalars(
+    explicit: solvers.Coefficients | None,
+    rule: str,
+    schedule: Any,
+    times: tuple[Any, Any, Any],
+    previous: Tensor | None,
+    state: Tensor,
+    dtype: torch.dtype,
+    dims: int | None = None,
+    scale: float = 1,
+) -> Solver:
+    """The numbers of a step as operators take them: in the type of the arithmetic, and broadcastable to the state.
+
+    Args:
+        explicit: Coefficients that take the place of a rule, a schedule and the times t_next and t_previous, or None.
+        rule: A name in RULES.
+        schedule: Of `bfn_kernels.schedules`, or an object with their methods.
+        times: t, t_next and t_previous.
+        previous: The prediction of the step before, for a step of second order, or None.
+        state: The state, `[B, ...]`.
+        dtype: The type of the arithmetic.
+        dims: The numbers broadcast to so many leading dimensions of the state, to all if None.
+        scale: What the variance is multiplied by: K for classes.
+
+    Returns:
+        The numbers, and `previous`.
+
+    Raises:
+        ValueError: If a step of second order has no `previous`, or one of first order has it.
+    """
+    shape = state.shape[:dims]
+    if explicit is None:
+        chosen = solvers.coefficients(rule, schedule, *_checked_times(rule, times, shape, state))
+    elif not isinstance(explicit, solvers.Coefficients):
+        raise TypeError(f"coefficients must be bfn_kernels.solvers.Coefficients, got {type(explicit).__name__}")
+    elif not times[1] is times[2] is None:
+        raise ValueError("t_next and t_previous must be None where coefficients are given")
+    else:
+        checked: list[Any] = []
+        for name, value in zip(explicit._fields, explicit, strict=True):
+            low = 0 if name == "variance" else -math.inf
+            checked.append(value if value is None else checks.rows(f"coefficients.{name}", value, shape, state, low))
+        chosen = solvers.Coefficients(*checked)
+    if (chosen.extrapolation is None) != (previous is None):
+        raise ValueError("previous must be given together with t_previous or the extrapolation of coefficients")
+    std = None if chosen.variance is None else (scale * chosen.variance) ** 0.5
+    numbers: Any = [chosen.keep, chosen.take, std, chosen.extrapolation]
+    if any(number is not None and number.requires_grad for number in numbers):
+        raise ValueError("schedule, times and coefficients must not require a gradient, since none is defined for them")
+    keep, take, std, extrapolation = (_converted(number, dtype, state.device) for number in numbers)
+    return Solver(keep, take, std, previous, extrapolation)
+
+
+def _converted(number: Tensor | None, dtype: torch.dtype, device: torch.device) -> Any:
+    """The number in a type and then on a device, which may have no float64."""
+    return None if number is None else number.to(dtype).to(device)
+
+
+def _checked_times(rule: str, times: tuple[Any, Any, Any], shape: torch.Size, state: Tensor) -> list[Tensor | None]:
+    """The times in float64, which must be in order, t_previous < t ≤ t_next. t must not be 0 if the rule cannot start
+    there."""
+    t, t_next, t_previous = times
+    if t is None or t_next is None:
+        raise ValueError(f"t and t_next must be given where coefficients are not, got {t=} and {t_next=}")
+    least = 0.0 if solvers.rule_of(rule).from_prior else sys.float_info.min
+    start, end = checks.rows("t", t, shape, state, least, 1), checks.rows("t_next", t_next, shape, state, 0, 1)
+    before = None if t_previous is None else checks.rows("t_previous", t_previous, shape, state, 0, 1)
+    if checks.shows(start) and (start > end).any():
+        raise ValueError(f"t_next must not lie before t, got {t_next} and {t}")
+    if before is not None and checks.shows(start) and (before >= start).any():
+        raise ValueError(f"t_previous must lie before t, got {t_previous} and {t}")
+    return [start, end, before]
+
+
+def guidance_scalars(
+    temperature: Any, unconditional: Tensor | None, guidance: Any, logits: Tensor, dtype: torch.dtype, dims: int | None
+) -> Guidance:
+    """The factors of the logits and of the unconditional logits: (1 + w)/T and −w/T.
+
+    Args:
+        temperature: T, from 1e-30 to 1e30: a number or a tensor of rows. None: 1.
+        unconditional: Logits in the logits' shape, or None.
+        guidance: w, a number or a tensor of rows; None without `unconditional`.
+        logits: `[B, ..., K]`, or `[B, ...]` for binary data.
+        dtype: The type of the arithmetic.
+        dims: The factors broadcast to so many leading dimensions of the logits, to all if None.
+
+    Returns:
+        The factors, and `unconditional`; None where there is nothing to multiply.
+    """
+    if (unconditional is None) != (guidance is None):
+        raise ValueError("unconditional and guidance must be given together")
+    shape, scale = logits.shape[:dims], None
+    if temperature is not None:
+        scale = 1 / checks.rows("temperature", temperature, shape, logits, 1e-30, 1e30)
+    if unconditional is None:
+        return Guidance(_converted(scale, dtype, logits.device))
+    weight = checks.rows("guidance", guidance, shape, logits)
+    factors = (1 + weight, -weight) if scale is None else ((1 + weight) * scale, -weight * scale)
+    with_condition, without = (_converted(factor, dtype, logits.device) for factor in factors)
+    return Guidance(with_condition, unconditional, without)

@@ -1,0 +1,96 @@
+"""The losses of a module, each a function of its data and of what its network puts out."""
+
+from abc import ABC
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class Losses(nn.Module, ABC):
+    """The losses of an output. `BFN.forward` and `BFN.reconstruction` call the network, too.
+
+    Attributes:
+        ops: The module with the ops of this kind of data, such as `bfn_kernels.discrete`.
+    """
+
+    ops: Any
+
+    @property
+    def losses(self) -> Any:
+        """The module or the layer whose functions are the losses."""
+        return self.ops
+
+    def arguments(self, output: Tensor, theta: Tensor) -> tuple[tuple[Tensor | None, ...], dict[str, Any]]:
+        """The arguments that the functions of `losses` share. A subclass must define them, or all three losses.
+
+        Args:
+            output: What `output` returned.
+            theta: What `flow` or `theta` returned.
+
+        Returns:
+            The positional arguments that describe the output distribution, and the keyword arguments.
+        """
+        raise NotImplementedError
+
+    def expectation(self, seed: int) -> dict[str, Any]:
+        """The keyword arguments that say how L_n computes its expectation.
+
+        Args:
+            seed: An int that determines the draws. A quadrature does not read it.
+
+        Returns:
+            Keyword arguments of `discrete_time_loss`.
+        """
+        return {}
+
+    def continuous_time_loss(self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, **options: Any) -> Tensor:
+        """L∞ of an output.
+
+        Args:
+            x: Data `[B, ...]`, as each kind of data says.
+            output: What `output` returned, differentiable.
+            theta: What `flow` returned.
+            t: The times of the flow, `[B]`.
+            **options: `mask` and `reduction`, as in `forward`.
+
+        Returns:
+            The loss in nats. It is float64 if x or `dtype` is float64, and float32 otherwise.
+        """
+        tensors, settings = self.arguments(output, theta)
+        return self.losses.continuous_time_loss(x, *tensors, t, **settings, **options)
+
+    def discrete_time_loss(
+        self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, n_steps: int, seed: int, **options: Any
+    ) -> Tensor:
+        """L_n of an output.
+
+        Args:
+            x: Data `[B, ...]`, as each kind of data says.
+            output: What `output` returned, differentiable.
+            theta: What `flow` returned.
+            t: The times of the flow, `[B]`: (i - 1)/n for steps i from 1 to n.
+            n_steps: n, at least 1.
+            seed: An int that determines the draws of the expectation. A loss by quadrature does not read it.
+            **options: `mask` and `reduction`, as in `forward`.
+
+        Returns:
+            The loss in nats. It is float64 if x or `dtype` is float64, and float32 otherwise.
+        """
+        tensors, settings = self.arguments(output, theta)
+        expectation = self.expectation(seed)
+        return self.losses.discrete_time_loss(x, *tensors, t, n_steps=n_steps, **expectation, **settings, **options)
+
+    def reconstruction_loss(self, x: Tensor, output: Tensor, theta: Tensor, **options: Any) -> Tensor:
+        """-ln p_O(x) of an output at t = 1.
+
+        Args:
+            x: Data `[B, ...]`, as each kind of data says.
+            output: What `output` returned, differentiable.
+            theta: What `flow` returned.
+            **options: `mask` and `reduction`, as in `forward`.
+
+        Returns:
+            The loss in nats. It is float64 if x or `dtype` is float64, and float32 otherwise.
+        """
+        tensors, settings = self.arguments(output, theta)
+        return self.losses.reconstruction_loss(x, *tensors, **settings, **options)

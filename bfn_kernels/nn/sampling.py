@@ -1,0 +1,114 @@
+"""What a sampling run asks of a model in each of its steps."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from bfn_kernels.call import checks
+
+
+class Sampling(NamedTuple):
+    """What a run takes of the output distribution, what it knows of the data, and what the network is told.
+
+    Attributes:
+        choose: What a step takes of the output distribution: a "sample", its "mode" or its "mean". None: a "sample" in
+            ancestral sampling, the "mean" in a step of a solver.
+        temperature: T, by which logits are divided, from 1e-30 to 1e30. None: 1.
+        known: Data `[B, ...]`, which samples have where known_mask is True.
+        known_mask: bool, broadcastable to the data, or shaped as their leading dimensions.
+        cond: What the network is told, as its argument `cond`. None: it is called without this argument.
+        unconditional: What the network is told in the second call of a guided step, as `cond`. None: it is called
+            without this argument.
+        guidance: w of (1 + w)·output − w·unconditional output: a number, or a tensor `[B]`. None: the network is called
+            once in a step.
+
+    Example:
+        >>> Sampling(choose="mode").guidance is None
+        True
+    """
+
+    choose: str | None = None
+    temperature: float | None = None
+    known: Tensor | None = None
+    known_mask: Tensor | None = None
+    cond: Any = None
+    unconditional: Any = None
+    guidance: float | Tensor | None = None
+
+    def sent(self, choose: str) -> dict[str, Any]:
+        """The keywords of a step that say what it takes.
+
+        Args:
+            choose: What it takes unless the run says otherwise.
+
+        Returns:
+            choose, known and known_mask.
+        """
+        chosen = choose if self.choose is None else self.choose
+        return {"choose": chosen, "known": self.known, "known_mask": self.known_mask}
+
+    def check(self, choices: tuple[str, ...], has_logits: bool, shape: tuple[int, ...]) -> None:
+        """Refuses what a model cannot do.
+
+        Args:
+            choices: What its steps can take of the output distribution.
+            has_logits: Whether it has logits, which a temperature divides.
+            shape: The shape of the data.
+        """
+        if self.choose is not None:
+            checks.choice("choose", self.choose, choices)
+        if self.temperature is not None:
+            checks.number("temperature", self.temperature, 1e-30, 1e30)
+            if not has_logits:
+                raise ValueError(f"temperature must be None for data without classes, got {self.temperature}")
+        if (self.known is None) != (self.known_mask is None):
+            raise ValueError("known and known_mask must be given together")
+        if self.known is not None and tuple(self.known.shape) != tuple(shape):
+            raise ValueError(f"known must have shape {tuple(shape)}, got {tuple(self.known.shape)}")
+        if self.guidance is None and self.unconditional is not None:
+            raise ValueError("guidance must be given with unconditional")
+
+    def tempered(self, logits: Tensor) -> Tensor:
+        """Divides logits by the temperature.
+
+        Args:
+            logits: Of any shape.
+
+        Returns:
+            The logits themselves if there is no temperature.
+        """
+        return logits if self.temperature is None else logits / self.temperature
+
+
+PLAIN = Sampling()
+
+
+def row_factor(value: float | Tensor, like: Tensor) -> Tensor:
+    """A number for each example, in the type of a tensor `[B, ...]` and broadcastable to it.
+
+    Args:
+        value: A number, or a tensor `[B]` on the device of `like`.
+        like: The tensor.
+    """
+    if not isinstance(value, Tensor):
+        return like.new_full((1,) * like.dim(), value)  # a CUDA graph can record it, but no copy from the CPU
+    if value.dim() > 0 and value.shape != like.shape[:1]:
+        raise ValueError(f"guidance must be a number or have shape [{len(like)}], got {tuple(value.shape)}")
+    return value.to(like.dtype).view(-1, *(1,) * (like.dim() - 1))
+
+
+def known_where(drawn: Tensor, sampling: Sampling) -> Tensor:
+    """The data that end a run: what was drawn, and what is known where that is.
+
+    Args:
+        drawn: Data `[B, ...]`.
+        sampling: The run's.
+
+    Returns:
+        Data in the type of `drawn`.
+    """
+    if sampling.known is None:
+        return drawn
+    mask = checks.mask("known_mask", sampling.known_mask, "the data", drawn, drawn.shape)
+    return torch.where(mask, sampling.known.to(drawn.dtype), drawn)
