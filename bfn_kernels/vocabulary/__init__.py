@@ -335,7 +335,7 @@ class _Loss:
         """By default, the forward pass and the backward pass each compute the logits. The CPU library can compute the
         gradients of L∞ and of the reconstruction loss in the forward pass, so that it computes the logits once. A call
         does so under four conditions. A single process has all classes. The loss is a scalar, so that the backward pass
-        can multiply the saved gradients by the gradient of the loss. d is at least `WIDE`, since the tile has all
+        can multiply the stored gradients by the gradient of the loss. d is at least `WIDE`, since the tile has all
         classes of d tokens, and products with few tokens are slow. The weight has the type of the arithmetic, since the
         sums would otherwise take more memory than the weight.
         """
