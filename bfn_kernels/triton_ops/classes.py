@@ -2,10 +2,10 @@
 part of one row.
 
 S is the `Sizes` of a tile, which are constants of a compiled kernel. The view of a tensor `[B, ..., K]` is the view of
-its first class `[B, ...]`, followed by the stride between classes. For a contiguous tensor, its kind is DENSE instead:
-the numbers of a row follow one another, and so do the rows. A tile may have more columns than there are classes;
-in these columns it is −∞ or 0. `rows` is the block of the tile's rows, which `block_of` returns, and `first` is the
-tile's first class. Numbers in parentheses are equations of Graves et al. 2023.
+its first class `[B, ...]`, followed by the stride between classes. The view of a contiguous tensor has the kind DENSE
+instead: the numbers of a row follow one another, and so do the rows. A tile may have more columns than there are
+classes; in these columns it is −∞ or 0. `rows` is the block of the tile's rows, which `block_of` returns, and `first`
+is the tile's first class. Numbers in parentheses are equations of Graves et al. 2023.
 """
 
 from typing import Any, NamedTuple

@@ -1,7 +1,7 @@
 """Ops for large vocabularies. K is the number of classes. `weight` `[K, d]` has a row of d numbers for each class. A
-token is one position of x `[B, ...]`. Except for the reference, which stores all logits, no op allocates a tensor with
-K numbers for each token; only a sampler's state is such a tensor. Numbers in parentheses are equations of Graves et al.
-2023.
+token is one position of x `[B, ...]`. The reference stores the logits of all tokens and classes. On other backends, the
+memory of an op does not grow with the number of tokens times K, except for a sampler's state. Numbers in parentheses
+are equations of Graves et al. 2023.
 
 `flow_embedding` embeds a sample of the flow. The losses and the steps of samplers take hidden states `[B, ..., d]`. A
 linear head with `weight` and `bias` computes the logits of the K classes from them. The logits y of the flow are K
@@ -335,7 +335,7 @@ class _Loss:
         """By default, the forward pass and the backward pass each compute the logits. The CPU library can compute the
         gradients of L∞ and of the reconstruction loss in the forward pass, so that it computes the logits once. A call
         does so under four conditions. A single process has all classes. The loss is a scalar, so that the backward pass
-        can multiply the saved gradients by the gradient of the loss. d is at least `WIDE`, since the tile has all
+        can multiply the stored gradients by the gradient of the loss. d is at least `WIDE`, since the tile has all
         classes of d tokens, and products with few tokens are slow. The weight has the type of the arithmetic, since the
         sums would otherwise take more memory than the weight.
         """

@@ -2,7 +2,8 @@
 
 `flow_embedding`, `loss`, `mode` and `step` have the arguments of the functions of the same names in `reference.py`, and
 compute the same results. The other operators are gradients, a loss with its gradients, and kernels for one tile (see
-`tiles`) or for products. No operator stores a number for each class of each token, except in the state of a sampler.
+`tiles`) or for products. Their memory does not grow with the number of tokens times the number of classes, except for a
+sampler's state.
 """
 
 from collections.abc import Sequence

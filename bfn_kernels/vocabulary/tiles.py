@@ -1,11 +1,11 @@
 """Tiles of large vocabularies. A tile is a matrix with numbers for some tokens (rows) and some classes (columns).
 
 An op computes and uses one tile at a time, always in the same memory (or two tiles, for the logits of a head and of a
-flow). So only a sampler's state has numbers for all tokens and all classes. The outer loop is over classes: the rows of
-the weight that a tile needs, and their gradient, then stay in the cache while all tokens pass. From the forward to the
-backward pass, an op keeps only a few sums for each token. The backward pass computes the tiles again, by a matrix
-product or from the seed. A loss that computes its gradients in the forward pass computes its tiles only once: they have
-all classes.
+flow). So its memory does not grow with the number of tokens times the number of classes, except for a sampler's state.
+The outer loop is over classes: the rows of the weight that a tile needs, and their gradient, then stay in the cache
+while all tokens pass. From the forward to the backward pass, an op keeps only a few sums for each token. The backward
+pass computes the tiles again, by a matrix product or from the seed. A loss that computes its gradients in the forward
+pass computes its tiles only once: they have all classes.
 """
 
 import copy
