@@ -116,8 +116,8 @@ def train(
     if (size := data.token_bytes) is not None:
         console.print(f"held-out bits per byte: {bound.bits / size:.3f} (unigrams {data.baseline / size:.3f})")
     if data.judge is not None:
-        bits, trigrams = data.judge.bits(bound.bits), data.judge.trigrams
-        console.print(f"held-out bits per token: {bits:.3f} (trigrams {trigrams:.3f})")
+        name, rival = data.judge.rival(data.test)
+        console.print(f"held-out {data.judge.unit}: {data.judge.worth(bound.bits):.3f} ({name} {rival:.3f})")
     console.print(f"checkpoint: {out / MODEL_FILE}")
     processes.leave()
     if main:
@@ -165,7 +165,7 @@ def compare_command(
     model, settings, data = load_run(run, overrides, processes.start().device)
     drawn = tables.samplers(model, data, settings, model.device, names, numbers)
     rows = list(shown(drawn, total=len(names) * len(numbers)))
-    quality = tables.TOLD_APART if data.judge is None else tables.VALID
+    quality = tables.TOLD_APART if data.judge is None else data.judge.quality
     console.print(tables.samplers_table(rows, settings, quality))
     console.print(f"plot: {plots.plot_samplers(rows, directory(run) / 'samplers.png', quality)}")
 
@@ -282,6 +282,6 @@ def sampled(model: BFN, settings: Config, data: Data, path: Path) -> Path:
 def plotted(model: BFN, settings: Config, data: Data, out: Path) -> list[Path]:
     """Write the loss curves, where the run has a log, and the narrowing input distribution."""
     options, log = settings.sample, out / LOG_FILE
-    losses = [plots.plot_losses(log, data.baseline, out / "losses.png")] if log.exists() else []
+    losses = [plots.plot_losses(log, data, out / "losses.png")] if log.exists() else []
     narrowing = plots.plot_narrowing(model, data, out / "narrowing.png", n_steps=options.n_steps, seed=options.seed)
     return [*losses, narrowing]

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -63,6 +63,12 @@ class Molecules:
     trigrams: float
     lengths: float
 
+    unit: ClassVar[str] = "bits per token"
+    quality: ClassVar[str] = "valid"
+
+    def rival(self, examples: Tensor) -> tuple[str, float]:
+        return "trigrams", self.trigrams  # of the test split
+
     @cached_property
     def training(self) -> set[str]:
         return set(self.read("train"))
@@ -77,7 +83,7 @@ class Molecules:
             parts[split] = fragments(some), scaffolds(some)
         return parts
 
-    def bits(self, bound: float) -> float:
+    def worth(self, bound: float) -> float:
         """The bits per token of a bound in bits per dimension, with what the length costs."""
         return bound / self.tokens + self.lengths
 
@@ -85,7 +91,7 @@ class Molecules:
         """The strings of rows of classes, without their property."""
         return ["".join(self.symbols[c] for c in row[1:]) for row in samples.tolist()]
 
-    def validity(self, samples: Tensor) -> tuple[float, float]:
+    def score(self, samples: Tensor) -> tuple[float, float]:
         """The share of samples that are molecules, and its standard error."""
         share = sum(molecule is not None for molecule in parsed(self.strings(samples))) / len(samples)
         return share, math.sqrt(share * (1 - share) / len(samples))

@@ -39,7 +39,7 @@ class DataConfig:
 class ModelConfig:
     kind: str = "discretised"  # a name in bfn.model.KINDS
     sigma_1: float | None = None  # standard deviation of the input distribution at t = 1 (continuous and discretised)
-    beta_1: float | None = None  # accuracy at t = 1 (discrete); None is final_accuracy(K), as for text8
+    beta_1: float | None = None  # accuracy at t = 1 (discrete; None is final_accuracy(K)), or concentration (circular)
     schedule: str | None = None  # "logarithmic", of discrete data, or module:function of your own, in place of the rest
     options: dict[str, Any] = field(default_factory=dict)  # whatever that function reads
 

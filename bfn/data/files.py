@@ -3,6 +3,7 @@
 import gzip
 import io
 import pickle
+import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -37,7 +38,7 @@ def find_text(config: Config) -> Path:
 
 
 # The errors of a compressed file that is cut off or has changed, and of content that has another form.
-DAMAGE: tuple[type[Exception], ...] = (gzip.BadGzipFile, zlib.error, EOFError, zipfile.BadZipFile)
+DAMAGE: tuple[type[Exception], ...] = (gzip.BadGzipFile, zlib.error, EOFError, zipfile.BadZipFile, tarfile.TarError)
 DAMAGE += (pickle.UnpicklingError, ValueError, LookupError, TypeError, AttributeError)
 
 

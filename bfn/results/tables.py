@@ -10,13 +10,13 @@ import torch
 from rich.table import Column, Table
 from torch import Tensor
 
-from bfn.configs import Config
+from bfn.configs import Config, ConfigError
 from bfn.data import Data
-from bfn.model import BFN, DiscreteBFN
+from bfn.model import BFN, CircularBFN, DiscreteBFN
 from bfn.results.evaluate import Bound, evaluate
 from bfn.sample import sample
 
-TOLD_APART, VALID = "told apart by the nearest neighbour", "valid"  # what is said of samples; of molecules
+TOLD_APART = "told apart by the nearest neighbour"  # what is said of samples of data without a judge
 STEPS = (10, 25, 50, 100)
 # The paper's bounds for n steps, and for None those of continuous time: nats per image, or bits per dimension.
 PAPER: dict[str, dict[int | None, float]] = {
@@ -38,8 +38,9 @@ def bound_table(bound: Bound, data: Data, settings: Config) -> Table:
         table.add_row("bound, bits per byte", f"{bound.bits / size:.4f} ± {bound.error / size:.4f}", style="bold")
         table.add_row("unigrams, bits per byte", f"{data.baseline / size:.4f}")
     if data.judge is not None:
-        table.add_row("bound, bits per token", f"{data.judge.bits(bound.bits):.4f}", style="bold")
-        table.add_row("trigrams, bits per token", f"{data.judge.trigrams:.4f}")
+        name, rival = data.judge.rival(data.test)
+        table.add_row(f"bound, {data.judge.unit}", f"{data.judge.worth(bound.bits):.4f}", style="bold")
+        table.add_row(f"{name}, {data.judge.unit}", f"{rival:.4f}")
     return table
 
 
@@ -61,6 +62,7 @@ class Measured(NamedTuple):
 
 def bounds(model: BFN, data: Data, settings: Config, device: torch.device, steps: Sequence[int]) -> Iterator[Measured]:
     """The bound on held-out data for each number of steps, then in continuous time."""
+    refuse_angles(model)
     for n_steps in (*steps, None):
         config = replace(settings.evaluate, n_steps=n_steps)
         factorised = None
@@ -92,9 +94,14 @@ def bounds_table(rows: Sequence[Measured], data: Data, settings: Config) -> Tabl
     return table
 
 
+def refuse_angles(model: BFN) -> None:
+    if isinstance(model, CircularBFN):
+        raise ConfigError("angles have one number of steps and one sampler, and nothing to compare these with")
+
+
 class Drawn(NamedTuple):
-    """The calls and seconds that a sampler took for a batch, and what `told_apart` says of its samples. For molecules,
-    told_apart is the share of the samples that are valid."""
+    """The calls and seconds that a sampler took for a batch, and what `told_apart`, or the data's judge, says of its
+    samples."""
 
     sampler: str
     calls: int
@@ -107,6 +114,7 @@ def samplers(
     model: BFN, data: Data, settings: Config, device: torch.device, names: Sequence[str], steps: Sequence[int]
 ) -> Iterator[Drawn]:
     """Measures each sampler at each number of steps, with as many samples as held-out examples, at most 1000."""
+    refuse_angles(model)
     held_out = data.test[:1000]
     for name in names:
         for n_steps in steps:
@@ -114,7 +122,7 @@ def samplers(
             drawn = sample(model, len(held_out), n_steps, seed=settings.sample.seed, sampler=name, device=device).cpu()
             seconds = time.perf_counter() - start
             if data.judge is not None:
-                share, error = data.judge.validity(drawn)
+                share, error = data.judge.score(drawn)
             else:
                 share, error = told_apart(drawn, held_out, differing=bool(data.symbols))
             yield Drawn(name, n_steps + 1, seconds, share, error)
