@@ -194,7 +194,7 @@ CASES = [
     *[case for op in ("flow_sample", "continuous_time_loss") for case in of_atoms(f"continuous.{op}")],
     *of_crystals("circular.flow_sample", 64, 256, 2560),
     *of_crystals("circular.renoise", 256),
-    Case("circular.discrete_time_loss", ATOMS, published=2),
+    Case("circular.discrete_time_loss", ATOMS, published=2, eager=1.5),
     Case("binary.flow_and_loss", BATCH["binary"], options={"beta_1": 9.0}, published=1.5),
     Case("discrete.flow_and_loss", BATCH["discrete"], 27, {"beta_1": 0.5625}, published=1.5),
     Case("discretised.flow_and_loss", BATCH["discretised"], 16, {"sigma_1": math.sqrt(1e-3)}, published=1.5),
