@@ -11,7 +11,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.distributions import VonMises
 from torch.special import log_ndtr
+
+from bfn_kernels.concentrations import QUANTILES, TABLE_END
+from bfn_kernels.schedules import VonMisesAccuracy
 
 LOG_RANGE = 10
 
@@ -193,3 +197,24 @@ def binary_discrete_time_loss(
     for eps, weight in expectation(logits, noise, n_samples, quadrature):
         loss = loss - weight * F.softplus(against - 2 * alpha - 2 * alpha.sqrt() * s * eps)
     return n_steps * loss
+
+
+def circular_flow_sample(x: Tensor, step: Tensor, normals=None, angle=None, *, schedule: VonMisesAccuracy) -> Tensor:
+    """x + an angle of vM(0, c), for a concentration that is interpolated between quantiles of its law."""
+    table = schedule.on(x.device)[step - 1]
+    normals = torch.randn_like(x) if normals is None else normals
+    place = ((normals + TABLE_END) * ((QUANTILES - 1) / (2 * TABLE_END))).clamp(0, QUANTILES - 1)
+    below = place.long().clamp(max=QUANTILES - 2)
+    low, high = table.gather(1, below), table.gather(1, below + 1)
+    concentration = torch.lerp(low, high, place - below)
+    angle = VonMises(torch.zeros_like(x), concentration).sample() if angle is None else angle
+    return torch.remainder(x + angle + math.pi, 2 * math.pi) - math.pi
+
+
+def circular_renoise(pred: Tensor, step: Tensor, normals=None, angle=None, *, schedule: VonMisesAccuracy) -> Tensor:
+    return circular_flow_sample(pred, step, normals, angle, schedule=schedule)
+
+
+def circular_discrete_time_loss(x: Tensor, pred: Tensor, step: Tensor, *, schedule: VonMisesAccuracy) -> Tensor:
+    """n·α·A(α)·(1 − cos(x − x̂))."""
+    return column(schedule.weights.to(x.device, x.dtype)[step - 1]) * (1 - (x - pred).cos())

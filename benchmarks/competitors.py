@@ -1,6 +1,7 @@
 """The competitors of a case, the float64 truth that each must agree with, and the call that is timed."""
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -10,6 +11,8 @@ from torch import Tensor
 import bfn_kernels
 from benchmarks import closed_forms, published, steps, timed_cases
 from benchmarks.timed_cases import Case
+from bfn_kernels import circular
+from bfn_kernels import noise as random
 from bfn_kernels.backends import BACKENDS
 
 PUBLISHED, EAGER, COMPILED, BASE = "published", "eager", "compiled", "base"
@@ -63,7 +66,7 @@ def kernel(backend: str | None, case: Case, reduction: str, **more) -> Callable:
         if family in ("continuous", "discretised"):
             options["parametrisation"] = "data"
             options["mean"] = None
-    if name == "update_sample" and family == "continuous":
+    if (family == "circular" and not case.loss) or (name == "update_sample" and family == "continuous"):
         return lambda **tensors: function(**tensors, **options)[0]
     return functools.partial(function, **options)
 
@@ -166,6 +169,34 @@ def bit_sent(noise: dict, tensors: dict) -> dict:
     return half_for_each({"noise": noise["noise"]}, tensors) | {"sent": sent.long()}
 
 
+def messages(tensors: dict, seed: Tensor) -> Tensor:
+    """All messages about the angles of a flow, float64."""
+    x, alphas = timed_cases.angles_of(tensors).double(), timed_cases.of_messages().alphas.to(seed.device)
+    return circular.sender_sample(x.expand(len(alphas), *x.shape), alphas, seed=seed)
+
+
+def sum_of_messages(case: Case, tensors: dict, noise: dict) -> Tensor:
+    """The mean after the messages before each step, which update the state one after the other."""
+    mean = torch.zeros_like(timed_cases.angles_of(tensors))
+    concentration, found = torch.zeros_like(mean), torch.zeros_like(mean)
+    sent = zip(messages(tensors, tensors["seed"]), timed_cases.of_messages().alphas, strict=True)
+    for number, (y, alpha) in enumerate(sent, 2):
+        mean, concentration = circular.bayesian_update(mean, concentration, y, alpha, backend="reference")
+        found = torch.where(tensors["step"].unsqueeze(-1) == number, mean, found)
+    return found
+
+
+def drawn_angle(noise: dict, tensors: dict) -> dict:
+    """The draws of our flow, in the form that the closed form takes."""
+    if not noise:
+        return noise
+    x, schedule = timed_cases.angles_of(tensors), timed_cases.of_messages()
+    normals = random.normal(x.shape, noise["seed"])
+    row = (tensors["step"] - 1).unsqueeze(-1)
+    concentration = circular.reference.concentrations(row, schedule.table, normals)
+    return {"normals": normals, "angle": 2 * math.pi * circular.reference.von_mises(concentration, noise["seed"])}
+
+
 _published = Competitor(PUBLISHED, functools.partial(closed_form, published), tensors=time_per_variable)
 PUBLISHED_OF_OP = {  # for ops whose published form takes other arguments or has another definition
     "discretised.discrete_time_loss": replace(
@@ -190,6 +221,15 @@ PUBLISHED_OF_OP = {  # for ops whose published form takes other arguments or has
     ),
     "binary.flow_sample": replace(
         _published, truth=both_probs, held_to="float64 reference, probabilities of both classes", noise=half_for_each
+    ),
+    **dict.fromkeys(
+        ("circular.flow_sample", "circular.renoise"),
+        replace(
+            _published,
+            truth=sum_of_messages,
+            held_to="float64 sum of the same messages",
+            noise=lambda noise, tensors: noise and {"y": messages(tensors, noise["seed"])},
+        ),
     ),
     "binary.flow_and_loss": replace(_published, noise=half_for_each),
     "binary.discrete_time_loss": replace(
@@ -234,6 +274,8 @@ def competitors(case: Case, backends: list[str], quick: bool = False, max_elemen
     if case.within:  # the target compares our op with our op in another case
         return found
     eager = Competitor(EAGER, functools.partial(closed_form, closed_forms), tolerance=plain_tolerance(case))
+    if case.family == "circular" and not case.loss:
+        eager = replace(eager, noise=drawn_angle)
     peers = [eager]
     reuse = case.options.get("reuse")
     if not (quick or reuse or case.small):

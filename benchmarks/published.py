@@ -14,7 +14,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.distributions import Bernoulli, Categorical, MixtureSameFamily, Normal
+from torch.distributions import Bernoulli, Categorical, MixtureSameFamily, Normal, VonMises
+
+from bfn_kernels.schedules import VonMisesAccuracy
 
 LOG_RANGE = 10
 MIN_PROB = torch.finfo(torch.float32).eps  # torch's Categorical raises smaller probabilities to this value
@@ -164,3 +166,29 @@ def binary_reconstruction_loss(x: Tensor, logits: Tensor) -> Tensor:
 def binary_discrete_time_loss(x, logits, t, noise=None, *, beta_1: float, n_steps: int, n_samples: int) -> Tensor:
     probs = both(Bernoulli(logits=logits, validate_args=False).probs)
     return factorised_loss(x, probs, t, noise, beta_1, n_steps, n_samples)
+
+
+# Angles, after CrysBFN (arXiv 2502.02016).
+
+
+def circular_flow_sample(x: Tensor, step: Tensor, y: Tensor | None = None, *, schedule: VonMisesAccuracy) -> Tensor:
+    """Draws every message about every angle in float64, and keeps the sum of those before the step, which is at least
+    2. y: the messages, `[n, *x.shape]`."""
+    alpha = schedule.alphas.to(x.device).view(-1, *[1] * x.dim())
+    if y is None:
+        wide = (len(alpha), *x.shape)
+        y = VonMises(x.double().expand(wide), alpha.expand(wide)).sample()
+    before = (step - 2).view(1, -1, *[1] * (x.dim() - 1)).expand(1, *x.shape)
+    cosine, sine = ((alpha * part).cumsum(0).gather(0, before)[0] for part in (y.cos(), y.sin()))
+    (cosine.square() + sine.square()).sqrt()  # the concentration
+    return torch.atan2(sine, cosine)
+
+
+def circular_renoise(pred: Tensor, step: Tensor, y: Tensor | None = None, *, schedule: VonMisesAccuracy) -> Tensor:
+    return circular_flow_sample(pred, step, y, schedule=schedule)
+
+
+def circular_discrete_time_loss(x: Tensor, pred: Tensor, step: Tensor, *, schedule: VonMisesAccuracy) -> Tensor:
+    alpha = schedule.alphas.to(x.device)[step - 1].unsqueeze(-1).expand(x.shape)
+    ratio = torch.special.i1e(alpha) / torch.special.i0e(alpha)
+    return schedule.n_steps * alpha * ratio * (1 - torch.cos(x - pred))

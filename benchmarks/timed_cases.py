@@ -1,6 +1,7 @@
 # ruff: noqa: E501  (a table: one case a line)
 """The table of cases, with the targets that each must meet. A new case is one line."""
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -11,8 +12,10 @@ import torch
 from torch import Tensor
 
 import bfn_kernels
+from bfn_kernels.schedules import VonMisesAccuracy
 
 N_STEPS, DRAWS, NODES = 20, 10, 8
+MESSAGES = 1000  # about an angle, as in CrysBFN
 QUICK = 8  # a quick run has an eighth of the rows
 ON_GPU = 16  # on a GPU, images and windows are this many times as many, since fewer would leave most of it idle
 SIGMA_1 = 1e-3  # the value of the paper for CIFAR-10 with 256 bins
@@ -29,6 +32,7 @@ OUTPUTS = {  # the inputs of a loss that are outputs of the network
     "discretised": ("pred_mean", "pred_log_std"),
     "discrete": ("logits",),
     "binary": ("logits",),
+    "circular": ("pred",),
 }
 OF_VOCABULARY = ("weight", "head", "bias", "hidden")  # the inputs with a gradient in a step with a large vocabulary
 CLEAR = 1e-5  # the least probability of a class that is drawn for the gate
@@ -113,6 +117,8 @@ class Case:
     def keywords(self) -> dict:
         """The keyword arguments of the op, which `bfn_kernels` and the competitors share."""
         found = {k: v for k, v in self.options.items() if k not in ("reuse", "stacked", "width")}
+        if self.family == "circular":
+            found["schedule"] = of_messages()
         if self.options.get("stacked"):
             found["pred_log_std"] = None
         family, name = self.op.split(".")
@@ -121,6 +127,12 @@ class Case:
         required = {k: v for k, v in sizes.items() if k in parameters and parameters[k].default is Parameter.empty}
         accuracy = {} if name == "update_sample" else {"sigma_1": SIGMA_1, "beta_1": beta_1(self.k or 2)}
         return required | {k: v for k, v in accuracy.items() if k in parameters} | found
+
+
+@functools.cache
+def of_messages() -> VonMisesAccuracy:
+    """Accuracies about as those that CrysBFN publishes, with which the entropy falls linearly."""
+    return VonMisesAccuracy(torch.logspace(-1, 0.9, MESSAGES, dtype=torch.float64))
 
 
 def beta_1(k: int) -> float:
@@ -138,6 +150,11 @@ def of_atoms(op: str) -> list[Case]:
     node = Case(op, ATOMS, times="per node", closed=2)
     wide = replace(node, times="per node, expanded", closed=0, within=1.1, against=node.name)
     return [node, wide]
+
+
+def of_crystals(op: str, *atoms: int) -> list[Case]:
+    """The op with a step for each atom, beside code that draws all messages about its coordinates."""
+    return [Case(op, (count, 3), times=f"{count} atoms", published=1000) for count in atoms]
 
 
 CIFAR, TEXT8, TOKENS, MANY, FEW = (32, 3072), (52, 256), (4, 256), (100, 100_000), (1, 64)
@@ -175,6 +192,9 @@ CASES = [
     Case("continuous.update_sample", MANY, times="t expanded", within=1.1, against="continuous update_sample"),
     Case("discretised.continuous_time_loss", CIFAR, 256, times="t expanded", within=1.1, against="discretised L∞ K=256"),
     *[case for op in ("flow_sample", "continuous_time_loss") for case in of_atoms(f"continuous.{op}")],
+    *of_crystals("circular.flow_sample", 64, 256, 2560),
+    *of_crystals("circular.renoise", 256),
+    Case("circular.discrete_time_loss", ATOMS, published=2, eager=1.5),
     Case("binary.flow_and_loss", BATCH["binary"], options={"beta_1": 9.0}, published=1.5),
     Case("discrete.flow_and_loss", BATCH["discrete"], 27, {"beta_1": 0.5625}, published=1.5),
     Case("discretised.flow_and_loss", BATCH["discretised"], 16, {"sigma_1": math.sqrt(1e-3)}, published=1.5),
@@ -206,9 +226,15 @@ def as_passed(case: Case, tensors: dict) -> dict:
     return {k: form(case, v) if form and k in ROWS and v.dim() else v for k, v in tensors.items()}
 
 
+def angles_of(tensors: dict) -> Tensor:
+    """The angles that a state is drawn about."""
+    return tensors["x"] if "x" in tensors else tensors["pred"]
+
+
 def written(case: Case, tensors: dict, noise: dict) -> tuple[int, int]:
     """The bytes of the output and of the gradients. The output is one number, or as large as the noise or the logits."""
-    output = 4 if case.loss else (noise["noise"] if noise else tensors["logits"]).nbytes
+    made = noise["noise"] if "noise" in noise else tensors["logits"] if "logits" in tensors else angles_of(tensors)
+    output = 4 if case.loss else made.nbytes * (2 if case.family == "circular" else 1)
     return output, sum(tensors[name].nbytes for name in case.diff)
 
 
@@ -248,6 +274,7 @@ def inputs(case: Case, seed: int = 0, device: str = "cpu") -> tuple[dict, dict]:
     steps = torch.randint(N_STEPS, case.shape[:1], generator=g) / N_STEPS
     t = steps if name == "discrete_time_loss" else torch.rand(case.shape[:1], generator=g)
     make = {"continuous": _continuous, "discretised": _discretised, "discrete": _discrete, "binary": _binary}
+    make["circular"] = _circular
     tensors, noise = make[case.family](case, name, t, g)
     cast = lambda v: v.to(device, case.dtype if v.is_floating_point() else v.dtype)  # noqa: E731
     return {k: v.to(device) if k in ("t", "alpha") else cast(v) for k, v in tensors.items()}, {
@@ -334,3 +361,15 @@ def _binary(case: Case, name: str, t: Tensor, g) -> tuple[dict, dict]:
     x = torch.where(torch.rand(case.shape, generator=g) < 0.5, x, torch.randint(2, case.shape, generator=g))
     tensors = {"x": x, "logits": z} | ({} if name == "reconstruction_loss" else {"t": t})
     return tensors, _noise_of_loss(case, name, case.shape, g)
+
+
+def _circular(case: Case, name: str, t: Tensor, g) -> tuple[dict, dict]:
+    """Angles. A state that is drawn has seen a message at least. All that is drawn follows from a seed."""
+    x, pred = math.pi * _uniform(case.shape, g), math.pi * _uniform(case.shape, g)
+    step = 2 + (t * (MESSAGES - 1)).long()
+    if name == "discrete_time_loss":
+        return {"x": x, "pred": pred, "step": step}, {}
+    seed = {"seed": torch.tensor(1)}
+    return (
+        {"x": x, "step": step} if name == "flow_sample" else {"pred": pred, "step": torch.full_like(step, MESSAGES)}
+    ), seed

@@ -117,8 +117,8 @@ def train(
     if (size := data.token_bytes) is not None:
         console.print(f"held-out bits per byte: {bound.bits / size:.3f} (unigrams {data.baseline / size:.3f})")
     if data.judge is not None:
-        bits, trigrams = data.judge.bits(bound.bits), data.judge.trigrams
-        console.print(f"held-out bits per token: {bits:.3f} (trigrams {trigrams:.3f})")
+        name, rival = data.judge.rival(data.test)
+        console.print(f"held-out {data.judge.unit}: {data.judge.worth(bound.bits):.3f} ({name} {rival:.3f})")
     console.print(f"checkpoint: {out / MODEL_FILE}")
     processes.leave()
     if main:
@@ -284,6 +284,6 @@ def sampled(model: BFN, settings: Config, data: Data, path: Path) -> Path:
 def plotted(model: BFN, settings: Config, data: Data, out: Path) -> list[Path]:
     """Plot the loss curves, if the run has a log, and an input distribution after each message."""
     options, log = settings.sample, out / LOG_FILE
-    losses = [plots.plot_losses(log, data.baseline, out / "losses.png")] if log.exists() else []
+    losses = [plots.plot_losses(log, data, out / "losses.png")] if log.exists() else []
     narrowing = plots.plot_narrowing(model, data, out / "narrowing.png", n_steps=options.n_steps, seed=options.seed)
     return [*losses, narrowing]

@@ -14,7 +14,13 @@ from bfn.networks import build_network
 from bfn.networks.transformer import VectorTransformer
 from bfn.sequences import Padded
 from bfn_kernels import nn
-from bfn_kernels.schedules import ExponentialVariance, LogarithmicAccuracy, QuadraticAccuracy, final_accuracy
+from bfn_kernels.schedules import (
+    ExponentialVariance,
+    LogarithmicAccuracy,
+    QuadraticAccuracy,
+    VonMisesAccuracy,
+    final_accuracy,
+)
 
 LOGARITHMIC = 20.4054  # ChemBFN's beta_1 of the logarithmic schedule, times the number of classes
 LARGE = 1000  # from so many classes on, a training step is faster without tensors [B, ..., K]: see docs/training.md
@@ -91,10 +97,36 @@ class BinaryBFN(nn.Binary, BFN):
         return super().output(1 - 2 * theta[..., None], t, cond)[..., 0]
 
 
+class CircularBFN(nn.Circular, BFN):
+    """Angles, with the messages that train.n_steps and model.beta_1 say.
+
+    The network sees the cosine, the sine and the logarithm of the concentration of each angle. It puts out a vector,
+    and the direction of its sum with the state is the prediction.
+    """
+
+    def __init__(self, config: Config, data: Data):
+        steps = config.train.n_steps, config.evaluate.n_steps, config.sample.n_steps
+        if len(set(steps)) > 1:
+            raise ConfigError(f"train.n_steps, evaluate.n_steps and sample.n_steps must agree for angles, got {steps}")
+        if config.sample.sampler != "ancestral":
+            raise ConfigError(f"sample.sampler={config.sample.sampler!r} must be 'ancestral' for angles")
+        super().__init__(build_network(config.network, data.shape, 3, 2), schedule=schedule_of(config, data))
+
+    def output(self, theta: Tensor, t: Tensor, cond: Any = None) -> Tensor:
+        mean, log = theta.unbind(-1)
+        least, factor = self.schedule.log_scale
+        received = (t > 0).view(-1, *[1] * (mean.dim() - 1))  # before the first message, the mean says nothing
+        direction = torch.stack([mean.cos(), mean.sin()], -1) * received[..., None]
+        vector = super().output(torch.cat([direction, log[..., None]], -1), t, cond)
+        along, across = (vector + ((log + 1) / factor + least).exp()[..., None] * direction).unbind(-1)
+        return torch.atan2(across, along)
+
+
 KINDS: dict[str, Callable[[Config, Data], BFN]] = {
     "continuous": ContinuousBFN,
     "discretised": DiscretisedBFN,
     "discrete": DiscreteBFN,
+    "circular": CircularBFN,
 }
 
 
@@ -107,6 +139,10 @@ def schedule_of(config: Config, data: Data) -> Any:
     if own is not None:
         return imported(own, "model.schedule")(config)
     sigma_1, beta_1 = config.model.sigma_1, config.model.beta_1
+    if kind == "circular":
+        if config.train.n_steps is None or beta_1 is None:
+            raise ConfigError(f"model.kind={kind!r} needs train.n_steps, the number of messages, and model.beta_1")
+        return VonMisesAccuracy.linear_entropy(config.train.n_steps, beta_1)
     if kind == "discrete":
         if sigma_1 is not None:
             raise ConfigError(f"model.kind={kind!r} needs model.beta_1 and does not take model.sigma_1")
@@ -121,7 +157,8 @@ def schedule_of(config: Config, data: Data) -> Any:
 def build_model(config: Config, data: Data) -> BFN:
     """The model that `model.kind` names, with fresh weights from torch's default generator."""
     kind = choose(KINDS, config.model.kind, "model.kind")
-    if (kind is DiscreteBFN) == data.validation.is_floating_point():
+    real, angles = data.validation.is_floating_point(), data.num_classes == 0
+    if (kind is DiscreteBFN) == real or (kind is CircularBFN) != angles:
         raise ConfigError(f"model.kind={config.model.kind!r} does not fit data.name={config.data.name!r}")
     if kind is DiscreteBFN and data.num_classes == 2:
         kind = BinaryBFN

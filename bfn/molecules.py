@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -66,6 +66,12 @@ class Molecules:
     trigrams: float
     lengths: float
 
+    unit: ClassVar[str] = "bits per token"
+    quality: ClassVar[str] = "validity"
+
+    def rival(self, examples: Tensor) -> tuple[str, float]:
+        return "trigrams", self.trigrams  # of the test split
+
     @cached_property
     def training(self) -> set[str]:
         return set(self.read("train"))
@@ -80,7 +86,7 @@ class Molecules:
             parts[split] = fragments(some), scaffolds(some)
         return parts
 
-    def bits(self, bound: float) -> float:
+    def worth(self, bound: float) -> float:
         """A bound in bits per dimension, converted to bits per token and with the cost of the length added."""
         return bound / self.tokens + self.lengths
 
@@ -88,15 +94,19 @@ class Molecules:
         """The string of each row of classes, without the row's property."""
         return ["".join(self.symbols[c] for c in row[1:]) for row in samples.tolist()]
 
+    def score(self, samples: Tensor) -> tuple[float, float]:
+        """The share of samples that are molecules, and its standard error."""
+        share = sum(molecule is not None for molecule in parsed(self.strings(samples))) / len(samples)
+        return share, math.sqrt(share * (1 - share) / len(samples))
+
     def summary(self, samples: Tensor) -> dict[str, float]:
-        """The measures that need no reference molecules. All but validity are computed from the valid samples."""
+        """The measures of the valid samples that need no reference molecules."""
         with rdkit() as chem:
             valid = [molecule for molecule in parsed(self.strings(samples)) if molecule is not None]
-            measured = {"validity": len(valid) / len(samples)}
             if not valid:
-                return measured
+                return {}
             names = Counter(chem.MolToSmiles(molecule) for molecule in valid)
-        measured["uniqueness"] = len(names) / len(valid)
+        measured = {"uniqueness": len(names) / len(valid)}
         measured["novelty"] = sum(name not in self.training for name in names) / len(names)
         measured["internal diversity"] = internal_diversity(valid)
         values = log_p(names.elements())
@@ -105,8 +115,8 @@ class Molecules:
 
     def measures(self, samples: Tensor) -> dict[str, float]:
         """The measures of MOSES that RDKit alone gives. Those but validity are of valid samples."""
-        measured = self.summary(samples)
-        if measured["validity"] > 0:
+        measured = {self.quality: self.score(samples)[0], **self.summary(samples)}
+        if measured[self.quality] > 0:
             valid = [molecule for molecule in parsed(self.strings(samples)) if molecule is not None]
             found = fragments(valid), scaffolds(valid)
             for split, reference in self.references.items():

@@ -40,7 +40,9 @@ class DataConfig:
 class ModelConfig:
     kind: str = "discretised"  # a name in bfn.model.KINDS
     sigma_1: float | None = None  # standard deviation of the input distribution at t = 1 (continuous and discretised)
-    beta_1: float | None = None  # accuracy at t = 1 (discrete); None: as certain of x as the paper's text8 model
+    beta_1: float | None = (
+        None  # accuracy at t = 1 (discrete; None: as certain of x as for text8), or concentration (circular)
+    )
     schedule: str | None = None  # None is the paper's; "logarithmic" (discrete), or module:function of your own
     options: dict[str, Any] = field(default_factory=dict)  # settings that your function of `schedule` reads
 

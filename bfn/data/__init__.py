@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 from bfn.configs import Config, ConfigError, DataConfig, find
+from bfn.data.angles import angles
 from bfn.data.byte_pairs import text_bpe
 from bfn.data.moses import moses
 from bfn.data.published import cifar10, mnist, text8
@@ -21,6 +22,7 @@ DATASETS: dict[str, tuple[Callable[..., Data], list[str]]] = {
     "cifar10": (cifar10, ["folder", "num_bins"]),
     "text8": (text8, ["folder", "file", "length"]),
     "moses": (moses, ["folder", "length", "count"]),
+    "angles": (angles, ["folder", "length"]),
 }
 
 

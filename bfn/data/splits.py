@@ -2,18 +2,43 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from bfn.configs import ConfigError
-from bfn.molecules import Molecules
+
+
+class Judge(Protocol):
+    """Says what a bound and samples are worth in terms of their data."""
+
+    unit: ClassVar[str]  # of a bound
+    quality: ClassVar[str]  # the name of a score
+
+    def rival(self, examples: Tensor) -> tuple[str, float]:
+        """The name of a simple model, and what examples cost by it, in `unit`."""
+
+    def worth(self, bound: float) -> float:
+        """A bound in bits per dimension as one in `unit`."""
+
+    def score(self, samples: Tensor) -> tuple[float, float]:
+        """A number that tells how good samples are, and its standard error."""
+
+    def summary(self, samples: Tensor) -> dict[str, float]:
+        """Further measures of samples, by their names, which take little time."""
+
+    def measures(self, samples: Tensor) -> dict[str, float]:
+        """All measures of samples, by their names."""
+
+    def draw(self, samples: Tensor, path: Path) -> Path:
+        """Write a picture of samples."""
 
 
 @dataclass(frozen=True)
 class Data:
-    """Examples [N, ...] of each split: bin centres in [-1, 1] as float32, or classes as int64.
+    """Examples [N, ...] of each split: bin centres in [-1, 1] or angles as float32, or classes as int64.
 
     With a `draw`, `train` may have another form: draw(examples, generator) turns rows of it into examples of a batch.
     """
@@ -21,14 +46,14 @@ class Data:
     train: Tensor
     validation: Tensor
     test: Tensor
-    num_classes: int  # the number of bins or classes of a variable
+    num_classes: int  # the number of bins or classes of a variable, or 0 for angles
     baseline: float  # bits per dimension of the best factorised model on the test split
     symbols: Sequence[str | bytes] = ""  # the character of each class of text, or the bytes of each token
     draw: Callable[[Tensor, torch.Generator], Tensor] | None = None
     tokenizer: str | None = None  # as JSON, if the classes are tokens of a byte-pair vocabulary
     token_bytes: float | None = None  # the mean length of a token of the test split
     lengths: Tensor | None = None  # sorted lengths of training examples, if examples are padded: see bfn.sequences
-    judge: Molecules | None = None  # measures samples, if they are molecules
+    judge: Judge | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -5,15 +5,16 @@ from torch import nn
 from bfn.configs import NetworkConfig, find
 from bfn.networks.gpt import GPT
 from bfn.networks.layers import Size
-from bfn.networks.transformer import Transformer
+from bfn.networks.transformer import AngleTransformer, Transformer
 from bfn.networks.unet import UNet
 from bfn.networks.unet_improved import UNetImproved
 from bfn.networks.unet_vdm import UNetVDM
 
 NETWORKS: dict[str, type[nn.Module]] = {
-    # small ones, whose output head starts at zero
+    # small ones, whose output head starts at zero, but for angles
     "unet": UNet,
     "transformer": Transformer,
+    "angle_transformer": AngleTransformer,
     # the paper's
     "unet_improved": UNetImproved,
     "unet_vdm": UNetVDM,

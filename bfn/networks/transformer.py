@@ -101,6 +101,22 @@ class Transformer(nn.Module):
         return self.norm(h), time
 
 
+class AngleTransformer(Transformer):
+    """Features [B, L, A, F] of A angles at each of L places, and times [B] -> [B, L, A, outputs]."""
+
+    def __init__(self, shape: Size, features: int, outputs: int, *, width: int, depth: int, heads: int, dropout: float):
+        if len(shape) != 2:
+            raise ConfigError(f"network.name='angle_transformer' takes angles [L, A], got data of shape {shape}")
+        joint = shape[1] * features
+        super().__init__(shape[:1], joint, joint, width=width, depth=depth, heads=heads, dropout=dropout)
+        self.head = nn.Linear(width, shape[1] * outputs)
+
+    def forward(self, features: Tensor, t: Tensor) -> Tensor:
+        h, time = self.through(features.flatten(2), t)
+        # Late messages weigh more, and so must what the network adds to them.
+        return (self.own(time).exp()[:, None] * self.head(h)).unflatten(-1, (features.shape[2], -1))
+
+
 class VectorTransformer(Transformer):
     """Vectors [B, L, width] of a large vocabulary and times [B] -> [B, L, width + 1]: the hidden states for the head of
     nn.Vocabulary, and the factor of the messages' evidence."""

@@ -109,25 +109,30 @@ def plot_text(samples: Tensor, data: Data, path: Path) -> Path:
     return write(figure, path)
 
 
-def plot_losses(log: Path, baseline: float, path: Path) -> Path:
-    """Training and validation loss of a run against its steps."""
+def plot_losses(log: Path, data: Data, path: Path) -> Path:
+    """Training and validation loss of a run against its steps, in the unit of the data's judge, if there is one."""
+    judge = data.judge
+    rival, baseline = ("factorised baseline", data.baseline) if judge is None else judge.rival(data.validation)
+    unit = "bits per dimension" if judge is None else judge.unit
+    worth = (lambda bits: bits) if judge is None else judge.worth
     with open(log, newline="") as file:
         rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
     steps = [row["step"] for row in rows]
     spans = [step - before for step, before in zip(steps, [0, *steps], strict=False)]
     # A mean over few steps is noisy.
     means = [row for row, span in zip(rows, spans, strict=True) if 2 * span >= max(spans)]
-    training = [row["step"] for row in means], [row["train_bits"] for row in means]
-    validation = [row["validation_bits"] for row in rows]
+    training = [row["step"] for row in means], [worth(row["train_bits"]) for row in means]
+    validation = [worth(row["validation_bits"]) for row in rows]
     best = min(range(len(rows)), key=validation.__getitem__)
     low, high = min(baseline, *validation, *training[1]), max(baseline, *validation[len(validation) // 4 :])
-    labels = {"xlabel": "step", "ylabel": "bits per dimension", "title": "Loss during training"}
+    labels = {"xlabel": "step", "ylabel": unit, "title": "Loss during training"}
     with chart(path, (8, 4.5), ylim=(low - 0.25 * (high - low), high + 0.25 * (high - low)), **labels) as axes:
-        axes.plot(*training, color="0.6", label="training, messages only, with dropout")
+        if min(training[1]) < high:  # a density costs less than its messages
+            axes.plot(*training, color="0.6", label="training, messages only, with dropout")
         axes.plot(steps, validation, color="C0", label="validation bound, averaged weights")
         label = f"best: {validation[best]:.3f} at step {steps[best]:.0f}"
         axes.plot(steps[best], validation[best], "o", color="C0", label=label)
-        axes.axhline(baseline, color="C3", linestyle="--", label=f"factorised baseline: {baseline:.3f}")
+        axes.axhline(baseline, color="C3", linestyle="--", label=f"{rival}: {baseline:.3f}")
     return path
 
 
@@ -146,10 +151,12 @@ def plot_bounds(rows: Sequence[Measured], data: Data, path: Path) -> Path:
 
 def plot_samplers(rows: Sequence[Drawn], path: Path) -> Path:
     """The quality of samples against the calls of the network: how well a test tells them from held-out data, or the
-    share of valid molecules."""
+    score of the data's judge."""
     quality = rows[0].quality
     labels, told_apart = {"xlabel": "calls of the network", "ylabel": quality}, quality == TOLD_APART
-    title = "Samples against held-out data (lower is better)" if told_apart else "Valid samples (higher is better)"
+    title = (
+        "Samples against held-out data (lower is better)" if told_apart else f"Samples: {quality} (higher is better)"
+    )
     with chart(path, (7, 4.2), title=title, **labels) as axes:
         for name in dict.fromkeys(row.sampler for row in rows):
             points = [(row.calls, row.share, row.error) for row in rows if row.sampler == name]
@@ -170,27 +177,29 @@ def plot_narrowing(model: BFN, data: Data, path: Path, *, n_steps: int, seed: in
     def watch(i: int, state: nn.State) -> None:
         theta = parameters(model, state)[0]
         history.append(theta[place].cpu())
-        precisions.append(torch.as_tensor(0.0 if isinstance(model, nn.Classes) else state[1]))
+        if not isinstance(model, nn.Classes):
+            precisions.append(torch.as_tensor(state[1]).expand(1, *data.shape)[0][place].item())
         if i in shown:  # The whole example is stored for these messages only, since it is large with many classes.
             thetas.append(theta.cpu())
 
     drawn = sample(model, 1, n_steps, seed=seed, device=model.device, watch=watch)[0][place].item()
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(10, 7), height_ratios=[2.2, 1], layout="constrained")
-    inputs = torch.stack(history)
+    inputs, angle = torch.stack(history), isinstance(model, nn.Circular)
     if isinstance(model, nn.Classes):
         probabilities = torch.stack([1 - inputs, inputs], -1) if isinstance(model, nn.Binary) else inputs
         draw_probabilities(top, probabilities, int(drawn), data.symbols)
     else:
-        draw_density(top, inputs, torch.tensor(precisions).rsqrt(), drawn)
+        draw_density(top, inputs[:, 0] if angle else inputs, torch.tensor(precisions).rsqrt(), drawn, angle=angle)
     kind = "character" if data.tokenizer is None else "token"
-    name = f"{kind} {place[0]}" if data.symbols else f"the pixel in row {place[0]}, column {place[1]}"
+    variable = "angle" if angle else "pixel"
+    name = f"{kind} {place[0]}" if data.symbols else f"the {variable} in row {place[0]}, column {place[1]}"
     top.set(title=f"Input distribution of {name} as {n_steps} messages arrive", xlabel="messages received")
     draw_inputs(bottom, model, data, torch.stack(thetas), shown, columns=len(shown))
     if data.symbols:
         title = f"Likeliest {kind}s of the window (the fainter, the less probable)"
         bottom.set(title=title, ylabel="messages received")
     else:
-        bottom.set_title("Mean of every pixel after " + ", ".join(map(str, shown)) + " messages")
+        bottom.set_title(f"Mean of every {variable} after {', '.join(map(str, shown))} messages")
     return write(figure, path)
 
 
@@ -198,6 +207,8 @@ def plot_times(model: BFN, data: Data, path: Path, *, seed: int, count: int = 40
     """The loss L∞ at times in [0, 1]. The area under the curve is the cost of the messages."""
     x = data.test[:128].to(model.device)
     times, losses = (torch.arange(count) + 0.5) / count, []
+    if isinstance(model, nn.Circular):
+        times = nn.down_to_step(times, model.schedule.n_steps)
     model.eval()
     with torch.no_grad():
         for i, t in enumerate(times.to(model.device)):
@@ -249,19 +260,22 @@ def most_varied(data: Data) -> tuple[int, ...]:
     return tuple(int(i) for i in torch.unravel_index(spread.argmax(), data.shape))
 
 
-def draw_density(axes: Axes, means: Tensor, stds: Tensor, drawn: float) -> None:
-    """The density of N(mean_i, std_i²) after each number of messages i, as darkness relative to its own peak."""
-    value = torch.linspace(-1.6, 1.6, 400)
-    density = torch.exp(-0.5 * ((value[:, None] - means) / stds) ** 2)
+def draw_density(axes: Axes, means: Tensor, stds: Tensor, drawn: float, *, angle: bool = False) -> None:
+    """The density of N(mean_i, std_i²) after each number of messages i, as darkness relative to its own peak; with
+    `angle`, that of vM(mean_i, 1/std_i²)."""
+    end = math.pi if angle else 1.6
+    distance = torch.linspace(-end, end, 400)[:, None] - means
+    density = torch.exp(-0.5 * ((2 * (distance / 2).sin() if angle else distance) / stds) ** 2)
     last = len(means) - 1
-    axes.imshow(
-        density.numpy(), origin="lower", aspect="auto", extent=(-0.5, last + 0.5, -1.6, 1.6), cmap="Blues", alpha=0.8
-    )
+    extent = (-0.5, last + 0.5, -end, end)
+    axes.imshow(density.numpy(), origin="lower", aspect="auto", extent=extent, cmap="Blues", alpha=0.8)
+    if angle:  # no line across the picture where the mean passes π
+        means = means.masked_fill(torch.cat([means[:1], means]).diff().abs() > math.pi, math.nan)
     axes.plot(means, color="C0", linewidth=1.5, label="mean")
     axes.plot(means - stds, color="C0", linewidth=0.8, linestyle=":", label="mean ± standard deviation")
     axes.plot(means + stds, color="C0", linewidth=0.8, linestyle=":")
     axes.axhline(drawn, color="C3", linestyle="--", linewidth=1, label=f"value at the end of the run: {drawn:.2f}")
-    axes.set(ylabel="value (-1 white, 1 black)", xlim=(-0.5, last + 0.5), ylim=(-1.6, 1.6))
+    axes.set(ylabel="radians" if angle else "value (-1 white, 1 black)", xlim=(-0.5, last + 0.5), ylim=(-end, end))
     axes.legend(loc="upper right")
 
 
@@ -287,9 +301,12 @@ def visible(symbol: str | bytes) -> str:
 
 
 def draw_inputs(axes: Axes, model: BFN, data: Data, theta: Tensor, labels: Sequence[int], *, columns: int) -> None:
-    """Draws input distributions [N, ...]: for each a line of text with its label, or an image, in so many columns."""
+    """Draws input distributions [N, ...]: a line of text with its label, a line of the means of angles, or an image for
+    each. Images are in so many columns."""
     if data.symbols:
         draw_lines(axes, *theta.max(-1), labels, data.symbols)
+    elif isinstance(model, nn.Circular):
+        axes.imshow(theta[..., 0].flatten(1), cmap="twilight", vmin=-math.pi, vmax=math.pi, aspect="auto")
     else:
         grey = theta if isinstance(model, nn.Binary) else to_grey(theta.clamp(-1, 1), data.num_classes)
         draw_images(axes, grey, columns)

@@ -10,14 +10,14 @@ import torch
 from rich.table import Column, Table
 from torch import Tensor
 
-from bfn.configs import Config, SampleConfig
+from bfn.configs import Config, ConfigError, SampleConfig
 from bfn.data import Data
-from bfn.model import BFN, DiscreteBFN
+from bfn.model import BFN, CircularBFN, DiscreteBFN
 from bfn.results.evaluate import Bound, evaluate
 from bfn.sample import sample
 from bfn.sequences import guided
 
-TOLD_APART, VALID = "told apart by the nearest neighbour", "validity"  # the quality of samples; of molecules
+TOLD_APART = "told apart by the nearest neighbour"  # the quality of samples of data without a judge
 STEPS = (10, 25, 50, 100)
 # The paper's bounds for n steps; None is continuous time. MNIST has nats per image, the others bits per dimension.
 PAPER: dict[str, dict[int | None, float]] = {
@@ -39,8 +39,9 @@ def bound_table(bound: Bound, data: Data, settings: Config) -> Table:
         table.add_row("bound, bits per byte", f"{bound.bits / size:.4f} ± {bound.error / size:.4f}", style="bold")
         table.add_row("unigrams, bits per byte", f"{data.baseline / size:.4f}")
     if data.judge is not None:
-        table.add_row("bound, bits per token", f"{data.judge.bits(bound.bits):.4f}", style="bold")
-        table.add_row("trigrams, bits per token", f"{data.judge.trigrams:.4f}")
+        name, rival = data.judge.rival(data.test)
+        table.add_row(f"bound, {data.judge.unit}", f"{data.judge.worth(bound.bits):.4f}", style="bold")
+        table.add_row(f"{name}, {data.judge.unit}", f"{rival:.4f}")
     return table
 
 
@@ -62,6 +63,7 @@ class Measured(NamedTuple):
 
 def bounds(model: BFN, data: Data, settings: Config, device: torch.device, steps: Sequence[int]) -> Iterator[Measured]:
     """The bound on held-out data for each number of steps, then in continuous time."""
+    refuse_angles(model)
     for n_steps in (*steps, None):
         config = replace(settings.evaluate, n_steps=n_steps)
         factorised = None
@@ -93,10 +95,15 @@ def bounds_table(rows: Sequence[Measured], data: Data, settings: Config) -> Tabl
     return table
 
 
+def refuse_angles(model: BFN) -> None:
+    if isinstance(model, CircularBFN):
+        raise ConfigError("angles have one number of steps and one sampler, and nothing to compare these with")
+
+
 class Drawn(NamedTuple):
     """The calls and seconds that a sampler took for a batch, and the quality of its samples.
 
-    quality: What is measured. share: The result, with its standard error. more: Other measures of molecules.
+    quality: What is measured. share: The result, with its standard error. more: The other measures of the data's judge.
     """
 
     sampler: str
@@ -113,6 +120,7 @@ def samplers(
 ) -> Iterator[Drawn]:
     """Measures each sampler at each number of steps. It draws as many samples as there are held-out examples, at most
     1000. With sample.guide, it measures each sampler once more with guidance."""
+    refuse_angles(model)
     plain = replace(settings.sample, guide=None)
     for name in names:
         for options in [plain] if settings.sample.guide is None else [plain, settings.sample]:
@@ -132,8 +140,7 @@ def drawn(model: BFN, data: Data, options: SampleConfig, device: torch.device, n
         share, error = told_apart(samples, held_out, differing=bool(data.symbols))
         return Drawn(name, n_steps + 1, seconds, TOLD_APART, share, error)
     more = data.judge.summary(samples)
-    share = more.pop(VALID)
-    return Drawn(name, n_steps + 1, seconds, VALID, share, math.sqrt(share * (1 - share) / len(samples)), more)
+    return Drawn(name, n_steps + 1, seconds, data.judge.quality, *data.judge.score(samples), more)
 
 
 def samplers_table(rows: Sequence[Drawn], settings: Config) -> Table:

@@ -230,18 +230,24 @@ def step_time(t: PerRow | None, step: int | Tensor | None, n_steps: int) -> tupl
         raise ValueError(f"exactly one of t and step must be given, got {t=} and {step=}")
     if t is not None:
         return t, n_steps
+    step = checked_step(step, n_steps)
+    return ((step.to(checks.widest(step.device)) if isinstance(step, Tensor) else step) - 1) / n_steps, n_steps
+
+
+def checked_step(step: Any, last: int) -> int | Tensor:
+    """An int in [1, last], or a tensor of such integers, whose range is checked where they can be read at no cost."""
     if not isinstance(step, Tensor):
         step = checks.integer("step", step, 1)
-        if step > n_steps:
-            raise ValueError(f"step must lie in [1, {n_steps}], got {step}")
-        return (step - 1) / n_steps, n_steps
+        if step > last:
+            raise ValueError(f"step must lie in [1, {last}], got {step}")
+        return step
     if step.dtype not in STEPS:
         raise TypeError(f"step must be an int or an integer tensor, got {step.dtype}")
     if step.numel() and checks.shows(step):
         least, most = (v.item() for v in step.aminmax())
-        if least < 1 or most > n_steps:
-            raise ValueError(f"step must lie in [1, {n_steps}], got values from {least} to {most}")
-    return (step.to(checks.widest(step.device)) - 1) / n_steps, n_steps
+        if least < 1 or most > last:
+            raise ValueError(f"step must lie in [1, {last}], got values from {least} to {most}")
+    return step
 
 
 def updated_precision(precision: PerRow, alpha: PerRow, model: Tensor) -> PerRow:

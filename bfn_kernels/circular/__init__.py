@@ -10,7 +10,6 @@ Angles are `[B, ...]` in radians, or have any other period (`period=`). Any numb
 """
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +17,7 @@ from torch import Tensor
 from bfn_kernels import backends
 from bfn_kernels.call import checks, keywords, rows
 from bfn_kernels.call.outputs import check_outputs
+from bfn_kernels.call.reduction import hide
 from bfn_kernels.call.rows import PerRow
 from bfn_kernels.circular.losses import checked_period, numbers_of, rows_of
 from bfn_kernels.circular.losses import discrete_time_loss as discrete_time_loss
@@ -78,21 +78,9 @@ def flow_sample(
         check_outputs("x", locals())
     checks.data("x", x)
     checks.no_gradient(_NO_GRADIENT, x=x)
-    turn, row = checked_period(period), rows_of(step, schedule, x, 1)
-    least, factor = schedule.log_scale if checks.choice("output", output, ("concentration", "log")) else (0.0, 0.0)
     mask = checks.mask("mask", mask, "x", x, x.shape)
-    if mask is not None:
-        x, row = torch.where(mask, x, 0), torch.where(mask, row, 0)
-    library, seed = backends.library(backend, x.device), keywords.noise_seed(x, seed, generator, ("", None, ()))
-    if (out is None) != (concentration_out is None):
-        out = torch.empty_like(x) if out is None else out
-        if concentration_out is None:
-            concentration_out = torch.empty_like(x, dtype=checks.compute_dtype(x))
-    row = row.to(checks.compute_dtype(x))
-    table = numbers_of(schedule, "table", x, torch.float32)
-    arguments = x, None, row, table, seed, turn, least, factor
-    drawn = library.circular.draw(*arguments, out, concentration_out)
-    return drawn if out is None or concentration_out is None else (out, concentration_out)
+    plan = schedule, period, output, seed, generator, backend
+    return _flow(x, step, plan, mask, (out, concentration_out))
 
 
 def sender_sample(
@@ -274,9 +262,21 @@ def renoise(
     checks.no_gradient(_NO_GRADIENT, pred=pred)
     if known is not None:
         pred = torch.where(known_mask, known.to(pred.dtype), pred)
-    drawing: dict[str, Any] = {"seed": seed, "generator": generator, "backend": backend}
-    drawing |= {"out": out, "concentration_out": concentration_out}
-    return flow_sample(pred, step, schedule=schedule, period=period, output=output, **drawing)
+    plan = schedule, period, output, seed, generator, backend
+    return _flow(pred, step, plan, None, (out, concentration_out))
+
+
+def _flow(x: Tensor, step: int | Tensor, plan, mask: Tensor | None, outputs) -> tuple[Tensor, Tensor]:
+    """The state at the start of a step. plan: schedule, period, output, seed, generator, backend."""
+    schedule, period, output, seed, generator, backend = plan
+    turn, row, dtype = checked_period(period), rows_of(step, schedule, x, 1), checks.compute_dtype(x)
+    scale = schedule.log_scale if checks.choice("output", output, ("concentration", "log")) else (0.0, 0.0)
+    x, row = hide(mask, x, row)
+    library, seed = backends.library(backend, x.device), keywords.noise_seed(x, seed, generator, ("", None, ()))
+    table = numbers_of(schedule, "table", x, torch.float32)
+    outputs = _complete(outputs, x, dtype)
+    drawn = library.circular.draw(x, None, row.to(dtype), table, seed, turn, *scale, *outputs)
+    return drawn if outputs[0] is None else outputs
 
 
 def _step(name: str, sent: Tensor, mean: Tensor, concentration: Tensor, plan, draw, outputs) -> tuple[Tensor, Tensor]:
@@ -292,12 +292,18 @@ def _step(name: str, sent: Tensor, mean: Tensor, concentration: Tensor, plan, dr
     dtype = checks.compute_dtype(sent, mean, concentration)
     (accuracy,) = rows.scalars(library, ("accuracy",), alpha, mean, dtype)
     seed = None if draw is None else keywords.noise_seed(mean, *draw, ("", None, ()))
-    if any(each is not None for each in outputs):
-        out, concentration_out, log_out = outputs
-        out = torch.empty_like(mean) if out is None else out
-        concentration_out = torch.empty_like(concentration) if concentration_out is None else concentration_out
-        outputs = out, concentration_out, log_out
+    outputs = _complete(outputs, mean, concentration.dtype)
     scale = (0.0, 0.0) if schedule is None else schedule.log_scale
     arguments = sent, mean, concentration, accuracy, known, known_mask, seed, turn, *scale
     updated = library.circular.step(*arguments, *outputs)
     return updated if outputs[0] is None else outputs[:2]
+
+
+def _complete(outputs, mean: Tensor, dtype: torch.dtype):
+    """The tensors for the mean, the concentration and perhaps its logarithm. If any is given, both results need one."""
+    if all(each is None for each in outputs):
+        return outputs
+    mean_out, concentration_out, *log_out = outputs
+    mean_out = torch.empty_like(mean) if mean_out is None else mean_out
+    concentration_out = torch.empty_like(mean, dtype=dtype) if concentration_out is None else concentration_out
+    return mean_out, concentration_out, *log_out

@@ -20,20 +20,11 @@ def rows_of(step: int | Tensor, schedule: VonMisesAccuracy, x: Tensor, more: int
     """The number of messages before each step, int64, which broadcasts to x. A step may lie in [1, n + more]."""
     if not isinstance(schedule, VonMisesAccuracy):
         raise TypeError(f"schedule must be a schedules.VonMisesAccuracy, got {type(schedule).__name__}")
+    step = keywords.checked_step(step, schedule.n_steps + more)
     if not isinstance(step, Tensor):
-        step = checks.integer("step", step, 1)
-        least = most = step
-        step = torch.full((1,) * x.dim(), step, device=x.device)
-    else:
-        if step.dtype not in keywords.STEPS:
-            raise TypeError(f"step must be an int or an integer tensor, got {step.dtype}")
-        checks.same_device("step", step, "the data", x)
-        step = step.reshape(checks.leading("step", step, x.shape)).long()
-        known = step.numel() and checks.shows(step)
-        least, most = (int(v.item()) for v in step.aminmax()) if known else (1, 1)
-    if least < 1 or most > schedule.n_steps + more:
-        raise ValueError(f"step must lie in [1, {schedule.n_steps + more}], got {least if least < 1 else most}")
-    return step - 1
+        return torch.full((1,) * x.dim(), step - 1, device=x.device)
+    checks.same_device("step", step, "the data", x)
+    return step.reshape(checks.leading("step", step, x.shape)).long() - 1
 
 
 def numbers_of(schedule: VonMisesAccuracy, name: str, x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -85,7 +76,7 @@ def discrete_time_loss(
     library, target = _checked(x, pred, mask, reduction, backend)
     row = rows_of(step, schedule, x)
     weights = numbers_of(schedule, "weights", x, checks.compute_dtype(x, pred))
-    weight = torch.where((row >= 0) & (row < len(weights)), weights.take(row.clamp(0, len(weights) - 1)), torch.nan)
+    weight = torch.nn.functional.pad(weights, (1, 1), value=torch.nan).take((row + 1).clamp(0, len(weights) + 1))
     cost = SQUARE if squared else COSINE
     return library.circular.loss(x, pred, None, weight, cost, checked_period(period), *target)
 

@@ -150,10 +150,13 @@ class Circular(BFN):
         return output + weight * self.wrapped(output - other)
 
     def wrapped(self, angles: Tensor) -> Tensor:
-        """The angles within half a period around 0.
+        """Shifts angles by whole periods, so that they lie within half a period around 0.
 
         Args:
-            angles: Of any shape.
+            angles: Angles of any shape.
+
+        Returns:
+            The shifted angles.
         """
         return angles - self.period * (angles / self.period).round()
 

@@ -122,7 +122,7 @@ def test_a_file_takes_what_it_does_not_say_from_its_base(tmp_path):
 
 
 def test_a_configuration_that_is_not_there_is_named():
-    with pytest.raises(ConfigError, match=r"no configuration 'digit'; give one of cifar10, .*, digits, digits_binary"):
+    with pytest.raises(ConfigError, match=r"no configuration 'digit'; give one of angles, cifar10, .*, digits_binary"):
         load("digit")
     with pytest.raises(ConfigError, match=r"cannot read the configuration nowhere.yaml: No such file"):
         load("nowhere.yaml")

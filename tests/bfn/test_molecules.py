@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from bfn import cli
 from bfn.configs import ConfigError, SampleConfig, load
-from bfn.data import load_data
+from bfn.data import download, load_data
 from bfn.data.moses import TOKEN, WHEEL
 from bfn.data.ngrams import Trigrams, entropy
 from bfn.model import SequenceBFN, build_model
@@ -178,7 +178,7 @@ def test_pip_fetches_the_wheel_once(tmp_path, monkeypatch):
         tiny_files.moses(tmp_path)
         return SimpleNamespace(returncode=0)
 
-    monkeypatch.setattr(moses_module.subprocess, "run", run)
+    monkeypatch.setattr(download.subprocess, "run", run)
     for _ in range(2):
         result = bfn("data", "download", "moses", "--folder", tmp_path)
         assert result.output == f"downloaded; train with: bfn train smiles data.folder={tmp_path}\n"
@@ -187,7 +187,7 @@ def test_pip_fetches_the_wheel_once(tmp_path, monkeypatch):
 
 def test_a_download_that_fails_and_rdkit_that_is_missing_are_one_line(tmp_path, monkeypatch, settings):
     failed = SimpleNamespace(returncode=1, stderr="much\nERROR: no such package\n")
-    monkeypatch.setattr(moses_module.subprocess, "run", lambda *arguments, **how: failed)
+    monkeypatch.setattr(download.subprocess, "run", lambda *arguments, **how: failed)
     result = bfn("data", "download", "moses", "--folder", tmp_path)
     assert result.output == "error: pip could not download molsets==0.3.1: ERROR: no such package\n"
     monkeypatch.setitem(sys.modules, "rdkit", None)
@@ -212,7 +212,7 @@ def rows(*strings):
 
 
 def test_bits_per_token_are_those_of_the_tokens_and_of_the_length():
-    assert judge().bits(0.8) == pytest.approx(1.7)
+    assert judge().worth(0.8) == pytest.approx(1.7)
 
 
 def test_measures_of_samples():
@@ -227,8 +227,10 @@ def test_measures_of_samples():
     assert rings["scaffolds, test"] == 1 and rings["uniqueness"] == pytest.approx(2 / 3)
     assert judge().measures(rows("CC", "CC"))["internal diversity"] == 0
     assert judge().measures(rows("(")) == {"validity": 0}
-    summary = judge(train=["C"]).summary(rows("CC", "C", "(", "1"))
-    assert (summary["validity"], summary["uniqueness"], summary["novelty"]) == (0.5, 1, 0.5)
+    measured = judge(train=["C"])
+    summary = measured.summary(rows("CC", "C", "(", "1"))
+    assert measured.score(rows("CC", "C", "(", "1"))[0] == 0.5
+    assert (summary["uniqueness"], summary["novelty"]) == (1, 0.5)
 
 
 def test_training_sampling_and_comparing_end_to_end(settings, tmp_path):

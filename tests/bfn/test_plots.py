@@ -1,4 +1,5 @@
 import itertools
+from types import SimpleNamespace
 
 import matplotlib.image
 import numpy as np
@@ -61,7 +62,7 @@ def test_losses_are_drawn_from_the_log(tmp_path, monkeypatch):
     log.write_text("step,validation_bits,train_bits\n10,3.0,3.5\n20,2.0,2.5\n30,2.2,2.1\n31,2.1,9.0\n")
     plot = Axes.plot
     monkeypatch.setattr(Axes, "plot", lambda self, *xy, **keywords: drawn.append(xy) or plot(self, *xy, **keywords))
-    path = plots.plot_losses(log, 2.4, tmp_path / "losses.png")
+    path = plots.plot_losses(log, SimpleNamespace(judge=None, baseline=2.4), tmp_path / "losses.png")
     assert ink(path, (8, 4.5)) > 0.05
     assert drawn[:2] == [([10, 20, 30], [3.5, 2.5, 2.1]), ([10, 20, 30, 31], [3.0, 2.0, 2.2, 2.1])]
 

@@ -1,5 +1,7 @@
 """Every picture says what it shows: the words at all of its axes, and how large it is drawn."""
 
+from dataclasses import replace
+
 import pytest
 from matplotlib.animation import PillowWriter
 from matplotlib.figure import Figure
@@ -48,7 +50,7 @@ def test_words_of_charts(drawn, pair, tmp_path):
     means = ["training, messages only, with dropout", "validation bound, averaged weights"]
     marks = ["best: 2.000 at step 20", "factorised baseline: 2.400"]
     losses = ("Loss during training", "step", "bits per dimension", means + marks)
-    assert drawn("plot_losses", log, 2.4) == ((8, 4.5), [losses])
+    assert drawn("plot_losses", log, replace(data, baseline=2.4)) == ((8, 4.5), [losses])
     rows = [Measured(n, bound(bits), None) for n, bits in ((10, 3.0), (20, 2.5), (None, 2.25))]
     marks = ["continuous time: 2.250", f"factorised baseline: {data.baseline:.3f}", "n steps"]
     bounds = ("Bound on held-out data", "steps n", "bits per dimension", marks)

@@ -1,9 +1,11 @@
-"""Tiny files in the formats of MNIST, CIFAR-10 and text8."""
+"""Tiny files in the formats of the data sets that are downloaded."""
 
 import gzip
 import io
+import itertools
 import pickle
 import struct
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -75,6 +77,61 @@ def moses(folder: Path) -> Path:
             content = gzip.compress("\n".join(["SMILES", *lines, ""]).encode())
             wheel.writestr(f"moses/dataset/data/{name}.csv.gz", content)
     np.save(folder / "moses_logp_270.npy", np.linspace(-2, 6, 270, dtype=np.float32))
+    return folder
+
+
+def torsions(seed: int, residues: int) -> np.ndarray:
+    """φ and ψ of a chain whose residues stay in a helix or in a strand for some time, in radians."""
+    random = np.random.default_rng(seed)
+    strand = np.cumsum(random.random(residues) < 0.2) % 2
+    means = np.radians([(-63, -42), (-120, 130)])[strand]
+    return (means + 0.15 * random.standard_normal((residues, 2)) + np.pi) % (2 * np.pi) - np.pi
+
+
+def backbone(angles: np.ndarray) -> np.ndarray:
+    """The places of N, CA and C of each residue of a chain with these φ and ψ, [residues, 3, 3]. The first φ and the
+    last ψ mean nothing."""
+    atoms = [np.array(place) for place in ((0.0, 0.0, 0.0), (1.46, 0.0, 0.0), (2.0, 1.42, 0.0))]
+    bonds = ((1.33, 116), (1.46, 122), (1.52, 111))  # ångström to N, CA and C, and degrees at the atom before
+    for (_, psi), (phi, _) in itertools.pairwise(angles):
+        for (length, degrees), torsion in zip(bonds, (psi, np.pi, phi), strict=True):
+            a, b, c = atoms[-3:]
+            axis = (c - b) / np.linalg.norm(c - b)
+            normal = np.cross(b - a, axis)
+            normal /= np.linalg.norm(normal)
+            bend, side = np.radians(degrees), np.cross(normal, axis)
+            turn = np.cos(torsion) * side + np.sin(torsion) * normal
+            atoms.append(c + length * (np.sin(bend) * turn - np.cos(bend) * axis))
+    return np.stack(atoms).reshape(-1, 3, 3)
+
+
+def pdb(chains: dict[str, np.ndarray]) -> str:
+    """A file of the Protein Data Bank, with side chains, alternative places, a second model and water."""
+    lines = []
+    for chain, residues in chains.items():
+        for number, places in enumerate(residues, 1):
+            for name, at in zip(("N", "CA", "C"), places, strict=True):
+                for other, shift in ((" ", 0.0),) if number % 5 else (("A", 0.0), ("B", 0.4)):
+                    x, y, z = at + shift
+                    start = f"ATOM  {1:5d}  {name:<3}{other}ALA {chain}{number:4d}"
+                    lines.append(f"{start}    {x:8.3f}{y:8.3f}{z:8.3f}  1.00")
+            lines.append(f"ATOM  {1:5d}  CB  ALA {chain}{number:4d}    {0.0:8.3f}{0.0:8.3f}{0.0:8.3f}  1.00")
+        lines.append("TER")
+    second = [line.replace("ATOM", "ATOM", 1)[:30] + f"{9.0:8.3f}" * 3 for line in lines if line != "TER"]
+    water = f"HETATM{1:5d}  O   HOH W{1:4d}    {0.0:8.3f}{0.0:8.3f}{0.0:8.3f}  1.00"
+    return "\n".join(["MODEL        1", *lines, water, "ENDMDL", "MODEL        2", *second, "ENDMDL", ""])
+
+
+def angles(folder: Path) -> Path:
+    """An archive as that of the package with the structures, with 20 structures of two chains of 14 residues."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(folder / "mdanalysistests-2.11.0.tar.gz", "w:gz") as archive:
+        for number in range(20):
+            chains = {chain: backbone(torsions(2 * number + i, 14)) for i, chain in enumerate("AB")}
+            content = gzip.compress(pdb(chains).encode())
+            entry = tarfile.TarInfo(f"mdanalysistests-2.11.0/MDAnalysisTests/data/dssp/{number}.pdb.gz")
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
     return folder
 
 

@@ -1,6 +1,13 @@
-"""Circular data: the law of the concentration, draws of angles, and what is special about the ops."""
+"""Circular data: the law of the concentration, draws of angles, and what is special about the ops.
+
+    BFN_ACCURACIES=CrysBFN/cache_files pytest tests/kernels/test_circular.py -k sum_of_messages
+
+compares flows with simulations for all files of accuracies in a folder, too. With 1000 messages this takes minutes.
+"""
 
 import math
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -44,16 +51,26 @@ def statistics(mean, concentration):
     return each
 
 
+def published():
+    """The accuracies of each file of the folder BFN_ACCURACIES."""
+    for path in sorted(Path(os.environ["BFN_ACCURACIES"]).iterdir()) if "BFN_ACCURACIES" in os.environ else ():
+        yield pytest.param(torch.as_tensor(torch.load(path)).flatten().tolist(), id=path.name)
+
+
 @pytest.mark.skipif("cpu" not in NATIVE, reason="the interpreters take minutes for so many")
-def test_a_flow_is_a_sum_of_messages():
-    """At every step of ten, in three standard errors of the difference."""
-    x = torch.zeros(COUNT)
-    for step, (mean, c) in enumerate(simulated(PUBLISHED), 2):
+@pytest.mark.parametrize("alphas", [pytest.param(PUBLISHED, id="ten"), *published()])
+def test_a_flow_is_a_sum_of_messages(alphas):
+    """At ten steps, in three standard errors of the difference."""
+    x, schedule = torch.zeros(COUNT), VonMisesAccuracy(alphas)
+    shown = torch.linspace(2, len(alphas) + 1, 10).round().int().tolist()
+    for step, (mean, c) in enumerate(simulated(alphas), 2):
+        if step not in shown:
+            continue
         want = statistics(mean, c)
-        got = statistics(*circular.flow_sample(x, step, schedule=TEN, seed=step))
+        got = statistics(*circular.flow_sample(x, step, schedule=schedule, seed=step))
         for name, (value, error) in got.items():
             other, its_error = want[name]
-            most = 3.5 * math.hypot(error, its_error) + 1e-6 * abs(other) + 1e-9
+            most = 3 * math.hypot(error, its_error) + 1e-6 * abs(other) + 1e-9
             assert abs(value - other) <= most, f"{name} at step {step}: {value}, simulated {other}, allowed {most:.2g}"
 
 
@@ -282,6 +299,37 @@ def test_training_matches_training_that_simulates():
     assert (distance < 0.5).double().mean() > 0.9
     assert 0.2 < (samples > 0.5).double().mean() < 0.8
     assert model.reconstruction(x, seed=1).isfinite()
+
+
+@pytest.mark.skipif("cpu" not in NATIVE, reason="the module calls the fastest backend")
+def test_the_bound_on_a_flat_density_is_that_of_the_law_of_the_concentration():
+    """The best prediction is the mean of the state, whose cosine is A(c). The bound is above ln 2π."""
+    model, count = nn.Circular(lambda theta, t: theta[..., 0], TEN), 20_000
+    x = (torch.rand(count, 10, generator=torch.Generator().manual_seed(1)) - 0.5) * 2 * math.pi
+    messages = model(x, torch.arange(count) % 10 / 10, seed=1, reduction="batch") / 10
+    end = model.reconstruction(x, seed=2, reduction="batch") / 10
+    *before, last = [0.0, *(law.mean(concentrations.ratio(law.nodes)) for law in concentrations.laws(PUBLISHED))]
+    k = torch.tensor(model.concentration).double()
+    want = [
+        (TEN.weights * (1 - torch.tensor(before))).mean(),
+        (2 * math.pi * torch.special.i0e(k)).log() + k * (1 - last),
+    ]
+    for found, exact in zip((messages, end), want, strict=True):
+        assert abs(found.mean() - exact) < 4 * found.std() / count**0.5
+    assert sum(want) > math.log(2 * math.pi) + 0.1
+
+
+@on_each
+def test_draws_of_many_variables_are_the_reference_s(backend):
+    """Of more variables than a kernel draws at once, some of which need a second call."""
+    x = torch.zeros(1, 5000)
+    got = circular.sender_sample(x, 3.0, seed=4, backend=backend)
+    assert wrap(got - circular.sender_sample(x, 3.0, seed=4, backend="reference")).abs().max() < 1e-5
+
+
+def test_the_step_of_a_time_is_found_though_the_time_was_rounded():
+    model = nn.Circular(Network(), VonMisesAccuracy(torch.ones(1000)))
+    assert torch.equal(model.step_at((torch.arange(1000) / 1000).float()), torch.arange(1, 1001))
 
 
 def test_a_checkpoint_holds_the_accuracies():
