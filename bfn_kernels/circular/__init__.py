@@ -2,7 +2,7 @@
 
 The input distribution of a variable is a von Mises distribution with a mean and a concentration c, which is 0 before
 the first message. A message y of accuracy α about x is drawn from vM(x, α). Accuracies do not add up, so a schedule is
-`schedules.VonMisesAccuracy`, the accuracies of n messages, and there is no limit of many messages. The state after any
+`schedules.VonMisesAccuracy`, the accuracies of n messages, and there is no continuous-time loss. The state after any
 number of messages is one draw: see docs/mathematics/circular.md, where all formulas are derived.
 
 Angles are `[B, ...]` in radians, or have any other period (`period=`). Any number stands for an angle; results lie in

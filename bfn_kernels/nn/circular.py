@@ -115,7 +115,7 @@ class Circular(BFN):
         return torch.stack([mean.to(self.dtype), log.to(self.dtype)], -1)
 
     def continuous_time_loss(self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, **options: Any) -> Tensor:
-        raise ValueError("n_steps must be given: von Mises messages have no limit of infinitely many steps")
+        raise ValueError("n_steps must be given: nn.Circular has no continuous-time loss")
 
     def discrete_time_loss(
         self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, n_steps: int, seed: int, **options: Any
