@@ -280,7 +280,7 @@ def test_a_run_on_a_gpu_that_is_not_there(monkeypatch, tmp_path, capsys):
     assert "gpu            none" in text and "What must hold" not in text
     copying = float(next(line for line in text.splitlines() if "copy_gb_per_s" in line).split()[1])
     words = " ".join(text.split())  # a narrow table breaks its title into lines
-    speed, share = re.search(rf"that a copy does .*?{re.escape(case.name)} (\S+), (\d+)%", words).groups()
+    speed, share = re.search(rf"share of a copy's .*?{re.escape(case.name)} (\S+), (\d+)%", words).groups()
     assert float(share) == pytest.approx(100 * float(speed) / copying, abs=100 / copying)
 
 

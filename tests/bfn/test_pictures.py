@@ -107,7 +107,7 @@ def test_pictures_of_numbers(tiny, tmp_path, figures):
     log = tmp_path / "log.csv"
     log.write_text(LOG)
     for function, arguments, curves in (
-        (plots.plot_losses, (log, 2.5), 4),
+        (plots.plot_losses, (log, data), 4),
         (plots.plot_bounds, (BOUNDS, data), 3),
         (plots.plot_samplers, (DRAWN,), 3),
     ):
