@@ -17,6 +17,11 @@ ROOT = Path(__file__).resolve().parents[1]
 BUILT = ROOT / "build" / "compiled"
 KERNELS = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))  # the sources of CUDA's kernels
 UNUSED = 3 * 24 * 3600  # what was not asked for during so many seconds is removed
+WARNINGS = ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-Wno-unused-parameter", "-Wno-maybe-uninitialized"]
+WARNINGS += ["-Wno-missing-field-initializers"]
+# The namespace of the operators of CUDA's kernels on the host, and of those of their PTX. No process has both, so that
+# the same bindings serve them.
+NAMESPACE = "bfn_kernels_cuda_tests"
 
 Command = Sequence[str]
 
@@ -79,8 +84,16 @@ def linked(name: str, parts: Sequence[Path], link: Command) -> Path:
         return _kept(name, ".so" if "-shared" in link else ".out", ["g++", *parts, *link], parts)
 
 
-def bindings() -> list[Path]:
-    """The bindings that a library of CUDA's kernels is linked of: without Python's module and what a CPU alone has."""
+def bindings() -> tuple[list[Path], list[str]]:
+    """The objects of the bindings of NAMESPACE, without Python's module and what a CPU alone has, and the options that
+    link a library of them and of CUDA's kernels."""
+    from torch.utils.cpp_extension import include_paths, library_paths
+
     on_cpu, on_gpu = ({path.stem for path in (ROOT / "csrc" / name).iterdir()} for name in ("cpu", "cuda"))
     left_out = {"module", *(on_cpu - on_gpu)}
-    return sorted(path for path in (ROOT / "csrc" / "bindings").glob("*.cpp") if path.stem not in left_out)
+    sources = sorted(path for path in (ROOT / "csrc" / "bindings").glob("*.cpp") if path.stem not in left_out)
+    command = ["g++", "-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", *WARNINGS, "-DBFN_CUDA_ON_HOST"]
+    command += [f"-DBFN_NAMESPACE={NAMESPACE}", "-DTORCH_TARGET_VERSION=0x020b000000000000"]
+    command += [f"-isystem{folder}" for folder in include_paths()]
+    link = ["-shared", *(f"-L{folder}" for folder in library_paths()), "-ltorch_cpu", "-ltorch", "-lc10"]
+    return objects("bindings", dict.fromkeys(sources, command)), link

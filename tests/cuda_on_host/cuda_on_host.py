@@ -10,10 +10,8 @@ from tests import compiled
 
 ROOT = compiled.ROOT
 HERE = ROOT / "tests" / "cuda_on_host"
-NAMESPACE = "bfn_kernels_cuda_on_host"
 COMPILE = ["g++", "-x", "c++", "-std=c++20", "-fPIC", "-fvisibility=hidden", f"-I{HERE}", "-DBFN_CUDA_ON_HOST"]
-COMPILE += ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-Wno-unused-parameter", "-Wno-maybe-uninitialized"]
-COMPILE += ["-Wno-missing-field-initializers"]
+COMPILE += compiled.WARNINGS
 SHIM = HERE / "host_shim.cpp"
 
 
@@ -45,20 +43,16 @@ def _watched(sources: list[Path], sanitizer: str) -> list[Path]:
 
 
 def operators(sanitizer: str | None = None) -> Path:
-    """A library that defines the operators of NAMESPACE by CUDA's kernels, which a sanitizer may watch."""
-    from torch.utils.cpp_extension import include_paths, library_paths
-
-    torch_flags = [*COMPILE, *(f"-isystem{path}" for path in include_paths())]
-    torch_flags += [f"-DBFN_NAMESPACE={NAMESPACE}", "-DTORCH_TARGET_VERSION=0x020b000000000000", "-O1"]
-    sources: dict = dict.fromkeys(compiled.bindings(), torch_flags)
-    sources[ROOT / "csrc" / "cpu" / "pages.cpp"] = [*COMPILE, "-O1"]
-    link = ["-shared", *(f"-L{path}" for path in library_paths()), "-ltorch_cpu", "-ltorch", "-lc10"]
+    """A library that defines operators by CUDA's kernels, which a sanitizer may watch."""
+    bindings, link = compiled.bindings()
+    pages = compiled.objects("cuda_on_host", {ROOT / "csrc" / "cpu" / "pages.cpp": [*COMPILE, "-O1"]})
     if sanitizer:
         # The kernels come first, since the linker takes the first of several copies of an inline function.
-        parts = [*_watched(compiled.KERNELS, sanitizer), *compiled.objects("cuda_on_host", sources)]
+        parts = [*_watched(compiled.KERNELS, sanitizer), *bindings, *pages]
         return compiled.linked(f"libcuda_on_host.{sanitizer}", parts, [*link, *SANITIZERS[sanitizer]])
-    sources |= {kernel: [*COMPILE, "-O2", *_fused()] for kernel in compiled.KERNELS} | {SHIM: [*COMPILE, "-O2"]}
-    return compiled.linked("libcuda_on_host", compiled.objects("cuda_on_host", sources), link)
+    sources = {kernel: [*COMPILE, "-O2", *_fused()] for kernel in compiled.KERNELS} | {SHIM: [*COMPILE, "-O2"]}
+    parts = [*compiled.objects("cuda_on_host", sources), *bindings, *pages]
+    return compiled.linked("libcuda_on_host", parts, link)
 
 
 def bugs(sanitizer: str) -> Path:
@@ -72,8 +66,8 @@ def register() -> None:
     from bfn_kernels.operators import Library
 
     if missing() is None:
-        backends.add_library(Library(NAMESPACE))
-        backends.BACKENDS["cuda_on_host"] = backends.Backend("cuda_on_host", "cpu", NAMESPACE)
+        backends.add_library(Library(compiled.NAMESPACE))
+        backends.BACKENDS["cuda_on_host"] = backends.Backend("cuda_on_host", "cpu", compiled.NAMESPACE)
 
 
 @functools.cache

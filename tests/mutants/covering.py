@@ -13,7 +13,7 @@ from tests.mutants.sandbox import Pool, Sandbox
 
 PACKAGES = ("bfn", "bfn_kernels")
 PLAIN, INTERPRETED = "", "TRITON_INTERPRET=1"
-FOLDERS = {PLAIN: ("tests/bfn", "tests/kernels"), INTERPRETED: ("tests/kernels",)}
+FOLDERS = {PLAIN: ("tests/bfn", "tests/kernels", "tests/fuzz"), INTERPRETED: ("tests/kernels",)}
 
 
 class Test(NamedTuple):

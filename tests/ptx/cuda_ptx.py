@@ -17,7 +17,8 @@ from tests import compiled
 from tests.ptx import ptx
 
 ROOT = compiled.ROOT
-NAMESPACE = "bfn_kernels_cuda_ptx"
+NAMESPACE = compiled.NAMESPACE
+NAME = "cuda_ptx"  # of files
 ARCHITECTURE = 90
 # As setup.py compiles them, but PTX alone, which the runtime reads as it is.
 NVCC_FLAGS = ["-std=c++17", "-O3", "--expt-relaxed-constexpr", "--no-compress"]
@@ -46,25 +47,17 @@ void stub{n}(const void* op, const void* more) {{
 
 
 def _objects() -> tuple[list[Path], list[str]]:
-    """The bindings, and how they are linked."""
-    from torch.utils.cpp_extension import include_paths, library_paths
-
-    host = ["g++", "-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-unknown-pragmas"]
-    host += [f"-DBFN_NAMESPACE={NAMESPACE}", "-DTORCH_TARGET_VERSION=0x020b000000000000"]
-    host += [f"-isystem{folder}" for folder in include_paths()]
-    runtime = ["g++", *ptx.FLAGS, "-fvisibility=default"]
-    parts = compiled.objects(NAMESPACE, dict.fromkeys(compiled.bindings(), host) | {ptx.HERE / "cudart.cpp": runtime})
-    link = ["-shared", *(f"-L{folder}" for folder in library_paths()), "-ltorch_cpu", "-ltorch", "-lc10"]
-    return parts, [*link, str(ptx.path())]
+    """The bindings and the runtime, and how they are linked."""
+    bindings, link = compiled.bindings()
+    runtime = compiled.objects(NAME, {ptx.HERE / "cudart.cpp": ["g++", *ptx.FLAGS, "-fvisibility=default"]})
+    return [*bindings, *runtime], [*link, str(ptx.path())]
 
 
 @functools.cache
 def operators() -> Path:
     """A library that defines the operators of NAMESPACE by CUDA's kernels."""
     parts, link = _objects()
-    return compiled.linked(
-        NAMESPACE, parts + compiled.objects(NAMESPACE, dict.fromkeys(compiled.KERNELS, _nvcc())), link
-    )
+    return compiled.linked(NAME, parts + compiled.objects(NAME, dict.fromkeys(compiled.KERNELS, _nvcc())), link)
 
 
 def _with_stubs(name: str, parts: list[Path], link: list[str]) -> Path:
@@ -83,9 +76,9 @@ def _with_stubs(name: str, parts: list[Path], link: list[str]) -> Path:
 def operators_on_demand() -> Path:
     """The same library, for whose kernels there are stubs."""
     parts, link = _objects()
-    rest = [_unit(path, compiled.BUILT / f"{NAMESPACE}_{path.stem}_rest.cu") for path in compiled.KERNELS]
-    parts += compiled.objects(NAMESPACE, dict.fromkeys(rest, _nvcc()))
-    return _with_stubs(f"{NAMESPACE}_on_demand", parts, link)
+    rest = [_unit(path, compiled.BUILT / f"{NAME}_{path.stem}_rest.cu") for path in compiled.KERNELS]
+    parts += compiled.objects(NAME, dict.fromkeys(rest, _nvcc()))
+    return _with_stubs(f"{NAME}_on_demand", parts, link)
 
 
 @functools.cache
@@ -116,7 +109,7 @@ def _find(symbol: bytes) -> int | None:
     function, kind = LAUNCHER.fullmatch(symbol.decode()).groups()
     compiled_on_demand.append(function)
     (source, parameters), kind = _launchers()[function], {"f": "float", "d": "double"}[kind]
-    name = f"{NAMESPACE}_{function}_{kind}"
+    name = f"{NAME}_{function}_{kind}"
     unit = _unit(source, compiled.BUILT / f"{name}.cu", f"{function}<{kind}>({parameters})")
     parts = compiled.objects(name, {unit: _nvcc("-Xcompiler=-fvisibility=default")})
     library = ctypes.CDLL(str(_with_stubs(name, parts, ["-shared", str(operators_on_demand())])))
