@@ -153,6 +153,9 @@ class Circular(BFN):
 
         Args:
             angles: Of any shape.
+
+        Returns:
+            Angles in the shape of `angles`.
         """
         return angles - self.period * (angles / self.period).round()
 
