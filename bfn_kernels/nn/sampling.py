@@ -90,6 +90,9 @@ def row_factor(value: float | Tensor, like: Tensor) -> Tensor:
     Args:
         value: A number, or a tensor `[B]` on the device of `like`.
         like: The tensor.
+
+    Returns:
+        The factors, in the type of `like`.
     """
     if not isinstance(value, Tensor):
         return like.new_full((1,) * like.dim(), value)  # a CUDA graph can record it, but no copy from the CPU

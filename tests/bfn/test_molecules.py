@@ -244,6 +244,6 @@ def test_training_sampling_and_comparing_end_to_end(settings, tmp_path):
     result = bfn("sample", out, "--guide", "logp=3", "--to", tmp_path / "guided.png")
     assert result.exit_code == 0 and (tmp_path / "guided.smi").exists(), result.output
     result = bfn("compare", out, "--samplers", "ode2", "--steps", "2,3", "--guide", "logp=3")
-    assert result.exit_code == 0 and "validity" in result.output, result.output
-    assert result.output.count("ode2") == 4 and result.output.count("ode2, logp=3") == 2
+    assert result.exit_code == 0 and "valid" in result.output, result.output  # a narrow table cuts words off
+    assert result.output.count("ode2") == 4 and result.output.count("logp=3") == 2, result.output
     assert bfn("evaluate", out).exit_code == 0 and bfn("plot", out).exit_code == 0
