@@ -40,14 +40,16 @@ class Kernel:
 class Execution:
     """What a call executed for a variable, or for a class of discrete data.
 
-    instructions: of each class. bytes: what it must move. sectors: the 32-byte pieces of global memory that its
-    accesses reached. coalescing: the share of the sectors that would have done if the same bytes lay side by side;
-    conflict_free: the same of the passes of shared memory. lanes: the share of a warp's lanes that took part.
+    instructions: of each class. worst: what the warp with the most instructions executes, added over the kernels.
+    bytes: what it must move. sectors: the 32-byte pieces of global memory that its accesses reached. coalescing: the
+    share of the sectors that would have done if the same bytes lay side by side; conflict_free: the same of the passes
+    of shared memory. lanes: the share of a warp's lanes that took part.
     """
 
     backend: str
     name: str
     instructions: dict[str, float]
+    worst: float = 0.0
     bytes: float = 0.0
     sectors: float = 0.0
     coalescing: float = 1.0
@@ -104,7 +106,17 @@ def compiled(kernels: Iterable[Kernel]) -> Table:
 
 
 def executed(executions: Iterable[Execution]) -> Table:
-    columns = ("instr.", "by class", "bytes", "sectors", "coalesced", "no conflict", "lanes", "predicted bound")
+    columns = (
+        "instr.",
+        "worst warp",
+        "by class",
+        "bytes",
+        "sectors",
+        "coalesced",
+        "no conflict",
+        "lanes",
+        "predicted bound",
+    )
     title = (
         "Executed, as PTX for sm_90 (with products on tensor cores: sm_80). Per variable; the bound is predicted, an "
         "H100's, with the share of its bandwidth and of the peak of its tensor cores."
@@ -112,7 +124,7 @@ def executed(executions: Iterable[Execution]) -> Table:
     table = made(title, columns)
     for e in executions:
         shares = (f"{share:.0%}" for share in (e.coalescing, e.conflict_free, e.lanes))
-        row = f"{e.total:.1f}", e.by_class, f"{e.bytes:g}", f"{e.sectors:.3f}", *shares, e.bound()
+        row = f"{e.total:.1f}", f"{e.worst:.0f}", e.by_class, f"{e.bytes:g}", f"{e.sectors:.3f}", *shares, e.bound()
         table.add_row(f"{e.backend} {e.name}", *row)
     return table
 

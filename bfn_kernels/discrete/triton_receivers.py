@@ -10,6 +10,7 @@ from bfn_kernels.triton_ops.classes import finite, softmax, sum_where
 from bfn_kernels.triton_ops.elementary import (
     clamp,
     exp,
+    exp_and_expm1,
     exp_difference,
     expm1,
     log,
@@ -65,20 +66,22 @@ def joint_draw(z, others, z_x, p, is_x, inside, alpha, eps, K: tl.constexpr):
     towards_x = K * alpha[:, None]
     spread = tl.sqrt(towards_x)
     difference = clamp(spread * (eps - sum_where(is_x, eps)[:, None]) - towards_x, -MAX_SHIFT, MAX_SHIFT)
-    growth = tl.where(is_x | ~inside, 0.0, expm1(difference))
-    s = tl.sum(p * growth, 1)
-    served = serves(s)
-    value = -log1p(tl.where(served, s, 0.0))
-    gradient = p * (s[:, None] - growth) * reciprocal(1.0 + s)[:, None]
-    if tl.sum((~served).to(tl.int32)) > 0:
+    ratio, growth = exp_and_expm1(difference)
+    ratio, growth = tl.where(is_x, 1.0, ratio), tl.where(is_x, 0.0, growth)
+    s, mixture = tl.sum(p * growth, 1), tl.sum(p * ratio, 1)
+    near, within = serves(s), _is_within(mixture)
+    capped = tl.where(within, mixture, 1.0)
+    value = tl.where(near, -log1p(tl.where(near, s, 0.0)), -log(capped))
+    inverse = reciprocal(tl.where(near, 1.0 + s, capped))
+    level = tl.where(near, s, mixture)[:, None]
+    gradient = p * (level - tl.where(near[:, None], growth, ratio)) * inverse[:, None]
+    if tl.sum((~(near | within)).to(tl.int32)) > 0:
         y = spread * eps + tl.where(is_x, towards_x, 0.0)
         shifted = z + y
         moved = log_others(shifted, is_x, inside) - sum_where(is_x, y)
-        ratio = tl.where(is_x, 1.0, exp(difference))
-        mixture = tl.sum(p * ratio, 1)
-        value = tl.where(served, value, low_divergence(mixture, others - z_x, moved - z_x, moved - others))
-        low = low_gradient(p, ratio, mixture[:, None], softmax(shifted))
-        gradient = tl.where(served[:, None], gradient, low)
+        far = softplus_fall(others - z_x, moved - z_x, moved - others)
+        value = tl.where(near | within, value, far)
+        gradient = tl.where((near | within)[:, None], gradient, p - softmax(shifted))
     return value, gradient
 
 

@@ -60,6 +60,12 @@ def exp(x):
 
 
 @triton.jit
+def exp2_term(x):
+    """2^x for x < 127, as a term of a sum whose largest term is about 1, by the GPU's own instruction."""
+    return tl.exp2(x)
+
+
+@triton.jit
 def expm1(x):
     """e^x − 1 for x < 88."""
     if x.dtype == tl.float64:
@@ -70,6 +76,16 @@ def expm1(x):
     else:
         power, excess = _reduced_exp(tl.where(x < -80.0, -80.0, x))
         return power * excess + (power - 1.0)
+
+
+@triton.jit
+def exp_and_expm1(x):
+    """e^x and e^x − 1 for |x| < 87."""
+    if x.dtype == tl.float64:
+        return tl.exp(x), expm1(x)
+    else:
+        power, excess = _reduced_exp(x)
+        return power + power * excess, power * excess + (power - 1.0)
 
 
 @triton.jit

@@ -36,6 +36,7 @@ class NStepRow {
       const auto total = z_.total();
       top_ = total.top;
       inverse_ = T(1) / total.sum;
+      if constexpr (kSlots != kSweep) z_.each([&](int i, int j, int, T z) { p_.each[i][j] = p(z); });
       value = op_.receiver == Receiver::kFactorised ? factorised() : joint();
     }
     write_gradient(static_cast<T>(op_.n_steps));
@@ -52,10 +53,17 @@ class NStepRow {
   int x_;
   bool on_;
   T alpha_, top_, inverse_;
-  ClassRegisters<T, kSlots> gradient_, eps_;  // `eps_` has the normals of a draw
+  // The probabilities, and of a draw the normals and the ratios of densities. In a sweep they are computed again in
+  // every pass over the row.
+  ClassRegisters<T, kSlots> gradient_, p_, eps_, ratio_, growth_;
 
   __device__ T* grad_logits() const { return static_cast<T*>(op_.grad_logits.data) + row_ * count_; }
   __device__ T p(T z) const { return exp_difference(z, top_) * inverse_; }
+  // p of the class in slot i, whose logit is z.
+  __device__ T p(int i, int j, T z) const {
+    if constexpr (kSlots != kSweep) return p_.each[i][j];
+    return p(z);
+  }
 
   __device__ void clear() {
     for_groups<kSlots>(team_, count_, [&](int i, int first) {
@@ -125,16 +133,25 @@ class NStepRow {
     eps_.fill(team_, count_, normals_of(draw));
     const T eps_x = sum_with_normals(draw, [&](int, int, int k, T, T eps) { return k == x_ ? eps : T(0); });
     const auto ratio = [&](int k, T eps) { return exp_and_expm1(k == x_ ? T(0) : spread * (eps - eps_x) - towards_x); };
-    const T sum = sum_with_normals(draw, [&](int, int, int k, T z, T eps) { return p(z) * ratio(k, eps).expm1; });
-    T mixture = 1 + sum;
-    if (!(sum > T(-0.5))) {
-      mixture = sum_with_normals(draw, [&](int, int, int k, T z, T eps) { return p(z) * ratio(k, eps).exp; });
-    }
+    Sum<T, kSlots> sums[2] = {};  // over all classes, of p (ratio - 1) and of p ratio
+    each_with_normals(draw, [&](int i, int j, int k, T z, T eps) {
+      const ExpAndExpm1<T> e = ratio(k, eps);
+      growth_.each[i][j] = e.expm1;
+      ratio_.each[i][j] = e.exp;
+      sums[0] += p(i, j, z) * e.expm1;
+      sums[1] += p(i, j, z) * e.exp;
+    });
+    const T sum = static_cast<T>(team_.reduce(sums[0], Sum<T, kSlots>(0), Add()));
+    const T ratios = static_cast<T>(team_.reduce(sums[1], Sum<T, kSlots>(0), Add()));
+    const bool near_one = sum > T(-0.5);
+    const T mixture = near_one ? 1 + sum : ratios;
     const JointDraw<T> joint(sum, mixture, weight);
     if (joint.out_of_range) return draw_out_of_range(draw, before, weight, spread, towards_x);
     if (op_.grad_logits) {
       each_with_normals(draw, [&](int i, int j, int k, T z, T eps) {
-        set_gradient(i, j, k, gradient_at(i, j, k) + joint.slope(p(z), ratio(k, eps)));
+        T kept = near_one ? growth_.each[i][j] : ratio_.each[i][j];
+        if constexpr (kSlots == kSweep) kept = near_one ? ratio(k, eps).expm1 : ratio(k, eps).exp;
+        set_gradient(i, j, k, gradient_at(i, j, k) + joint.slope(p(i, j, z), {kept, kept}));
       });
     }
     return joint.divergence;
@@ -245,7 +262,7 @@ class NStepRow {
       const T weight = op_.draws.n_samples ? T(1) / static_cast<T>(draws) : nodes_.weight[draw];
       const auto term = [&](int i, int j, int k, T z, T eps) {
         if (k == tiny.x || k == tiny.likeliest) return T(0);
-        const T p_k = p(z);
+        const T p_k = p(i, j, z);
         const auto t = factorised_term(k == x_, p_k, k == likeliest ? rest : 1 - p_k, r, eps);
         set_gradient(i, j, k, gradient_at(i, j, k) + weight * t.derivative);
         return t.value;

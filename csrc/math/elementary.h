@@ -54,6 +54,27 @@ BFN_HD float exp_term(float x) {
   return x < -87.0f ? 0.0f : value;
 }
 
+// 2^x for x < 127, as a term of a sum whose largest term is about 1. A result below the normal range is 0. The error of
+// the polynomial is 2e-8; that of a GPU's instruction is 2e-7.
+BFN_HD float exp2_term(float x) {
+#if defined(__CUDA_ARCH__)
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#else
+  const float capped = x < -126.0f ? -126.0f : x, shifted = capped + 12582912.0f;
+  const float r = capped - (shifted - 12582912.0f);
+  float p = 0.00015353359f;
+  p = p * r + 0.0013398875f;
+  p = p * r + 0.009618437f;
+  p = p * r + 0.055503324f;
+  p = p * r + 0.24022648f;
+  p = p * r + 0.6931472f;
+  const float value = (1.0f + p * r) * power_of_two(bit_cast<int32_t>(shifted));
+  return x < -126.0f ? 0.0f : value;
+#endif
+}
+
 // e^x - 1 for x < 88
 BFN_HD float expm1(float x) {
   const ReducedExp e = reduced_exp(clamp(x, -80.0f, 88.0f));
@@ -140,6 +161,7 @@ BFN_HD void sincospi(float v, float& sine, float& cosine) {
 BFN_HD double exp(double x) { return ::exp(x); }
 BFN_HD double exp_normal(double x) { return ::exp(x); }
 BFN_HD double exp_term(double x) { return ::exp(x); }
+BFN_HD double exp2_term(double x) { return ::exp2(x); }
 BFN_HD double log(double x) { return ::log(x); }
 BFN_HD double log_normal(double x) { return ::log(x); }
 BFN_HD double log1p(double x) { return ::log1p(x); }

@@ -37,7 +37,7 @@ def _large_blocks(monkeypatch):
         from bfn_kernels.discretised import triton, triton_nstep
 
         monkeypatch.setattr(triton, "BLOCK", 1024)
-        monkeypatch.setattr(triton_nstep, "_ELEMENTS", 1 << 18)
+        monkeypatch.setattr(triton_nstep, "_VARIABLES", 1024)
 
 
 def sum_over_edges(mean, std, num_bins):
