@@ -129,6 +129,11 @@ def _by_mean_and_std(value, by_left, by_right, left, right, std):
 
 
 @triton.jit
+def _is_narrow(z, d):
+    return (d < 0.3) & (tl.abs(z * d) < 0.5)
+
+
+@triton.jit
 def _narrow_bin(z, d):
     """Whether a bin is narrow, and the Taylor series of its mass about the centre, d·φ(z)·(1 + series). Its derivatives
     by z and d are d·φ(z)·(tilt − z·(1 + series)) and φ(z)·(1 + series + growth)."""
@@ -139,7 +144,7 @@ def _narrow_bin(z, d):
     series = d2 * (0.5 * by_12 * (z2 - 1.0) + 0.25 * fourth)
     tilt = d2 * z * (by_12 + by_480 * d2 * (z2 - 3.0))
     growth = d2 * (by_12 * (z2 - 1.0) + fourth)
-    return (d < 0.3) & (tl.abs(z * d) < 0.5), series, tilt, growth
+    return _is_narrow(z, d), series, tilt, growth
 
 
 @triton.jit
@@ -163,29 +168,42 @@ def log_inner_bin(left, right, z, d, log_d, std):
 
 
 @triton.jit
+def bin_place(left, right, z, d):
+    """Where `scaled_inner_bin` takes the density: at the centre of a narrow bin, and of another bin at the edge nearer
+    to 0, or at 0 if this is in the bin. Also returns the place's distance from the centre, in halves of a bin; 0 if the
+    place is 0."""
+    at = tl.where(left > 0.0, left, tl.where(right < 0.0, right, 0.0))
+    side = tl.where(left > 0.0, -1.0, tl.where(right < 0.0, 1.0, 0.0))
+    if z.dtype != tl.float64:
+        narrow = _is_narrow(z, d)
+        at, side = tl.where(narrow, z, at), tl.where(narrow, 0.0, side)
+    return at, side
+
+
+@triton.jit
 def scaled_inner_bin(left, right, z, d, inverse_std):
-    """The mass of a bin as exp(−y²/2)·mass: returns y, the mass and its derivatives by mean and std, divided by
-    exp(−y²/2). The arguments are those of `log_inner_bin`."""
-    y, front, lost, of_left, of_right = scaled_interval(left, right, z, d)
+    """The mass of a bin as exp(−y²/2)·mass: returns y and its side, as `bin_place` does, then the mass and its
+    derivatives by mean and std, divided by exp(−y²/2). The arguments are those of `log_inner_bin`."""
+    _, front, lost, of_left, of_right = scaled_interval(left, right, z, d)
     mass, by_mean, by_std = front - lost, of_left - of_right, left * of_left - right * of_right
     if z.dtype != tl.float64:
         narrow, series, tilt, growth = _narrow_bin(z, d)
         total, scale = 1.0 + series, SCALE * d
         by_z = z * total - tilt
-        y, mass = tl.where(narrow, z, y), tl.where(narrow, scale * total, mass)
+        mass = tl.where(narrow, scale * total, mass)
         by_mean = tl.where(narrow, scale * by_z, by_mean)
         by_std = tl.where(narrow, scale * (z * by_z - (total + growth)), by_std)
-    return y, mass, by_mean * inverse_std, by_std * inverse_std
+    y, side = bin_place(left, right, z, d)
+    return y, side, mass, by_mean * inverse_std, by_std * inverse_std
 
 
 @triton.jit
-def scaled_end_bin(z, first, inverse_std):
+def scaled_end_bin(z, first: tl.constexpr, inverse_std):
     """The mass of a clipped end bin, as `scaled_inner_bin` returns it. z is its inner edge in units of std."""
-    edge = tl.where(first, z, -z)
-    below, ratio, e = edge < 0.0, mills(tl.abs(edge)), exp(-0.5 * edge * edge)
-    density = SCALE * inverse_std * tl.where(below, 1.0, e)
-    slope = tl.where(first, -density, density)
-    return tl.where(below, edge, 0.0), tl.where(below, ratio, 1.0 - e * ratio), slope, z * slope
+    side: tl.constexpr = 1.0 if first else -1.0
+    below, ratio, e = side * z < 0.0, mills(tl.abs(z)), exp(-0.5 * z * z)
+    slope = (-side * SCALE) * inverse_std * tl.where(below, 1.0, e)
+    return tl.where(below, z, 0.0), side, tl.where(below, ratio, 1.0 - e * ratio), slope, z * slope
 
 
 @triton.jit

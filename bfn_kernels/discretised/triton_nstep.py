@@ -17,6 +17,8 @@ from bfn_kernels import gauss
 from bfn_kernels.discretised import triton_mixtures as mixtures
 from bfn_kernels.discretised.triton_bins import (
     Constants,
+    bin_place,
+    index,
     is_uniform,
     log_total,
     origin_of,
@@ -98,12 +100,23 @@ class _Terms(NamedTuple):
     uniform: Any
 
 
-class _Window(NamedTuple):
-    """The window of the bumps of some draws: its first bin `base`; the offset from base to its beginning; the distance
-    of two points in bins, or the length of a panel; the number of points; the number of panels of Gauss–Legendre nodes,
-    or 0; and whether a correction is needed at its low and at its high end."""
+class _Origin(NamedTuple):
+    """The term from whose exponent all others are computed, about the largest term: its bin; z and its side, as
+    `bin_place` returns them; the derivative of z by the distance of another term, or 0 where that is not linear; and
+    its q."""
 
-    base: Any
+    bin: Any
+    z: Any
+    side: Any
+    along: Any
+    q: Any
+
+
+class _Window(NamedTuple):
+    """The window of the bumps of some draws: the distance from the origin to the first point, or to the beginning of
+    the first panel; the distance of two points in bins, or the length of a panel; the number of points; the number of
+    panels of Gauss–Legendre nodes, or 0; and whether a correction is needed at its low and at its high end."""
+
     offset: Any
     step: Any
     points: Any
@@ -121,43 +134,84 @@ def _reach(beyond, s):
 
 
 @triton.jit
-def _window(terms, least, most, C):
-    """The window for all draws with an eps from `least` to `most`."""
-    x, mean, tau = terms.x, terms.mean, terms.tau
+def _origin(terms, eps, C):
+    """The origin for draws about eps: the bin of the mean, in which z is 0, or the largest of the other bins. The edges
+    of these are half a bin nearer to the mean than their centres."""
+    half: tl.constexpr = 1.0 / C.K
+    to_mean = terms.mean - terms.x
+    by_mean, by_eps, _ = _bump(terms)
+    peak = terms.x + by_mean * (to_mean - clamp(to_mean, -half, half)) + by_eps * eps
+    own, other = _origin_at(terms, index(terms.mean, C.K), C), _origin_at(terms, index(peak, C.K), C)
+    is_own = _log_origin(own, eps) > _log_origin(other, eps)
+    chosen = ()
+    for i in tl.static_range(5):
+        chosen += (tl.where(is_own, own[i], other[i]),)
+    return _Origin(chosen[0], chosen[1], chosen[2], chosen[3], chosen[4])
+
+
+@triton.jit
+def _origin_at(terms, bin, C):
+    left, right = _edges(terms, bin, bin * 0.0, C)
+    z, width = 0.5 * (left + right), 2.0 * terms.unit
+    if C.CLIP:  # an end bin has one edge
+        at_low, at_high = bin == 0.0, bin == C.K - 1.0
+        left, right = tl.where(at_low, -1e30, left), tl.where(at_high, 1e30, right)
+        width = tl.where(at_low | at_high, 1e30, width)
+    z, side = bin_place(left, right, z, width)
+    along = tl.where(terms.uniform | (side != 0.0), 0.0, 2.0 * terms.unit)
+    q = to_centre(origin_of(terms.x, C.K), bin, C.K) * terms.q_unit
+    return _Origin(bin, tl.where(terms.uniform, 0.0, z), side, along, q)
+
+
+@triton.jit
+def _log_origin(origin, eps):
+    """ln of the origin's term without its mass."""
+    return origin.q * (eps - 0.5 * origin.q) - 0.5 * origin.z * origin.z
+
+
+@triton.jit
+def _bump(terms):
+    """The derivatives of the bump's peak by the mean and by eps, and its width s."""
+    std = tl.where(terms.uniform, 1e9, terms.std)
+    variance = std * std + terms.tau * terms.tau
+    s = std * terms.tau / tl.sqrt(variance)
+    return terms.tau * terms.tau / variance, std * std / variance * terms.tau, s
+
+
+@triton.jit
+def _window(terms, bin, least, most, C):
+    """The window for all draws with an eps from `least` to `most`. bin: its origin."""
+    x = terms.x
     first: tl.constexpr = 1.0 if C.CLIP else 0.0
     last: tl.constexpr = C.K - 1.0 - first
     zero, no = x * 0.0, tl.full(x.shape, False, tl.int1)
     if x.dtype == tl.float64 or last < first:  # in float64 the difference between two rules would show
-        return _Window(zero + first, zero, zero + 1.0, zero + (last - first + 1.0), zero, no, no)
+        return _Window(first - bin, zero + 1.0, zero + (last - first + 1.0), zero, no, no)
     else:
-        std = _bump_std(terms)
-        variance = std * std + tau * tau
-        s = std * tau / tl.sqrt(variance)
-        centre, by_eps = x + tau * tau / variance * (mean - x), std * std / variance * tau
+        by_mean, by_eps, s = _bump(terms)
+        centre = x + by_mean * (terms.mean - x)
         low_peak, high_peak = centre + by_eps * least, centre + by_eps * most
         # the window has one bin more on each side than the bumps need
         low = position(clamp(low_peak, -1.0, 1.0) - _reach(low_peak - 1.0, s), C.K) - 1.5
         high = position(clamp(high_peak, -1.0, 1.0) + _reach(-1.0 - high_peak, s), C.K) + 0.5
         cut_low, cut_high = low <= first - 0.5, high >= last + 0.5
         begin, end = tl.where(cut_low, first - 0.5, low), tl.where(cut_high, last + 0.5, high)
-        base = clamp(tl.floor(begin + 0.5), first, last)
-        whole = clamp(tl.floor(end + 0.5), first, last) - base + 1.0
+        start = clamp(tl.floor(begin + 0.5), first, last)
+        whole = clamp(tl.floor(end + 0.5), first, last) - start + 1.0
         width = s * (0.5 * C.K)  # of the bump, in bins
         lengths = (end - begin) / (_PANEL * width)  # of panels
         slope_low, slope_high = tl.where(cut_low, -1.0 - low_peak, 0.0), tl.where(cut_high, high_peak - 1.0, 0.0)
         nodes = (cut_low | cut_high) & (width >= _LEAST_WIDTH) & (whole > _NODES * (lengths + 1.0))
         nodes = nodes & (tl.maximum(slope_low, slope_high) <= _LARGEST_SLOPE * width * s)
         step = tl.where((cut_low | cut_high) | ~(_STEP * width > 1.0), 1.0, _STEP * width)
-        pieces = tl.ceil(tl.where(nodes, lengths, (whole - 1.0) / step))
+        # A quotient may be off in the last place. Beyond a cut there is no bin for one more point.
+        steps = tl.where(step == 1.0, whole - 1.0, (whole - 1.0) / step)
+        pieces = tl.ceil(tl.where(nodes, lengths, steps))
         points = tl.where(nodes, _NODES * pieces, pieces + 1.0)
         step = tl.where(nodes, (end - begin) / pieces, step)
         points, panels = tl.where(points >= 0.0, points, 1.0), tl.where(nodes, pieces, 0.0)
-        return _Window(base, begin - base, step, points, panels, cut_low & nodes, cut_high & nodes)
-
-
-@triton.jit
-def _bump_std(terms):
-    return tl.where(terms.uniform, 1e9, terms.std)
+        offset = tl.where(nodes, begin, start) - bin
+        return _Window(offset, step, points, panels, cut_low & nodes, cut_high & nodes)
 
 
 @triton.jit
@@ -181,51 +235,67 @@ def _cut_weight(by_mean, q, eps, side, tau, std):
 
 
 @triton.jit
-def _inner_bin(terms, base, distance, C):
-    """q of a place between bins, and its mass as `scaled_inner_bin` returns it. The distance is from the base, in bins.
-    Each edge is computed from a whole number of bins, since its rounding error is divided by a small std."""
+def _edges(terms, bin, distance, C):
+    """The edges, in units of std, of the bin at a distance from `bin`, which may lie between two bins. Each edge is
+    computed from a whole number of bins, since its rounding error is divided by a small std."""
     leading, trailing = origin_of(terms.mean, C.K)
     whole = tl.floor(distance)
     fraction = 2.0 * (distance - whole) - trailing
-    edge = 2.0 * (base + whole) - C.K
-    left = (edge - leading + fraction) * terms.unit
-    right = (edge + 2.0 - leading + fraction) * terms.unit
-    z, mass, by_mean, by_std = scaled_inner_bin(left, right, 0.5 * (left + right), 2.0 * terms.unit, terms.inverse_std)
-    q = (to_centre(origin_of(terms.x, C.K), base, C.K) + 2.0 * distance) * terms.q_unit
+    edge = 2.0 * (bin + whole) - C.K
+    return (edge - leading + fraction) * terms.unit, (edge + 2.0 - leading + fraction) * terms.unit
+
+
+@triton.jit
+def _inner_bin(terms, origin, distance, C):
+    """The bin at a distance from the origin, in bins, as `scaled_inner_bin` returns it."""
+    left, right = _edges(terms, origin.bin, distance, C)
+    z, width = 0.5 * (left + right), 2.0 * terms.unit
+    z, side, mass, by_mean, by_std = scaled_inner_bin(left, right, z, width, terms.inverse_std)
     if not C.CLIP:
         z, mass = tl.where(terms.uniform, 0.0, z), tl.where(terms.uniform, 1.0 / C.K, mass)
         by_mean, by_std = tl.where(terms.uniform, 0.0, by_mean), tl.where(terms.uniform, 0.0, by_std)
-    return q, z, mass, by_mean, by_std
+    return z, side, mass, by_mean, by_std
 
 
 @triton.jit
-def _term(z, q, mass, by_mean, by_std, weight, counts):
-    """A term: a draw adds 2^(exponent + slope·eps) times the mass, and times the derivatives of the mass."""
+def _slope(terms, origin, eps):
+    """The derivative of log₂ of a term by its distance, at the origin."""
+    return (1.0 / _LOG_OF_TWO) * (2.0 * terms.q_unit * (eps - origin.q) - origin.along * origin.z)
+
+
+@triton.jit
+def _term(terms, origin, bin, distance, weight, counts):
+    """A term, of a bin as `scaled_inner_bin` returns it: a draw adds 2^(exponent + distance·slope) times the mass, and
+    times the derivatives of the mass. What is proportional to the distance is in the slope, where it cancels if the
+    origin is near the peak."""
+    z, side, mass, by_mean, by_std = bin
     weight = tl.where(counts, weight, 0.0)
-    exponent = tl.where(counts, (z * z + q * q) * (-0.5 / _LOG_OF_TWO), _NO_TERM)
-    slope = tl.where(counts, q * (1.0 / _LOG_OF_TWO), 0.0)
-    return exponent, slope, weight * mass, weight * by_mean, weight * by_std
+    # if neither place is 0, their distance is known without the rounding of z
+    dz = terms.unit * (2.0 * distance + (side - origin.side))
+    dz, dq = tl.where((z == 0.0) | (origin.z == 0.0), z - origin.z, dz), 2.0 * terms.q_unit * distance
+    exponent = 0.5 * (dz * dz + dq * dq) + origin.z * (dz - origin.along * distance)
+    exponent = tl.where(counts, exponent * (-1.0 / _LOG_OF_TWO), _NO_TERM)
+    return exponent, distance, weight * mass, weight * by_mean, weight * by_std
 
 
 @triton.jit
-def _end_term(terms, first: tl.constexpr, C):
+def _end_term(terms, origin, first: tl.constexpr, C):
     """The term of a clipped end bin."""
     zero = terms.std * 0.0
     edge, bin = (zero + 1.0, zero) if first else (zero + (C.K - 1.0), zero + (C.K - 1.0))
     z = to_edge(origin_of(terms.mean, C.K), edge, C.K) * terms.unit
-    z, mass, by_mean, by_std = scaled_end_bin(z, tl.full(zero.shape, first, tl.int1), terms.inverse_std)
-    q = to_centre(origin_of(terms.x, C.K), bin, C.K) * terms.q_unit
-    return _term(z, q, mass, by_mean, by_std, 1.0, tl.full(zero.shape, True, tl.int1))
+    end_bin = scaled_end_bin(z, first, terms.inverse_std)
+    return _term(terms, origin, end_bin, bin - origin.bin, 1.0, tl.full(zero.shape, True, tl.int1))
 
 
 @triton.jit
-def _add(term, eps, sums, D: tl.constexpr):
+def _add(term, slopes, sums, D: tl.constexpr):
     """Adds a term to the sums of D draws. `sums` has for each draw ln₂ of the largest term, and the sum and its
     derivatives by mean and std, which are divided by this term."""
-    exponent, slope, mass, by_mean, by_std = term
+    exponent, distance, mass, by_mean, by_std = term
     added = ()
     for d in tl.static_range(D):
-        power = tl.fma(slope, eps[d], exponent)
+        power = tl.fma(distance, slopes[d], exponent)
         top = tl.maximum(sums[4 * d], power)
         scale, e = exp2_term(sums[4 * d] - top), exp2_term(power - top)
         value = tl.fma(sums[4 * d + 1], scale, e * mass)
@@ -235,16 +305,17 @@ def _add(term, eps, sums, D: tl.constexpr):
 
 
 @triton.jit
-def _add_cut(terms, window, distance, side, cut, eps, sums, C, D: tl.constexpr):
+def _add_cut(terms, origin, distance, side, cut, eps, slopes, sums, C, D: tl.constexpr):
     """Adds the correction of the midpoint rule to the sums of the variables whose window is cut off. side: the signed
     width of a bin, towards the inside."""
-    q, z, mass, by_mean, by_std = _inner_bin(terms, window.base, distance, C)
-    log_by_mean = by_mean / mass
-    exponent, slope, mass, by_mean, by_std = _term(z, q, mass, by_mean, by_std, 1.0, cut)
+    bin = _inner_bin(terms, origin, distance, C)
+    std = tl.where(terms.uniform, 1e9, terms.std)
+    log_by_mean, q = bin[3] / bin[2], origin.q + 2.0 * terms.q_unit * distance
+    exponent, _, mass, by_mean, by_std = _term(terms, origin, bin, distance, 1.0, cut)
     added = ()
     for d in tl.static_range(D):
-        weight, w_by_mean, w_by_std = _cut_weight(log_by_mean, q, eps[d], side, terms.tau, _bump_std(terms))
-        e = tl.where(cut, exp2_term(tl.fma(slope, eps[d], exponent) - sums[4 * d]), 0.0)
+        weight, w_by_mean, w_by_std = _cut_weight(log_by_mean, q, eps[d], side, terms.tau, std)
+        e = tl.where(cut, exp2_term(tl.fma(distance, slopes[d], exponent) - sums[4 * d]), 0.0)
         value = sums[4 * d + 1] + e * (mass * weight)
         sum_by_mean = sums[4 * d + 2] + e * (mass * w_by_mean + by_mean * weight)
         sum_by_std = sums[4 * d + 3] + e * (mass * w_by_std + by_std * weight)
@@ -254,28 +325,32 @@ def _add_cut(terms, window, distance, side, cut, eps, sums, C, D: tl.constexpr):
 
 @triton.jit
 def _sums(terms, eps, legendre, C, S):
-    """Σ_k p_k·exp(q_k(ε − q_k/2)), q_k = (c_k − x)/τ, of D draws, as `_add` has it."""
-    least, most, sums = eps[0], eps[0], ()
+    """Σ_k p_k·exp(q_k(ε − q_k/2)), q_k = (c_k − x)/τ, of D draws, as `_add` has it, divided by the origin's term
+    without its mass; and the origin."""
+    least, most, sums, slopes = eps[0], eps[0], (), ()
     for d in tl.static_range(S.D):
         least, most = tl.minimum(least, eps[d]), tl.maximum(most, eps[d])
         zero = eps[d] * 0.0
         sums += (zero + _NO_TERM, zero, zero, zero)
-    window = _window(terms, least, most, C)
+    origin = _origin(terms, 0.5 * (least + most), C)
+    window = _window(terms, origin.bin, least, most, C)
+    for d in tl.static_range(S.D):
+        slopes += (_slope(terms, origin, eps[d]),)
     for i in range(0, tl.max(window.points, 0).to(tl.int32)):
         node, weight = tl.load(legendre[0] + i % S.N), tl.load(legendre[1] + i % S.N)
-        distance = tl.where(window.panels > 0.0, window.offset + window.step * (i // S.N + node), window.step * i)
-        q, z, mass, by_mean, by_std = _inner_bin(terms, window.base, distance, C)
+        distance = window.offset + window.step * tl.where(window.panels > 0.0, i // S.N + node, i)
+        bin = _inner_bin(terms, origin, distance, C)
         weight = window.step * tl.where(window.panels > 0.0, weight, 1.0)
-        sums = _add(_term(z, q, mass, by_mean, by_std, weight, i < window.points), eps, sums, S.D)
+        sums = _add(_term(terms, origin, bin, distance, weight, i < window.points), slopes, sums, S.D)
     if C.CLIP:
-        sums = _add(_end_term(terms, True, C), eps, sums, S.D)
-        sums = _add(_end_term(terms, False, C), eps, sums, S.D)
+        sums = _add(_end_term(terms, origin, True, C), slopes, sums, S.D)
+        sums = _add(_end_term(terms, origin, False, C), slopes, sums, S.D)
     if tl.max(window.panels, 0) > 0.0:
         width: tl.constexpr = 2.0 / C.K
         end = window.offset + window.step * window.panels
-        sums = _add_cut(terms, window, window.offset, width, window.cut_low, eps, sums, C, S.D)
-        sums = _add_cut(terms, window, end, -width, window.cut_high, eps, sums, C, S.D)
-    return sums
+        sums = _add_cut(terms, origin, window.offset, width, window.cut_low, eps, slopes, sums, C, S.D)
+        sums = _add_cut(terms, origin, end, -width, window.cut_high, eps, slopes, sums, C, S.D)
+    return sums, origin
 
 
 @triton.jit
@@ -296,12 +371,12 @@ def _log_sums(x, normal, tau, eps, legendre, C, S):
     mean, std = normal
     uniform, total, total_by_mean, total_by_std = _total(mean, std, C.CLIP)
     terms = _Terms(x, mean, std, tau, 1.0 / std, reciprocal(C.K * std), reciprocal(C.K * tau), uniform)
-    sums = _sums(terms, eps, legendre, C, S)
+    sums, origin = _sums(terms, eps, legendre, C, S)
     poison = x + mean + std + tau
     logs = ()
     for d in tl.static_range(S.D):
         inverse = 1.0 / sums[4 * d + 1]
-        value = sums[4 * d] * _LOG_OF_TWO + log(sums[4 * d + 1]) - total
+        value = sums[4 * d] * _LOG_OF_TWO + log(sums[4 * d + 1]) + _log_origin(origin, eps[d]) - total
         by_mean = sums[4 * d + 2] * inverse - total_by_mean
         value = tl.where(poison == poison, value, float("nan"))
         logs += (value, by_mean, sums[4 * d + 3] * inverse - total_by_std)

@@ -23,12 +23,12 @@ struct NStepInputs {
 // The terms of one point.
 template <class T>
 struct TermLanes {
-  Lanes<T> exponent, slope, mass, by_mean, by_std;
+  Lanes<T> exponent, distance, mass, by_mean, by_std;
 
   // A term that does not count changes neither the sums nor the largest term.
   void set(int64_t j, const NStepTerm<T>& term, bool counts) {
     exponent[j] = counts ? term.exponent : T(-1e30);
-    slope[j] = counts ? term.slope : T(0);
+    distance[j] = counts ? term.distance : T(0);
     mass[j] = counts ? term.mass.value : T(0);
     by_mean[j] = counts ? term.mass.by_mean : T(0);
     by_std[j] = counts ? term.mass.by_std : T(0);
@@ -44,8 +44,8 @@ struct DrawLanes {
   DrawLanes() : value{}, by_mean{}, by_std{} { std::fill_n(top, kLanes, T(-1e30)); }
   WithGradient<T> at(int64_t j) const { return {value[j], by_mean[j], by_std[j]}; }
 
-  void add(const TermLanes<T>& term, int64_t j, T eps) {
-    const T e = exp2_term(term.exponent[j] + term.slope[j] * eps - top[j]);
+  void add(const TermLanes<T>& term, int64_t j, T slope) {
+    const T e = exp2_term(term.exponent[j] + term.distance[j] * slope - top[j]);
     value[j] += e * term.mass[j];
     by_mean[j] += e * term.by_mean[j];
     by_std[j] += e * term.by_std[j];
@@ -56,7 +56,8 @@ struct DrawLanes {
 template <class T>
 class NStepSum {
  public:
-  NStepSum(Bins<T> bins, int64_t num_draws) : eps(num_draws * kLanes), draws(num_draws), bins_(bins) {
+  NStepSum(Bins<T> bins, int64_t num_draws)
+      : eps(num_draws * kLanes), draws(num_draws), bins_(bins), slopes_(num_draws * kLanes) {
     for (int i = 0; i < kNodes; ++i) {
       nodes_[i] = static_cast<T>(legendre_node(i));
       weights_[i] = static_cast<T>(legendre_weight(i));
@@ -75,6 +76,7 @@ class NStepSum {
     } else {
       set_windows<false>(in);
     }
+    set_slopes();
     const int count = static_cast<int>(*std::max_element(windows_.count, windows_.count + kLanes));
     for (int i = 0; i < count; ++i) add_point(i);
     add_stored();
@@ -87,10 +89,9 @@ class NStepSum {
   static constexpr int kMostStored = 64;
 
   struct WindowLanes {
-    Lanes<T> base, offset, step, count, panels, cut_low, cut_high;
+    Lanes<T> offset, step, count, panels, cut_low, cut_high;
 
     void set(int64_t j, const NStepWindow<T>& window) {
-      base[j] = window.base;
       offset[j] = window.offset;
       step[j] = window.step;
       count[j] = window.count;
@@ -98,9 +99,19 @@ class NStepSum {
       cut_low[j] = window.cut_low;
       cut_high[j] = window.cut_high;
     }
-    NStepWindow<T> at(int64_t j) const {
-      return {base[j], offset[j], step[j], count[j], panels[j], cut_low[j], cut_high[j]};
+    NStepWindow<T> at(int64_t j) const { return {offset[j], step[j], count[j], panels[j], cut_low[j], cut_high[j]}; }
+  };
+  struct OriginLanes {
+    Lanes<T> bin, z, side, along, q;
+
+    void set(int64_t j, const NStepOrigin<T>& origin) {
+      bin[j] = origin.bin;
+      z[j] = origin.z;
+      side[j] = origin.side;
+      along[j] = origin.along;
+      q[j] = origin.q;
     }
+    NStepOrigin<T> at(int64_t j) const { return {bin[j], z[j], side[j], along[j], q[j]}; }
   };
   struct NormalLanes {
     Lanes<T> x, mean, std, tau, inverse_std, unit, q_unit, uniform, total, total_by_mean, total_by_std;
@@ -124,8 +135,10 @@ class NStepSum {
   };
 
   Bins<T> bins_;
+  std::vector<T> slopes_;  // of each draw and variable
   T nodes_[kNodes], weights_[kNodes];
   WindowLanes windows_;
+  OriginLanes origins_;
   NormalLanes normals_;
   TermLanes<T> stored_[kMostStored];
   int num_stored_ = 0;
@@ -145,14 +158,29 @@ class NStepSum {
       }
     }
     WindowLanes windows;
+    OriginLanes origins;
     NormalLanes normals;
     for (int64_t j = 0; j < kLanes; ++j) {
       const NStepNormal<T> normal(in.x[j], in.mean[j], in.std[j], in.tau[j], bins);
-      windows.set(j, normal.window(least[j], most[j]));
+      const NStepOrigin<T> origin = normal.origin(least[j], most[j]);
+      origins.set(j, origin);
+      windows.set(j, normal.window(origin, least[j], most[j]));
       normals.set(j, normal);
     }
     windows_ = windows;
+    origins_ = origins;
     normals_ = normals;
+  }
+
+  [[gnu::noinline]] void set_slopes() {
+    const Bins<T> bins = bins_;
+    for (size_t d = 0; d < draws.size(); ++d) {
+      Lanes<T> slopes;
+      for (int64_t j = 0; j < kLanes; ++j) {
+        slopes[j] = normals_.at(j, bins).slope(origins_.at(j), eps[d * kLanes + j]);
+      }
+      std::copy_n(slopes, kLanes, slopes_.data() + d * kLanes);
+    }
   }
 
   static bool any(const Lanes<T>& flags) {
@@ -163,7 +191,7 @@ class NStepSum {
   [[gnu::noinline]] void add_end() {
     TermLanes<T> terms;
     const Bins<T> bins = bins_;
-    for (int64_t j = 0; j < kLanes; ++j) terms.set(j, normals_.at(j, bins).end_bin(kFirst), true);
+    for (int64_t j = 0; j < kLanes; ++j) terms.set(j, normals_.at(j, bins).end_bin(origins_.at(j), kFirst), true);
     store(terms);
   }
 
@@ -172,9 +200,8 @@ class NStepSum {
     const Bins<T> bins = bins_;
     const T node = nodes_[i % kNodes], weight = weights_[i % kNodes], index = static_cast<T>(i);
     for (int64_t j = 0; j < kLanes; ++j) {
-      const NStepWindow<T> window = windows_.at(j);
-      const Point<T> point = window.point(i, node, weight);
-      terms.set(j, normals_.at(j, bins).point(window.base, point), !(index >= window.count));
+      const Point<T> point = windows_.at(j).point(i, node, weight);
+      terms.set(j, normals_.at(j, bins).point(origins_.at(j), point), !(index >= windows_.count[j]));
     }
     store(terms);
   }
@@ -189,25 +216,26 @@ class NStepSum {
     for (size_t d = 0; d < draws.size(); ++d) {
       Lanes<T> top;
       std::copy_n(draws[d].top, kLanes, top);
-      find_tops(stored_, num_stored_, eps.data() + d * kLanes, top);
-      add_terms(stored_, num_stored_, eps.data() + d * kLanes, top, draws[d]);
+      find_tops(stored_, num_stored_, slopes_.data() + d * kLanes, top);
+      add_terms(stored_, num_stored_, slopes_.data() + d * kLanes, top, draws[d]);
     }
     num_stored_ = 0;
   }
 
   // Raises `top` to the largest term of each variable. Unrolled, the short loop would not be vectorised.
-  [[gnu::noinline]] static void find_tops(const TermLanes<T>* __restrict terms, int64_t count, const T* __restrict each,
-                                          T* __restrict top) {
+  [[gnu::noinline]] static void find_tops(const TermLanes<T>* __restrict terms, int64_t count,
+                                          const T* __restrict slopes, T* __restrict top) {
     for (int64_t i = 0; i < count; ++i) {
 #pragma GCC unroll 1
       for (int64_t j = 0; j < kLanes; ++j) {
-        const T term = terms[i].exponent[j] + terms[i].slope[j] * each[j];
+        const T term = terms[i].exponent[j] + terms[i].distance[j] * slopes[j];
         top[j] = larger(term, top[j]);
       }
     }
   }
-  [[gnu::noinline]] static void add_terms(const TermLanes<T>* __restrict terms, int64_t count, const T* __restrict each,
-                                          const T* __restrict new_top, DrawLanes<T>& __restrict sums) {
+  [[gnu::noinline]] static void add_terms(const TermLanes<T>* __restrict terms, int64_t count,
+                                          const T* __restrict slopes, const T* __restrict new_top,
+                                          DrawLanes<T>& __restrict sums) {
     for (int64_t j = 0; j < kLanes; ++j) {
       const T scale = exp2_term(sums.top[j] - new_top[j]);
       sums.top[j] = new_top[j];
@@ -216,7 +244,7 @@ class NStepSum {
       sums.by_std[j] *= scale;
     }
     for (int64_t i = 0; i < count; ++i) {
-      for (int64_t j = 0; j < kLanes; ++j) sums.add(terms[i], j, each[j]);
+      for (int64_t j = 0; j < kLanes; ++j) sums.add(terms[i], j, slopes[j]);
     }
   }
 
@@ -224,31 +252,36 @@ class NStepSum {
   [[gnu::noinline]] void add_cuts() {
     const Bins<T> bins = bins_;
     for (size_t d = 0; d < draws.size(); ++d) {
-      Lanes<T> each;
+      Lanes<T> each, slopes;
       std::copy_n(eps.data() + d * kLanes, kLanes, each);
+      std::copy_n(slopes_.data() + d * kLanes, kLanes, slopes);
       DrawLanes<T> draw = draws[d];
       TermLanes<T> terms;
       for (int64_t j = 0; j < kLanes; ++j) {
         const NStepWindow<T> window = windows_.at(j);
         const T cut = kLow ? window.cut_low : window.cut_high;
-        terms.set(j, normals_.at(j, bins).cut(window, kLow, each[j]), cut > T(0));
-        draw.add(terms, j, each[j]);
+        terms.set(j, normals_.at(j, bins).cut(origins_.at(j), window, kLow, each[j]), cut > T(0));
+        draw.add(terms, j, slopes[j]);
       }
       draws[d] = draw;
     }
   }
 
   [[gnu::noinline]] void finish() {
-    for (DrawLanes<T>& of_draw : draws) {
-      DrawLanes<T> draw = of_draw;
+    const Bins<T> bins = bins_;
+    for (size_t d = 0; d < draws.size(); ++d) {
+      Lanes<T> each;
+      std::copy_n(eps.data() + d * kLanes, kLanes, each);
+      DrawLanes<T> draw = draws[d];
       for (int64_t j = 0; j < kLanes; ++j) {
         const WithGradient<T> total{normals_.total[j], normals_.total_by_mean[j], normals_.total_by_std[j]};
-        const auto sum = nstep_log(draw.top[j], draw.at(j), total);
+        const T log_origin = normals_.at(j, bins).log_origin(origins_.at(j), each[j]);
+        const auto sum = nstep_log(draw.top[j], log_origin, draw.at(j), total);
         draw.value[j] = sum.value;
         draw.by_mean[j] = sum.by_mean;
         draw.by_std[j] = sum.by_std;
       }
-      of_draw = draw;
+      draws[d] = draw;
     }
   }
 };

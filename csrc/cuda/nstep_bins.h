@@ -43,28 +43,32 @@ class NStepSums {
       sum_[i] = {T(0), T(0), T(0)};
     }
     const NStepTerms<T>& terms = normal.terms;
-    const NStepWindow<T> window = normal.window(least, most);
+    const NStepOrigin<T> origin = normal.origin(least, most);
+    const NStepWindow<T> window = normal.window(origin, least, most);
+#pragma unroll
+    for (int i = 0; i < kDraws; ++i) slope_[i] = terms.slope(origin, eps_[i]);
     const int count = static_cast<int>(window.count);
     // The first point is in the middle of the window, where its term is not much smaller than the largest. So `add`
     // seldom raises the top again.
 #pragma unroll 1
     for (int i = 0; i < count; ++i) {
       const int outwards = (i + 1) / 2, at = count / 2 + (i % 2 != 0 ? -outwards : outwards);
-      add(terms.point(window.base, window.point(at)));
+      add(terms.point(origin, window.point(at)));
     }
 #pragma unroll 1
-    for (int end = 0; end < (terms.bins.clip ? 2 : 0); ++end) add(terms.end_bin(end == 0));
+    for (int end = 0; end < (terms.bins.clip ? 2 : 0); ++end) add(terms.end_bin(origin, end == 0));
     if (window.panels > T(0)) {
 #pragma unroll 1
-      for (int end = 0; end < 2; ++end) add_cut(terms, window, end == 0);
+      for (int end = 0; end < 2; ++end) add_cut(terms, origin, window, end == 0);
     }
 #pragma unroll
-    for (int i = 0; i < kDraws; ++i) sum_[i] = nstep_log(top_[i], sum_[i], normal.total);
+    for (int i = 0; i < kDraws; ++i)
+      sum_[i] = nstep_log(top_[i], terms.log_origin(origin, eps_[i]), sum_[i], normal.total);
   }
   __device__ const WithGradient<T>& of(int draw) const { return sum_[draw]; }
 
  private:
-  T eps_[kDraws], top_[kDraws];
+  T eps_[kDraws], slope_[kDraws], top_[kDraws];
   WithGradient<T> sum_[kDraws];  // the sums, divided by 2^top
 
   __device__ static void add_to(WithGradient<T>& sum, T e, const WithGradient<T>& mass) {
@@ -72,7 +76,9 @@ class NStepSums {
     sum.by_mean = fused(e, mass.by_mean, sum.by_mean);
     sum.by_std = fused(e, mass.by_std, sum.by_std);
   }
-  __device__ T power(const NStepTerm<T>& term, int draw) const { return fused(term.slope, eps_[draw], term.exponent); }
+  __device__ T power(const NStepTerm<T>& term, int draw) const {
+    return fused(term.distance, slope_[draw], term.exponent);
+  }
   // Adds a term to the sums of all draws. Terms up to 2^60 times the top do not overflow.
   __device__ void add(const NStepTerm<T>& term) {
     T over[kDraws], most = kMinusInfinity<T>;
@@ -94,10 +100,11 @@ class NStepSums {
 #pragma unroll
     for (int i = 0; i < kDraws; ++i) add_to(sum_[i], exp2_term(over[i]), term.mass);
   }
-  __device__ void add_cut(const NStepTerms<T>& terms, const NStepWindow<T>& window, bool low) {
+  __device__ void add_cut(const NStepTerms<T>& terms, const NStepOrigin<T>& origin, const NStepWindow<T>& window,
+                          bool low) {
 #pragma unroll
     for (int i = 0; i < kDraws; ++i) {
-      const NStepTerm<T> term = terms.cut(window, low, eps_[i]);
+      const NStepTerm<T> term = terms.cut(origin, window, low, eps_[i]);
       add_to(sum_[i], exp2_term(power(term, i) - top_[i]), term.mass);
     }
   }

@@ -46,11 +46,24 @@ BFN_HD WithGradient<T> log_inner_bin(T left, T right, T z, T d, T log_d, T std) 
           narrow ? -(z * by_z + by_d) / std : wide.by_std};
 }
 
-// The mass of a bin, as exp(-z^2/2) mass. The derivatives by mean and std are divided by exp(-z^2/2), too.
+// The mass of a bin, as exp(-z^2/2) mass. The derivatives by mean and std are divided by exp(-z^2/2), too. z is the
+// bin's centre, or 1/2 `side` bins away from it, or 0 if this lies in the bin.
 template <class T>
 struct ScaledBin {
-  T z;
+  T z, side;
   WithGradient<T> mass;
+};
+
+// The place of scaled_inner_bin: the centre of a narrow bin, and of another bin the edge nearer to 0, or 0.
+template <class T>
+struct BinPlace {
+  T z, side;
+
+  BFN_HD BinPlace(T left, T right, T middle, T width) {
+    const bool above = left > T(0), below = right < T(0), narrow = NarrowBin<T>::applies(middle, width);
+    z = narrow ? middle : above ? left : below ? right : T(0);
+    side = narrow ? T(0) : above ? T(-1) : below ? T(1) : T(0);
+  }
 };
 
 // The bin of log_inner_bin, given 1/std.
@@ -62,8 +75,9 @@ BFN_HD ScaledBin<T> scaled_inner_bin(T left, T right, T z, T d, T inverse_std) {
   const T scale = static_cast<T>(1 / kSqrtTwoPi), by_z = z * bin.total - bin.tilt;
   const T by_mean = narrow ? scale * d * by_z : p.left - p.right;
   const T by_std = narrow ? scale * d * (z * by_z - (bin.total + bin.growth)) : left * p.left - right * p.right;
-  return {narrow ? z : p.z,
-          {narrow ? scale * d * bin.total : p.front - p.lost, by_mean * inverse_std, by_std * inverse_std}};
+  const BinPlace<T> at(left, right, z, d);
+  return {
+      at.z, at.side, {narrow ? scale * d * bin.total : p.front - p.lost, by_mean * inverse_std, by_std * inverse_std}};
 }
 
 // ln of the mass in [-1, 1], computed as the mass of one wide bin.
@@ -81,14 +95,14 @@ BFN_HD WithGradient<T> log_end_bin(T z, bool first, T std) {
   return {p.value, (first ? -p.by_right : p.by_right) / std, (first ? -z : z) * p.by_right / std};
 }
 
-// The same bin, as exp(-z^2/2) mass, given 1/std.
+// The same bin, scaled, given 1/std. Its place is the edge, or 0 if this lies in the bin.
 template <class T>
 BFN_HD ScaledBin<T> scaled_end_bin(T z, bool first, T inverse_std) {
-  const T edge = first ? z : -z, side = (first ? T(-1) : T(1)) * inverse_std;
+  const T edge = first ? z : -z, side = first ? T(1) : T(-1);
   const T ratio = mills(abs(edge)), e = exp_term(T(-0.5) * edge * edge);
   const bool below = edge < T(0);
-  const T density = static_cast<T>(1 / kSqrtTwoPi) * (below ? T(1) : e);
-  return {below ? edge : T(0), {below ? ratio : 1 - e * ratio, side * density, side * z * density}};
+  const T density = -side * inverse_std * static_cast<T>(1 / kSqrtTwoPi) * (below ? T(1) : e);
+  return {below ? z : T(0), side, {below ? ratio : 1 - e * ratio, density, z * density}};
 }
 
 template <class T>

@@ -14,6 +14,9 @@
 //   Gauss-Legendre nodes, and the end of the bins needs a correction (cut_weight).
 //
 // The end bins of a clipped distribution are added separately.
+//
+// If std is small beside the distance from x to the mean, the exponents are large, and so are their rounding errors. So
+// they are computed as differences from the exponent of one term, the window's origin.
 #pragma once
 
 #include "bin_prob.h"
@@ -26,9 +29,8 @@ constexpr double kReach = 5.5;         // in units of s: 4e-8 of a bump's mass l
 constexpr double kStep = 0.95;         // in units of s: the distance of points, with an error of 1e-8 of the sum
 constexpr double kLeastWidth = 3.2;    // in bins: the least s for which a cut has a correction
 constexpr double kLargestSlope = 0.8;  // the largest slope at a cut, per bin, for which it has a correction
-constexpr double kLogOfTwo = 0.69314718055994530942;
 
-// A point of a window: its distance from the window's base, in bins, and the number of bins that it stands for.
+// A point of a window: its distance from the window's origin, in bins, and the number of bins that it stands for.
 template <class T>
 struct Point {
   T distance, weight;
@@ -74,12 +76,19 @@ BFN_HD float legendre_weight(int i) {
   return weights[i < kNodes / 2 ? i : kNodes - 1 - i];
 }
 
-// The range of bins in which the bumps of some draws lie. It begins at base + offset, in bins. `base` is a whole number
-// and points are stored relative to it, so that they keep their digits if the index is large. The counts and the flags
-// are numbers of type T, so that loops over windows are vectorised.
+// The term from whose exponent all others are computed: about the largest term. `bin` is its index, a whole number:
+// distances from it keep their digits if the index is large. z and side are those of its ScaledBin. `along` is the
+// derivative of z by the distance of another term, or 0 where that is not linear.
+template <class T>
+struct NStepOrigin {
+  T bin, z, side, along, q;
+};
+
+// The range of bins in which the bumps of some draws lie. The counts and the flags are numbers of type T, so that loops
+// over windows are vectorised.
 template <class T>
 struct NStepWindow {
-  T base, offset;
+  T offset;             // the distance of the first point from the origin, or of the first panel's beginning
   T step;               // the distance of two points in bins, or the length of a panel
   T count;              // how many points it has
   T panels;             // how many panels of Gauss-Legendre nodes, or 0
@@ -87,9 +96,8 @@ struct NStepWindow {
 
   // The i-th point. `node` and `weight` are the Gauss-Legendre node i % kNodes in [0, 1] and its weight.
   BFN_HD Point<T> point(int i, T node, T weight) const {
-    const T panel = static_cast<T>(i / kNodes);
-    return {panels > T(0) ? offset + step * (panel + node) : step * static_cast<T>(i),
-            panels > T(0) ? step * weight : step};
+    const T place = panels > T(0) ? static_cast<T>(i / kNodes) + node : static_cast<T>(i);
+    return {offset + step * place, panels > T(0) ? step * weight : step};
   }
   BFN_HD Point<T> point(int i) const { return point(i, legendre_node(i % kNodes), legendre_weight(i % kNodes)); }
   BFN_HD T end(bool low) const { return low ? offset : offset + step * panels; }
@@ -111,22 +119,23 @@ BFN_HD T ceiling(T x) {
   return -floor(-x);
 }
 
-// The window for all draws whose eps lies in [least_eps, most_eps].
+// The window for all draws whose eps lies in [least_eps, most_eps]. `bin` is its origin.
 template <class T>
-BFN_HD NStepWindow<T> nstep_window(T x, T mean, Bump<T> bump, T least_eps, T most_eps, Bins<T> bins) {
+BFN_HD NStepWindow<T> nstep_window(T bin, T x, T mean, Bump<T> bump, T least_eps, T most_eps, Bins<T> bins) {
   const T first = bins.clip ? T(1) : T(0), last = bins.last() - first, half = T(0.5), one = T(1), none = T(0);
-  // In double every bin is added, so that finite differences meet no step between two rules.
-  if (sizeof(T) == sizeof(double)) return {first, none, one, last - first + 1, none, none, none};
   const T centre = x + bump.by_mean * (mean - x), width = bump.s / bins.width();  // in bins
   const T low_peak = centre + bump.by_eps * least_eps, high_peak = centre + bump.by_eps * most_eps;
   const T from = clamp(low_peak, -one, one) - bump.reach(low_peak - 1);
   const T to = clamp(high_peak, -one, one) + bump.reach(-1 - high_peak);
+  // In double every bin is added, so that finite differences meet no step between two rules.
+  if (sizeof(T) == sizeof(double)) return {first - bin, one, last - first + 1, none, none, none};
   // The window has one bin more on each side than the bumps need.
   const T low = bins.position(from) - 1 - half, high = bins.position(to) + half;
   const T begin = larger(low, first - half), end = smaller(high, last + half), length = end - begin;
   const bool cut_low = low <= first - half, cut_high = high >= last + half;
   // If there is no inner bin, `last` is below `first`, and the window has no point.
-  const T base = larger(smaller(floor(begin + half), last), first), whole = smaller(floor(end + half), last) - base + 1;
+  const T start = larger(smaller(floor(begin + half), last), first);
+  const T whole = smaller(floor(end + half), last) - start + 1;
   const T apart = cut_low | cut_high ? one : larger(T(kStep) * width, one);
   const T lengths = length / (T(kPanel) * width);  // of panels
   // A slope at a cut is the distance of the peak beyond it, in units of s, divided by the width.
@@ -134,13 +143,8 @@ BFN_HD NStepWindow<T> nstep_window(T x, T mean, Bump<T> bump, T least_eps, T mos
   const bool nodes = (cut_low | cut_high) & (width >= T(kLeastWidth)) & (beyond <= T(kLargestSlope) * width * bump.s) &
                      (whole > kNodes * (lengths + 1));
   const T pieces = ceiling(nodes ? lengths : (whole - 1) / apart), points = nodes ? kNodes * pieces : pieces + 1;
-  return {base,
-          begin - base,
-          nodes ? length / pieces : apart,
-          points >= none ? points : one,
-          nodes ? pieces : none,
-          nodes & cut_low ? one : none,
-          nodes & cut_high ? one : none};
+  return {(nodes ? begin : start) - bin, nodes ? length / pieces : apart, points >= none ? points : one,
+          nodes ? pieces : none,         nodes & cut_low ? one : none,    nodes & cut_high ? one : none};
 }
 
 // The correction at a cut, where a window ends at an edge of the bins. By the midpoint rule, the sum over the bins from
@@ -160,11 +164,11 @@ BFN_HD WithGradient<T> cut_weight(T by_mean, T q, T eps, bool low, T width, T ta
           by_a * a_by_std + by_b * b_by_std};
 }
 
-// A term of the sum, for all draws. A draw adds 2^(exponent + slope eps) times `mass`, and the same with the
-// derivatives to the derivatives of the sum.
+// A term of the sum, for all draws. A draw adds 2^(exponent + distance slope) times `mass`, and the same with the
+// derivatives to the derivatives of the sum. `slope` belongs to the draw: NStepTerms::slope.
 template <class T>
 struct NStepTerm {
-  T exponent, slope;
+  T exponent, distance;
   WithGradient<T> mass;
 };
 
@@ -176,46 +180,87 @@ struct NStepTerms {
   T inverse_std, unit, q_unit;  // 1/std; 1/K in units of std and of tau
   bool uniform;
 
-  // The term of a point of a window with this base.
-  BFN_HD NStepTerm<T> point(T base, Point<T> at) const {
-    return term_of(inner_bin(base, at.distance), q_at(base, at.distance), at.weight);
+  // The origin for draws about `eps`: the bin of the mean, in which z is 0, or the largest of the other bins. The edges
+  // of these are half a bin nearer to the mean than their centres.
+  BFN_HD NStepOrigin<T> origin(Bump<T> bump, T eps) const {
+    const T half = T(0.5) * bins.width(), to_mean = mean - x;
+    const T peak = x + bump.by_mean * (to_mean - clamp(to_mean, -half, half)) + bump.by_eps * eps;
+    const NStepOrigin<T> own = origin_at(bins.index(mean)), other = origin_at(bins.index(peak));
+    const bool is_own = log_origin(own, eps) > log_origin(other, eps);
+    return {is_own ? own.bin : other.bin, is_own ? own.z : other.z, is_own ? own.side : other.side,
+            is_own ? own.along : other.along, is_own ? own.q : other.q};
+  }
+  // ln of the origin's term without its mass, and the derivative of log2 of a term by its distance at the origin.
+  BFN_HD T log_origin(NStepOrigin<T> from, T eps) const {
+    return from.q * (eps - T(0.5) * from.q) - T(0.5) * square(from.z);
+  }
+  BFN_HD T slope(NStepOrigin<T> from, T eps) const {
+    return static_cast<T>(1 / kLogOfTwo) * (2 * q_unit * (eps - from.q) - from.along * from.z);
+  }
+
+  // The term of a point of a window.
+  BFN_HD NStepTerm<T> point(NStepOrigin<T> from, Point<T> at) const {
+    return term_of(from, inner_bin(from, at.distance), at.distance, at.weight);
   }
   // The term of the first or the last bin of a clipped distribution.
-  BFN_HD NStepTerm<T> end_bin(bool first) const {
+  BFN_HD NStepTerm<T> end_bin(NStepOrigin<T> from, bool first) const {
     const T edge = first ? T(1) : bins.last(), bin = first ? T(0) : bins.last();
-    return term_of(scaled_end_bin(origin_of(mean, bins).to_edge(edge) * unit, first, inverse_std), q_at(bin, T(0)),
-                   T(1));
+    const T z = origin_of(mean, bins).to_edge(edge) * unit;
+    return term_of(from, scaled_end_bin(z, first, inverse_std), bin - from.bin, T(1));
   }
   // The correction at a cut (cut_weight), as a term that holds for one draw.
-  BFN_HD NStepTerm<T> cut(NStepWindow<T> window, bool low, T eps) const {
-    const T distance = window.end(low), q = q_at(window.base, distance);
-    const ScaledBin<T> bin = inner_bin(window.base, distance);
+  BFN_HD NStepTerm<T> cut(NStepOrigin<T> from, NStepWindow<T> window, bool low, T eps) const {
+    const T distance = window.end(low), q = from.q + 2 * q_unit * distance;
+    const ScaledBin<T> bin = inner_bin(from, distance);
     const auto w =
         cut_weight(bin.mass.by_mean / bin.mass.value, q, eps, low, bins.width(), tau, bump_std(std, uniform));
-    NStepTerm<T> term = term_of(bin, q, low ? window.cut_low : window.cut_high);
+    NStepTerm<T> term = term_of(from, bin, distance, low ? window.cut_low : window.cut_high);
     term.mass = {term.mass.value * w.value, term.mass.value * w.by_mean + term.mass.by_mean * w.value,
                  term.mass.value * w.by_std + term.mass.by_std * w.value};
     return term;
   }
 
  private:
-  BFN_HD T q_at(T base, T distance) const { return (origin_of(x, bins).to_centre(base) + 2 * distance) * q_unit; }
-  // The bin at a distance from the base. The distance need not be an integer: the bin then lies between two bins. Each
-  // edge is computed from a whole number of bins, since a small std magnifies the rounding of the edges.
-  BFN_HD ScaledBin<T> inner_bin(T base, T distance) const {
+  BFN_HD NStepOrigin<T> origin_at(T bin) const {
+    const Edges at = edges(bin, T(0));
+    // An end bin of a clipped distribution has one edge.
+    const bool at_low = bins.clip & (bin == T(0)), at_high = bins.clip & (bin == bins.last());
+    const T zero = T(0), far = T(1e30);
+    const BinPlace<T> place(at_low ? -far : at.left, at_high ? far : at.right, at.middle(),
+                            at_low | at_high ? far : 2 * unit);
+    return {bin, uniform ? zero : place.z, place.side, uniform | (place.side != zero) ? zero : 2 * unit,
+            origin_of(x, bins).to_centre(bin) * q_unit};
+  }
+  struct Edges {
+    T left, right;
+
+    BFN_HD T middle() const { return T(0.5) * (left + right); }
+  };
+  // The edges of the bin at a distance from `bin`. The distance need not be an integer: the bin then lies between two
+  // bins. Each edge is computed from a whole number of bins, since a small std magnifies the rounding of the edges.
+  BFN_HD Edges edges(T bin, T distance) const {
     const Origin<T> from = origin_of(mean, bins);
-    const T whole = floor(distance), beyond = 2 * (distance - whole) - from.rest, zero = T(0);
-    const T edge = 2 * (base + whole) - bins.real_count();
-    const T left = ((edge - from.leading) + beyond) * unit, right = ((edge + 2 - from.leading) + beyond) * unit;
-    const ScaledBin<T> bin = scaled_inner_bin(left, right, T(0.5) * (left + right), 2 * unit, inverse_std);
+    const T whole = floor(distance), beyond = 2 * (distance - whole) - from.rest;
+    const T edge = 2 * (bin + whole) - bins.real_count();
+    return {((edge - from.leading) + beyond) * unit, ((edge + 2 - from.leading) + beyond) * unit};
+  }
+  BFN_HD ScaledBin<T> inner_bin(NStepOrigin<T> from, T distance) const {
+    const Edges at = edges(from.bin, distance);
+    const ScaledBin<T> bin = scaled_inner_bin(at.left, at.right, at.middle(), 2 * unit, inverse_std);
+    const T zero = T(0);
     return {uniform ? zero : bin.z,
+            bin.side,
             {uniform ? 1 / bins.real_count() : bin.mass.value, uniform ? zero : bin.mass.by_mean,
              uniform ? zero : bin.mass.by_std}};
   }
-  BFN_HD static NStepTerm<T> term_of(ScaledBin<T> bin, T q, T weight) {
-    const T to_base_two = static_cast<T>(1 / kLogOfTwo);
-    return {T(-0.5) * to_base_two * (bin.z * bin.z + q * q),
-            to_base_two * q,
+  // The exponent -(z^2 + q^2)/2 + q eps less the origin's is -(dz^2 + dq^2)/2 - z dz - q dq + dq eps, with z and q of
+  // the origin. What is proportional to the distance is in `slope`, where it cancels if the origin is near the peak.
+  BFN_HD NStepTerm<T> term_of(NStepOrigin<T> from, ScaledBin<T> bin, T distance, T weight) const {
+    // If neither place is 0, their distance is known without the rounding of z.
+    const bool at_zero = (bin.z == T(0)) | (from.z == T(0));
+    const T dz = at_zero ? bin.z - from.z : unit * (2 * distance + (bin.side - from.side)), dq = 2 * q_unit * distance;
+    return {static_cast<T>(-1 / kLogOfTwo) * (T(0.5) * (dz * dz + dq * dq) + from.z * (dz - from.along * distance)),
+            distance,
             {weight * bin.mass.value, weight * bin.mass.by_mean, weight * bin.mass.by_std}};
   }
 };
@@ -229,12 +274,16 @@ struct NStepNormal {
   BFN_HD NStepNormal(T x, T mean, T std, T tau, Bins<T> bins)
       : NStepNormal(x, mean, std, tau, bins, bins.clip ? WithGradient<T>{T(0), T(0), T(0)} : log_total(mean, std)) {}
 
-  BFN_HD NStepWindow<T> window(T least_eps, T most_eps) const {
-    const Bump<T> bump(bump_std(terms.std, terms.uniform), terms.tau);
-    return nstep_window(terms.x, terms.mean, bump, least_eps, most_eps, terms.bins);
+  // The origin and the window for all draws whose eps lies in [least_eps, most_eps].
+  BFN_HD NStepOrigin<T> origin(T least_eps, T most_eps) const {
+    return terms.origin(bump(), T(0.5) * (least_eps + most_eps));
+  }
+  BFN_HD NStepWindow<T> window(NStepOrigin<T> from, T least_eps, T most_eps) const {
+    return nstep_window(from.bin, terms.x, terms.mean, bump(), least_eps, most_eps, terms.bins);
   }
 
  private:
+  BFN_HD Bump<T> bump() const { return {bump_std(terms.std, terms.uniform), terms.tau}; }
   BFN_HD NStepNormal(T x, T mean, T std, T tau, Bins<T> bins, WithGradient<T> inside)
       : terms{bins,
               x,
@@ -249,11 +298,11 @@ struct NStepNormal {
               terms.uniform ? T(0) : inside.by_std} {}
 };
 
-// ln of a sum, less `total`, and its derivatives. The terms of the sum were divided by 2^top.
+// ln of a sum, less `total`, and its derivatives. The terms of the sum were divided by 2^top and by exp(log_origin).
 template <class T>
-BFN_HD WithGradient<T> nstep_log(T top, WithGradient<T> sum, WithGradient<T> total) {
+BFN_HD WithGradient<T> nstep_log(T top, T log_origin, WithGradient<T> sum, WithGradient<T> total) {
   const T inverse = 1 / sum.value;
-  return {(top * T(kLogOfTwo) + log(sum.value)) - total.value, sum.by_mean * inverse - total.by_mean,
+  return {((top * T(kLogOfTwo) + log(sum.value)) + log_origin) - total.value, sum.by_mean * inverse - total.by_mean,
           sum.by_std * inverse - total.by_std};
 }
 
