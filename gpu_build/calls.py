@@ -4,10 +4,12 @@ In the functions below, `ops` has the operators, as `ops.<family>.<operator>`.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
+from bfn_kernels import gauss
 from bfn_kernels.call.keywords import PUBLISHED, checked_bins
 from bfn_kernels.call.reduction import MEAN as OF_VARIABLES
 from bfn_kernels.call.rows import BITS, T_MIN
@@ -32,6 +34,7 @@ from bfn_kernels.vocabulary.tiles import FUSED_WIDTH
 
 ALL, NO_NOISE = LossTarget(None, OF_VARIABLES), Noise(None, None)
 DRAW, WHOLE = Sent(SAMPLE, None, None, None), Sent(MEAN, None, None, None)
+NODES = Draws(*gauss.hermite(8), 0, None, None)
 
 
 class Row(NamedTuple):
@@ -66,8 +69,7 @@ def of_data(ops: Any, x: torch.Tensor, noise_scale: float = 1.0) -> list[Row]:
     def squared(*need):
         return lambda: ops.continuous.squared_loss(x, *prediction, row, None, *ALL, *need)
 
-    nodes, draws = Draws((0.0,) * 8, (0.0,) * 8, 0, None, None), Draws(None, None, 10, seed, None)
-    every = True, True, True
+    draws, every = Draws(None, None, 10, seed, None), (True, True, True)
     calls = [
         ("gaussian_step, with noise", 3, lambda: ops.continuous.gaussian_step(x, row, x, row, row, *noise)),
         ("gaussian_step", 3, lambda: ops.continuous.gaussian_step(x, row, x, row, None, *NO_NOISE)),
@@ -98,13 +100,53 @@ def of_data(ops: Any, x: torch.Tensor, noise_scale: float = 1.0) -> list[Row]:
         ("discretised update, a draw", 4, draw(one)),
         ("discretised L_inf", 4 + 8 / width, loss(one, row)),
         ("discretised reconstruction", 4 + 8 / width, loss(one)),
-        ("discretised L_n, 8 nodes", 4 + 8 / width, loss(one, alpha=row, draws=nodes)),
+        ("discretised L_n, 8 nodes", 4 + 8 / width, loss(one, alpha=row, draws=NODES)),
         ("discretised L_inf, 10 components", 32 + 120 / width, loss(mixture, row, need=every)),
         ("discretised reconstruction, 10 components", 32 + 120 / width, loss(mixture, need=every)),
         ("discretised update, a draw, 10 components", 32, draw(mixture)),
         ("discretised L_n, 10 draws", 4 + 8 / width, loss(one, alpha=row, draws=draws)),
     ]  # fmt: skip
     return [Row(name, x.numel(), size * width, call) for name, size, call in calls]
+
+
+class Outputs(NamedTuple):
+    """Variables of discretised data, normals that a network puts out for them, and the accuracies of their messages."""
+
+    x: torch.Tensor
+    mean: torch.Tensor
+    std: torch.Tensor
+    alpha: torch.Tensor
+    num_bins: int
+
+
+def output_sets(size: int = 4096) -> dict[str, Outputs]:
+    """Outputs on which an n-step loss of 20 steps takes a different time: of a trained model, with any std, and with a
+    std near the width of a bin. What is in digits.pt is told by digits.md."""
+    generator = torch.Generator().manual_seed(1)
+
+    def uniform(low: float, high: float) -> torch.Tensor:
+        return torch.rand(size, generator=generator) * (high - low) + low
+
+    x = (2 * torch.randint(256, (size,), generator=generator) + 1) / 256 - 1
+    steps, normals = torch.randint(1, 21, (size,), generator=generator), torch.randn(size, generator=generator)
+    alpha = 0.02 ** (-2 * steps / 20) * (1 - 0.02 ** (2 / 20))
+    digits = torch.load(Path(__file__).with_name("digits.pt"), weights_only=True)
+    found = {"digits": Outputs(*(digits[name][:size].float() for name in Outputs._fields[:4]), 17)}
+    stds = {"any std": 10 ** uniform(-3, 0), "std of a bin": uniform(0.7, 1.4) / 128}
+    return found | {name: Outputs(x, x + std * normals, std, alpha, 256) for name, std in stds.items()}
+
+
+def of_outputs(ops: Any, name: str, outputs: Outputs) -> list[Row]:
+    """Calls of the n-step loss of discretised data, with its gradients."""
+    one = Network(outputs.mean, outputs.std, None, None, None, None)
+    bins = checked_bins(outputs.num_bins, PUBLISHED)
+
+    def loss(draws):
+        inputs = outputs.x, *one, None, outputs.alpha, True
+        return lambda: ops.discretised.loss(*inputs, 20, *draws, *bins, *ALL, True, True, False)
+
+    draws = {"8 nodes": NODES, "10 draws": Draws(None, None, 10, torch.tensor(1), None)}
+    return [Row(f"discretised L_n, {n}, {name}", outputs.x.numel(), 24, loss(d)) for n, d in draws.items()]
 
 
 def of_bits(ops: Any, z: torch.Tensor) -> list[Row]:
@@ -125,7 +167,7 @@ def of_bits(ops: Any, z: torch.Tensor) -> list[Row]:
         ),
         ("L_inf", 1 + 12 / width, lambda: ops.binary.loss(x, z, row, *ALL, True)),
         ("reconstruction", 1 + 12 / width, lambda: ops.binary.loss(x, z, None, *ALL, True)),
-        ("L_n, 8 nodes", 1 + 12 / width, nstep(Draws((0.0,) * 8, (0.0,) * 8, 0, None, None))),
+        ("L_n, 8 nodes", 1 + 12 / width, nstep(NODES)),
         ("L_n, 10 draws", 1 + 12 / width, nstep(Draws(None, None, 10, *noise))),
     ]  # fmt: skip
     return [Row(f"binary {name}", z.numel(), size * width, call) for name, size, call in calls]
@@ -148,10 +190,12 @@ def of_angles(ops: Any, x: torch.Tensor) -> list[Row]:
 
 
 def of_classes(ops: Any, z: torch.Tensor) -> list[Row]:
-    """Calls of the operators of discrete data. Each class of a token counts as a variable."""
+    """Calls of the operators of discrete data. Each class of a token counts as a variable. The accuracy of the n-step
+    losses is the accuracy of step 10 of 20 with β₁ = 15.2/K, as in the benchmarks."""
     x, row, noise = torch.zeros(z.shape[:-1], dtype=torch.long), torch.ones(z.shape[0], 1), Noise(torch.tensor(1), None)
     scale, stats, draws = torch.tensor(1.0), torch.ones(*x.shape, ROW_STATS), Draws(None, None, 10, *noise)
     classes, width, outs = z.shape[-1], z.element_size(), (torch.empty_like(z), torch.empty_like(z))
+    alpha = row * (15.2 / classes * 19 / 20**2)
     update, second, guidance = Solver(None, row, row), Solver(row, row, None, z, row), Guidance(row, z, row)
     calls = [
         ("theta", 2, lambda: ops.discrete.theta(z)),
@@ -170,7 +214,7 @@ def of_classes(ops: Any, z: torch.Tensor) -> list[Row]:
         *(
             (
                 f"L_n, {receiver}, 10 draws", 1 + 4 / width,
-                lambda place=place: ops.discrete.discrete_time_loss(x, z, row, 7, place, *draws, *ALL, True),
+                lambda place=place: ops.discrete.discrete_time_loss(x, z, alpha, 7, place, *draws, *ALL, True),
             )
             for place, receiver in enumerate(RECEIVERS)
         ),

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from gpu_build.calls import Row, of_angles, of_bits, of_classes, of_data, of_products, of_tiles
+from gpu_build.calls import Row, of_angles, of_bits, of_classes, of_data, of_outputs, of_products, of_tiles, output_sets
 from gpu_build.table import Execution
 
 CLASSES = (4, 27, 128, 2048)
@@ -108,6 +108,8 @@ def rows(backend: str, ops: Any, only: str = "") -> Iterable[Row]:
         for classes in CLASSES:
             z = torch.randn(32, max(1, 1024 // classes), classes, generator=generator).to(dtype)
             found += of_classes(ops, z)
+        if dtype == torch.float32:
+            found += [row for name, outputs in output_sets().items() for row in of_outputs(ops, name, outputs)]
         if backend == "triton" and dtype == torch.float32:
             found += of_tiles(ops, torch.randn(16, 4096, generator=generator))
         if backend == "triton" and dtype == torch.bfloat16:
@@ -125,11 +127,13 @@ def ratio(part: float, whole: float) -> float:
 def execution(backend: str, row: Row, counts: dict[str, dict[str, Any]]) -> Execution:
     """The costs of a call, from what the interpreter counted while the call ran."""
     instructions: Counter[str] = Counter()
+    worst = 0.0
     together = [(name, executed) for kernel in counts.values() for name, executed in kernel.items()]
     for name, executed in together:
         times = passes(name) if "memory" in machine_instructions(name) else 1.0
         for kind, number in machine_instructions(name).items():
             instructions[kind] += number * executed.issues * times * 32 / row.variables
+            worst += number * executed.worst * times
 
     def total(what: str) -> int:
         return sum(getattr(executed, what) for _, executed in together)
@@ -142,6 +146,7 @@ def execution(backend: str, row: Row, counts: dict[str, dict[str, Any]]) -> Exec
         conflict_free=ratio(total("least_passes"), total("passes")),
         lanes=ratio(total("lanes"), 32 * total("issues")),
         instructions=dict(instructions),
+        worst=worst,
         bytes=row.bytes,
     )
 

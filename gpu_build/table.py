@@ -42,6 +42,7 @@ class Execution:
     """What a call executed, divided by the number of its variables (see `calls.Row`).
 
     instructions: the number of each class of instructions, such as "fma". bytes: the bytes that the call must move.
+    worst: the number of instructions that the warp with the most of them executes, added over the kernels.
     sectors: the 32-byte pieces of global memory that its accesses reached. coalescing: the share of these sectors that
     would suffice if the bytes were contiguous. conflict_free: the share of the passes to shared memory that would
     suffice without bank conflicts. lanes: the share of a warp's lanes that took part.
@@ -50,6 +51,7 @@ class Execution:
     backend: str
     name: str
     instructions: dict[str, float]
+    worst: float = 0.0
     bytes: float = 0.0
     sectors: float = 0.0
     coalescing: float = 1.0
@@ -106,7 +108,17 @@ def compiled(kernels: Iterable[Kernel]) -> Table:
 
 
 def executed(executions: Iterable[Execution]) -> Table:
-    columns = ("instr.", "by class", "bytes", "sectors", "coalesced", "no conflict", "lanes", "predicted bound")
+    columns = (
+        "instr.",
+        "worst warp",
+        "by class",
+        "bytes",
+        "sectors",
+        "coalesced",
+        "no conflict",
+        "lanes",
+        "predicted bound",
+    )
     title = (
         "Executed, as PTX for sm_90 (with products on tensor cores: sm_80). Per variable; the bound is predicted, an "
         "H100's, with the share of its bandwidth and of the peak of its tensor cores."
@@ -114,7 +126,7 @@ def executed(executions: Iterable[Execution]) -> Table:
     table = made(title, columns)
     for e in executions:
         shares = (f"{share:.0%}" for share in (e.coalescing, e.conflict_free, e.lanes))
-        row = f"{e.total:.1f}", e.by_class, f"{e.bytes:g}", f"{e.sectors:.3f}", *shares, e.bound()
+        row = f"{e.total:.1f}", f"{e.worst:.0f}", e.by_class, f"{e.bytes:g}", f"{e.sectors:.3f}", *shares, e.bound()
         table.add_row(f"{e.backend} {e.name}", *row)
     return table
 

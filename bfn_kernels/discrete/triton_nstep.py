@@ -20,7 +20,7 @@ from bfn_kernels.discrete.triton_receivers import (
     far_gradient,
     far_shares,
     is_far,
-    joint_draw,
+    joint,
     log_others,
     valid_class,
 )
@@ -31,6 +31,7 @@ from bfn_kernels.triton_ops.classes import (
     is_class,
     launch_rows,
     load_classes,
+    load_like_noise,
     softmax,
     store_classes,
     sum_where,
@@ -74,13 +75,12 @@ def _nstep(x, logits, alpha, draws, n_steps, mask, losses, grad_logits, count, S
     rows = block_of(count, S.ROWS)
     x, alpha = load(x, rows, tl.int64), load(alpha, rows, S.T)
     keep = load(mask, rows, tl.int1, True)
-    z = load_classes(logits, rows, 0, S)
+    z = load_classes(logits, rows, 0, S) if S.K % 4 == 0 else load_like_noise(logits, rows, S)
     k = tl.arange(0, S.TILE)[None, :]
     is_x, inside = is_class(x, 0, S.TILE), k < S.K
     p, valid = softmax(z), valid_class(x, S.K)
     if JOINT:
         z -= tl.max(z, 1)[:, None]  # the sum of a message and a large logit would lose the message's digits
-        others, z_x = log_others(z, is_x, inside), sum_where(is_x, z)
     else:
         top = tl.max(p, 1)
         is_likeliest = k == tl.min(tl.where(p == top[:, None], k, S.TILE), 1)[:, None]
@@ -97,31 +97,34 @@ def _nstep(x, logits, alpha, draws, n_steps, mask, losses, grad_logits, count, S
         near = inside & ~(is_x & far_x[:, None]) & ~(is_likeliest & far_rest[:, None])
     loss = tl.zeros((S.ROWS,), S.T)
     gradient = tl.zeros((S.ROWS, S.TILE), S.T)
-    for draw in range(draws.n_samples):
-        if draws.nodes is None:
-            weight = reciprocal(tl.zeros((), S.T) + draws.n_samples)
-            eps = class_noise(draws, rows, 0, MONTE_CARLO, draw, count, S)
-            if JOINT:
-                value, draw_gradient = joint_draw(z, others, z_x, p, is_x, inside, alpha, eps, S.K)
-            else:
+    if JOINT and draws.nodes is None:
+        loss, gradient = joint(z, p, is_x, inside, alpha, draws, rows, count, S)
+    elif JOINT:
+        before = log_others(z, is_x, inside) - sum_where(is_x, z)
+        for draw in range(draws.n_samples):
+            weight, node = tl.load(draws.node_weights + draw), tl.load(draws.nodes + draw)
+            value, draw_gradient = binary_node(p, before, is_x, inside, alpha, node)
+            loss += weight * value
+            gradient += weight * draw_gradient
+    else:
+        for draw in range(draws.n_samples):
+            if draws.nodes is None:
+                weight = reciprocal(tl.zeros((), S.T) + draws.n_samples)
+                eps = class_noise(draws, rows, 0, MONTE_CARLO, draw, count, S)
                 eps_x, eps_likeliest = sum_where(is_x, eps), sum_where(is_likeliest, eps)
                 value, draw_gradient = factorised_draw(p, rest, is_x, near, r[:, None], eps)
-        else:
-            weight, node = tl.load(draws.node_weights + draw), tl.load(draws.nodes + draw)
-            if JOINT:
-                value, draw_gradient = binary_node(p, others - z_x, is_x, inside, alpha, node)
             else:
+                weight, node = tl.load(draws.node_weights + draw), tl.load(draws.nodes + draw)
                 eps_x = tl.zeros((S.ROWS,), S.T) + node
                 eps_likeliest = eps_x
                 value, draw_gradient = factorised_draw(p, rest, is_x, near, r[:, None], node)
-        if not JOINT:  # noqa: SIM102 (JOINT is known when the kernel is compiled, any_far only when it runs)
             if any_far:
                 far_value, by_p, by_rest = far_draw(far_x, far_rest, log_p, log_rest, r, eps_x, eps_likeliest)
                 value += far_value
                 by_log_p += weight * by_p
                 by_log_rest += weight * by_rest
-        loss += weight * value
-        gradient += weight * draw_gradient
+            loss += weight * value
+            gradient += weight * draw_gradient
     write_losses(tl.where(valid, n_steps * loss, float("nan")), keep, rows, losses)
     if grad_logits[0] is not None:
         if not JOINT:

@@ -1,4 +1,4 @@
-"""A draw of the n-step loss of discrete data in Triton, with its gradient, for each receiver.
+"""The n-step loss of discrete data in Triton, with its gradient, for each receiver.
 
 The tiles are whole rows. A share is the probability p of a class, or 1 − p.
 """
@@ -6,20 +6,25 @@ The tiles are whole rows. A share is the probability p of a class, or 1 − p.
 import triton
 import triton.language as tl
 
-from bfn_kernels.triton_ops.classes import finite, softmax, sum_where
+from bfn_kernels.triton_ops.classes import class_noise, finite, softmax, sum_where
 from bfn_kernels.triton_ops.elementary import (
     clamp,
     exp,
+    exp2_less,
     exp_difference,
     expm1,
     log,
     log1p,
+    log_normal,
     reciprocal,
     sigmoid,
     softplus_fall,
 )
+from bfn_kernels.triton_ops.noise import MONTE_CARLO
 
 MAX_SHIFT = tl.constexpr(80.0)  # its exponential is well within the range of float32
+_SMALL_SPREAD = tl.constexpr(0.25)  # kSmallSpread of csrc/math/discrete.h
+_LOG2_E = tl.constexpr(1.44269504088896340736)
 
 
 @triton.jit
@@ -57,29 +62,59 @@ def _is_within(mixture):
 
 
 @triton.jit
-def joint_draw(z, others, z_x, p, is_x, inside, alpha, eps, K: tl.constexpr):
-    """A draw of the joint receiver, −ln(1 + S), and its gradient softmax(z) − softmax(z + y). S is the mean of exp(y_k
-    − y_x) − 1 under p.
+def joint(z, p, is_x, inside, alpha, draws, rows, count, S):
+    """The mean over draws of −ln M, and its gradient, the mean of softmax(z) − softmax(z + y). M is the mean of
+    exp(y_k − y_x) under p.
 
-    z: the logits minus the largest one. others: `log_others` of z.
+    z: the logits minus the largest one.
     """
-    towards_x = K * alpha[:, None]
+    towards_x = S.K * alpha[:, None]
     spread = tl.sqrt(towards_x)
-    difference = clamp(spread * (eps - sum_where(is_x, eps)[:, None]) - towards_x, -MAX_SHIFT, MAX_SHIFT)
-    growth = tl.where(is_x | ~inside, 0.0, expm1(difference))
-    s = tl.sum(p * growth, 1)
-    served = serves(s)
-    value = -log1p(tl.where(served, s, 0.0))
-    gradient = p * (s[:, None] - growth) * reciprocal(1.0 + s)[:, None]
-    if tl.sum((~served).to(tl.int32)) > 0:
-        y = spread * eps + tl.where(is_x, towards_x, 0.0)
-        shifted = z + y
-        moved = log_others(shifted, is_x, inside) - sum_where(is_x, y)
-        ratio = tl.where(is_x, 1.0, exp(difference))
-        mixture = tl.sum(p * ratio, 1)
-        value = tl.where(served, value, low_divergence(mixture, others - z_x, moved - z_x, moved - others))
-        low = low_gradient(p, ratio, mixture[:, None], softmax(shifted))
-        gradient = tl.where(served[:, None], gradient, low)
+    small = spread < _SMALL_SPREAD
+    less = tl.where(small, 1.0, 0.0).to(S.T)
+    q, p_x = tl.where(is_x, 0.0, p), sum_where(is_x, p)
+    is_small, others = tl.sum(less, 1) > 0.0, tl.sum(q, 1)
+    weight = reciprocal(tl.zeros((), S.T) + draws.n_samples)
+    value, by_x = p_x * 0.0, p_x * 0.0
+    gradient, far = tl.zeros((S.ROWS, S.TILE), S.T), tl.zeros((S.ROWS,), tl.int32)
+    for draw in range(draws.n_samples):
+        eps = class_noise(draws, rows, 0, MONTE_CARLO, draw, count, S)
+        shift = -(spread * sum_where(is_x, eps)[:, None] + towards_x) * _LOG2_E
+        ratio = exp2_less(tl.fma(spread * _LOG2_E, eps, shift), less)
+        total = tl.sum(q * ratio, 1)
+        # M is 1 + s; where the ratios are stored less 1, `total` is s
+        level = tl.where(is_small, total, p_x + total)
+        s, mixture = tl.where(is_small, total, total - others), tl.where(is_small, 1.0 + total, level)
+        near, within = serves(s), _is_within(mixture)
+        mean = tl.where(near, 1.0 + s, tl.where(within, mixture, 1.0))
+        rounding, log_mean = mean - 1.0, log_normal(mean)
+        exact = rounding == 0.0
+        by_s = tl.where(exact, s, log_mean * (s / tl.where(exact, 1.0, rounding)))  # ln(1 + s), as `log1p` computes it
+        value -= weight * tl.where(near, by_s, log_mean)
+        factor = weight * reciprocal(mean)
+        by_x += factor * s
+        # the difference is 0 if one class has all of the probability
+        gradient += q * (factor[:, None] * (level[:, None] - ratio))
+        far = tl.maximum(far, (~(near | within)).to(tl.int32))
+    gradient += tl.where(is_x, (p_x * by_x)[:, None], 0.0)
+    if tl.sum(far) > 0:
+        far_value, far_gradient = _joint_far(z, p, is_x, inside, spread, towards_x, draws, rows, count, S)
+        value = tl.where(far > 0, weight * far_value, value)
+        gradient = tl.where((far > 0)[:, None], weight * far_gradient, gradient)
+    return value, gradient
+
+
+@triton.jit
+def _joint_far(z, p, is_x, inside, spread, towards_x, draws, rows, count, S):
+    """The sums over the draws that `joint` has the means of, for rows where M is out of float's range in a draw. They
+    are differences of two softplus of log-odds, which are less accurate."""
+    others, z_x = log_others(z, is_x, inside), sum_where(is_x, z)
+    value, gradient = tl.zeros((S.ROWS,), S.T), tl.zeros((S.ROWS, S.TILE), S.T)
+    for draw in range(draws.n_samples):
+        y = spread * class_noise(draws, rows, 0, MONTE_CARLO, draw, count, S) + tl.where(is_x, towards_x, 0.0)
+        moved = log_others(z + y, is_x, inside) - sum_where(is_x, y)
+        value += softplus_fall(others - z_x, moved - z_x, moved - others)
+        gradient += p - softmax(z + y)
     return value, gradient
 
 

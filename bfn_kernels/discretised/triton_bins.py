@@ -15,7 +15,7 @@ from torch import Tensor
 from bfn_kernels.discretised.reference import pair
 from bfn_kernels.records import Network
 from bfn_kernels.triton_ops.elementary import clamp, exp, log, log1p, reciprocal
-from bfn_kernels.triton_ops.normal import log_cdf, log_interval
+from bfn_kernels.triton_ops.normal import SCALE, log_cdf, log_interval, mills, scaled_interval
 from bfn_kernels.triton_ops.views import component_view, load, view, views
 
 TINY_TOTAL = tl.constexpr(1e-5)  # with less mass in [−1, 1], an unclipped distribution counts as uniform
@@ -131,6 +131,25 @@ def _by_mean_and_std(value, by_left, by_right, left, right, std):
 
 
 @triton.jit
+def _is_narrow(z, d):
+    return (d < 0.3) & (tl.abs(z * d) < 0.5)
+
+
+@triton.jit
+def _narrow_bin(z, d):
+    """Whether a bin is narrow, and the Taylor series of its mass about the centre, d·φ(z)·(1 + series). Its derivatives
+    by z and d are d·φ(z)·(tilt − z·(1 + series)) and φ(z)·(1 + series + growth)."""
+    z2, d2 = z * z, d * d
+    by_12: tl.constexpr = 1.0 / 12
+    by_480: tl.constexpr = 1.0 / 480
+    fourth = d2 * (z2 * z2 - 6.0 * z2 + 3.0) * by_480
+    series = d2 * (0.5 * by_12 * (z2 - 1.0) + 0.25 * fourth)
+    tilt = d2 * z * (by_12 + by_480 * d2 * (z2 - 3.0))
+    growth = d2 * (by_12 * (z2 - 1.0) + fourth)
+    return _is_narrow(z, d), series, tilt, growth
+
+
+@triton.jit
 def log_inner_bin(left, right, z, d, log_d, std):
     """ln of the mass of a bin, with its derivatives by mean and std.
 
@@ -141,18 +160,52 @@ def log_inner_bin(left, right, z, d, log_d, std):
     value, by_left, by_right = log_interval(left, right, z, d)
     value, by_mean, by_std = _by_mean_and_std(value, by_left, by_right, left, right, std)
     if z.dtype != tl.float64:
-        narrow = (d < 0.3) & (tl.abs(z * d) < 0.5)
-        z2, d2 = z * z, d * d
-        quartic = z2 * z2 - 6.0 * z2 + 3.0
-        series = d2 * ((z2 - 1.0) / 24.0 + d2 * quartic / 1920.0)
+        narrow, series, tilt, growth = _narrow_bin(z, d)
         total = 1.0 + series
-        by_z = -z + d2 * (z / 12.0 + d2 * (z2 - 3.0) * z / 480.0) / total
-        by_d = 1.0 + d2 * ((z2 - 1.0) / 12.0 + d2 * quartic / 480.0) / total  # times d
-        series = log1p(tl.where(narrow, series, 0.0))
-        value = tl.where(narrow, -0.5 * z2 - _HALF_LOG_TWO_PI + log_d + series, value)
+        by_z, by_d = tilt / total - z, 1.0 + growth / total  # by_d is the derivative by d, times d
+        value = tl.where(narrow, -0.5 * z * z - _HALF_LOG_TWO_PI + log_d + log1p(tl.where(narrow, series, 0.0)), value)
         by_mean = tl.where(narrow, -by_z / std, by_mean)
         by_std = tl.where(narrow, -(z * by_z + by_d) / std, by_std)
     return value, by_mean, by_std
+
+
+@triton.jit
+def bin_place(left, right, z, d):
+    """Where `scaled_inner_bin` takes the density: at the centre of a narrow bin, and of another bin at the edge nearer
+    to 0, or at 0 if this is in the bin. Also returns the place's distance from the centre, in halves of a bin; 0 if the
+    place is 0."""
+    at = tl.where(left > 0.0, left, tl.where(right < 0.0, right, 0.0))
+    side = tl.where(left > 0.0, -1.0, tl.where(right < 0.0, 1.0, 0.0))
+    if z.dtype != tl.float64:
+        narrow = _is_narrow(z, d)
+        at, side = tl.where(narrow, z, at), tl.where(narrow, 0.0, side)
+    return at, side
+
+
+@triton.jit
+def scaled_inner_bin(left, right, z, d, inverse_std):
+    """The mass of a bin as exp(−y²/2)·mass: returns y and its side, as `bin_place` does, then the mass and its
+    derivatives by mean and std, divided by exp(−y²/2). The arguments are those of `log_inner_bin`."""
+    _, front, lost, of_left, of_right = scaled_interval(left, right, z, d)
+    mass, by_mean, by_std = front - lost, of_left - of_right, left * of_left - right * of_right
+    if z.dtype != tl.float64:
+        narrow, series, tilt, growth = _narrow_bin(z, d)
+        total, scale = 1.0 + series, SCALE * d
+        by_z = z * total - tilt
+        mass = tl.where(narrow, scale * total, mass)
+        by_mean = tl.where(narrow, scale * by_z, by_mean)
+        by_std = tl.where(narrow, scale * (z * by_z - (total + growth)), by_std)
+    y, side = bin_place(left, right, z, d)
+    return y, side, mass, by_mean * inverse_std, by_std * inverse_std
+
+
+@triton.jit
+def scaled_end_bin(z, first: tl.constexpr, inverse_std):
+    """The mass of a clipped end bin, as `scaled_inner_bin` returns it. z is its inner edge in units of std."""
+    side: tl.constexpr = 1.0 if first else -1.0
+    below, ratio, e = side * z < 0.0, mills(tl.abs(z)), exp(-0.5 * z * z)
+    slope = (-side * SCALE) * inverse_std * tl.where(below, 1.0, e)
+    return tl.where(below, z, 0.0), side, tl.where(below, ratio, 1.0 - e * ratio), slope, z * slope
 
 
 @triton.jit

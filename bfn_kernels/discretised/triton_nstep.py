@@ -1,8 +1,9 @@
 """The n-step loss of discretised data in Triton (113–119), the counterpart of csrc/{math,cpu}/nstep.h.
 
 The sum over bins of p_k times the sender's normal is a sum over a window of bins, since its terms are a bump: a normal
-in k of std s. A window of few bins is summed bin by bin, a window of many bins by 28 Gauss–Legendre points. C is the
-`Constants` of a kernel, and S its `Sizes`.
+in k of std s. csrc/math/nstep.h explains which points of the window are summed. A program has a variable for each
+thread. It makes each term once, and adds it to the sums of D draws, which are tuples of tensors. C is the `Constants`
+of a kernel, and S its `Sizes`.
 """
 
 from typing import Any, NamedTuple
@@ -16,36 +17,53 @@ from bfn_kernels import gauss
 from bfn_kernels.discretised import triton_mixtures as mixtures
 from bfn_kernels.discretised.triton_bins import (
     Constants,
+    bin_place,
+    index,
     is_uniform,
-    log_end_bin,
-    log_inner_bin,
     log_total,
     origin_of,
     output_normal,
     position,
+    scaled_end_bin,
+    scaled_inner_bin,
     to_centre,
     to_edge,
 )
 from bfn_kernels.records import Draws, LossTarget
-from bfn_kernels.triton_ops.elementary import clamp, exp, log, reciprocal
-from bfn_kernels.triton_ops.noise import MONTE_CARLO, normals
+from bfn_kernels.triton_ops.elementary import clamp, exp, exp2_term, log, reciprocal
+from bfn_kernels.triton_ops.noise import MONTE_CARLO, noise_of
 from bfn_kernels.triton_ops.reduction import Losses, write_losses
-from bfn_kernels.triton_ops.views import block_of, launch, load, programs, static, store, table, view
+from bfn_kernels.triton_ops.views import (
+    block_of,
+    draws_with_tables,
+    launch,
+    load,
+    programs,
+    static,
+    store,
+    table,
+    view,
+    views,
+)
 
-_NODES = tl.constexpr(28)
-_MOST_POINTS = tl.constexpr(128)  # the most bins that are summed bin by bin in a window at an end of the bins
-_REACH = tl.constexpr(5.5)  # how many s a window reaches beyond the peaks; 4e-8 of a bump's mass is beyond that
-_SPAN = tl.constexpr(8.5)  # the most s between peaks that share a window; the 28 nodes then have an error of 9e-8
-_MOST_LANES = tl.constexpr(32)  # the most points that a program works on at a time
-_ELEMENTS, _WARPS = 1024, 4  # variables times draws times points of a program, and its warps
+_NODES = tl.constexpr(20)  # the Gauss–Legendre nodes of a panel, a part of a window
+_PANEL = tl.constexpr(11.0)  # in units of s: the longest panel
+_REACH = tl.constexpr(5.5)  # in units of s: 4e-8 of a bump's mass lies farther from its peak
+_STEP = tl.constexpr(0.95)  # in units of s: the distance of points
+_LEAST_WIDTH = tl.constexpr(3.2)  # in bins: the least s for which a cut has a correction
+_LARGEST_SLOPE = tl.constexpr(0.8)  # the largest slope at a cut, per bin, for which it has a correction
+_LOG_OF_TWO = tl.constexpr(0.69314718055994530942)
+_NO_TERM = tl.constexpr(-1e30)  # the exponent of a term that does not count
+_VARIABLES, _WARPS = 32, 1  # of a program
+_MOST_DRAWS = 10  # the most draws of a variable that are summed at a time
 
 
 class Sizes(NamedTuple):
-    """The variables of a program, and the draws and the points of each that it works on at a time."""
+    """The variables of a program, the draws that it sums at a time, and the Gauss–Legendre nodes of a panel."""
 
     V: Any
     D: Any
-    P: Any
+    N: Any
 
 
 def nstep_loss(
@@ -53,199 +71,286 @@ def nstep_loss(
 ) -> tuple[Tensor, Tensor]:
     """The loss and the factor by which its gradients are multiplied. x: `[B, ...]`; alpha broadcasts to it. output: the
     views of the network and of the gradients."""
-    nodes, node_weights = draws.nodes or (), draws.node_weights or ()
-    count = draws.n_samples or len(nodes)
-    D = min(8, triton.next_power_of_2(count))
-    P = min(_MOST_LANES.value, triton.next_power_of_2(C.K))
-    S = Sizes(max(4, _ELEMENTS // (D * P)), D, P)
-    losses = Losses(x, *target, dtype, S.V)
-    rules = [*gauss.legendre(_NODES.value), nodes, node_weights]
-    tables = table([value for rule in rules for value in rule], dtype, x.device).split([len(rule) for rule in rules])
-    legendre, hermite = tables[:2], (None, None) if draws.n_samples else tables[2:]
     noise = None if draws.noise is None else draws.noise.contiguous()
-    drawn = Draws(hermite[0], hermite[1], count, draws.seed, noise)
-    inputs = view(x, x.shape), output[0], view(alpha, x.shape), drawn, legendre
-    outputs = view(target.mask, x.shape), output[1], losses.memory
+    drawn = draws_with_tables(draws, x.new_empty((), dtype=dtype), view(noise, () if noise is None else noise.shape))
+    rounds = programs(drawn.n_samples, _MOST_DRAWS)
+    S = Sizes(_VARIABLES, programs(drawn.n_samples, rounds), _NODES.value)
+    nodes, weights = gauss.legendre(_NODES.value)
+    legendre = table((*nodes, *weights), dtype, x.device).chunk(2)
+    losses = Losses(x, *target, dtype, S.V)
+    x_view, alpha_view, mask_view = views(x.shape, x, alpha, target.mask)
+    outputs = mask_view, output[1], losses.memory
     options = {"C": static(C), "S": static(S), "warps": _WARPS, "registers": 255}
+    inputs = x_view, output[0], alpha_view, drawn, legendre
     launch(_nstep, programs(x.numel(), S.V), *inputs, n_steps, outputs, x.numel(), **options)
     return losses.finish()
 
 
-@triton.jit
-def _draws_of(draws, first, block, count, C, S):
-    """The normals of D draws from number `first` on, [variables, draws]."""
-    start, offsets, mask, _ = block
-    d = first + tl.arange(0, S.D)
-    if draws.nodes is not None:
-        eps = tl.load(draws.nodes + d, mask=d < draws.n_samples, other=0)
-        return tl.zeros((offsets.shape[0], S.D), C.T) + eps[None, :]
-    elif draws.noise is not None:
-        at = draws.noise + (d.to(tl.int64)[None, :] * count + (start + offsets)[:, None])
-        return tl.load(at, mask=mask[:, None] & (d < draws.n_samples)[None, :], other=0).to(C.T)
-    else:
-        group = start // 4 + tl.arange(0, offsets.shape[0] // 4)[None, :] + tl.zeros((S.D, 1), tl.int64)
-        return tl.trans(normals(tl.load(draws.seed), group, MONTE_CARLO, d[:, None], C.T))
+class _Terms(NamedTuple):
+    """What the terms of a variable need: x, the normal of the output distribution, the std of the message, 1/std, 1/K
+    in units of std and of τ, and whether the distribution counts as uniform."""
+
+    x: Any
+    mean: Any
+    std: Any
+    tau: Any
+    inverse_std: Any
+    unit: Any
+    q_unit: Any
+    uniform: Any
+
+
+class _Origin(NamedTuple):
+    """The term from whose exponent all others are computed, about the largest term: its bin; z and its side, as
+    `bin_place` returns them; the derivative of z by the distance of another term, or 0 where that is not linear; and
+    its q."""
+
+    bin: Any
+    z: Any
+    side: Any
+    along: Any
+    q: Any
+
+
+class _Window(NamedTuple):
+    """The window of the bumps of some draws: the distance from the origin to the first point, or to the beginning of
+    the first panel; the distance of two points in bins, or the length of a panel; the number of points; the number of
+    panels of Gauss–Legendre nodes, or 0; and whether a correction is needed at its low and at its high end."""
+
+    offset: Any
+    step: Any
+    points: Any
+    panels: Any
+    cut_low: Any
+    cut_high: Any
 
 
 @triton.jit
-def _window(x, mean, tau, bump, least, most, C):
-    """The window of the bumps of all draws with an eps from `least` to `most`. bump: the std of the normal, and s.
+def _reach(beyond, s):
+    """How far from an end of [−1, 1] a window reaches if the peak lies beyond this end."""
+    over = tl.where(beyond > 0.0, beyond, 0.0)
+    rest = _REACH * s * _REACH * s
+    return rest / (over + tl.sqrt(over * over + rest))
 
-    Returns the window's first bin `base`; the offset from base to the beginning of the window, a difference, so that it
-    is exact even for a large base; the window's length in bins; whether the first bin and whether the last bin cuts the
-    window off; and how many bins are summed bin by bin, or −1 for Gauss–Legendre points.
-    """
+
+@triton.jit
+def _origin(terms, eps, C):
+    """The origin for draws about eps: the bin of the mean, in which z is 0, or the largest of the other bins. The edges
+    of these are half a bin nearer to the mean than their centres."""
+    half: tl.constexpr = 1.0 / C.K
+    to_mean = terms.mean - terms.x
+    by_mean, by_eps, _ = _bump(terms)
+    peak = terms.x + by_mean * (to_mean - clamp(to_mean, -half, half)) + by_eps * eps
+    own, other = _origin_at(terms, index(terms.mean, C.K), C), _origin_at(terms, index(peak, C.K), C)
+    is_own = _log_origin(own, eps) > _log_origin(other, eps)
+    chosen = ()
+    for i in tl.static_range(5):
+        chosen += (tl.where(is_own, own[i], other[i]),)
+    return _Origin(chosen[0], chosen[1], chosen[2], chosen[3], chosen[4])
+
+
+@triton.jit
+def _origin_at(terms, bin, C):
+    left, right = _edges(terms, bin, bin * 0.0, C)
+    z, width = 0.5 * (left + right), 2.0 * terms.unit
+    if C.CLIP:  # an end bin has one edge
+        at_low, at_high = bin == 0.0, bin == C.K - 1.0
+        left, right = tl.where(at_low, -1e30, left), tl.where(at_high, 1e30, right)
+        width = tl.where(at_low | at_high, 1e30, width)
+    z, side = bin_place(left, right, z, width)
+    along = tl.where(terms.uniform | (side != 0.0), 0.0, 2.0 * terms.unit)
+    q = to_centre(origin_of(terms.x, C.K), bin, C.K) * terms.q_unit
+    return _Origin(bin, tl.where(terms.uniform, 0.0, z), side, along, q)
+
+
+@triton.jit
+def _log_origin(origin, eps):
+    """ln of the origin's term without its mass."""
+    return origin.q * (eps - 0.5 * origin.q) - 0.5 * origin.z * origin.z
+
+
+@triton.jit
+def _bump(terms):
+    """The derivatives of the bump's peak by the mean and by eps, and its width s."""
+    std = tl.where(terms.uniform, 1e9, terms.std)
+    variance = std * std + terms.tau * terms.tau
+    s = std * terms.tau / tl.sqrt(variance)
+    return terms.tau * terms.tau / variance, std * std / variance * terms.tau, s
+
+
+@triton.jit
+def _window(terms, bin, least, most, C):
+    """The window for all draws with an eps from `least` to `most`. bin: its origin."""
+    x = terms.x
     first: tl.constexpr = 1.0 if C.CLIP else 0.0
     last: tl.constexpr = C.K - 1.0 - first
     zero, no = x * 0.0, tl.full(x.shape, False, tl.int1)
     if x.dtype == tl.float64 or last < first:  # in float64 the difference between two rules would show
-        return zero + first, zero, zero, no, no, tl.full(x.shape, last - first + 1.0, x.dtype)
+        return _Window(first - bin, zero + 1.0, zero + (last - first + 1.0), zero, no, no)
     else:
-        std, s = bump
-        variance = std * std + tau * tau
-        # the peak is at centre + by_eps·eps
-        centre, by_eps = x + tau * tau / variance * (mean - x), std * std / variance * tau
-        low = position(clamp(centre + by_eps * least, -1.0, 1.0) - _REACH * s, C.K) - 1.5
-        high = position(clamp(centre + by_eps * most, -1.0, 1.0) + _REACH * s, C.K) + 0.5
+        by_mean, by_eps, s = _bump(terms)
+        centre = x + by_mean * (terms.mean - x)
+        low_peak, high_peak = centre + by_eps * least, centre + by_eps * most
+        # the window has one bin more on each side than the bumps need
+        low = position(clamp(low_peak, -1.0, 1.0) - _reach(low_peak - 1.0, s), C.K) - 1.5
+        high = position(clamp(high_peak, -1.0, 1.0) + _reach(-1.0 - high_peak, s), C.K) + 0.5
         cut_low, cut_high = low <= first - 0.5, high >= last + 0.5
         begin, end = tl.where(cut_low, first - 0.5, low), tl.where(cut_high, last + 0.5, high)
-        base = clamp(tl.floor(begin + 0.5), first, last)
-        count = clamp(tl.floor(end + 0.5), first, last) - base + 1.0
-        by_bin = count <= tl.where(cut_low | cut_high, _MOST_POINTS, _NODES)
-        return base, begin - base, end - begin, cut_low & ~by_bin, cut_high & ~by_bin, tl.where(by_bin, count, -1.0)
+        start = clamp(tl.floor(begin + 0.5), first, last)
+        whole = clamp(tl.floor(end + 0.5), first, last) - start + 1.0
+        width = s * (0.5 * C.K)  # of the bump, in bins
+        lengths = (end - begin) / (_PANEL * width)  # of panels
+        slope_low, slope_high = tl.where(cut_low, -1.0 - low_peak, 0.0), tl.where(cut_high, high_peak - 1.0, 0.0)
+        nodes = (cut_low | cut_high) & (width >= _LEAST_WIDTH) & (whole > _NODES * (lengths + 1.0))
+        nodes = nodes & (tl.maximum(slope_low, slope_high) <= _LARGEST_SLOPE * width * s)
+        step = tl.where((cut_low | cut_high) | ~(_STEP * width > 1.0), 1.0, _STEP * width)
+        # A quotient may be off in the last place. Beyond a cut there is no bin for one more point.
+        steps = tl.where(step == 1.0, whole - 1.0, (whole - 1.0) / step)
+        pieces = tl.ceil(tl.where(nodes, lengths, steps))
+        points = tl.where(nodes, _NODES * pieces, pieces + 1.0)
+        step = tl.where(nodes, (end - begin) / pieces, step)
+        points, panels = tl.where(points >= 0.0, points, 1.0), tl.where(nodes, pieces, 0.0)
+        offset = tl.where(nodes, begin, start) - bin
+        return _Window(offset, step, points, panels, cut_low & nodes, cut_high & nodes)
 
 
 @triton.jit
-def _cut_weight(by_mean, q, eps, side, tau, std, s):
-    """The correction of the midpoint rule where a window is cut off, and its derivatives. With l = ln(p_k times the
-    sender's normal) and its derivatives l' and l'' per bin, towards the inside of the window, the sum over bins is the
-    integral plus exp(l) times l'/24 − 7/5760·(l'³ + 3l'l'')."""
+def _cut_weight(by_mean, q, eps, side, tau, std):
+    """The correction of the midpoint rule where a window is cut off, and its derivatives by mean and std. With l =
+    ln(p_k times the sender's normal) and its derivatives l' and l'' per bin, towards the inside of the window, the sum
+    over bins is the integral plus exp(l)·(l'/24 − 7/5760·(l'³ + 3l'l'') + 31/967680·(l'⁵ + 10l'³l'' + 15l'l''²))."""
     third: tl.constexpr = 7.0 / 5760
-    width2, std2 = side * side, std * std
-    first, second = side * ((eps - q) / tau - by_mean), -width2 / (s * s)
-    by_first, by_second = 1.0 / 24 - third * 3 * (first * first + second), -third * 3 * first
-    by_std = by_first * 2.0 * side * by_mean / std + by_second * 2.0 * width2 / (std2 * std)
-    return first * (1.0 / 24 - third * (first * first + 3.0 * second)), by_first * side / std2, by_std
+    fifth: tl.constexpr = 31.0 / 967680
+    variance = std * std
+    ratio = side * side / variance
+    flatter = 1.0 - ratio * (1.0 / 12.0)  # a bin's mass is a little wider than the density
+    a, b = side * ((eps - q) / tau - by_mean), -ratio * flatter - side * side / (tau * tau)
+    a2 = a * a
+    a_by_mean, a_by_std = flatter * side / variance, flatter * 2.0 * side * by_mean / std
+    b_by_std = ratio * (2.0 * flatter - 1.0) * 2.0 / std
+    by_a = 1.0 / 24 - third * 3.0 * (a2 + b) + fifth * (5.0 * a2 * (a2 + 6.0 * b) + 15.0 * b * b)
+    by_b = a * (fifth * (10.0 * a2 + 30.0 * b) - third * 3.0)
+    value = a * (1.0 / 24 - third * (a2 + 3.0 * b) + fifth * (a2 * (a2 + 10.0 * b) + 15.0 * b * b))
+    return value, by_a * a_by_mean, by_a * a_by_std + by_b * b_by_std
 
 
 @triton.jit
-def _merge(top, sums, term, value, by_mean, by_std):
-    """Adds Σ exp(term)·value, Σ exp(term)·value·by_mean and Σ exp(term)·value·by_std over the last dimension to the
-    three `sums`, which are divided by exp(top)."""
-    new = tl.maximum(top, tl.max(term, 2))
-    rescale = tl.where(top == new, 1.0, exp(top - new))
-    e = value * exp(term - new[:, :, None])
-    return new, (
-        sums[0] * rescale + tl.sum(e, 2),
-        sums[1] * rescale + tl.sum(e * by_mean, 2),
-        sums[2] * rescale + tl.sum(e * by_std, 2),
-    )
-
-
-@triton.jit
-def _point(distance, origins, std, uniform, K: tl.constexpr):
-    """q, and ln p with its derivatives, at a distance in bins from the base of the window. Each edge of the bin is
-    computed from a whole number of bins, since its rounding error is divided by a small std. origins: the two parts of
-    `origin_of` the mean, the base, K times its distance from x, 1/(K·std) and 1/(Kτ)."""
-    leading, trailing, base, x_to_base, unit, q_unit = origins
-    whole, width = tl.floor(distance), 2.0 * unit
+def _edges(terms, bin, distance, C):
+    """The edges, in units of std, of the bin at a distance from `bin`, which may lie between two bins. Each edge is
+    computed from a whole number of bins, since its rounding error is divided by a small std."""
+    leading, trailing = origin_of(terms.mean, C.K)
+    whole = tl.floor(distance)
     fraction = 2.0 * (distance - whole) - trailing
-    edge = 2.0 * (base + whole) - K
-    left, right = (edge - leading + fraction) * unit, (edge + 2.0 - leading + fraction) * unit
-    z = 0.5 * (left + right)
-    log_p, by_mean, by_std = log_inner_bin(left, right, z, width, log(width), std)
-    log_p = tl.where(uniform, -log(log_p * 0.0 + K), log_p)
-    return (x_to_base + 2.0 * distance) * q_unit, log_p, tl.where(uniform, 0.0, by_mean), tl.where(uniform, 0.0, by_std)
+    edge = 2.0 * (bin + whole) - C.K
+    return (edge - leading + fraction) * terms.unit, (edge + 2.0 - leading + fraction) * terms.unit
 
 
 @triton.jit
-def _add_cut(top, sums, end, eps, origins, normal, bump, tau, K: tl.constexpr):
-    """Adds the correction of the midpoint rule to the sums of the variables whose window is cut off. end: whether it is
-    cut off, the distance of this end from the base, and the signed width of a bin, towards the inside."""
-    cut, distance, side = end
-    q, log_p, by_mean, by_std = _point(distance, origins, normal[1], normal[2], K)
-    q, by_mean, by_std = q[:, None], by_mean[:, None], by_std[:, None]
-    weight, weight_by_mean, weight_by_std = _cut_weight(
-        by_mean, q, eps, side, tau[:, None], bump[0][:, None], bump[1][:, None]
-    )
-    term = exp(log_p[:, None] + q * (eps - 0.5 * q) - top)
-    return (
-        sums[0] + tl.where(cut[:, None], term * weight, 0.0),
-        sums[1] + tl.where(cut[:, None], term * (weight * by_mean + weight_by_mean), 0.0),
-        sums[2] + tl.where(cut[:, None], term * (weight * by_std + weight_by_std), 0.0),
-    )
+def _inner_bin(terms, origin, distance, C):
+    """The bin at a distance from the origin, in bins, as `scaled_inner_bin` returns it."""
+    left, right = _edges(terms, origin.bin, distance, C)
+    z, width = 0.5 * (left + right), 2.0 * terms.unit
+    z, side, mass, by_mean, by_std = scaled_inner_bin(left, right, z, width, terms.inverse_std)
+    if not C.CLIP:
+        z, mass = tl.where(terms.uniform, 0.0, z), tl.where(terms.uniform, 1.0 / C.K, mass)
+        by_mean, by_std = tl.where(terms.uniform, 0.0, by_mean), tl.where(terms.uniform, 0.0, by_std)
+    return z, side, mass, by_mean, by_std
 
 
 @triton.jit
-def _end_term(edge, q, first, std, eps):
-    """The terms of a clipped end bin in the sums of all draws, and the derivatives of ln p of this bin."""
-    log_p, by_mean, by_std = log_end_bin(edge, first, std)
-    q = q[:, None]
-    return log_p[:, None] + q * (eps - 0.5 * q), by_mean[:, None], by_std[:, None]
+def _slope(terms, origin, eps):
+    """The derivative of log₂ of a term by its distance, at the origin."""
+    return (1.0 / _LOG_OF_TWO) * (2.0 * terms.q_unit * (eps - origin.q) - origin.along * origin.z)
 
 
 @triton.jit
-def _ends(from_mean, from_x, unit, q_unit, std, eps, K: tl.constexpr):
-    """The sums over the two clipped end bins, divided by exp of their largest term."""
-    zero = std * 0.0
-    last = zero + (K - 1.0)
-    term, by_mean, by_std = _end_term(
-        to_edge(from_mean, zero + 1.0, K) * unit, to_centre(from_x, zero, K) * q_unit, zero == zero, std, eps
-    )
-    term_l, by_mean_l, by_std_l = _end_term(
-        to_edge(from_mean, last, K) * unit, to_centre(from_x, last, K) * q_unit, zero != zero, std, eps
-    )
-    top = tl.maximum(term, term_l)
-    e, e_l = exp(term - top), exp(term_l - top)
-    return top, (e + e_l, e * by_mean + e_l * by_mean_l, e * by_std + e_l * by_std_l)
+def _term(terms, origin, bin, distance, weight, counts):
+    """A term, of a bin as `scaled_inner_bin` returns it: a draw adds 2^(exponent + distance·slope) times the mass, and
+    times the derivatives of the mass. What is proportional to the distance is in the slope, where it cancels if the
+    origin is near the peak."""
+    z, side, mass, by_mean, by_std = bin
+    weight = tl.where(counts, weight, 0.0)
+    # if neither place is 0, their distance is known without the rounding of z
+    dz = terms.unit * (2.0 * distance + (side - origin.side))
+    dz, dq = tl.where((z == 0.0) | (origin.z == 0.0), z - origin.z, dz), 2.0 * terms.q_unit * distance
+    exponent = 0.5 * (dz * dz + dq * dq) + origin.z * (dz - origin.along * distance)
+    exponent = tl.where(counts, exponent * (-1.0 / _LOG_OF_TWO), _NO_TERM)
+    return exponent, distance, weight * mass, weight * by_mean, weight * by_std
 
 
 @triton.jit
-def _add_points(top, sums, first, window, legendre, eps, origins, normal, K: tl.constexpr, P: tl.constexpr):
-    """Adds the P points from number `first` on to the sums: bins of weight 1, or Gauss–Legendre points."""
-    offset, length, bins = window
-    i = first + tl.arange(0, P)[None, :]
-    distance = bins[:, None] * 0.0 + i
-    weight = (i < bins[:, None]).to(eps.dtype)
-    if P == _MOST_LANES:
-        inside = (i < _NODES) & (bins < 0.0)[:, None]
-        node = tl.load(legendre[0] + i, mask=i < _NODES, other=0)
-        node_weight = tl.load(legendre[1] + i, mask=i < _NODES, other=0)
-        distance = tl.where(inside, offset[:, None] + length[:, None] * node, distance)
-        weight = tl.where(inside, length[:, None] * node_weight, weight)
-    leading, trailing, base, x_to_base, unit, q_unit = origins
-    origins = leading[:, None], trailing[:, None], base[:, None], x_to_base[:, None], unit[:, None], q_unit[:, None]
-    q, log_p, by_mean, by_std = _point(distance, origins, normal[1][:, None], normal[2][:, None], K)
-    counts = weight > 0.0
-    q, log_p = q[:, None, :], tl.where(counts, log_p, float("-inf"))[:, None, :]
-    by_mean, by_std = tl.where(counts, by_mean, 0.0)[:, None, :], tl.where(counts, by_std, 0.0)[:, None, :]
-    return _merge(top, sums, log_p + q * (eps[:, :, None] - 0.5 * q), weight[:, None, :], by_mean, by_std)
+def _end_term(terms, origin, first: tl.constexpr, C):
+    """The term of a clipped end bin."""
+    zero = terms.std * 0.0
+    edge, bin = (zero + 1.0, zero) if first else (zero + (C.K - 1.0), zero + (C.K - 1.0))
+    z = to_edge(origin_of(terms.mean, C.K), edge, C.K) * terms.unit
+    end_bin = scaled_end_bin(z, first, terms.inverse_std)
+    return _term(terms, origin, end_bin, bin - origin.bin, 1.0, tl.full(zero.shape, True, tl.int1))
 
 
 @triton.jit
-def _sum_of_draws(x, normal, tau, bump, low, high, eps, legendre, C, S):
-    """Σ_k p_k·exp(q_k(eps − q_k/2)), q_k = (c_k − x)/τ, of all draws with an eps from `low` to `high`: ln of the
-    largest term, and the sum and its derivatives divided by this term. normal: the mean, the std, and whether the
-    distribution counts as uniform."""
-    mean, std, _ = normal
-    from_mean, from_x = origin_of(mean, C.K), origin_of(x, C.K)
-    unit, q_unit = reciprocal(C.K * std), reciprocal(C.K * tau)
-    base, offset, length, cut_low, cut_high, bins = _window(x, mean, tau, bump, low, high, C)
-    origins = from_mean[0], from_mean[1], base, to_centre(from_x, base, C.K), unit, q_unit
+def _add(term, slopes, sums, D: tl.constexpr):
+    """Adds a term to the sums of D draws. `sums` has for each draw ln₂ of the largest term, and the sum and its
+    derivatives by mean and std, which are divided by this term."""
+    exponent, distance, mass, by_mean, by_std = term
+    added = ()
+    for d in tl.static_range(D):
+        power = tl.fma(distance, slopes[d], exponent)
+        top = tl.maximum(sums[4 * d], power)
+        scale, e = exp2_term(sums[4 * d] - top), exp2_term(power - top)
+        value = tl.fma(sums[4 * d + 1], scale, e * mass)
+        sum_by_mean = tl.fma(sums[4 * d + 2], scale, e * by_mean)
+        added += (top, value, sum_by_mean, tl.fma(sums[4 * d + 3], scale, e * by_std))
+    return added
+
+
+@triton.jit
+def _add_cut(terms, origin, distance, side, cut, eps, slopes, sums, C, D: tl.constexpr):
+    """Adds the correction of the midpoint rule to the sums of the variables whose window is cut off. side: the signed
+    width of a bin, towards the inside."""
+    bin = _inner_bin(terms, origin, distance, C)
+    std = tl.where(terms.uniform, 1e9, terms.std)
+    log_by_mean, q = bin[3] / bin[2], origin.q + 2.0 * terms.q_unit * distance
+    exponent, _, mass, by_mean, by_std = _term(terms, origin, bin, distance, 1.0, cut)
+    added = ()
+    for d in tl.static_range(D):
+        weight, w_by_mean, w_by_std = _cut_weight(log_by_mean, q, eps[d], side, terms.tau, std)
+        e = tl.where(cut, exp2_term(tl.fma(distance, slopes[d], exponent) - sums[4 * d]), 0.0)
+        value = sums[4 * d + 1] + e * (mass * weight)
+        sum_by_mean = sums[4 * d + 2] + e * (mass * w_by_mean + by_mean * weight)
+        sum_by_std = sums[4 * d + 3] + e * (mass * w_by_std + by_std * weight)
+        added += (sums[4 * d], value, sum_by_mean, sum_by_std)
+    return added
+
+
+@triton.jit
+def _sums(terms, eps, legendre, C, S):
+    """Σ_k p_k·exp(q_k(ε − q_k/2)), q_k = (c_k − x)/τ, of D draws, as `_add` has it, divided by the origin's term
+    without its mass; and the origin."""
+    least, most, sums, slopes = eps[0], eps[0], (), ()
+    for d in tl.static_range(S.D):
+        least, most = tl.minimum(least, eps[d]), tl.maximum(most, eps[d])
+        zero = eps[d] * 0.0
+        sums += (zero + _NO_TERM, zero, zero, zero)
+    origin = _origin(terms, 0.5 * (least + most), C)
+    window = _window(terms, origin.bin, least, most, C)
+    for d in tl.static_range(S.D):
+        slopes += (_slope(terms, origin, eps[d]),)
+    for i in range(0, tl.max(window.points, 0).to(tl.int32)):
+        node, weight = tl.load(legendre[0] + i % S.N), tl.load(legendre[1] + i % S.N)
+        distance = window.offset + window.step * tl.where(window.panels > 0.0, i // S.N + node, i)
+        bin = _inner_bin(terms, origin, distance, C)
+        weight = window.step * tl.where(window.panels > 0.0, weight, 1.0)
+        sums = _add(_term(terms, origin, bin, distance, weight, i < window.points), slopes, sums, S.D)
     if C.CLIP:
-        top, sums = _ends(from_mean, from_x, unit, q_unit, std, eps, C.K)
-    else:
-        top = tl.full(eps.shape, float("-inf"), eps.dtype)
-        sums = eps * 0.0, eps * 0.0, eps * 0.0
-    most = tl.max(tl.where(bins < 0.0, S.P, bins), 0).to(tl.int32)
-    for first in range(0, most, S.P):
-        top, sums = _add_points(top, sums, first, (offset, length, bins), legendre, eps, origins, normal, C.K, S.P)
-    if tl.max((cut_low | cut_high).to(tl.int32), 0) > 0:
+        sums = _add(_end_term(terms, origin, True, C), slopes, sums, S.D)
+        sums = _add(_end_term(terms, origin, False, C), slopes, sums, S.D)
+    if tl.max(window.panels, 0) > 0.0:
         width: tl.constexpr = 2.0 / C.K
-        low_cut, high_cut = (cut_low, offset, width), (cut_high, offset + length, -width)
-        sums = _add_cut(top, sums, low_cut, eps, origins, normal, bump, tau, C.K)
-        sums = _add_cut(top, sums, high_cut, eps, origins, normal, bump, tau, C.K)
-    return top, sums
+        end = window.offset + window.step * window.panels
+        sums = _add_cut(terms, origin, window.offset, width, window.cut_low, eps, slopes, sums, C, S.D)
+        sums = _add_cut(terms, origin, end, -width, window.cut_high, eps, slopes, sums, C, S.D)
+    return sums, origin
 
 
 @triton.jit
@@ -261,50 +366,64 @@ def _total(mean, std, CLIP: tl.constexpr):
 
 
 @triton.jit
-def _log_sums(x, normal, tau, eps, d, draws, legendre, C, S):
-    """ln Σ_k p_k·exp(q_k(eps − q_k/2)) of the draws d, and its derivatives by mean and std. Draws with peaks near each
-    other are a group and share a window."""
+def _log_sums(x, normal, tau, eps, legendre, C, S):
+    """ln Σ_k p_k·exp(q_k(ε − q_k/2)) of D draws, and its derivatives by mean and std, one after the other."""
     mean, std = normal
     uniform, total, total_by_mean, total_by_std = _total(mean, std, C.CLIP)
-    bump_std = tl.where(uniform, 1e9, std)
-    spread = tl.sqrt(bump_std * bump_std + tau * tau)
-    bump = bump_std, bump_std * tau / spread
-    per_window = bump_std / spread / _SPAN  # in eps, with which the peaks move by bump_std/spread of s
-    least = tl.min(tl.where(d < draws.n_samples, eps, float("inf")), 1)
-    most = tl.max(tl.where(d < draws.n_samples, eps, float("-inf")), 1)
-    group = tl.floor((eps - least[:, None]) * per_window[:, None])
-    groups = (most - least) * per_window
-    value, by_mean, by_std = eps * 0.0, eps * 0.0, eps * 0.0
-    for g in range(tl.max(tl.where((groups > 0.0) & (groups < 64.0), groups, 0.0), 0).to(tl.int32) + 1):
-        low, high = least + g / per_window, tl.minimum(least + (g + 1) / per_window, most)
-        top, sums = _sum_of_draws(x, (mean, std, uniform), tau, bump, low, high, eps, legendre, C, S)
-        in_group = group == g
-        value = tl.where(in_group, top + log(sums[0]) - total[:, None], value)
-        by_mean = tl.where(in_group, sums[1] / sums[0] - total_by_mean[:, None], by_mean)
-        by_std = tl.where(in_group, sums[2] / sums[0] - total_by_std[:, None], by_std)
+    terms = _Terms(x, mean, std, tau, 1.0 / std, reciprocal(C.K * std), reciprocal(C.K * tau), uniform)
+    sums, origin = _sums(terms, eps, legendre, C, S)
     poison = x + mean + std + tau
-    return tl.where((poison == poison)[:, None], value, float("nan")), by_mean, by_std
+    logs = ()
+    for d in tl.static_range(S.D):
+        inverse = 1.0 / sums[4 * d + 1]
+        value = sums[4 * d] * _LOG_OF_TWO + log(sums[4 * d + 1]) + _log_origin(origin, eps[d]) - total
+        by_mean = sums[4 * d + 2] * inverse - total_by_mean
+        value = tl.where(poison == poison, value, float("nan"))
+        logs += (value, by_mean, sums[4 * d + 3] * inverse - total_by_std)
+    return logs
 
 
 @triton.jit
-def _weights(draws, d, T: tl.constexpr):
-    """The weights of the draws d, 0 for draws that do not exist."""
-    if draws.node_weights is None:
-        return tl.where(d < draws.n_samples, (tl.zeros(d.shape, T) + 1.0) / draws.n_samples, 0.0)
-    else:
-        return tl.load(draws.node_weights + d, mask=d < draws.n_samples, other=0)
-
-
-@triton.jit
-def _expected(weight, value):
-    """The weighted sum over the draws that exist."""
-    return tl.sum(tl.where(weight > 0.0, weight * value, 0.0), 1)
+def _draws_of(draws, first, block, count, C, D: tl.constexpr):
+    """The normals of D draws from number `first` on, and their weights. The last draw is repeated with a weight
+    of 0."""
+    eps, weights = (), ()
+    for d in tl.static_range(D):
+        draw = tl.minimum(first + d, draws.n_samples - 1)
+        if draws.nodes is not None:
+            normal = tl.zeros(block[1].shape, C.T) + tl.load(draws.nodes + draw)
+            weight = tl.load(draws.node_weights + draw)
+        else:
+            normal = noise_of(draws, block, MONTE_CARLO, C.T, draw, count)
+            weight = (tl.zeros((), C.T) + 1.0) / draws.n_samples
+        eps += (normal,)
+        weights += (tl.where(first + d < draws.n_samples, weight, 0.0),)
+    return eps, weights
 
 
 @triton.jit
 def _without_masked(normal, active):
     """The mean and std, but 0 and 1 for variables that are not active, so that these do not lengthen the loops."""
     return tl.where(active, normal[0], 0.0), tl.where(active, normal[1], 1.0)
+
+
+@triton.jit
+def _mixture_draws(x, tau, network, log_total, eps, legendre, active, block, C, S):
+    """For D draws of a mixture, ln of the sum over its components and bins, in the two numbers of `log_add`."""
+    totals = ()
+    for d in tl.static_range(S.D):
+        totals += (eps[d] * 0.0 + float("-inf"), eps[d] * 0.0)
+    # With licm the numbers that all components share would stay in registers, which are too few.
+    for m in tl.range(C.M, disable_licm=True):
+        mean, std, _, _ = mixtures.component(network, m, block, C)
+        logs = _log_sums(x, _without_masked((mean, std), active), tau, eps, legendre, C, S)
+        log_share = tl.where(active, mixtures.log_share(network, log_total, m, block, C), 0.0)
+        added = ()
+        for d in tl.static_range(S.D):
+            top, total = mixtures.log_add(totals[2 * d], totals[2 * d + 1], log_share + logs[3 * d])
+            added += (top, total)
+        totals = added
+    return totals
 
 
 @triton.jit
@@ -322,33 +441,29 @@ def _nstep(x, network, alpha, draws, legendre, n_steps, outputs, count, C: tl.co
     else:
         log_total = mixtures.normaliser(network, block, C)
     for first in range(0, draws.n_samples, S.D):
-        d = (first + tl.arange(0, S.D))[None, :]
-        eps = _draws_of(draws, first, block, count, C, S)
-        weight = _weights(draws, d, C.T)
+        eps, weights = _draws_of(draws, first, block, count, C, S.D)
         if C.M == 0:
-            value, by_mean, by_std = _log_sums(x, normal, tau, eps, d, draws, legendre, C, S)
-            loss += _expected(weight, value)
-            slope_mean += _expected(weight, by_mean)
-            slope_std += _expected(weight, by_std)
+            logs = _log_sums(x, normal, tau, eps, legendre, C, S)
+            for d in tl.static_range(S.D):
+                loss += weights[d] * logs[3 * d]
+                slope_mean += weights[d] * logs[3 * d + 1]
+                slope_std += weights[d] * logs[3 * d + 2]
         else:
-            top, total = tl.full(eps.shape, float("-inf"), C.T), eps * 0.0
-            # With licm the numbers that all components share would stay in registers, which are too few.
-            for m in tl.range(C.M, disable_licm=True):
-                mean, std, _, _ = mixtures.component(network, m, block, C)
-                value, _, _ = _log_sums(x, _without_masked((mean, std), active), tau, eps, d, draws, legendre, C, S)
-                log_share = tl.where(active, mixtures.log_share(network, log_total, m, block, C), 0.0)
-                top, total = mixtures.log_add(top, total, log_share[:, None] + value)
-            loss += _expected(weight, top + log(total))
+            totals = _mixture_draws(x, tau, network, log_total, eps, legendre, active, block, C, S)
+            for d in tl.static_range(S.D):
+                loss += weights[d] * (totals[2 * d] + log(totals[2 * d + 1]))
             for m in tl.range(C.M, disable_licm=True):
                 mean, std, mean_by, std_by = mixtures.component(network, m, block, C)
-                one = _without_masked((mean, std), active)
-                value, by_mean, by_std = _log_sums(x, one, tau, eps, d, draws, legendre, C, S)
+                logs = _log_sums(x, _without_masked((mean, std), active), tau, eps, legendre, C, S)
                 log_share = tl.where(active, mixtures.log_share(network, log_total, m, block, C), 0.0)
-                posterior = exp(log_share[:, None] + value - top) / total
-                by_mean = -n_steps * _expected(weight, posterior * by_mean) * mean_by
-                by_std = -n_steps * _expected(weight, posterior * by_std) * std_by
-                grad_logit = -n_steps * _expected(weight, posterior - exp(log_share)[:, None])
-                mixtures.write(gradients, m, block, keep, first > 0, by_mean, by_std, grad_logit)
+                share, by_mean, by_std, by_logit = exp(log_share), x * 0.0, x * 0.0, x * 0.0
+                for d in tl.static_range(S.D):
+                    posterior = exp(log_share + logs[3 * d] - totals[2 * d]) / totals[2 * d + 1]
+                    by_mean += weights[d] * posterior * logs[3 * d + 1]
+                    by_std += weights[d] * posterior * logs[3 * d + 2]
+                    by_logit += weights[d] * (posterior - share)
+                by_mean, by_std = -n_steps * by_mean * mean_by, -n_steps * by_std * std_by
+                mixtures.write(gradients, m, block, keep, first > 0, by_mean, by_std, -n_steps * by_logit)
     if C.M == 0:
         store(gradients[0], block, tl.where(keep, -n_steps * slope_mean * mean_by, 0.0))
         store(gradients[1], block, tl.where(keep, -n_steps * slope_std * std_by, 0.0))

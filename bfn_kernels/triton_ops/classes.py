@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from bfn_kernels.triton_ops.elementary import exp_difference, reciprocal
-from bfn_kernels.triton_ops.noise import normals, start_of_draw
+from bfn_kernels.triton_ops.noise import interleave, normals, start_of_draw
 from bfn_kernels.triton_ops.solver import guided
 from bfn_kernels.triton_ops.views import DENSE, GRID, View, grid_offset, joined, launch, load, programs, static, view
 
@@ -72,9 +72,8 @@ def class_view(x: Tensor | None, shape: torch.Size) -> View:
 
 
 @triton.jit
-def _pointers(view, rows, first, S):
+def _pointers(view, rows, k, S):
     start, offsets, _, _ = rows
-    k = first + tl.arange(0, S.TILE)
     if view[1] == DENSE:
         return view[0] + start * S.K + (offsets[:, None] * S.K + k[None, :])
     else:
@@ -90,7 +89,7 @@ def class_mask(first, S):
 @triton.jit
 def _load(view, rows, first, S):
     mask = rows[2][:, None] & class_mask(first, S)
-    return tl.load(_pointers(view, rows, first, S), mask=mask, other=0).to(S.T)
+    return tl.load(_pointers(view, rows, first + tl.arange(0, S.TILE), S), mask=mask, other=0).to(S.T)
 
 
 @triton.jit
@@ -107,9 +106,30 @@ def load_classes(view, rows, first, S, OTHER: tl.constexpr = float("-inf")):
 
 
 @triton.jit
+def load_like_noise(view, rows, S):
+    """The same numbers of whole rows, where each thread has groups of four classes as in `class_noise`. If K is not a
+    multiple of four, the numbers of `load_classes` would have another layout, and each operation with noise or with a
+    sum over the row would move them to other threads."""
+    first = 4 * tl.arange(0, S.TILE // 4)
+    return interleave(
+        _load_each(view, rows, first, S),
+        _load_each(view, rows, first + 1, S),
+        _load_each(view, rows, first + 2, S),
+        _load_each(view, rows, first + 3, S),
+    )
+
+
+@triton.jit
+def _load_each(view, rows, k, S):
+    inside = (k < S.K)[None, :]
+    z = tl.load(_pointers(view, rows, k, S), mask=rows[2][:, None] & inside, other=0).to(S.T)
+    return tl.where(inside, z, float("-inf"))
+
+
+@triton.jit
 def store_classes(view, rows, first, value, S):
     mask = rows[2][:, None] & class_mask(first, S)
-    tl.store(_pointers(view, rows, first, S), value.to(view[0].dtype.element_ty), mask=mask)
+    tl.store(_pointers(view, rows, first + tl.arange(0, S.TILE), S), value.to(view[0].dtype.element_ty), mask=mask)
 
 
 @triton.jit

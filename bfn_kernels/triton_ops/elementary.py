@@ -60,6 +60,31 @@ def exp(x):
 
 
 @triton.jit
+def exp2_term(x):
+    """2^x for x < 127, as a term of a sum whose largest term is about 1, by the GPU's own instruction."""
+    return tl.exp2(x)
+
+
+@triton.jit
+def exp2_less(x, less):
+    """2^x − less, where less is 0 or 1; the difference does not cancel. NaN if x is above 127.5."""
+    if x.dtype == tl.float64:
+        return tl.where(less > 0.0, expm1(x * 0.69314718055994530942), tl.exp2(x))
+    else:
+        x = tl.maximum(x, -126.0, propagate_nan=tl.PropagateNan.ALL)
+        x = tl.minimum(x, 128.0, propagate_nan=tl.PropagateNan.ALL)
+        shifted = x + _ROUND
+        r = x - (shifted - _ROUND)
+        p = 0.00015353359 * r + 0.0013398875
+        p = p * r + 0.009618437
+        p = p * r + 0.055503324
+        p = p * r + 0.24022648
+        p = p * r + 0.6931472
+        power = ((shifted.to(tl.int32, bitcast=True) << 23) + 0x3F800000).to(tl.float32, bitcast=True)
+        return power * (p * r) + (power - less)
+
+
+@triton.jit
 def expm1(x):
     """e^x − 1 for x < 88."""
     if x.dtype == tl.float64:

@@ -20,11 +20,17 @@ COMPONENT = tl.constexpr(noise.COMPONENT)
 
 @triton.jit
 def philox(seed, group, stream: tl.constexpr, draw):
-    """The four random words of each group; groups are int64."""
-    low = group.to(tl.uint32)
-    high = (group >> 32).to(tl.uint32)
-    zero = low * 0
-    return tl.philox(seed, low, high, zero + stream, zero + draw)
+    """The four random words of each group; groups are int64. Both halves of a product come from one instruction;
+    `tl.philox` takes three for them."""
+    c0, c1 = group.to(tl.uint32), (group >> 32).to(tl.uint32)
+    c2, c3 = c0 * 0 + stream, c0 * 0 + draw
+    k0, k1 = seed.to(tl.uint32), (seed >> 32).to(tl.uint32)
+    for _ in tl.static_range(10):
+        p0, p1 = c0.to(tl.uint64) * 0xD2511F53, c2.to(tl.uint64) * 0xCD9E8D57
+        c0, c2 = (p1 >> 32).to(tl.uint32) ^ c1 ^ k0, (p0 >> 32).to(tl.uint32) ^ c3 ^ k1
+        c1, c3 = p1.to(tl.uint32), p0.to(tl.uint32)
+        k0, k1 = k0 + 0x9E3779B9, k1 + 0xBB67AE85
+    return c0, c1, c2, c3
 
 
 @triton.jit

@@ -6,7 +6,7 @@ import triton.language as tl
 
 from bfn_kernels.triton_ops.elementary import exp, log, log1p, reciprocal
 
-_SCALE = tl.constexpr(0.3989422804014327)  # 1/√(2π)
+SCALE = tl.constexpr(0.3989422804014327)  # 1/√(2π)
 
 
 @triton.jit
@@ -61,7 +61,7 @@ def _mills64(z):
 def tail(z):
     """φ(z), Φ(−z) and the integral of Φ from −∞ to −z, for z ≥ 0."""
     e, ratio = exp(-0.5 * z * z), mills(z)
-    return e * _SCALE, e * ratio, e * (_SCALE - z * ratio)
+    return e * SCALE, e * ratio, e * (SCALE - z * ratio)
 
 
 @triton.jit
@@ -87,23 +87,30 @@ def log_cdf(z):
     e = exp(exponent)
     mass = tl.where(z < 0.0, 0.0, e * ratio)
     value = tl.where(z < 0.0, exponent + log(ratio), log1p(-mass))
-    return value, tl.where(z < 0.0, _SCALE / ratio, _SCALE * e / (1.0 - mass))
+    return value, tl.where(z < 0.0, SCALE / ratio, SCALE * e / (1.0 - mass))
 
 
 @triton.jit
-def log_interval(left, right, middle, width):
-    """ln(Φ(right) − Φ(left)) and its derivatives by left and by right. If both edges are on one side of 0, it is
-    computed from the tail beyond the nearer edge, so that nothing cancels."""
+def scaled_interval(left, right, middle, width):
+    """Φ(right) − Φ(left) as exp(−z²/2)·(front − lost): returns z, front, lost, and the densities at both ends divided
+    by exp(−z²/2). If both edges are on one side of 0, it is computed from the tail beyond the nearer edge, so that
+    nothing cancels."""
     astride, above = (left <= 0.0) & (right >= 0.0), left > 0.0
     near = tl.where(astride, -left, tl.where(above, left, -right))
     far = tl.where(astride, right, tl.where(above, right, -left))
     near_mills, far_mills = mills(near), mills(far)
-    near_density, far_density = exp(-0.5 * near * near), exp(-0.5 * far * far)
-    drop = exp(-width * tl.abs(middle))  # the ratio of the densities at the farther and the nearer edge
-    missing = tl.where(astride, near_density * near_mills + far_density * far_mills, drop * far_mills / near_mills)
-    value = log1p(-missing) + tl.where(astride, 0.0, -0.5 * near * near + log(near_mills))
-    inverse = _SCALE / (tl.where(astride, 1.0, near_mills) * (1.0 - missing))
-    by_near = tl.where(astride, near_density, 1.0) * inverse
-    by_far = tl.where(astride, far_density, drop) * inverse
+    at_near = tl.where(astride, exp(-0.5 * near * near), 1.0)
+    at_far = exp(tl.where(astride, -0.5 * far * far, -width * tl.abs(middle)))
+    lost = at_far * far_mills + tl.where(astride, at_near * near_mills, 0.0)
     in_order = astride | above
-    return value, tl.where(in_order, -by_near, -by_far), tl.where(in_order, by_far, by_near)
+    of_left, of_right = tl.where(in_order, at_near, at_far), tl.where(in_order, at_far, at_near)
+    return tl.where(astride, 0.0, near), tl.where(astride, 1.0, near_mills), lost, SCALE * of_left, SCALE * of_right
+
+
+@triton.jit
+def log_interval(left, right, middle, width):
+    """ln(Φ(right) − Φ(left)) and its derivatives by left and by right."""
+    z, front, lost, of_left, of_right = scaled_interval(left, right, middle, width)
+    missing = lost / front
+    inverse = 1.0 / (front * (1.0 - missing))
+    return log1p(-missing) + (-0.5 * z * z + log(front)), -of_left * inverse, of_right * inverse

@@ -142,17 +142,13 @@ class NStep {
   explicit NStep(const DiscretisedLoss& loss)
       : op(loss),
         draws(loss.draws.count()),
-        eps(draws),
         weights(draws),
         normals(loss.draws.n_samples * noise_buffer_size(kBlock)),
-        sums(loss.from.components, DrawSums<T>(draws)),
+        sums(3 * draws * kBlock),
         terms(loss.from.components),
         e(loss.from.components),
-        sum({loss.from.num_bins, loss.from.clip}) {
-    for (int64_t i = 0; i < draws; ++i) {
-      eps[i] = op.draws.n_samples ? T(0) : static_cast<T>(op.draws.nodes[i]);
-      weights[i] = weight_of<T>(op.draws, i);
-    }
+        sum({loss.from.num_bins, loss.from.clip}, draws) {
+    for (int64_t i = 0; i < draws; ++i) weights[i] = weight_of<T>(op.draws, i);
   }
 
   void operator()(const NetworkBlock<T>& from, const T* x, int64_t start, const uint8_t* mask, T* loss,
@@ -160,24 +156,58 @@ class NStep {
     T alpha_buffer[kBlock];
     const T* alpha = load(op.alpha, start, from.length, alpha_buffer);
     draw(start, from.length);
+    // The normals of all variables with a cost, of which kLanes are summed at a time.
+    int32_t places[kBlock + kLanes];
+    int64_t count = 0;
     for (int64_t i = 0; i < from.length; ++i) {
       if (mask && !mask[i]) continue;
-      for (int64_t d = 0; d < op.draws.n_samples; ++d) eps[d] = normals[d * noise_buffer_size(kBlock) + i];
-      const int64_t first = i * from.components;
-      for (int64_t m = 0; m < from.components; ++m) {
-        sum(x[i], from.mean[first + m], from.std[first + m], 1 / sqrt(alpha[i]), eps.data(), draws, sums[m]);
-      }
-      loss[i] = expect(from, first, by);
+      for (int64_t m = i * from.components; m < (i + 1) * from.components; ++m) places[count++] = m;
+    }
+    std::fill_n(places + count, kLanes, count ? places[count - 1] : 0);
+    for (int64_t first = 0; first < count; first += kLanes) sum_lanes(from, x, alpha, places + first);
+    for (int64_t i = 0; i < from.length; ++i) {
+      if (!mask || mask[i]) loss[i] = expect(from, i * from.components, by);
     }
   }
 
  private:
   const DiscretisedLoss& op;
   int64_t draws;
-  std::vector<T> eps, weights, normals;
-  std::vector<DrawSums<T>> sums;  // one for each component
+  std::vector<T> weights, normals;
+  std::vector<T> sums;  // ln of the sum of every normal of a block in every draw, and its derivatives by mean and std
   std::vector<T> terms, e;
   NStepSum<T> sum;
+
+  WithGradient<T> sum_at(int64_t d, int64_t place) const {
+    const T* of_draw = sums.data() + 3 * d * kBlock + place;
+    return {of_draw[0], of_draw[kBlock], of_draw[2 * kBlock]};
+  }
+
+  // Computes the sums of the normals at these places.
+  void sum_lanes(const NetworkBlock<T>& from, const T* x, const T* alpha, const int32_t* places) {
+    NStepInputs<T> in;
+    for (int64_t j = 0; j < kLanes; ++j) {
+      const int64_t place = places[j], i = place / from.components;
+      in.x[j] = x[i];
+      in.mean[j] = from.mean[place];
+      in.std[j] = from.std[place];
+      in.tau[j] = 1 / sqrt(alpha[i]);
+      for (int64_t d = 0; d < draws; ++d) {
+        const T node = op.draws.n_samples ? T(0) : static_cast<T>(op.draws.nodes[d]);
+        sum.eps[d * kLanes + j] = op.draws.n_samples ? normals[d * noise_buffer_size(kBlock) + i] : node;
+      }
+    }
+    sum(in);
+    for (int64_t d = 0; d < draws; ++d) {
+      T* of_draw = sums.data() + 3 * d * kBlock;
+      for (int64_t j = 0; j < kLanes; ++j) {
+        const auto of_lane = sum.draws[d].at(j);
+        of_draw[places[j]] = of_lane.value;
+        of_draw[places[j] + kBlock] = of_lane.by_mean;
+        of_draw[places[j] + 2 * kBlock] = of_lane.by_std;
+      }
+    }
+  }
 
   // Returns the loss of a variable, the expectation over its draws, and writes its gradient. The sum over bins is
   // linear in p. So the sum of a mixture is the sum over its components, times their shares.
@@ -190,16 +220,17 @@ class NStep {
     for (int64_t d = 0; d < draws; ++d) {
       const T weight = -n * weights[d];
       if (!from.mixed) {
-        value += weight * sums[0].value[d];
-        by.by_mean[first] += weight * sums[0].by_mean[d];
-        by.by_std[first] += weight * sums[0].by_std[d];
+        const auto of_draw = sum_at(d, first);
+        value += weight * of_draw.value;
+        by.by_mean[first] += weight * of_draw.by_mean;
+        by.by_std[first] += weight * of_draw.by_std;
         continue;
       }
-      for (int64_t m = 0; m < from.components; ++m) terms[m] = from.log_share[first + m] + sums[m].value[d];
+      for (int64_t m = 0; m < from.components; ++m) terms[m] = from.log_share[first + m] + sum_at(d, first + m).value;
       const LogSum<T> total = log_sum(terms.data(), from.components, e.data());
       value += weight * total.value();
       for (int64_t m = 0; m < from.components; ++m) {
-        by.add(first + m, log_sum_gradient(weight, e[m] / total.sum, from.share[first + m], sums[m].at(d)));
+        by.add(first + m, log_sum_gradient(weight, e[m] / total.sum, from.share[first + m], sum_at(d, first + m)));
       }
     }
     return value;

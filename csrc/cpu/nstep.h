@@ -1,156 +1,288 @@
-// The sums of the discretised n-step loss for one variable (math/nstep.h). The points of a window are computed once for
-// many draws.
+// The sums of the discretised n-step loss (math/nstep.h), for kLanes variables at a time. The terms of a window are
+// computed once for all draws.
 #pragma once
 
 #include <algorithm>
 #include <vector>
 
 #include "../math/nstep.h"
+#include "parallel.h"
 
 namespace bfn {
 
-constexpr int64_t kDrawLanes = 8;  // how many draws are summed at a time, so that the compiler vectorises the loops
-
-// ln sum_k p_k exp(q_k (eps - q_k / 2)) of every draw, and its derivatives by mean and std.
+// A number for each variable.
 template <class T>
-struct DrawSums {
-  std::vector<T> value, by_mean, by_std;
-  explicit DrawSums(int64_t draws) : value(draws), by_mean(draws), by_std(draws) {}
+using Lanes = T[kLanes];
 
-  WithGradient<T> at(int64_t draw) const { return {value[draw], by_mean[draw], by_std[draw]}; }
+// The variables whose sums are computed together.
+template <class T>
+struct NStepInputs {
+  Lanes<T> x, mean, std, tau;
 };
 
-// Computes DrawSums. It has arrays of the points of a window, of which `weight` is the number of bins that a point
-// stands for.
+// The terms of one point.
+template <class T>
+struct TermLanes {
+  Lanes<T> exponent, distance, mass, by_mean, by_std;
+
+  // A term that does not count changes neither the sums nor the largest term.
+  void set(int64_t j, const NStepTerm<T>& term, bool counts) {
+    exponent[j] = counts ? term.exponent : T(-1e30);
+    distance[j] = counts ? term.distance : T(0);
+    mass[j] = counts ? term.mass.value : T(0);
+    by_mean[j] = counts ? term.mass.by_mean : T(0);
+    by_std[j] = counts ? term.mass.by_std : T(0);
+  }
+};
+
+// The sums of one draw, divided by 2^top. NStepSum turns them into ln sum_k p_k exp(q_k (eps - q_k / 2)) and its
+// derivatives by mean and std.
+template <class T>
+struct DrawLanes {
+  Lanes<T> top, value, by_mean, by_std;
+
+  DrawLanes() : value{}, by_mean{}, by_std{} { std::fill_n(top, kLanes, T(-1e30)); }
+  WithGradient<T> at(int64_t j) const { return {value[j], by_mean[j], by_std[j]}; }
+
+  void add(const TermLanes<T>& term, int64_t j, T slope) {
+    const T e = exp2_term(term.exponent[j] + term.distance[j] * slope - top[j]);
+    value[j] += e * term.mass[j];
+    by_mean[j] += e * term.by_mean[j];
+    by_std[j] += e * term.by_std[j];
+  }
+};
+
+// The compiler vectorises the loops over lanes, since nothing in them is a branch.
 template <class T>
 class NStepSum {
  public:
-  explicit NStepSum(Bins<T> all_bins) : bins(all_bins) {
-    const int64_t most = sizeof(T) == sizeof(double) ? all_bins.count : kMaxPoints;
-    for (auto* array : {&distance, &q, &log_p, &by_mean, &by_std, &weight}) array->resize(most + 2);
+  NStepSum(Bins<T> bins, int64_t num_draws)
+      : eps(num_draws * kLanes), draws(num_draws), bins_(bins), slopes_(num_draws * kLanes) {
     for (int i = 0; i < kNodes; ++i) {
-      nodes[i] = static_cast<T>(legendre_node(i));
-      node_weights[i] = static_cast<T>(legendre_weight(i));
+      nodes_[i] = static_cast<T>(legendre_node(i));
+      weights_[i] = static_cast<T>(legendre_weight(i));
     }
   }
 
-  void operator()(T x, T mean, T std, T tau, const T* eps, int64_t draws, DrawSums<T>& out) {
-    const NStepNormal<T> normal(x, mean, std, tau, bins);
-    for (int64_t begin = 0, end; begin < draws; begin = end) {
-      end = begin + 1;
-      T least = eps[begin], most = least;
-      // One window serves as many consecutive draws as possible. These are many, since the nodes of a quadrature are in
-      // order, and most normals are near to each other.
-      for (; end < draws; ++end) {
-        const T low = eps[end] < least ? eps[end] : least, high = eps[end] > most ? eps[end] : most;
-        if (!normal.share_window(low, high)) break;
-        least = low;
-        most = high;
-      }
-      make_points(normal, normal.window(least, most));
-      for (int64_t i = begin; i < end; i += kDrawLanes) sum_draws(normal, eps, i, std::min(end, i + kDrawLanes), out);
+  std::vector<T> eps;               // of each draw and variable, set by the caller
+  std::vector<DrawLanes<T>> draws;  // the results
+
+  void operator()(const NStepInputs<T>& in) {
+    std::fill(draws.begin(), draws.end(), DrawLanes<T>());
+    if (bins_.clip) {
+      set_windows<true>(in);
+      add_end<true>();
+      add_end<false>();
+    } else {
+      set_windows<false>(in);
     }
+    set_slopes();
+    const int count = static_cast<int>(*std::max_element(windows_.count, windows_.count + kLanes));
+    for (int i = 0; i < count; ++i) add_point(i);
+    add_stored();
+    if (any(windows_.cut_low)) add_cuts<true>();
+    if (any(windows_.cut_high)) add_cuts<false>();
+    finish();
   }
 
  private:
-  // An end of the window that lies inside the range of bins.
-  struct Cut {
-    bool low;
-    NStepPlace<T> place;
+  static constexpr int kMostStored = 64;
+
+  struct WindowLanes {
+    Lanes<T> offset, step, count, panels, cut_low, cut_high;
+
+    void set(int64_t j, const NStepWindow<T>& window) {
+      offset[j] = window.offset;
+      step[j] = window.step;
+      count[j] = window.count;
+      panels[j] = window.panels;
+      cut_low[j] = window.cut_low;
+      cut_high[j] = window.cut_high;
+    }
+    NStepWindow<T> at(int64_t j) const { return {offset[j], step[j], count[j], panels[j], cut_low[j], cut_high[j]}; }
+  };
+  struct OriginLanes {
+    Lanes<T> bin, z, side, along, q;
+
+    void set(int64_t j, const NStepOrigin<T>& origin) {
+      bin[j] = origin.bin;
+      z[j] = origin.z;
+      side[j] = origin.side;
+      along[j] = origin.along;
+      q[j] = origin.q;
+    }
+    NStepOrigin<T> at(int64_t j) const { return {bin[j], z[j], side[j], along[j], q[j]}; }
+  };
+  struct NormalLanes {
+    Lanes<T> x, mean, std, tau, inverse_std, unit, q_unit, uniform, total, total_by_mean, total_by_std;
+
+    void set(int64_t j, const NStepNormal<T>& normal) {
+      x[j] = normal.terms.x;
+      mean[j] = normal.terms.mean;
+      std[j] = normal.terms.std;
+      tau[j] = normal.terms.tau;
+      inverse_std[j] = normal.terms.inverse_std;
+      unit[j] = normal.terms.unit;
+      q_unit[j] = normal.terms.q_unit;
+      uniform[j] = normal.terms.uniform ? T(1) : T(0);
+      total[j] = normal.total.value;
+      total_by_mean[j] = normal.total.by_mean;
+      total_by_std[j] = normal.total.by_std;
+    }
+    NStepTerms<T> at(int64_t j, Bins<T> bins) const {
+      return {bins, x[j], mean[j], std[j], tau[j], inverse_std[j], unit[j], q_unit[j], uniform[j] > T(0)};
+    }
   };
 
-  Bins<T> bins;
-  int64_t count = 0, num_cuts = 0;
-  std::vector<T> distance, q, log_p, by_mean, by_std, weight;
-  Cut cuts[2];
-  T nodes[kNodes], node_weights[kNodes];
+  Bins<T> bins_;
+  std::vector<T> slopes_;  // of each draw and variable
+  T nodes_[kNodes], weights_[kNodes];
+  WindowLanes windows_;
+  OriginLanes origins_;
+  NormalLanes normals_;
+  TermLanes<T> stored_[kMostStored];
+  int num_stored_ = 0;
 
-  // `normal` is passed by value. So the compiler knows that no store changes it, and vectorises the loops.
-  void make_points(const NStepNormal<T> normal, const NStepWindow<T> window) {
-    count = window.count();
-    const auto set = [&](int64_t i, Point<T> point) {
-      distance[i] = point.distance;
-      weight[i] = point.weight;
-    };
-    if (window.every_bin) {
-      for (int64_t i = 0; i < count; ++i) set(i, window.bin(static_cast<T>(i)));
-    } else {
-      for (int64_t i = 0; i < kNodes; ++i) set(i, window.node(nodes[i], node_weights[i]));
+  template <bool kClip>
+  [[gnu::noinline]] void set_windows(const NStepInputs<T>& in) {
+    const Bins<T> bins{bins_.count, kClip};
+    Lanes<T> least, most;
+    std::copy_n(eps.data(), kLanes, least);
+    std::copy_n(eps.data(), kLanes, most);
+    for (size_t d = 1; d < draws.size(); ++d) {
+      const T* of_draw = eps.data() + d * kLanes;
+#pragma GCC unroll 1
+      for (int64_t j = 0; j < kLanes; ++j) {
+        least[j] = smaller(of_draw[j], least[j]);
+        most[j] = larger(of_draw[j], most[j]);
+      }
     }
-    for (int64_t i = 0; i < count; ++i) q[i] = normal.q_at(window.base, distance[i]);
-    set_log_probs(normal, window.base);
-    num_cuts = 0;
-    for (const bool low : {true, false}) {
-      if (window.cut(low)) cuts[num_cuts++] = {low, normal.place(window.base, window.end(low))};
+    WindowLanes windows;
+    OriginLanes origins;
+    NormalLanes normals;
+    for (int64_t j = 0; j < kLanes; ++j) {
+      const NStepNormal<T> normal(in.x[j], in.mean[j], in.std[j], in.tau[j], bins);
+      const NStepOrigin<T> origin = normal.origin(least[j], most[j]);
+      origins.set(j, origin);
+      windows.set(j, normal.window(origin, least[j], most[j]));
+      normals.set(j, normal);
     }
-    for (const bool first : {true, false}) {
-      if (bins.clip) add_end(normal.end_bin(first));
+    windows_ = windows;
+    origins_ = origins;
+    normals_ = normals;
+  }
+
+  [[gnu::noinline]] void set_slopes() {
+    const Bins<T> bins = bins_;
+    for (size_t d = 0; d < draws.size(); ++d) {
+      Lanes<T> slopes;
+      for (int64_t j = 0; j < kLanes; ++j) {
+        slopes[j] = normals_.at(j, bins).slope(origins_.at(j), eps[d * kLanes + j]);
+      }
+      std::copy_n(slopes, kLanes, slopes_.data() + d * kLanes);
     }
   }
 
-  void set_log_probs(const NStepNormal<T> normal, T base) {
-    T *value = log_p.data(), *mean = by_mean.data(), *std = by_std.data();
-    const T* from_base = distance.data();
-    if (normal.uniform) {
-      std::fill_n(value, count, normal.uniform_log_p().value);
-      std::fill_n(mean, count, T(0));
-      std::fill_n(std, count, T(0));
-      return;
+  static bool any(const Lanes<T>& flags) {
+    return std::any_of(flags, flags + kLanes, [](T flag) { return flag > T(0); });
+  }
+
+  template <bool kFirst>
+  [[gnu::noinline]] void add_end() {
+    TermLanes<T> terms;
+    const Bins<T> bins = bins_;
+    for (int64_t j = 0; j < kLanes; ++j) terms.set(j, normals_.at(j, bins).end_bin(origins_.at(j), kFirst), true);
+    store(terms);
+  }
+
+  [[gnu::noinline]] void add_point(int i) {
+    TermLanes<T> terms;
+    const Bins<T> bins = bins_;
+    const T node = nodes_[i % kNodes], weight = weights_[i % kNodes], index = static_cast<T>(i);
+    for (int64_t j = 0; j < kLanes; ++j) {
+      const Point<T> point = windows_.at(j).point(i, node, weight);
+      terms.set(j, normals_.at(j, bins).point(origins_.at(j), point), !(index >= windows_.count[j]));
+    }
+    store(terms);
+  }
+
+  void store(const TermLanes<T>& terms) {
+    if (num_stored_ == kMostStored) add_stored();
+    stored_[num_stored_++] = terms;
+  }
+
+  // Adds the stored terms to the sums.
+  void add_stored() {
+    for (size_t d = 0; d < draws.size(); ++d) {
+      Lanes<T> top;
+      std::copy_n(draws[d].top, kLanes, top);
+      find_tops(stored_, num_stored_, slopes_.data() + d * kLanes, top);
+      add_terms(stored_, num_stored_, slopes_.data() + d * kLanes, top, draws[d]);
+    }
+    num_stored_ = 0;
+  }
+
+  // Raises `top` to the largest term of each variable. Unrolled, the short loop would not be vectorised.
+  [[gnu::noinline]] static void find_tops(const TermLanes<T>* __restrict terms, int64_t count,
+                                          const T* __restrict slopes, T* __restrict top) {
+    for (int64_t i = 0; i < count; ++i) {
+#pragma GCC unroll 1
+      for (int64_t j = 0; j < kLanes; ++j) {
+        const T term = terms[i].exponent[j] + terms[i].distance[j] * slopes[j];
+        top[j] = larger(term, top[j]);
+      }
+    }
+  }
+  [[gnu::noinline]] static void add_terms(const TermLanes<T>* __restrict terms, int64_t count,
+                                          const T* __restrict slopes, const T* __restrict new_top,
+                                          DrawLanes<T>& __restrict sums) {
+    for (int64_t j = 0; j < kLanes; ++j) {
+      const T scale = exp2_term(sums.top[j] - new_top[j]);
+      sums.top[j] = new_top[j];
+      sums.value[j] *= scale;
+      sums.by_mean[j] *= scale;
+      sums.by_std[j] *= scale;
     }
     for (int64_t i = 0; i < count; ++i) {
-      const auto p = normal.inner_bin(base, from_base[i]);
-      value[i] = p.value;
-      mean[i] = p.by_mean;
-      std[i] = p.by_std;
+      for (int64_t j = 0; j < kLanes; ++j) sums.add(terms[i], j, slopes[j]);
     }
   }
 
-  void add_end(NStepPlace<T> end) {
-    q[count] = end.q;
-    log_p[count] = end.log_p.value;
-    by_mean[count] = end.log_p.by_mean;
-    by_std[count] = end.log_p.by_std;
-    weight[count++] = T(1);
+  template <bool kLow>
+  [[gnu::noinline]] void add_cuts() {
+    const Bins<T> bins = bins_;
+    for (size_t d = 0; d < draws.size(); ++d) {
+      Lanes<T> each, slopes;
+      std::copy_n(eps.data() + d * kLanes, kLanes, each);
+      std::copy_n(slopes_.data() + d * kLanes, kLanes, slopes);
+      DrawLanes<T> draw = draws[d];
+      TermLanes<T> terms;
+      for (int64_t j = 0; j < kLanes; ++j) {
+        const NStepWindow<T> window = windows_.at(j);
+        const T cut = kLow ? window.cut_low : window.cut_high;
+        terms.set(j, normals_.at(j, bins).cut(origins_.at(j), window, kLow, each[j]), cut > T(0));
+        draw.add(terms, j, slopes[j]);
+      }
+      draws[d] = draw;
+    }
   }
 
-  // Computes the sums of the draws [begin, end), of which there are at most kDrawLanes.
-  void sum_draws(const NStepNormal<T>& normal, const T* draws, int64_t begin, int64_t end, DrawSums<T>& out) const {
-    T eps[kDrawLanes], top[kDrawLanes], value[kDrawLanes] = {}, mean[kDrawLanes] = {}, std[kDrawLanes] = {};
-    for (int64_t j = 0; j < kDrawLanes; ++j) {
-      eps[j] = draws[std::min(begin + j, end - 1)];
-      top[j] = kMinusInfinity<T>;
-    }
-    for (int64_t i = 0; i < count; ++i) {
-      for (int64_t j = 0; j < kDrawLanes; ++j) {
-        const T term = nstep_exponent(log_p[i], q[i], eps[j]);
-        top[j] = term > top[j] ? term : top[j];
+  [[gnu::noinline]] void finish() {
+    const Bins<T> bins = bins_;
+    for (size_t d = 0; d < draws.size(); ++d) {
+      Lanes<T> each;
+      std::copy_n(eps.data() + d * kLanes, kLanes, each);
+      DrawLanes<T> draw = draws[d];
+      for (int64_t j = 0; j < kLanes; ++j) {
+        const WithGradient<T> total{normals_.total[j], normals_.total_by_mean[j], normals_.total_by_std[j]};
+        const T log_origin = normals_.at(j, bins).log_origin(origins_.at(j), each[j]);
+        const auto sum = nstep_log(draw.top[j], log_origin, draw.at(j), total);
+        draw.value[j] = sum.value;
+        draw.by_mean[j] = sum.by_mean;
+        draw.by_std[j] = sum.by_std;
       }
+      draws[d] = draw;
     }
-    for (int64_t i = 0; i < count; ++i) {
-      for (int64_t j = 0; j < kDrawLanes; ++j) {
-        const T term = weight[i] * exp_term(nstep_exponent(log_p[i], q[i], eps[j]) - top[j]);
-        value[j] += term;
-        mean[j] += term * by_mean[i];
-        std[j] += term * by_std[i];
-      }
-    }
-    for (int64_t c = 0; c < num_cuts; ++c) {
-      for (int64_t j = 0; j < kDrawLanes; ++j) {
-        const auto term = normal.cut_term(cuts[c].place, eps[j], cuts[c].low, top[j]);
-        value[j] += term.value;
-        mean[j] += term.by_mean;
-        std[j] += term.by_std;
-      }
-    }
-    for (int64_t j = 0; j < kDrawLanes; ++j) {
-      const auto log_sum = normal.log_of(top[j], {value[j], mean[j], std[j]});
-      value[j] = log_sum.value;
-      mean[j] = log_sum.by_mean;
-      std[j] = log_sum.by_std;
-    }
-    std::copy_n(value, end - begin, out.value.data() + begin);
-    std::copy_n(mean, end - begin, out.by_mean.data() + begin);
-    std::copy_n(std, end - begin, out.by_std.data() + begin);
   }
 };
 

@@ -327,7 +327,8 @@ __device__ __forceinline__ void class_normals(const Noise& from, int64_t seed, i
   if (from.explicit_values) {
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      if (first + j < count) eps[j] = read<T>(from.explicit_values, draw * draw_stride + row * count + first + j);
+      const int64_t at = draw * draw_stride + row * count + first + j;
+      eps[j] = first + j < count ? read<T>(from.explicit_values, at) : T(0);
     }
   } else {
     const int64_t groups = (count + 3) / 4;

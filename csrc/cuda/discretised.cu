@@ -123,47 +123,34 @@ __global__ void __launch_bounds__(kThreads, 2)
   });
 }
 
-// L_n of one variable (113-119).
-template <class T>
-struct NStepVariable {
-  const DiscretisedLoss& op;
-  General<T> at;
-  Normals<T, 1> normal;
-  T x, alpha;
-  WithGradient<T> sum{T(0), T(0), T(0)};
-
-  __device__ NStepVariable(const DiscretisedLoss& loss, const General<T>& place)
-      : op(loss), at(place), normal(at, op.from), x(read<T>(op.x, at.start)), alpha(read<T>(op.alpha, at.start)) {}
-
-  __device__ void add(int v, const NStepDraws<T>& draws, bool) {
-    const Bins<T> bins{op.from.num_bins, op.from.clip};
-    NStepWarp<T> warp(__shfl_sync(kWholeWarp, x, v), __shfl_sync(kWholeWarp, normal.mean[0], v),
-                      __shfl_sync(kWholeWarp, normal.std[0], v), 1 / sqrt(__shfl_sync(kWholeWarp, alpha, v)), bins);
-    WithGradient<T> added{T(0), T(0), T(0)};
-    warp.each_draw(draws.eps, draws.count, [&](int i, const WithGradient<T>& of_draw) {
-      added.value += draws.weight[i] * of_draw.value;
-      added.by_mean += draws.weight[i] * of_draw.by_mean;
-      added.by_std += draws.weight[i] * of_draw.by_std;
-    });
-    if (static_cast<int>(threadIdx.x % 32) != v) return;
-    sum.value += added.value;
-    sum.by_mean += added.by_mean;
-    sum.by_std += added.by_std;
-  }
-  __device__ T finish(bool counts) {
-    const T n = static_cast<T>(op.n_steps);
-    T by_mean[1] = {counts ? -n * sum.by_mean : T(0)}, by_std[1] = {counts ? -n * sum.by_std : T(0)};
-    if (!counts) normal.mean_by_prediction[0] = normal.std_by_log_std[0] = 0;
-    normal.store_gradients(at, op.gradients, by_mean, by_std);
-    return counts ? -n * sum.value : T(0);
-  }
-};
-
-template <class T>
+// L_n (113-119).
+template <class T, int kDraws>
 __global__ void __launch_bounds__(kThreads, 1)
     nstep_kernel(const __grid_constant__ DiscretisedLoss op, const __grid_constant__ Nodes<T> nodes,
                  const Chunks chunks) {
-  nstep_losses<T, NStepVariable<T>>(op, nodes, chunks);
+  const Bins<T> bins{op.from.num_bins, op.from.clip};
+  reduce_losses<General<T>>(op.to, chunks, RowMap{}, [&](auto at, const auto& on, auto& loss) {
+    Normals<T, 1> normal(at, op.from);
+    T by_mean[1] = {}, by_std[1] = {};
+    loss[0] = 0;
+    if (on[0]) {
+      const T tau = 1 / sqrt(read<T>(op.alpha, at.start)), n = static_cast<T>(op.n_steps);
+      const NStepNormal<T> terms(read<T>(op.x, at.start), normal.mean[0], normal.std[0], tau, bins);
+      for_draws<T, kDraws>(op, nodes, at, [&](auto& sums, bool) {
+        sums.sum(terms);
+#pragma unroll
+        for (int i = 0; i < kDraws; ++i) {
+          const T weight = -n * sums.weight[i];
+          loss[0] += weight * sums.of(i).value;
+          by_mean[0] += weight * sums.of(i).by_mean;
+          by_std[0] += weight * sums.of(i).by_std;
+        }
+      });
+    } else {
+      normal.mean_by_prediction[0] = normal.std_by_log_std[0] = 0;
+    }
+    normal.store_gradients(at, op.gradients, by_mean, by_std);
+  });
 }
 
 Layout layout_of(const NetworkOutput& from) {
@@ -245,7 +232,9 @@ void discretised_loss(const DiscretisedLoss& op) {
   if (op.from.mixture_logits) {
     mixture_loss<T>(op, chunks);
   } else if (op.alpha) {
-    launch(&nstep_kernel<T>, chunks.blocks, kThreads, op, Nodes<T>(op.draws), chunks);
+    with_draws<T>(op.draws, [&](auto draws) {
+      launch(&nstep_kernel<T, decltype(draws)::value>, chunks.blocks, kThreads, op, Nodes<T>(op.draws), chunks);
+    });
   } else {
     Layout layout = layout_of(op.from).data(op.x).rows(op.weight).bytes(op.to.mask);
     if (op.weight) layout.whole_packs(op.to.batch * op.to.per_batch).losses(op.to);

@@ -190,60 +190,58 @@ __global__ void __launch_bounds__(kThreads, 1)
   });
 }
 
-// L_n of one variable (113-119).
-template <class T>
-struct NStepVariable {
-  const DiscretisedLoss& op;
-  int64_t at;
-  T loss = 0;
-
-  __device__ NStepVariable(const DiscretisedLoss& loss_op, const General<T>& place) : op(loss_op), at(place.start) {}
-
-  // Adds draws to the loss of lane v. If `first`, they are its first draws, whose gradients are stored. Later gradients
-  // are added to the stored ones.
-  __device__ void add(int v, const NStepDraws<T>& draws, bool first) {
-    const bool is_v = static_cast<int>(threadIdx.x % 32) == v;
-    const int64_t variable = __shfl_sync(kWholeWarp, at, v);
-    const Components<T> components(op.from, variable);
-    const Bins<T> bins{op.from.num_bins, op.from.clip};
-    const T x = read<T>(op.x, variable), tau = 1 / sqrt(read<T>(op.alpha, variable)), n = static_cast<T>(op.n_steps);
-    // The first pass makes the sums of the draws, and the second pass the gradients, which need these sums.
-    LogSum<T> total[NStepDraws<T>::kMost];
+// Adds some draws to the loss of a variable and to its gradients. If `first`, they are its first draws, whose gradients
+// are stored. Later gradients are added to the stored ones.
+template <class T, int kDraws>
+__device__ T nstep_loss(const DiscretisedLoss& op, const Components<T>& components, T x, T tau, Bins<T> bins,
+                        NStepSums<T, kDraws>& sums, bool first) {
+  const T n = static_cast<T>(op.n_steps);
+  LogSum<T> total[kDraws];
+  // The first pass makes the sums of the draws, and the second pass the gradients, which need these sums.
 #pragma unroll 1
-    for (int pass = 0; pass < (any(op.gradients) ? 2 : 1); ++pass) {
+  for (int pass = 0; pass < (any(op.gradients) ? 2 : 1); ++pass) {
 #pragma unroll 1
-      for (int m = 0; m < components.count(); ++m) {
-        const OutputNormal<T> normal = components.normal(m);
-        const T log_share = components.log_share(m);
-        ComponentGradient<T> sum{T(0), T(0), T(0)};
-        NStepWarp<T> warp(x, normal.mean, normal.std, tau, bins);
-        warp.each_draw(draws.eps, draws.count, [&](int i, const WithGradient<T>& of_draw) {
-          if (pass == 0) return total[i].add(log_share + of_draw.value);
-          const T posterior = total[i].share(log_share + of_draw.value);
-          const auto by = log_sum_gradient(-n * draws.weight[i], posterior, exp(log_share), of_draw);
-          sum.by_mean += by.by_mean;
-          sum.by_std += by.by_std;
-          sum.by_logit += by.by_logit;
-        });
-        if (pass == 1 && is_v) components.store(op.gradients, m, sum, !first);
-      }
-    }
-    T sum = 0;
+    for (int m = 0; m < components.count(); ++m) {
+      const OutputNormal<T> normal = components.normal(m);
+      const T log_share = components.log_share(m);
+      ComponentGradient<T> gradient{T(0), T(0), T(0)};
+      sums.sum(NStepNormal<T>(x, normal.mean, normal.std, tau, bins));
 #pragma unroll
-    for (int i = 0; i < NStepDraws<T>::kMost; ++i) sum += i < draws.count ? draws.weight[i] * total[i].value() : T(0);
-    if (is_v) loss -= n * sum;
+      for (int i = 0; i < kDraws; ++i) {
+        if (pass == 0) {
+          total[i].add(log_share + sums.of(i).value);
+          continue;
+        }
+        const T posterior = total[i].share(log_share + sums.of(i).value);
+        const auto by = log_sum_gradient(-n * sums.weight[i], posterior, exp(log_share), sums.of(i));
+        gradient.by_mean += by.by_mean;
+        gradient.by_std += by.by_std;
+        gradient.by_logit += by.by_logit;
+      }
+      if (pass == 1) components.store(op.gradients, m, gradient, !first);
+    }
   }
-  __device__ T finish(bool counts) {
-    if (!counts) Components<T>(op.from, at).store_zeros(op.gradients);
-    return loss;
-  }
-};
+  T sum = 0;
+#pragma unroll
+  for (int i = 0; i < kDraws; ++i) sum += sums.weight[i] * total[i].value();
+  return -n * sum;
+}
 
-template <class T>
+// L_n (113-119).
+template <class T, int kDraws>
 __global__ void __launch_bounds__(kThreads, 1)
     nstep_kernel(const __grid_constant__ DiscretisedLoss op, const __grid_constant__ Nodes<T> nodes,
                  const Chunks chunks) {
-  nstep_losses<T, NStepVariable<T>>(op, nodes, chunks);
+  const Bins<T> bins{op.from.num_bins, op.from.clip};
+  reduce_losses<General<T>>(op.to, chunks, RowMap{}, [&](auto at, const auto& on, auto& loss) {
+    const Components<T> components(op.from, at.start);
+    loss[0] = 0;
+    if (!on[0]) return components.store_zeros(op.gradients);
+    const T x = read<T>(op.x, at.start), tau = 1 / sqrt(read<T>(op.alpha, at.start));
+    for_draws<T, kDraws>(op, nodes, at, [&](auto& sums, bool first) {
+      loss[0] += nstep_loss(op, components, x, tau, bins, sums, first);
+    });
+  });
 }
 
 }  // namespace
@@ -266,7 +264,9 @@ void mixture_update(const DiscretisedUpdate& op) {
 template <class T>
 void mixture_loss(const DiscretisedLoss& op, const Chunks& chunks) {
   if (op.alpha) {
-    launch(&nstep_kernel<T>, chunks.blocks, kThreads, op, Nodes<T>(op.draws), chunks);
+    with_draws<T>(op.draws, [&](auto draws) {
+      launch(&nstep_kernel<T, decltype(draws)::value>, chunks.blocks, kThreads, op, Nodes<T>(op.draws), chunks);
+    });
   } else {
     launch(&loss_kernel<T>, chunks.blocks, kThreads, op, chunks);
   }

@@ -36,6 +36,7 @@ class NStepRow {
       const auto total = z_.total();
       top_ = total.top;
       inverse_ = T(1) / total.sum;
+      if constexpr (kSlots != kSweep) z_.each([&](int i, int j, int, T z) { p_.each[i][j] = p(z); });
       value = op_.receiver == Receiver::kFactorised ? factorised() : joint();
     }
     write_gradient(static_cast<T>(op_.n_steps));
@@ -52,10 +53,17 @@ class NStepRow {
   int x_;
   bool on_;
   T alpha_, top_, inverse_;
-  ClassRegisters<T, kSlots> gradient_, eps_;  // `eps_` has the normals of a draw
+  // The probabilities, and of a draw the normals, or the ratios of densities that are made of them. In a sweep they are
+  // computed again in every pass over the row.
+  ClassRegisters<T, kSlots> gradient_, p_, eps_;
 
   __device__ T* grad_logits() const { return static_cast<T*>(op_.grad_logits.data) + row_ * count_; }
   __device__ T p(T z) const { return exp_difference(z, top_) * inverse_; }
+  // p of the class in slot i, whose logit is z.
+  __device__ T p(int i, int j, T z) const {
+    if constexpr (kSlots != kSweep) return p_.each[i][j];
+    return p(z);
+  }
 
   __device__ void clear() {
     for_groups<kSlots>(team_, count_, [&](int i, int first) {
@@ -108,41 +116,116 @@ class NStepRow {
     return static_cast<T>(team_.reduce(sum, Sum<T, kSlots>(0), Add()));
   }
 
+  // The messages of a draw of the joint receiver, whose density ratios are 2^(spread eps + shift). If `less` is 1, they
+  // are near 1, and ratio - 1 is stored instead of the ratio; else it is 0.
+  struct Message {
+    T spread, less, shift;
+
+    __device__ void to_ratios(T (&eps)[4]) const {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) eps[j] = exp2_less(fused(spread, eps[j], shift), less);
+    }
+  };
+
   __device__ T joint() {
-    // top_ - top_ makes it NaN if the largest logit is infinite, since p is NaN then.
-    const T before = z_.log_odds_against(x_, z_.logit(x_)) + (top_ - top_);
-    if (op_.draws.n_samples == 0) return binary(before);
+    if (op_.draws.n_samples == 0) return binary(log_odds_before());
     const int draws = static_cast<int>(op_.draws.n_samples);
-    const T weight = T(1) / static_cast<T>(draws);
-    T value = 0;
+    const T weight = T(1) / static_cast<T>(draws), towards_x = static_cast<T>(count_) * alpha_;
+    const T spread = sqrt(towards_x), to_base_two = static_cast<T>(1 / kLogOfTwo);
+    Message message{spread * to_base_two, spread < T(kSmallSpread) ? T(1) : T(0), T(0)};
+    Sum<T, kSlots> of_others = 0;
+    for_groups<kSlots>(team_, count_, [&](int i, int first) {
+      other_shares(i, first, p_.each[i]);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) of_others += p_.each[i][j];
+    });
+    const T others = static_cast<T>(team_.reduce(of_others, Sum<T, kSlots>(0), Add())), p_x = p(z_.logit(x_));
+    T value = 0, by_x = 0;
 #pragma unroll 1
-    for (int draw = 0; draw < draws; ++draw) value += weight * joint_draw(draw, before, weight);
+    for (int draw = 0; draw < draws; ++draw) {
+      eps_.fill(team_, count_, normals_of(draw));
+      message.shift = -(spread * normal_of_x(draw) + towards_x) * to_base_two;
+      for_groups<kSlots>(team_, count_, [&](int i, int) {
+        if constexpr (kSlots != kSweep) message.to_ratios(eps_.each[i]);
+      });
+      Sum<T, kSlots> ratios = 0;
+      each_ratio(draw, message, [&](int, int, int, T share, T ratio) { ratios += share * ratio; });
+      const T total = static_cast<T>(team_.reduce(ratios, Sum<T, kSlots>(0), Add()));
+      const T sum = message.less > T(0) ? total : total - others;
+      const T level = message.less > T(0) ? total : p_x + total, mixture = message.less + level;
+      const JointDraw<T> joint(sum, mixture, weight);
+      if (joint.out_of_range) {
+        value += weight * draw_out_of_range(draw, weight, spread, towards_x);
+        continue;
+      }
+      value += weight * joint.divergence;
+      by_x += joint.factor * sum;
+      if (!op_.grad_logits) continue;
+      each_ratio(draw, message, [&](int i, int j, int k, T share, T ratio) {
+        // The difference is 0 if one class has all of the probability.
+        set_gradient(i, j, k, fused(share, joint.factor * (level - ratio), gradient_at(i, j, k)));
+      });
+    }
+    for_groups<kSlots>(team_, count_, [&](int i, int first) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        if (first + j == x_) set_gradient(i, j, x_, gradient_at(i, j, x_) + p_x * by_x);
+      }
+    });
     return value;
   }
 
-  __device__ T joint_draw(int draw, T before, T weight) {
-    const T classes = static_cast<T>(count_), spread = sqrt(classes * alpha_), towards_x = classes * alpha_;
-    eps_.fill(team_, count_, normals_of(draw));
-    const T eps_x = sum_with_normals(draw, [&](int, int, int k, T, T eps) { return k == x_ ? eps : T(0); });
-    const auto ratio = [&](int k, T eps) { return exp_and_expm1(k == x_ ? T(0) : spread * (eps - eps_x) - towards_x); };
-    const T sum = sum_with_normals(draw, [&](int, int, int k, T z, T eps) { return p(z) * ratio(k, eps).expm1; });
-    T mixture = 1 + sum;
-    if (!(sum > T(-0.5))) {
-      mixture = sum_with_normals(draw, [&](int, int, int k, T z, T eps) { return p(z) * ratio(k, eps).exp; });
+  // ln((1 - p_x) / p_x). The last term makes it NaN if the largest logit is infinite, since p is NaN then.
+  __device__ T log_odds_before() { return z_.log_odds_against(x_, z_.logit(x_)) + (top_ - top_); }
+
+  // The probabilities of a group. They are 0 for class x, and behind the last class.
+  __device__ void other_shares(int i, int first, T (&share)[4]) {
+    T z[4] = {};
+    if constexpr (kSlots == kSweep) z_.group(i, first, z);
+#pragma unroll
+    for (int j = 0; j < 4; ++j) share[j] = first + j < count_ && first + j != x_ ? p(i, j, z[j]) : T(0);
+  }
+
+  // Returns the normal of class x in a draw to all threads.
+  __device__ T normal_of_x(int draw) {
+    const int group = x_ / 4 * 4;
+    const auto of_group = [&](const T(&eps)[4]) {
+      const T low = x_ & 1 ? eps[1] : eps[0], high = x_ & 1 ? eps[3] : eps[2];
+      return x_ & 2 ? high : low;
+    };
+    if constexpr (kSlots == kSweep) {
+      normals_of(draw)(group, eps_.each[0]);
+      return of_group(eps_.each[0]);
     }
-    const JointDraw<T> joint(sum, mixture, weight);
-    if (joint.out_of_range) return draw_out_of_range(draw, before, weight, spread, towards_x);
-    if (op_.grad_logits) {
-      each_with_normals(draw, [&](int i, int j, int k, T z, T eps) {
-        set_gradient(i, j, k, gradient_at(i, j, k) + joint.slope(p(z), ratio(k, eps)));
-      });
-    }
-    return joint.divergence;
+    T eps_x = 0;
+    for_groups<kSlots>(team_, count_, [&](int i, int first) {
+      const T found = of_group(eps_.each[i]);
+      eps_x = first == group ? found : eps_x;
+    });
+    return team_.reduce(eps_x, T(0), Add());
+  }
+
+  // Calls f(i, j, k, share, ratio) for the classes of this thread. `share` is p_k, but 0 for class x.
+  template <class F>
+  __device__ void each_ratio(int draw, const Message& message, F&& f) {
+    for_groups<kSlots>(team_, count_, [&](int i, int first) {
+      if constexpr (kSlots == kSweep) {
+        other_shares(i, first, p_.each[i]);
+        normals_of(draw)(first, eps_.each[i]);
+        message.to_ratios(eps_.each[i]);
+      }
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        if (kSlots != kSweep || first + j < count_) f(i, j, first + j, p_.each[i][j], eps_.each[i][j]);
+      }
+    });
   }
 
   // Computes a draw whose M leaves the range of float (JointDraw), by the log-odds before and after the message. It
   // subtracts the largest logit first, so that large logits do not absorb the digits of the message.
-  __device__ T draw_out_of_range(int draw, T before, T weight, T spread, T towards_x) {
+  __device__ T draw_out_of_range(int draw, T weight, T spread, T towards_x) {
+    eps_.fill(team_, count_, normals_of(draw));
+    const T before = log_odds_before();
     T top_other = kMinusInfinity<T>, y_x = 0;
     const auto message = [&](int k, T eps) { return spread * eps + (k == x_ ? towards_x : T(0)); };
     const auto shifted = [&](int k, T z, T eps) { return (z - top_) + message(k, eps); };
@@ -245,7 +328,7 @@ class NStepRow {
       const T weight = op_.draws.n_samples ? T(1) / static_cast<T>(draws) : nodes_.weight[draw];
       const auto term = [&](int i, int j, int k, T z, T eps) {
         if (k == tiny.x || k == tiny.likeliest) return T(0);
-        const T p_k = p(z);
+        const T p_k = p(i, j, z);
         const auto t = factorised_term(k == x_, p_k, k == likeliest ? rest : 1 - p_k, r, eps);
         set_gradient(i, j, k, gradient_at(i, j, k) + weight * t.derivative);
         return t.value;

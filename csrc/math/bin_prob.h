@@ -11,21 +11,73 @@ BFN_HD WithGradient<T> by_mean_and_std(LogInterval<T> p, T left, T right, T std)
   return {p.value, -(p.by_left + p.by_right) / std, -(left * p.by_left + right * p.by_right) / std};
 }
 
+// The mass of a narrow bin with centre z and width d, both in units of std: a Taylor series about the centre. The mass
+// is d phi(z) total. Its derivatives by z and d are d phi(z) (tilt - z total) and phi(z) (total + growth).
+template <class T>
+struct NarrowBin {
+  T series, total, tilt, growth;  // total = 1 + series
+
+  BFN_HD NarrowBin(T z, T d) {
+    const T z2 = z * z, d2 = d * d, quartic = z2 * z2 - 6 * z2 + 3;
+    // A division would cost ten instructions of a GPU.
+    const T by_12 = T(1.0 / 12), by_480 = T(1.0 / 480), fourth = d2 * quartic * by_480;
+    series = d2 * (T(0.5) * by_12 * (z2 - 1) + T(0.25) * fourth);
+    total = 1 + series;
+    tilt = d2 * z * (by_12 + by_480 * d2 * (z2 - 3));
+    growth = d2 * (by_12 * (z2 - 1) + fourth);
+  }
+  // Whether the error of the series is below that of scaled_interval, in which the terms of the two edges cancel.
+  BFN_HD static bool applies(T z, T d) {
+    return sizeof(T) == sizeof(float) && (d < T(0.3)) & (abs(z * d) < T(0.5));  // && would prevent vectorisation
+  }
+};
+
 // ln of the mass of a bin with centre z and width d, both in units of std, and log_d = ln d. The edges left and right
-// are passed too, since z +- d/2 would lose digits of the nearer edge if the bin is wide. If the bin is narrow, the
-// difference of the terms of its edges cancels, so a Taylor series about the centre is used.
+// are passed too, since z +- d/2 would lose digits of the nearer edge if the bin is wide.
 template <class T>
 BFN_HD WithGradient<T> log_inner_bin(T left, T right, T z, T d, T log_d, T std) {
   const auto wide = by_mean_and_std(log_interval(left, right, z, d), left, right, std);
   if (sizeof(T) == sizeof(double)) return wide;
-  const bool narrow = (d < T(0.3)) & (abs(z * d) < T(0.5));  // && would be a branch, which prevents vectorisation
-  const T z2 = z * z, d2 = d * d;
-  const T series = d2 * ((z2 - 1) / 24 + d2 * (z2 * z2 - 6 * z2 + 3) / 1920), total = 1 + series;
-  const T by_z = -z + d2 * (z / 12 + d2 * (z2 - 3) * z / 480) / total;
-  const T by_d = 1 + d2 * ((z2 - 1) / 12 + d2 * (z2 * z2 - 6 * z2 + 3) / 480) / total;  // the derivative by d, times d
-  const T value = T(-0.5) * z2 - static_cast<T>(kLogTwoPi / 2) + log_d + log1p(series);
+  const bool narrow = NarrowBin<T>::applies(z, d);
+  const NarrowBin<T> bin(z, d);
+  const T by_z = bin.tilt / bin.total - z, by_d = 1 + bin.growth / bin.total;  // by_d is the derivative by d, times d
+  const T value = T(-0.5) * z * z - static_cast<T>(kLogTwoPi / 2) + log_d + log1p(bin.series);
   return {narrow ? value : wide.value, narrow ? -by_z / std : wide.by_mean,
           narrow ? -(z * by_z + by_d) / std : wide.by_std};
+}
+
+// The mass of a bin, as exp(-z^2/2) mass. The derivatives by mean and std are divided by exp(-z^2/2), too. z is the
+// bin's centre, or 1/2 `side` bins away from it, or 0 if this lies in the bin.
+template <class T>
+struct ScaledBin {
+  T z, side;
+  WithGradient<T> mass;
+};
+
+// The place of scaled_inner_bin: the centre of a narrow bin, and of another bin the edge nearer to 0, or 0.
+template <class T>
+struct BinPlace {
+  T z, side;
+
+  BFN_HD BinPlace(T left, T right, T middle, T width) {
+    const bool above = left > T(0), below = right < T(0), narrow = NarrowBin<T>::applies(middle, width);
+    z = narrow ? middle : above ? left : below ? right : T(0);
+    side = narrow ? T(0) : above ? T(-1) : below ? T(1) : T(0);
+  }
+};
+
+// The bin of log_inner_bin, given 1/std.
+template <class T>
+BFN_HD ScaledBin<T> scaled_inner_bin(T left, T right, T z, T d, T inverse_std) {
+  const ScaledInterval<T> p = scaled_interval(left, right, z, d);
+  const bool narrow = NarrowBin<T>::applies(z, d);
+  const NarrowBin<T> bin(z, d);
+  const T scale = static_cast<T>(1 / kSqrtTwoPi), by_z = z * bin.total - bin.tilt;
+  const T by_mean = narrow ? scale * d * by_z : p.left - p.right;
+  const T by_std = narrow ? scale * d * (z * by_z - (bin.total + bin.growth)) : left * p.left - right * p.right;
+  const BinPlace<T> at(left, right, z, d);
+  return {
+      at.z, at.side, {narrow ? scale * d * bin.total : p.front - p.lost, by_mean * inverse_std, by_std * inverse_std}};
 }
 
 // ln of the mass in [-1, 1], computed as the mass of one wide bin.
@@ -41,6 +93,16 @@ template <class T>
 BFN_HD WithGradient<T> log_end_bin(T z, bool first, T std) {
   const auto p = log_cdf(first ? z : -z);
   return {p.value, (first ? -p.by_right : p.by_right) / std, (first ? -z : z) * p.by_right / std};
+}
+
+// The same bin, scaled, given 1/std. Its place is the edge, or 0 if this lies in the bin.
+template <class T>
+BFN_HD ScaledBin<T> scaled_end_bin(T z, bool first, T inverse_std) {
+  const T edge = first ? z : -z, side = first ? T(1) : T(-1);
+  const T ratio = mills(abs(edge)), e = exp_term(T(-0.5) * edge * edge);
+  const bool below = edge < T(0);
+  const T density = -side * inverse_std * static_cast<T>(1 / kSqrtTwoPi) * (below ? T(1) : e);
+  return {below ? z : T(0), side, {below ? ratio : 1 - e * ratio, density, z * density}};
 }
 
 template <class T>

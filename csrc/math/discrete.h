@@ -86,6 +86,9 @@ BFN_HD RowSlopes<T> cross_entropy_slopes(RowStats<T> row, T factor) {
 // exp is computed of shifts up to this number. What exceeds it is added to the logarithm instead.
 constexpr double kMaxShift = 80;
 
+// The largest spread sqrt(K alpha) of messages for which the density ratios are stored as their differences from 1.
+constexpr double kSmallSpread = 0.25;
+
 // One draw of L_n with the paper's joint receiver, which mixes a density of the whole vector y for each k. The
 // divergence is y_x + LSE(z) - LSE(z + y) = -ln M (189, 190). M is the mean of exp(d_k) under p, where d_k = y_k - y_x.
 // It includes class x, whose d_x is 0. S is the mean of exp(d_k) - 1. There are three ways to compute -ln M:
@@ -104,10 +107,11 @@ struct JointDraw {
   BFN_HD JointDraw(T sum, T mixture, T weight) {
     out_of_range = mixture > T(1e-18) && mixture < T(1e30) ? 0 : 1;
     near_one = sum > T(-0.5) ? 1 : out_of_range;
-    const T by_sum = log1p(sum), by_mixture = log(mixture);
-    divergence = near_one ? -by_sum : -by_mixture;
+    const T mean = out_of_range ? T(1) : near_one ? 1 + sum : mixture, rounded = mean - 1, value = log_normal(mean);
+    const T corrected = rounded == T(0) ? sum : value * (sum * reciprocal(rounded));  // log1p(sum)
+    divergence = near_one ? -corrected : -value;
     level = out_of_range ? T(0) : near_one ? sum : mixture;
-    factor = out_of_range ? T(0) : weight / (near_one ? 1 + sum : mixture);
+    factor = out_of_range ? T(0) : weight * reciprocal(mean);
   }
   // A draw of which only the gradient is needed.
   BFN_HD JointDraw(T slope_factor, T slope_level, int32_t near)

@@ -80,23 +80,37 @@ BFN_HD LogInterval<T> log_cdf(T z) {
   return {log1p(-tail), T(0), scale * e / (T(1) - tail)};
 }
 
-// ln(Phi(right) - Phi(left)), given the exact width = right - left and middle = (left + right)/2. If both ends have the
+// The probability of an interval is exp(-z^2/2) (front - lost). The normal density at an end is exp(-z^2/2) times
+// `left` or `right`. So nothing underflows if the interval is far from 0.
+template <class T>
+struct ScaledInterval {
+  T z, front, lost, left, right;
+};
+
+// Phi(right) - Phi(left), given the exact width = right - left and middle = (left + right)/2. If both ends have the
 // same sign, the probability is computed from the tail at the end nearer to 0, so that nothing cancels. The function
 // has no branches, so that loops over it are vectorised.
 template <class T>
-BFN_HD LogInterval<T> log_interval(T left, T right, T middle, T width) {
+BFN_HD ScaledInterval<T> scaled_interval(T left, T right, T middle, T width) {
   const T scale = static_cast<T>(1 / kSqrtTwoPi);
-  const bool astride = left <= T(0) && right >= T(0), above = left > T(0);
+  const bool astride = (left <= T(0)) & (right >= T(0)), above = left > T(0);
   const T near = astride ? -left : above ? left : -right, far = astride ? right : above ? right : -left;
   const T near_mills = mills(near), far_mills = mills(far);
-  const T near_density = exp(T(-0.5) * near * near), far_density = exp(T(-0.5) * far * far);
-  const T drop = exp(-width * abs(middle));  // the ratio of the densities at the farther and the nearer end
-  const T missing = astride ? near_density * near_mills + far_density * far_mills : drop * far_mills / near_mills;
-  const T value = log1p(-missing) + (astride ? T(0) : T(-0.5) * near * near + log(near_mills));
-  const T inverse = scale / ((astride ? T(1) : near_mills) * (T(1) - missing));
-  const T by_near = (astride ? near_density : T(1)) * inverse, by_far = (astride ? far_density : drop) * inverse;
-  const bool in_order = astride || above;
-  return {value, in_order ? -by_near : -by_far, in_order ? by_far : by_near};
+  // The densities at both ends; if the ends have the same sign, they are divided by the density at the nearer end.
+  const T at_near = astride ? exp_term(T(-0.5) * near * near) : T(1);
+  const T at_far = exp_term(astride ? T(-0.5) * far * far : -width * abs(middle));
+  const T beyond_far = at_far * far_mills;
+  const bool in_order = astride | above;
+  return {astride ? T(0) : near, astride ? T(1) : near_mills, astride ? at_near * near_mills + beyond_far : beyond_far,
+          scale * (in_order ? at_near : at_far), scale * (in_order ? at_far : at_near)};
+}
+
+// ln of the probability of an interval, as scaled_interval computes it.
+template <class T>
+BFN_HD LogInterval<T> log_interval(T left, T right, T middle, T width) {
+  const ScaledInterval<T> p = scaled_interval(left, right, middle, width);
+  const T missing = p.lost / p.front, inverse = 1 / (p.front * (T(1) - missing));
+  return {log1p(-missing) + (T(-0.5) * p.z * p.z + log(p.front)), -p.left * inverse, p.right * inverse};
 }
 
 }  // namespace bfn

@@ -146,4 +146,4 @@ def enlarge_blocks() -> None:
     from bfn_kernels.triton_ops import classes
 
     classes._TILES = classes._SMALL_TILES = ((1 << 12, 1 << 12, 4),)
-    triton_nstep._ELEMENTS = 1 << 14
+    triton_nstep._VARIABLES = 1024

@@ -37,7 +37,7 @@ def _large_blocks(monkeypatch):
         from bfn_kernels.discretised import triton, triton_nstep
 
         monkeypatch.setattr(triton, "BLOCK", 1024)
-        monkeypatch.setattr(triton_nstep, "_ELEMENTS", 1 << 18)
+        monkeypatch.setattr(triton_nstep, "_VARIABLES", 1024)
 
 
 def sum_over_edges(mean, std, num_bins):
@@ -160,6 +160,24 @@ def test_n_step_sum(backend, num_bins):
     assert ((loss - want).abs() / size).max() < 2e-6
     assert ((got[0] - by_mean).abs() * std / size).max() < 2e-6
     assert ((got[1] - by_std * std).abs() / size).max() < 1e-4  # z² of what lies 40 std away, from float32's std
+
+
+@pytest.mark.parametrize("backend", NATIVE)
+@pytest.mark.parametrize("num_bins", [16, 256, 4096])
+def test_n_step_sum_of_terms_that_underflow(backend, num_bins):
+    """The gradients keep their digits where std and τ are small beside the distance from x to the mean. There, the
+    largest term is exp(−100) to exp(−2000), and terms as small as it decide the gradients."""
+    count = count_of(num_bins, 600)
+    std, tau = log_uniform(count, 0.03, 0.1), log_uniform(count, 0.03, 0.1)
+    x = (2 * torch.randint(num_bins // 8, (count,)) + 1) / num_bins - 1
+    mean, log_std = torch.empty(count).uniform_(0, 0.6).requires_grad_(), std.log().requires_grad_()
+    loss = n_step_loss(x, mean, log_std, tau, num_bins, backend=backend)
+    got = torch.autograd.grad(loss.sum(), (mean, log_std))
+    wide = [v.detach().double().requires_grad_() for v in (mean, log_std.detach().exp())]
+    want = divergence(x, *wide, tau, num_bins, *gauss_hermite(8))
+    by_mean, by_std = torch.autograd.grad(want.sum(), wide)
+    for g, w, most in zip(got, (by_mean, by_std * wide[1].detach()), (1e-6, 1.5e-6), strict=True):
+        assert ((g - w).abs() / w.abs()).max() < most
 
 
 @pytest.mark.parametrize(("nodes", "most"), [(4, 3e-3), (8, 4e-4), (16, 5e-5)])

@@ -50,6 +50,7 @@ void Executed::add(const Executed& other) {
   least_sectors += other.least_sectors;
   passes += other.passes;
   least_passes += other.least_passes;
+  worst += other.worst;
 }
 
 void count_access(const Warp& warp, const Instruction& i, Lanes lanes, const uint64_t* addresses, int bytes) {
@@ -66,6 +67,14 @@ void count_access(const Warp& warp, const Instruction& i, Lanes lanes, const uin
   executed.least_sectors += rounded_up(pieces(addresses, i.offset, lanes, bytes, 1).size(), kSector);
 }
 
+void keep_worst(Kernel& kernel, const Warp& warp) {
+  uint64_t most = 0, issued = 0;
+  for (const Executed& executed : kernel.executed) most += executed.worst;
+  for (const uint32_t each : warp.issued) issued += each;
+  if (issued <= most) return;
+  for (size_t k = 0; k < kernel.executed.size(); ++k) kernel.executed[k].worst = warp.issued[k];
+}
+
 void collect(Kernel& kernel) {
   for (size_t k = 0; k < kernel.executed.size(); ++k) {
     if (kernel.executed[k].issues) totals[kernel.name][*kernel.code[k].name].add(kernel.executed[k]);
@@ -78,7 +87,7 @@ std::string collected() {
   for (const auto& [kernel, instructions] : totals) {
     for (const auto& [name, e] : instructions) {
       lines += kernel + " " + name;
-      for (uint64_t n : {e.issues, e.lanes, e.sectors, e.least_sectors, e.passes, e.least_passes}) {
+      for (uint64_t n : {e.issues, e.lanes, e.sectors, e.least_sectors, e.passes, e.least_passes, e.worst}) {
         lines += " " + std::to_string(n);
       }
       lines += "\n";

@@ -11,6 +11,9 @@ namespace ptx {
 // Counts an access to memory. Each lane accesses `bytes` bytes at its address plus the instruction's offset.
 void count_access(const Warp& warp, const Instruction& i, Lanes lanes, const uint64_t* addresses, int bytes);
 
+// Keeps what a warp issued in a block if no other warp issued more.
+void keep_worst(Kernel& kernel, const Warp& warp);
+
 // Adds the counts of a launch to the kernel's total counts.
 void collect(Kernel& kernel);
 

@@ -85,6 +85,7 @@ class Schedule {
       warp.raced.begin(block_.kernel.num_registers);
       warp.copies.clear();
       warp.groups.fill(0);
+      warp.issued.assign(block_.kernel.executed.size(), 0);
       for (const auto& [reg, name] : block_.kernel.specials) {
         for (int lane = 0; lane < kLanes; ++lane) {
           warp.result(reg)[lane] = special(block_, name, warp.index * kLanes + lane);
@@ -150,6 +151,7 @@ class Schedule {
       if (options.count) {
         Executed& executed = block_.kernel.executed[place];
         ++executed.issues;
+        ++warp.issued[place];
         executed.lanes += __builtin_popcount(lanes);
       }
       if (i.kind == Kind::kPlain || !lanes) {
@@ -335,6 +337,7 @@ void launch(Kernel& kernel, Dim grid, Dim size, void* const* arguments, size_t d
     block.linear = number;
     block.number = {number % grid.x, number / grid.x % grid.y, number / grid.x / grid.y};
     Schedule(block, warps).run();
+    for (const Warp& warp : warps) keep_worst(kernel, warp);
   }
   collect(kernel);
 }

@@ -69,6 +69,7 @@ struct Warp {
   std::vector<uint64_t> registers;  // 32 numbers for each register; the last register receives results that are dropped
   std::vector<char> lane_memory;
   Lanes live = 0, waiting = 0, at_barrier = 0;
+  std::vector<uint32_t> issued;        // for each instruction in this block, if options.count is set
   std::array<int, kLanes> place{};     // the next instruction of each lane
   std::array<bool, kLanes> carries{};  // the carry of each lane's last sum or difference with .cc
   RacedValues raced;

@@ -71,9 +71,10 @@ struct Parameter {
 
 // The counts of one instruction, or of all instructions with one name. A warp issues an instruction once for all lanes
 // that are at it. Sectors are the pieces of 32 bytes of global memory that the accesses reach. Passes are the rounds in
-// which shared memory serves the accesses. `least_` counts are those of an access to as many contiguous bytes.
+// which shared memory serves the accesses. `least_` counts are those of an access to as many contiguous bytes. `worst`
+// are the issues by the warp that issues most instructions in all.
 struct Executed {
-  uint64_t issues = 0, lanes = 0, sectors = 0, least_sectors = 0, passes = 0, least_passes = 0;
+  uint64_t issues = 0, lanes = 0, sectors = 0, least_sectors = 0, passes = 0, least_passes = 0, worst = 0;
 
   void add(const Executed& other);
 };

@@ -104,6 +104,7 @@ class Executed(NamedTuple):
     least_sectors: int
     passes: int
     least_passes: int
+    worst: int = 0
 
 
 def counts() -> dict[str, dict[str, Executed]]:
