@@ -17,20 +17,17 @@ from bfn_kernels import gauss
 from bfn_kernels.discretised import triton_mixtures as mixtures
 from bfn_kernels.discretised.triton_bins import (
     Constants,
-    bin_place,
-    index,
     is_uniform,
     log_total,
     origin_of,
     output_normal,
-    position,
     scaled_end_bin,
     scaled_inner_bin,
-    to_centre,
     to_edge,
 )
+from bfn_kernels.discretised.triton_nstep_window import NODES, Terms, edges_at, find_origin, find_window, log_origin
 from bfn_kernels.records import Draws, LossTarget
-from bfn_kernels.triton_ops.elementary import clamp, exp, exp2_term, log, reciprocal
+from bfn_kernels.triton_ops.elementary import exp, exp2_term, log, reciprocal
 from bfn_kernels.triton_ops.noise import MONTE_CARLO, noise_of
 from bfn_kernels.triton_ops.reduction import Losses, write_losses
 from bfn_kernels.triton_ops.views import (
@@ -46,12 +43,6 @@ from bfn_kernels.triton_ops.views import (
     views,
 )
 
-_NODES = tl.constexpr(20)  # the Gauss–Legendre nodes of a panel, a part of a window
-_PANEL = tl.constexpr(11.0)  # in units of s: the longest panel
-_REACH = tl.constexpr(5.5)  # in units of s: 4e-8 of a bump's mass lies farther from its peak
-_STEP = tl.constexpr(0.95)  # in units of s: the distance of points
-_LEAST_WIDTH = tl.constexpr(3.2)  # in bins: the least s for which a cut has a correction
-_LARGEST_SLOPE = tl.constexpr(0.8)  # the largest slope at a cut, per bin, for which it has a correction
 _LOG_OF_TWO = tl.constexpr(0.69314718055994530942)
 _NO_TERM = tl.constexpr(-1e30)  # the exponent of a term that does not count
 _VARIABLES, _WARPS = 32, 1  # of a program
@@ -74,8 +65,8 @@ def nstep_loss(
     noise = None if draws.noise is None else draws.noise.contiguous()
     drawn = draws_with_tables(draws, x.new_empty((), dtype=dtype), view(noise, () if noise is None else noise.shape))
     rounds = programs(drawn.n_samples, _MOST_DRAWS)
-    S = Sizes(_VARIABLES, programs(drawn.n_samples, rounds), _NODES.value)
-    nodes, weights = gauss.legendre(_NODES.value)
+    S = Sizes(_VARIABLES, programs(drawn.n_samples, rounds), NODES.value)
+    nodes, weights = gauss.legendre(NODES.value)
     legendre = table((*nodes, *weights), dtype, x.device).chunk(2)
     losses = Losses(x, *target, dtype, S.V)
     x_view, alpha_view, mask_view = views(x.shape, x, alpha, target.mask)
@@ -84,134 +75,6 @@ def nstep_loss(
     inputs = x_view, output[0], alpha_view, drawn, legendre
     launch(_nstep, programs(x.numel(), S.V), *inputs, n_steps, outputs, x.numel(), **options)
     return losses.finish()
-
-
-class _Terms(NamedTuple):
-    """What the terms of a variable need: x, the normal of the output distribution, the std of the message, 1/std, 1/K
-    in units of std and of τ, and whether the distribution counts as uniform."""
-
-    x: Any
-    mean: Any
-    std: Any
-    tau: Any
-    inverse_std: Any
-    unit: Any
-    q_unit: Any
-    uniform: Any
-
-
-class _Origin(NamedTuple):
-    """The term from whose exponent all others are computed, about the largest term: its bin; z and its side, as
-    `bin_place` returns them; the derivative of z by the distance of another term, or 0 where that is not linear; and
-    its q."""
-
-    bin: Any
-    z: Any
-    side: Any
-    along: Any
-    q: Any
-
-
-class _Window(NamedTuple):
-    """The window of the bumps of some draws: the distance from the origin to the first point, or to the beginning of
-    the first panel; the distance of two points in bins, or the length of a panel; the number of points; the number of
-    panels of Gauss–Legendre nodes, or 0; and whether a correction is needed at its low and at its high end."""
-
-    offset: Any
-    step: Any
-    points: Any
-    panels: Any
-    cut_low: Any
-    cut_high: Any
-
-
-@triton.jit
-def _reach(beyond, s):
-    """How far from an end of [−1, 1] a window reaches if the peak lies beyond this end."""
-    over = tl.where(beyond > 0.0, beyond, 0.0)
-    rest = _REACH * s * _REACH * s
-    return rest / (over + tl.sqrt(over * over + rest))
-
-
-@triton.jit
-def _origin(terms, eps, C):
-    """The origin for draws about eps: the bin of the mean, in which z is 0, or the largest of the other bins. The edges
-    of these are half a bin nearer to the mean than their centres."""
-    half: tl.constexpr = 1.0 / C.K
-    to_mean = terms.mean - terms.x
-    by_mean, by_eps, _ = _bump(terms)
-    peak = terms.x + by_mean * (to_mean - clamp(to_mean, -half, half)) + by_eps * eps
-    own, other = _origin_at(terms, index(terms.mean, C.K), C), _origin_at(terms, index(peak, C.K), C)
-    is_own = _log_origin(own, eps) > _log_origin(other, eps)
-    chosen = ()
-    for i in tl.static_range(5):
-        chosen += (tl.where(is_own, own[i], other[i]),)
-    return _Origin(chosen[0], chosen[1], chosen[2], chosen[3], chosen[4])
-
-
-@triton.jit
-def _origin_at(terms, bin, C):
-    left, right = _edges(terms, bin, bin * 0.0, C)
-    z, width = 0.5 * (left + right), 2.0 * terms.unit
-    if C.CLIP:  # an end bin has one edge
-        at_low, at_high = bin == 0.0, bin == C.K - 1.0
-        left, right = tl.where(at_low, -1e30, left), tl.where(at_high, 1e30, right)
-        width = tl.where(at_low | at_high, 1e30, width)
-    z, side = bin_place(left, right, z, width)
-    along = tl.where(terms.uniform | (side != 0.0), 0.0, 2.0 * terms.unit)
-    q = to_centre(origin_of(terms.x, C.K), bin, C.K) * terms.q_unit
-    return _Origin(bin, tl.where(terms.uniform, 0.0, z), side, along, q)
-
-
-@triton.jit
-def _log_origin(origin, eps):
-    """ln of the origin's term without its mass."""
-    return origin.q * (eps - 0.5 * origin.q) - 0.5 * origin.z * origin.z
-
-
-@triton.jit
-def _bump(terms):
-    """The derivatives of the bump's peak by the mean and by eps, and its width s."""
-    std = tl.where(terms.uniform, 1e9, terms.std)
-    variance = std * std + terms.tau * terms.tau
-    s = std * terms.tau / tl.sqrt(variance)
-    return terms.tau * terms.tau / variance, std * std / variance * terms.tau, s
-
-
-@triton.jit
-def _window(terms, bin, least, most, C):
-    """The window for all draws with an eps from `least` to `most`. bin: its origin."""
-    x = terms.x
-    first: tl.constexpr = 1.0 if C.CLIP else 0.0
-    last: tl.constexpr = C.K - 1.0 - first
-    zero, no = x * 0.0, tl.full(x.shape, False, tl.int1)
-    if x.dtype == tl.float64 or last < first:  # in float64 the difference between two rules would show
-        return _Window(first - bin, zero + 1.0, zero + (last - first + 1.0), zero, no, no)
-    else:
-        by_mean, by_eps, s = _bump(terms)
-        centre = x + by_mean * (terms.mean - x)
-        low_peak, high_peak = centre + by_eps * least, centre + by_eps * most
-        # the window has one bin more on each side than the bumps need
-        low = position(clamp(low_peak, -1.0, 1.0) - _reach(low_peak - 1.0, s), C.K) - 1.5
-        high = position(clamp(high_peak, -1.0, 1.0) + _reach(-1.0 - high_peak, s), C.K) + 0.5
-        cut_low, cut_high = low <= first - 0.5, high >= last + 0.5
-        begin, end = tl.where(cut_low, first - 0.5, low), tl.where(cut_high, last + 0.5, high)
-        start = clamp(tl.floor(begin + 0.5), first, last)
-        whole = clamp(tl.floor(end + 0.5), first, last) - start + 1.0
-        width = s * (0.5 * C.K)  # of the bump, in bins
-        lengths = (end - begin) / (_PANEL * width)  # of panels
-        slope_low, slope_high = tl.where(cut_low, -1.0 - low_peak, 0.0), tl.where(cut_high, high_peak - 1.0, 0.0)
-        nodes = (cut_low | cut_high) & (width >= _LEAST_WIDTH) & (whole > _NODES * (lengths + 1.0))
-        nodes = nodes & (tl.maximum(slope_low, slope_high) <= _LARGEST_SLOPE * width * s)
-        step = tl.where((cut_low | cut_high) | ~(_STEP * width > 1.0), 1.0, _STEP * width)
-        # A quotient may be off in the last place. Beyond a cut there is no bin for one more point.
-        steps = tl.where(step == 1.0, whole - 1.0, (whole - 1.0) / step)
-        pieces = tl.ceil(tl.where(nodes, lengths, steps))
-        points = tl.where(nodes, _NODES * pieces, pieces + 1.0)
-        step = tl.where(nodes, (end - begin) / pieces, step)
-        points, panels = tl.where(points >= 0.0, points, 1.0), tl.where(nodes, pieces, 0.0)
-        offset = tl.where(nodes, begin, start) - bin
-        return _Window(offset, step, points, panels, cut_low & nodes, cut_high & nodes)
 
 
 @triton.jit
@@ -235,20 +98,9 @@ def _cut_weight(by_mean, q, eps, side, tau, std):
 
 
 @triton.jit
-def _edges(terms, bin, distance, C):
-    """The edges, in units of std, of the bin at a distance from `bin`, which may lie between two bins. Each edge is
-    computed from a whole number of bins, since its rounding error is divided by a small std."""
-    leading, trailing = origin_of(terms.mean, C.K)
-    whole = tl.floor(distance)
-    fraction = 2.0 * (distance - whole) - trailing
-    edge = 2.0 * (bin + whole) - C.K
-    return (edge - leading + fraction) * terms.unit, (edge + 2.0 - leading + fraction) * terms.unit
-
-
-@triton.jit
 def _inner_bin(terms, origin, distance, C):
     """The bin at a distance from the origin, in bins, as `scaled_inner_bin` returns it."""
-    left, right = _edges(terms, origin.bin, distance, C)
+    left, right = edges_at(terms, origin.bin, distance, C)
     z, width = 0.5 * (left + right), 2.0 * terms.unit
     z, side, mass, by_mean, by_std = scaled_inner_bin(left, right, z, width, terms.inverse_std)
     if not C.CLIP:
@@ -332,8 +184,8 @@ def _sums(terms, eps, legendre, C, S):
         least, most = tl.minimum(least, eps[d]), tl.maximum(most, eps[d])
         zero = eps[d] * 0.0
         sums += (zero + _NO_TERM, zero, zero, zero)
-    origin = _origin(terms, 0.5 * (least + most), C)
-    window = _window(terms, origin.bin, least, most, C)
+    origin = find_origin(terms, 0.5 * (least + most), C)
+    window = find_window(terms, origin.bin, least, most, C)
     for d in tl.static_range(S.D):
         slopes += (_slope(terms, origin, eps[d]),)
     for i in range(0, tl.max(window.points, 0).to(tl.int32)):
@@ -370,13 +222,13 @@ def _log_sums(x, normal, tau, eps, legendre, C, S):
     """ln Σ_k p_k·exp(q_k(ε − q_k/2)) of D draws, and its derivatives by mean and std, one after the other."""
     mean, std = normal
     uniform, total, total_by_mean, total_by_std = _total(mean, std, C.CLIP)
-    terms = _Terms(x, mean, std, tau, 1.0 / std, reciprocal(C.K * std), reciprocal(C.K * tau), uniform)
+    terms = Terms(x, mean, std, tau, 1.0 / std, reciprocal(C.K * std), reciprocal(C.K * tau), uniform)
     sums, origin = _sums(terms, eps, legendre, C, S)
     poison = x + mean + std + tau
     logs = ()
     for d in tl.static_range(S.D):
         inverse = 1.0 / sums[4 * d + 1]
-        value = sums[4 * d] * _LOG_OF_TWO + log(sums[4 * d + 1]) + _log_origin(origin, eps[d]) - total
+        value = sums[4 * d] * _LOG_OF_TWO + log(sums[4 * d + 1]) + log_origin(origin, eps[d]) - total
         by_mean = sums[4 * d + 2] * inverse - total_by_mean
         value = tl.where(poison == poison, value, float("nan"))
         logs += (value, by_mean, sums[4 * d + 3] * inverse - total_by_std)
