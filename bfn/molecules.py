@@ -43,7 +43,7 @@ def parsed(strings: Iterable[str]) -> list[Any]:
 def log_p(strings: Iterable[str]) -> Tensor:
     """logP by Crippen's rules, float32 [N]: log10 of the ratio of the concentrations in octanol and in water."""
     with rdkit():
-        from rdkit.Chem.Crippen import MolLogP
+        from rdkit.Chem.Crippen import MolLogP  # type: ignore[attr-defined]
 
         return torch.tensor([MolLogP(molecule) for molecule in parsed(strings)])
 
