@@ -19,9 +19,10 @@ if A = 0.
   continuous data and in u = √β for classes. Their prediction is the average of this line over the step. "sde2" for
   classes weights this average by the accuracy that arrives.
 - "ode_euler" and "sde_euler" use the slope at s for the whole step, in −ln(1 − γ) for continuous data and in u for
-  classes. Both are proportional to t in the paper's schedules.
+  classes. In the paper's schedules, these two variables are proportional to t.
 - "renoise" draws the new state from the flow of the prediction.
-- "ancestral" is "sde1" where the prediction is a sample of the output distribution, unless `choose` says otherwise.
+- "ancestral" is "sde1" where the prediction is a sample of the output distribution, unless `choose=` of
+  `solver_step` says otherwise.
 
 A sampling run starts at time 0 with the state 0 if the rule is stochastic. Otherwise it starts at a later time t₀. Its
 state is then drawn from a normal with mean 0 and the variance that `start_variance` describes. Each step calls the

@@ -27,7 +27,7 @@ class DataConfig:
     """`bfn.data.DATASETS` lists the settings that each data set reads. All other settings must keep their defaults."""
 
     name: str = "digits"  # a name in bfn.data.DATASETS, or module:function
-    folder: str | None = None  # the folder of the data set's files; None: text_bpe reads Python's language reference
+    folder: str | None = None  # the folder of the data set's files; without it, text_bpe reads Python's manual
     file: str = "text8"  # the name of the text's file in the folder
     length: int = 64  # characters or tokens in a window
     vocabulary: int = 8000  # entries of the byte-pair vocabulary, which is learned from the text
@@ -40,9 +40,9 @@ class DataConfig:
 class ModelConfig:
     kind: str = "discretised"  # a name in bfn.model.KINDS
     sigma_1: float | None = None  # standard deviation of the input distribution at t = 1 (continuous and discretised)
-    beta_1: float | None = (
-        None  # accuracy at t = 1 (discrete; None: as certain of x as for text8), or concentration (circular)
-    )
+    # The accuracy at t = 1 (discrete) or the concentration after the last message (circular). None, for discrete data:
+    # bfn_kernels.schedules.final_accuracy(K), with which x is as certain at t = 1 as in the paper's text8 model.
+    beta_1: float | None = None
     schedule: str | None = None  # None is the paper's; "logarithmic" (discrete), or module:function of your own
     options: dict[str, Any] = field(default_factory=dict)  # settings that your function of `schedule` reads
 
@@ -69,7 +69,7 @@ class TrainConfig:
     micro_batch: int | None = None  # examples in one pass of the network; None is a process's share of the batch
     fully_shard: bool = False  # whether each of several processes holds only a part of the weights (FSDP2)
     learning_rate: float = 1e-3
-    final_learning_rate: float | None = None  # that a cosine ends at with max_steps or max_seconds; None: constant
+    final_learning_rate: float | None = None  # to which a cosine falls by the end of the run; None: no fall
     beta_2: float = 0.99  # AdamW's second-moment decay; the first is 0.9
     weight_decay: float = 0.01
     decay_vectors: bool = True  # whether weight decay also shrinks biases and the weights of norms
@@ -126,7 +126,7 @@ class Config:
 
 FOLDER = Path(__file__).parent  # of the YAML files
 FRACTIONS = {"dropout", "ema_decay", "beta_2"}  # keys that must lie in [0, 1)
-ANY_SIGN = {"seed", "weight_decay"}  # the other keys of numbers must be positive
+ANY_SIGN = {"seed", "weight_decay", "guidance"}  # the other keys of numbers must be positive
 
 
 def first_line(error: Exception) -> str:
@@ -219,7 +219,7 @@ def check(config: Config) -> None:
     """Refuse values that have the right type but no meaning."""
     for path, value in flatten(asdict(config)).items():
         key = path.rpartition(".")[2]
-        if ".options." in path:  # options of a user's own function may have any name
+        if ".options." in path:  # the rules below are not for the settings of a user's function
             continue
         if type(value) in (int, float) and key not in FRACTIONS | ANY_SIGN and not value > 0:
             raise ConfigError(f"{path}={value} must be positive")

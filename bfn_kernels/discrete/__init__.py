@@ -266,8 +266,8 @@ def solver_step(
         rule: A name of `solvers.RULES`.
         t_previous: The times of the step before, in a shape that t may have, before t (checked for data on the CPU).
             For rules of second order; without it their step is of first order.
-        previous: p of the step before, as its predicted_out received it, `[B, ..., K]`, floating-point. Pass it exactly
-            if t_previous is passed, or if the coefficients have an extrapolation r.
+        previous: p of the step before, as its predicted_out received it, `[B, ..., K]`, floating-point.
+            Required if t_previous is passed or the coefficients have an extrapolation r. Otherwise it must be None.
         coefficients: `solvers.Coefficients`, instead of t, t_next, t_previous, rule, beta_1 and schedule. Each is a
             number, or a tensor in a shape that t may have.
         beta_1: β₁ of the paper's schedule, positive. Pass either beta_1 or schedule.

@@ -1,4 +1,5 @@
-"""Probabilities of bins under one normal each, in plain PyTorch. Equation numbers refer to arXiv 2308.07037.
+"""Probabilities of bins where each variable has one normal, not a mixture, in plain PyTorch. Equation numbers refer to
+arXiv 2308.07037. [derived] marks a formula that is not in the paper.
 
 K bins of width h = 2/K divide [−1, 1]. A bin is a zero-based index, a float so that NaN stays NaN.
 """
@@ -28,8 +29,8 @@ def ndtr(z: Tensor) -> Tensor:
 
 
 def log_ndtr(z: Tensor) -> Tensor:
-    """ln Φ(z). In float32 the gradient of torch's function is wrong where z is far below 0 (by a factor of 6 at −10
-    000). An asymptotic series replaces it for z < −10."""
+    """ln Φ(z). In float32 the gradient of torch's function is wrong where z is far below 0, by a factor of 6
+    at z = −1e4. For float32 and z < −10, an asymptotic series replaces the function."""
     far = (z < -10) & (z.dtype == torch.float32)
     tail = torch.where(far, z, -10.0)
     w = tail**-2
