@@ -5,8 +5,8 @@ also says how much the result of a call varies.
 
 A client is a published project whose computation the ops can replace. Each computation is written here from the
 client's formulas. Given the same noise in float64, the computation and the call that replaces it must agree; otherwise
-nothing is timed. A network about as large as the client's is timed in turns with both, so that the table has the share
-of both in a step.
+nothing is timed. A network about as large as the client's is timed in turns with the computation and the calls. So the
+table has the share of a step that the computation or a call takes.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from benchmarks.devices import Cpu
 from bfn_kernels import binary, continuous, discrete
 from bfn_kernels.schedules import ExponentialVariance, LogarithmicAccuracy
 
-Call = Callable[..., tuple[Tensor, ...]]  # called with noise, or without arguments; it then draws noise
+Call = Callable[..., tuple[Tensor, ...]]  # its arguments are the noise; without arguments, it draws the noise
 N_STEPS, DRAWS = 1000, 200  # as in MolCRAFT and MolPilot
 TOLERANCE = 1e-9  # the largest relative difference between their results and ours, in float64
 WIDTH = 144
@@ -45,7 +45,8 @@ class Client:
     theirs: Call
     ours: dict[str, Call]  # the first one agrees with theirs
     noise: tuple[Tensor, ...]
-    network: Callable[[int], Call]  # takes a divisor of the network's size, and returns a call of its passes in a step
+    # Makes a network, its size divided by the argument. Returns a function that runs the network's passes of a step.
+    network: Callable[[int], Call]
     varies: bool = True  # whether the result is a loss that is estimated by draws
 
 
@@ -93,9 +94,9 @@ def types_by_draws(rows: int, dtype: torch.dtype, k: int, beta_1: float) -> Clie
     found["continuous time"] = continuous_time
     name = f"n-step loss of {rows} variables of {k} classes"
 
-    def network(share: int) -> Call:
+    def network(divisor: int) -> Call:
         others = torch.randint(rows, (rows, 32))
-        return networks.trained(networks.Messages(k, share), torch.rand(rows, k), others)
+        return networks.trained(networks.Messages(k, divisor), torch.rand(rows, k), others)
 
     return Client(name, theirs, found, (torch.randn(DRAWS, rows, k, dtype=dtype),), network)
 
@@ -122,8 +123,8 @@ def smiles(rows: int, dtype: torch.dtype) -> Client:
         theta = discrete.flow_sample(x, t, num_classes=k, schedule=schedule, noise=noise, dtype=dtype)
         return with_gradient(discrete.continuous_time_loss(x, logits + theta, t, schedule=schedule), logits)
 
-    def network(share: int) -> Call:
-        return networks.trained(networks.transformer(k, share), torch.rand(rows, length, k))
+    def network(divisor: int) -> Call:
+        return networks.trained(networks.transformer(k, divisor), torch.rand(rows, length, k))
 
     name = f"flow and loss of {rows} × {length} tokens of {k}"
     noise = torch.randn(rows, length, k, dtype=dtype)
@@ -153,8 +154,8 @@ def guided_step(rows: int, dtype: torch.dtype) -> Client:
         )  # fmt: skip
         return (next_theta,)
 
-    def network(share: int) -> Call:
-        return functools.partial(networks.called_twice, networks.transformer(k, share), torch.rand(rows, length, k))
+    def network(divisor: int) -> Call:
+        return functools.partial(networks.called_twice, networks.transformer(k, divisor), torch.rand(rows, length, k))
 
     name = f"guided step of {rows} × {length} tokens of {k}"
     noise = torch.randn(rows, length, k, dtype=dtype)
@@ -201,27 +202,27 @@ def policy(rows: int, dtype: torch.dtype) -> Client:
         )
         return with_gradient(loss + binary.reconstruction_loss(gripper, logit + 0 * theta), prediction, logit)
 
-    def network(share: int) -> Call:
-        return networks.trained(networks.convolutions(numbers + 1, share), torch.rand(rows, numbers + 1, horizon))
+    def network(divisor: int) -> Call:
+        return networks.trained(networks.convolutions(numbers + 1, divisor), torch.rand(rows, numbers + 1, horizon))
 
     noise = torch.randn_like(arm), torch.randn(rows, horizon, 2, dtype=dtype)
     return Client(f"flows and losses of {rows} plans", theirs, {"ops": ours}, noise, network, varies=False)
 
 
-def clients(share: int, dtype: torch.dtype) -> list[Client]:
-    """All clients, with their rows divided by `share`."""
+def clients(divisor: int, dtype: torch.dtype) -> list[Client]:
+    """All clients. `divisor` divides their numbers of rows."""
     return [
-        types_by_draws(400 // share, dtype, 13, 1.5),
-        types_by_draws(400 // share, dtype, 2, 3.0),
-        smiles(64 // share, dtype),
-        guided_step(64 // share, dtype),
-        policy(256 // share, dtype),
+        types_by_draws(400 // divisor, dtype, 13, 1.5),
+        types_by_draws(400 // divisor, dtype, 2, 3.0),
+        smiles(64 // divisor, dtype),
+        guided_step(64 // divisor, dtype),
+        policy(256 // divisor, dtype),
     ]
 
 
 def disagreement(client: Client) -> float:
-    """The largest difference between the results of their call and of our first call with the same noise. Differences
-    are relative to the largest absolute number of their tensor."""
+    """The largest difference between the results of their call and of our first call with the same noise. The
+    difference of two tensors is divided by the largest absolute number in the tensor of their call."""
     pairs = zip(client.theirs(*client.noise), next(iter(client.ours.values()))(*client.noise), strict=True)
     return torch.stack([(a - b).abs().max() / a.abs().max() for a, b in pairs]).max().item()  # NaN, if one is NaN
 
@@ -246,9 +247,9 @@ def variation(call: Call, repeats: int) -> tuple[float, float, float]:
     return float(values.mean()), float(values.std()), float(spread)
 
 
-def measured(client: Client, seconds: float, repeats: int, share: int) -> list[Row]:
+def measured(client: Client, seconds: float, repeats: int, divisor: int) -> list[Row]:
     calls: dict[str, Call] = {"theirs": client.theirs, **client.ours}
-    times = measure.timings({"network": client.network(share), **calls}, seconds, Cpu())
+    times = measure.timings({"network": client.network(divisor), **calls}, seconds, Cpu())
     network_ms = 1e3 * times["network"].median
     rows = []
     for name, call in calls.items():
@@ -284,7 +285,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="an eighth of the rows, a few repetitions")
     parser.add_argument("--out", type=Path, help="directory of the CSV (runs/benchmarks/<date>)")
     options = parser.parse_args(arguments)
-    share, seconds, repeats = (8, 0.05, 5) if options.quick else (1, 1.0, REPEATS)
+    divisor, seconds, repeats = (8, 0.05, 5) if options.quick else (1, 1.0, REPEATS)
     machine = measure.begun(Cpu()) | {"quick": str(options.quick)}
     torch.manual_seed(0)
     for client in clients(8, torch.float64):
@@ -292,7 +293,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise AssertionError(
                 f"{client.name}: ours differs from theirs by {difference:.1g}, allowed {TOLERANCE:.1g}"
             )
-    rows = [row for client in clients(share, torch.float32) for row in measured(client, seconds, repeats, share)]
+    rows = [row for client in clients(divisor, torch.float32) for row in measured(client, seconds, repeats, divisor)]
     console = Console(width=WIDTH, highlight=False)
     console.print(measure.lines_of(machine))
     console.print(table(rows))

@@ -279,8 +279,8 @@ def final_accuracy(num_classes: int, *, certainty: float = 0.9865, entropy: floa
         num_classes: K, at least 2.
         certainty: The probability, in (1/K, 1). The default is its value for the paper's text8, where β₁ is 0.75 and K
             is 27.
-        entropy: Entropy of the classes' frequencies in nats, in (0, ln K]. In the exponent and in the range of
-            certainty, e^entropy then replaces K.
+        entropy: Entropy of the classes' frequencies in nats, in (0, ln K]. If it is given, e^entropy replaces K
+            in the exponent K − 1 above and in the range (1/K, 1) of certainty.
 
     Returns:
         β₁, a float.

@@ -57,5 +57,5 @@ def text(config: Config) -> Data:
 
 
 def letters(classes: Tensor, length: int, stride: int) -> Data:
-    """Windows of a text of 27 symbols [N]."""
+    """Windows of a text. `classes` [N]: its letters, as indices into SYMBOLS."""
     return windows(classes.tensor_split(ends(len(classes))), length, stride, SYMBOLS)

@@ -101,7 +101,7 @@ class Trainer:
         self.config = replace(self.config, train=replace(train, micro_batch=self.batches.micro))
 
     def prepare(self, model: BFN) -> None:
-        """Make the averaged copy of a model and its optimizer, and share the model among the processes."""
+        """Make the optimizer and a copy for the average of the weights, and distribute the model over the processes."""
         train = self.config.train
         self.bare = model  # without accelerate's wrapper
         self.averaged = deepcopy(model).requires_grad_(False)  # the model with the average of the weights (EMA)
@@ -152,7 +152,7 @@ class Trainer:
         train, at = self.config.train, self.at
         if self.lock.closed:
             raise RunError(
-                f"this trainer has run, and {self.out} is no longer locked; another one continues from there"
+                f"this trainer has run, and {self.out} is no longer locked; to continue the run, make a new Trainer"
             )
         stop, bar = False, progress(self.console, train.max_steps)
         with self.lock, self.writer, processes.asked_to_stop() as asked, self.group_released(), bar as show:
@@ -180,7 +180,7 @@ class Trainer:
     @contextmanager
     def group_released(self) -> Iterator[None]:
         """After the body, no model refers to the process group. If DistributedDataParallel had the last reference, its
-        destructor would hold Python's lock and wait for a thread that waits for this lock (torch 2.13)."""
+        destructor would hold the GIL and wait for a thread that waits for the GIL (torch 2.13)."""
         try:
             yield
         finally:
@@ -209,8 +209,8 @@ class Trainer:
         return min(most, seconds * (train.max_steps - at.step)) if at.step < train.max_steps else 0.0
 
     def try_out(self, choice: Choice, passes: int) -> list[float]:
-        """Time passes over the next step's batch and drop their gradients. Returns the seconds of each pass, averaged
-        over the processes."""
+        """Measure forward and backward passes on the next step's batch, and drop their gradients. Returns the seconds
+        of each pass, averaged over the processes."""
         buffers = [buffer.clone() for buffer in self.bare.buffers()]
         self.choice = choice
         choice.compile(self.bare.network)
@@ -237,8 +237,8 @@ class Trainer:
         return means
 
     def look(self, asked: Sequence[int] = ()) -> bool:
-        """Wait for the steps since the last look, and add up their losses and their time. All processes look after the
-        same steps, and communicate once. Returns whether any process was asked to stop."""
+        """Wait until the steps since the last look are done, and add up their losses and their time. All processes call
+        this at the same step, and communicate once. Returns whether any process was asked to stop."""
         losses = self.losses[: self.at.step - self.looked].tolist()  # waits until the device has finished these steps
         seconds, stopping, *means = self.count_time(len(asked), *losses)
         for index, loss in enumerate(means):
@@ -275,7 +275,7 @@ class Trainer:
 
     def gradients(self, *, shared: bool = True) -> Tensor:
         """Compute the gradients of this step's batch into the parameters' `grad`. Returns this process's mean loss.
-        shared: whether the processes add up their gradients."""
+        shared: whether the gradients are averaged over the processes."""
         self.model.train()
         self.optimizer.zero_grad()
         passes, losses = len(self.batches.mine), []
@@ -300,7 +300,7 @@ class Trainer:
         self.at.averaged += 1
 
     def gradients_shared(self, last: bool) -> AbstractContextManager[Any]:
-        """A context for one pass. The processes add up their gradients in the last pass of a step only."""
+        """A context for one pass. Gradients are averaged over the processes in the last pass of a step only."""
         if self.sharded:
             self.model.set_requires_gradient_sync(last)
         return nullcontext() if last or self.sharded else self.accelerator.no_sync(self.model)
@@ -319,7 +319,8 @@ class Trainer:
             {
                 "step": at.step,
                 "seconds": round(at.seconds, 2),
-                "train_bits": at.loss_sum / steps / math.log(2),  # of messages, with dropout, since the last row
+                # the mean loss of messages since the last row, with dropout and without the reconstruction loss
+                "train_bits": at.loss_sum / steps / math.log(2),
                 "validation_bits": bound.bits,
                 "validation_error": bound.error,
             }
@@ -339,7 +340,7 @@ class Trainer:
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()
         result, self.result = self.result, None
-        self.wait_for_files()  # then all processes start, or none does
+        self.wait_for_files()  # raises in all processes if the previous writing failed
         if processes.is_main():
             self.writing = self.writer.submit(self.write, result, tensors, state)
 

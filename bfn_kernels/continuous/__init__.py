@@ -1,4 +1,5 @@
-"""Ops of continuous data. The input distribution of a variable is a normal with a mean and a precision per row.
+"""Ops of continuous data. The input distribution of a variable is a normal. Each variable has a mean, and all variables
+of a row have one precision.
 
 Data are `[B, ...]`. `help(bfn_kernels)` describes types, random numbers and errors. Numbers in parentheses are
 equations of Graves et al. 2023.

@@ -16,10 +16,11 @@ from bfn_kernels.nn.seeds import part, random_seed, spread_times
 from bfn_kernels.schedules import ContinuousSchedule, DiscreteSchedule
 from bfn_kernels.solvers import Coefficients
 
-# The tensors that every step of a sampler overwrites. In ancestral sampling they are mean and precision, or logits and
-# theta. For a solver they are the mean, or logits and theta, and then the prediction of the previous step.
-# `Vocabulary` stores the embedding of theta instead of theta, and the logits and the network's output of the previous
-# step instead of the prediction.
+# The tensors that every step of a sampler overwrites:
+# - in ancestral sampling, mean and precision, or logits and theta. Angles have mean, concentration and its logarithm.
+# - for a solver, the mean, or logits and theta, and then the prediction of the previous step.
+# `Vocabulary` stores the embedding of theta instead of theta. For a solver it stores the logits and the network's
+# output of the previous step instead of the prediction.
 State = tuple[Tensor, ...]
 Network = Callable[[Tensor, Tensor], Tensor]  # a module, or another function of theta and t
 
@@ -31,7 +32,8 @@ class BFN(Losses):
     probabilities of classes `[B, ..., K]`, or of class 1 `[B, ...]`. Losses are in nats.
 
     The network sees theta and t in the type of its parameters, `dtype`. Continuous and discretised samples have this
-    type, too. Losses and a sampler's state have this type or, if it is narrower, float32.
+    type, too. A sampler's mean or logits have this type or, if it is narrower, float32. Losses are float64 if the data
+    or `dtype` are float64, and float32 otherwise.
 
     Args:
         network: A module, or another function of theta and of t `[B]`. Each kind of data says what theta is and what
@@ -44,7 +46,7 @@ class BFN(Losses):
         state_scale: If the prediction of a step changes by δ, the new state changes by take·state_scale·δ, where take
             is a field of `Coefficients`. state_scale is 1 for continuous and discretised data, K for classes, and 4 for
             binary data.
-        choices: What a step can take of the output distribution, as Sampling.choose names it.
+        choices: The allowed values of `Sampling.choose`.
         has_logits: Whether the network puts out logits, which a temperature divides.
         solver_start: The time at which a run starts with a solver that cannot start at t = 0, such as "ode2". It has
             the published values: 0.01 for continuous and discretised data, 0.001 for classes and binary data.
@@ -167,7 +169,7 @@ class BFN(Losses):
         Args:
             theta: As in `output`.
             t: As in `output`.
-            sampling: The run's.
+            sampling: The options of the run.
 
         Returns:
             What the network puts out, guided.
@@ -201,7 +203,7 @@ class BFN(Losses):
             t: The time in [0, 1], a tensor of one number on the state's device.
             alpha: The accuracy, at least 0, a tensor of one number on the state's device.
             seed: The seed of the step's noise, an int64 tensor of one number on the state's device.
-            sampling: The run's.
+            sampling: The options of the run.
         """
         theta = self.theta(state)
         t = t.expand(len(theta))
@@ -218,7 +220,7 @@ class BFN(Losses):
             coefficients: The numbers of the step, tensors of one number on the state's device; the CPU never reads
                 them.
             seed: As in `sample_step`: an int64 tensor of one number on the state's device.
-            sampling: The run's.
+            sampling: The options of the run.
         """
         theta = self.theta(state)
         t = t.expand(len(theta))
@@ -229,7 +231,7 @@ class BFN(Losses):
 
         Args:
             state: The tensors after the last step. They are only read.
-            sampling: The run's.
+            sampling: The options of the run.
 
         Returns:
             Data `[B, ...]`.
@@ -239,11 +241,11 @@ class BFN(Losses):
         return known_where(self.mode(self.guided_output(theta, t, sampling), theta, t), sampling)
 
     def start_from(self, state: State, start: Tensor) -> None:
-        """Replaces what a run starts from.
+        """Replaces the means or the logits that a run starts from.
 
         Args:
-            state: The tensors of `prior` or `solver_state`, which are overwritten.
-            start: A value for the first of them: means `[B, ...]`, or logits in the shape of the state.
+            state: The tensors of `prior` or `solver_state`. The first tensor is overwritten, and theta if stored.
+            start: The new means or logits, in the shape of the first tensor.
         """
         checks.like("start", start, "the state", state[0])
         state[0].copy_(start)
@@ -293,12 +295,12 @@ class BFN(Losses):
         """Updates the state by a message of accuracy alpha about a draw from the output distribution.
 
         Args:
-            output: What `output` returned.
+            output: What `guided_output` returned.
             state: The tensors of a sampler. The update overwrites them.
             t: The time in [0, 1] at which the network was called: a tensor of one number, or `[B]`.
             alpha: The accuracy, at least 0: a tensor of one number, or `[B]`.
             seed: The seed of the noise, an int64 tensor of one number.
-            sampling: The run's, whose guidance is in the output already.
+            sampling: The options of the run. Guidance has been applied to the output already.
         """
 
     @abstractmethod
@@ -328,13 +330,13 @@ class BFN(Losses):
         """Takes a solver's step from the output distribution at time t.
 
         Args:
-            output: What `output` returned.
+            output: What `guided_output` returned.
             state: The tensors of a solver. The step overwrites them.
             t: The time in [0, 1] at which the network was called: a tensor of one number, or `[B]`.
             coefficients: The numbers of the step, floats or tensors of one number. If the extrapolation is None, the
                 step is of first order.
             seed: The seed of the noise, an int64 tensor of one number; a step without noise does not read it.
-            sampling: The run's, whose guidance is in the output already.
+            sampling: The options of the run. Guidance has been applied to the output already.
         """
 
     def step_error(self, coefficients: Coefficients, state: State, before: State) -> float | None:
@@ -370,7 +372,7 @@ class BFN(Losses):
         """The most probable data under the output distribution.
 
         Args:
-            output: What `output` returned.
+            output: What `guided_output` returned.
             theta: What `theta` or `flow` returned, which the network saw.
             t: The times of theta, `[B]`.
 

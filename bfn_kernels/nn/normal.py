@@ -55,7 +55,7 @@ class Normal(BFN):
         """The keywords of a step that say what it takes.
 
         Args:
-            sampling: The run's.
+            sampling: The options of the run.
             choose: What it takes unless the run says otherwise.
 
         Returns:

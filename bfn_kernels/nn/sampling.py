@@ -106,7 +106,7 @@ def known_where(drawn: Tensor, sampling: Sampling) -> Tensor:
 
     Args:
         drawn: Data `[B, ...]`.
-        sampling: The run's.
+        sampling: The options of the run.
 
     Returns:
         Data in the type of `drawn`.

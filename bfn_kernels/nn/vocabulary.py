@@ -179,7 +179,7 @@ class Vocabulary(Discrete):
 
         Args:
             output: What the network put out.
-            sampling: The run's.
+            sampling: The options of the run.
 
         Returns:
             The hidden states, the weight and the bias of the head, and the factor of the input distribution's logits.

@@ -33,7 +33,7 @@ def test_what_does_not_vary_has_no_spread():
 
 def test_the_table_has_a_row_of_each_competitor():
     client = clients.types_by_draws(2, torch.float32, 2, 3.0)
-    rows = clients.measured(client, 0.001, 2, share=9)
+    rows = clients.measured(client, 0.001, 2, divisor=9)
     assert [row.competitor for row in rows] == ["theirs", "200 draws", "8 nodes", "continuous time"]
     assert rows[0].ratio == 1 and all(math.isclose(row.ratio, rows[0].median_ms / row.median_ms) for row in rows)
     assert all(row.network_ms == rows[0].network_ms > 0 for row in rows)
@@ -51,7 +51,7 @@ def test_a_client_has_a_network(place):
 
 
 def test_what_is_measured_is_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(clients, "clients", lambda share, dtype: [clients.policy(2, dtype)])
+    monkeypatch.setattr(clients, "clients", lambda divisor, dtype: [clients.policy(2, dtype)])
     monkeypatch.setattr(measure, "begun", lambda device: {"heap": measure.TRAINED})
     assert clients.main(["--quick", "--out", str(tmp_path)]) == 0
     rows = files.read(clients.Row, tmp_path / "clients.csv")
