@@ -30,8 +30,8 @@ LENGTHS = 1000  # the number of quantiles of the lengths of training molecules
 
 
 def read(path: Path, split: str) -> list[str]:
-    """The molecules of a split in the wheel: train, test, or test_scaffolds, whose molecules have scaffolds that occur in
-    no other split."""
+    """The molecules of a split in the wheel: train, test, or test_scaffolds, whose molecules have scaffolds that no
+    other split has."""
     with damage(path, f"the wheel of {PACKAGE}"), zipfile.ZipFile(path) as wheel:
         return gzip.decompress(wheel.read(f"moses/dataset/data/{split}.csv.gz")).decode().split()[1:]
 
