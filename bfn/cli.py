@@ -199,7 +199,8 @@ def plot_command(run: Run, overrides: Overrides = None) -> None:
     model, settings, data = load_run(run, overrides, processes.start().device)
     out, options = directory(run), settings.sample
     times = plots.plot_times(model, data, out / "times.png", seed=options.seed)
-    film = plots.animate_flow(model, data, out / "flow.gif", n_steps=options.n_steps, seed=options.seed)
+    run_of: dict[str, Any] = {"n_steps": options.n_steps, "seed": options.seed, **options.taking}
+    film = plots.animate_flow(model, data, out / "flow.gif", **run_of)
     for path in [*plotted(model, settings, data, out), times, film]:
         console.print(f"plot: {path}")
 
@@ -285,5 +286,6 @@ def plotted(model: BFN, settings: Config, data: Data, out: Path) -> list[Path]:
     """Plot the loss curves, if the run has a log, and an input distribution after each message."""
     options, log = settings.sample, out / LOG_FILE
     losses = [plots.plot_losses(log, data, out / "losses.png")] if log.exists() else []
-    narrowing = plots.plot_narrowing(model, data, out / "narrowing.png", n_steps=options.n_steps, seed=options.seed)
+    run_of: dict[str, Any] = {"n_steps": options.n_steps, "seed": options.seed, **options.taking}
+    narrowing = plots.plot_narrowing(model, data, out / "narrowing.png", **run_of)
     return [*losses, narrowing]

@@ -14,6 +14,8 @@ from bfn.networks import build_network
 from bfn.networks.transformer import VectorTransformer
 from bfn.sequences import Padded
 from bfn_kernels import nn
+from bfn_kernels.nn import Sampling
+from bfn_kernels.samplers import choices_of
 from bfn_kernels.schedules import (
     ExponentialVariance,
     LogarithmicAccuracy,
@@ -81,7 +83,7 @@ class VocabularyBFN(nn.Vocabulary, BFN):
     """Classes of a large vocabulary. The network sees and puts out vectors."""
 
     def __init__(self, config: Config, data: Data):
-        network = VectorTransformer(data.shape, **config.network.sizes)
+        network = VectorTransformer(data.shape, **config.network.sizes, **config.network.options)
         size, shares, schedule = data.num_classes, frequencies(data), schedule_of(config, data)
         super().__init__(network, num_classes=size, width=config.network.width, frequencies=shares, schedule=schedule)
 
@@ -168,4 +170,9 @@ def build_model(config: Config, data: Data) -> BFN:
         kind = VocabularyBFN
     model: BFN = kind(config, data)
     model.shape, model.num_classes = data.shape, data.num_classes
+    try:
+        sampling = Sampling(config.sample.choose, config.sample.temperature)
+        sampling.check(choices_of(model, config.sample.sampler), model.has_logits, data.shape)
+    except ValueError as error:
+        raise ConfigError(f"sample.{error}") from error
     return model

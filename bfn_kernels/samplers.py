@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bfn_kernels.adaptive import MAX_CALLS, Steps
 from bfn_kernels.call import checks
-from bfn_kernels.nn import BFN, Sampling, State, part, random_seed
+from bfn_kernels.nn import BFN, Sampling, State, Vocabulary, part, random_seed
 from bfn_kernels.nn.sampling import PLAIN
 from bfn_kernels.noise import fold_in
 from bfn_kernels.solvers import RULES, Coefficients, coefficients
@@ -91,7 +91,7 @@ def sample(
     checks.integer("n_steps", n_steps, 1)
     device, seed = torch.device(device), random_seed() if seed is None else seed
     sampling = Sampling(choose, temperature, known, known_mask, cond, unconditional, guidance)
-    sampling.check(model.choices, model.has_logits, shape)
+    sampling.check(choices_of(model, sampler), model.has_logits, shape)
     capture = can_capture(device) if capture is None else capture
     if capture and not can_capture(device):
         raise ValueError(f"capture must be None or False on {device}, which has no CUDA graphs")
@@ -108,6 +108,20 @@ def sample(
             if watch is not None:
                 watch(i, tuple(value.clone() for value in run.state))
         return model.sample_final(run.state, sampling)
+
+
+def choices_of(model: BFN, sampler: str) -> tuple[str, ...]:
+    """What the steps of a sampler can use of the output distribution.
+
+    Args:
+        model: A model.
+        sampler: A name in SAMPLERS.
+
+    Returns:
+        The allowed values of `choose`. A second-order step of a large vocabulary allows only the mean, since the model
+        stores what the network put out in the previous step, and not what that step sent.
+    """
+    return ("mean",) if isinstance(model, Vocabulary) and RULES[sampler].order == 2 else model.choices
 
 
 @contextmanager
@@ -283,21 +297,23 @@ def sample_within(
     """
     device, seed = torch.device(device), random_seed() if seed is None else seed
     sampling = Sampling(choose, temperature, known, known_mask, cond, unconditional, guidance)
-    sampling.check(model.choices, model.has_logits, shape)
+    sampling.check(choices_of(model, "ode2"), model.has_logits, shape)
     with evaluating(model):
         state = model.solver_state(shape, device, model.solver_start, part(seed, 0))
         if start is not None:
             model.start_from(state, start)
         steps = Steps(model.solver_start, tolerance, max_calls=max_calls)
-        unread_seed = torch.zeros((), dtype=torch.int64, device=device)  # "ode2" has no noise
         while steps.t < steps.end:
+            step_seed = torch.as_tensor(fold_in(seed, torch.tensor(steps.accepted + 1))).to(
+                device
+            )  # read by draws alone
             before, accepted = tuple(value.clone() for value in state), False
             t = torch.full((shape[0],), steps.t, device=device)
             output = model.guided_output(model.theta(state), t, sampling)
             while not accepted:
                 step = coefficients("ode2", model.schedule, steps.t, steps.t_next, steps.t_previous).each(float)
-                model.solve(output, state, t, step, unread_seed, sampling)
-                accepted = steps.judge(model.step_error(step, state, before))
+                model.solve(output, state, t, step, step_seed, sampling)
+                accepted = steps.judge(model.step_error(step, state, before, sampling))
                 if not accepted:
                     for value, old in zip(state, before, strict=True):
                         value.copy_(old)

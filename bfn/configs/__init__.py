@@ -126,7 +126,7 @@ class Config:
 
 FOLDER = Path(__file__).parent  # of the YAML files
 FRACTIONS = {"dropout", "ema_decay", "beta_2"}  # keys that must lie in [0, 1)
-ANY_SIGN = {"seed", "weight_decay", "guidance"}  # the other keys of numbers must be positive
+ANY_SIGN = {"seed", "weight_decay", "guidance", "final_learning_rate"}  # the other keys of numbers must be positive
 
 
 def first_line(error: Exception) -> str:
@@ -227,6 +227,9 @@ def check(config: Config) -> None:
             raise ConfigError(f"{path}={value} must lie in [0, 1)")
         if key == "seed" and not -(2**63) <= value < 2**64:
             raise ConfigError(f"{path}={value} must be a number of 64 bits")
+    last, rate = config.train.final_learning_rate, config.train.learning_rate
+    if last is not None and not 0 <= last <= rate:
+        raise ConfigError(f"train.final_learning_rate={last} must lie in [0, {rate}], up to train.learning_rate")
     choose(dict.fromkeys(("no", "bf16", "fp16", "auto")), config.train.mixed_precision, "train.mixed_precision")
     choose(SAMPLERS, config.sample.sampler, "sample.sampler")
     if config.sample.choose is not None:

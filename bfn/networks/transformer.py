@@ -73,6 +73,8 @@ class Transformer(nn.Module):
     ):
         super().__init__()
         check_sequence("transformer", shape, features, outputs, width, heads)
+        if rotary and width // heads % 2:
+            raise ConfigError(f"network.width={width} must be a multiple of 2 * heads={heads}, as rotary=true needs")
         # The embedding of a variable sees its neighbours. Attention would need thousands of steps to learn where they
         # are.
         self.embed = nn.Conv1d(features, width, 5, padding=2)
@@ -121,8 +123,9 @@ class VectorTransformer(Transformer):
     """Vectors [B, L, width] of a large vocabulary and times [B] -> [B, L, width + 1]: the hidden states for the head of
     nn.Vocabulary, and the factor of the messages' evidence."""
 
-    def __init__(self, shape: Size, *, width: int, depth: int, heads: int, dropout: float):
-        super().__init__(shape, width, width, width=width, depth=depth, heads=heads, dropout=dropout)
+    def __init__(self, shape: Size, *, width: int, depth: int, heads: int, dropout: float, rotary: bool = False):
+        sizes = {"width": width, "depth": depth, "heads": heads}
+        super().__init__(shape, width, width, **sizes, dropout=dropout, rotary=rotary)
         self.embed.reset_parameters()
         nn.init.normal_(self.position, std=0.1)
         self.head = nn.Linear(width, width)  # not zero: the head of nn.Vocabulary, which follows, starts at zero

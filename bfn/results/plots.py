@@ -168,7 +168,7 @@ def plot_samplers(rows: Sequence[Drawn], path: Path) -> Path:
     return path
 
 
-def plot_narrowing(model: BFN, data: Data, path: Path, *, n_steps: int, seed: int) -> Path:
+def plot_narrowing(model: BFN, data: Data, path: Path, *, n_steps: int, seed: int, **taking: Any) -> Path:
     """One sampling run: the input distribution of one variable after each message, and below it the input distributions
     of all variables after some messages."""
     place, history, precisions, thetas = most_varied(data), [], [], []
@@ -182,7 +182,7 @@ def plot_narrowing(model: BFN, data: Data, path: Path, *, n_steps: int, seed: in
         if i in shown:  # The whole example is stored for these messages only, since it is large with many classes.
             thetas.append(theta.cpu())
 
-    drawn = sample(model, 1, n_steps, seed=seed, device=model.device, watch=watch)[0][place].item()
+    drawn = sample(model, 1, n_steps, seed=seed, device=model.device, watch=watch, **taking)[0][place].item()
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(10, 7), height_ratios=[2.2, 1], layout="constrained")
     inputs, angle = torch.stack(history), isinstance(model, nn.Circular)
     if isinstance(model, nn.Classes):
@@ -223,7 +223,9 @@ def plot_times(model: BFN, data: Data, path: Path, *, seed: int, count: int = 40
     return path
 
 
-def animate_flow(model: BFN, data: Data, path: Path, *, n_steps: int, seed: int, count: int = 16) -> Path:
+def animate_flow(
+    model: BFN, data: Data, path: Path, *, n_steps: int, seed: int, count: int = 16, **taking: Any
+) -> Path:
     """A film of the input distributions of some samples as messages arrive, with at most 51 frames."""
     frames = {round(i * n_steps / 50) for i in range(51)}
     figure, axes = plt.subplots(figsize=(10, 4.5) if data.symbols else (5, 5.4), layout="constrained")
@@ -243,7 +245,7 @@ def animate_flow(model: BFN, data: Data, path: Path, *, n_steps: int, seed: int,
 
     with NamedTemporaryFile(suffix=path.suffix) as file:
         with film.saving(figure, file.name, dpi=80):
-            sample(model, count, n_steps, seed=seed, device=model.device, watch=watch)
+            sample(model, count, n_steps, seed=seed, device=model.device, watch=watch, **taking)
         write_atomically(path, Path(file.name).read_bytes())
     plt.close(figure)
     return path

@@ -339,13 +339,16 @@ class BFN(Losses):
             sampling: The options of the run. Guidance has been applied to the output already.
         """
 
-    def step_error(self, coefficients: Coefficients, state: State, before: State) -> float | None:
+    def step_error(
+        self, coefficients: Coefficients, state: State, before: State, sampling: Sampling = PLAIN
+    ) -> float | None:
         """The error of a solver's step, as `adaptive.error_of_step` estimates it.
 
         Args:
             coefficients: The numbers of the step, floats.
             state: The tensors of the solver after the step.
             before: Copies of these tensors from before the step.
+            sampling: The options of the run.
 
         Returns:
             The error in units of the state, or None for a step of first order.

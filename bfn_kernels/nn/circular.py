@@ -59,8 +59,14 @@ class Circular(BFN):
     ):
         super().__init__(network)
         self.schedule, self.period = schedule, period
-        mean = float((schedule.alphas * ratio(schedule.alphas)).sum())
-        self.concentration = mean if concentration is None else concentration
+        self._concentration = concentration
+
+    @property
+    def concentration(self) -> float:
+        """κ of the output distribution after the last message."""
+        if self._concentration is not None:
+            return self._concentration
+        return float((self.schedule.alphas * ratio(self.schedule.alphas)).sum())
 
     def get_extra_state(self) -> Tensor:
         """Returns the accuracies, float64 `[n]`, which a checkpoint holds."""

@@ -216,7 +216,9 @@ class Vocabulary(Discrete):
         for value, new in ((logits, new_logits), (vectors, new_vectors), (previous_output, output)):
             value.copy_(new)
 
-    def step_error(self, coefficients: Coefficients, state: State, before: State) -> float | None:
+    def step_error(
+        self, coefficients: Coefficients, state: State, before: State, sampling: Sampling = PLAIN
+    ) -> float | None:
         """The error of a solver's step, as `adaptive.error_of_step` estimates it.
 
         Probabilities are computed for some tokens at a time.
@@ -225,16 +227,23 @@ class Vocabulary(Discrete):
             coefficients: The coefficients of the step, floats.
             state: The tensors of the solver after the step.
             before: Copies of these tensors from before the step.
+            sampling: The options of the run.
 
         Returns:
             The error in units of the state, or None for a step of first order.
         """
         chunks = zip(*(few_tokens(each, self.num_classes) for each in (*state[2:], *before[2:])), strict=True)
+
+        def probs(output: Tensor, logits: Tensor) -> Tensor:
+            return sampling.tempered(self.logits(output, logits)).softmax(-1)
+
         changes = (
-            self.logits(output, logits).softmax(-1) - self.logits(previous_output, previous_logits).softmax(-1)
+            probs(output, logits) - probs(previous_output, previous_logits)
             for logits, output, previous_logits, previous_output in chunks
         )
         roots = torch.cat([change.square().mean(-1).sqrt() for change in changes]).view(state[-1].shape[:-1])
+        if sampling.known_mask is not None:  # known tokens send the same class in every step
+            roots = roots.masked_fill(checks.mask("known_mask", sampling.known_mask, "the data", roots, roots.shape), 0)
         return error_of_step(coefficients, roots, torch.zeros_like(roots), self.state_scale)
 
     def mode(self, output: Tensor, theta: Any, t: Tensor) -> Tensor:

@@ -62,6 +62,7 @@ def test_overrides_replace_what_the_file_says():
         ("train.max_steps", r"override 'train.max_steps' is not of the form key=value"),
         ("train.max_steps=0", r"train.max_steps=0 must be positive"),
         ("network.dropout=1.0", r"network.dropout=1.0 must lie in \[0, 1\)"),
+        ("train.final_learning_rate=0.1", r"train.final_learning_rate=0.1 must lie in \[0, 0\.\d+\]"),
         ("train.learning_rate=-1", r"train.learning_rate=-1.0 must be positive"),
         ("sample.seed=18446744073709551616", r"sample.seed=18446744073709551616 must be a number of 64 bits"),
         ("train.compiler=gcc", r"train.compiler='gcc' is not known; it takes one of .*inductor"),
@@ -84,6 +85,7 @@ def test_a_bad_override_is_refused_by_name(override: str, message: str):
         ("data.name=digits_binary", "model.kind='discretised' does not fit data.name='digits_binary'"),
         ("network.name=transformer", "network.name='transformer' takes sequences"),
         ("network.width=12", "network.width=12 must be a multiple of 8"),
+        ("sample.temperature=0.5", "sample.temperature must be None for data without classes, got 0.5"),
         ("data.num_bins=32", "data.name='digits' does not read data.num_bins=32; it reads no other setting"),
     ],
 )

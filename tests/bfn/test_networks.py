@@ -8,7 +8,7 @@ import torch
 from bfn.configs import ConfigError, NetworkConfig
 from bfn.networks import NETWORKS, build_network, layers
 from bfn.networks.layers import Attention, TimeEmbedding
-from bfn.networks.transformer import Layer, Transformer, turned, turns_of
+from bfn.networks.transformer import Layer, Transformer, VectorTransformer, turned, turns_of
 
 
 @pytest.fixture(autouse=True)
@@ -211,6 +211,13 @@ def test_products_of_turned_vectors_depend_on_their_distance():
     torch.testing.assert_close(products[:-1, :-1], products[1:, 1:])
     assert (products[0] - products[0, 0])[1:].abs().min() > 1e-4
     torch.testing.assert_close(turned(q.expand(12, 8), turns).norm(dim=-1), q.norm().expand(12))
+
+
+def test_a_rotary_transformer_needs_heads_of_even_width():
+    sizes = {"width": 6, "depth": 1, "heads": 2, "dropout": 0.0}
+    with pytest.raises(ConfigError, match=r"network.width=6 must be a multiple of 2"):
+        Transformer((6,), 5, 5, **sizes, rotary=True)
+    assert VectorTransformer((6,), **sizes | {"heads": 1}, rotary=True).turns is not None
 
 
 def test_a_rotary_transformer_sees_distances():

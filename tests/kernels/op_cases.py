@@ -36,6 +36,7 @@ LOSSES = [
     ("reconstruction_loss", {}, PAPER),
 ]
 
+GUIDED = {"guidance": rows(uniform(0, 1)), "temperature": rows(uniform(1.5, 3))}  # logits no larger than others are
 CONTINUOUS = [
     Case("continuous.flow_sample", {"x": DATA, "t": TIME, "noise": normal()}, PAPER, ("x",)),
     Case("continuous.flow_sample[time per token]", {"x": DATA, "t": rows(uniform(0, 1), 2), "noise": normal()}, PAPER, ("x",)),
@@ -64,6 +65,7 @@ CONTINUOUS += [
     Case("continuous.predict_data[unclipped]", {"noise_pred": normal(), "mean": DATA, "t": TIME}, {"clip": None, **PAPER}, ("noise_pred", "mean")),
     Case("continuous.predict_data[ends]", {"noise_pred": normal(), "mean": DATA, "t": HARD_TIME}, {"clip": None, **PAPER}, ("noise_pred", "mean"), hard=True),
     Case("continuous.solver_step", {**SOLVED, **FIRST}, PAPER),
+    Case("continuous.solver_step[guided]", {**SOLVED, **FIRST, "unconditional": normal(), "guidance": GUIDED["guidance"]}, PAPER),
     Case("continuous.solver_step[ode2]", {**SOLVED, **SECOND}, {"rule": "ode2", **PAPER}),
     Case("continuous.solver_step[sde2, known]", {**SOLVED, **SECOND, **KNOWN, "noise": normal()}, {"rule": "sde2", "clip": None, **PAPER}),
     Case("continuous.solver_step[sde2, prediction]", {**SOLVED, **SECOND, **KNOWN, "noise": normal()}, {"rule": "sde2", **PAPER}, into="predicted_out"),
@@ -172,6 +174,7 @@ DISCRETISED += [
     Case("discretised.update_sample[stacked mean]", UPDATE_STACKED, {"num_bins": 16, "choose": "mean", **UNSTACKED, **PAPER}, ("pred_mean", "mean")),
     Case("discretised.update_sample[mean]", UPDATE, {"num_bins": 16, "choose": "mean", **PAPER}, (*PREDICTIONS, "mean")),
     Case("discretised.solver_step", {**NET, **FIRST}, {"num_bins": 16, **PAPER}),
+    Case("discretised.solver_step[guided]", {**NET, **FIRST, "unconditional": normal(), "guidance": GUIDED["guidance"]}, {"num_bins": 16, **PAPER}),
     Case("discretised.solver_step[ode2, stacked]", {**STACKED, **SECOND}, {"rule": "ode2", "num_bins": 17, **UNSTACKED, **PAPER}),
     Case("discretised.solver_step[sde2, prediction]", {**NET, **SECOND, **KNOWN, "noise": normal()}, {"rule": "sde2", "num_bins": 16, **PAPER}, into="predicted_out"),
     Case("discretised.solver_step[sde1, mixture]", {**NET, **mixture(NET, "mean"), **FIRST, "noise": normal(), "draw_noise": normal(), "component_noise": uniform(0, 1)}, {"rule": "sde1", "num_bins": 16, "choose": "sample", **DIRECT, **PAPER}),
@@ -179,7 +182,6 @@ DISCRETISED += [
 ]  # fmt: skip
 
 BETA = {"beta_1": 3.0}
-GUIDED = {"guidance": rows(uniform(0, 1)), "temperature": rows(uniform(1.5, 3))}  # logits no larger than others are
 DISCRETE = [
     Case("discrete.bayesian_update", {"logits": per_class(normal(2), 5), "y": per_class(normal(2), 5)}, {}, ("logits", "y"), num_classes=5, kernels=False),
     Case("discrete.theta_logits", {"theta": per_class(uniform(0.1, 1), 3)}, {}, ("theta",), num_classes=3, kernels=False),

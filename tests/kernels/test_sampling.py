@@ -10,6 +10,7 @@ from bfn_kernels import binary, continuous, discrete, discretised, nn, samplers,
 from bfn_kernels.nn import Sampling
 from bfn_kernels.noise import fold_in
 from bfn_kernels.schedules import VonMisesAccuracy
+from bfn_kernels.solvers import Coefficients
 from tests.kernels.test_nn import KINDS, Network, each_kind, make
 
 SHAPE, SEED, N = (3, 4), 5, 4
@@ -220,6 +221,48 @@ def test_what_a_model_cannot_do_is_refused(kind, how, message):
     for draw in (samplers.sample, samplers.sample_within):
         with pytest.raises(ValueError, match=message):
             draw(make(kind)[0], SHAPE, 2, **how)
+
+
+def test_a_second_order_step_of_a_large_vocabulary_refuses_what_was_sent():
+    model = make("vocabulary")[0]
+    for draw in (
+        lambda: samplers.sample_within(model, SHAPE, 0.5, choose="mode"),
+        lambda: drawn(model, "sde2", choose="mode"),
+    ):
+        with pytest.raises(ValueError, match=r"choose must be one of \['mean'\], got 'mode'"):
+            draw()
+    drawn(model, "sde1", choose="mode")
+
+
+@pytest.mark.parametrize("kind", ["discrete", "binary", "discretised"])
+def test_adaptive_steps_that_draw_read_the_seed(kind):
+    model = make(kind)[0]
+    start, inputs = torch.randn((*SHAPE, 5) if kind == "discrete" else SHAPE), []
+    model.network.register_forward_pre_hook(lambda network, arguments: inputs.append(arguments[0].clone()))
+
+    def last_input(seed):
+        samplers.sample_within(model, SHAPE, 1e3, seed=seed, choose="sample", start=start)
+        return inputs[-1]
+
+    assert torch.equal(last_input(1), last_input(1)) and not torch.equal(last_input(1), last_input(2))
+
+
+def test_the_error_of_a_step_of_a_large_vocabulary_is_that_of_what_is_sent():
+    model = make("vocabulary")[0].double()
+    torch.nn.init.zeros_(model.head.bias)
+    step = Coefficients(0.9, 0.1, None, 0.5)
+    before, state = (tuple(torch.randn(*SHAPE, size, dtype=torch.float64) for size in (30, 6, 30, 7)) for _ in range(2))
+
+    def colder(tensors):  # logits are linear in the network's output
+        return *tensors[:3], 2 * tensors[3]
+
+    half = Sampling(temperature=0.5)
+    torch.testing.assert_close(
+        model.step_error(step, state, before, half), model.step_error(step, colder(state), colder(before))
+    )
+    assert model.step_error(step, state, before, half) != model.step_error(step, state, before)
+    known = Sampling(known=torch.zeros(SHAPE).long(), known_mask=torch.ones(SHAPE) > 0)
+    assert model.step_error(step, state, before, known) == 0
 
 
 def test_plain_sampling_asks_for_nothing():
