@@ -1,7 +1,8 @@
 """The closed forms in plain torch: the best code that a user would write without this library.
 
-It also works under torch.compile. Gradients are autograd's. `noise`, if it is passed, replaces the normals that torch
-would draw, and `draw_noise` the uniforms that draw a class. Numbers in parentheses are equations of Graves et al. 2023.
+It also works under torch.compile. Gradients are autograd's. Only the tables of `VonMisesAccuracy` and their constants
+are the library's. `noise`, if it is passed, replaces the normals that torch would draw, and `draw_noise` the uniforms
+that draw a class. Numbers in parentheses are equations of Graves et al. 2023.
 """
 
 import math
@@ -98,8 +99,8 @@ def expectation(like, noise, n_samples, quadrature) -> list[tuple]:
 def discretised_discrete_time_loss(
     x, pred_mean, pred_log_std, t, noise=None, *, num_bins, sigma_1, n_steps, n_samples=None, quadrature=None, floor=0.0
 ) -> Tensor:
-    """n·E[−ε²/2 − LSE_k(ln p_k − (y − c_k)²/2τ²)] (113–119). floor: the least p, as torch's Categorical has it in the
-    published formulation; 0 changes no p."""
+    """n·E[−ε²/2 − LSE_k(ln p_k − (y − c_k)²/2τ²)] (113–119). With a floor, p is clamped to [floor, 1 − floor], as in
+    torch's Categorical, which the published formulation uses, and then normalised."""
     step = 2 * math.log(sigma_1) / n_steps
     root_alpha = column((-math.expm1(step) * torch.exp(-step * (n_steps * t + 1))).sqrt())
     log_p = log_bin_probs(pred_mean, output_std(pred_log_std), num_bins)
@@ -200,7 +201,7 @@ def binary_discrete_time_loss(
 
 
 def circular_flow_sample(x: Tensor, step: Tensor, normals=None, angle=None, *, schedule: VonMisesAccuracy) -> Tensor:
-    """x + an angle of vM(0, c), for a concentration that is interpolated between quantiles of its law."""
+    """x + an angle of vM(0, c). The concentration c is random: it is interpolated between the quantiles of its law."""
     table = schedule.on(x.device)[step - 1]
     normals = torch.randn_like(x) if normals is None else normals
     place = ((normals + TABLE_END) * ((QUANTILES - 1) / (2 * TABLE_END))).clamp(0, QUANTILES - 1)
@@ -216,5 +217,5 @@ def circular_renoise(pred: Tensor, step: Tensor, normals=None, angle=None, *, sc
 
 
 def circular_discrete_time_loss(x: Tensor, pred: Tensor, step: Tensor, *, schedule: VonMisesAccuracy) -> Tensor:
-    """n·α·A(α)·(1 − cos(x − x̂))."""
+    """n·α·A(α)·(1 − cos(x − x̂)), where A = I₁/I₀."""
     return column(schedule.weights.to(x.device, x.dtype)[step - 1]) * (1 - (x - pred).cos())

@@ -8,11 +8,11 @@ by ancestral sampling or by the rules of `solvers`. `adaptive` chooses the lengt
 
 All families have in common (docs/contracts.md has more, and explains the keywords that several families share):
 
-Rows: times, accuracies and precisions are scalars, `[B]` or any leading part of the shape of the data or classes.
+Times, accuracies and precisions: a number, or a tensor `[B]` or of any leading part of the data's shape `[B, ...]`.
 Types: numbers are float32, bfloat16, float16 or float64. Arithmetic is in float32, or in float64 if an argument is
 float64. Results are rounded once, at the end.
-Random numbers: they follow from a seed, `seed=` (an int or an int64 tensor) or a draw from `generator=` (a
-`torch.Generator`). Without both, torch's default generator draws the seed.
+Random numbers: a seed determines them. Pass it as `seed=`, an int or an int64 tensor. Or pass a `torch.Generator` as
+`generator=`, which draws the seed. Without both, torch's default generator draws it.
 Numbers in parentheses: equations of Graves et al. 2023.
 Errors: a wrong shape, device, range or keyword is a ValueError and a wrong type a TypeError, before anything is
 computed. A class out of range is an IndexError on the CPU. Elsewhere it gives NaN for its variable.

@@ -2,9 +2,9 @@
 these messages.
 
 After messages of accuracies α_1 … α_m about an angle, the concentration c is random. Its law does not depend on the
-angle. It is a Markov chain: if the next message is at an angle φ to the mean, the concentration becomes c' = √(c² + α²
-+ 2cα·cos φ). The density of φ is I₀(c')/(2π·I₀(α)·I₀(c)) [derived]. This module computes the laws by quadrature in
-float64. A law is a set of nodes with weights, which may be slightly negative.
+angle. The concentrations form a Markov chain: if the next message is at an angle φ to the mean, c becomes c' = √(c² +
+α² + 2cα·cos φ). The density of φ is I₀(c')/(2π·I₀(α)·I₀(c)), which is not in the paper [derived]. This module computes
+the laws by quadrature in float64. A law is a set of nodes with weights, which may be slightly negative.
 """
 
 import math
@@ -19,8 +19,8 @@ from bfn_kernels.call import checks
 from bfn_kernels.torch_private import constant
 
 QUANTILES = 256  # csrc/math/circular.h has the same QUANTILES and TABLE_END, and reads the table of quantiles
-TABLE_END = 6.0  # the quantiles belong to the normal numbers from −TABLE_END to TABLE_END
-_NODES = 768  # of a law
+TABLE_END = 6.0  # the quantiles are at probabilities Φ(z), for equidistant z from −TABLE_END to TABLE_END
+_NODES = 768  # the number of nodes of a law after three or more messages
 _STENCIL = 6  # the number of nodes that share a weight, so that moments up to the fifth do not change
 
 
@@ -97,12 +97,13 @@ def laws(alphas: Sequence[float]) -> Iterator[Law]:
 
 
 def quantiles(law: Law) -> Tensor:
-    """The quantiles of a law: for QUANTILES normal numbers z at equal distances, the c with F(c) = Φ(z). Between two
-    nodes, Φ⁻¹(F(c)) is interpolated, since it is nearly linear for most laws."""
+    """The c with F(c) = Φ(z) for QUANTILES equidistant z from −TABLE_END to TABLE_END, where F is the distribution
+    function of the law. Between two nodes, Φ⁻¹(F(c)) is interpolated, since it is nearly linear for most laws."""
     if len(law.nodes) == 1:
         return law.nodes.expand(QUANTILES)
     weights = law.weights
-    bend = torch.nn.functional.pad(weights.diff(), (0, 1)) / 24  # corrects a sum over cells to the integral
+    # The cumulative sum of the weights is a midpoint rule for F; `bend` is its correction of second order.
+    bend = torch.nn.functional.pad(weights.diff(), (0, 1)) / 24
     below = (weights.cumsum(0) + bend).clamp(1e-300, 1).cummax(0).values
     above = (weights.flip(0).cumsum(0).flip(0) - weights - bend).clamp(1e-300, 1).flip(0).cummax(0).values.flip(0)
     z = torch.where(below < 0.5, torch.special.ndtri(below), -torch.special.ndtri(above)).cummax(0).values
@@ -184,8 +185,8 @@ class VonMisesAccuracy:
 
     @property
     def table(self) -> Tensor:
-        """The quantiles of the concentration after 0 … n messages, float32 `[n + 1, 256]`, for 256 normal numbers at
-        equal distances from -6 to 6. The first access computes them."""
+        """The quantiles of the concentration after 0 … n messages, float32 `[n + 1, 256]`, at the probabilities Φ(z)
+        for 256 equidistant z from -6 to 6. The first access computes them."""
         return self.on(torch.device("cpu"))
 
     def alpha(self, i: Tensor, n: int) -> Tensor:

@@ -25,9 +25,9 @@ if A = 0.
   `solver_step` says otherwise.
 
 A sampling run starts at time 0 with the state 0 if the rule is stochastic. Otherwise it starts at a later time t₀. Its
-state is then drawn from a normal with mean 0 and the variance that `start_variance` describes. Each step calls the
-network at the time s of the state, and then `solver_step`, whose arguments t and t_next are s and t. A last call of the
-network at time 1 gives the result.
+state is then drawn from a normal with mean 0 and the variance that `start_variance` describes. For each step from s to
+t, the run calls the network at time s, and then `solver_step` with t=s and t_next=t. A last call of the network at time
+1 gives the result.
 """
 
 from collections.abc import Callable
@@ -45,8 +45,8 @@ class Coefficients(NamedTuple):
 
     Attributes:
         keep: A, the factor of the state. None: 1.
-        take: The factor `take` of the formulas above. For classes and binary data, it is the accuracy with which the
-            prediction is sent.
+        take: The factor `take` of the formulas above. For classes and binary data, "ancestral", "sde1", "sde2" and
+            "sde_euler" send the prediction with this accuracy.
         variance: E² for continuous data, E²/K for classes, E²/4 for binary data; at least 0. None: the step has no
             noise.
         extrapolation: r of a step of second order. None: the step is of first order.

@@ -31,7 +31,7 @@ def text_bpe(config: Config, tokenizer: str | None = None) -> Data:
     else:
         whole = read_text(find_text(config))
     if settings.vocabulary <= 256:
-        raise ConfigError(f"data.vocabulary={settings.vocabulary} must be more than the 256 bytes")
+        raise ConfigError(f"data.vocabulary={settings.vocabulary} must be more than 256, since each byte is an entry")
     train, validation = ends(len(whole))
     parts = whole[:train], whole[train:validation], whole[validation:]
     learned = learn(parts[0], settings.vocabulary) if tokenizer is None else parsed(tokenizer)
@@ -80,8 +80,8 @@ def pieces(tokenizer: Tokenizer) -> list[bytes]:
 def bytes_of_letters() -> dict[str, int]:
     """The byte that each letter of an entry stands for (GPT-2's table).
 
-    A letter from 0 to 255 stands for the byte of the same number. Only visible letters of Latin-1 are used. Each
-    remaining byte is written as a letter from 256 on, in the order of the bytes.
+    A visible letter of Latin-1 stands for the byte that is its code point. Each remaining byte is written as a letter
+    with a code point from 256 on, in the order of the bytes.
     """
     itself = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in itself]

@@ -40,7 +40,7 @@ def moses(config: Config) -> Data:
     """Molecules as rows of classes: the property, then the tokens, then padding up to data.length.
 
     The vocabulary has the tokens of all training molecules; training uses data.count of the molecules. The property is
-    the logP that RDKit computes, in one bin for each token of the vocabulary. Only rows of the training data have it.
+    the logP that RDKit computes, in as many bins as the vocabulary has tokens. Only rows of the training data have it.
     """
     path = find_file(config, [WHEEL], [""])
     train, test = shuffled(read(path, "train")), shuffled(read(path, "test"))[:TEST]

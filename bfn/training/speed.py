@@ -31,7 +31,7 @@ class Choice(NamedTuple):
         return f"{numbers}, {f'compiled by {self.compiler}' if self.compiler else 'not compiled'}"
 
     def autocast(self, device: torch.device) -> AbstractContextManager:
-        """The context of the network's calls. The autocast of fp16 is accelerate's, which scales its losses."""
+        """The context of the network's calls. It turns on only bf16. accelerate turns on fp16 and scales losses."""
         return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def compile(self, network: nn.Module) -> None:
@@ -114,7 +114,8 @@ def choose(
     def short(seconds: float) -> bool:
         return left(seconds) < WORTH * compiling
 
-    # The first pass takes longest. If even its time makes a short run, no other pass is needed.
+    # short(math.inf): the time limit alone makes the run short, so nothing is timed. The first pass takes longest. If
+    # even its time makes a short run, no other pass is needed.
     if short(math.inf) or short(try_out(plain, 1)[0]) or short(before := min(try_out(plain, PASSES))):
         return plain
     try:

@@ -255,8 +255,8 @@ def solver_step(
     """Takes a sampler's step from time t to t_next: z' = A·z + take·(K(p + r·(p − p_prev)) − 1) + E·ξ [derived].
 
     p are the probabilities of the classes. They are softmax(output_logits), unless choose, guidance, temperature or
-    known changes them. A rule of `bfn_kernels.solvers` gives the coefficients A, take, r and E. The rule "sde1" with
-    samples from t = 0 on is ancestral sampling. Nothing is differentiable.
+    known changes them. A rule of `bfn_kernels.solvers` gives the coefficients A, take, r and E. A run that starts at
+    t = 0 with the rule "sde1" and choose="sample" is ancestral sampling. Nothing is differentiable.
 
     Args:
         output_logits: What the network put out at time t, `[B, ..., K]`, floating-point.

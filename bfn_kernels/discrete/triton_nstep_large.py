@@ -53,8 +53,8 @@ def _noise_of(draws, rows, x, draw, count, S):
 
 @triton.jit
 def _shifted(logits, rows, x, first, top, message, eps, S):
-    """The logits after a message, less the terms that all classes share. One of these is the largest logit: the sum of
-    the message and large logits would lose the message's digits."""
+    """The logits after a message, up to a constant for each row. `top`, the largest logit before the message, is
+    subtracted first: the sum of the message and large logits would lose the message's digits."""
     z = load_classes(logits, rows, first, S) - top[:, None]
     return z + message[0] * eps + tl.where(is_class(x, first, S.TILE), message[1], 0.0)
 
@@ -93,8 +93,9 @@ def _message(alpha, S):
 
 @triton.jit
 def joint_sums(x, logits, alpha, draws, n_steps, mask, losses, sums, count, S: tl.constexpr):
-    """Writes the loss and, for each draw, the mean S of exp(y_k − y_x) − 1 under p. If ln(1 + S) is not accurate, it
-    also writes the mean M of exp(y_k − y_x), the largest logit after the message, and the sum of exp(z − max)."""
+    """Writes the loss and four numbers for each draw. The first is s, the mean of exp(y_k − y_x) − 1 under p. The other
+    three are computed only if ln(1 + s) is not accurate: `mixture`, the mean of exp(y_k − y_x); `y_top`, the largest
+    logit after the message; and `y_total`, the sum of exp(logit − y_top)."""
     rows = block_of(count, S.ROWS)
     x, message = load(x, rows, tl.int64), _message(load(alpha, rows, S.T), S)
     valid = valid_class(x, S.K)
@@ -167,8 +168,8 @@ def joint_gradient(x, logits, alpha, draws, n_steps, mask, sums, grad_logits, co
 
 class _Row(NamedTuple):
     """The numbers of a row that `factorised` needs: x, r = √(Kα), the largest logit and the sum of exp(z − max), the
-    likeliest class and 1 − its probability. far_x is x, or −1 if p_x is not far, as `is_far` defines it. far_likeliest
-    is the likeliest class, or −1 if 1 − its p is not far."""
+    likeliest class, and `rest`, which is 1 − its probability. far_x is x if p_x is far, as `is_far` defines it, and −1
+    otherwise. far_likeliest is the likeliest class if p_x and `rest` are far, and −1 otherwise."""
 
     x: Any
     r: Any

@@ -1,8 +1,8 @@
 """Mixtures of normals in Triton: loops over the M components. M is one of the `Constants` C of a kernel.
 
-Each loop computes the mean and std of the components again. The views of the network's output and of its gradients are
-made by `component_view`: views of the first component, followed by the stride between components. The argument
-`log_total` is the result of `normaliser`. The share of a component is its weight in the mixture.
+Each loop that needs the mean and std of the components computes them again. The views of the network's output and of
+its gradients are made by `component_view`: views of the first component, followed by the stride between components. The
+argument `log_total` is the result of `normaliser`. The share of a component is its weight in the mixture.
 """
 
 import triton

@@ -19,8 +19,8 @@ from bfn_kernels.solvers import Coefficients
 # The tensors that every step of a sampler overwrites:
 # - in ancestral sampling, mean and precision, or logits and theta. Angles have mean, concentration and its logarithm.
 # - for a solver, the mean, or logits and theta, and then the prediction of the previous step.
-# `Vocabulary` stores the embedding of theta instead of theta. For a solver it stores the logits and the network's
-# output of the previous step instead of the prediction.
+# `Vocabulary` stores the embedding of theta in place of theta. For a solver, it stores the logits and the network's
+# output of the previous step in place of the prediction.
 State = tuple[Tensor, ...]
 Network = Callable[[Tensor, Tensor], Tensor]  # a module, or another function of theta and t
 
@@ -184,8 +184,8 @@ class BFN(Losses):
         """Combines two outputs of the network, for the same theta and t.
 
         Args:
-            output: With the condition.
-            other: Without the condition, or with one that samples are to be unlike.
+            output: The output with the condition.
+            other: The output without the condition, or with a condition that samples should not meet.
             weight: w, broadcastable to both.
 
         Returns:
@@ -227,7 +227,7 @@ class BFN(Losses):
         self.solve(self.guided_output(theta, t, sampling), state, t, coefficients, seed, sampling)
 
     def sample_final(self, state: State, sampling: Sampling = PLAIN) -> Tensor:
-        """The mode of the output distribution at t = 1, which ends a sampling run; what is known stays as it is.
+        """The mode of the output distribution at t = 1, which ends a sampling run. Known variables keep their values.
 
         Args:
             state: The tensors after the last step. They are only read.
@@ -244,7 +244,8 @@ class BFN(Losses):
         """Replaces the means or the logits that a run starts from.
 
         Args:
-            state: The tensors of `prior` or `solver_state`. The first tensor is overwritten, and theta if stored.
+            state: The tensors of `prior` or `solver_state`. The first tensor is overwritten. Modules whose state also
+                has theta, or its embedding, override this method to overwrite it, too.
             start: The new means or logits, in the shape of the first tensor.
         """
         checks.like("start", start, "the state", state[0])

@@ -17,8 +17,8 @@ from bfn_kernels.solvers import Coefficients
 
 
 class EmbeddedInput:
-    """What `Vocabulary` has as theta: an input distribution, and its embedding `vectors` `[B, ..., d]`, which the
-    network sees.
+    """What `Vocabulary` has as theta: an input distribution, and its embedding `vectors` `[B, ..., d]`.
+    `Vocabulary.output` makes the network's input from the vectors.
 
     For a sampler, `state` `[B, ..., K]` has the logits of the distribution. A loss computes them again from `seed`, the
     seed of the flow.
@@ -142,7 +142,7 @@ class Vocabulary(Discrete):
     def expectation(self, seed: int) -> dict[str, Any]:
         return {"seed": seed}
 
-    reconstruction_loss = BFN.reconstruction_loss  # which, unlike `Classes`, passes the schedule
+    reconstruction_loss = BFN.reconstruction_loss  # passes the schedule, which the method of `Classes` does not
 
     def prior(self, shape: tuple[int, ...], device: torch.device) -> State:
         vector = self.weight().mean(0)  # θ is 1/K
@@ -172,7 +172,7 @@ class Vocabulary(Discrete):
         BFN.start_from(self, state, start)
         state[1].copy_(embedded_state(state[0], self.weight()))
 
-    guided = BFN.guided  # hidden states, in which logits are linear
+    guided = BFN.guided  # guided outputs give guided logits, since logits are linear in hidden states and factors
 
     def tempered(self, output: Tensor, sampling: Sampling) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
         """The arguments of a step whose logits are divided by the temperature.

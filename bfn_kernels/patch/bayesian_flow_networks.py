@@ -1,5 +1,5 @@
 """Functions that replace methods of github.com/nnaisense/bayesian-flow-networks. `patch.official` installs them.
-"Their" and "theirs" are words for the code of this repository."""
+In comments, "their" refers to the code of that repository."""
 
 from collections.abc import Callable
 from typing import Any, cast
@@ -13,10 +13,10 @@ from bfn_kernels.call.keywords import Limits
 
 
 def row_times(t: Tensor) -> Tensor:
-    """One time for each row. Their code passes a time for each variable.
+    """Returns one time for each row, `[B]`. Their code passes a time for each variable.
 
-    If the times of a row differ, the result has a time for each variable, flattened to `[B, D]`. So it has on a GPU,
-    where comparing the times would cost a synchronisation.
+    If the times of a row differ, it returns all times, flattened to `[B, D]`. On a GPU and in compiled code it always
+    returns `[B, D]`, since a comparison of the times would cost a synchronisation.
     """
     t = t.flatten(1).float()
     return t[:, 0] if checks.shows(t) and t.shape[1] > 0 and bool((t == t[:, :1]).all()) else t
@@ -47,7 +47,8 @@ def module_of(loss: Any) -> nn.BFN | None:
     inner = factory.data_dist_factory
     match type(inner).__name__:
         case "DeltaFactory" if inner.clip_range > 0:
-            bins = 16 if flow.min_variance == 1e-3 else 256  # 16 in their experiment with 16 bins
+            # Their loss does not know the number of bins. Only their experiment with 16 bins has this min_variance.
+            bins = 16 if flow.min_variance == 1e-3 else 256
             clip, limits = (-inner.clip_range, inner.clip_range), Limits(t_min=factory.min_t)
             return nn.Continuous(network, sigma_1(flow), num_bins=bins, limits=limits, clip=clip)
         case "DiscretizedNormalFactory" if inner.clip and inner.min_std_dev > 0:

@@ -1,11 +1,11 @@
 """Tiles of large vocabularies. A tile is a matrix with numbers for some tokens (rows) and some classes (columns).
 
-An op computes and uses one tile at a time, always in the same memory (or two tiles, for the logits of a head and of a
-flow). So its memory does not grow with the number of tokens times the number of classes, except for a sampler's state.
-The outer loop is over classes: the rows of the weight that a tile needs, and their gradient, then stay in the cache
-while all tokens pass. From the forward to the backward pass, an op keeps only a few sums for each token. The backward
-pass computes the tiles again, by a matrix product or from the seed. A loss that computes its gradients in the forward
-pass computes its tiles only once: they have all classes.
+An op computes and uses one tile at a time, and all tiles use the same memory. (If a head and a flow each make logits,
+there are two tiles.) So the memory of an op does not grow with the number of tokens times the number of classes. Only a
+sampler's state does. The outer loop is over classes. The rows of the weight that a tile needs, and the gradient for
+these rows, then stay in the cache while all tokens pass. From the forward to the backward pass, an op keeps only a few
+sums for each token. The backward pass computes the tiles again, by a matrix product or from the seed. If a loss
+computes its gradients in the forward pass, each tile has all classes of its tokens, so it is computed only once.
 """
 
 import copy
@@ -47,7 +47,7 @@ class Tokens:
         self.x, self.valid = self.scalars(index), self.scalars(valid)
 
     def first(self, classes: slice) -> int:
-        """The index, among the classes of all processes, of the first of these classes of this process."""
+        """Converts the start of a slice of this process's classes to an index among the classes of all processes."""
         return self.shard.first + classes.start
 
     def scalars(self, values: Tensor | None) -> Any:
@@ -59,7 +59,7 @@ class Tokens:
         return self._select(values.reshape(self.shape.numel(), *values.shape[len(self.shape) :]))
 
     def scatter(self, values: Tensor) -> Tensor:
-        """The values `[T, ...]` in the shape of the data. Tokens that the mask leaves out get 0."""
+        """The values `[T, ...]` in the shape of the data. Tokens that were left out get 0."""
         if self.indices is not None:
             values = values.new_zeros(self.shape.numel(), *values.shape[1:]).index_copy_(0, self.indices, values)
         return values.reshape(*self.shape, *values.shape[1:])
@@ -77,9 +77,9 @@ class Tokens:
 class Grid:
     """The tiles that T tokens and the classes of this process are split into, and the memory of a tile.
 
-    grids: the number of grids that a call uses at the same time; together they take the memory of one tile. whole:
-    whether a tile has all classes. Such a tile has d tokens, so that it takes as much memory as the gradient of the
-    weight `[K, d]`. width: d.
+    width: d, the length of a row of the weight `[K, d]`. grids: the number of grids that a call uses at the same time;
+    together they take the memory of one tile. whole: whether a tile has all classes. The tiles of all grids then have
+    at most d tokens, so that they take at most as much memory as the gradient of the weight.
     """
 
     def __init__(
@@ -179,8 +179,8 @@ class Products:
 class Logits:
     """The logits hidden·Wᵀ + bias + flow_scale·y of tokens, a tile at a time.
 
-    head: hidden `[T, d]` and flow_scale `[T]`. state: y `[T, K]`, which is read only with flow_scale. dtype: the type
-    of the arithmetic. grids, whole: as for `Grid`.
+    head: hidden `[T, d]` and flow_scale `[T]`. state: y `[T, K]`, which is not used if flow_scale is None. dtype: the
+    type of the arithmetic. grids, whole: as for `Grid`.
     """
 
     def __init__(self, library: Any, head: LinearHead, state: Any, dtype: torch.dtype, grids: int, whole: bool = False):

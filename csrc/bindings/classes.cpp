@@ -1,5 +1,5 @@
-// The operators of binary and of discrete data, which share most of their code. The numbers of discrete data have a
-// last dimension for the classes.
+// The operators of binary and of discrete data, which share most of their code. Logits, states and messages of discrete
+// data have a last dimension for the classes. The classes x do not have it.
 #include "../ops/binary.h"
 #include "../ops/discrete.h"
 #include "operators.h"

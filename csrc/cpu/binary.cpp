@@ -95,8 +95,8 @@ void choose(const BinaryUpdate& op, int64_t start, int64_t length, T* __restrict
 }
 
 // For each variable of a block, the mean of binary_draw over the draws or nodes: `value`, and its derivative by u,
-// `slope`. The loss L_n is `value` times n_steps and the number of the receiver's coordinates. Here s is the sign of
-// class x, u is s z for the logit z, p is p_x = sigmoid(u), and q is 1 - p_x.
+// `slope`. L_n is n_steps * coordinates * value, with 2 coordinates for the factorised receiver and 1 for the joint
+// receiver. Here s is the sign of class x, u is s z for the logit z, p is p_x = sigmoid(u), and q is 1 - p_x.
 template <class T>
 struct NStepBlock {
   int64_t length;

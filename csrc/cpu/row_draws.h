@@ -1,4 +1,4 @@
-// The class that each row sends: the likeliest class, or a random class.
+// Picks a class for each row from its logits: the likeliest class, or a draw from their softmax p.
 #pragma once
 
 #include "row_sums.h"
@@ -6,7 +6,7 @@
 namespace bfn {
 
 // Finds the class with the largest logit of each row. Of several such classes it takes the first. The class is -1 if p
-// is NaN, which is so if a logit is NaN or +inf, or if all logits are -inf.
+// is NaN: if a logit is NaN or +inf, or if all logits are -inf.
 template <class T, class F>
 void find_modes(const Rows& rows, F&& logits, int64_t (&mode)[kLanes]) {
   T top[kLanes];
@@ -46,8 +46,8 @@ void find_modes(const Rows& rows, F&& logits, int64_t (&mode)[kLanes]) {
   }
 }
 
-// Finds the last class of row j with p_k > 0. It is drawn if no cumulative probability exceeds the uniform number,
-// because of rounding.
+// Finds the last class of row j with p_k > 0. This class is drawn if no cumulative probability exceeds the uniform
+// number, because of rounding.
 template <class T>
 int64_t last_class(const Rows& rows, const RowScratch<T>& scratch, int64_t j) {
   int64_t last = 0;
@@ -61,8 +61,9 @@ int64_t last_class(const Rows& rows, const RowScratch<T>& scratch, int64_t j) {
   return last;
 }
 
-// Finds the first class of row j whose cumulative e exceeds `threshold`. Returns -1 if no class does. The lanes must be
-// classes. The function first finds the tile, then the step in the tile, then the class in the step.
+// Finds the first class of row j at which the running sum of scale * e exceeds `threshold`. Returns -1 if the sum over
+// all tiles does not. Requires rows.lanes_are_classes. The function first finds the tile, then the step in the tile,
+// then the class. If rounding keeps the sums over the classes from exceeding it, the last class of the tile is taken.
 template <class T>
 int64_t draw_from_row(const Rows& rows, int64_t j, const RowScratch<T>& scratch, double threshold) {
   double before = 0;
@@ -89,8 +90,7 @@ int64_t draw_from_row(const Rows& rows, int64_t j, const RowScratch<T>& scratch,
 }
 
 // Draws the first class of each row whose cumulative probability exceeds the uniform number. If there is none, it draws
-// the last class with p_k > 0. The class is -1 if p is NaN, which is so if a logit is NaN or +inf, or if all logits are
-// -inf.
+// the last class with p_k > 0. The class is -1 if p is NaN: if a logit is NaN or +inf, or if all logits are -inf.
 template <class T>
 void draw_classes(const Rows& rows, const double (&sums)[kLanes], const RowScratch<T>& scratch,
                   const T (&uniform)[kLanes], int64_t (&drawn)[kLanes]) {

@@ -1,4 +1,4 @@
-// Floating-point types of 16 bits. A conversion to them rounds once.
+// Floating-point types of 16 bits. A conversion from float rounds once. A conversion from double rounds to float first.
 #pragma once
 
 #include "common.h"
@@ -16,8 +16,8 @@ struct BFloat16 {
   BFN_HD explicit BFloat16(double x) : BFloat16(static_cast<float>(x)) {}
 };
 
-// The conversions use only integer operations and selections, since compilers vectorise these. They do not vectorise
-// conversions of _Float16.
+// The conversions use only integer operations, selections, and an addition or subtraction of floats, since compilers
+// vectorise these. They do not vectorise conversions of _Float16.
 struct Half {
   uint16_t bits;
   BFN_HD operator float() const {
@@ -34,8 +34,8 @@ struct Half {
     constexpr uint32_t kInfinity = 0x7F800000, kTooLarge = (127 + 16) << 23, kNormal = (127 - 14) << 23;
     const uint32_t u = bit_cast<uint32_t>(x), magnitude = u & 0x7FFFFFFF;
     const uint32_t normal = (magnitude - ((127 - 15) << 23) + 0xFFF + ((magnitude >> 13) & 1)) >> 13;
-    const uint32_t subnormal =
-        bit_cast<uint32_t>(bit_cast<float>(magnitude) + 0.5f) & 0x7FFFFF;  // the addition rounds the subnormal number
+    // Adding 0.5 rounds: floats from 0.5 to 1 are 2^-24 apart, as subnormal numbers of Half are.
+    const uint32_t subnormal = bit_cast<uint32_t>(bit_cast<float>(magnitude) + 0.5f) & 0x7FFFFF;
     const uint32_t special = magnitude > kInfinity ? 0x7E00 : 0x7C00;
     const uint32_t finite = magnitude < kNormal ? subnormal : normal;
     bits = static_cast<uint16_t>((magnitude >= kTooLarge ? special : finite) | (u >> 16 & 0x8000));

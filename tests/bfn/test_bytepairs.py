@@ -72,7 +72,7 @@ def test_the_vocabulary_is_learned_of_what_is_trained_on(settings):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("data.vocabulary=256", "data.vocabulary=256 must be more than the 256 bytes"),
+        ("data.vocabulary=256", "data.vocabulary=256 must be more than 256, since each byte is an entry"),
         ("data.file=none.txt", "has no none.txt"),
         ("data.length=4000", "data.length=4000 must be at most"),
     ],
