@@ -47,7 +47,9 @@ def test_the_step_in_the_place_of_its_time(family, backend):
         got = loss(step=i, n_steps=n, backend=backend)
         assert got.isfinite() and torch.equal(got, loss(t, n_steps=n, backend=backend))
     rounded = ((each - 1) / 20).float()  # the nearest float32, as floor(20 * t) / 20 returns it for a float32 t
-    assert torch.equal(loss(rounded, n_steps=20, backend=backend), loss(step=each, n_steps=20, backend=backend))
+    # The scales of x̂ follow the rounded time, and may differ in the last place.
+    got, want = loss(rounded, n_steps=20, backend=backend), loss(step=each, n_steps=20, backend=backend)
+    torch.testing.assert_close(got, want, rtol=3e-7, atol=0)
 
 
 @pytest.mark.parametrize("as_tensor", [False, True])
