@@ -247,6 +247,7 @@ def test_adaptive_steps_that_draw_read_the_seed(kind):
     assert torch.equal(last_input(1), last_input(1)) and not torch.equal(last_input(1), last_input(2))
 
 
+@torch.no_grad()
 def test_the_error_of_a_step_of_a_large_vocabulary_is_that_of_what_is_sent():
     model = make("vocabulary")[0].double()
     torch.nn.init.zeros_(model.head.bias)

@@ -304,7 +304,7 @@ class Stored(nn.Vocabulary):
     def solve(self, output, state, *step):
         nn.Discrete.solve(self, self.logits(output, state[0]), state, *step)
 
-    def step_error(self, coefficients, state, before):
+    def step_error(self, coefficients, state, before, sampling):
         return nn.Discrete.step_error(self, coefficients, state, before)
 
     def mode(self, output, theta, t):
