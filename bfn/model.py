@@ -171,8 +171,7 @@ def build_model(config: Config, data: Data) -> BFN:
     model: BFN = kind(config, data)
     model.shape, model.num_classes = data.shape, data.num_classes
     try:
-        sampling = Sampling(config.sample.choose, config.sample.temperature)
-        sampling.check(choices_of(model, config.sample.sampler), model.has_logits, data.shape)
+        Sampling(**config.sample.taking).check(choices_of(model, config.sample.sampler), model.has_logits, data.shape)
     except ValueError as error:
         raise ConfigError(f"sample.{error}") from error
     return model

@@ -94,17 +94,24 @@ class Molecules:
         """The string of each row of classes, without the row's property."""
         return ["".join(self.symbols[c] for c in row[1:]) for row in samples.tolist()]
 
+    def valid(self, samples: Tensor) -> list[Any]:
+        """The samples that are molecules."""
+        return [molecule for molecule in parsed(self.strings(samples)) if molecule is not None]
+
     def score(self, samples: Tensor) -> tuple[float, float]:
         """The share of samples that are molecules, and its standard error."""
-        share = sum(molecule is not None for molecule in parsed(self.strings(samples))) / len(samples)
+        share = len(self.valid(samples)) / len(samples)
         return share, math.sqrt(share * (1 - share) / len(samples))
 
     def summary(self, samples: Tensor) -> dict[str, float]:
         """The measures of the valid samples that need no reference molecules."""
+        return self.summary_of(self.valid(samples))
+
+    def summary_of(self, valid: list[Any]) -> dict[str, float]:
+        """The same measures of molecules."""
+        if not valid:
+            return {}
         with rdkit() as chem:
-            valid = [molecule for molecule in parsed(self.strings(samples)) if molecule is not None]
-            if not valid:
-                return {}
             names = Counter(chem.MolToSmiles(molecule) for molecule in valid)
         measured = {"uniqueness": len(names) / len(valid)}
         measured["novelty"] = sum(name not in self.training for name in names) / len(names)
@@ -115,9 +122,9 @@ class Molecules:
 
     def measures(self, samples: Tensor) -> dict[str, float]:
         """The measures of MOSES that RDKit alone gives. Those but validity are of valid samples."""
-        measured = {self.quality: self.score(samples)[0], **self.summary(samples)}
-        if measured[self.quality] > 0:
-            valid = [molecule for molecule in parsed(self.strings(samples)) if molecule is not None]
+        valid = self.valid(samples)
+        measured = {self.quality: len(valid) / len(samples), **self.summary_of(valid)}
+        if valid:
             found = fragments(valid), scaffolds(valid)
             for split, reference in self.references.items():
                 for part, ours, theirs in zip(("fragments", "scaffolds"), found, reference, strict=True):
@@ -131,8 +138,7 @@ class Molecules:
         with rdkit():
             from rdkit.Chem import Draw
 
-            valid = [molecule for molecule in parsed(strings) if molecule is not None]
-            picture = Draw.MolsToGridImage(valid[:DRAWN] or [None], COLUMNS, (220, 180))
+            picture = Draw.MolsToGridImage(self.valid(samples)[:DRAWN] or [None], COLUMNS, (220, 180))
         content = io.BytesIO()
         picture.save(content, "PNG")
         write_atomically(path, content.getvalue())

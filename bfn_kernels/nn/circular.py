@@ -171,8 +171,7 @@ class Circular(BFN):
     ) -> None:
         mean, concentration, log = state
         options: dict[str, Any] = {"out": mean, "concentration_out": concentration, "log_out": log, "seed": seed}
-        options |= {"known": sampling.known, "known_mask": sampling.known_mask}
-        circular.update_sample(output, mean, concentration, alpha, **options, **self._of)
+        circular.update_sample(output, mean, concentration, alpha, **options, **sampling.known_values, **self._of)
 
     def solver_state(self, shape: tuple[int, ...], device: torch.device, t: float, seed: int) -> State:
         raise ValueError('sampler must be "ancestral" for circular data, which have no other')

@@ -132,7 +132,7 @@ class Continuous(Normal):
         return (output, theta), {"schedule": self.schedule, "limits": self.limits, "clip": self.clip}
 
     def sent(self, sampling: Sampling, choose: str) -> dict[str, Any]:
-        return {"known": sampling.known, "known_mask": sampling.known_mask}
+        return sampling.known_values
 
     def reconstruction_loss(self, x: Tensor, output: Tensor, theta: Tensor, **options: Any) -> Tensor:
         return super().reconstruction_loss(x, output, theta, num_bins=self.num_bins, **options)

@@ -46,7 +46,12 @@ class Sampling(NamedTuple):
             choose, known and known_mask.
         """
         chosen = choose if self.choose is None else self.choose
-        return {"choose": chosen, "known": self.known, "known_mask": self.known_mask}
+        return {"choose": chosen, **self.known_values}
+
+    @property
+    def known_values(self) -> dict[str, Any]:
+        """The keywords of a step that say which data are known."""
+        return {"known": self.known, "known_mask": self.known_mask}
 
     def check(self, choices: tuple[str, ...], has_logits: bool, shape: tuple[int, ...]) -> None:
         """Refuses what a model cannot do.
