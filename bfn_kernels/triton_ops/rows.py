@@ -17,14 +17,14 @@ from bfn_kernels.triton_ops.views import block_of, constants, launch, load, prog
 
 T_MAX, ROOT_BETA_MIN = map(tl.constexpr, (rows.T_MAX, rows.ROOT_BETA_MIN))
 STEP_TOLERANCE = tl.constexpr(checks.STEP_TOLERANCE)
-# the kinds of schedules in `rows.SCHEDULES`
+# kinds of schedules in `rows.SCHEDULES`; the last kind, the logarithmic schedule, is the `else` of each function
 NO_SCHEDULE, EXPONENTIAL, QUADRATIC = (tl.constexpr(kind) for kind in range(3))
 _BLOCK, _WARPS = 128, 4
 
 
 class Arguments(NamedTuple):
-    """The last arguments of `row_scalars`. shape: the shape of the variables. wide: True for scalars in float64, False
-    for float32."""
+    """The last arguments of `row_scalars`. parameter: σ₁ or β₁. scale: a factor of the accuracies in the row scalars.
+    shape: the shape of the variables. wide: True for scalars in float64, False for float32."""
 
     schedule: int
     parameter: float

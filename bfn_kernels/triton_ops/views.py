@@ -1,4 +1,4 @@
-"""Views. A kernel reads a tensor of any type and strides by its view: broadcast to the data's shape, in logical order.
+"""Views. A tensor's view tells a kernel where each element lies, once the tensor is broadcast to the shape of the data.
 
 A view is a tuple that a kernel takes as one argument: a pointer (None if the argument was not passed), a kind, and the
 numbers inner, outer_stride and inner_stride. The element with a logical index has the offset
@@ -191,8 +191,11 @@ def write_table(out, parts, COUNT: tl.constexpr, PARTS: tl.constexpr):
 
 
 class Gradients:
-    """New tensors for gradients, each like its input or, if it is not wanted, empty; and the views that kernels write
-    to. dtype: the type of the gradients; None: the types of the inputs."""
+    """New tensors for gradients, and the views that kernels write to.
+
+    wanted: Each input, and whether its gradient is wanted. If not, its gradient is an empty tensor. dtype: the type of
+    the gradients; None: the types of the inputs.
+    """
 
     def __init__(self, *wanted: tuple[Tensor, bool], dtype: torch.dtype | None = None):
         self.results = tuple(torch.empty_like(x if n else x.new_empty(0), dtype=dtype) for x, n in wanted)
