@@ -268,8 +268,8 @@ def of_backend(name: str, case: Case) -> Competitor:
 def competitors(case: Case, backends: list[str], quick: bool = False, max_elements: int = 2**28) -> list[Competitor]:
     """The competitors of a case, the backends first. The report divides all times by the time of the first backend.
 
-    max_elements: the most numbers that a tensor of the other competitors may have, since they visit every bin of every
-    draw. In larger cases they would take minutes, or too much memory, and are left out.
+    max_elements: the most `Case.elements`, variables times classes or bins times draws, for competitors that are no
+    backends. In larger cases these are left out, since they would take minutes or too much memory.
     """
     found = [of_backend(name, case) for name in backends]
     if case.within:  # the target compares our op with our op in another case

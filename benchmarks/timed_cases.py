@@ -109,7 +109,7 @@ class Case:
 
     @property
     def elements(self) -> int:
-        """How many numbers a formulation computes if it visits every class of every draw."""
+        """How many numbers a formulation computes if it visits every class or bin of every draw or node."""
         draws = max(self.options.get("n_samples", 1), self.options.get("quadrature", 1))
         return math.prod(self.shape) * max(self.k, 1) * draws
 

@@ -103,7 +103,7 @@ _CUDA_MISSING = _missing_cuda()
 
 @constant
 def _load_cuda() -> None:
-    _load_cuda_once()  # it is cached, since the compiler would ignore a cache of this function
+    _load_cuda_once()  # has the cache, since torch.compile would ignore a cache of this function
 
 
 @functools.cache

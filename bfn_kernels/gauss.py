@@ -22,7 +22,7 @@ def legendre(order: int) -> Rule:
 
 @constant
 def _rule(recurrence: tuple[float, ...]) -> Rule:
-    return _nodes_and_weights(recurrence)  # it is cached, since the compiler would ignore a cache of this function
+    return _nodes_and_weights(recurrence)  # has the cache, since torch.compile would ignore a cache of this function
 
 
 @functools.cache
@@ -37,8 +37,8 @@ def _nodes_and_weights(recurrence: tuple[float, ...]) -> Rule:
 
 
 def _eigenvalue(recurrence: tuple[float, ...], rank: int) -> float:
-    """The eigenvalue with `rank` eigenvalues below it, by bisection down to neighbouring floats. The
-    eigenvalue must be positive."""
+    """The eigenvalue with `rank` eigenvalues below it, which must be positive. It is found by bisection down to
+    neighbouring floats."""
     low, high = 0.0, 2 * max(recurrence)
     while low < (middle := (low + high) / 2) < high:
         if _count_below(recurrence, middle) > rank:

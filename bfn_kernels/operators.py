@@ -103,9 +103,9 @@ class Library:
         keys: Sequence[str] = (),
         refuse: Callable[[OpOverload], str | None] = lambda overload: None,
     ):
-        """implement: for a library written in Python, returns the function of an operator. It is called as
-        `implement(family, operator)` with the operator's first call. keys: the dispatch keys that the function serves.
-        refuse: returns the reason why the compiled code of an operator must not be called, or None."""
+        """implement: for a library written in Python, returns the function of an operator. When the operator is first
+        called, `implement(family, operator)` is called. keys: the dispatch keys that the function serves. refuse:
+        returns the reason why the compiled code of an operator must not be called, or None."""
         self.name, self.implement, self.keys, self.refuse = name, implement, keys, refuse
         self.refused: list[str] = []  # the reasons that `refuse` gave
         self.kind = TRITON if implement else name
@@ -163,8 +163,8 @@ def _refusing(why: str) -> Callable:
 def python_code(operator: Operator, load: Callable[[], Callable], *first: Any) -> tuple[Callable, Callable]:
     """Returns two functions that torch calls: the operator, and its variant that writes into `out`.
 
-    load: imports a module and returns the function of it that computes the operator. It is called with the operator's
-    first call. first: arguments that the function takes before the operator's arguments.
+    load: imports a module and returns its function that computes the operator. It is called when the operator is first
+    called. first: arguments that the function takes before the operator's arguments.
     """
     other_outputs = [None] * len(operator.other_outputs.split())
 

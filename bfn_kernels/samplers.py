@@ -61,12 +61,12 @@ def sample(
             condition.
         guidance: w of (1 + w)·output − w·unconditional output, a number or a tensor `[count]`. None: one call for each
             step.
-        start: The state from which the run starts, instead of the prior or its noise: means of this shape, or logits,
-            with a last dimension of K for classes.
+        start: The state from which the run starts: means of this shape, or logits with a last dimension of K
+            for classes. None: the prior or, if the sampler cannot start at t = 0, noise at a later time.
         device: The device of the network and of the data.
-        capture: Whether to record one step as a CUDA graph and to replay it for the other steps. The data are the same.
-            With few examples, launches take most of the time of a step, and a graph saves this time. None: True on a
-            CUDA device.
+        capture: Whether to record one step as a CUDA graph and to replay it for the other steps. This does not change
+            the samples. With few examples, launches take most of the time of a step, and a graph saves this time. None:
+            True on a CUDA device.
         watch: A function that is called as `watch(i, state)`, i from 0 to n, with a copy of the state after i steps.
 
     Returns:
@@ -177,7 +177,8 @@ class Run:
 def ancestral(
     model: BFN, shape: Shape, n_steps: int, seed: int, device: torch.device, sampling: Sampling = PLAIN
 ) -> Run:
-    """Makes a run of ancestral sampling: the state receives n messages about samples of the output distribution.
+    """Makes a run of ancestral sampling: the state receives n messages, by default about samples of the output
+    distribution.
 
     Args:
         model: A module of `bfn_kernels.nn`.
@@ -273,8 +274,8 @@ def sample_within(
             condition.
         guidance: w of (1 + w)·output − w·unconditional output, a number or a tensor `[count]`. None: one call for each
             step.
-        start: The state from which the run starts, instead of the prior or its noise: means of this shape, or logits,
-            with a last dimension of K for classes.
+        start: The state from which the run starts: means of this shape, or logits with a last dimension of K
+            for classes. None: noise at a time above 0.
         max_calls: The largest number of calls of the network, at least 1.
         device: The device of the network and of the data.
 
