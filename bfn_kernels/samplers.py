@@ -177,8 +177,7 @@ class Run:
 def ancestral(
     model: BFN, shape: Shape, n_steps: int, seed: int, device: torch.device, sampling: Sampling = PLAIN
 ) -> Run:
-    """Makes a run of ancestral sampling: the state receives n messages, by default about samples of the output
-    distribution.
+    """Makes a run of ancestral sampling: the state receives n messages about values of the output distribution.
 
     Args:
         model: A module of `bfn_kernels.nn`.
