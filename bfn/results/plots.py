@@ -127,7 +127,7 @@ def plot_losses(log: Path, data: Data, path: Path) -> Path:
     low, high = min(baseline, *validation, *training[1]), max(baseline, *validation[len(validation) // 4 :])
     labels = {"xlabel": "step", "ylabel": unit, "title": "Loss during training"}
     with chart(path, (8, 4.5), ylim=(low - 0.25 * (high - low), high + 0.25 * (high - low)), **labels) as axes:
-        if min(training[1]) < high:  # False for some densities: the reconstruction loss lowers the bound
+        if min(training[1]) < high:  # else, as for some densities, the curve lies above the picture
             axes.plot(*training, color="0.6", label="training, messages only, with dropout")
         axes.plot(steps, validation, color="C0", label="validation bound, averaged weights")
         label = f"best: {validation[best]:.3f} at step {steps[best]:.0f}"
