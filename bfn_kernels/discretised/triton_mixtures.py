@@ -138,7 +138,7 @@ def drawn(network, log_total, component_noise, block, C):
 
 @triton.jit
 def likeliest(network, log_total, block, C):
-    """The centre of the likeliest bin of the clipped distribution, or of the first one of several."""
+    """The centre of the likeliest bin of the clipped distribution. Of equally likely bins, the first one wins."""
     best = tl.zeros(block[1].shape, C.T)
     best_mass = best - 1.0
     for k in range(C.K):
