@@ -1,8 +1,9 @@
-"""Ops of continuous data. The input distribution of a variable is a normal. Each variable has a mean, and all variables
-of a row have one precision.
+"""Ops of continuous data. The input distribution of a variable is a normal with a mean and a precision. Means are
+`[B, ...]`, as data are. The precision is one number for all variables, or a tensor `[B]` or of any leading part of
+`[B, ...]`.
 
-Data are `[B, ...]`. `help(bfn_kernels)` describes types, random numbers and errors. Numbers in parentheses are
-equations of Graves et al. 2023.
+`help(bfn_kernels)` describes types, random numbers and errors. Numbers in parentheses are equations of Graves et al.
+2023, and [derived] marks formulas that are not in the paper.
 """
 
 import torch

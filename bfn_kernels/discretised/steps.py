@@ -209,7 +209,7 @@ def solver_step(
 
     Raises:
         ValueError: If the times are not in order (on the CPU). If only one of previous and t_previous is given or, with
-            coefficients, only one of previous and an extrapolation. If noise is given with a rule that has none. If
+            coefficients, only one of previous and an extrapolation. If noise is given to a step that has none. If
             component_noise is given without mixture_logits.
 
     Example:
