@@ -349,8 +349,8 @@ constexpr int kManySlots = 4;
 // Chooses the team of a row. With dense data it is some lanes of a warp for up to 512 classes, a block that holds the
 // row in slots for up to 4096 classes, and a block that sweeps the row for more. Other data is swept earlier: above 512
 // classes, and in double above 128. Some work is needed once for each row, but each thread of a team repeats it. So
-// with more than 16 classes, threads have kManySlots slots. They then take a half to a quarter of the instructions that
-// they would take with one slot.
+// with more than 16 classes, threads have kManySlots slots (in double, one slot). They then take a half to a quarter of
+// the instructions that they would take with one slot.
 template <class A, class F>
 void with_team(int64_t num_classes, F&& f) {
   using OneSlot = std::integral_constant<int, 1>;

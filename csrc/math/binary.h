@@ -75,7 +75,7 @@ BFN_HD T binary_log_ratio(T alpha, T spread, T eps) {
   return 2 * alpha + spread * eps;
 }
 
-constexpr double kMaxLogRatio = 60;  // exp(60) times the least share exp(-87) is 2e-12, which changes no float loss
+constexpr double kMaxLogRatio = 60;  // then a share of exp(-87) instead of 0 changes a draw by at most exp(60 - 87)
 
 // A draw of L_n (189, 190) for a log-ratio r with |r| <= kMaxLogRatio: -ln M, where M = p_x + q exp(-r). `ratio` has
 // exp(-r) and exp(-r) - 1. If M is at least 1/2, the result is computed as -ln(1 + S) with S = q (exp(-r) - 1), which

@@ -32,7 +32,7 @@ struct SquaredError {
 
 // The rule by which the sums over the edges are computed in float. For a small std, the first three rules add the 7, 13
 // or 19 edges nearest to the mean. All edges within 6 std are among them. For a larger std, kSmooth is the
-// Euler-Maclaurin formula. Its terms cancel if the std is very large. kWide is then a series. In double, all edges are
+// Euler-Maclaurin formula. From wide_std on its terms would cancel, and kWide is a series. In double, all edges are
 // added, except for an unclipped distribution with a std of wide_std or more, which uses kWide.
 enum class EdgeRule : int { kSeven, kThirteen, kNineteen, kSmooth, kWide };
 constexpr int kEdgeRules = 5;

@@ -80,8 +80,9 @@ BFN_HD LogInterval<T> log_cdf(T z) {
   return {log1p(-tail), T(0), scale * e / (T(1) - tail)};
 }
 
-// The distance z of an interval from 0, and factors of its probability exp(-z^2/2) (front - lost). The normal density
-// is exp(-z^2/2) left at the left end, and exp(-z^2/2) right at the right end. No factor underflows far from 0.
+// An interval at the distance z from 0. Its probability is exp(-z^2/2) (front - lost). The normal density is
+// exp(-z^2/2) left at its left end, and exp(-z^2/2) right at its right end. Far from 0 the probability would underflow,
+// but `front` does not.
 template <class T>
 struct ScaledInterval {
   T z, front, lost, left, right;
