@@ -154,7 +154,7 @@ def reconstruction_loss(
         schedule: A schedule of `bfn_kernels.schedules`, or an object with the same methods, instead of sigma_1.
         num_bins: K, the number of bins of [−1, 1], at least 2; None for the density.
         std: Standard deviation of the normal, from 1e-6 to 1e6. None: σ₁, the standard deviation of the input
-            distribution at t = 1. For 16 bins, the published code uses 0.7σ₁.
+            distribution at t = 1. For 16 bins, the paper's published code uses 0.7σ₁.
         parametrisation: "noise": x̂ is what `predict_data` computes of prediction and mean; "data": x̂ is prediction.
         limits: `bfn_kernels.Limits`, of which only t_min is read (1e-6 by default): with parametrisation="noise", x̂ is
             0 before t_min.

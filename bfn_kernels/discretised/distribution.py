@@ -133,7 +133,7 @@ def log_prob(
 ) -> Tensor:
     """ln p, in nats, of the bin that x lies in, exact far into both tails (107–109).
 
-    The published code returns a density instead (docs/published_code.md).
+    The paper's published code returns a density instead (docs/published_code.md).
 
     Args:
         x: Data `[B, ...]` in [−1, 1]; not differentiable. An x outside is an error on the CPU; a GPU does not check.

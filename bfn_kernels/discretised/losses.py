@@ -103,9 +103,9 @@ def discrete_time_loss(
     """L_n in nats: n·E_ε[−ε²/2 − ln Σ_k p_k·exp(−(y − c_k)²/2τ²)], y = x + τε, τ² = 1/α_i, i = n·t + 1 (113–119).
 
     p_k is the probability of bin k, and c_k its centre. L_n tends to `continuous_time_loss` as n grows. The expectation
-    is a Gauss–Hermite sum or, as in the published code, a mean of draws. Its error was measured as a fraction of 1 +
-    the loss of the variable. In each pair, 95 % of the variables have at most the first error, and none has more than
-    the second: 4 nodes (2e-3, 1e-2), 8 nodes (2e-4, 2e-3), 16 nodes (2e-5, 5e-4), 32 nodes (1e-6, 5e-5), ten draws
+    is a Gauss–Hermite sum or, as in the paper's published code, a mean of draws. Its error was measured as a fraction
+    of 1 + the loss of the variable. In each pair, 95 % of the variables have at most the first error, and none has more
+    than the second: 4 nodes (2e-3, 1e-2), 8 nodes (2e-4, 2e-3), 16 nodes (2e-5, 5e-4), 32 nodes (1e-6, 5e-5), ten draws
     (0.2, 0.7).
 
     Args:

@@ -17,7 +17,7 @@ from bfn_kernels.discretised.bins import bin_index, centre, log_bin_prob, mean_o
 from bfn_kernels.records import MEAN, SAMPLE, Bins, Draws, LossTarget, Network, Noise, OutputLimits, Sent, Solver
 from bfn_kernels.steps import clamped, mean_step
 
-MODE_PROBABILITIES = 1 << 18  # how many probabilities, of a bin in a component, `mode` computes at a time
+MODE_PROBABILITIES = 1 << 18  # at most so many probabilities, one per bin and component, are computed at a time
 
 
 class Normal(NamedTuple):

@@ -344,7 +344,8 @@ class BFN(Losses):
     def step_error(
         self, coefficients: Coefficients, state: State, before: State, sampling: Sampling = PLAIN
     ) -> float | None:
-        """The error of a solver's step, as `adaptive.error_of_step` estimates it.
+        """The error of a solver's step, as `adaptive.error_of_step` estimates it. `adaptive.Steps` compares it with a
+        tolerance.
 
         Args:
             coefficients: The numbers of the step, floats.

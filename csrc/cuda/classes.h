@@ -10,7 +10,7 @@
 
 namespace bfn {
 
-// The value of kSlots, the number of slots of a thread, that stands for a sweep.
+// kSlots is the number of slots of a thread. This value of kSlots means a sweep.
 constexpr int kSweep = 0;
 
 // Access to groups of four classes of any type and strides. `first` is the first class of the group. Numbers behind the
@@ -143,7 +143,7 @@ struct Logits {
   }
 };
 
-// Sums e = exp(z - top), where `top` is the largest number so far. start(top) sets the first top. raise(factor, to)
+// Sums e = exp(z - top), where `top` is the largest logit so far. start(top) sets the first top. raise(factor, to)
 // replaces top by the larger number `to`. `factor` is exp(top - to), by which the old exponentials are multiplied.
 template <class S, class T>
 struct ExpSum {

@@ -65,7 +65,7 @@ __device__ T read_at(const View& view, int64_t offset) {
   return T(0);
 }
 
-// It is not inlined, since it has many callers, and such reads are slow in any case.
+// The function is not inlined, since it has many callers, and reading a view of any strides and type is slow anyway.
 template <class T>
 BFN_NOINLINE __device__ T read_any(const View& view, int64_t index) {
   return read_at<T>(view, offset_of(view, index));
@@ -117,8 +117,8 @@ __device__ __forceinline__ void write_row(const View& view, int64_t row, T x) {
   }
 }
 
-// A type of `kBytes` bytes, which the compiler reads and writes with one instruction. It would write the elements of an
-// array one by one.
+// A type of `kBytes` bytes, which the compiler reads and writes with one instruction. The elements of an array would be
+// read and written one by one.
 template <size_t kBytes>
 struct VectorType;
 template <>
