@@ -130,8 +130,8 @@ BFN_HD WithGradient<T> log_bin_prob(T index, T mean, T std, Bins<T> bins) {
   return select(exp(total.value) < kTinyTotal<T>, {log(unit * std), T(0), T(0)}, share);
 }
 
-// The centre of the likeliest bin, which is the bin of the mean, the first bin or the last bin [derived]. Of equally
-// likely bins the first wins.
+// The centre of the likeliest bin. The candidates are the bin of the mean, the first bin and the last bin, in this
+// order. A later candidate wins only if it is strictly likelier. This is not in the paper.
 template <class T>
 BFN_HD T mode(T mean, T std, Bins<T> bins) {
   T best = bins.index(mean), best_log_p = log_bin_prob(best, mean, std, bins).value;

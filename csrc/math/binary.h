@@ -1,7 +1,7 @@
 // Binary data: the class x is 1 or 0, and its sign s is 1 or -1. Discrete data with K = 2 has two logits, and two
 // numbers y_0 and y_1 as its state. A variable here has only their differences, class 1 minus class 0: one logit z and
 // one state d = y_1 - y_0. Numbers in parentheses are equations of Graves et al. 2023 (arXiv 2308.07037), written for
-// these differences. [derived] marks formulas that are not in the paper.
+// these differences.
 #pragma once
 
 #include "elementary.h"
