@@ -92,8 +92,8 @@ class Continuous(Normal):
     """Reals in [-1, 1], `[B, ...]`, of a floating-point type.
 
     Args:
-        network: A module, or another function of theta and of t `[B]`. It takes the mean `[B, ...]` and puts out the
-            noise in the mean, `[B, ...]`.
+        network: A module, or another function of theta and of t `[B]`. It takes the mean `[B, ...]` and predicts the
+            noise ε in this mean, `[B, ...]`.
         sigma_1: The standard deviation at t = 1, in (0, 1), of the paper's schedule (80). Give either sigma_1 or
             schedule.
         schedule: A schedule of `bfn_kernels.schedules`, or an object with the same methods.
@@ -146,13 +146,14 @@ class Discretised(Normal):
     """Data at the centres of num_bins bins of [-1, 1], `[B, ...]`, of a floating-point type.
 
     Args:
-        network: A module, or another function of theta and of t `[B]`. It takes the mean `[B, ...]` and puts out the
-            noise's mean and log standard deviation, `[B, ..., 2]`.
+        network: A module, or another function of theta and of t `[B]`. It takes the mean `[B, ...]` and predicts the
+            mean and the log standard deviation of the noise ε, `[B, ..., 2]`.
         sigma_1: The standard deviation at t = 1, in (0, 1), of the paper's schedule (80). Give either sigma_1 or
             schedule.
         num_bins: The number of bins, at least 2.
         schedule: A schedule of `bfn_kernels.schedules`, or an object with the same methods.
-        limits: `bfn_kernels.Limits` of the output distribution's standard deviation, and the time t_min.
+        limits: `bfn_kernels.Limits`, to which the predicted standard deviation is clamped. At times before t_min, the
+            output distribution is N(0, 1).
 
     Example:
         >>> class Network(torch.nn.Linear):

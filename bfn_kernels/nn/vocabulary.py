@@ -54,7 +54,7 @@ class Vocabulary(Discrete):
         width: The length of a vector.
         frequencies: The relative frequency of each class in the data, `[K]`, each above 0. They are divided by their
             sum.
-        tied: Whether the weight of the head is the weight of the embedding.
+        tied: True: the head and the embedding share one weight. False: each has its own weight.
         schedule: A schedule of `bfn_kernels.schedules`, or an object with the same methods.
 
     Example:
