@@ -212,7 +212,7 @@ def scaled_end_bin(z, first: tl.constexpr, inverse_std):
 
 @triton.jit
 def log_total(mean, std):
-    """ln of the mass in [−1, 1], computed as for one bin, and its derivatives by mean and std."""
+    """ln of the mass in [−1, 1], as if it were one bin, and its derivatives by mean and std."""
     width = 2.0 / std
     return log_inner_bin((-1.0 - mean) / std, (1.0 - mean) / std, -mean / std, width, log(width), std)
 

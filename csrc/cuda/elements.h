@@ -76,8 +76,8 @@ __device__ T read(const View& view, int64_t index, T missing = T(0)) {
   return view ? read_any<T>(view, index) : missing;
 }
 
-// Like `read`, for a view with one number for each row of classes. It is faster in the usual case: the numbers have the
-// type T, and each row, or every `size[1]` rows, has its own number. It then makes no function call.
+// Like `read`, for a view with one number for each row of classes. It makes no function call in the usual case: the
+// numbers have the type T, and each row has a number, or `size[1]` consecutive rows share one.
 template <class T>
 __device__ __forceinline__ T read_row(const View& view, int64_t row, T missing = T(0)) {
   const T* data = static_cast<const T*>(view.data);

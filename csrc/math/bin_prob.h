@@ -28,7 +28,7 @@ struct NarrowBin {
     tilt = d2 * z * (by_12 + by_480 * d2 * (z2 - 3));
     growth = d2 * (by_12 * (z2 - 1) + fourth);
   }
-  // Whether the error of the series is below that of scaled_interval, in which the terms of the two edges cancel.
+  // Whether the series is more accurate than scaled_interval, in which the terms of the two edges cancel.
   BFN_HD static bool applies(T z, T d) {
     return sizeof(T) == sizeof(float) && (d < T(0.3)) & (abs(z * d) < T(0.5));  // && would prevent vectorisation
   }

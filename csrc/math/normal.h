@@ -6,8 +6,8 @@
 
 namespace bfn {
 
-// The Mills ratio, with the density's constant left out: Phi(-z) = exp(-z^2/2) mills(z) for z >= 0. In float it is
-// t P(t) with t = 1/(1 + 0.3z) and a polynomial P. The absolute error is 2e-8.
+// Phi(-z) / exp(-z^2/2) for z >= 0, which is the Mills ratio divided by sqrt(2 pi). In float it is t P(t) with
+// t = 1/(1 + 0.3z) and a polynomial P. The absolute error is 2e-8.
 BFN_HD float mills(float z) {
   const float t = reciprocal(1.0f + 0.3f * z);
   float p = -0.010760636f;
