@@ -41,6 +41,8 @@ def flow_sample(
 ) -> Tensor:
     """Draws the input distribution's mean after messages up to time t: γx + √(γ(1−γ))·ε, γ = 1 − σ₁^{2t} (77, 80).
 
+    With another schedule than the paper's, its method `gamma` gives γ.
+
     Args:
         x: Data `[B, ...]`; differentiable.
         t: Times in [0, 1]: a number, `[B]` or any leading part of the shape of x.
@@ -144,6 +146,8 @@ def predict_data(
     backend: str | None = None,
 ) -> Tensor:
     """Computes the data prediction from a noise prediction: x̂ = μ/γ − √((1−γ)/γ)·ε̂ (84), clipped; 0 where t < t_min.
+
+    γ is defined as in `flow_sample`.
 
     Args:
         noise_pred: ε̂, the predicted noise, `[B, ...]`; differentiable where x̂ is not clipped.

@@ -29,6 +29,8 @@ def continuous_time_loss(
 ) -> Tensor:
     """L∞ in nats: −ln σ₁·(x − x̂)²/σ₁^{2t} per variable (101).
 
+    With another schedule than the paper's, it is schedule.rate(t)/2·(x − x̂)².
+
     Args:
         x: Data `[B, ...]`; differentiable.
         prediction: The network's output `[B, ...]`; differentiable.

@@ -38,8 +38,9 @@ def output_distribution(
 ) -> tuple[Tensor, Tensor]:
     """Mean and std of the normal that the network predicts for the data at time t (105, 106).
 
-    The mean is μ/γ − √((1−γ)/γ)·pred_mean, and the std is √((1−γ)/γ)·exp(pred_log_std). With `parametrisation="data"`
-    they are pred_mean and exp(pred_log_std). Pass them to `sample`, `mode`, `expected_value` and `log_prob`.
+    The mean is μ/γ − √((1−γ)/γ)·pred_mean, and the std is √((1−γ)/γ)·exp(pred_log_std), where γ = 1 − σ₁^{2t} in the
+    paper's schedule. With `parametrisation="data"` they are pred_mean and exp(pred_log_std). Pass the mean and the std
+    to `sample`, `mode`, `expected_value` and `log_prob`.
 
     Args:
         pred_mean: Predicted mean, `[B, ...]`, or `[B, ..., M]` of a mixture; differentiable. If pred_log_std is None,
@@ -174,7 +175,7 @@ def sample(
     component_noise: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """A draw from the clipped output distribution: the centre of the bin of clamp(mean + std·ε).
+    """A draw from the clipped output distribution: the centre of the bin of clamp(mean + std·ε, −1, 1).
 
     Args:
         mean: Means of the normals, `[B, ...]`, or `[B, ..., M]` of a mixture; not differentiable.

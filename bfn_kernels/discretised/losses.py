@@ -34,6 +34,8 @@ def continuous_time_loss(
 ) -> Tensor:
     """L∞ in nats: −ln σ₁·(x − k̂)²/σ₁^{2t} per variable (101), where k̂ is the expected value of the output distribution.
 
+    With another schedule than the paper's, it is schedule.rate(t)/2·(x − k̂)².
+
     Args:
         x: Data `[B, ...]` in [−1, 1]; not differentiable. An x outside is an error on the CPU; a GPU does not check.
             `from_levels` makes bin centres of levels.
