@@ -228,7 +228,7 @@ class BFN(Losses):
         self.solve(self.guided_output(theta, t, sampling), state, t, coefficients, seed, sampling)
 
     def sample_final(self, state: State, sampling: Sampling = PLAIN) -> Tensor:
-        """The sample that a run returns: the mode of the output distribution at t = 1, and the known data.
+        """The sample that ends a run: the mode of the output distribution at t = 1, or known data where they are known.
 
         Args:
             state: The tensors after the last step. They are only read.

@@ -17,7 +17,7 @@ NUMBERS = 2**20  # at most so many numbers, one for each class of each token, ar
 
 
 def few_tokens(values: Tensor, num_classes: int) -> tuple[Tensor, ...]:
-    """Splits vectors into chunks. A chunk has so few vectors that K numbers for each of them are at most 2^20 numbers.
+    """Splits vectors into chunks, such that K numbers for each vector of a chunk fit in memory.
 
     Args:
         values: Vectors, `[..., d]`.
