@@ -167,7 +167,10 @@ def compare_command(
         choose(SAMPLERS, name, "--samplers")
     model, settings, data = load_run(run, overrides, processes.start().device)
     drawn = tables.samplers(model, data, settings, model.device, names, numbers)
-    rows = list(shown(drawn, total=len(names) * len(numbers) * (1 if settings.sample.guide is None else 2)))
+    runs = len(names) * (1 if settings.sample.guide is None else 2)
+    count, calls = min(len(data.test), tables.SAMPLES), runs * sum(n + 1 for n in numbers)
+    with fast(model, settings, count, calls, console.print):
+        rows = list(shown(drawn, total=runs * len(numbers)))
     console.print(tables.samplers_table(rows, settings))
     console.print(f"plot: {plots.plot_samplers(rows, directory(run) / 'samplers.png')}")
 
