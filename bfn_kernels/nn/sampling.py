@@ -90,15 +90,7 @@ PLAIN = Sampling()
 
 
 def row_factor(value: float | Tensor, like: Tensor) -> Tensor:
-    """A number for each example, in the type of a tensor `[B, ...]` and broadcastable to it.
-
-    Args:
-        value: A number, or a tensor `[B]` on the device of `like`.
-        like: The tensor.
-
-    Returns:
-        The factors, in the type of `like`.
-    """
+    """A number, or a number for each example `[B]`, in the type of a tensor `[B, ...]` and broadcastable to it."""
     if not isinstance(value, Tensor):
         return like.new_full((1,) * like.dim(), value)  # a CUDA graph can record it, but no copy from the CPU
     if value.dim() > 0 and value.shape != like.shape[:1]:
@@ -107,15 +99,7 @@ def row_factor(value: float | Tensor, like: Tensor) -> Tensor:
 
 
 def known_where(drawn: Tensor, sampling: Sampling) -> Tensor:
-    """The data that end a run: what was drawn, and what is known where that is.
-
-    Args:
-        drawn: Data `[B, ...]`.
-        sampling: The options of the run.
-
-    Returns:
-        Data in the type of `drawn`.
-    """
+    """The data that end a run, in the type of `drawn`: known data where the mask is True, else what was drawn."""
     if sampling.known is None:
         return drawn
     mask = checks.mask("known_mask", sampling.known_mask, "the data", drawn, drawn.shape)
