@@ -1,5 +1,6 @@
-"""Layers for networks of large vocabularies. In training they make no tensor `[B, ..., K]`. The first layer embeds a
-sample of the input distribution. The last layer computes the losses of its logits and the steps of samplers.
+"""Layers for networks of large vocabularies of K classes. In training they make no tensor `[B, ..., K]`. The first
+layer, `NoisyEmbedding`, embeds the input distribution. The last layer, `LinearHead`, computes the losses of its logits
+and the steps of samplers.
 
 Numbers in parentheses are equations of Graves et al. 2023.
 """
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from bfn_kernels import discrete, vocabulary
 from bfn_kernels.call.rows import PerRow
 
-NUMBERS = 2**20  # how many numbers, one for each class of each token, are computed at a time
+NUMBERS = 2**20  # at most so many numbers, one for each class of each token, are computed at a time
 
 
 def few_tokens(values: Tensor, num_classes: int) -> tuple[Tensor, ...]:
@@ -21,8 +22,8 @@ def few_tokens(values: Tensor, num_classes: int) -> tuple[Tensor, ...]:
 
 
 def embedded_state(logits: Tensor, weight: Tensor) -> Tensor:
-    """The vectors θ·weight `[..., d]` for logits `[..., K]`, in the weight's type. θ is computed for some tokens at a
-    time."""
+    """The vectors θ·weight `[..., d]` for a state of logits `[..., K]`, in the weight's type. θ, the softmax of the
+    logits, is computed for some tokens at a time."""
     chunks = few_tokens(logits, len(weight))
     vectors = torch.cat([discrete.theta(chunk).to(weight.dtype) @ weight for chunk in chunks])
     return vectors.view(*logits.shape[:-1], weight.shape[1])
@@ -71,7 +72,7 @@ class NoisyEmbedding(nn.Embedding):
         A sampling run needs this method only for its first state, since each step returns the vectors of the new state.
 
         Args:
-            logits: `[..., K]`, float32, bfloat16, float16 or float64.
+            logits: The state, `[..., K]`, float32, bfloat16, float16 or float64.
 
         Returns:
             Vectors `[..., d]` in the weight's type.

@@ -50,7 +50,8 @@ class Normal(BFN):
         return state[0].to(self.dtype)
 
     def _sent(self, sampling: Sampling, choose: str) -> dict[str, Any]:
-        """The keywords of a step that say what it takes, as far as the ops have them."""
+        """The keywords of a step that say which data are known and, unless the data are continuous, which value of the
+        output distribution it uses."""
         return sampling.sent(choose)
 
     def update(
@@ -82,14 +83,14 @@ class Continuous(Normal):
     """Reals in [-1, 1], `[B, ...]`, of a floating-point type.
 
     Args:
-        network: A module, or another function of theta and of t `[B]`. It takes the mean `[B, ...]` and puts out the
-            noise in the mean, `[B, ...]`.
+        network: A module, or another function of theta and of t `[B]`. It takes the mean `[B, ...]` and predicts the
+            noise ε in this mean, `[B, ...]`.
         sigma_1: The standard deviation at t = 1, in (0, 1), of the paper's schedule (80). Give either sigma_1 or
             schedule.
         schedule: A schedule of `bfn_kernels.schedules`, or an object with the same methods.
         num_bins: The number of bins of [-1, 1], at least 2, for the reconstruction loss. This loss is then -ln of the
-            probability of x's bin, so that it is comparable with the loss of `Discretised`. None: the loss is -ln of a
-            density.
+            probability of x's bin, so that it is comparable with the reconstruction loss of `Discretised`. None: the
+            loss is -ln of a density.
         limits: `bfn_kernels.Limits`, of which only t_min is used: before this time the data prediction is 0.
         clip: The range (low, high) of the data, which predictions are clipped to. None for data without bounds.
 
@@ -103,7 +104,7 @@ class Continuous(Normal):
     """
 
     ops = continuous
-    choices = ("mean",)  # the network puts out no more of the output distribution
+    choices = ("mean",)  # the network predicts only the mean of the output distribution
 
     def __init__(
         self,
@@ -136,13 +137,14 @@ class Discretised(Normal):
     """Data at the centres of num_bins bins of [-1, 1], `[B, ...]`, of a floating-point type.
 
     Args:
-        network: A module, or another function of theta and of t `[B]`. It takes the mean `[B, ...]` and puts out the
-            noise's mean and log standard deviation, `[B, ..., 2]`.
+        network: A module, or another function of theta and of t `[B]`. It takes the mean `[B, ...]` and predicts the
+            mean and the log standard deviation of the noise ε, `[B, ..., 2]`.
         sigma_1: The standard deviation at t = 1, in (0, 1), of the paper's schedule (80). Give either sigma_1 or
             schedule.
         num_bins: The number of bins, at least 2.
         schedule: A schedule of `bfn_kernels.schedules`, or an object with the same methods.
-        limits: `bfn_kernels.Limits` of the output distribution's standard deviation, and the time t_min.
+        limits: `bfn_kernels.Limits`, to which the predicted standard deviation is clamped. At times before t_min, the
+            output distribution is N(0, 1).
 
     Example:
         >>> class Network(torch.nn.Linear):
@@ -172,7 +174,7 @@ class Discretised(Normal):
         return (*stacked, theta), {"schedule": self.schedule, "num_bins": self.num_bins, "limits": self.limits}
 
     def guided(self, output: Tensor, other: Tensor, weight: Tensor) -> Tensor:
-        mean, log_std = output.split(1, -1)  # the log std stays as it is with the condition
+        mean, log_std = output.split(1, -1)  # the standard deviation is the prediction with the condition
         return torch.cat([super().guided(mean, other[..., :1], weight), log_std], -1)
 
     def mode(self, output: Tensor, theta: Tensor, t: Tensor) -> Tensor:

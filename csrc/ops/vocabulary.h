@@ -12,8 +12,8 @@ struct TileOfClasses {
   const int64_t* x;                // the class of each token, which may lie outside the tile
 };
 
-// Adds the logits of a tile to the four sums of each token: z_x, t, and the sums of e_k and of e_k^2
-// (bfn_kernels/vocabulary/sums.py).
+// Adds the logits of a tile to the four numbers of each token in `sums`: z_x, t, and the sums of e_k and of e_k^2.
+// bfn_kernels/vocabulary/sums.py defines them.
 template <class T>
 struct SumsTile {
   TileOfClasses tile;
