@@ -32,11 +32,8 @@ CPU_BUILDS = {
 
 
 def builds() -> tuple[str, ...]:
-    """Names the builds of the CPU kernels that run here. The first one that is installed is loaded.
-
-    Returns:
-        Names of extensions, best first.
-    """
+    """The names of the builds of the CPU kernels that run here, best first. The first one that is installed is
+    loaded."""
     return CPU_BUILDS.get(torch.backends.cpu.get_cpu_capability(), ("_cpu_generic",))
 
 
@@ -165,11 +162,7 @@ FAMILIES: dict[str, Sequence[Operator]] = {}
 
 
 def add_library(library: Library) -> None:
-    """Adds a library, and declares the operators of all families in it. The library must implement them.
-
-    Args:
-        library: A library of `torch.ops`.
-    """
+    """Adds a library, and declares the operators of all families in it. The library must implement them."""
     LIBRARIES[library.name] = library
     for family, operators in FAMILIES.items():
         library.declare(family, operators)
@@ -180,10 +173,6 @@ def add_family(name: str, operators: Sequence[Operator]) -> None:
 
     The reference gets only the operators with a function in `reference.py`. Autograd and formulas in plain PyTorch
     replace the others.
-
-    Args:
-        name: The family's name.
-        operators: The family's operators.
     """
     FAMILIES[name] = operators
     functions = {each.name: grouped(each.function) for each in operators if each.function is not None}
@@ -277,17 +266,6 @@ def library(name: str | None, device: torch.device) -> Any:
 
     It loads the CUDA kernels if they serve the call. It warns once in a process if the reference serves a call that
     names no backend.
-
-    Args:
-        name: A name of `BACKENDS`, or None for the first of them that is available for the device.
-        device: The device of the tensors.
-
-    Returns:
-        The library, with the families as attributes.
-
-    Raises:
-        ValueError: If the name is unknown, or the backend does not serve the device.
-        RuntimeError: If the backend is not available, or its compiled extension does not load.
     """
     backend = choose(name, device)
     if backend.device != "cpu":

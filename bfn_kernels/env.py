@@ -11,14 +11,7 @@ from bfn_kernels import __version__, backends
 
 
 def state(backend: backends.Backend) -> str:
-    """Says whether a backend can be called.
-
-    Args:
-        backend: One of `backends.BACKENDS`.
-
-    Returns:
-        "available", or the reason why the backend or some of its operators cannot be called.
-    """
+    """Says that a backend is available, or why it or some of its operators cannot be called."""
     if backend.missing is not None:
         return f"not available: {backend.missing}"
     if backend.device == "cuda" and not torch.cuda.is_available():
@@ -35,28 +28,13 @@ def state(backend: backends.Backend) -> str:
 
 
 def serving(device: str) -> str:
-    """Says which backend serves a call that names none.
-
-    Args:
-        device: The device of the call's tensors, "cpu" or "cuda".
-
-    Returns:
-        The backend's name, with a remark if it is the reference.
-    """
+    """The backend that serves a call on a device that names none, with a remark if it is the reference."""
     backend = backends.choose(None, torch.device(device))
     return backend.name if backend.library is not None else "reference, which is slow: no compiled backend is available"
 
 
 def tool(name: str, *commands: str) -> str:
-    """Finds a tool that builds the extensions, and says where it is.
-
-    Args:
-        name: The name to print.
-        *commands: The commands to look for. The first one found in PATH counts.
-
-    Returns:
-        The name, and the path or "not found".
-    """
+    """The name of a tool, and the path of the first of its commands that is in PATH."""
     found = next(filter(None, map(shutil.which, commands)), None)
     return f"{name} {found or 'not found'}"
 

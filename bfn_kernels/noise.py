@@ -151,21 +151,8 @@ def class_normal(
 def class_normal_tile(
     rows: Tensor, first: int, count: int, num_classes: int, seed: Tensor, stream: int, draw: int, dtype: torch.dtype
 ) -> Tensor:
-    """Computes some of the normals that `class_normal` makes: for some classes of some rows.
-
-    Args:
-        rows: Numbers of the rows, int64 `[R]`, on the seed's device.
-        first: The first class.
-        count: Number of classes from the first on.
-        num_classes: K.
-        seed: int64 tensor of one element.
-        stream: The use of the numbers, for example `SENDER`.
-        draw: Number of the Monte-Carlo draw, 0 for all other uses.
-        dtype: Type of the arithmetic and of the result, float32 or float64.
-
-    Returns:
-        Normals `[R, count]`.
-    """
+    """Some of the normals that `class_normal` makes, `[R, count]`: for the rows with the numbers `rows` `[R]`, and for
+    `count` classes from `first` on."""
     start = first // 4
     group = torch.arange(start, (first + count + 3) // 4, device=seed.device)
     group = rows.unsqueeze(-1) * ((num_classes + 3) // 4) + group
@@ -287,34 +274,14 @@ def _(like: Tensor) -> Tensor:
 
 
 def draw_seed(device: torch.device, generator: torch.Generator | None = None) -> Tensor:
-    """Draws a seed from a generator.
-
-    Args:
-        device: The device of the seed, and of the generator.
-        generator: A `torch.Generator`; None is torch's default one of the device.
-
-    Returns:
-        int64 tensor without dimensions.
-    """
+    """Draws a seed, an int64 tensor without dimensions, from a generator of the device, or from torch's default one."""
     return torch.randint(-(2**63), 2**63 - 1, (), device=device, generator=generator)
 
 
 def as_seed(seed: int | Tensor | None, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Makes a seed tensor from the keywords `seed=` and `generator=` of an op.
-
-    Args:
-        seed: An int, whose lowest 64 bits are used, an int64 tensor of one element, or None.
-        like: A tensor on the device of the seed.
-        generator: A `torch.Generator` on the same device, which draws the seed. If seed and generator are None, torch's
-            default generator draws it.
-
-    Returns:
-        int64 tensor without dimensions, on the device of `like`.
-
-    Raises:
-        TypeError: If the seed or the generator has a wrong type.
-        ValueError: If both are passed, one is on another device, or the seed does not hold one int64.
-    """
+    """Makes a seed, an int64 tensor without dimensions on the device of `like`, from the keywords `seed=` and
+    `generator=` of an op. Of an int, the lowest 64 bits are used. If both are None, torch's default generator draws the
+    seed."""
     if generator is not None:
         if seed is not None:
             raise ValueError(f"at most one of seed and generator may be given, got {seed=} and {generator=}")

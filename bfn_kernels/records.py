@@ -180,6 +180,24 @@ class FlowLogits(NamedTuple):
 NO_FLOW = FlowLogits(None, None, None, None)  # for a head without flow_scale
 
 
+class TileMessages(NamedTuple):
+    """Messages about the tokens of a tile (`vocabulary.tiles`), as kernels take them. The tile has the classes from
+    `first` on, of K = num_classes.
+
+    x: the class of each token. rows: the number of each token, which determines its noise. alpha, spread: α and √(Kα)
+    of each token; without spread, the messages have no noise. seed: None for messages with explicit noise or without
+    noise.
+    """
+
+    x: Tensor
+    rows: Tensor
+    alpha: Tensor
+    spread: Tensor | None
+    seed: Tensor | None
+    first: int
+    num_classes: int
+
+
 class HeadBefore(NamedTuple):
     """The flow_scale and the state of the step before. With the hidden states of the step before, `Solver.previous`,
     they give the logits of that step."""

@@ -111,29 +111,15 @@ def sample(
 
 
 def choices_of(model: BFN, sampler: str) -> tuple[str, ...]:
-    """What the steps of a sampler can use of the output distribution.
-
-    Args:
-        model: A model.
-        sampler: A name in SAMPLERS.
-
-    Returns:
-        The allowed values of `choose`. A second-order step of a large vocabulary allows only the mean, since the model
-        stores what the network put out in the previous step, and not what that step sent.
-    """
+    """The values of `choose` that a sampler allows. A second-order step of a large vocabulary allows only the mean,
+    since the model stores what the network put out in the previous step, and not what that step sent."""
     return ("mean",) if isinstance(model, Vocabulary) and RULES[sampler].order == 2 else model.choices
 
 
 @contextmanager
 def evaluating(model: BFN) -> Iterator[None]:
-    """Within a `with`, the model and its submodules are in evaluation mode.
-
-    Args:
-        model: A module of `bfn_kernels.nn`.
-
-    Returns:
-        A context. At its end, each submodule returns to its earlier mode.
-    """
+    """Within a `with`, the model and its submodules are in evaluation mode. At the end, each submodule returns to its
+    earlier mode."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -177,19 +163,8 @@ class Run:
 def ancestral(
     model: BFN, shape: Shape, n_steps: int, seed: int, device: torch.device, sampling: Sampling = PLAIN
 ) -> Run:
-    """Makes a run of ancestral sampling: the state receives n messages about values of the output distribution.
-
-    Args:
-        model: A module of `bfn_kernels.nn`.
-        shape: The shape of the data, `[count, ...]`.
-        n_steps: n, at least 1.
-        seed: An int that determines all noise.
-        device: The device of the state.
-        sampling: What the run takes of the output distribution, and what the network is told.
-
-    Returns:
-        The run, which starts from the prior.
-    """
+    """Makes a run of ancestral sampling. From the prior on, the state receives n messages about values of the output
+    distribution."""
 
     def advance(state: State, t: Tensor, message: Any, seed: Tensor) -> None:
         model.sample_step(state, t, message.take, seed, sampling)
@@ -208,22 +183,8 @@ def by_rule(
     device: torch.device,
     sampling: Sampling = PLAIN,
 ) -> Run:
-    """Makes a run of a solver.
-
-    With a rule of second order, the first step has no previous prediction, so its extrapolation is 0.
-
-    Args:
-        rule: A name in `bfn_kernels.solvers.RULES`.
-        model: A module of `bfn_kernels.nn`.
-        shape: The shape of the data, `[count, ...]`.
-        n_steps: n, at least 1.
-        seed: An int that determines all noise.
-        device: The device of the state.
-        sampling: What the run takes of the output distribution, and what the network is told.
-
-    Returns:
-        The run. It starts at t = 0, or at the model's `solver_start` if the rule cannot start at 0.
-    """
+    """Makes a run of a solver. It starts at t = 0, or at the model's `solver_start` if the rule cannot start at 0. With
+    a rule of second order, the first step has no previous prediction, so its extrapolation is 0."""
     start = 0.0 if RULES[rule].from_prior else model.solver_start
     state = model.solver_state(shape, device, start, part(seed, 0))
     times = torch.linspace(start, 1, n_steps + 1, dtype=torch.float64)
@@ -264,15 +225,12 @@ def sample_within(
         seed: An int that determines the noise of the first state. None: torch's default generator draws it.
         choose: What a step uses of the output distribution: a "sample", its "mode" or its "mean". None: the "mean",
             which is the only choice for continuous data and for a large vocabulary.
-        temperature: T, by which the logits of classes and binary data are divided, from 1e-30 to 1e30. None: 1.
-        known: Data of this shape, which the samples have where known_mask is True (inpainting). Pass both or neither.
-        known_mask: bool, broadcastable to the data, or shaped as their leading dimensions.
-        cond: A condition for the network, which is called as `network(theta, t, cond=cond)`. None: it is called without
-            this argument.
-        unconditional: The condition of the second call of the network in a guided step. None: this call has no
-            condition.
-        guidance: w of (1 + w)·output − w·unconditional output, a number or a tensor `[count]`. None: one call for each
-            step.
+        temperature: As in `sample`: T, by which logits are divided.
+        known: As in `sample`: data of this shape that are known.
+        known_mask: As in `sample`: where they are known.
+        cond: As in `sample`: the condition of the network.
+        unconditional: As in `sample`: the condition of the second call in a guided step.
+        guidance: As in `sample`: w, a number or a tensor `[count]`.
         start: The state from which the run starts: means of this shape, or logits with a last dimension of K
             for classes. None: noise at a time above 0.
         max_calls: The largest number of calls of the network, at least 1.
@@ -324,27 +282,13 @@ SAMPLERS: dict[str, Callable[..., Run]] = {rule: partial(by_rule, rule) for rule
 
 
 def can_capture(device: torch.device) -> bool:
-    """Whether a device has CUDA graphs.
-
-    Args:
-        device: Any device.
-
-    Returns:
-        True for a CUDA device.
-    """
+    """Whether a device has CUDA graphs."""
     return device.type == "cuda"
 
 
 def captured(step: Callable[[], None], device: torch.device) -> Callable[[], None]:
-    """Records a step as a CUDA graph, so that the step takes one launch instead of many.
-
-    Args:
-        step: The step. It must have run once before.
-        device: A CUDA device.
-
-    Returns:
-        A function that replays the step.
-    """
+    """Records a step, which must have run once before, as a CUDA graph. Returns a function that replays the step by one
+    launch instead of many."""
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, stream=torch.cuda.Stream(device)):
         step()

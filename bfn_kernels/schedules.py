@@ -21,14 +21,7 @@ from bfn_kernels.concentrations import VonMisesAccuracy as VonMisesAccuracy
 
 
 def takes_numbers(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Extends a method that takes a tensor, so that it also takes a number and then returns numbers.
-
-    Args:
-        method: A method of a float64 tensor and further arguments, which returns a tensor or a tuple of tensors.
-
-    Returns:
-        The extended method. For a number it returns a float or a tuple of floats.
-    """
+    """Extends a method that takes a float64 tensor, so that it also takes a number and then returns floats."""
 
     @functools.wraps(method)
     def either(self, value, *more):
@@ -334,38 +327,14 @@ def _check_positive(schedule: Any) -> None:
 
 
 def continuous_schedule(sigma_1: float | None, schedule: ContinuousSchedule | None) -> ContinuousSchedule:
-    """Makes the schedule that the keywords `sigma_1=` and `schedule=` of an op describe.
-
-    Args:
-        sigma_1: σ₁ of `ExponentialVariance`, in (0, 1), or None.
-        schedule: An object with the methods of `ContinuousSchedule`, or None.
-
-    Returns:
-        The schedule.
-
-    Raises:
-        ValueError: If both arguments are given, or none.
-        TypeError: If the schedule lacks a method.
-    """
+    """The schedule that the keywords `sigma_1=` and `schedule=` of an op describe."""
     if (sigma_1 is None) == (schedule is None):
         raise ValueError(f"exactly one of sigma_1 and schedule must be given, got {sigma_1=} and {schedule=}")
     return _with_methods(("gamma", "alpha", "rate"), schedule) if sigma_1 is None else ExponentialVariance(sigma_1)
 
 
 def discrete_schedule(beta_1: float | None, schedule: DiscreteSchedule | None) -> DiscreteSchedule:
-    """Makes the schedule that the keywords `beta_1=` and `schedule=` of an op describe.
-
-    Args:
-        beta_1: β₁ of `QuadraticAccuracy`, positive, or None.
-        schedule: An object with the methods of `DiscreteSchedule`, or None.
-
-    Returns:
-        The schedule.
-
-    Raises:
-        ValueError: If both arguments are given, or none.
-        TypeError: If the schedule lacks a method.
-    """
+    """The schedule that the keywords `beta_1=` and `schedule=` of an op describe."""
     if (beta_1 is None) == (schedule is None):
         raise ValueError(f"exactly one of beta_1 and schedule must be given, got {beta_1=} and {schedule=}")
     return _with_methods(("beta", "alpha", "rate"), schedule) if beta_1 is None else QuadraticAccuracy(beta_1)

@@ -75,12 +75,7 @@ class Coefficients(NamedTuple):
 
 
 class Mean(NamedTuple):
-    """The flow of continuous data at a time.
-
-    Attributes:
-        gamma: γ, float64.
-        rest: 1 − γ, float64.
-    """
+    """The flow of continuous data at a time: γ and 1 − γ, float64."""
 
     gamma: Tensor
     rest: Tensor
@@ -97,11 +92,7 @@ class Mean(NamedTuple):
 
 
 class Accuracy(NamedTuple):
-    """The flow of classes at a time.
-
-    Attributes:
-        beta: β, float64.
-    """
+    """The flow of classes at a time: β, float64."""
 
     beta: Tensor
 
@@ -208,18 +199,8 @@ def rule_of(name: str) -> Rule:
 
 
 def flow_at(schedule: Any, t: float | Tensor) -> Mean | Accuracy:
-    """The flow at a time, in float64.
-
-    Args:
-        schedule: An object with one of the methods `gamma` and `beta`.
-        t: Times in [0, 1], a number or a tensor of any shape.
-
-    Returns:
-        A `Mean` for a schedule with `gamma`, an `Accuracy` for one with `beta`.
-
-    Raises:
-        ValueError: If the schedule has both methods or none.
-    """
+    """The flow at times in [0, 1], in float64: a `Mean` for a schedule with the method `gamma`, and an `Accuracy` for a
+    schedule with `beta`."""
     t = t.to(checks.wide_device(t.device)).double() if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64)
     has_gamma, has_beta = (callable(getattr(schedule, name, None)) for name in ("gamma", "beta"))
     if has_gamma == has_beta:

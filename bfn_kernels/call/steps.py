@@ -14,16 +14,8 @@ from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
 
 
 def taken(choose: str | None, rule: str, coefficients: solvers.Coefficients | None) -> str:
-    """What a step takes of the output distribution.
-
-    Args:
-        choose: "sample", "mode" or "mean"; None: what the rule takes.
-        rule: A name in RULES, which is not read where coefficients are given.
-        coefficients: The coefficients of the step, or None.
-
-    Returns:
-        choose itself, or "sample" for the rule "ancestral" and "mean" for the others.
-    """
+    """What a step takes of the output distribution: `choose`. If that is None, it is a "sample" with the rule
+    "ancestral", else the "mean". With coefficients, the rule is not read."""
     if choose is not None:
         return choose
     return "sample" if coefficients is None and rule == "ancestral" else "mean"
@@ -47,24 +39,12 @@ def step_scalars(
     dims: int | None = None,
     scale: float = 1,
 ) -> Solver:
-    """The numbers of a step as operators take them: in the type of the arithmetic, and broadcastable to the state.
+    """The numbers of a step as operators take them: in `dtype`, and broadcastable to the first `dims` dimensions of the
+    state (all if None). Either `explicit` coefficients give them, or a rule, a schedule and the times t, t_next and
+    t_previous.
 
-    Args:
-        explicit: Coefficients that take the place of a rule, a schedule and the times t_next and t_previous, or None.
-        rule: A name in RULES.
-        schedule: Of `bfn_kernels.schedules`, or an object with their methods.
-        times: t, t_next and t_previous.
-        previous: The prediction of the step before, for a step of second order, or None.
-        state: The state, `[B, ...]`.
-        dtype: The type of the arithmetic.
-        dims: The numbers broadcast to so many leading dimensions of the state, to all if None.
-        scale: What the variance is multiplied by: K for classes.
-
-    Returns:
-        The numbers, and `previous`.
-
-    Raises:
-        ValueError: If a step of second order has no `previous`, or one of first order has it.
+    previous: the prediction of the step before, which only a step of second order must have. scale: the factor of the
+    variance, K for classes.
     """
     shape = state.shape[:dims]
     if explicit is None:
@@ -113,19 +93,8 @@ def _checked_times(rule: str, times: tuple[Any, Any, Any], shape: torch.Size, st
 def guidance_scalars(
     temperature: Any, unconditional: Tensor | None, guidance: Any, logits: Tensor, dtype: torch.dtype, dims: int | None
 ) -> Guidance:
-    """The factors of the logits and of the unconditional logits: (1 + w)/T and −w/T.
-
-    Args:
-        temperature: T, from 1e-30 to 1e30: a number or a tensor of rows. None: 1.
-        unconditional: Logits in the logits' shape, or None.
-        guidance: w, a number or a tensor of rows; None without `unconditional`.
-        logits: `[B, ..., K]`, or `[B, ...]` for binary data.
-        dtype: The type of the arithmetic.
-        dims: The factors broadcast to so many leading dimensions of the logits, to all if None.
-
-    Returns:
-        The factors, and `unconditional`; None where there is nothing to multiply.
-    """
+    """The factors of the logits and of the unconditional logits, (1 + w)/T and −w/T, for the temperature T and the
+    guidance w. They have the type `dtype`, and broadcast to the first `dims` dimensions of the logits (all if None)."""
     if (unconditional is None) != (guidance is None):
         raise ValueError("unconditional and guidance must be given together")
     shape, scale = logits.shape[:dims], None

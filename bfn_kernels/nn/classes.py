@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from bfn_kernels import binary, discrete, solvers
 from bfn_kernels.nn.base import BFN, Network, State
 from bfn_kernels.nn.sampling import PLAIN, Sampling
 from bfn_kernels.records import Guidance
-from bfn_kernels.schedules import DiscreteSchedule, QuadraticAccuracy
+from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
 from bfn_kernels.solvers import Coefficients
 from bfn_kernels.steps import guided
 
@@ -36,9 +36,7 @@ class Classes(BFN):
 
     def __init__(self, network: Network, beta_1: float | None = None, *, schedule: DiscreteSchedule | None = None):
         super().__init__(network)
-        if (beta_1 is None) == (schedule is None):
-            raise ValueError(f"give either beta_1 or schedule, got {beta_1=} and {schedule=}")
-        self.schedule: DiscreteSchedule = QuadraticAccuracy(cast(float, beta_1)) if schedule is None else schedule
+        self.schedule: DiscreteSchedule = discrete_schedule(beta_1, schedule)
 
     @contextmanager
     def using(self, receiver: str) -> Iterator[None]:

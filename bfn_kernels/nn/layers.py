@@ -17,28 +17,13 @@ NUMBERS = 2**20  # at most so many numbers, one for each class of each token, ar
 
 
 def few_tokens(values: Tensor, num_classes: int) -> tuple[Tensor, ...]:
-    """Splits vectors into chunks, such that K numbers for each vector of a chunk fit in memory.
-
-    Args:
-        values: Vectors, `[..., d]`.
-        num_classes: K.
-
-    Returns:
-        Chunks `[n, d]` of the vectors, where n·K is at most 2^20, or n is 1 if K is larger.
-    """
+    """Splits vectors `[..., d]` into chunks `[n, d]`, where n·K is at most NUMBERS or n is 1."""
     return values.flatten(0, -2).split(max(1, NUMBERS // num_classes))
 
 
 def embedded_state(logits: Tensor, weight: Tensor) -> Tensor:
-    """The vectors θ·weight for a state of logits. θ, the softmax of the logits, is computed for some tokens at a time.
-
-    Args:
-        logits: The state, `[..., K]`, float32, bfloat16, float16 or float64.
-        weight: The weight of the embedding, `[K, d]`.
-
-    Returns:
-        `[..., d]` in the weight's type.
-    """
+    """The vectors θ·weight `[..., d]` for a state of logits `[..., K]`, in the weight's type. θ, the softmax of the
+    logits, is computed for some tokens at a time."""
     chunks = few_tokens(logits, len(weight))
     vectors = torch.cat([discrete.theta(chunk).to(weight.dtype) @ weight for chunk in chunks])
     return vectors.view(*logits.shape[:-1], weight.shape[1])

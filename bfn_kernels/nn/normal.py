@@ -3,7 +3,7 @@
 Numbers in parentheses are equations of Graves et al. 2023.
 """
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from bfn_kernels.call.keywords import PUBLISHED, Limits
 from bfn_kernels.continuous import Clip
 from bfn_kernels.nn.base import BFN, Network, State
 from bfn_kernels.nn.sampling import PLAIN, Sampling
-from bfn_kernels.schedules import ContinuousSchedule, ExponentialVariance
+from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
 from bfn_kernels.solvers import Coefficients
 
 
@@ -32,9 +32,7 @@ class Normal(BFN):
 
     def __init__(self, network: Network, sigma_1: float | None = None, *, schedule: ContinuousSchedule | None = None):
         super().__init__(network)
-        if (sigma_1 is None) == (schedule is None):
-            raise ValueError(f"give either sigma_1 or schedule, got {sigma_1=} and {schedule=}")
-        self.schedule: ContinuousSchedule = ExponentialVariance(cast(float, sigma_1)) if schedule is None else schedule
+        self.schedule: ContinuousSchedule = continuous_schedule(sigma_1, schedule)
 
     def flow(self, x: Tensor, t: Tensor, seed: int, mask: Tensor | None = None) -> Tensor:
         finest = x.to(torch.promote_types(x.dtype, self.dtype))
@@ -51,16 +49,9 @@ class Normal(BFN):
     def theta(self, state: State) -> Tensor:
         return state[0].to(self.dtype)
 
-    def sent(self, sampling: Sampling, choose: str) -> dict[str, Any]:
-        """The keywords of a step that say which value of the output distribution it uses, and which data are known.
-
-        Args:
-            sampling: The options of the run.
-            choose: "sample", "mode" or "mean", for a run whose options do not choose.
-
-        Returns:
-            known, known_mask and, unless the data are continuous, choose.
-        """
+    def _sent(self, sampling: Sampling, choose: str) -> dict[str, Any]:
+        """The keywords of a step that say which data are known and, unless the data are continuous, which value of the
+        output distribution it uses."""
         return sampling.sent(choose)
 
     def update(
@@ -69,7 +60,7 @@ class Normal(BFN):
         mean, precision = state
         tensors, settings = self.arguments(output, mean)
         settings |= {"precision": precision, "alpha": alpha, "t": t, "out": mean, "seed": seed}
-        settings |= self.sent(sampling, "sample")
+        settings |= self._sent(sampling, "sample")
         precision.copy_(self.ops.update_sample(*tensors, **settings)[1])
 
     def solve(
@@ -85,7 +76,7 @@ class Normal(BFN):
         tensors, settings = self.arguments(output, mean)
         settings |= {"coefficients": coefficients, "out": mean, "predicted_out": predicted, "seed": seed}
         previous = None if coefficients.extrapolation is None else predicted
-        self.ops.solver_step(*tensors, t, previous=previous, **settings, **self.sent(sampling, "mean"))
+        self.ops.solver_step(*tensors, t, previous=previous, **settings, **self._sent(sampling, "mean"))
 
 
 class Continuous(Normal):
@@ -131,7 +122,7 @@ class Continuous(Normal):
     def arguments(self, output: Tensor, theta: Tensor) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
         return (output, theta), {"schedule": self.schedule, "limits": self.limits, "clip": self.clip}
 
-    def sent(self, sampling: Sampling, choose: str) -> dict[str, Any]:
+    def _sent(self, sampling: Sampling, choose: str) -> dict[str, Any]:
         return sampling.known_values
 
     def reconstruction_loss(self, x: Tensor, output: Tensor, theta: Tensor, **options: Any) -> Tensor:
@@ -183,17 +174,7 @@ class Discretised(Normal):
         return (*stacked, theta), {"schedule": self.schedule, "num_bins": self.num_bins, "limits": self.limits}
 
     def guided(self, output: Tensor, other: Tensor, weight: Tensor) -> Tensor:
-        """Combines the two predictions of the mean. The standard deviation is the prediction with the condition.
-
-        Args:
-            output: The output with the condition, `[B, ..., 2]`.
-            other: The output without the condition, `[B, ..., 2]`.
-            weight: w, broadcastable to both.
-
-        Returns:
-            The combined predictions.
-        """
-        mean, log_std = output.split(1, -1)
+        mean, log_std = output.split(1, -1)  # the standard deviation is the prediction with the condition
         return torch.cat([super().guided(mean, other[..., :1], weight), log_std], -1)
 
     def mode(self, output: Tensor, theta: Tensor, t: Tensor) -> Tensor:

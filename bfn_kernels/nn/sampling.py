@@ -91,15 +91,7 @@ PLAIN = Sampling()
 
 
 def row_factor(value: float | Tensor, like: Tensor) -> Tensor:
-    """A number for each example, in the type of a tensor `[B, ...]` and broadcastable to it.
-
-    Args:
-        value: A number, or a tensor `[B]` on the device of `like`.
-        like: The tensor.
-
-    Returns:
-        The factors, in the type of `like`.
-    """
+    """A number, or a number for each example `[B]`, in the type of a tensor `[B, ...]` and broadcastable to it."""
     if not isinstance(value, Tensor):
         return like.new_full((1,) * like.dim(), value)  # a CUDA graph can record new_full, but not a copy from the CPU
     if value.dim() > 0 and value.shape != like.shape[:1]:
@@ -108,15 +100,7 @@ def row_factor(value: float | Tensor, like: Tensor) -> Tensor:
 
 
 def known_where(drawn: Tensor, sampling: Sampling) -> Tensor:
-    """Replaces data by the known data where known_mask is True.
-
-    Args:
-        drawn: Data `[B, ...]`.
-        sampling: The options of the run.
-
-    Returns:
-        Data in the type of `drawn`.
-    """
+    """Replaces data by the known data, in the type of `drawn`, where known_mask is True."""
     if sampling.known is None:
         return drawn
     mask = checks.mask("known_mask", sampling.known_mask, "the data", drawn, drawn.shape)

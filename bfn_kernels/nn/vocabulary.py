@@ -148,17 +148,6 @@ class Vocabulary(Discrete):
         return self.zeros(shape, device), vector.expand(*shape, len(vector)).clone()
 
     def solver_state(self, shape: tuple[int, ...], device: torch.device, t: float, seed: int) -> State:
-        """The state that a solver starts from at time t.
-
-        Args:
-            shape: The shape of the data, `[B, ...]`.
-            device: The device of the state.
-            t: The time in [0, 1].
-            seed: An int that determines the noise of the state. The noise is the same on all devices.
-
-        Returns:
-            The logits and the vectors of the state, then the logits and the network's output of the previous step.
-        """
         variance = self.state_scale * float(solvers.start_variance(self.schedule, t))
         logits = self.solver_noise((*shape, self.num_classes), variance, device, seed)
         vectors = embedded_state(logits, self.weight())
@@ -218,19 +207,7 @@ class Vocabulary(Discrete):
     def step_error(
         self, coefficients: Coefficients, state: State, before: State, sampling: Sampling = PLAIN
     ) -> float | None:
-        """The error of a solver's step, as `adaptive.error_of_step` estimates it.
-
-        Probabilities are computed for some tokens at a time.
-
-        Args:
-            coefficients: The coefficients of the step, floats.
-            state: The tensors of the solver after the step.
-            before: Copies of these tensors from before the step.
-            sampling: The options of the run.
-
-        Returns:
-            The error in units of the state, or None for a step of first order.
-        """
+        # probabilities are computed for some tokens at a time
         chunks = zip(*(few_tokens(each, self.num_classes) for each in (*state[2:], *before[2:])), strict=True)
 
         def probs(output: Tensor, logits: Tensor) -> Tensor:

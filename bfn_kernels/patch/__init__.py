@@ -111,18 +111,8 @@ def solver(module: ModuleType) -> Patch:
 
 
 def replaced(module: ModuleType, functions: dict[tuple[str, str], Callable[..., Any]]) -> Patch:
-    """Replaces several methods by functions.
-
-    Args:
-        module: The module of the classes.
-        functions: Maps a pair, the names of a class and of its method, to a function as in `Patch.replace`.
-
-    Returns:
-        The patch.
-
-    Raises:
-        AttributeError: If a class or a method is missing. Nothing is changed then.
-    """
+    """Replaces methods of a module's classes. functions: maps a pair, the names of a class and of its method, to a
+    function as in `Patch.replace`. If a class or a method is missing, nothing is changed."""
     methods = [(getattr(module, cls), name, function) for (cls, name), function in functions.items()]
     for cls, name, _ in methods:
         getattr(cls, name)

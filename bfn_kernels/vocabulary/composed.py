@@ -40,9 +40,7 @@ def flow_embedding(
     grid = Grid(x.numel(), len(weight), weight.shape[1], weight, dtype)
     theta = OnlineSoftmax(messages.alpha, weight.new_zeros(x.numel(), weight.shape[1], dtype=dtype))
     if fused := _fused(messages, "flow_products", weight):
-        fused(
-            *messages.kernel_arguments(slice(None), slice(0, len(weight))), weight, theta.top, theta.total, theta.sums
-        )
+        fused(*messages.of_tile(slice(None), slice(0, len(weight))), weight, theta.top, theta.total, theta.sums)
     else:
         flow_tile = messages.function("flow_tile")
         for classes in grid.classes():
@@ -76,7 +74,7 @@ def flow_embedding_backward(
     top, total = (values.contiguous() for values in tokens.vectors(stats).unbind(-1))
     by_weight = for_products(grid, grad, (count, width), dtype)
     if fused := _fused(messages, "flow_products_backward", grad):
-        fused(*messages.kernel_arguments(slice(None), slice(0, count)), tokens.vectors(grad), top, total, by_weight)
+        fused(*messages.of_tile(slice(None), slice(0, count)), tokens.vectors(grad), top, total, by_weight)
         return by_weight
     vectors, flow_tile = tokens.vectors(grad).to(products.dtype), messages.function("flow_tile")
     for classes in grid.classes():

@@ -33,12 +33,12 @@ def step(
     sent: Sent,
     noise: Noise,
     shard: Shard,
-    out: Tensor,
-    embedded_out: Tensor | None,
+    *outputs: Tensor | None,
 ) -> None:
-    """Writes z' = keep·z + α(Kp − 1) + std·ξ into `out`, where α is `solver.take` and ξ are normals. p is the one-hot
-    vector of the class that a token sends or, if tokens send probabilities, the result of `_Probabilities`. Writes the
-    embedding of z' into `embedded_out`."""
+    """Writes z' = keep·z + α(Kp − 1) + std·ξ into the first output, where α is `solver.take` and ξ are normals. p is
+    the one-hot vector of the class that a token sends or, if tokens send probabilities, the result of `_Probabilities`.
+    Writes the embedding of z' into the second output, if it is not None."""
+    out, embedded_out = outputs
     lead, step_tile = state.shape[:-1], tile_function(library, "step_tile", state)
     dtype = compute_dtype(state, *head, solver.previous, *head_before, embedding)
     keep, alpha, std, extrapolation = (
@@ -72,11 +72,12 @@ def step(
         vectors = None if embedding is None else embedding[classes].to(dtype)
         for chunk in grid.chunks():
             numbers = grid.tile(chunk, classes) if p is None else p.tile(chunk, classes)
-            of_tokens = (value if value is None else value[chunk] for value in (x, rows, alpha, std, keep))
+            *of_tokens, factor = (value if value is None else value[chunk] for value in (x, rows, alpha, std, keep))
+            messages = *of_tokens, noise.seed, first, shard.num_classes  # the fields of TileMessages
             eps = explicit if explicit is None else explicit[chunk, first:last]
-            tiles = z[chunk, classes], numbers, z_out[chunk, classes]
+            tiles = z[chunk, classes], z_out[chunk, classes], numbers
             exponentials = (None, None, None) if softmax is None else softmax.numbers_of(chunk)
-            step_tile(*of_tokens, noise.seed, eps, first, shard.num_classes, p is not None, *tiles, *exponentials)
+            step_tile(*messages, factor, eps, p is not None, False, *tiles, *exponentials)
             if softmax is not None:
                 softmax.rescaled(chunk).addmm_(numbers, vectors)  # step_tile wrote exp(z' − top) to numbers
     if softmax is not None and embedded_out is not None:

@@ -15,7 +15,7 @@ from bfn_kernels import records
 from bfn_kernels.autograd import Forward
 from bfn_kernels.call.checks import compute_dtype, widest
 from bfn_kernels.operators import NATIVE, TRITON, Library, Operator, loss_fakes, operator, times_saved
-from bfn_kernels.records import FlowLogits, LinearHead
+from bfn_kernels.records import FlowLogits, LinearHead, TileMessages
 from bfn_kernels.vocabulary import reference
 from bfn_kernels.vocabulary.reference import Cost
 from bfn_kernels.vocabulary.shards import Shard
@@ -82,19 +82,18 @@ def _loss_with_gradients_backward(library: Library, grad: Tensor, forward: Forwa
     return None, *times_saved(library, grad, None, forward.saved, forward, first=1)
 
 
-_MESSAGES = "Tensor x, Tensor rows, Tensor alpha, Tensor spread, Tensor seed, int first, int num_classes"
+_MESSAGES = ", ".join(records.fields(TileMessages))
 _OF_TILES = {  # maps names of libraries to the schemas of their kernels for one tile, and of their products
     f"{NATIVE} {TRITON}": (
-        f"flow_tile({_MESSAGES}, bool again, Tensor(a!) out, Tensor(b!)? top, Tensor(c!)? total, Tensor(d!)? kept)",
         "sums_tile(Tensor logits, Tensor x, int first, Tensor(a!) sums)",
         "slopes_tile(Tensor x, Tensor slopes, int first, Tensor(a!) logits)",
     ),
     NATIVE: (
-        "step_tile(Tensor x, Tensor rows, Tensor alpha, Tensor? spread, Tensor? keep, Tensor? seed, Tensor? noise, "
-        "int first, int num_classes, bool shared, Tensor state, Tensor(a!) numbers, Tensor(b!) out, "
-        "Tensor(c!)? top, Tensor(d!)? total, Tensor(e!)? kept)",
+        f"step_tile({_MESSAGES}, Tensor? keep, Tensor? noise, bool shared, bool again, Tensor? state, Tensor(a!)? out, "
+        "Tensor(b!) numbers, Tensor(c!)? top, Tensor(d!)? total, Tensor(e!)? kept)",
     ),
     TRITON: (
+        f"flow_tile({_MESSAGES}, bool again, Tensor(a!) out, Tensor(b!)? top, Tensor(c!)? total, Tensor(d!)? kept)",
         f"draws_tile({_MESSAGES}, Tensor(a!) sums, Tensor logits)",
         f"draw_slopes_tile({_MESSAGES}, Tensor slopes, Tensor shift, Tensor(a!) logits)",
         # products on tensor cores, over all classes at once

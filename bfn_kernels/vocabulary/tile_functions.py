@@ -1,7 +1,7 @@
 """Functions that compute with one tile of a large vocabulary (see `tiles`). A library of `torch.ops` may have kernels
 for some of them. Without a kernel, the function or method of the same name in this module computes the same in plain
-PyTorch. csrc/ops/vocabulary.h describes the functions, except for `draws_tile` and `draw_slopes_tile`, for which only
-Triton has kernels. Numbers in parentheses are equations of Graves et al. 2023."""
+PyTorch. csrc/ops/vocabulary.h describes the functions. The methods of `Messages` are not described there, since only
+Triton has kernels for them. Numbers in parentheses are equations of Graves et al. 2023."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +12,7 @@ from torch import Tensor
 from bfn_kernels import noise as random
 from bfn_kernels.discrete.reference import one_hot
 from bfn_kernels.operators import TRITON
-from bfn_kernels.records import Noise
+from bfn_kernels.records import Noise, TileMessages, grouped
 from bfn_kernels.vocabulary.sums import Sums
 
 
@@ -39,33 +39,44 @@ def slopes_tile(x: Tensor, slopes: Tensor, first: int, logits: Tensor) -> None:
     torch.where(one_hot(x - first, logits.shape[1]), by_x, others, out=logits)
 
 
+@grouped
 def step_tile(
-    x: Tensor,
-    rows: Tensor,
-    alpha: Tensor,
-    spread: Tensor | None,
+    messages: TileMessages,
     keep: Tensor | None,
-    seed: Tensor | None,
     noise: Tensor | None,
-    first: int,
-    num_classes: int,
     shared: bool,
-    state: Tensor,
+    again: bool,
+    state: Tensor | None,
+    out: Tensor | None,
     numbers: Tensor,
-    out: Tensor,
-    *sums: Tensor | None,
+    *softmax: Tensor | None,
 ) -> None:
+    x, rows, _, spread, seed, first, num_classes = messages
     count, dtype = numbers.shape[1], numbers.dtype
-    p = torch.where(x.unsqueeze(-1) < 0, numbers if shared else torch.nan, one_hot(x - first, count).to(dtype))
-    new = alpha.unsqueeze(-1) * (num_classes * p - 1)
-    if spread is not None:
-        if noise is None:
-            noise = random.class_normal_tile(rows, first, count, num_classes, seed, random.SENDER, 0, dtype)
-        new += spread.unsqueeze(-1) * noise
-    new += state if keep is None else keep.unsqueeze(-1) * state
-    out.copy_(new)
-    if sums[0] is not None:
-        _to_exponentials(numbers.copy_(out), *sums)
+    p = one_hot(x - first, count).to(dtype)
+    if state is not None:
+        p = torch.where(x.unsqueeze(-1) < 0, numbers if shared else torch.nan, p)
+    if spread is not None and noise is None:
+        noise = random.class_normal_tile(rows, first, count, num_classes, seed, random.SENDER, 0, dtype)
+    new = _messages(messages, p, noise)
+    if state is not None:
+        new += state if keep is None else keep.unsqueeze(-1) * state
+    if out is not None:
+        new = out.copy_(new)  # which rounds it to the type of the state
+    top, total, kept = softmax
+    if top is None or total is None:
+        if out is None:
+            numbers.copy_(new)
+    elif again or kept is None:
+        numbers.copy_(new).sub_(top.unsqueeze(-1)).exp_().div_(total.unsqueeze(-1))
+    else:
+        _to_exponentials(numbers.copy_(new), top, total, kept)
+
+
+def _messages(of: TileMessages, p: Tensor, eps: Tensor | None) -> Tensor:
+    """y = α(Kp − 1) + √(Kα)·ε (185)."""
+    y = of.alpha.unsqueeze(-1) * (of.num_classes * p - 1)
+    return y if of.spread is None else y.add_(of.spread.unsqueeze(-1) * eps)
 
 
 def _to_exponentials(numbers: Tensor, top: Tensor, total: Tensor, kept: Tensor) -> None:
@@ -90,9 +101,10 @@ class Messages:
     def __init__(self, library: Any, tokens: Any, alpha: Tensor, spread: Tensor, noise: Noise):
         self.library, self.tokens, self.seed, self.noise = library, tokens, noise.seed, noise.noise
         self.alpha, self.spread = tokens.scalars(alpha), tokens.scalars(spread)
+        self.step_tile = tile_function(library, "step_tile", self.alpha)
 
     def kernel(self, name: str) -> Callable | None:
-        """The library's kernel, or None. Kernels cannot read explicit noise."""
+        """The library's kernel, or None. These kernels cannot read explicit noise."""
         return kernel_of(self.library, name, self.alpha) if self.noise is None else None
 
     def function(self, name: str) -> Callable:
@@ -101,38 +113,35 @@ class Messages:
         kernel = self.kernel(name)
         if kernel is None:
             return getattr(self, name)
-        return lambda chunk, classes, *others: kernel(*self.kernel_arguments(chunk, classes), *others)
+        return lambda chunk, classes, *others: kernel(*self.of_tile(chunk, classes), *others)
 
-    def kernel_arguments(self, chunk: slice, classes: slice) -> tuple:
-        """The arguments of a kernel that describe the messages of a tile."""
-        tokens = self.tokens
-        of_tokens = (values[chunk] for values in (tokens.x, tokens.rows, self.alpha, self.spread))
-        return *of_tokens, self.seed, tokens.first(classes), tokens.num_classes
+    def of_tile(self, chunk: slice, classes: slice) -> TileMessages:
+        """The messages of a tile, as a kernel takes them."""
+        tokens, numbers = self.tokens, (self.alpha[chunk], self.spread[chunk])
+        first, num_classes = tokens.first(classes), tokens.num_classes
+        return TileMessages(tokens.x[chunk], tokens.rows[chunk], *numbers, self.seed, first, num_classes)
 
-    def tile(self, chunk: slice, classes: slice, stream: int = random.SENDER, draw: int = 0) -> Tensor:
-        x, rows, alpha, spread, seed, first, num_classes = self.kernel_arguments(chunk, classes)
-        count = classes.stop - classes.start
+    def explicit(self, chunk: slice, classes: slice, noise: Tensor) -> Tensor:
+        """The part of explicit noise that belongs to a tile."""
+        first = self.tokens.first(classes)
+        each = noise.reshape(-1, self.tokens.num_classes)
+        return each[self.tokens.rows[chunk], first : first + classes.stop - classes.start]
+
+    def draw(self, chunk: slice, classes: slice, draw: int) -> Tensor:
+        """A tile of y for a draw of L_n."""
+        of, e_x = self.of_tile(chunk, classes), self.is_x(chunk, classes).to(self.alpha.dtype)
         if self.noise is None:
-            eps = random.class_normal_tile(rows, first, count, num_classes, seed, stream, draw, alpha.dtype)
-        else:
-            noise = self.noise if stream == random.SENDER else self.noise[draw]
-            eps = noise.reshape(-1, num_classes)[rows, first : first + count].to(alpha.dtype)
-        e_x = one_hot(x - first, count).to(alpha.dtype)
-        return alpha.unsqueeze(-1) * (num_classes * e_x - 1) + spread.unsqueeze(-1) * eps
+            place = of.rows, of.first, e_x.shape[1], of.num_classes
+            return _messages(of, e_x, random.class_normal_tile(*place, of.seed, random.MONTE_CARLO, draw, e_x.dtype))
+        return _messages(of, e_x, self.explicit(chunk, classes, self.noise[draw]).to(e_x.dtype))
 
     def is_x(self, chunk: slice, classes: slice) -> Tensor:
         """True where a number of a tile is the one of its token's class x."""
         return one_hot(self.tokens.x[chunk] - self.tokens.first(classes), classes.stop - classes.start)
 
-    def flow_tile(self, chunk: slice, classes: slice, again: bool, out: Tensor, *sums: Tensor | None) -> None:
-        top, total, kept = sums
-        out.copy_(self.tile(chunk, classes))
-        if top is None or total is None:
-            return
-        if again or kept is None:
-            out.sub_(top.unsqueeze(-1)).exp_().div_(total.unsqueeze(-1))
-        else:
-            _to_exponentials(out, top, total, kept)
+    def flow_tile(self, chunk: slice, classes: slice, again: bool, out: Tensor, *softmax: Tensor | None) -> None:
+        noise = None if self.noise is None else self.explicit(chunk, classes, self.noise)
+        self.step_tile(*self.of_tile(chunk, classes), None, noise, False, again, None, None, out, *softmax)
 
     def draws_tile(self, chunk: slice, classes: slice, sums: Tensor, logits: Tensor) -> None:
         is_x = self.is_x(chunk, classes)
@@ -140,7 +149,7 @@ class Messages:
         top = others.amax(-1).clamp_(min=torch.finfo(logits.dtype).min)
         others.sub_(top.unsqueeze(-1))  # so that a small y keeps its digits in the sum
         for draw, sums_of_draw in enumerate(sums):
-            y = self.tile(chunk, classes, random.MONTE_CARLO, draw)
+            y = self.draw(chunk, classes, draw)
             y_x = torch.where(is_x, y, 0).sum(-1)
             tile_sums = Sums.of_tile(y_x, y.add_(others))
             tile_sums._replace(top=tile_sums.top + top).add_to(sums_of_draw)
@@ -149,6 +158,6 @@ class Messages:
         by_x, top, log_total, factor = slopes.unsqueeze(-1).unbind(1)
         log_p, sums = logits.sub_(top).sub_(log_total), torch.zeros_like(logits)
         for draw, shift_of_draw in enumerate(shift.unsqueeze(-1)):
-            growth = self.tile(chunk, classes, random.MONTE_CARLO, draw).sub_(shift_of_draw)
+            growth = self.draw(chunk, classes, draw).sub_(shift_of_draw)
             sums += p_minus_grown(log_p, growth)
         torch.where(self.is_x(chunk, classes), by_x, sums.mul_(factor), out=logits)

@@ -19,6 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from bfn_kernels.records import TileMessages
 from bfn_kernels.triton_ops.classes import is_class, sum_where
 from bfn_kernels.triton_ops.elementary import exp_difference
 from bfn_kernels.triton_ops.noise import SENDER
@@ -58,19 +59,16 @@ def _splits(count: int, tile: int, blocks: int) -> tuple[int, int]:
     return max(1, programs(count, each)), each
 
 
-def flow_products(
-    x: Tensor, rows: Tensor, beta: Tensor, spread: Tensor, seed: Tensor, first: int, num_classes: int, weight: Tensor,
-    top: Tensor, total: Tensor, sums: Tensor,
-) -> None:  # fmt: skip
+def flow_products(sent: TileMessages, weight: Tensor, top: Tensor, total: Tensor, sums: Tensor) -> None:
     """Writes for each token the largest y, the sum of exp(y − largest), and the sum of exp(y − largest) times the
     vectors."""
-    (tokens, width), skip = sums.shape, first % 4
+    (tokens, width), skip = sums.shape, sent.first % 4
     blocks = programs(tokens, FLOW["ROWS"])
     splits, each = _splits(len(weight) + skip, FLOW["TILE"], blocks)
     split_sums, stats = sums.new_empty(splits, tokens, width), top.new_empty(splits, tokens, 2)
     launch(
-        _flow_products, blocks * splits, (x, rows, beta, spread), seed, num_classes, (weight, *weight.stride()),
-        split_sums, stats, first, len(weight), tokens, width, each, blocks,
+        _flow_products, blocks * splits, sent[:4], sent.seed, sent.num_classes, (weight, *weight.stride()),
+        split_sums, stats, sent.first, len(weight), tokens, width, each, blocks,
         **FLOW, COLUMNS=_columns(width), T=tl.float32, warps=8, num_stages=2,
     )  # fmt: skip
     tops, totals = stats.unbind(-1)
@@ -124,14 +122,11 @@ def _flow_products(
     tl.store(pointer, sums / LIFTED, mask=mask)
 
 
-def flow_products_backward(
-    x: Tensor, rows: Tensor, beta: Tensor, spread: Tensor, seed: Tensor, first: int, num_classes: int, grad: Tensor,
-    top: Tensor, total: Tensor, by_weight: Tensor,
-) -> None:  # fmt: skip
+def flow_products_backward(sent: TileMessages, grad: Tensor, top: Tensor, total: Tensor, by_weight: Tensor) -> None:
     (tokens, width), count = grad.shape, len(by_weight)
     launch(
-        _flow_products_backward, programs(count + first % 4, FLOW["TILE"]), (x, rows, beta, spread), seed, num_classes,
-        (grad, *grad.stride()), top, total, by_weight, first, count, tokens, width,
+        _flow_products_backward, programs(count + sent.first % 4, FLOW["TILE"]), sent[:4], sent.seed, sent.num_classes,
+        (grad, *grad.stride()), top, total, by_weight, sent.first, count, tokens, width,
         **FLOW, COLUMNS=_columns(width), T=tl.float32, warps=8, num_stages=2,
     )  # fmt: skip
 

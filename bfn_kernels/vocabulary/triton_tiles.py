@@ -2,10 +2,10 @@
 numbers for some tokens (rows) and some classes (columns). The kernels make noise, and compute what is needed between
 two matrix products.
 
-csrc/ops/vocabulary.h explains the arguments of the functions, except for `draws_tile` and `draw_slopes_tile`, which
-have no struct there. The argument `rows` of a function has the number of each token, which determines its noise. In a
-kernel, `rows` is the block of tokens of the program (see `block_of`). A program goes through its rows of the tile in
-blocks of TILE classes. Numbers in parentheses are equations of Graves et al. 2023.
+csrc/ops/vocabulary.h explains the arguments of the functions. `flow_tile` is `step_tile` without a state; `draws_tile`
+and `draw_slopes_tile` have no struct there. In a kernel, `rows` is the block of tokens of the program (see `block_of`).
+A program goes through its rows of the tile in blocks of TILE classes. Numbers in parentheses are equations of Graves et
+al. 2023.
 
 Noise is made for groups of four classes. So in kernels with noise, blocks start at classes that are multiples of 4, and
 the first block may start before the tile. Noise that is needed twice and does not fit in the registers is computed
@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from bfn_kernels.records import TileMessages
 from bfn_kernels.triton_ops.classes import is_class, message, sum_where, tile_of
 from bfn_kernels.triton_ops.elementary import exp, exp_difference, expm1, reciprocal
 from bfn_kernels.triton_ops.noise import MONTE_CARLO, SENDER, normals
@@ -33,6 +34,11 @@ def _launch(kernel, tile: Tensor, *arguments, first: int, **constants) -> None:
         kernel, programs(tokens, shape.rows), *arguments, tile, first, count, tokens,
         ROWS=shape.rows, TILE=shape.classes, T=compute_type(tile), warps=shape.warps, **constants,
     )  # fmt: skip
+
+
+def _launch_with_messages(kernel, tile: Tensor, sent: TileMessages, *arguments, **constants) -> None:
+    """Runs a kernel on the rows of a tile. The kernel first takes what `load_messages` loads, the seed and K."""
+    _launch(kernel, tile, sent[:4], sent.seed, sent.num_classes, *arguments, first=sent.first, **constants)
 
 
 @triton.jit
@@ -127,13 +133,9 @@ def store_sums(pointer, z_x, sums, mask):
     tl.store(pointer + 3, sums[2], mask=mask)
 
 
-def flow_tile(
-    x: Tensor, rows: Tensor, beta: Tensor, spread: Tensor, seed: Tensor, first: int, num_classes: int, again: bool,
-    out: Tensor, top: Tensor | None, total: Tensor | None, kept: Tensor | None,
-) -> None:  # fmt: skip
-    once = first % 4 == 0 and out.shape[1] <= tile_of(out.shape[1]).classes
-    pointers = x, rows, beta, spread
-    _launch(_flow_tile, out, pointers, seed, num_classes, top, total, kept, first=first, AGAIN=again, ONCE=once)
+def flow_tile(sent: TileMessages, again: bool, out: Tensor, *softmax: Tensor | None) -> None:
+    once = sent.first % 4 == 0 and out.shape[1] <= tile_of(out.shape[1]).classes
+    _launch_with_messages(_flow_tile, out, sent, *softmax, AGAIN=again, ONCE=once)
 
 
 @triton.jit
@@ -217,12 +219,8 @@ def _slopes_tile(
         tl.store(block[0], tl.where(is_class(x, start, TILE), by_x, e * (slope * (e - origin) + level)), mask=block[1])
 
 
-def draws_tile(
-    x: Tensor, rows: Tensor, alpha: Tensor, spread: Tensor, seed: Tensor, first: int, num_classes: int, sums: Tensor,
-    logits: Tensor,
-) -> None:  # fmt: skip
-    pointers = x, rows, alpha, spread
-    _launch(_draws_tile, logits, pointers, seed, num_classes, sums, sums.stride(0), len(sums), first=first)
+def draws_tile(sent: TileMessages, sums: Tensor, logits: Tensor) -> None:
+    _launch_with_messages(_draws_tile, logits, sent, sums, sums.stride(0), len(sums))
 
 
 @triton.jit
@@ -249,15 +247,10 @@ def _draws_tile(
         store_sums(pointer, y_x, joined, rows[2])
 
 
-def draw_slopes_tile(
-    x: Tensor, rows: Tensor, alpha: Tensor, spread: Tensor, seed: Tensor, first: int, num_classes: int, slopes: Tensor,
-    shift: Tensor, logits: Tensor,
-) -> None:  # fmt: skip
+def draw_slopes_tile(sent: TileMessages, slopes: Tensor, shift: Tensor, logits: Tensor) -> None:
     """slopes: four numbers of each token: the gradient by the logit of x, the largest logit, the logarithm of the
     total, and the factor of the sum over draws. shift: a number for each draw and token."""
-    pointers = x, rows, alpha, spread
-    more = slopes, shift, shift.stride(0), len(shift)
-    _launch(_draw_slopes_tile, logits, pointers, seed, num_classes, *more, first=first)
+    _launch_with_messages(_draw_slopes_tile, logits, sent, slopes, shift, shift.stride(0), len(shift))
 
 
 @triton.jit

@@ -30,26 +30,6 @@ TileOfClasses tile_of(Given numbers_of_it, Given x, int64_t first) {
   return {tokens, numbers_of_it.size(1), first, numbers<int64_t>("x", x, tokens)};
 }
 
-auto flow_tile_into(Given x, Given rows, Given beta, Given spread, Given seed, int64_t first, int64_t num_classes,
-                    bool again, Given out, Maybe top, Maybe total, Maybe kept) {
-  const TileOfClasses tile = tile_of(out, x, first);
-  return in_type_of(out, [&]<class T>(T) {
-    flow_tile(FlowTile<T>{
-        .tile = tile,
-        .num_classes = num_classes,
-        .rows = numbers<int64_t>("rows", rows, tile.tokens),
-        .seed = numbers<int64_t>("seed", seed, 1),
-        .beta = numbers<T>("beta", beta, tile.tokens),
-        .spread = numbers<T>("spread", spread, tile.tokens),
-        .again = again,
-        .top = numbers<T>("top", top, tile.tokens),
-        .total = numbers<T>("total", total, tile.tokens),
-        .kept = numbers<T>("kept", kept, tile.tokens),
-        .out = numbers<T>("out", out, tile.tokens * tile.classes),
-    });
-  });
-}
-
 auto sums_tile_into(Given logits, Given x, int64_t first, Given sums) {
   const TileOfClasses tile = tile_of(logits, x, first);
   return in_type_of(logits, [&]<class T>(T) {
@@ -66,24 +46,34 @@ auto slopes_tile_into(Given x, Given slopes, int64_t first, Given logits) {
   });
 }
 
-auto step_tile_into(Given x, Given rows, Given alpha, Maybe spread, Maybe keep, Maybe seed, Maybe noise, int64_t first,
-                    int64_t num_classes, bool shared, Given state, Given tile_numbers, Given out, Maybe top,
-                    Maybe total, Maybe kept) {
-  const TileOfClasses tile = tile_of(tile_numbers, x, first);
+struct TileMessages {
+  Tensor x, rows, alpha;
+  MaybeTensor spread, seed;
+  int64_t first, num_classes;
+  auto fields() const { return std::tie(x, rows, alpha, spread, seed, first, num_classes); }
+};
+
+auto step_tile_into(const TileMessages& messages, Maybe keep, Maybe noise, bool shared, bool again, Maybe state,
+                    Maybe out, Given tile_numbers, Maybe top, Maybe total, Maybe kept) {
+  const TileOfClasses tile = tile_of(tile_numbers, messages.x, messages.first);
   const Shape shape = shape_of(tile_numbers);
-  check(shape_of(out) == shape && shape_of(state) == shape, "the state", " does not fit the tile");
+  const auto fits = [&](Maybe x) { return !x || shape_of(*x) == shape; };
+  check(fits(out) && fits(state), "the state", " does not fit the tile");
+  const bool all = top && total && (again || kept), none = !again && !top && !total && !kept;
+  check(all || none, "top, total and kept", " must be given together");
   return in_type_of(tile_numbers, [&]<class T>(T) {
     step_tile(StepTile<T>{
         .tile = tile,
-        .num_classes = num_classes,
-        .rows = numbers<int64_t>("rows", rows, tile.tokens),
-        .alpha = numbers<T>("alpha", alpha, tile.tokens),
-        .spread = numbers<T>("spread", spread, tile.tokens),
+        .num_classes = messages.num_classes,
+        .rows = numbers<int64_t>("rows", messages.rows, tile.tokens),
+        .alpha = numbers<T>("alpha", messages.alpha, tile.tokens),
+        .spread = numbers<T>("spread", messages.spread, tile.tokens),
         .keep = numbers<T>("keep", keep, tile.tokens),
-        .noise = spread ? noise_of(seed, noise, shape, kSender) : Noise{},
+        .noise = messages.spread ? noise_of(messages.seed, noise, shape, kSender) : Noise{},
         .state = view("state", state, shape),
         .out = view_of_out(out, shape),
         .shared = shared,
+        .again = again,
         .top = numbers<T>("top", top, tile.tokens),
         .total = numbers<T>("total", total, tile.tokens),
         .kept = numbers<T>("kept", kept, tile.tokens),
@@ -93,7 +83,6 @@ auto step_tile_into(Given x, Given rows, Given alpha, Maybe spread, Maybe keep, 
 }
 
 BFN_OPERATORS(m) {
-  add<&flow_tile_into>(m, "vocabulary_flow_tile");
   add<&sums_tile_into>(m, "vocabulary_sums_tile");
   add<&slopes_tile_into>(m, "vocabulary_slopes_tile");
   add<&step_tile_into>(m, "vocabulary_step_tile");

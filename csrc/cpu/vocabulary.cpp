@@ -70,74 +70,9 @@ const T* normals_of_chunk(const Chunk& chunk, int64_t row, int64_t num_classes, 
   return buffer + skip;
 }
 
-// Writes the flow's logits y of a chunk, with -infinity in the padding.
+// Returns the noise of a chunk, or zeros if the messages have no noise.
 template <class T>
-void logits_of_chunk(const FlowTile<T>& op, const Chunk& chunk, T* y) {
-  T normals[noise_buffer_size(kBlock)];
-  const T classes = static_cast<T>(op.num_classes), beta = op.beta[chunk.token], spread = op.spread[chunk.token];
-  const auto seed = static_cast<uint64_t>(*op.seed);
-  const T* const eps = normals_of_chunk(chunk, op.rows[chunk.token], op.num_classes, seed, normals);
-  for (int64_t k = 0; k < chunk.count; ++k) y[k] = message(T(0), beta, spread, eps[k], classes);
-  where_in_chunk(op.tile, chunk, [&](int64_t k) { y[k] = message(T(1), beta, spread, eps[k], classes); });
-  std::fill(y + chunk.count, y + chunk.steps() * kLanes, kMinusInfinity<T>);
-}
-
-// Writes the probabilities of a token. The token's top and total must be final.
-template <class T>
-void flow_probabilities(const FlowTile<T>& op, int64_t token) {
-  const T top = op.top[token], inverse = 1 / op.total[token];
-  for_chunks(op.tile, token, [&](const Chunk& chunk) {
-    T y[kBlock], e[kBlock];
-    logits_of_chunk(op, chunk, y);
-    exp_rows<true>(1, chunk.steps() * kLanes, y, &top, e, 0);
-    T* const out = op.out + chunk.start;
-    for (int64_t k = 0; k < chunk.count; ++k) out[k] = e[k] * inverse;
-  });
-}
-
-// A step of the online softmax over the tiles of a token's row. `top` is the largest number so far, including this
-// tile. It replaces the tile's numbers by exp(number - top), and updates `total`, `kept` and `top` of the op.
-template <class Op, class T>
-void online_softmax(const Op& op, int64_t token, T top, T* numbers) {
-  double sum = 0;
-  for_chunks(op.tile, token, [&](const Chunk& chunk) {
-    T y[kBlock], e[kBlock];
-    load_chunk(chunk, numbers, y, kMinusInfinity<T>);
-    exp_rows<true>(1, chunk.steps() * kLanes, y, &top, e, 0);
-    sum += sum_of_chunk(chunk, e);
-    std::copy_n(e, chunk.count, numbers + chunk.start);
-  });
-  op.kept[token] = exp_difference(op.top[token], top);
-  op.total[token] = static_cast<T>(op.total[token] * op.kept[token] + sum);
-  op.top[token] = top;
-}
-
-// Writes exp(y - top) of a token's flow, and updates the online softmax.
-template <class T>
-void flow_exponentials(const FlowTile<T>& op, int64_t token) {
-  T top = op.top[token];
-  for_chunks(op.tile, token, [&](const Chunk& chunk) {
-    T y[kBlock];
-    logits_of_chunk(op, chunk, y);
-    top = std::max(top, largest_of_chunk(chunk, y));
-    std::copy_n(y, chunk.count, op.out + chunk.start);
-  });
-  online_softmax(op, token, top, op.out);
-}
-
-// Writes the flow's logits y of a token.
-template <class T>
-void flow_logits(const FlowTile<T>& op, int64_t token) {
-  for_chunks(op.tile, token, [&](const Chunk& chunk) {
-    T y[kBlock];
-    logits_of_chunk(op, chunk, y);
-    std::copy_n(y, chunk.count, op.out + chunk.start);
-  });
-}
-
-// Returns the noise of a chunk, or zeros if the step has no noise.
-template <class T>
-const T* step_noise(const StepTile<T>& op, const Chunk& chunk, T* buffer) {
+const T* noise_of_chunk(const StepTile<T>& op, const Chunk& chunk, T* buffer) {
   if (op.noise.explicit_values) return load(op.noise.explicit_values, chunk.start, chunk.count, buffer);
   if (op.noise.seed) return normals_of_chunk(chunk, op.rows[chunk.token], op.num_classes, seed_of(op.noise), buffer);
   std::fill_n(buffer, chunk.count, T(0));
@@ -154,7 +89,7 @@ void step_chunk(const StepTile<T>& op, const Chunk& chunk, T* new_state) {
   const T spread = op.spread ? op.spread[token] : T(0), keep = op.keep ? op.keep[token] : T(1);
   const bool sends_class = op.tile.x[token] >= 0;
   const T poison = sends_class || op.shared ? T(0) : kNaN<T>;
-  const T* const eps = step_noise(op, chunk, normals);
+  const T* const eps = noise_of_chunk(op, chunk, normals);
   const T* const state = load(op.state, chunk.start, chunk.count, buffer);
   const auto stepped = [&](T p, int64_t k) {
     return fused(keep, state[k], message(p, alpha, spread, eps[k], classes));
@@ -166,9 +101,41 @@ void step_chunk(const StepTile<T>& op, const Chunk& chunk, T* new_state) {
     for (int64_t k = 0; k < chunk.count; ++k) new_state[k] = stepped(T(0), k) + poison;
     where_in_chunk(op.tile, chunk, [&](int64_t k) { new_state[k] = stepped(T(1), k); });
   }
-  store(op.out, chunk.start, chunk.count, new_state);
-  if (op.out.dtype != dtype_of<T>()) load(op.out, chunk.start, chunk.count, new_state);
+  if (op.out) {
+    store(op.out, chunk.start, chunk.count, new_state);
+    if (op.out.dtype != dtype_of<T>()) load(op.out, chunk.start, chunk.count, new_state);
+  }
   std::fill(new_state + chunk.count, new_state + chunk.steps() * kLanes, kMinusInfinity<T>);
+}
+
+// Writes the probabilities of a token. The token's top and total must be final.
+template <class T>
+void probabilities_again(const StepTile<T>& op, int64_t token) {
+  const T top = op.top[token], inverse = 1 / op.total[token];
+  for_chunks(op.tile, token, [&](const Chunk& chunk) {
+    T z[kBlock], e[kBlock];
+    step_chunk(op, chunk, z);
+    exp_rows<true>(1, chunk.steps() * kLanes, z, &top, e, 0);
+    T* const out = op.numbers + chunk.start;
+    for (int64_t k = 0; k < chunk.count; ++k) out[k] = e[k] * inverse;
+  });
+}
+
+// A step of the online softmax over the tiles of a token's row. `top` is the largest number so far, including this
+// tile. It replaces the tile's numbers by exp(number - top), and updates `total`, `kept` and `top` of the op.
+template <class T>
+void online_softmax(const StepTile<T>& op, int64_t token, T top) {
+  double sum = 0;
+  for_chunks(op.tile, token, [&](const Chunk& chunk) {
+    T z[kBlock], e[kBlock];
+    load_chunk(chunk, op.numbers, z, kMinusInfinity<T>);
+    exp_rows<true>(1, chunk.steps() * kLanes, z, &top, e, 0);
+    sum += sum_of_chunk(chunk, e);
+    std::copy_n(e, chunk.count, op.numbers + chunk.start);
+  });
+  op.kept[token] = exp_difference(op.top[token], top);
+  op.total[token] = static_cast<T>(op.total[token] * op.kept[token] + sum);
+  op.top[token] = top;
 }
 
 // Lane by lane, counts the e that are 1, and adds e and e^2 of all other e.
@@ -217,14 +184,6 @@ struct TopSums {
 }  // namespace
 
 template <class T>
-void flow_tile(const FlowTile<T>& op) {
-  for_tokens(op.tile, [&](int64_t token) {
-    if (!op.top) return flow_logits(op, token);
-    op.again ? flow_probabilities(op, token) : flow_exponentials(op, token);
-  });
-}
-
-template <class T>
 void sums_tile(const SumsTile<T>& op) {
   for_tokens(op.tile, [&](int64_t token) {
     double* const sums = op.sums + 4 * token;
@@ -260,20 +219,18 @@ void slopes_tile(const SlopesTile<T>& op) {
 template <class T>
 void step_tile(const StepTile<T>& op) {
   for_tokens(op.tile, [&](int64_t token) {
+    if (op.again) return probabilities_again(op, token);
     T top = op.top ? op.top[token] : T(0);
     for_chunks(op.tile, token, [&](const Chunk& chunk) {
       T new_state[kBlock];
       step_chunk(op, chunk, new_state);
-      if (!op.top) return;
-      top = std::max(top, largest_of_chunk(chunk, new_state));
-      std::copy_n(new_state, chunk.count, op.numbers + chunk.start);
+      if (op.top || !op.out) std::copy_n(new_state, chunk.count, op.numbers + chunk.start);
+      if (op.top) top = std::max(top, largest_of_chunk(chunk, new_state));
     });
-    if (op.top) online_softmax(op, token, top, op.numbers);
+    if (op.top) online_softmax(op, token, top);
   });
 }
 
-template void flow_tile(const FlowTile<float>&);
-template void flow_tile(const FlowTile<double>&);
 template void sums_tile(const SumsTile<float>&);
 template void sums_tile(const SumsTile<double>&);
 template void slopes_tile(const SlopesTile<float>&);

@@ -12,23 +12,6 @@ struct TileOfClasses {
   const int64_t* x;                // the class of each token, which may lie outside the tile
 };
 
-// The logits y of a sample of the flow (185). The normals of a token depend on the seed and on the token's row, which
-// is in `rows`. If top, total and kept are null, out = y.
-//
-// Otherwise the tile is one step of an online softmax over a token's classes. `top` becomes the largest y of all tiles
-// so far, out = exp(y - top), and `total` becomes the sum of exp(y - top) over all tiles so far. `kept` becomes exp(old
-// top - new top): the caller multiplies by it each sum that it computed with the old top. If `again` is set, top and
-// total are final, and are only read: out = exp(y - top) / total.
-template <class T>
-struct FlowTile {
-  TileOfClasses tile;
-  int64_t num_classes;  // K
-  const int64_t *rows, *seed;
-  const T *beta, *spread;  // of each token: beta(t) and sqrt(K beta(t))
-  bool again;
-  T *top, *total, *kept, *out;
-};
-
 // Adds the logits of a tile to the four numbers of each token in `sums`: z_x, t, and the sums of e_k and of e_k^2.
 // bfn_kernels/vocabulary/sums.py defines them.
 template <class T>
@@ -47,24 +30,31 @@ struct SlopesTile {
   T* logits;
 };
 
-// Updates a state z to z' = keep z + alpha (K p - 1) + spread eps. A null `keep` stands for 1, and a null `spread` for
-// 0. If x is a class, p is its one-hot vector. If x is below 0 and `shared` is set, p is read from `numbers`. If x is
-// below 0 and `shared` is not set, z' is NaN. If top, total and kept are not null, they are updated as in FlowTile, and
-// `numbers` receives exp(z' - top).
+// Messages y = alpha (K p - 1) + spread eps about the tokens (185), and the state z' = keep z + y after them. Without a
+// state, z' is y, the logits of a sample of a flow. A null `keep` stands for 1, and a null `spread` for 0. The normals
+// eps of a token depend on the seed and on the token's row, which is in `rows`. Explicit normals have the shape of the
+// tile. If x is a class, p is its one-hot vector. If x is below 0, p is read from `numbers` if `shared` is set;
+// otherwise z' is NaN.
+//
+// `out` receives z', which is rounded to the type of `out`. If `out` is null, `numbers` receives z'. If top, total and
+// kept are null, nothing else is written.
+//
+// Otherwise the tile is one step of an online softmax over a token's classes. `top` becomes the largest z' of all tiles
+// so far, `numbers` receives exp(z' - top), and `total` becomes the sum of exp(z' - top) over all tiles so far. `kept`
+// becomes exp(old top - new top): the caller multiplies by it each sum that it computed with the old top. If `again` is
+// set, top and total are final, and are only read: `numbers` receives exp(z' - top) / total.
 template <class T>
 struct StepTile {
   TileOfClasses tile;
   int64_t num_classes;  // K
   const int64_t* rows;
   const T *alpha, *spread, *keep;
-  Noise noise;  // explicit values have the shape of the tile
+  Noise noise;
   View state, out;
-  bool shared;
+  bool shared, again;
   T *top, *total, *kept, *numbers;
 };
 
-template <class T>
-void flow_tile(const FlowTile<T>& op);
 template <class T>
 void sums_tile(const SumsTile<T>& op);
 template <class T>

@@ -58,17 +58,17 @@ def calls_of_tiles() -> dict:
     """The calls of kernels that other operators call, of which a recorder does not hear."""
     x, rows, seed, tile = torch.arange(3), torch.arange(3), torch.tensor(1), torch.rand(3, 70)
     each = [torch.rand(3) for _ in range(5)]
-    state, nothing = torch.rand(3, 70), (None, None)
-    step, of = (x, rows, each[0], each[1], None, seed, None), (0, 70, False)
+    state, nothing, plain = torch.rand(3, 70), (None, None, None), (None, None, False, False)
+    sent, flow = (x, rows, *each[:2], seed, 0, 70), (None, None, tile)
     with Recorder() as recorder:
-        torch.ops.bfn_kernels.vocabulary_flow_tile(x, rows, *each[:2], seed, 0, 70, False, tile, *each[2:])
-        torch.ops.bfn_kernels.vocabulary_flow_tile(x, rows, *each[:2], seed, 0, 70, False, tile, None, None, None)
+        torch.ops.bfn_kernels.vocabulary_step_tile(*sent, *plain, *flow, *each[2:])
+        torch.ops.bfn_kernels.vocabulary_step_tile(*sent, *plain, *flow, *nothing)
+        torch.ops.bfn_kernels.vocabulary_step_tile(*sent, None, None, False, True, *flow, *each[2:4], None)
         torch.ops.bfn_kernels.vocabulary_sums_tile(tile, x, 0, torch.zeros(3, 4, dtype=torch.float64))
         torch.ops.bfn_kernels.vocabulary_slopes_tile(x, torch.rand(3, 5), 0, tile)
-        torch.ops.bfn_kernels.vocabulary_step_tile(*step, *of, state, tile, torch.empty(3, 70), *each[2:])
-        torch.ops.bfn_kernels.vocabulary_step_tile(
-            x, rows, each[0], *nothing, *nothing, *of, state, tile, state, None, *nothing
-        )
+        torch.ops.bfn_kernels.vocabulary_step_tile(*sent, *plain, state, torch.empty(3, 70), tile, *each[2:])
+        without_noise = x, rows, each[0], None, None, 0, 70
+        torch.ops.bfn_kernels.vocabulary_step_tile(*without_noise, *plain, state, state, tile, *nothing)
     return recorder.calls
 
 

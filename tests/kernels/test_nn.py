@@ -212,5 +212,5 @@ def test_a_schedule_takes_the_place_of_a_number():
         assert kind(network, **number)(x, t, seed=1) == kind(network, schedule=other)(x, t, seed=1)
         name = next(iter(number))
         for wrong in ({}, number | {"schedule": other}):
-            with pytest.raises(ValueError, match=f"give either {name} or schedule, got {name}="):
+            with pytest.raises(ValueError, match=f"exactly one of {name} and schedule must be given, got {name}="):
                 kind(network, **wrong)

@@ -259,9 +259,8 @@ def test_the_kernel_of_a_tile_refuses_what_does_not_fit():
     tile, numbers, x, row = torch.rand(3, 70), torch.rand(3, 70), torch.arange(3), torch.rand(3)
     call = torch.ops.bfn_kernels.vocabulary_step_tile
 
-    def step(x=x, rows=x, alpha=row, state=tile, out=tile, tile=numbers, top=row):
-        sums = top, row, row
-        call(x, rows, alpha, None, None, None, None, 0, 70, False, state, tile, out, *sums)
+    def step(x=x, rows=x, alpha=row, state=tile, out=tile, tile=numbers, top=row, again=False):
+        call(x, rows, alpha, None, None, 0, 70, None, None, False, again, state, out, tile, top, row, row)
 
     for wrong in (
         {"x": x[:2]}, {"rows": x.int()}, {"alpha": row.double()}, {"state": tile[:2]}, {"out": tile[:, :9]},
@@ -269,6 +268,9 @@ def test_the_kernel_of_a_tile_refuses_what_does_not_fit():
     ):  # fmt: skip
         with pytest.raises(ValueError, match="tile"):
             step(**wrong)
+    for again in (False, True):
+        with pytest.raises(ValueError, match="top, total and kept must be given together"):
+            step(top=None, again=again)
 
 
 def network(seen, t):
