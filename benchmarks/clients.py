@@ -1,12 +1,13 @@
-"""Compares computations of other projects with the ops, in a table of times. If a loss is estimated by draws, the table
-also says how much the result of a call varies.
+"""Times computations of other projects and the ops that can replace them, and prints a table. If draws estimate a loss,
+the table also says how much the loss and its gradient vary from call to call.
 
-    python -m benchmarks.clients             # --quick: an eighth of the rows, a few repetitions
+    python -m benchmarks.clients             # --quick: an eighth of the rows, small networks, a few repetitions
 
 A client is a published project whose computation the ops can replace. Each computation is written here from the
-client's formulas. Given the same noise in float64, the computation and the call that replaces it must agree; otherwise
-nothing is timed. A network about as large as the client's is timed in turns with the computation and the calls. So the
-table has the share of a step that the computation or a call takes.
+client's formulas. In float64 and with the same noise, the computation and the first of our calls must agree; otherwise
+nothing is timed. Our other calls compute the loss in another way, so they are timed without a comparison. A network
+about as large as the client's network takes turns with them all. The share of a step is the time of a call, divided by
+the time of this call and the network's passes.
 """
 
 import argparse
@@ -29,23 +30,23 @@ from benchmarks.devices import Cpu
 from bfn_kernels import binary, continuous, discrete
 from bfn_kernels.schedules import ExponentialVariance, LogarithmicAccuracy
 
-Call = Callable[..., tuple[Tensor, ...]]  # its arguments are the noise; without arguments, it draws the noise
+Call = Callable[..., tuple[Tensor, ...]]  # may take explicit noise; called without arguments, it draws all its noise
 N_STEPS, DRAWS = 1000, 200  # as in MolCRAFT and MolPilot
 TOLERANCE = 1e-9  # the largest relative difference between their results and ours, in float64
 WIDTH = 144
-REPEATS = 40  # calls that show how much the result of a call varies
+REPEATS = 40  # the calls whose results show how much the result of one call varies
 
 
 @dataclass(frozen=True)
 class Client:
-    """A client's computation, and our calls that can replace it. Given the same noise, the first of them returns
-    the same numbers."""
+    """A client's computation, and our calls that can replace it."""
 
     name: str
     theirs: Call
-    ours: dict[str, Call]  # the first one agrees with theirs
-    noise: tuple[Tensor, ...]
-    # Makes a network, its size divided by the argument. Returns a function that runs the network's passes of a step.
+    ours: dict[str, Call]  # with the same noise, the first one returns the same numbers as `theirs`
+    noise: tuple[Tensor, ...]  # the arguments of `theirs` and of our first call, when they are compared
+    # Makes a network whose depth or widths are divided by the argument. Returns a function that runs the network's
+    # passes of a step.
     network: Callable[[int], Call]
     varies: bool = True  # whether the result is a loss that is estimated by draws
 
@@ -61,8 +62,8 @@ def random_classes(shape: tuple[int, ...], k: int, dtype: torch.dtype) -> tuple[
 
 
 def types_by_draws(rows: int, dtype: torch.dtype, k: int, beta_1: float) -> Client:
-    """The n-step loss of classes in MolCRAFT and MolPilot, with 200 draws of the sender. For each draw it evaluates a
-    mixture of K normals of K dimensions."""
+    """The n-step loss of classes in MolCRAFT and MolPilot, with 200 draws of the sender. For each draw the client
+    evaluates a mixture of K normals of K dimensions."""
     x, logits = random_classes((rows,), k, dtype)
     i = torch.randint(1, N_STEPS + 1, (rows,))
     alpha = beta_1 * (2 * i.to(dtype) - 1)[:, None] / N_STEPS**2
@@ -210,7 +211,7 @@ def policy(rows: int, dtype: torch.dtype) -> Client:
 
 
 def clients(divisor: int, dtype: torch.dtype) -> list[Client]:
-    """All clients. `divisor` divides their numbers of rows."""
+    """All clients. `divisor` divides the number of rows of each."""
     return [
         types_by_draws(400 // divisor, dtype, 13, 1.5),
         types_by_draws(400 // divisor, dtype, 2, 3.0),
@@ -221,8 +222,8 @@ def clients(divisor: int, dtype: torch.dtype) -> list[Client]:
 
 
 def disagreement(client: Client) -> float:
-    """The largest difference between the results of their call and of our first call with the same noise. The
-    difference of two tensors is divided by the largest absolute number in the tensor of their call."""
+    """The largest difference between the client's results and the results of our first call with the same noise. Each
+    difference is divided by the largest absolute number of the client's tensor."""
     pairs = zip(client.theirs(*client.noise), next(iter(client.ours.values()))(*client.noise), strict=True)
     return torch.stack([(a - b).abs().max() / a.abs().max() for a, b in pairs]).max().item()  # NaN, if one is NaN
 
@@ -232,7 +233,7 @@ class Row:
     client: str
     competitor: str
     median_ms: float
-    ratio: float  # theirs over this
+    ratio: float  # the median of the client's computation, divided by this median
     loss: float = field(default=math.nan)  # the mean of many calls
     spread: float = field(default=math.nan)  # the standard deviation of one call's loss
     # the standard deviation of one call's gradient, in the 2-norm, divided by the norm of the mean gradient
@@ -282,7 +283,7 @@ def table(rows: Sequence[Row]) -> Table:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.clients", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="an eighth of the rows, a few repetitions")
+    parser.add_argument("--quick", action="store_true", help="an eighth of the rows, small networks, a few repetitions")
     parser.add_argument("--out", type=Path, help="directory of the CSV (runs/benchmarks/<date>)")
     options = parser.parse_args(arguments)
     divisor, seconds, repeats = (8, 0.05, 5) if options.quick else (1, 1.0, REPEATS)

@@ -70,7 +70,7 @@ class Molecules:
     quality: ClassVar[str] = "validity"
 
     def rival(self, examples: Tensor) -> tuple[str, float]:
-        return "trigrams", self.trigrams  # of the test split
+        return "trigrams", self.trigrams  # of the test split, whatever the examples are
 
     @cached_property
     def training(self) -> set[str]:
@@ -91,7 +91,7 @@ class Molecules:
         return bound / self.tokens + self.lengths
 
     def strings(self, samples: Tensor) -> list[str]:
-        """The string of each row of classes, without the row's property."""
+        """The string of each row of classes. The first class of a row is its property, which is left out."""
         return ["".join(self.symbols[c] for c in row[1:]) for row in samples.tolist()]
 
     def valid(self, samples: Tensor) -> list[Any]:
@@ -104,11 +104,11 @@ class Molecules:
         return share, math.sqrt(share * (1 - share) / len(samples))
 
     def summary(self, samples: Tensor) -> dict[str, float]:
-        """The measures of the valid samples that need no reference molecules."""
+        """The measures of the valid samples, except those that compare with the test splits."""
         return self.summary_of(self.valid(samples))
 
     def summary_of(self, valid: list[Any]) -> dict[str, float]:
-        """The same measures of molecules."""
+        """The same measures, of molecules that are valid."""
         if not valid:
             return {}
         with rdkit() as chem:
@@ -121,7 +121,7 @@ class Molecules:
         return measured
 
     def measures(self, samples: Tensor) -> dict[str, float]:
-        """The measures of MOSES that RDKit alone gives. Those but validity are of valid samples."""
+        """The measures of MOSES that RDKit alone gives. Validity is of all samples, all else of the valid samples."""
         valid = self.valid(samples)
         measured = {self.quality: len(valid) / len(samples), **self.summary_of(valid)}
         if valid:

@@ -58,8 +58,9 @@ class Padded(nn.Discrete):
     def token_places(self, theta: Tensor) -> Tensor:
         """Where samples have tokens, [B, 1 + L]. Their lengths are evenly spread quantiles of `lengths`."""
         count, places = theta.shape[:2]
-        shares = ((torch.arange(count, device=theta.device, dtype=torch.float64) + 0.5) * GOLDEN) % 1
-        lengths = self.lengths[(shares * len(self.lengths)).long()]
+        # on the CPU, since some devices have no float64
+        shares = ((torch.arange(count, dtype=torch.float64) + 0.5) * GOLDEN) % 1
+        lengths = self.lengths[(shares * len(self.lengths)).long().to(theta.device)]
         place = torch.arange(places, device=theta.device)
         return (place > 0) & (place <= lengths[:, None])
 
@@ -69,7 +70,7 @@ class Padded(nn.Discrete):
         with_property, (property_class, strength) = theta.clone(), self.guide
         with_property[:, 0] = 0
         with_property[:, 0, property_class] = 1
-        free, guided = super().output(torch.cat([theta, with_property]), torch.cat([t, t]), cond).chunk(2)
+        free, guided = super().output(theta, t, cond), super().output(with_property, t, cond)
         return free + strength * (guided - free)
 
     def mode(self, output: Tensor, theta: Tensor, t: Tensor) -> Tensor:

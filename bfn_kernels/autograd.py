@@ -64,8 +64,8 @@ def needs(*tensors: Tensor | None) -> list[bool]:
 def differentiable(library: "Library", overload: OpOverload, operator: "Operator", write: Callable | None) -> Callable:
     """Registers the operator's fake and its backward pass with torch. Returns the function that callers use.
 
-    Second derivatives, forward-mode derivatives and vmap are errors. These derivatives are not implemented, and zeros
-    would be wrong without notice. Under vmap, noise and reductions would not do what the docstrings say.
+    Second derivatives, forward-mode derivatives and vmap are errors. These derivatives are not implemented. Without the
+    errors, torch would take some as zero. Under vmap, noise and reductions would not do what the docstrings say.
     """
     name, arguments = overload.name(), [a.name for a in overload._schema.arguments]
     saving = _Saving(overload, operator.saved.split(), operator.unsaved_in_forward.split())
@@ -150,8 +150,9 @@ def _count_leading_tensors(overload: OpOverload) -> int:
 def _under_transforms(overload: OpOverload, save: Callable, backward: Callable, vmap: Callable) -> Callable:
     """The operator as an `autograd.Function` with `setup_context`, the only form that torch.func's transforms accept.
 
-    These transforms build a graph of every backward pass, so this function cannot refuse a second derivative. The
-    operators that the backward pass calls refuse it, except for linear ones, whose second derivative is right.
+    These transforms build a graph of every backward pass, so this function cannot refuse a second derivative. Most
+    operators that a backward pass calls have no gradient, and raise the error. But the backward pass of a linear
+    operator calls only operators with a gradient, so its second derivative is correct and raises no error.
     """
 
     class UnderTransforms(torch.autograd.Function):
@@ -185,8 +186,8 @@ def _call(
     tensor or None.
 
     The function avoids the Python code that torch runs for `register_autograd`. That code takes several times as long
-    as a kernel on a few thousand variables. `call` is one long function, since each further call of a function would
-    cost as much as a check.
+    as a kernel on a few thousand variables. `call` is one long function: to split it would add calls of Python
+    functions, which cost as much as the conditions in it.
     """
 
     operate = below_python(overload)

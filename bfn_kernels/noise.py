@@ -22,7 +22,7 @@ MONTE_CARLO = 2  # normals of a Monte-Carlo expectation, for which `draw` counts
 OUTPUT = 3  # normals that draw a value from a discretised output distribution
 FOLD_IN = 4  # words that make a new seed
 COMPONENT = 5  # uniforms that draw a component of a mixture, numbered as for CLASS
-ANGLE = 6  # words that draw an angle: the group is the variable, and `draw` counts the calls
+ANGLE = 6  # words of two attempts to draw an angle: the group is the variable, and `draw` counts these pairs
 
 _M0, _M1, _W0, _W1 = 0xD2511F53, 0xCD9E8D57, 0x9E3779B9, 0xBB67AE85
 _LOW = 0xFFFFFFFF
@@ -35,7 +35,7 @@ def philox(seed: Tensor, group: Tensor, stream: int, draw: int = 0) -> Tensor:
         seed: int64 tensor of one element.
         group: Numbers of groups, int64 tensor of any shape, on the seed's device.
         stream: The use of the numbers, for example `SENDER`.
-        draw: Number of the Monte-Carlo draw, 0 for all other uses.
+        draw: Number of the Monte-Carlo draw, or of the pair of attempts for ANGLE. 0 for all other streams.
 
     Returns:
         Words in [0, 2³²), int64 `[..., 4]`.
@@ -178,7 +178,7 @@ def class_uniform(shape: torch.Size, seed: Tensor, stream: int = CLASS) -> Tenso
     Args:
         shape: The shape of the variables, `[...]`.
         seed: int64 tensor of one element.
-        stream: The use of the numbers, for example `SENDER`.
+        stream: The use of the numbers, `CLASS` or `COMPONENT`.
 
     Returns:
         Uniforms of this shape, float32, on the seed's device.
@@ -247,7 +247,7 @@ def fold_in(seed: int | Tensor, step: int | Tensor) -> int | Tensor:
 
 
 def _int_or_tensor(name: str, value: Any) -> int | Tensor:
-    """The value itself, as a Python int if it is a NumPy integer; TypeError for anything else."""
+    """An int or a tensor unchanged, and a NumPy integer as a Python int. A bool or another type is a TypeError."""
     if isinstance(value, bool) or not isinstance(value, (int, Tensor, Integral)):
         raise TypeError(f"{name} must be an int or an int64 tensor, got {type(value).__name__}")
     return value if isinstance(value, (int, Tensor)) else int(value)

@@ -32,7 +32,7 @@ def digits(config: Config) -> Data:
 
 
 def digits_binary(config: Config) -> Data:
-    """Digits in two classes: class 1 is a grey level above 8."""
+    """Digits whose pixels have two classes. Class 1 is a grey level above 8."""
     train, validation, test = ((s > 8).long() for s in split_digits())
     return Data(train, validation, test, 2, image_baseline(train, validation, test, 2))
 

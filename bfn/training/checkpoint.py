@@ -81,7 +81,7 @@ def opened(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
             metadata = file.metadata() or {}
             if "state" not in metadata or "sha256" not in metadata:
                 raise CheckpointError(
-                    f"checkpoint {path} was not written by bfn: its header has no state and no checksum"
+                    f"checkpoint {path} was not written by bfn: its header lacks a state or a checksum"
                 )
             yield file, metadata
     except FileNotFoundError as error:

@@ -122,8 +122,9 @@ class Circular(BFN):
     def update(
         self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Tensor, sampling: Sampling = PLAIN
     ) -> None:
-        options: dict[str, Any] = dict(zip(("out", "concentration_out", "log_out"), state, strict=True), seed=seed)
-        circular.update_sample(output, *state[:2], alpha, **options, **sampling.known_values, **self._of)
+        mean, concentration, log = state
+        options: dict[str, Any] = {"out": mean, "concentration_out": concentration, "log_out": log, "seed": seed}
+        circular.update_sample(output, mean, concentration, alpha, **options, **sampling.known_values, **self._of)
 
     def mode(self, output: Tensor, theta: Tensor, t: Tensor) -> Tensor:
         return self._wrapped(output)

@@ -17,14 +17,15 @@ from bfn_kernels.triton_ops.views import block_of, constants, launch, load, prog
 
 T_MAX, ROOT_BETA_MIN = map(tl.constexpr, (rows.T_MAX, rows.ROOT_BETA_MIN))
 STEP_TOLERANCE = tl.constexpr(checks.STEP_TOLERANCE)
-# the kinds of schedules in `rows.SCHEDULES`
+# kinds of schedules in `rows.SCHEDULES`; the last kind, the logarithmic schedule, is the `else` of each function
 NO_SCHEDULE, EXPONENTIAL, QUADRATIC = (tl.constexpr(kind) for kind in range(3))
 _BLOCK, _WARPS = 128, 4
 
 
 class Arguments(NamedTuple):
-    """The last arguments of `row_scalars`. shape: the shape of the variables. wide: True for scalars in float64, False
-    for float32."""
+    """The last arguments of `row_scalars`. schedule: the kind, as in `rows.SCHEDULES`. parameter: σ₁ or β₁.
+    scale: a factor of the accuracies in the row scalars. t_min: the time before which mean_scale and noise_scale are 0.
+    shape: the shape of the variables. wide: True for scalars in float64, False for float32."""
 
     schedule: int
     parameter: float
@@ -39,8 +40,9 @@ class Arguments(NamedTuple):
 def row_scalars(value: Tensor, precision: Tensor | None, wanted: int, others: Arguments) -> list[Tensor]:
     """Returns the row scalars whose bits are set in `wanted`, in the order of `rows.FORMULAS`.
 
-    value and precision: `[]`, `[B]` or any leading part of the shape. A value out of range gives NaN instead of an
-    error, since reading it on the host would cost a synchronisation.
+    value: the times or, without a schedule, the accuracies α. value and precision: `[]`, `[B]` or any leading part of
+    the shape. A value out of range gives NaN instead of an error, since reading it on the host would cost a
+    synchronisation.
     """
     schedule, parameter, num_classes, n_steps, scale, t_min, shape, wide = others
     names = "t" if schedule else "alpha", "precision"

@@ -1,8 +1,8 @@
-"""Views. A kernel reads a tensor of any type and strides by its view: broadcast to the data's shape, in logical order.
+"""Views. A tensor's view tells a kernel where each element lies, once the tensor is broadcast to the shape of the data.
 
 A view is a tuple that a kernel takes as one argument: a pointer (None if the argument was not passed), a kind, and the
 numbers inner, outer_stride and inner_stride. The element with a logical index has the offset
-(index // inner)·outer_stride + (index % inner)·inner_stride. A tensor with other strides is copied.
+(index // inner)·outer_stride + (index % inner)·inner_stride. A tensor whose strides do not fit this formula is copied.
 
 A kernel also takes a record of `records.py` as one argument, with views instead of tensors, and reads its fields by
 name. No field may be called `values` or `type`, since Triton's tuples have these attributes.
@@ -191,8 +191,11 @@ def write_table(out, parts, COUNT: tl.constexpr, PARTS: tl.constexpr):
 
 
 class Gradients:
-    """New tensors for gradients, each like its input or, if it is not wanted, empty; and the views that kernels write
-    to. dtype: the type of the gradients; None: the types of the inputs."""
+    """New tensors for gradients, and the views that kernels write to.
+
+    wanted: Each input, and whether its gradient is wanted. If not, its gradient is an empty tensor. dtype: the type of
+    the gradients; None: the types of the inputs.
+    """
 
     def __init__(self, *wanted: tuple[Tensor, bool], dtype: torch.dtype | None = None):
         self.results = tuple(torch.empty_like(x if n else x.new_empty(0), dtype=dtype) for x, n in wanted)
@@ -243,8 +246,8 @@ def numbered_block(number, count, BLOCK: tl.constexpr):
 
 @triton.jit
 def grid_offset(view, start, offsets):
-    """The offsets in memory of the elements of a block. The block needs one signed division by `inner`. Each element
-    needs one unsigned division, which is cheaper."""
+    """The offsets in memory of the elements of a block. Only the block's first index needs a signed division by
+    `inner`. Each element needs an unsigned division, which is cheaper."""
     inner, outer_stride, inner_stride = view[2], view[3], view[4]
     row = start // inner
     inner_type: tl.constexpr = tl.uint64 if inner.dtype == tl.int64 else tl.uint32

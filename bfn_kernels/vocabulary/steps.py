@@ -164,7 +164,7 @@ def solver_step(
         softmax(z')·embedding `[B, ..., d']` in the type of embedding, which the network sees next.
 
     Raises:
-        ValueError: If previous is passed and choose is not "mean", since hidden states do not say which class was sent.
+        ValueError: If previous is passed and choose is not "mean". Steps of second order combine two means.
 
     Example:
         >>> z, hidden, weight = torch.tensor([[1.0, 1.0]]), torch.ones(1, 3), torch.zeros(2, 3)
@@ -176,7 +176,7 @@ def solver_step(
     choose = steps.taken(choose, rule, coefficients)
     choice = checks.choice("choose", choose, CHOICES)
     if previous is not None and choose != "mean":
-        raise ValueError(f'previous must be None with choose="{choose}", since hidden states do not say what was sent')
+        raise ValueError(f'previous must be None with choose="{choose}": steps of second order combine two means')
     schedule = steps.step_schedule(coefficients, beta_1, schedule)
     sent, before = Sent(choice, known, known_mask, draw_noise), HeadBefore(previous_scale, previous_state)
     head, processes = LinearHead(hidden, weight, bias, flow_scale), (process_group, num_classes)
@@ -286,8 +286,7 @@ class _Step:
 
 
 def check_head(name: str, like: Tensor, shape: torch.Size, head: LinearHead) -> None:
-    """Raises an error if a head does not fit tokens of this shape, which is the shape of the tokens of the argument
-    `name`."""
+    """Raises an error if a head does not fit the argument `like` of this name. shape: the shape of its tokens."""
     hidden, weight, bias, flow_scale = head
     checks.weight("weight", weight)
     checks.same_device("weight", weight, name, like)

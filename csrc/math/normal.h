@@ -1,13 +1,13 @@
-// The standard normal: its density phi, its distribution function Phi, and the probability of an interval. Each
-// function keeps its relative precision far from 0.
+// The standard normal: its density phi, its distribution function Phi, and the probability of an interval. Densities
+// and probabilities keep their relative precision far from 0.
 #pragma once
 
 #include "elementary.h"
 
 namespace bfn {
 
-// The Mills ratio, with the density's constant left out: Phi(-z) = exp(-z^2/2) mills(z) for z >= 0. In float it is
-// t P(t) with t = 1/(1 + 0.3z) and a polynomial P. The error is 2e-8.
+// Phi(-z) / exp(-z^2/2) for z >= 0, which is the Mills ratio divided by sqrt(2 pi). In float it is t P(t) with
+// t = 1/(1 + 0.3z) and a polynomial P. The absolute error is 2e-8.
 BFN_HD float mills(float z) {
   const float t = reciprocal(1.0f + 0.3f * z);
   float p = -0.010760636f;
@@ -31,8 +31,8 @@ BFN_HD double mills(double z) {
   return series / (z * kSqrtTwoPi);
 }
 
-// Phi(z) - 1/2 for z >= 0, given mass = Phi(-z). In float the mass has an error of 1e-7. So near 0 the result is an odd
-// polynomial instead of 1/2 - mass. The error of the polynomial is 8e-10.
+// Phi(z) - 1/2 for z >= 0, given mass = Phi(-z). In float the mass has an absolute error of 1e-7, which is too much for
+// the small result near 0. So near 0 the result is an odd polynomial, whose absolute error is 8e-10.
 BFN_HD float within(float z, float mass) {
   const float s = z * z;
   float p = -7.66260867e-06f;
@@ -80,15 +80,16 @@ BFN_HD LogInterval<T> log_cdf(T z) {
   return {log1p(-tail), T(0), scale * e / (T(1) - tail)};
 }
 
-// The probability of an interval is exp(-z^2/2) (front - lost). The normal density at an end is exp(-z^2/2) times
-// `left` or `right`. So nothing underflows if the interval is far from 0.
+// An interval at the distance z from 0. Its probability is exp(-z^2/2) (front - lost). The normal density is
+// exp(-z^2/2) left at its left end, and exp(-z^2/2) right at its right end. Far from 0 the probability would underflow,
+// but `front` does not.
 template <class T>
 struct ScaledInterval {
   T z, front, lost, left, right;
 };
 
 // Phi(right) - Phi(left), given the exact width = right - left and middle = (left + right)/2. If both ends have the
-// same sign, the probability is computed from the tail at the end nearer to 0, so that nothing cancels. The function
+// same sign, the probability is the difference of the tails on their side of 0, not of two numbers near 1. The function
 // has no branches, so that loops over it are vectorised.
 template <class T>
 BFN_HD ScaledInterval<T> scaled_interval(T left, T right, T middle, T width) {
@@ -96,7 +97,7 @@ BFN_HD ScaledInterval<T> scaled_interval(T left, T right, T middle, T width) {
   const bool astride = (left <= T(0)) & (right >= T(0)), above = left > T(0);
   const T near = astride ? -left : above ? left : -right, far = astride ? right : above ? right : -left;
   const T near_mills = mills(near), far_mills = mills(far);
-  // The densities at both ends; if the ends have the same sign, they are divided by the density at the nearer end.
+  // exp(-x^2/2) at both ends x. If the ends have the same sign, it is divided by its value at the nearer end.
   const T at_near = astride ? exp_term(T(-0.5) * near * near) : T(1);
   const T at_far = exp_term(astride ? T(-0.5) * far * far : -width * abs(middle));
   const T beyond_far = at_far * far_mills;

@@ -24,8 +24,8 @@ struct Prediction {
   double low, high;
 };
 
-// Updates the state `from.mean` by a message. The message is drawn about x_hat or, where known_mask is not 0, about the
-// known value.
+// A sampling step from the state `from.mean`: an update by a message about x_hat or, with a solver's rule, a step of an
+// ODE or SDE towards x_hat. Where known_mask is not 0, the known value replaces x_hat.
 struct ContinuousUpdate {
   int64_t count;
   Prediction from;
