@@ -148,8 +148,6 @@ class VonMisesAccuracy:
     def linear_entropy(cls, n_steps: int, last: float) -> "VonMisesAccuracy":
         """Finds the accuracies for which the expected entropy of the state falls by the same amount in each step.
 
-        The entropy after all messages is the entropy of a von Mises distribution of concentration `last`.
-
         Args:
             n_steps: n, at least 1.
             last: The concentration whose entropy is reached after the last message, in [1e-6, 1e6]; published: 1000.

@@ -16,8 +16,7 @@ from bfn_kernels.concentrations import QUANTILES, TABLE_END
 from bfn_kernels.records import Circle, LossTarget, Message
 
 COSINE, SQUARE, DENSITY = range(3)  # the costs of a loss; csrc/math/circular.h has the same numbers
-MOST_TURNS = 2**22
-MOST_CALLS = 16  # of Philox for a draw, as in csrc/math/circular.h
+MOST_TURNS, MOST_CALLS = 2**22, 16  # the most turns that are wrapped, and calls of Philox, as in csrc/math/circular.h
 
 
 def wrapped(turns: Tensor) -> Tensor:

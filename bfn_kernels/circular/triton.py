@@ -1,8 +1,8 @@
 """The operators of circular data in Triton, the counterpart of csrc/cpu/circular.cpp.
 
-A function takes the arguments of the function of the same name in `reference.py`, whose docstring has their shapes. A
-loss also takes a bool for each gradient: whether it is needed. Its kernel takes views (see `triton_ops.views`) of the
-inputs and of the results, and the number of variables. Kernels compute with angles in turns.
+A function takes the arguments of the function of the same name in `reference.py`. A loss also takes a bool for each
+gradient: whether it is needed. Its kernel takes views (see `triton_ops.views`) of the inputs and of the results, and
+the number of variables. Kernels compute with angles in turns.
 """
 
 import math

@@ -27,8 +27,7 @@ class Circular(BFN):
 
     Attributes:
         period: The period of the data.
-        concentration: κ of the output distribution after the last message: the mean of the state's concentration times
-            the cosine of the mean's error.
+        concentration: κ of the output distribution after the last message, which is `schedule.progress`.
 
     Example:
         >>> class Network(torch.nn.Linear):

@@ -134,10 +134,8 @@ struct Bessel {
   }
 };
 
-// The cost of d, the angle from the prediction to x. kCosine is weight (1 - cos d). With the weight alpha I_1(alpha) /
-// I_0(alpha), it is the divergence of two von Mises distributions of concentration alpha. kSquare is weight d^2.
-// kDensity is -ln of the von Mises density whose concentration is the weight, per unit of the period. It is NaN for a
-// weight below 0.
+// The cost of d, the angle from the prediction to x. kCosine is weight (1 - cos d), kSquare is weight d^2, and kDensity
+// is -ln of the von Mises density per unit of the period, whose concentration is the weight; NaN if this is below 0.
 enum class CircularCost : int64_t { kCosine, kSquare, kDensity };
 
 // A cost, and its derivatives by the angle in turns and by the weight.
