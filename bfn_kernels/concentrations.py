@@ -1,14 +1,14 @@
 """The accuracies of von Mises messages, and the law (the probability distribution) of the concentration after some of
 these messages.
 
-After messages of accuracies α_1 … α_m about an angle, the concentration c is random. Its law does not depend on the
-angle. The concentrations form a Markov chain: if the next message is at an angle φ to the mean, c becomes c' = √(c² +
-α² + 2cα·cos φ). The density of φ is I₀(c')/(2π·I₀(α)·I₀(c)), which is not in the paper [derived]. This module computes
-the laws by quadrature in float64. A law is a set of nodes with weights, which may be slightly negative.
+Quadrature in float64 gives the laws, as docs/mathematics/circular.md derives. A law is a set of nodes with weights,
+which may be slightly negative.
 """
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -34,6 +34,9 @@ class Law(NamedTuple):
         return float(self.weights @ function_of_nodes)
 
 
+PRIOR = Law(*torch.tensor([[0.0], [1.0]], dtype=torch.float64))  # before the first message
+
+
 def ratio(concentration: Tensor) -> Tensor:
     """A = I₁/I₀, the mean cosine of a von Mises distribution."""
     return i1e(concentration) / i0e(concentration)
@@ -45,8 +48,8 @@ def entropy(concentration: Tensor) -> Tensor:
 
 
 def _moved(law: Law, alpha: float, least: int = 1) -> tuple[Tensor, Tensor]:
-    """The concentrations after a message, `[nodes, angles]`, and their weights. The angles are the points of the
-    midpoint rule for φ in (0, π). least: the smallest number of angles."""
+    """The concentrations c' after a message, `[nodes, angles]`, and their weights. The angles are the points of the
+    midpoint rule for φ in (0, π), whose density is I₀(c')/(2π·I₀(α)·I₀(c)) [derived]. least: the smallest number."""
     c = law.nodes.unsqueeze(-1)
     count = max(int(4 * math.sqrt(alpha)) + 12, least)
     half = (torch.arange(count, dtype=torch.float64) + 0.5) * (math.pi / (2 * count))
@@ -55,13 +58,21 @@ def _moved(law: Law, alpha: float, least: int = 1) -> tuple[Tensor, Tensor]:
     return moved, law.weights.unsqueeze(-1) * i0e(moved) / normaliser * (moved - c - alpha).exp()
 
 
-def _gathered(moved: Tensor, weights: Tensor, most: float) -> Law:
-    """The law on _NODES nodes at equal distances, up to 9 standard deviations from the mean. Each weight is divided
-    among the _STENCIL nodes around its concentration, as in Lagrange's interpolation. `most`: the largest possible
-    concentration."""
+def _after(law: Law, alpha: float) -> Law:
+    """The law after one more message.
+
+    After two messages, the density has poles at its ends. The nodes are then the concentrations for the angles of
+    `_moved`. Later, they are _NODES numbers at equal distances, up to 9 standard deviations from the mean. Each weight
+    is divided among the _STENCIL nodes around its concentration, as in Lagrange's interpolation.
+    """
+    if law is PRIOR:
+        return Law(law.nodes + alpha, law.weights)
+    if len(law.nodes) == 1:
+        return Law(*(each.flatten().flip(0) for each in _moved(law, alpha, 8 * _NODES)))
+    moved, weights = _moved(law, alpha, 32 if len(law.nodes) == _NODES else 128)
     mean = float((weights * moved).sum())
     std = math.sqrt(max(float((weights * (moved - mean).square()).sum()), 0.0))
-    low, high = max(0.0, mean - 9 * std), min(most, mean + 9 * std)
+    low, high = max(0.0, mean - 9 * std), min(float(law.nodes[-1]) + alpha, mean + 9 * std)
     width = (high - low) / (_NODES - 1)
     place = (moved.clamp(low, high) - low).flatten() / width
     first = (place.floor() - (_STENCIL // 2 - 1)).clamp(max=_NODES - _STENCIL)
@@ -77,23 +88,9 @@ def _gathered(moved: Tensor, weights: Tensor, most: float) -> Law:
     return Law(low + width * torch.arange(_NODES, dtype=torch.float64), gathered)
 
 
-def _after(law: Law, alpha: float, most: float) -> Law:
-    """The law after one more message. After two messages, the density has poles at its ends, so equidistant nodes would
-    not fit. The nodes are then the concentrations for the angles of `_moved`."""
-    if len(law.nodes) == 1:
-        return Law(*(each.flatten().flip(0) for each in _moved(law, alpha, 8 * _NODES)))
-    return _gathered(*_moved(law, alpha, 32 if len(law.nodes) == _NODES else 128), most)
-
-
 def laws(alphas: Sequence[float]) -> Iterator[Law]:
     """The laws after one message, after two, and so on."""
-    law = Law(*torch.tensor([[alphas[0]], [1.0]], dtype=torch.float64))
-    most = alphas[0]
-    yield law
-    for alpha in alphas[1:]:
-        most += alpha
-        law = _after(law, alpha, most)
-        yield law
+    return itertools.islice(itertools.accumulate(alphas, _after, initial=PRIOR), 1, None)
 
 
 def quantiles(law: Law) -> Tensor:
@@ -101,20 +98,20 @@ def quantiles(law: Law) -> Tensor:
     function of the law. Between two nodes, Φ⁻¹(F(c)) is interpolated, since it is nearly linear for most laws."""
     if len(law.nodes) == 1:
         return law.nodes.expand(QUANTILES)
-    weights = law.weights
+    nodes, weights = law
     # The cumulative sum of the weights is a midpoint rule for F; `bend` is its correction of second order.
     bend = torch.nn.functional.pad(weights.diff(), (0, 1)) / 24
     below = (weights.cumsum(0) + bend).clamp(1e-300, 1).cummax(0).values
     above = (weights.flip(0).cumsum(0).flip(0) - weights - bend).clamp(1e-300, 1).flip(0).cummax(0).values.flip(0)
     z = torch.where(below < 0.5, torch.special.ndtri(below), -torch.special.ndtri(above)).cummax(0).values
-    ends = torch.cat([(law.nodes[1:] + law.nodes[:-1]) / 2, law.nodes[-1:]])
-    z, ends = torch.cat([z.new_tensor([-40.0]), z]), torch.cat([law.nodes[:1], ends])
+    ends = torch.cat([(nodes[1:] + nodes[:-1]) / 2, nodes[-1:]])
+    z, ends = torch.cat([z.new_tensor([-40.0]), z]), torch.cat([nodes[:1], ends])
     wanted = torch.linspace(-TABLE_END, TABLE_END, QUANTILES, dtype=torch.float64)
     right = torch.searchsorted(z, wanted).clamp(1, len(z) - 1)
     part = ((wanted - z[right - 1]) / (z[right] - z[right - 1]).clamp(min=1e-12)).clamp(0, 1)
     found = ends[right - 1] + part * (ends[right] - ends[right - 1])
     found[1:-1] -= found.diff(n=2) / 12  # so that the mean error of a linear interpolation in the table is 0
-    return found.clamp(law.nodes[0], law.nodes[-1])
+    return found.clamp(nodes[0], nodes[-1])
 
 
 class VonMisesAccuracy:
@@ -126,11 +123,9 @@ class VonMisesAccuracy:
     Attributes:
         alphas: The accuracies, float64 `[n]` on the CPU.
         weights: n·α·A(α) of each message, the factor of 1 - cos(x - x̂) in L_n, float64 `[n]` on the CPU.
+        progress: Σ α·A(α), the mean of the concentration times the cosine of the mean's error after all messages.
         log_scale: A pair `least`, `factor`. (ln c - least)·factor - 1 is -1 if the concentration c is the smallest
             accuracy, and 1 if c is the sum of all accuracies, the largest concentration.
-
-    Raises:
-        ValueError: If an accuracy is not positive and finite, or there is none.
 
     Example:
         >>> schedule = VonMisesAccuracy([0.5, 1.0, 2.0])
@@ -144,6 +139,7 @@ class VonMisesAccuracy:
         if self.alphas.dim() != 1 or not len(self.alphas) or not ((self.alphas > 0) & self.alphas.isfinite()).all():
             raise ValueError(f"alphas must be a vector of positive, finite numbers, got {alphas}")
         self.weights = len(self.alphas) * self.alphas * ratio(self.alphas)
+        self.progress = float((self.alphas * ratio(self.alphas)).sum())
         least = math.log(self.alphas.min())
         self.log_scale = least, 2 / max(math.log(self.alphas.sum()) - least, 1e-6)
         self._tables: dict[torch.device, Tensor] = {}
@@ -152,13 +148,9 @@ class VonMisesAccuracy:
     def linear_entropy(cls, n_steps: int, last: float) -> "VonMisesAccuracy":
         """Finds the accuracies for which the expected entropy of the state falls by the same amount in each step.
 
-        The entropy after all messages is the entropy of a von Mises distribution of concentration `last`. Quadrature
-        gives the law of the concentration, and so the expected entropy. The secant method finds each accuracy.
-
         Args:
             n_steps: n, at least 1.
-            last: The concentration whose entropy is reached after the last message, in [1e-6, 1e6]. The published code
-                takes 1000.
+            last: The concentration whose entropy is reached after the last message, in [1e-6, 1e6]; published: 1000.
 
         Returns:
             The schedule.
@@ -169,25 +161,22 @@ class VonMisesAccuracy:
         """
         n_steps = checks.integer("n_steps", n_steps, 1)
         ends = entropy(torch.tensor([0.0, checks.number("last", last, 1e-6, 1e6)], dtype=torch.float64)).tolist()
-        law, most = Law(*torch.tensor([[0.0], [1.0]], dtype=torch.float64)), 0.0
-        alphas: list[float] = []
+        law, alphas = PRIOR, [1.0]  # the first number is where the search for α_1 starts
         for step in range(1, n_steps + 1):
-            alpha = _accuracy(law, ends[0] + (ends[1] - ends[0]) * step / n_steps, alphas[-1] if alphas else 1.0)
-            alphas.append(alpha)
-            most += alpha
-            law = _after(law, alpha, most) if step > 1 else Law(law.nodes + alpha, law.weights)
-        return cls(torch.tensor(alphas, dtype=torch.float64))
+            alphas.append(_accuracy(law, ends[0] + (ends[1] - ends[0]) * step / n_steps, alphas[-1]))
+            law = _after(law, alphas[-1])
+        return cls(alphas[1:])
 
     @property
     def n_steps(self) -> int:
         """n, the number of messages."""
         return len(self.alphas)
 
-    @property
+    @cached_property
     def table(self) -> Tensor:
         """The quantiles of the concentration after 0 … n messages, float32 `[n + 1, 256]`, at the probabilities Φ(z)
         for 256 equidistant z from -6 to 6. The first access computes them."""
-        return self.on(torch.device("cpu"))
+        return torch.stack([quantiles(law).float() for law in (PRIOR, *laws(self.alphas.tolist()))])
 
     def alpha(self, i: Tensor, n: int) -> Tensor:
         """Returns α_i, float64 of i's shape.
@@ -202,8 +191,8 @@ class VonMisesAccuracy:
 
     def entropies(self) -> Tensor:
         """Returns the expected entropy of the state in nats after 0 … n messages, float64 `[n + 1]`."""
-        later = [law.mean(entropy(law.nodes)) for law in laws(self.alphas.tolist())]
-        return torch.tensor([math.log(2 * math.pi), *later], dtype=torch.float64)
+        each = [law.mean(entropy(law.nodes)) for law in (PRIOR, *laws(self.alphas.tolist()))]
+        return torch.tensor(each, dtype=torch.float64)
 
     @constant
     def on(self, device: torch.device) -> Tensor:
@@ -213,11 +202,7 @@ class VonMisesAccuracy:
             device: The device. A copy of the table stays there for later calls.
         """
         if device not in self._tables:
-            if device.type == "cpu":
-                rows = [torch.zeros(QUANTILES), *map(quantiles, laws(self.alphas.tolist()))]
-                self._tables[device] = torch.stack([row.float() for row in rows])
-            else:
-                self._tables[device] = self.table.to(device)
+            self._tables[device] = self.table.to(device)
         return self._tables[device]
 
 

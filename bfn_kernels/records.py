@@ -154,6 +154,29 @@ class Bins(NamedTuple):
     log_std_max: float
 
 
+class Message(NamedTuple):
+    """A von Mises message about an angle, or a sum of such messages.
+
+    alpha: the accuracy or, with a table of quantiles, the row from which the accuracy is drawn: row scalars. known:
+    angles that are sent instead where known_mask is True. seed: draws the message; without a seed, the angle that is
+    sent is the message.
+    """
+
+    alpha: Tensor
+    table: Tensor | None
+    known: Tensor | None
+    known_mask: Tensor | None
+    seed: Tensor | None
+
+
+class Circle(NamedTuple):
+    """The units of circular data: the period of angles, and the scale of log_out, (ln c − log_least)·log_factor − 1."""
+
+    period: float
+    log_least: float
+    log_factor: float
+
+
 class LinearHead(NamedTuple):
     """The head of a network of many classes. Its logits are hidden·Wᵀ + bias + flow_scale·y.
 

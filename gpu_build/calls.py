@@ -176,15 +176,16 @@ def of_bits(ops: Any, z: torch.Tensor) -> list[Row]:
 def of_angles(ops: Any, x: torch.Tensor) -> list[Row]:
     """Calls of the operators of circular data, with all gradients."""
     row, seed, width, table = torch.ones(x.shape[0], 1), torch.tensor(1), x.element_size(), torch.ones(2, QUANTILES)
-    scale, outs = (1.0, 0.0, 0.5), (torch.empty_like(x), torch.empty(x.shape), torch.empty(x.shape))
-    message, law = (x, x, x, row, None, None, seed, *scale), (x, None, row, table, seed, *scale)
+    circle, outs = (1.0, 0.0, 0.5), (torch.empty_like(x), torch.empty(x.shape), torch.empty(x.shape))
+    message, law = (row, None, None, None, seed, *circle), (row, table, None, None, seed, *circle)
+    state, new = (x, x, x), torch.empty_like(x)
     calls = [
-        ("flow", 2 + 4 / width, lambda: ops.circular.draw_out(*law, *outs[:2])),
-        ("sender", 2, lambda: ops.circular.draw(x, row, None, None, seed, *scale)),
-        ("update", 5 + 4 / width, lambda: ops.circular.step_out(*message, outs[0], torch.empty_like(x), outs[2])),
-        ("new update", 5, lambda: ops.circular.step(*message)),
-        ("L_n", 2 + 4 / width, lambda: ops.circular.loss(x, x, None, row, 0, 1.0, *ALL, True, False)),
-        ("density", 3 + 8 / width, lambda: ops.circular.loss(x, x, x, None, 2, 1.0, *ALL, True, True)),
+        ("flow", 2 + 4 / width, lambda: ops.circular.step_out(x, None, None, *law, *outs[:2], None)),
+        ("sender", 2, lambda: ops.circular.step_out(x, None, None, *message, outs[0], None, None)),
+        ("update", 5 + 4 / width, lambda: ops.circular.step_out(*state, *message, outs[0], new, outs[2])),
+        ("new update", 5, lambda: ops.circular.step(*state, *message)),
+        ("L_n", 2 + 4 / width, lambda: ops.circular.loss(x, x, row.expand(x.shape), 0, 1.0, *ALL, True, False)),
+        ("density", 3 + 8 / width, lambda: ops.circular.loss(x, x, x, 2, 1.0, *ALL, True, True)),
     ]  # fmt: skip
     return [Row(f"circular {name}", x.numel(), size * width, call) for name, size, call in calls]
 

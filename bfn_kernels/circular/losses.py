@@ -10,10 +10,7 @@ from bfn_kernels.call import checks, keywords
 from bfn_kernels.circular.reference import COSINE, DENSITY, SQUARE
 from bfn_kernels.schedules import VonMisesAccuracy
 
-
-def checked_period(period: float) -> float:
-    """The period as a float."""
-    return checks.number("period", period, 1e-6, 1e6)
+PERIODS = 1e-6, 1e6  # the least and the largest period
 
 
 def rows_of(step: int | Tensor, schedule: VonMisesAccuracy, x: Tensor, more: int = 0) -> Tensor:
@@ -47,21 +44,16 @@ def discrete_time_loss(
     reduction: str = "mean",
     backend: str | None = None,
 ) -> Tensor:
-    """Computes the n-step loss L_n, n·α·A(α)·(1 − cos(x − x̂)) per variable, A = I₁/I₀ [derived].
-
-    It is n times the divergence of the receiver's vM(x̂, α) from the sender's vM(x, α).
+    """Computes L_n, n times the divergence of vM(x̂, α) from vM(x, α): n·α·A(α)·(1 − cos(x − x̂)), A = I₁/I₀ [derived].
 
     Args:
         x: Angles `[B, ...]`, floating-point.
         pred: x̂, the angles that the network predicted at the start of the step, of x's shape; differentiable.
-        step: i, from 1 to n: an int, or integers `[B]` or of any leading part of x's shape. Another step is an error
-            on the CPU and costs NaN elsewhere.
+        step: i, from 1 to n: an int, or integers `[B]` or of any leading part of x's shape. Another costs NaN on a GPU.
         schedule: The accuracies of n messages.
-        squared: True for (x − x̂)² in radians, the shorter way around, instead of 1 − cos(x − x̂), as published code has
-            it. That is no divergence.
+        squared: True for (x − x̂)² in radians, the shorter way around, as published code has it, instead of 1 − cos.
         period: The period of the angles, 2π for radians.
-        mask: bool, False where a variable costs nothing; its x is then not looked at. Broadcastable to x, or of its
-            leading dimensions.
+        mask: bool, False where a variable costs nothing. Broadcastable to x, or of its leading dimensions.
         reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (x's shape).
         backend: A name of `backends.BACKENDS`; None chooses the fastest one.
 
@@ -78,7 +70,9 @@ def discrete_time_loss(
     weights = numbers_of(schedule, "weights", x, checks.compute_dtype(x, pred))
     weight = torch.nn.functional.pad(weights, (1, 1), value=torch.nan).take((row + 1).clamp(0, len(weights) + 1))
     cost = SQUARE if squared else COSINE
-    return library.circular.loss(x, pred, None, weight, cost, checked_period(period), *target)
+    return library.circular.loss(
+        x, pred, weight.expand(x.shape), cost, checks.number("period", period, *PERIODS), *target
+    )
 
 
 def reconstruction_loss(
@@ -91,17 +85,14 @@ def reconstruction_loss(
     reduction: str = "mean",
     backend: str | None = None,
 ) -> Tensor:
-    """Computes −ln of the von Mises density of x, ln(period·I₀(κ)) − κ·cos(x − x̂) per variable.
-
-    It is the cost of x after the last message, by an output distribution vM(x̂, κ).
+    """Computes −ln of the density of x after the last message, by vM(x̂, κ): ln(period·I₀(κ)) − κ·cos(x − x̂).
 
     Args:
         x: Angles `[B, ...]`, floating-point.
         pred: x̂, the mean of the output distribution, of x's shape; differentiable.
         concentration: κ of the output distribution, at least 0, of x's shape; differentiable. A negative one costs NaN.
         period: The period of the angles, 2π for radians. The density is one per unit of x.
-        mask: bool, False where a variable costs nothing; its x is then not looked at. Broadcastable to x, or of its
-            leading dimensions.
+        mask: bool, False where a variable costs nothing. Broadcastable to x, or of its leading dimensions.
         reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (x's shape).
         backend: A name of `backends.BACKENDS`; None chooses the fastest one.
 
@@ -114,11 +105,11 @@ def reconstruction_loss(
     """
     library, target = _checked(x, pred, mask, reduction, backend)
     checks.like("concentration", concentration, "x", x)
-    return library.circular.loss(x, pred, concentration, None, DENSITY, checked_period(period), *target)
+    return library.circular.loss(x, pred, concentration, DENSITY, checks.number("period", period, *PERIODS), *target)
 
 
 def _checked(x: Tensor, pred: Tensor, mask: Tensor | None, reduction: str, backend: str | None):
-    """The checks that the losses share. Returns the library that serves the call, and the target of the loss."""
+    """The library that serves a loss, and its target."""
     checks.data("x", x)
     checks.like("pred", pred, "x", x)
     checks.no_gradient("none is defined for it", x=x)

@@ -13,11 +13,10 @@ from bfn_kernels import noise as random
 from bfn_kernels.call.checks import compute_dtype, shows
 from bfn_kernels.call.reduction import hide, reduce
 from bfn_kernels.concentrations import QUANTILES, TABLE_END
-from bfn_kernels.records import LossTarget
+from bfn_kernels.records import Circle, LossTarget, Message
 
-COSINE, SQUARE, DENSITY = range(3)  # the costs of a loss; csrc/ops/circular.h has the same numbers
-MOST_TURNS = 2**22
-MOST_CALLS = 16  # of Philox for a draw, as in csrc/math/circular.h
+COSINE, SQUARE, DENSITY = range(3)  # the costs of a loss; csrc/math/circular.h has the same numbers
+MOST_TURNS, MOST_CALLS = 2**22, 16  # the most turns that are wrapped, and calls of Philox, as in csrc/math/circular.h
 
 
 def wrapped(turns: Tensor) -> Tensor:
@@ -64,94 +63,56 @@ def scaled_log(concentration: Tensor, least: float, factor: float) -> Tensor:
     return ((concentration.log() - least) * factor - 1).clamp(-1, 1)
 
 
-def draw(
-    x: Tensor,
-    concentration: Tensor | None,
-    step: Tensor | None,
-    table: Tensor | None,
-    seed: Tensor,
-    period: float,
-    log_least: float,
-    log_factor: float,
-    out: Tensor | None = None,
-    concentration_out: Tensor | None = None,
-) -> tuple[Tensor, ...]:
-    """The mean x + an angle of vM(0, c), and c, or its scaled logarithm if log_factor is not 0.
-
-    The concentration is given, and the second result is empty, or it is drawn of the table's row `step`. Both are row
-    scalars, in the type of the arithmetic.
-    """
-    dtype = compute_dtype(x)
-    if table is None:
-        c, drawn = concentration.expand(x.shape), x.new_empty(0, dtype=dtype)
-    else:
-        c = concentrations(step.expand(x.shape), table, random.normal(x.shape, seed, dtype=dtype))
-        drawn = scaled_log(c, log_least, log_factor) if log_factor != 0 else c
-    mean = (period * wrapped(x.to(dtype) / period + von_mises(c, seed))).to(x.dtype)
-    return _into((out, mean), (concentration_out, drawn))
-
-
-def _into(*pairs: tuple[Tensor | None, Tensor]) -> tuple[Tensor, ...]:
-    return tuple(value if out is None else out.copy_(value) for out, value in pairs)
-
-
 def step(
-    prediction: Tensor,
-    mean: Tensor,
-    concentration: Tensor,
-    alpha: Tensor,
-    known: Tensor | None,
-    known_mask: Tensor | None,
-    seed: Tensor | None,
-    period: float,
-    log_least: float,
-    log_factor: float,
+    sent: Tensor,
+    mean: Tensor | None,
+    concentration: Tensor | None,
+    message: Message,
+    circle: Circle,
     out: Tensor | None = None,
     concentration_out: Tensor | None = None,
     log_out: Tensor | None = None,
-) -> tuple[Tensor, ...]:
-    """c'·e^(iμ') = c·e^(iμ) + α·e^(iy), where y ~ vM(x̂, α) is a message about the prediction, or about `known` where
-    known_mask is True. Without a seed, y is the prediction itself.
+) -> tuple[Tensor, Tensor]:
+    """c'·e^(iμ') = c·e^(iμ) + α·e^(iy), where y ~ vM(x, α) is a message about `sent` or the known value x. Without a
+    state, μ' = y and c' = α.
 
     known_mask: bool, broadcasts to known. log_out: receives the scaled logarithm of c'.
     """
-    dtype = compute_dtype(prediction, mean, concentration)
-    sent, before, c = prediction.to(dtype) / period, mean.to(dtype) / period, concentration.to(dtype)
-    if known is not None:
-        sent = torch.where(known_mask, known.to(dtype) / period, sent)
+    alpha, table, known, known_mask, seed = message
+    dtype = compute_dtype(sent, mean, concentration)
+    x = sent.to(dtype) if known is None else torch.where(known_mask, known.to(dtype), sent.to(dtype))
+    y, c = x / circle.period, alpha.expand(x.shape)
+    if table is not None:
+        c = concentrations(c, table, random.normal(x.shape, seed, dtype=dtype))
     if seed is not None:
-        sent = sent + von_mises(alpha.expand(sent.shape), seed)
-    angle = 2 * math.pi * wrapped(sent - before)
-    across, along = c + alpha * angle.cos(), alpha * angle.sin()
-    after = wrapped(before + torch.atan2(along, across) / (2 * math.pi))
-    c = (across * across + along * along).sqrt()
+        y = y + von_mises(c, seed)
+    if mean is not None:
+        before = mean.to(dtype) / circle.period
+        angle = 2 * math.pi * wrapped(y - before)
+        across, along = concentration.to(dtype) + c * angle.cos(), c * angle.sin()
+        y = before + torch.atan2(along, across) / (2 * math.pi)
+        c = (across * across + along * along).sqrt()
     if log_out is not None:
-        log_out.copy_(scaled_log(c, log_least, log_factor))
-    return _into((out, (period * after).to(mean.dtype)), (concentration_out, c.to(concentration.dtype)))
+        log_out.copy_(scaled_log(c, circle.log_least, circle.log_factor))
+    new = (circle.period * wrapped(y)).to(sent.dtype if mean is None else mean.dtype)
+    if out is None:
+        return new, c.to(dtype if concentration is None else concentration.dtype)
+    if concentration_out is not None:
+        concentration_out.copy_(c)
+    return out.copy_(new), concentration_out
 
 
-def loss(
-    x: Tensor,
-    prediction: Tensor,
-    concentration: Tensor | None,
-    weight: Tensor | None,
-    cost: int,
-    period: float,
-    target: LossTarget,
-) -> Tensor:
-    """weight·(1 − cos d), weight·d², or ln(period·I₀(c)) − c·cos d, for the angle d = x − x̂.
-
-    concentration: c, `[B, ...]`, for the density. weight: row scalars, for the others.
-    """
-    dtype = compute_dtype(x, prediction, concentration)
-    x, prediction, c = hide(target.mask, x.to(dtype), prediction.to(dtype), concentration)
+def loss(x: Tensor, prediction: Tensor, weight: Tensor, cost: int, period: float, target: LossTarget) -> Tensor:
+    """weight·(1 − cos d), weight·d² or, for the weight κ, ln(period·I₀(κ)) − κ·cos d, for the angle d = x − x̂."""
+    dtype = compute_dtype(x, prediction, weight)
+    x, prediction, weight = hide(target.mask, x.to(dtype), prediction.to(dtype), weight.to(dtype))
     angle = 2 * math.pi * wrapped((x - prediction) / period)
     if cost == SQUARE:
         return reduce(weight * angle.square(), *target)
+    distance = 2 * (angle / 2).sin().square()
     if cost == COSINE:
-        return reduce(2 * weight * (angle / 2).sin().square(), *target)
-    c = c.to(dtype)
-    c = torch.where(c >= 0, c, torch.nan)
+        return reduce(weight * distance, *target)
+    c = torch.where(weight >= 0, weight, torch.nan)
     small = torch.special.i0(c.clamp(max=1)).log() - c  # torch has no slope of i0e at 0
     log_bessel = torch.where(c < 1, small, torch.special.i0e(c.clamp(min=1)).log())
-    return reduce(log_bessel + math.log(period) + 2 * c * (angle / 2).sin().square(), *target)
+    return reduce(log_bessel + math.log(period) + c * distance, *target)

@@ -1,9 +1,8 @@
 """The operators of circular data in Triton, the counterpart of csrc/cpu/circular.cpp.
 
-A function takes the arguments of the function of the same name in `reference.py`, whose docstring has their shapes. A
-loss also takes a bool for each gradient: whether it is needed. Its kernel takes views (see `triton_ops.views`) of the
-inputs and of the results, and the number of variables. Kernels compute with angles in turns: an angle divided by the
-period.
+A function takes the arguments of the function of the same name in `reference.py`. A loss also takes a bool for each
+gradient: whether it is needed. Its kernel takes views (see `triton_ops.views`) of the inputs and of the results, and
+the number of variables. Kernels compute with angles in turns.
 """
 
 import math
@@ -15,7 +14,7 @@ from torch import Tensor
 from bfn_kernels import concentrations, noise
 from bfn_kernels.call.checks import compute_dtype
 from bfn_kernels.circular import reference
-from bfn_kernels.records import LossTarget, Noise
+from bfn_kernels.records import Circle, LossTarget, Message, Noise
 from bfn_kernels.triton_ops.elementary import clamp, exp, log, sincospi, square
 from bfn_kernels.triton_ops.noise import SENDER, noise_of, philox, unit
 from bfn_kernels.triton_ops.reduction import Losses, write_losses
@@ -30,11 +29,12 @@ from bfn_kernels.triton_ops.views import (
     load,
     noise_views,
     programs,
+    static,
     store,
     views,
 )
 
-COSINE, SQUARE = tl.constexpr(reference.COSINE), tl.constexpr(reference.SQUARE)
+SQUARE, DENSITY = tl.constexpr(reference.SQUARE), tl.constexpr(reference.DENSITY)
 _ANGLE, _MOST_CALLS = tl.constexpr(noise.ANGLE), tl.constexpr(reference.MOST_CALLS)
 _QUANTILES, _TABLE_END = tl.constexpr(concentrations.QUANTILES), tl.constexpr(concentrations.TABLE_END)
 _PI, _MOST_TURNS = tl.constexpr(math.pi), tl.constexpr(float(reference.MOST_TURNS))
@@ -54,8 +54,7 @@ def _turns_of(y, x):
     larger, smaller = tl.where(steep, along, across), tl.where(steep, across, along)
     below = tl.where(larger == 0.0, 1.0, larger)
     # An approximate quotient would double the error of a mean.
-    quotient = tl.div_rn(smaller, below) if y.dtype == tl.float32 else smaller / below
-    t = tl.where(smaller + larger == 0.0, 0.0, quotient)
+    t = tl.div_rn(smaller, below) if y.dtype == tl.float32 else smaller / below
     s = t * t
     p = 0.00045357359 * s - 0.0025573994
     p = p * s + 0.0067945621
@@ -105,92 +104,57 @@ def _von_mises(concentration, seed, block, T: tl.constexpr):
     return turns
 
 
-@triton.jit
-def _scaled_log(concentration, least, factor):
-    return clamp((log(concentration) - least) * factor - 1.0, -1.0, 1.0)
-
-
-def draw(x, concentration, step, table, seed, period, log_least, log_factor, out, concentration_out) -> None:
-    results = Results(out, None if concentration is not None else concentration_out)
-    inputs = *views(x.shape, x, concentration, step), table, noise_views(Noise(seed, None), x.shape)
-    arguments = *inputs, 0 if table is None else len(table), *results.views, x.numel()
-    numbers = {"PERIOD": period, "LEAST": log_least, "FACTOR": log_factor}
-    launch(_draw, programs(x.numel()), *arguments, **numbers, T=compute_type(x), BLOCK=BLOCK)
-    results.finish()
-
-
-@triton.jit
-def _draw(
-    x, concentration, step, table, noise, rows, out, drawn, count, PERIOD: tl.constexpr, LEAST: tl.constexpr,
-    FACTOR: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    block = block_of(count, BLOCK)
-    if table is not None:
-        place = (noise_of(noise, block, SENDER, T) + _TABLE_END) * ((_QUANTILES - 1) / (2.0 * _TABLE_END))
-        place = clamp(place, 0.0, _QUANTILES - 1.0)
-        row = load(step, block, T)
-        inside = (row >= 0.0) & (row < rows)
-        below = tl.minimum(place.to(tl.int32), _QUANTILES - 2)
-        at = table + tl.where(inside, row, 0.0).to(tl.int64) * _QUANTILES + below
-        low, high = tl.load(at).to(T), tl.load(at + 1).to(T)
-        c = tl.where(inside, tl.fma(place - below.to(T), high - low, low), float("nan"))
-    else:
-        c = load(concentration, block, T)
-    turns = load(x, block, T) * (1.0 / PERIOD) + _von_mises(c, noise.seed, block, T)
-    store(out, block, PERIOD * _wrapped(turns))
-    if FACTOR != 0.0:
-        c = _scaled_log(c, LEAST, FACTOR)
-    store(drawn, block, c)
-
-
-def step(
-    prediction, mean, concentration, alpha, known, known_mask, seed, period, log_least, log_factor, *outputs
-) -> None:
-    results = Results(*outputs)
-    inputs = views(mean.shape, prediction, mean, concentration, alpha, known, known_mask)
-    arguments = *inputs, seed, results.views, mean.numel()
-    numbers = {"PERIOD": period, "LEAST": log_least, "FACTOR": log_factor}
-    T = compute_type(prediction, mean, concentration)
-    launch(_step, programs(mean.numel()), *arguments, **numbers, T=T, BLOCK=BLOCK)
+def step(sent: Tensor, mean, concentration, message: Message, circle: Circle, *outputs: Tensor | None) -> None:
+    results, shape, count = Results(*outputs), sent.shape, sent.numel()
+    alpha, table, known, known_mask, seed = message
+    inputs = views(shape, sent, mean, concentration, alpha, known, known_mask)
+    drawn_from = table, 0 if table is None else len(table), noise_views(Noise(seed, None), shape)
+    options = {"circle": static(circle), "T": compute_type(sent, mean, concentration), "BLOCK": BLOCK}
+    launch(_step, programs(count), *inputs, *drawn_from, results.views, count, **options)
     results.finish()
 
 
 @triton.jit
 def _step(
-    prediction, mean, concentration, alpha, known, known_mask, seed, results, count, PERIOD: tl.constexpr,
-    LEAST: tl.constexpr, FACTOR: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr,
+    sent, mean, concentration, alpha, known, known_mask, table, rows, noise, results, count, circle: tl.constexpr,
+    T: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """c'·e^(iμ') = c·e^(iμ) + α·e^(iy)."""
     block = block_of(count, BLOCK)
     out, concentration_out, log_out = results
-    sent = load(prediction, block, T) * (1.0 / PERIOD)
+    c = load(alpha, block, T)
+    if table is not None:
+        place = (noise_of(noise, block, SENDER, T) + _TABLE_END) * ((_QUANTILES - 1) / (2.0 * _TABLE_END))
+        place = clamp(place, 0.0, _QUANTILES - 1.0)
+        inside = (c >= 0.0) & (c < rows)
+        below = tl.minimum(place.to(tl.int32), _QUANTILES - 2)
+        at = table + tl.where(inside, c, 0.0).to(tl.int64) * _QUANTILES + below
+        low, high = tl.load(at).to(T), tl.load(at + 1).to(T)
+        c = tl.where(inside, tl.fma(place - below.to(T), high - low, low), float("nan"))
+    y = load(sent, block, T)
     if known[0] is not None:
-        sent = tl.where(load(known_mask, block, tl.int1), load(known, block, T) * (1.0 / PERIOD), sent)
-    accuracy = load(alpha, block, T)
-    if seed is not None:
-        sent += _von_mises(accuracy, seed, block, T)
-    before = load(mean, block, T) * (1.0 / PERIOD)
-    sine, cosine = sincospi(2.0 * _wrapped(sent - before))
-    across, along = load(concentration, block, T) + accuracy * cosine, accuracy * sine
-    after = _wrapped(before + _turns_of(along, across))
-    c = tl.sqrt(across * across + along * along)
-    store(out, block, PERIOD * after)
+        y = tl.where(load(known_mask, block, tl.int1), load(known, block, T), y)
+    y *= 1.0 / circle.period
+    if noise.seed is not None:
+        y += _von_mises(c, noise.seed, block, T)
+    if mean[0] is not None:
+        before = load(mean, block, T) * (1.0 / circle.period)
+        sine, cosine = sincospi(2.0 * _wrapped(y - before))
+        across, along = load(concentration, block, T) + c * cosine, c * sine
+        y = before + _turns_of(along, across)
+        c = tl.sqrt(across * across + along * along)
+    store(out, block, circle.period * _wrapped(y))
     store(concentration_out, block, c)
     if log_out[0] is not None:
-        store(log_out, block, _scaled_log(c, LEAST, FACTOR))
+        store(log_out, block, clamp((log(c) - circle.log_least) * circle.log_factor - 1.0, -1.0, 1.0))
 
 
-def loss(
-    x: Tensor, prediction: Tensor, concentration, weight, cost: int, period: float, target: LossTarget, *need: bool
-) -> tuple[Tensor, ...]:
+def loss(x: Tensor, prediction: Tensor, weight, cost: int, period: float, target: LossTarget, *need: bool):
     """Returns the loss, the factor by which its gradients are multiplied, and the gradients by the prediction and the
-    concentration, each empty if it is not needed."""
-    dtype, count = compute_dtype(x, prediction, concentration), x.numel()
+    weight, each empty if it is not needed."""
+    dtype, count = compute_dtype(x, prediction, weight), x.numel()
     losses = Losses(x, *target, dtype)
-    inputs = prediction, prediction if concentration is None else concentration
-    gradients = Gradients(*zip(inputs, need, strict=True), dtype=dtype)
-    factor = weight if concentration is None else concentration
-    arguments = *views(x.shape, x, prediction, factor, target.mask), gradients.views, losses.memory, count
+    gradients = Gradients((prediction, need[0]), (weight, need[1]), dtype=dtype)
+    arguments = *views(x.shape, x, prediction, weight, target.mask), gradients.views, losses.memory, count
     constants = {"COST": cost, "PERIOD": period, "LOG_PERIOD": math.log(period), "T": KERNEL_TYPES[dtype]}
     launch(_loss, programs(count), *arguments, **constants, BLOCK=BLOCK)
     return *losses.finish(), *gradients.finish()
@@ -202,8 +166,7 @@ def _bessel(k, T: tl.constexpr):
     NODES: tl.constexpr = 20 if tl.float64 == T else 12
     LEAST: tl.constexpr = 36.0 if tl.float64 == T else 20.0
     exponent = tl.where(2.0 * k < LEAST, 2.0 * k, LEAST)
-    far = 2.0 * k > LEAST
-    stretch = tl.where(far, LEAST / tl.where(far, 2.0 * k, 1.0), 1.0)  # squared
+    stretch = LEAST / tl.where(2.0 * k > LEAST, 2.0 * k, LEAST)  # squared
     total, weighted = tl.zeros(k.shape, T), tl.zeros(k.shape, T)
     for node in range(NODES):
         sine, cosine = sincospi((tl.zeros((1,), T) + node + 0.5) * (0.5 / NODES))
@@ -223,21 +186,20 @@ def _loss(
     keep = load(mask, block, tl.int1, True)
     turns = _wrapped((load(x, block, T) - load(prediction, block, T)) * (1.0 / PERIOD))
     factor = load(weight, block, T)
+    if COST == DENSITY:
+        factor = tl.where(factor >= 0.0, factor, float("nan"))
     if COST == SQUARE:
         distance = square((2.0 * _PI) * turns)
         by_turns = (-8.0 * _PI * _PI) * factor * turns
-        value, by_weight = factor * distance, distance
     else:
-        if COST != COSINE:
-            factor = tl.where(factor >= 0.0, factor, float("nan"))
         sine, cosine = sincospi(turns)
         distance = 2.0 * square(sine)
         by_turns = (-4.0 * _PI) * factor * sine * cosine
-        value, by_weight = factor * distance, distance
-        if COST != COSINE:
-            scaled, fall = _bessel(factor, T)
-            value += log(scaled) + LOG_PERIOD
-            by_weight = distance - fall
+    value, by_weight = factor * distance, distance
+    if COST == DENSITY:
+        scaled, fall = _bessel(factor, T)
+        value += log(scaled) + LOG_PERIOD
+        by_weight -= fall
     write_losses(value, keep, block, losses)
     store(gradients[0], block, tl.where(keep, (1.0 / PERIOD) * by_turns, 0.0))
     store(gradients[1], block, tl.where(keep, by_weight, 0.0))

@@ -66,7 +66,7 @@ class BFN(Losses):
     state_scale: float = 1
     choices: tuple[str, ...] = ("sample", "mode", "mean")
     has_logits = False
-    solver_start: float
+    solver_start: float = 0.0
 
     def __init__(self, network: Network):
         super().__init__()
@@ -78,6 +78,11 @@ class BFN(Losses):
         parameter, it is the type of the first such buffer. If there is no such buffer, it is torch's default type."""
         types = (value.dtype for value in chain(self.parameters(), self.buffers()))
         return next((dtype for dtype in types if dtype in checks.FLOATS), torch.get_default_dtype())
+
+    @property
+    def n_steps(self) -> int | None:
+        """n of the loss L_n that `forward` computes by default; None: it computes L∞."""
+        return None
 
     @property
     def state_dtype(self) -> torch.dtype:
@@ -104,7 +109,7 @@ class BFN(Losses):
                 `spread_times` makes the times.
             seed: An int that determines all times, noise and draws of the call. None: drawn from torch's default
                 generator.
-            n_steps: n of L_n. None: L∞.
+            n_steps: n of L_n. None: `self.n_steps`, which is None for L∞.
             mask: Bool, False where a variable is left out, such as padding: its loss is 0, and the network sees its
                 prior. Broadcastable to x, or shaped as its leading dimensions.
             cond: What the network is told, as its argument `cond`. None: it is called without this argument.
@@ -115,7 +120,9 @@ class BFN(Losses):
             The loss in nats, differentiable in the network's parameters. It is float64 if x or `dtype` is float64, and
             float32 otherwise.
         """
-        seed = random_seed() if seed is None else seed
+        seed, n_steps = random_seed() if seed is None else seed, self.n_steps if n_steps is None else n_steps
+        if self.n_steps not in (None, n_steps):
+            raise ValueError(f"n_steps must be {self.n_steps}, as the model has it, got {n_steps}")
         if t is None:
             t = spread_times(len(x), torch.Generator().manual_seed(part(seed, 2)), n_steps).to(x.device)
         theta = self.flow(x, t, part(seed, 0), mask)
@@ -305,7 +312,6 @@ class BFN(Losses):
             sampling: The options of the run. Guidance has been applied to the output already.
         """
 
-    @abstractmethod
     def solver_state(self, shape: tuple[int, ...], device: torch.device, t: float, seed: int) -> State:
         """The state that a solver starts from at time t.
 
@@ -318,8 +324,8 @@ class BFN(Losses):
         Returns:
             Tensors that a solver's steps overwrite.
         """
+        raise ValueError(f'sampler must be "ancestral", since {type(self).__name__} has no solver')
 
-    @abstractmethod
     def solve(
         self,
         output: Tensor,
@@ -340,6 +346,7 @@ class BFN(Losses):
             seed: The seed of the noise, an int64 tensor of one number; a step without noise does not read it.
             sampling: The options of the run. Guidance has been applied to the output already.
         """
+        raise NotImplementedError
 
     def step_error(
         self, coefficients: Coefficients, state: State, before: State, sampling: Sampling = PLAIN

@@ -6,78 +6,64 @@
 namespace bfn::bindings {
 namespace {
 
-auto draw(Given x, Maybe concentration, Maybe step, Maybe table, Given seed, double period, double log_least,
-          double log_factor, const Out& mean_out, Maybe drawn_out) {
-  const Shape shape = shape_of(x);
-  const ScalarType type = compute_type(x);
-  const Tensor mean = mean_out.or_like(x);
-  const ScalarType wide = is_double(x) ? ScalarType::Double : ScalarType::Float;
-  const Output drawn =
-      drawn_out ? Output{*drawn_out, view_of_out(drawn_out, shape)} : output_like(x, wide, table.has_value());
-  check(concentration.has_value() != table.has_value() && step.has_value() == table.has_value(), "",
-        "either concentration or step and table must be given");
-  check(!table || (table->dim() == 2 && table->size(1) == kQuantiles && table->is_contiguous() &&
-                   table->scalar_type() == ScalarType::Float),
-        "table", " must be contiguous float32 quantiles");
-  const CircularDraw op{
-      .count = numel(shape),
-      .x = view("x", x, shape),
-      .concentration = view_of_rows("concentration", concentration, shape, type),
-      .step = view_of_rows("step", step, shape, type),
-      .table = table ? static_cast<const float*>(view("table", *table, shape_of(*table)).data) : nullptr,
-      .rows = table ? table->size(0) : 0,
-      .noise = noise_of(seed, MaybeTensor{}, shape, kSender),
-      .period = period,
-      .log = {log_least, log_factor},
-      .mean = view_of_out(mean, shape),
-      .drawn = drawn.view,
-  };
-  return compute(type, op, BFN_KERNEL(circular_draw), mean, drawn.tensor);
-}
+struct Message {
+  Tensor alpha;
+  MaybeTensor table, known, known_mask, seed;
+  auto fields() const { return std::tie(alpha, table, known, known_mask, seed); }
+};
 
-auto step(Given prediction, Given mean, Given concentration, Given alpha, Maybe known, Maybe known_mask, Maybe seed,
-          double period, double log_least, double log_factor, const Out& mean_out, Maybe concentration_out,
-          Maybe log_out) {
-  const Shape shape = shape_of(mean);
-  const ScalarType type = compute_type(prediction, mean, concentration);
-  const Tensor new_mean = mean_out.or_like(mean);
-  const Tensor new_concentration = Out{concentration_out}.or_like(concentration);
+struct Circle {
+  double period, log_least, log_factor;
+  auto fields() const { return std::tie(period, log_least, log_factor); }
+};
+
+auto step(Given sent, Maybe mean, Maybe concentration, const Message& message, const Circle& circle, const Out& out,
+          Maybe concentration_out, Maybe log_out) {
+  const Shape shape = shape_of(sent);
+  const ScalarType type = compute_type(sent, mean, concentration);
+  check(mean.has_value() == concentration.has_value(), "mean and concentration", " must be given together");
+  const int64_t num_rows = message.table ? message.table->size(0) : 0;
+  const View table = view("table", message.table, {num_rows, kQuantiles});
+  check(!table || (table.dtype == DType::kFloat && table.contiguous()), "table", " must be contiguous and float32");
+  const Tensor new_mean = out.or_like(mean ? *mean : sent);
+  // torch passes no outputs to the operator that makes its results, and all of them to the one that writes into them
+  const Output made = out.tensor      ? Output{new_mean, view_of_out(concentration_out, shape)}
+                      : concentration ? output_like(*concentration)
+                                      : output_like(sent, type);
   const CircularStep op{
       .count = numel(shape),
-      .prediction = view("prediction", prediction, shape),
+      .sent = view("sent", sent, shape),
       .mean = view("mean", mean, shape),
       .concentration = view("concentration", concentration, shape),
-      .alpha = view_of_rows("alpha", alpha, shape, type),
-      .known = view("known", known, shape),
-      .known_mask = view("known_mask", known_mask, shape),
-      .seed = seed ? noise_of(seed, MaybeTensor{}, shape, kAngle).seed : nullptr,
-      .period = period,
-      .log = {log_least, log_factor},
+      .known = view("known", message.known, shape),
+      .known_mask = view("known_mask", message.known_mask, shape),
+      .alpha = view_of_rows("alpha", message.alpha, shape, type),
+      .table = static_cast<const float*>(table.data),
+      .rows = num_rows,
+      .noise = table || message.seed ? noise_of(message.seed, MaybeTensor{}, shape, kSender) : bfn::Noise{},
+      .period = circle.period,
+      .log_least = circle.log_least,
+      .log_factor = circle.log_factor,
       .new_mean = view_of_out(new_mean, shape),
-      .new_concentration = view_of_out(new_concentration, shape),
+      .new_concentration = made.view,
       .new_log = view_of_out(log_out, shape),
   };
-  return compute(type, op, BFN_KERNEL(circular_step), new_mean, new_concentration);
+  return compute(type, op, BFN_KERNEL(circular_step), new_mean, made.tensor);
 }
 
-auto loss_new(Given x, Given prediction, Maybe concentration, Maybe weight, int64_t cost, double period,
-              const LossTarget& target, bool need_prediction, bool need_concentration) {
+auto loss_new(Given x, Given prediction, Given weight, int64_t cost, double period, const LossTarget& target,
+              bool need_prediction, bool need_weight) {
   const Shape shape = shape_of(x);
-  const ScalarType type = compute_type(x, prediction, concentration);
-  const CircularCost kind = code("cost", cost, CircularCost::kDensity);
-  check(
-      concentration.has_value() == (kind == CircularCost::kDensity) && weight.has_value() != concentration.has_value(),
-      "", "a density needs a concentration, and another cost needs a weight");
+  const ScalarType type = compute_type(x, prediction, weight);
   const Reduced to = target.over(x, type);
   const Output by_prediction = output_like(prediction, type, need_prediction);
-  const Output by_weight = output_like(concentration ? *concentration : prediction, type, need_concentration);
+  const Output by_weight = output_like(weight, type, need_weight);
   const CircularLoss op{
-      .cost = kind,
+      .cost = code("cost", cost, CircularCost::kDensity),
       .period = period,
       .x = view("x", x, shape),
       .prediction = view("prediction", prediction, shape),
-      .weight =
-          concentration ? view("concentration", concentration, shape) : view_of_rows("weight", weight, shape, type),
+      .weight = view("weight", weight, shape),
       .grad_prediction = by_prediction.view,
       .grad_weight = by_weight.view,
       .to = to.to,
@@ -86,7 +72,6 @@ auto loss_new(Given x, Given prediction, Maybe concentration, Maybe weight, int6
 }
 
 BFN_OPERATORS(m) {
-  add<&draw, 2>(m, "circular_draw");
   add<&step, 3>(m, "circular_step");
   add<&loss_new>(m, "circular_loss");
 }

@@ -33,80 +33,48 @@ void draw_angles(const int64_t* seed, int64_t start, int64_t length, const T* co
   }
 }
 
-// Reads angles, and converts them to turns.
-template <class T>
-void load_turns(const View& view, double period, int64_t start, int64_t length, T* __restrict out) {
-  T buffer[kBlock];
-  const T* angle = load(view, start, length, buffer);
-  const T per_unit = static_cast<T>(1 / period);
-  for (int64_t i = 0; i < length; ++i) out[i] = per_unit * angle[i];
-}
-
-// Stores the scaled logarithms of concentrations.
-template <class T>
-void store_log(const View& to, const LogScale& scale, int64_t start, int64_t length, const T* concentration) {
-  T logs[kBlock];
-  const T least = static_cast<T>(scale.least), factor = static_cast<T>(scale.factor);
-  for (int64_t i = 0; i < length; ++i) logs[i] = scaled_log(concentration[i], least, factor);
-  store(to, start, length, logs);
-}
-
-// Draws the concentration of each variable from row `step` of the table.
-template <class T>
-void draw_concentrations(const CircularDraw& op, int64_t start, int64_t length, T* __restrict out) {
-  T normals[noise_buffer_size(kBlock)], steps[kBlock];
-  const T* z = normals_of(op.noise, start, length, normals);
-  const T* step = load(op.step, start, length, steps);
-  for (int64_t i = 0; i < length; ++i) out[i] = quantile_of(op.table, op.rows, step[i], z[i]);
-}
-
 }  // namespace
 
 template <class T>
-void circular_draw(const CircularDraw& op) {
-  for_blocks(op.count, 1, [&](int64_t start, int64_t length) {
-    T buffers[2][kBlock], drawn[kBlock], turns[kBlock];
-    const T* concentration = drawn;
-    if (op.table) {
-      draw_concentrations(op, start, length, drawn);
-    } else {
-      concentration = load(op.concentration, start, length, buffers[0]);
-    }
-    draw_angles(op.noise.seed, start, length, concentration, turns);
-    const T* x = load(op.x, start, length, buffers[1]);
-    for (int64_t i = 0; i < length; ++i) turns[i] = turned(x[i], turns[i], op.period);
-    store(op.mean, start, length, turns);
-    if (!op.drawn) return;
-    if (op.log.factor != 0) return store_log(op.drawn, op.log, start, length, concentration);
-    store(op.drawn, start, length, concentration);
-  });
-}
-
-template <class T>
 void circular_step(const CircularStep& op) {
+  const T period = static_cast<T>(op.period), per_unit = static_cast<T>(1 / op.period);
   for_blocks(op.count, 1, [&](int64_t start, int64_t length) {
-    T buffers[2][kBlock], sent[kBlock], mean[kBlock], next[kBlock], turns[kBlock];
-    load_turns(op.prediction, op.period, start, length, sent);
-    load_turns(op.mean, op.period, start, length, mean);
-    if (op.known) {
-      load_turns(op.known, op.period, start, length, turns);
-      overwrite(op.known_mask, start, length, turns, sent);
-    }
+    T buffers[3][kBlock], normals[noise_buffer_size(kBlock)], drawn[kBlock];
+    T turns[kBlock] = {}, mean[kBlock], concentration[kBlock];
     const T* alpha = load(op.alpha, start, length, buffers[0]);
-    const T* concentration = load(op.concentration, start, length, buffers[1]);
-    if (op.seed) {
-      draw_angles(op.seed, start, length, alpha, turns);
-      for (int64_t i = 0; i < length; ++i) sent[i] += turns[i];
+    if (op.table) {
+      const T* z = normals_of(op.noise, start, length, normals);
+      for (int64_t i = 0; i < length; ++i) drawn[i] = quantile_of(op.table, op.rows, alpha[i], z[i]);
+      alpha = drawn;
     }
-    for (int64_t i = 0; i < length; ++i) {
-      CircularState<T> state{mean[i], concentration[i]};
-      state.update(sent[i], alpha[i]);
-      mean[i] = static_cast<T>(op.period) * state.turns;
-      next[i] = state.concentration;
+    if (op.noise.seed) draw_angles(op.noise.seed, start, length, alpha, turns);
+    const auto load_message = [&](const View& about, T* __restrict y) {
+      const T* x = load(about, start, length, buffers[1]);
+      for (int64_t i = 0; i < length; ++i) y[i] = fused(per_unit, x[i], turns[i]);
+    };
+    load_message(op.sent, mean);
+    if (op.known) {
+      load_message(op.known, concentration);
+      overwrite(op.known_mask, start, length, concentration, mean);
+    }
+    if (op.mean) {
+      const T* before = load(op.mean, start, length, buffers[1]);
+      const T* c = load(op.concentration, start, length, buffers[2]);
+      for (int64_t i = 0; i < length; ++i) {
+        T after = per_unit * before[i], k = c[i];
+        add_message(after, k, mean[i], alpha[i]);
+        mean[i] = period * after;
+        concentration[i] = k;
+      }
+    } else {
+      for (int64_t i = 0; i < length; ++i) mean[i] = period * wrapped(mean[i]);
+      std::copy_n(alpha, length, concentration);
     }
     store(op.new_mean, start, length, mean);
-    store(op.new_concentration, start, length, next);
-    if (op.new_log) store_log(op.new_log, op.log, start, length, next);
+    if (op.new_concentration) store(op.new_concentration, start, length, concentration);
+    if (!op.new_log) return;
+    for (int64_t i = 0; i < length; ++i) concentration[i] = scaled_log(concentration[i], op.log_least, op.log_factor);
+    store(op.new_log, start, length, concentration);
   });
 }
 
@@ -134,13 +102,13 @@ void circular_loss(const CircularLoss& op) {
     };
     switch (op.cost) {
       case CircularCost::kCosine:
-        each([](T turns, T w) { return cosine_loss(turns, w); });
+        each([](T turns, T w) { return circular_cost<CircularCost::kCosine>(turns, w, T(0)); });
         break;
       case CircularCost::kSquare:
-        each([](T turns, T w) { return squared_angle(turns, w); });
+        each([](T turns, T w) { return circular_cost<CircularCost::kSquare>(turns, w, T(0)); });
         break;
       case CircularCost::kDensity:
-        each([&](T turns, T w) { return negative_log_density(turns, w, log_period); });
+        each([&](T turns, T w) { return circular_cost<CircularCost::kDensity>(turns, w, log_period); });
     }
     if (op.grad_prediction) by_prediction.write();
     if (op.grad_weight) by_weight.write();
@@ -148,7 +116,6 @@ void circular_loss(const CircularLoss& op) {
   store_unit_scale<T>(op.to);
 }
 
-BFN_INSTANTIATE(circular_draw, const CircularDraw&);
 BFN_INSTANTIATE(circular_step, const CircularStep&);
 BFN_INSTANTIATE(circular_loss, const CircularLoss&);
 

@@ -12,83 +12,50 @@ BFN_NOINLINE __device__ T drawn_turns(int64_t seed, int64_t index, T concentrati
   return VonMises<T>(concentration).draw(static_cast<uint64_t>(seed), static_cast<uint64_t>(index), 0);
 }
 
-// Reads angles, and converts them to turns.
-template <class At, class T, int kCount>
-__device__ void load_turns(const At& at, const View& view, double period, T (&turns)[kCount]) {
-  at.data(view, turns);
-  const T per_unit = static_cast<T>(1 / period);
-#pragma unroll
-  for (int j = 0; j < kCount; ++j) turns[j] *= per_unit;
-}
-
-// Stores the scaled logarithms of concentrations.
-template <class At, class T, int kCount>
-__device__ void store_log(const At& at, const View& to, const LogScale& scale, const T (&concentration)[kCount]) {
-  T logs[kCount];
-  const T least = static_cast<T>(scale.least), factor = static_cast<T>(scale.factor);
-#pragma unroll
-  for (int j = 0; j < kCount; ++j) logs[j] = scaled_log(concentration[j], least, factor);
-  at.store_compute(to, logs);
-}
-
-template <class At>
-__global__ void __launch_bounds__(kThreads, 2)
-    circular_draw_kernel(const __grid_constant__ CircularDraw op, const __grid_constant__ RowMap rows) {
-  using T = typename At::Compute;
-  const int64_t seed = *op.noise.seed;
-  for_grid<At>(op.count, rows, [&](auto at) {
-    constexpr int kCount = decltype(at)::kCount;
-    T concentration[kCount], mean[kCount], step[kCount];
-    if (op.table) {
-      at.noise(op.noise, seed, concentration);
-      at.rows(op.step, step);
-#pragma unroll
-      for (int j = 0; j < kCount; ++j) concentration[j] = quantile_of(op.table, op.rows, step[j], concentration[j]);
-    } else {
-      at.rows(op.concentration, concentration);
-    }
-    at.data(op.x, mean);
-#pragma unroll
-    for (int j = 0; j < kCount; ++j) {
-      mean[j] = turned(mean[j], drawn_turns(seed, at.start + j, concentration[j]), op.period);
-    }
-    at.store_data(op.mean, mean);
-    if (!op.drawn) return;
-    if (op.log.factor != 0) return store_log(at, op.drawn, op.log, concentration);
-    at.store_compute(op.drawn, concentration);
-  });
-}
-
 template <class At>
 __global__ void __launch_bounds__(kThreads, 2)
     circular_step_kernel(const __grid_constant__ CircularStep op, const __grid_constant__ RowMap rows) {
   using T = typename At::Compute;
+  const int64_t seed = op.noise.seed ? *op.noise.seed : 0;
+  const T period = static_cast<T>(op.period), per_unit = static_cast<T>(1 / op.period);
   for_grid<At>(op.count, rows, [&](auto at) {
     constexpr int kCount = decltype(at)::kCount;
-    T sent[kCount], mean[kCount], concentration[kCount], alpha[kCount];
-    load_turns(at, op.prediction, op.period, sent);
-    load_turns(at, op.mean, op.period, mean);
-    at.data(op.concentration, concentration);
+    T alpha[kCount], sent[kCount], mean[kCount], concentration[kCount];
     at.rows(op.alpha, alpha);
+    if (op.table) {
+      T normals[kCount];
+      at.noise(op.noise, seed, normals);
+#pragma unroll
+      for (int j = 0; j < kCount; ++j) alpha[j] = quantile_of(op.table, op.rows, alpha[j], normals[j]);
+    }
+    at.data(op.sent, sent);
     if (op.known) {
       T known[kCount];
       bool is_known[kCount];
-      load_turns(at, op.known, op.period, known);
+      at.data(op.known, known);
       at.mask(op.known_mask, is_known);
 #pragma unroll
       for (int j = 0; j < kCount; ++j) sent[j] = is_known[j] ? known[j] : sent[j];
     }
+    at.data(op.mean, mean);
+    at.data(op.concentration, concentration);
 #pragma unroll
     for (int j = 0; j < kCount; ++j) {
-      if (op.seed) sent[j] += drawn_turns(*op.seed, at.start + j, alpha[j]);
-      CircularState<T> state{mean[j], concentration[j]};
-      state.update(sent[j], alpha[j]);
-      mean[j] = static_cast<T>(op.period) * state.turns;
-      concentration[j] = state.concentration;
+      const T y = fused(per_unit, sent[j], op.noise.seed ? drawn_turns(seed, at.start + j, alpha[j]) : T(0));
+      mean[j] *= per_unit;
+      if (op.mean) add_message(mean[j], concentration[j], y, alpha[j]);
+      mean[j] = period * (op.mean ? mean[j] : wrapped(y));
+      concentration[j] = op.mean ? concentration[j] : alpha[j];
     }
     at.store_data(op.new_mean, mean);
-    at.store_data(op.new_concentration, concentration);
-    if (op.new_log) store_log(at, op.new_log, op.log, concentration);
+    if (op.new_concentration) {
+      op.mean ? at.store_data(op.new_concentration, concentration)
+              : at.store_compute(op.new_concentration, concentration);
+    }
+    if (!op.new_log) return;
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) concentration[j] = scaled_log(concentration[j], op.log_least, op.log_factor);
+    at.store_compute(op.new_log, concentration);
   });
 }
 
@@ -110,14 +77,10 @@ __global__ void __launch_bounds__(kThreads, 2)
     }
 #pragma unroll
     for (int j = 0; j < kCount; ++j) {
-      const T turns = per_unit * (x[j] - prediction[j]);
-      const CircularTerm<T> term = kCost == CircularCost::kCosine ? cosine_loss(turns, weight[j])
-                                   : kCost == CircularCost::kSquare
-                                       ? squared_angle(turns, weight[j])
-                                       : negative_log_density(turns, weight[j], log_period);
-      loss[j] = term.value;
-      prediction[j] = on[j] ? per_unit * term.by_turns : T(0);
-      weight[j] = on[j] ? term.by_weight : T(0);
+      const auto cost = circular_cost<kCost>(per_unit * (x[j] - prediction[j]), weight[j], log_period);
+      loss[j] = cost.value;
+      prediction[j] = on[j] ? per_unit * cost.by_turns : T(0);
+      weight[j] = on[j] ? cost.by_weight : T(0);
     }
     if (op.grad_prediction) at.store_compute(op.grad_prediction, prediction);
     if (op.grad_weight) at.store_compute(op.grad_weight, weight);
@@ -127,26 +90,10 @@ __global__ void __launch_bounds__(kThreads, 2)
 }  // namespace
 
 template <class T>
-void circular_draw(const CircularDraw& op) {
-  const Layout layout = Layout().data(op.x).data(op.mean).rows(op.drawn).rows(op.concentration).rows(op.step);
-  with_access<T>(layout, [&](auto tag) {
-    using At = typename decltype(tag)::type;
-    launch(&circular_draw_kernel<At>, grid_for<At>(op.count), kThreads, op, layout.row_map());
-  });
-}
-
-template <class T>
 void circular_step(const CircularStep& op) {
-  const Layout layout = Layout()
-                            .data(op.prediction)
-                            .data(op.mean)
-                            .data(op.concentration)
-                            .data(op.known)
-                            .bytes(op.known_mask)
-                            .rows(op.alpha)
-                            .data(op.new_mean)
-                            .data(op.new_concentration)
-                            .rows(op.new_log);
+  Layout layout = Layout().data(op.sent).data(op.mean).data(op.concentration).data(op.known).bytes(op.known_mask);
+  layout.data(op.new_mean).rows(op.alpha).rows(op.new_log);
+  op.mean ? layout.data(op.new_concentration) : layout.rows(op.new_concentration);
   with_access<T>(layout, [&](auto tag) {
     using At = typename decltype(tag)::type;
     launch(&circular_step_kernel<At>, grid_for<At>(op.count), kThreads, op, layout.row_map());
@@ -156,7 +103,7 @@ void circular_step(const CircularStep& op) {
 template <class T>
 void circular_loss(const CircularLoss& op) {
   Layout layout = Layout().data(op.x).data(op.prediction).bytes(op.to.mask).losses(op.to);
-  layout = op.cost == CircularCost::kDensity ? layout.data(op.weight) : layout.rows(op.weight);
+  op.cost == CircularCost::kDensity ? layout.data(op.weight) : layout.rows(op.weight);
   with_access<T>(layout, [&](auto tag) {
     using At = typename decltype(tag)::type;
     const Chunks chunks = chunks_of(op.to, int64_t{kThreads} * At::kCount);
@@ -168,7 +115,6 @@ void circular_loss(const CircularLoss& op) {
   });
 }
 
-BFN_INSTANTIATE(circular_draw, const CircularDraw&);
 BFN_INSTANTIATE(circular_step, const CircularStep&);
 BFN_INSTANTIATE(circular_loss, const CircularLoss&);
 

@@ -7,15 +7,12 @@
 
 namespace bfn {
 
-// The most calls of Philox for one draw. Each call makes two attempts. With a probability of 2e-15 a draw would need
-// more calls.
-constexpr uint32_t kMostCalls = 16;
+constexpr uint32_t kMostCalls = 16;  // of Philox for a draw; with a probability of 2e-15 it would need more
 
 // `turns` minus an integer, in [-1/2, 1/2). The result is 0 if |turns| is at least kMostTurns, where a float has few
-// digits after the point. Double has the same limit. If a compiler fused the subtraction with the product that gave
-// such `turns`, `rest` would be the rounding error of this product.
+// digits after the point. If a compiler fused the subtraction with the product that gave such `turns`, `rest` would be
+// the rounding error of this product.
 constexpr double kMostTurns = 4194304;
-
 template <class T>
 BFN_HD T wrapped(T turns) {
   const T rest = turns - floor(turns + T(0.5));
@@ -42,10 +39,8 @@ BFN_HD float turns_of(float y, float x) {
 }
 BFN_HD double turns_of(double y, double x) { return ::atan2(y, x) / (2 * kPi); }
 
-// Draws angles of a von Mises distribution with mean 0 by the rejection method of Best and Fisher (1979). The method is
-// written for half of the angle, so that no digits cancel at any concentration. It proposes the angle
-// 2 atan(root tan(pi v)), where v is uniform: this is a wrapped Cauchy distribution. Let s be sin^2 of half of this
-// angle, and c = least + twice s. The proposal is accepted with the probability c exp(1 - c).
+// Draws angles of a von Mises distribution with mean 0 by the rejection method of Best and Fisher (1979), written for
+// half of the angle, so that no digits cancel at any concentration.
 template <class T>
 struct VonMises {
   T root, least, twice;
@@ -57,8 +52,7 @@ struct VonMises {
     least = T(0.5) + T(0.5) / grown;
     root = sqrt(2 * least / (1 + grown));
   }
-  // Makes one attempt from two words of Philox, and returns whether the angle is accepted. If the concentration is NaN,
-  // the angle is NaN.
+  // Makes one attempt from two words of Philox, and returns whether the angle is accepted, as NaN is, too.
   BFN_HD bool attempt(uint32_t angle, uint32_t height, T& turns) const {
     T sine, cosine;
     sincospi(static_cast<T>(static_cast<float>(static_cast<int32_t>(angle)) * 0x1p-32f), sine, cosine);
@@ -66,8 +60,7 @@ struct VonMises {
     turns = 2 * turns_of(y, cosine);
     return !(static_cast<T>(unit(height)) > c * exp_normal(clamp(1 - c, T(-87), T(1))));
   }
-  // Makes the attempts of variable `index`, starting at number `call` of its calls of Philox. Returns the first
-  // accepted angle in turns.
+  // Returns the first accepted angle, in turns, from number `call` of the calls of Philox of variable `index` on.
   BFN_HD T draw(uint64_t seed, uint64_t index, uint32_t call) const {
     T turns = 0;
     for (; call < kMostCalls; ++call) {
@@ -78,13 +71,10 @@ struct VonMises {
   }
 };
 
-// A row of the table describes the distribution of the concentration after some messages by kQuantiles quantiles.
-// Number i is the concentration that the normal number z = kTableEnd (2 i / (kQuantiles - 1) - 1) draws.
+// The concentration that a normal number draws from a row of the table, NaN if there is no such row. Number i of a row
+// is the concentration that the number z = kTableEnd (2 i / (kQuantiles - 1) - 1) draws.
 constexpr int kQuantiles = 256;
 constexpr float kTableEnd = 6;
-
-// The concentration that a normal number draws from a row of the table. It is interpolated between two quantiles. It is
-// NaN if the table does not have this row.
 template <class T>
 BFN_HD T quantile_of(const float* table, int64_t rows, T row, T normal) {
   const bool inside = row >= T(0) && row < static_cast<T>(rows);
@@ -92,64 +82,29 @@ BFN_HD T quantile_of(const float* table, int64_t rows, T row, T normal) {
   const int32_t below = place < T(kQuantiles - 2) ? static_cast<int32_t>(place) : kQuantiles - 2;
   const float* const at = table + (inside ? static_cast<int32_t>(row) : 0) * int64_t{kQuantiles} + below;
   const T low = static_cast<T>(at[0]), high = static_cast<T>(at[1]);
-  const T value = fused(place - static_cast<T>(below), high - low, low);
-  return inside ? value : kNaN<T>;
-}
-
-// The angle x plus some turns. The result has the unit of x, in which the circle is `period`.
-template <class T>
-BFN_HD T turned(T x, T turns, double period) {
-  return static_cast<T>(period) * wrapped(fused(static_cast<T>(1 / period), x, turns));
+  return inside ? fused(place - static_cast<T>(below), high - low, low) : kNaN<T>;
 }
 
 // The logarithm of a concentration, scaled to [-1, 1].
 template <class T>
-BFN_HD T scaled_log(T concentration, T least, T factor) {
-  return clamp((log(concentration) - least) * factor - 1, T(-1), T(1));
+BFN_HD T scaled_log(T concentration, double least, double factor) {
+  return clamp((log(concentration) - static_cast<T>(least)) * static_cast<T>(factor) - 1, T(-1), T(1));
 }
 
-// A state: its mean in turns and its concentration. update() adds a message of accuracy alpha at the angle y, which is
-// in turns, too: c' exp(i mean') = c exp(i mean) + alpha exp(i y).
+// Adds a message of accuracy alpha at the angle y to a state. The mean of the state and y are in turns: c' exp(i mean')
+// = c exp(i mean) + alpha exp(i y).
 template <class T>
-struct CircularState {
-  T turns, concentration;
-
-  BFN_HD void update(T y, T alpha) {
-    T sine, cosine;
-    sincospi(2 * wrapped(y - turns), sine, cosine);
-    const T across = fused(alpha, cosine, concentration), along = alpha * sine;
-    turns = wrapped(turns + turns_of(along, across));
-    concentration = sqrt(fused(across, across, along * along));
-  }
-};
-
-// A loss of one variable, and its derivatives by the angle in turns and by the weight.
-template <class T>
-struct CircularTerm {
-  T value, by_turns, by_weight;
-};
-
-// weight (1 - cos d), where d is the angle from the prediction to x. With the weight alpha I_1(alpha) / I_0(alpha),
-// this is the divergence of two von Mises distributions of concentration alpha.
-template <class T>
-BFN_HD CircularTerm<T> cosine_loss(T turns, T weight) {
+BFN_HD void add_message(T& mean, T& concentration, T y, T alpha) {
   T sine, cosine;
-  sincospi(wrapped(turns), sine, cosine);
-  const T distance = 2 * sine * sine;
-  return {weight * distance, T(-4 * kPi) * weight * sine * cosine, distance};
+  sincospi(2 * wrapped(y - mean), sine, cosine);
+  const T across = fused(alpha, cosine, concentration), along = alpha * sine;
+  mean = wrapped(mean + turns_of(along, across));
+  concentration = sqrt(fused(across, across, along * along));
 }
 
-// weight d^2
-template <class T>
-BFN_HD CircularTerm<T> squared_angle(T turns, T weight) {
-  const T d = T(2 * kPi) * wrapped(turns);
-  return {weight * (d * d), T(-4 * kPi) * weight * d, d * d};
-}
-
-// `scaled` is I_0(k) exp(-k), and `fall` is 1 - I_1(k) / I_0(k), for k >= 0. They are the mean of exp(-k (1 - cos u))
-// over the circle, and the mean of 1 - cos u with this weight. The midpoint rule computes them in the angle psi, where
-// sin(u / 2) = stretch sin(psi). The stretch is at most 1 and such that the exponent stays above -kLeast. The relative
-// errors of the rule are below 2e-9 and 5e-8 in float, and below 3e-14 in double.
+// `scaled` is I_0(k) exp(-k), and `fall` is 1 - I_1(k) / I_0(k), for k >= 0. They are means over an angle u, computed
+// by the midpoint rule in psi, where sin(u / 2) = stretch sin(psi). The stretch keeps the exponent above -kLeast. The
+// relative errors of the rule are below 2e-9 and 5e-8 in float, and below 3e-14 in double.
 template <class T>
 struct Bessel {
   T scaled, fall;
@@ -179,14 +134,33 @@ struct Bessel {
   }
 };
 
-// -ln of the von Mises density at `turns` from its mean. The density is per unit of the period. If the concentration is
-// below 0, the result is NaN.
+// The cost of d, the angle from the prediction to x. kCosine is weight (1 - cos d), kSquare is weight d^2, and kDensity
+// is -ln of the von Mises density per unit of the period, whose concentration is the weight; NaN if this is below 0.
+enum class CircularCost : int64_t { kCosine, kSquare, kDensity };
+
+// A cost, and its derivatives by the angle in turns and by the weight.
 template <class T>
-BFN_HD CircularTerm<T> negative_log_density(T turns, T concentration, T log_period) {
-  const T k = concentration >= T(0) ? concentration : kNaN<T>;
-  const CircularTerm<T> at = cosine_loss(turns, k);
-  const Bessel<T> bessel(k);
-  return {at.value + (log(bessel.scaled) + log_period), at.by_turns, at.by_weight - bessel.fall};
+struct CircularTerm {
+  T value, by_turns, by_weight;
+};
+
+template <CircularCost kCost, class T>
+BFN_HD CircularTerm<T> circular_cost(T turns, T weight, T log_period) {
+  if constexpr (kCost == CircularCost::kSquare) {
+    const T d = T(2 * kPi) * wrapped(turns);
+    return {weight * (d * d), T(-4 * kPi) * weight * d, d * d};
+  } else {
+    T sine, cosine;
+    sincospi(wrapped(turns), sine, cosine);
+    const T w = kCost == CircularCost::kCosine || weight >= T(0) ? weight : kNaN<T>, distance = 2 * sine * sine;
+    CircularTerm<T> term{w * distance, T(-4 * kPi) * w * sine * cosine, distance};
+    if constexpr (kCost == CircularCost::kDensity) {
+      const Bessel<T> bessel(w);
+      term.value += log(bessel.scaled) + log_period;
+      term.by_weight -= bessel.fall;
+    }
+    return term;
+  }
 }
 
 }  // namespace bfn

@@ -8,41 +8,21 @@
 
 namespace bfn {
 
-// An op can write the logarithm of a concentration, scaled to (log - least) factor - 1. If `factor` is 0, it writes the
-// concentration itself.
-struct LogScale {
-  double least, factor;
-};
-
-// mean = x + an angle of a von Mises distribution. The sender passes the concentration of this distribution. The flow
-// passes a table instead, and draws the concentration from row `step` of the table. `step` is a row scalar. A step
-// outside [0, rows) gives NaN.
-struct CircularDraw {
-  int64_t count;
-  View x, concentration, step;
-  const float* table;  // [rows, kQuantiles]
-  int64_t rows;
-  Noise noise;  // its normals draw the concentration, and its seed draws the angle
-  double period;
-  LogScale log;
-  View mean, drawn;  // the mean, and the concentration or its logarithm
-};
-
-// Updates a state by a message. The message is drawn about the prediction or, where known_mask is not 0, about the
-// known value. If `seed` is null, nothing is drawn: the prediction or the known value is itself the message.
+// A message about `sent` or, where known_mask is not 0, about the known value, updates a state. Without a state, the
+// message itself is the new state. Without noise, nothing is drawn: the angle that is sent is the message.
 struct CircularStep {
   int64_t count;
-  View prediction, mean, concentration, alpha, known, known_mask;
-  const int64_t* seed;
-  double period;
-  LogScale log;
-  View new_mean, new_concentration, new_log;
+  View sent, mean, concentration, known, known_mask;
+  View alpha;          // the accuracy of the message or, with a table, the row from which it is drawn; a row scalar
+  const float* table;  // [rows, kQuantiles], or null; a row outside [0, rows) gives NaN
+  int64_t rows;
+  Noise noise;  // its normals draw the accuracy, and its seed draws the angle
+  double period, log_least, log_factor;
+  View new_mean, new_concentration;
+  View new_log;  // receives the logarithm of the new concentration, scaled to (log - log_least) log_factor - 1
 };
 
-enum class CircularCost : int64_t { kCosine, kSquare, kDensity };
-
-// The cost of d, the angle from the prediction to x. kCosine is weight (1 - cos d), kSquare is weight d^2, and kDensity
-// is -ln of the von Mises density with the concentration `weight`. A gradient is null if it is not needed.
+// The costs of angles. A gradient is null if it is not needed.
 struct CircularLoss {
   CircularCost cost;
   double period;
@@ -50,8 +30,6 @@ struct CircularLoss {
   LossTarget to;
 };
 
-template <class T>
-void circular_draw(const CircularDraw& op);
 template <class T>
 void circular_step(const CircularStep& op);
 template <class T>

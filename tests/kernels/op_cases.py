@@ -329,7 +329,7 @@ CIRCULAR = [
     Case("circular.update_sample", {"pred": ANGLE, **CIRCLE}, MESSAGES),
     Case("circular.update_sample[concentration]", {"pred": ANGLE, **CIRCLE, "known": poisoned(ANGLE, 1.0), "known_mask": some}, MESSAGES, part=1),
     Case("circular.update_sample[log]", {"pred": uniform(0, 1), **CIRCLE, "mean": uniform(0, 1)}, {**MESSAGES, **PERIOD}, into="log_out"),
-    Case("circular.renoise", {"pred": ANGLE, **AFTER, "known": ANGLE, "known_mask": some}, MESSAGES),
+    Case("circular.renoise", {"pred": ANGLE, **AFTER}, MESSAGES),
     Case("circular.renoise[log]", {"pred": uniform(0, 1), **AFTER}, {"output": "log", **MESSAGES, **PERIOD}, part=1),
 ]  # fmt: skip
 for op, fields, options, diff in [

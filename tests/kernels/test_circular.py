@@ -332,6 +332,13 @@ def test_the_step_of_a_time_is_found_though_the_time_was_rounded():
     assert torch.equal(model.step_at((torch.arange(1000) / 1000).float()), torch.arange(1, 1001))
 
 
+def test_a_time_at_which_no_step_starts_is_refused():
+    model = nn.Circular(Network(), TEN)
+    assert model.step_at(torch.tensor([0.0, 0.3, 1.0])).tolist() == [1, 4, 11]
+    with pytest.raises(ValueError, match=r"t must be \(i - 1\)/n for a step i from 1 to n = 10, got 0.34"):
+        model(torch.zeros(2), torch.tensor([0.3, 0.34]))
+
+
 def test_a_checkpoint_holds_the_accuracies():
     model = nn.Circular(Network(), TEN)
     other = nn.Circular(Network(), VonMisesAccuracy([1.0, 2.0]))
@@ -366,4 +373,3 @@ def test_a_checkpoint_brings_the_concentration_of_its_schedule():
     assert empty.concentration != saved.concentration
     empty.load_state_dict(saved.state_dict())
     assert empty.concentration == saved.concentration
-    assert nn.Circular(torch.nn.Linear(2, 1), schedules[0], concentration=3.0).concentration == 3.0
