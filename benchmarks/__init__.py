@@ -10,6 +10,7 @@ measure.py         measures time
 memory.py          measures peak extra memory, in a separate process
 report.py          tables, CSV and plot
 
+`python -m benchmarks.clients` compares computations of other projects with the ops, or with a checkout of their code.
 `python -m benchmarks.patched` times the authors' code before and after it is patched.
 `python -m benchmarks.runs` measures time to quality, of the published training loop and of `bfn`.
 """
