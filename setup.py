@@ -1,6 +1,6 @@
-"""Builds the CPU kernels once per instruction set; the best one that the processor supports is loaded at import. Builds
-the CUDA kernels if there is an nvcc, whether or not torch was built for CUDA. Without a C++ compiler the Python files
-are installed alone, and torch is not imported."""
+"""Builds the CPU kernels once per instruction set. At import, the best build that the processor supports is loaded.
+Builds the CUDA kernels if there is an nvcc, whether or not torch was built for CUDA. Without a C++ compiler only the
+Python files are installed, and torch is not imported."""
 
 import os
 import platform
@@ -70,8 +70,8 @@ NVCC_FLAGS = ["-std=c++17", "-O3", "--expt-relaxed-constexpr", "--threads=2", "-
 
 
 def cuda_objects(folder: Path) -> list[str]:
-    """Compiles the CUDA kernels, and leaves the output of nvcc beside each object. nvcc is called here because
-    CUDAExtension refuses to work with a torch without CUDA, whose headers the kernels do not need."""
+    """Compiles the CUDA kernels, and writes nvcc's messages to a .log file next to each object. This calls nvcc itself,
+    since torch's CUDAExtension needs a torch that was built for CUDA. The kernels need no headers of torch."""
     folder.mkdir(parents=True, exist_ok=True)
     code = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in ARCHITECTURES]
     code.append(f"-gencode=arch=compute_{ARCHITECTURES[-1]},code=compute_{ARCHITECTURES[-1]}")
@@ -122,7 +122,8 @@ def build_command() -> type:
 def extension(name: str, sources: list[str], flags: list[str], **more):
     from torch.utils.cpp_extension import CppExtension
 
-    tuned = (os.environ.get("BFN_TUNED") or name).split(",")  # others compile in a quarter of the time, and run slower
+    # Builds that BFN_TUNED does not name get -O1: they compile in a quarter of the time, and run slower.
+    tuned = (os.environ.get("BFN_TUNED") or name).split(",")
     compile_args = {"cxx": [*FLAGS, *flags, f"-DBFN_INIT=PyInit_{name}", *([] if name in tuned else ["-O1"])]}
     more["extra_link_args"] = [*LINK_FLAGS, *more.get("extra_link_args", ())]
     return CppExtension(
@@ -135,15 +136,15 @@ def extensions() -> list:
     chosen = wanted.split(",") if wanted else [*CPU_BUILDS, "_cuda"]
     found = [extension(name, CPU_SOURCES, flags) for name, flags in CPU_BUILDS.items() if name in chosen]
     if NVCC and "_cuda" in chosen:
-        # the runtime is linked statically, so that it cannot clash with the shared one that torch has loaded
+        # CUDA's runtime is linked statically, so that it cannot clash with the shared runtime that torch has loaded
         cuda = extension(
             "_cuda",
             BINDINGS,
             ["-DBFN_CUDA", "-DUSE_CUDA"],
             library_dirs=[str(toolkit() / "lib64"), str(toolkit() / "lib")],
             libraries=["cudart_static", "rt", "pthread", "dl"],
-            # libtorch must stay linked though nothing in a CPU build of it is used: in a CUDA build it leads to the
-            # function that returns the current stream
+            # The linker must keep libtorch, although a CPU build of torch has nothing in it that is used: in a CUDA
+            # build, it loads the library with the function that returns the current stream.
             extra_link_args=["-Wl,--no-as-needed", "-ltorch"],
         )
         found.append(cuda)
@@ -152,7 +153,7 @@ def extensions() -> list:
 
 commands = {"build_py": BuildPython}
 if CXX is not None:
-    os.environ["CXX"] = CXX  # the compiler that links, too
+    os.environ["CXX"] = CXX  # setuptools compiles and links with it
     commands["build_ext"] = build_command()
 
 setup(

@@ -1,4 +1,5 @@
-"""Measure every case, print the tables, write a CSV and a page. The exit status is 1 if any result was wrong."""
+"""Measure every case, print the tables, write a CSV and a page. The exit status is 1 if a row has the status FAILED,
+since a result was wrong or a call raised an error."""
 
 import argparse
 import sys
@@ -120,7 +121,7 @@ def tell(
     """Prints the tables, and writes the CSV and the page. Returns the path of the page."""
     console.print(report.results_table(rows))
     held = {row.held_to: None for row in rows if row.held_to}
-    console.print("error: of the output and of each gradient, relative in the 2-norm of a row of the batch, the worst.")
+    console.print("error: relative, in the 2-norm of a row; the largest of all rows, of the output and all gradients.")
     for text in held:
         who = {(row.case, row.competitor): None for row in rows if row.held_to == text}
         names = "everybody else" if len(who) > len(rows) // 2 else ", ".join(f"{n} in {c}" for c, n in who)

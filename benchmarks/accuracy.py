@@ -1,4 +1,5 @@
-"""The error of a backend's L_n with eight nodes and with ten draws, compared with a sum over 4001 points."""
+"""The errors of a backend's n-step loss L_n by eight quadrature nodes and by ten draws. A sum over 4001 points is the
+truth."""
 
 import math
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from benchmarks import closed_forms, timed_cases
 from benchmarks.competitors import kernel
 from benchmarks.timed_cases import CIFAR, MONTE_CARLO, N_STEPS, QUADRATURE, SIGMA_1, Case
 
-POINTS, REACH = 4001, 8.0
+POINTS, REACH = 4001, 8.0  # the number of points ε, which are equidistant in [−REACH, REACH]
 PER_ROW = 8  # variables in each row
 
 
@@ -29,7 +30,7 @@ class Errors:
 
 
 def fine_rule(tensors: dict, num_bins: int) -> Tensor:
-    """n·E[−ε²/2 − LSE_k(ln p_k − (y − c_k)²/2τ²)] as a sum over equidistant ε, in float64."""
+    """The n-step loss of `closed_forms.discretised_discrete_time_loss`, as a sum over the points ε in float64."""
     x, mean, log_std, t = (tensors[k].double() for k in ("x", "pred_mean", "pred_log_std", "t"))
     log_p = closed_forms.log_bin_probs(mean, closed_forms.output_std(log_std), num_bins)
     step = 2 * math.log(SIGMA_1) / N_STEPS

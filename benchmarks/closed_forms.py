@@ -1,8 +1,8 @@
 """The closed forms in plain torch: the best code that a user would write without this library.
 
-It also works under torch.compile. Gradients are autograd's. Only the tables of `VonMisesAccuracy` and their constants
-are the library's. `noise`, if it is passed, replaces the normals that torch would draw, and `draw_noise` the uniforms
-that draw a class. Numbers in parentheses are equations of Graves et al. 2023.
+The code also works under torch.compile. Gradients are autograd's. Only the tables of `VonMisesAccuracy` and their
+constants come from the library. `noise`, if it is passed, replaces the normals that torch would draw, and `draw_noise`
+the uniforms that draw a class. Numbers in parentheses are equations of Graves et al. 2023. LSE is logsumexp.
 """
 
 import math
@@ -41,7 +41,7 @@ def continuous_flow_sample(x: Tensor, t: Tensor, noise: Tensor | None = None, *,
 
 
 def continuous_update_sample(x, mean, precision, alpha, noise=None, *, out: Tensor | None = None) -> Tensor:
-    """(ρμ + αx)/ρ' + (√α/ρ')·ε."""
+    """(ρμ + αx)/ρ' + (√α/ρ')·ε, where ρ' = ρ + α."""
     total = precision + alpha
     updated = drawn(x.shape, noise, x, out).mul_(column(alpha.sqrt() / total))
     return updated.addcmul_(column(precision / total), mean).addcmul_(column(alpha / total), x)
@@ -65,7 +65,8 @@ def edges(num_bins: int, like: Tensor) -> Tensor:
 
 
 def discretised_continuous_time_loss(x, pred_mean, pred_log_std, t, *, num_bins: int, sigma_1: float) -> Tensor:
-    """weight·(x − k̂)² (101), where k̂ = (1 − 1/K) − h·ΣΦ(z_j) = −(1/K)·Σ erf(z_j/√2)."""
+    """weight·(x − k̂)² (101). The expected bin centre is k̂ = −(1/K)·Σ erf(z_j/√2), where z_j is the distance of the
+    j-th inner edge from the mean, in standard deviations."""
     scale = (math.sqrt(0.5) / output_std(pred_log_std)).unsqueeze(-1)
     z = (edges(num_bins, x) - pred_mean.unsqueeze(-1)) * scale
     return continuous_weight(t, sigma_1) * (x + z.erf().sum(-1) / num_bins).square()
@@ -99,8 +100,9 @@ def expectation(like, noise, n_samples, quadrature) -> list[tuple]:
 def discretised_discrete_time_loss(
     x, pred_mean, pred_log_std, t, noise=None, *, num_bins, sigma_1, n_steps, n_samples=None, quadrature=None, floor=0.0
 ) -> Tensor:
-    """n·E[−ε²/2 − LSE_k(ln p_k − (y − c_k)²/2τ²)] (113–119). With a floor, p is clamped to [floor, 1 − floor], as in
-    torch's Categorical, which the published formulation uses, and then normalised."""
+    """n·E[−ε²/2 − LSE_k(ln p_k − (y − c_k)²/2τ²)] (113–119), where y = x + τε, τ = 1/√α, and c_k is the centre of bin
+    k. With a floor, p is clamped to [floor, 1 − floor] and then normalised, as the published formulation does by
+    torch's Categorical."""
     step = 2 * math.log(sigma_1) / n_steps
     root_alpha = column((-math.expm1(step) * torch.exp(-step * (n_steps * t + 1))).sqrt())
     log_p = log_bin_probs(pred_mean, output_std(pred_log_std), num_bins)
@@ -166,7 +168,7 @@ def sign(x: Tensor, like: Tensor) -> Tensor:
 
 
 def binary_flow_sample(x: Tensor, t: Tensor, noise: Tensor | None = None, *, beta_1: float) -> Tensor:
-    """σ(d), d ~ N(2βs, 4β)."""
+    """σ(d), d ~ N(2βs, 4β), where σ is the sigmoid and s the `sign` of x."""
     beta = column(beta_1 * t.clamp(max=1 - 1e-6) ** 2)
     return drawn(x.shape, noise, t).mul_((4 * beta).sqrt()).addcmul_(2 * beta, sign(x, t)).sigmoid_()
 
@@ -201,7 +203,8 @@ def binary_discrete_time_loss(
 
 
 def circular_flow_sample(x: Tensor, step: Tensor, normals=None, angle=None, *, schedule: VonMisesAccuracy) -> Tensor:
-    """x + an angle of vM(0, c). The concentration c is random: it is interpolated between the quantiles of its law."""
+    """x + an angle of vM(0, c). The concentration c is random: a normal chooses a place in the table of the quantiles
+    of c, and c is interpolated there."""
     table = schedule.on(x.device)[step - 1]
     normals = torch.randn_like(x) if normals is None else normals
     place = ((normals + TABLE_END) * ((QUANTILES - 1) / (2 * TABLE_END))).clamp(0, QUANTILES - 1)

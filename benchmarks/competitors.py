@@ -17,8 +17,9 @@ from bfn_kernels.backends import BACKENDS
 
 PUBLISHED, EAGER, COMPILED, BASE = "published", "eager", "compiled", "base"
 UNFUSED, PRODUCTS = "unfused", "products"  # our ops that store [..., K], and only the matrix products of a case
-# The largest allowed error of an output or gradient: relative, in the 2-norm, for the worst row of the batch. ln p of a
-# bin, and even more its gradient, loses digits in float32 if it is computed from differences of Φ.
+# The largest allowed error of an output or gradient: relative, in the 2-norm, for the worst row of the batch.
+# TOLERANCE_KERNEL is for our kernels, and TOLERANCE_LOG_BINS for an n-step loss of bins in plain PyTorch: there ln p of
+# a bin loses digits in float32, and its gradient loses more.
 TOLERANCE, TOLERANCE_LOG_BINS, TOLERANCE_KERNEL = 1e-3, 3e-2, 2e-4
 
 Truth = Callable[[Case, dict, dict], Tensor]
@@ -170,13 +171,13 @@ def bit_sent(noise: dict, tensors: dict) -> dict:
 
 
 def messages(tensors: dict, seed: Tensor) -> Tensor:
-    """All messages about the angles of a flow, float64."""
+    """All messages about the angles of a flow, float64 `[n, *x.shape]`."""
     x, alphas = timed_cases.angles_of(tensors).double(), timed_cases.of_messages().alphas.to(seed.device)
     return circular.sender_sample(x.expand(len(alphas), *x.shape), alphas, seed=seed)
 
 
 def sum_of_messages(case: Case, tensors: dict, noise: dict) -> Tensor:
-    """The mean after the messages before each step, which update the state one after the other."""
+    """The mean of the state at the start of each row's step, after updates by all earlier messages, one by one."""
     mean = torch.zeros_like(timed_cases.angles_of(tensors))
     concentration, found = torch.zeros_like(mean), torch.zeros_like(mean)
     sent = zip(messages(tensors, tensors["seed"]), timed_cases.of_messages().alphas, strict=True)
@@ -253,8 +254,8 @@ def plain_tolerance(case: Case) -> float:
 
 
 def of_backend(name: str, case: Case) -> Competitor:
-    # Every implementation loses digits in the difference between x and a mean that was rounded to float32, and in
-    # p_k − s + p_x·q near 0 if a matrix product has rounded the logits.
+    # In the cases that are not `exact`, every implementation loses digits: in the difference between x and a mean that
+    # was rounded to float32, or in small gradients by logits that a matrix product has rounded.
     exact = name != "reference" and not case.op.endswith("flow_and_loss") and not case.weights
     return Competitor(
         name,
@@ -265,10 +266,10 @@ def of_backend(name: str, case: Case) -> Competitor:
 
 
 def competitors(case: Case, backends: list[str], quick: bool = False, max_elements: int = 2**28) -> list[Competitor]:
-    """The backends and their peers. All are compared with the first backend.
+    """The competitors of a case, the backends first. The report divides all times by the time of the first backend.
 
-    max_elements: the most numbers per tensor for formulations that visit every bin of every draw. Larger cases would
-    take minutes, or too much memory.
+    max_elements: the most `Case.elements`, variables times classes or bins times draws, for competitors that are no
+    backends. In larger cases these are left out, since they would take minutes or too much memory.
     """
     found = [of_backend(name, case) for name in backends]
     if case.within:  # the target compares our op with our op in another case
@@ -299,7 +300,7 @@ def leaves(competitor: Competitor, case: Case, tensors: dict) -> dict:
     """The tensors as the competitor takes them. Tensors with a gradient require it."""
     tensors = competitor.tensors(tensors)
     if case.options.get("reuse"):
-        tensors = tensors | {"out": tensors["mean"].clone()}  # a clone: its memory has been written, as a state's has
+        tensors = tensors | {"out": tensors["mean"].clone()}  # memory that has been written, like a state's memory
     return {k: v.detach().requires_grad_() if k in case.diff else v for k, v in tensors.items()}
 
 

@@ -35,7 +35,7 @@ class Cpu:
 
 class Gpu:
     """A GPU, timed by its events and with a cold L2: before each call, more memory is written than an L2 holds. The
-    launches of the call are queued during this write, so they count only if they take longer than the kernels."""
+    launches of the call are queued during this write. So the time of a launch counts only if the GPU waits for it."""
 
     name = "cuda"
     seconds = 0.5

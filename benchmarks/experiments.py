@@ -74,8 +74,8 @@ def of(command: str, path: Path) -> Run:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.experiments", description=__doc__.split("\n")[0])
-    parser.add_argument("command", help="the command of the run, which had as many threads as this process")
-    parser.add_argument("run", type=Path, help="its directory")
+    parser.add_argument("command", help="the command that made the run, with as many threads as this process")
+    parser.add_argument("run", type=Path, help="the directory of the run")
     parser.add_argument("--out", type=Path, default=Path("runs/experiments.csv"), help="the CSV")
     options = parser.parse_args(arguments)
     runs = {run.command: run for run in files.read(Run, options.out)} if options.out.exists() else {}

@@ -53,7 +53,8 @@ def conditions(kind: type, path: Path) -> str:
 
 
 def table(kind: type, name: str, module) -> Callable[[Path], str]:
-    """A table of all rows of a file. The module that wrote the file has its columns, and makes the cells of a row."""
+    """A table of all rows of a file. `module`, which wrote the file, has the titles in COLUMNS. Its function `cells`
+    makes the cells of a row."""
     return lambda folder: page.markdown_table(module.COLUMNS, map(module.cells, files.read(kind, folder / name)))
 
 
@@ -113,7 +114,8 @@ def full_size(folder: Path) -> str:
 
 
 def time_to_quality(title: str) -> Callable[[Path], str]:
-    """The table of `benchmarks.runs` with this title. The table of speeds has one row more, the gain by ops alone."""
+    """The table of `benchmarks.runs` with this title. The table of speeds gets one more row: how many times as fast the
+    ops alone make training steps of full-size networks."""
 
     def text(folder: Path) -> str:
         runs = files.read(runs_report.Run, folder / "runs.csv")

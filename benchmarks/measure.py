@@ -1,4 +1,4 @@
-"""Measures times: all competitors take turns, and have medians and percentiles. Also describes the machine."""
+"""Measures the times of competitors, which take turns, and their medians and percentiles. Describes the machine."""
 
 import gc
 import platform
@@ -45,7 +45,7 @@ def clock(run: Run | OtherRevision, device: Device, calls: int = 1) -> float:
 
 
 def timings(runs: dict[str, Run | OtherRevision], seconds: float, device: Device) -> dict[str, Timing]:
-    """Times each run for about `seconds`, but at least three times. The runs must have been called before.
+    """Times each run for about `seconds`, in 3 to 60 repetitions. The runs must have been called before.
 
     The repetitions of all runs take turns, so that all see the machine in the same state. A short run is called once
     before each repetition, so that the caches and spinning threads of the previous run do not disturb its time. Between
@@ -94,7 +94,7 @@ def copy_bandwidth(device: Device, megabytes: int = 256) -> float:
 
 def begun(device: Device) -> dict[str, str]:
     """Prepares the process, which must not have allocated anything large, and describes the machine. From here on,
-    large tensors of all competitors use huge pages, in the heap that a training step has left."""
+    large tensors use huge pages, and tensors of up to 32 MiB use the heap that a training step has left."""
     memory.start_server()
     heap.warm()
     return machine(device) | {"heap": TRAINED}
@@ -136,7 +136,7 @@ def processor() -> str:
 
 
 def compiler() -> str:
-    """The version of the compiler that torch.compile and setup.py use."""
+    """The version of `c++`, the compiler that setup.py uses unless CXX names another."""
     try:
         return subprocess.run(["c++", "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
     except (OSError, subprocess.CalledProcessError, IndexError):

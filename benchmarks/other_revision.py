@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 
 
 class OtherRevision:
-    """The process of a revision, which has one case at a time. To call the object runs this case."""
+    """A process with the kernels of another revision. It has one case at a time; calling this object runs the case."""
 
     def __init__(self, revision: str, backend: str, device: str):
         """revision: as `resolved` returns it."""

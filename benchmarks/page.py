@@ -67,7 +67,7 @@ def times(rows: Sequence[Row], backend: str) -> str:
 
 
 def peaks(rows: Sequence[Row], backend: str) -> str:
-    """The peak extra memory of the cases in which the backend's was measured."""
+    """The peak extra memory of all competitors, in the cases in which the backend's peak was measured."""
     order = (backend, EAGER, COMPILED, PUBLISHED)
     found = {
         case: [memory(rows, case, name) for name in order] + [memory(rows, case, backend, "allowed_bytes")]

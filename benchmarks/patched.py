@@ -2,10 +2,11 @@
 
     python -m benchmarks.patched --official <a checkout of github.com/nnaisense/bayesian-flow-networks>
 
-Each of their configurations is measured at its batch size, except for n-step losses that would not fit into memory
-(`batch_of`). A fixed tensor of small normals replaces the output of the network, so that only flows, losses and
-samplers are measured. The last part is a training step with a small version of their network, since the full networks
-are too much for a CPU. With a full network, a larger share of the time would be the network's.
+Each configuration of the authors is measured at its batch size, except for n-step losses that would not fit into memory
+(`batch_of`). PARTS lists what is measured of a configuration. A fixed tensor of small normals replaces the output of
+the network, so that only flows, losses and samplers are measured. Only the last part, a training step, has a network: a
+small version of the authors' network, since the full one is too much for a CPU. A full network would take a larger
+share of the step.
 """
 
 import argparse
@@ -203,7 +204,7 @@ def table(rows: Sequence[Row]) -> Table:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.patched", description=__doc__.split("\n")[0])
-    parser.add_argument("--official", type=Path, required=True, metavar="CHECKOUT", help="their code")
+    parser.add_argument("--official", type=Path, required=True, metavar="CHECKOUT", help="the authors' code")
     parser.add_argument("--only", default="", metavar="TEXT", help="configurations whose name has this in it")
     parser.add_argument("--quick", action="store_true", help="two examples, few repetitions")
     parser.add_argument("--out", type=Path, default=None, help="directory of the results (runs/patched/<date>)")

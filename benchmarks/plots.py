@@ -29,7 +29,8 @@ def memory_against_k(rows: Sequence[Row], path: Path) -> Path | None:
 
 
 def against_k(rows: Sequence[Row], path: Path, label: str, of: Callable[[Row], tuple[float, ...]]) -> Path | None:
-    """Plots a value and its band against K, with a panel for each series that has several K; None if there is none."""
+    """Plots a value and its band against K, with a panel for each series that has several K. Returns None if no series
+    has."""
     lines: dict[str, dict[str, Points]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         values = of(row)

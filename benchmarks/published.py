@@ -172,8 +172,8 @@ def binary_discrete_time_loss(x, logits, t, noise=None, *, beta_1: float, n_step
 
 
 def circular_flow_sample(x: Tensor, step: Tensor, y: Tensor | None = None, *, schedule: VonMisesAccuracy) -> Tensor:
-    """Draws every message about every angle in float64, and keeps the sum of those before the step, which is at least
-    2. y: the messages, `[n, *x.shape]`."""
+    """Draws every message about every angle in float64. Returns the direction of the sum of all messages before `step`,
+    weighted by their accuracies. step is at least 2. y: the messages, `[n, *x.shape]`."""
     alpha = schedule.alphas.to(x.device).view(-1, *[1] * x.dim())
     if y is None:
         wide = (len(alpha), *x.shape)

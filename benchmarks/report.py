@@ -15,7 +15,7 @@ from benchmarks.competitors import BASE, COMPILED, EAGER, PRODUCTS, PUBLISHED, U
 from benchmarks.timed_cases import Case
 
 MIB = 2**20
-SLOWER = 1.05  # a case that takes this many times as long as at the other revision is shown in red
+SLOWER = 1.05  # a case that takes more than this many times as long as at the other revision is shown in red
 OK, FAILED, STOPPED = "ok", "FAILED", "stopped"
 
 
@@ -250,7 +250,8 @@ def bandwidth_table(rows: Sequence[Row], backends: Sequence[str], copying: float
 
 
 def base_table(rows: Sequence[Row], backend: str, revision: str) -> Table:
-    """The times of another revision divided by the times of this revision. A loss of more than 5 % is red."""
+    """The times of another revision divided by the times of this revision. A case that is now more than 5 % slower is
+    red."""
     title = f"Time at {revision} / time now"
     table = of_columns(("case", "now", revision, "ratio"), left=("case",), title=title)
     for case, now, before in beside_base(rows, backend):

@@ -195,7 +195,8 @@ class Race:
 
     def sampled(self, data: Data) -> Iterator[Drawn]:
         """Samples of the best weights: first by the published sampler at all numbers of steps. Then each of our
-        samplers gets more steps until it is as good as the published sampler with the most steps."""
+        samplers takes more and more steps, until it is as good as the published sampler with the most steps or has
+        taken all numbers of steps in `plan.ours`."""
         held_out = data.test[: self.plan.samples]
 
         def drawn(loop: str, sampler: str, n_steps: int) -> Drawn:
@@ -260,10 +261,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--mnist", type=Path, default=None, metavar="FOLDER", help="the folder of MNIST's files")
     parser.add_argument("--text", type=Path, default=None, metavar="FOLDER", help="the folder of shakespeare.txt")
     parser.add_argument("--only", default="", metavar="TEXT", help="experiments whose name has this in it")
-    parser.add_argument("--seconds", type=float, default=None, help="of training, for each loop (100 to 260)")
+    parser.add_argument("--seconds", type=float, default=None, help="seconds of training for each loop (100 to 260)")
     parser.add_argument("--samples", type=int, default=200, help="samples that are compared (200)")
     parser.add_argument("--steps", type=int, default=100, help="the most steps of the published sampler (100)")
-    parser.add_argument("--quick", action="store_true", help="tiny networks, for a second; only checks that all runs")
+    parser.add_argument("--quick", action="store_true", help="tiny networks, half a second; only checks that it runs")
     parser.add_argument("--out", type=Path, default=None, help="directory of the results (runs/runs/<date>)")
     options = parser.parse_args(arguments)
     names = [name for name in EXPERIMENTS if options.only in name and getattr(options, EXPERIMENTS[name].folder)]

@@ -19,7 +19,7 @@ SPEED, QUALITY, SAMPLES = "Training: speed and memory", "Training: quality", "Sa
 @dataclass(frozen=True)
 class Point:
     """The bound of a loop's weights on held-out data, in bits per dimension. seconds: the time on the loop's clock.
-    bits: the lower bound of the averaged and of the current weights."""
+    bits: the smaller of averaged_bits and current_bits. error: the standard error of bits."""
 
     experiment: str
     loop: str
@@ -171,7 +171,8 @@ a step: the median. steps a second: bfn / published. Both leave out the seconds 
 chooses a precision and compiles; all other times include them. MiB: by how much a process grew in training. bits: per
 dimension of held-out data, of the averaged or the current weights, whichever are better. target: the bits of the
 published loop at its end. told apart: the share of samples and held-out examples whose nearest neighbour is of the same
-kind, ideally 0.5. faster by: relative to the published sampler with the most steps, if the samples are as good."""
+kind, ideally 0.5. faster by: seconds to target, published / bfn; for samples, relative to the published sampler with
+the most steps, if the samples are as good."""
 
 
 def picture(points: Sequence[Point], path: Path) -> Path:

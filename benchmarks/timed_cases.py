@@ -51,14 +51,14 @@ class Case:
     # the targets; 0 means that there is none
     published: float = 0  # least speed relative to the published formulation
     closed: float = 0  # least speed relative to the best of the closed forms, eager or compiled
-    eager: float = 0  # least speed relative to one of the two, if they have separate targets
-    compiled: float = 0
+    eager: float = 0  # least speed relative to the eager closed form
+    compiled: float = 0  # least speed relative to the compiled closed form
     unfused: float = 0  # least speed relative to our own ops that store [..., K]
     lighter: float = 0  # least memory of the published formulation relative to ours, beyond the weights' gradients
-    products: float = 0  # largest ratio of our time to that of the bare matrix products
+    products: float = 0  # largest ratio of our time to the time of the matrix products alone
     spread: float = 0  # largest ratio of the slowest to the fastest case among the cases that differ only in K
     per_class: bool = False  # whether `spread` compares times divided by K
-    small: bool = False  # whether the data are so small that the call itself takes the time; compared with eager only
+    small: bool = False  # whether the overhead of a call takes most of the time; compared with eager only
     times: str = ""  # a word for the shape of the times; if it is in PASSED, our op gets expanded times
     within: float = 0  # largest ratio of our time to our time in the case `against`
     against: str = ""  # the other case with which the targets compare; "" is this case
@@ -109,7 +109,7 @@ class Case:
 
     @property
     def elements(self) -> int:
-        """How many numbers a formulation computes if it visits every class of every draw."""
+        """How many numbers a formulation computes if it visits every class or bin of every draw or node."""
         draws = max(self.options.get("n_samples", 1), self.options.get("quadrature", 1))
         return math.prod(self.shape) * max(self.k, 1) * draws
 
@@ -131,17 +131,18 @@ class Case:
 
 @functools.cache
 def of_messages() -> VonMisesAccuracy:
-    """Accuracies about as those that CrysBFN publishes, with which the entropy falls linearly."""
+    """Accuracies close to CrysBFN's, with which the entropy falls linearly."""
     return VonMisesAccuracy(torch.logspace(-1, 0.9, MESSAGES, dtype=torch.float64))
 
 
 def beta_1(k: int) -> float:
-    """β₁ with K·β₁ as in the paper's text8 experiment. With a larger β₁, every step would saturate at once."""
+    """β₁ with the same K·β₁ as in the authors' configuration for text8. With a larger β₁, every step would saturate at
+    once."""
     return 15.2 / k
 
 
 def over_k(bins: tuple[int, ...], case: Case, **first) -> list[Case]:
-    """The case for each number of bins. `first` has the targets that apply to a single K, under the name `k<K>`."""
+    """The case for each number of bins or classes K. `first` has the targets of a single K, under the name `k<K>`."""
     return [replace(case, k=k, **first.get(f"k{k}", {})) for k in bins]
 
 
@@ -153,7 +154,7 @@ def of_atoms(op: str) -> list[Case]:
 
 
 def of_crystals(op: str, *atoms: int) -> list[Case]:
-    """The op with a step for each atom, beside code that draws all messages about its coordinates."""
+    """The op with a step for each atom, compared with code that draws all messages about the atom's coordinates."""
     return [Case(op, (count, 3), times=f"{count} atoms", published=1000) for count in atoms]
 
 
@@ -364,7 +365,7 @@ def _binary(case: Case, name: str, t: Tensor, g) -> tuple[dict, dict]:
 
 
 def _circular(case: Case, name: str, t: Tensor, g) -> tuple[dict, dict]:
-    """Angles. A state that is drawn has seen a message at least. All that is drawn follows from a seed."""
+    """Angles. A state that an op draws has received at least one message. All draws of an op follow from a seed."""
     x, pred = math.pi * _uniform(case.shape, g), math.pi * _uniform(case.shape, g)
     step = 2 + (t * (MESSAGES - 1)).long()
     if name == "discrete_time_loss":

@@ -40,8 +40,8 @@ from bfn_kernels.samplers import SAMPLERS
 
 
 class Commands(TyperGroup):
-    """Commands whose errors print one line without a traceback, if a user can fix them. Of the processes on a machine,
-    only the first prints it."""
+    """Commands whose errors print one line without a traceback, if a user can fix them. If a machine runs several
+    processes, only the first one prints the line."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -133,7 +133,7 @@ def train(
 def evaluate_command(
     run: Run,
     overrides: Overrides = None,
-    table: Annotated[bool, typer.Option("--table", help="A table for --steps and continuous time.")] = False,
+    table: Annotated[bool, typer.Option("--table", help="The bound for --steps and for continuous time.")] = False,
     steps: Steps = DEFAULT_STEPS,
 ) -> None:
     """The bound on held-out data, in bits per dimension."""
@@ -167,7 +167,10 @@ def compare_command(
         choose(SAMPLERS, name, "--samplers")
     model, settings, data = load_run(run, overrides, processes.start().device)
     drawn = tables.samplers(model, data, settings, model.device, names, numbers)
-    rows = list(shown(drawn, total=len(names) * len(numbers) * (1 if settings.sample.guide is None else 2)))
+    runs = len(names) * (1 if settings.sample.guide is None else 2)
+    count, calls = min(len(data.test), tables.SAMPLES), runs * sum(n + 1 for n in numbers)
+    with fast(model, settings, count, calls, console.print):
+        rows = list(shown(drawn, total=runs * len(numbers)))
     console.print(tables.samplers_table(rows, settings))
     console.print(f"plot: {plots.plot_samplers(rows, directory(run) / 'samplers.png')}")
 
@@ -178,7 +181,7 @@ def sample_command(
     overrides: Overrides = None,
     sampler: Annotated[str | None, typer.Option(help=f"sample.sampler: one of {', '.join(SAMPLERS)}.")] = None,
     steps: Annotated[int | None, typer.Option(help="sample.n_steps: the number of steps.")] = None,
-    tolerance: Annotated[float | None, typer.Option(help="sample.tolerance: the error of a step of ode2.")] = None,
+    tolerance: Annotated[float | None, typer.Option(help="sample.tolerance: the allowed error of a step.")] = None,
     guide: Annotated[str | None, typer.Option(help="sample.guide: for molecules, such as logp=3.")] = None,
     to: Annotated[Path | None, typer.Option(help="The picture, .png; by default samples.png of the run.")] = None,
 ) -> None:

@@ -41,7 +41,7 @@ class BFN(nn.BFN):
 
 
 class ContinuousBFN(nn.Continuous, BFN):
-    """Continuous data. The reconstruction loss counts bins, so that its bits compare with bits of discretised data."""
+    """Continuous data. The reconstruction loss is −ln of a bin's probability, comparable with discretised data."""
 
     def __init__(self, config: Config, data: Data):
         network, bins = build_network(config.network, data.shape, 1, 1), data.num_classes
@@ -100,7 +100,7 @@ class BinaryBFN(nn.Binary, BFN):
 
 
 class CircularBFN(nn.Circular, BFN):
-    """Angles, with the messages that train.n_steps and model.beta_1 say.
+    """Angles. train.n_steps and model.beta_1 determine the messages.
 
     The network sees the cosine, the sine and the logarithm of the concentration of each angle. It puts out a vector,
     and the direction of its sum with the state is the prediction.

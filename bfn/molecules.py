@@ -108,7 +108,7 @@ class Molecules:
         return self.summary_of(self.valid(samples))
 
     def summary_of(self, valid: list[Any]) -> dict[str, float]:
-        """The same measures of molecules."""
+        """The same measures, of molecules that are valid."""
         if not valid:
             return {}
         with rdkit() as chem:

@@ -70,7 +70,7 @@ class Padded(nn.Discrete):
         with_property, (property_class, strength) = theta.clone(), self.guide
         with_property[:, 0] = 0
         with_property[:, 0, property_class] = 1
-        free, guided = super().output(torch.cat([theta, with_property]), torch.cat([t, t]), cond).chunk(2)
+        free, guided = super().output(theta, t, cond), super().output(with_property, t, cond)
         return free + strength * (guided - free)
 
     def mode(self, output: Tensor, theta: Tensor, t: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from bfn_kernels.operators import NATIVE, TRITON, Library, Operator
 from bfn_kernels.records import grouped
 from bfn_kernels.torch_private import constant
 
-# For each instruction set that torch may use, the builds of the CPU kernels that it can run, best first.
+# For each instruction set that torch may report for a processor, the builds that this processor can run, best first.
 CPU_BUILDS = {
     "AVX512": ("_cpu_avx512", "_cpu_avx2", "_cpu_generic"),
     "AVX2": ("_cpu_avx2", "_cpu_generic"),
@@ -50,8 +50,8 @@ def _load(name: str) -> dict[str, str]:
 
 
 def _load_cpu() -> tuple[str | None, str | None, dict[str, str]]:
-    """Loads the CPU kernels. Returns the name of the extension, None, and the result of `_load`. If no extension loads,
-    returns None, the reason, and an empty dict."""
+    """Loads the CPU kernels. Returns the name of the extension, None, and the result of `_load`. If no extension can be
+    loaded, returns None, the reason, and an empty dict."""
     reason = "the compiled extension is missing; install with a C++ compiler: pip install --no-build-isolation ."
     for name in builds():
         try:
@@ -77,8 +77,8 @@ CPU_BUILD, _CPU_MISSING, _CPU_COMPILED = _load_cpu()
 
 
 def _refuse_cpu(overload: OpOverload) -> str | None:
-    """The reason why an operator must not be called, or None. The other operators may be called, so that a developer
-    can change one operator after another."""
+    """The reason why an operator must not be called: its schema has changed since the extension was compiled. None for
+    an operator that may be called. So a developer can change one operator and still call the others."""
     differs = difference(overload, _CPU_COMPILED)
     return differs and _of_other_sources(CPU_BUILD, differs)
 
@@ -90,8 +90,8 @@ def _missing_cuda() -> str | None:
         return f"it needs the CPU kernels, too: {_CPU_MISSING}"
     if importlib.util.find_spec(f"{NATIVE}._cuda") is None:
         return (
-            "the compiled extension is missing; `pip install --no-build-isolation .` builds it where nvcc is, "
-            "`make install` where a GPU is, too"
+            "the compiled extension is missing; `pip install --no-build-isolation .` builds it if there is nvcc, "
+            "`make install` if there are nvcc and a GPU"
         )
     if torch.version.cuda is None:
         return f"torch {torch.__version__} was built without CUDA"
@@ -103,7 +103,7 @@ _CUDA_MISSING = _missing_cuda()
 
 @constant
 def _load_cuda() -> None:
-    _load_cuda_once()  # it is cached, since the compiler would ignore a cache of this function
+    _load_cuda_once()  # has the cache, since torch.compile would ignore a cache of this function
 
 
 @functools.cache

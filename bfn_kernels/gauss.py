@@ -1,5 +1,5 @@
-"""Gauss quadrature in plain Python numbers, so that torch's default device, its modes and captured CUDA graphs do not
-matter."""
+"""Gauss quadrature in plain Python numbers, which does not depend on torch's default device, on torch's modes or on the
+capture of a CUDA graph."""
 
 import functools
 import math
@@ -22,7 +22,7 @@ def legendre(order: int) -> Rule:
 
 @constant
 def _rule(recurrence: tuple[float, ...]) -> Rule:
-    return _nodes_and_weights(recurrence)  # it is cached, since the compiler would ignore a cache of this function
+    return _nodes_and_weights(recurrence)  # has the cache, since torch.compile would ignore a cache of this function
 
 
 @functools.cache
@@ -37,7 +37,8 @@ def _nodes_and_weights(recurrence: tuple[float, ...]) -> Rule:
 
 
 def _eigenvalue(recurrence: tuple[float, ...], rank: int) -> float:
-    """The positive eigenvalue with `rank` eigenvalues below it, found by bisection down to neighbouring floats."""
+    """The eigenvalue with `rank` eigenvalues below it, which must be positive. It is found by bisection down to
+    neighbouring floats."""
     low, high = 0.0, 2 * max(recurrence)
     while low < (middle := (low + high) / 2) < high:
         if _count_below(recurrence, middle) > rank:
@@ -58,6 +59,7 @@ def _count_below(recurrence: tuple[float, ...], x: float) -> int:
 
 
 def _weight(recurrence: tuple[float, ...], x: float) -> float:
+    """1/Σp_k(x)², the weight of the node x."""
     total, before, last, b_before = 1.0, 0.0, 1.0, 0.0
     for b in recurrence:
         before, last, b_before = last, (x * last - b_before * before) / b, b

@@ -1,4 +1,4 @@
-"""Declares operators, and registers a declaration in every library of `torch.ops` that implements the operator.
+"""Declares operators, and registers each in every library of `torch.ops` that implements it.
 
 A family declares each operator once. The operator has the name and arguments of a function of the reference. The
 declaration adds the results, the fake and the backward pass. Code in C++ or Triton computes the operator.
@@ -25,20 +25,25 @@ from bfn_kernels.torch_private import below_python, keeps_saved, transformed
 class Operator:
     """An operator of a family. The function `operator` below makes one from a function of the reference.
 
-    schema: the name, arguments and results. If the operator has a backward pass, callers get only the first result; the
-    other results are saved for the backward pass. The last arguments may have names such as `need_x`: whether x needs a
-    gradient. Callers do not pass these flags, since `autograd` computes them. fake: a function of the same arguments
-    that makes results of the right shape and type, with any values. function: the function of the reference, or None if
-    the reference has none. Triton's function of the same name takes the same records. saved: the names of the arguments
-    and results that the backward pass reads, tensors first. unsaved_in_forward: the names among `saved` that are not
-    saved if the argument `in_forward` is True. backward: a function `(library, grad, forward)` that returns the
-    gradients of the leading arguments, where `grad` is the gradient of the first result. If it is None, a call for a
-    gradient is an error. in_place: whether the operator has a variant `<name>_out`, which writes its result into a
-    further argument `out`. other_outputs: the names of further tensors that this variant writes into. They are
-    arguments after `out`, and may be None. library: the names of the libraries that have the operator; empty for all.
-    NATIVE: only the CPU kernels. TRITON: only Triton. Both names: the CPU kernels and Triton, but not CUDA. composed:
-    True if no library has a kernel for it. A function with the operator's name in the family's `composed.py` computes
-    it on every device, from other operators and torch's. It takes the library first, then the arguments.
+    Attributes:
+        schema: The name, arguments and results. If the operator has a backward pass, callers get only the first result;
+            the other results are saved for the backward pass. The last arguments may be flags such as `need_x`: whether
+            x needs a gradient. Callers do not pass these flags, since `autograd` computes them.
+        fake: A function of the same arguments that makes results of the right shape and type, with any values.
+        function: The function of the reference, or None if the reference has none. Triton's function of the same name
+            takes the same records.
+        saved: The names of the arguments and results that the backward pass reads, tensors first.
+        unsaved_in_forward: The names among `saved` that are not saved if the argument `in_forward` is True.
+        backward: A function `(library, grad, forward)` that returns the gradients of the leading arguments. `grad` is
+            the gradient of the first result. If backward is None, a call for a gradient is an error.
+        in_place: Whether there is a variant `<name>_out`, which writes its result into a further argument `out`.
+        other_outputs: The names of further tensors that this variant writes into. They are arguments after `out`, and
+            may be None.
+        library: The names of the libraries that have the operator; empty for all. NATIVE: only the CPU kernels. TRITON:
+            only Triton. Both names: the CPU kernels and Triton, but not CUDA.
+        composed: True if no library has a kernel for it. A function with the operator's name in the family's
+            `composed.py` computes it on every device, from other operators and torch's. This function takes the library
+            first, then the arguments.
     """
 
     schema: str
@@ -98,9 +103,9 @@ class Library:
         keys: Sequence[str] = (),
         refuse: Callable[[OpOverload], str | None] = lambda overload: None,
     ):
-        """implement: for a library written in Python, returns the function of an operator. It is called as
-        `implement(family, operator)` with the operator's first call. keys: the dispatch keys that the function serves.
-        refuse: returns the reason why the compiled code of an operator must not be called, or None."""
+        """implement: for a library written in Python, returns the function of an operator. When the operator is first
+        called, `implement(family, operator)` is called. keys: the dispatch keys that the function serves. refuse:
+        returns the reason why the compiled code of an operator must not be called, or None."""
         self.name, self.implement, self.keys, self.refuse = name, implement, keys, refuse
         self.refused: list[str] = []  # the reasons that `refuse` gave
         self.kind = TRITON if implement else name
@@ -158,8 +163,8 @@ def _refusing(why: str) -> Callable:
 def python_code(operator: Operator, load: Callable[[], Callable], *first: Any) -> tuple[Callable, Callable]:
     """Returns two functions that torch calls: the operator, and its variant that writes into `out`.
 
-    load: imports a module and returns the function of it that computes the operator. It is called with the operator's
-    first call. first: arguments that the function takes before the operator's arguments.
+    load: imports a module and returns its function that computes the operator. It is called when the operator is first
+    called. first: arguments that the function takes before the operator's arguments.
     """
     other_outputs = [None] * len(operator.other_outputs.split())
 

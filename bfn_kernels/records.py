@@ -1,8 +1,8 @@
 """Records: groups of arguments of operators. The records of csrc/bindings have the same fields.
 
 An operator of torch takes tensors and numbers, but no records. So callers pass the fields of a record, `*record`, and
-`grouping` makes records of the fields again. An operator takes the arguments of its function in `reference.py`, in this
-form. `arguments` lists them for the operator's schema.
+`grouping` makes records of the fields again. An operator takes the arguments of its function in `reference.py`, with
+the fields of each record instead of the record. `arguments` lists them for the operator's schema.
 """
 
 import functools
@@ -181,8 +181,8 @@ NO_FLOW = FlowLogits(None, None, None, None)  # for a head without flow_scale
 
 
 class HeadBefore(NamedTuple):
-    """The flow_scale and the state of the step before. With the hidden states of that step, `Solver.previous`, they
-    give its logits."""
+    """The flow_scale and the state of the step before. With the hidden states of the step before, `Solver.previous`,
+    they give the logits of that step."""
 
     previous_scale: Tensor | None
     previous_state: Tensor | None

@@ -52,7 +52,7 @@ def sample(
         sampler: A name in SAMPLERS: "ancestral", or a rule of `bfn_kernels.solvers.RULES`.
         choose: What a step uses of the output distribution: a "sample", its "mode" or its "mean". None: a "sample" in
             ancestral sampling, else the "mean". Continuous and circular data have only the "mean".
-        temperature: T, by which the logits of classes and binary data are divided, from 1e-30 to 1e30.
+        temperature: T, by which the logits of classes and binary data are divided, from 1e-30 to 1e30. None: 1.
         known: Data of this shape, which the samples have where known_mask is True (inpainting). Pass both or neither.
         known_mask: bool, broadcastable to the data, or shaped as their leading dimensions.
         cond: A condition for the network, which is called as `network(theta, t, cond=cond)`. None: it is called without
@@ -61,20 +61,20 @@ def sample(
             condition.
         guidance: w of (1 + w)·output − w·unconditional output, a number or a tensor `[count]`. None: one call for each
             step.
-        start: The state from which the run starts, instead of the prior or its noise: means of this shape, or logits,
-            with a last dimension of K for classes.
+        start: The state from which the run starts: means of this shape, or logits with a last dimension of K
+            for classes. None: the prior or, if the sampler cannot start at t = 0, noise at a later time.
         device: The device of the network and of the data.
-        capture: Whether to record one step as a CUDA graph and to replay it for the other steps. The data are the same.
-            With few examples, launches take most of the time of a step, and a graph saves this time. None: True on a
-            CUDA device.
+        capture: Whether to record one step as a CUDA graph and to replay it for the other steps. This does not change
+            the samples. With few examples, launches take most of the time of a step, and a graph saves this time. None:
+            True on a CUDA device.
         watch: A function that is called as `watch(i, state)`, i from 0 to n, with a copy of the state after i steps.
 
     Returns:
         Data of this shape, as `BFN.mode` returns them: floating-point numbers, or int64 classes.
 
     Raises:
-        ValueError: If capture is True on a device that is not a CUDA device, or the model has no choice, temperature or
-            start as asked for.
+        ValueError: If capture is True on a device that is not a CUDA device, or if the model does not allow the choice,
+            the temperature or the start.
 
     Example:
         >>> from bfn_kernels.nn import Binary
@@ -146,8 +146,8 @@ def evaluating(model: BFN) -> Iterator[None]:
 class Run:
     """A sampling run: the state, and the numbers of all steps.
 
-    Their tensors stay at the same addresses. So every step runs the same operations on the same memory, as a CUDA graph
-    requires.
+    The tensors of a run stay at the same addresses. So every step runs the same operations on the same memory, as a
+    CUDA graph requires.
 
     Args:
         advance: Takes a step and overwrites the state: `advance(state, t, coefficients, seed)`.
@@ -177,7 +177,7 @@ class Run:
 def ancestral(
     model: BFN, shape: Shape, n_steps: int, seed: int, device: torch.device, sampling: Sampling = PLAIN
 ) -> Run:
-    """Makes a run of ancestral sampling: the state receives n messages about samples of the output distribution.
+    """Makes a run of ancestral sampling: the state receives n messages about values of the output distribution.
 
     Args:
         model: A module of `bfn_kernels.nn`.
@@ -259,12 +259,12 @@ def sample_within(
     Args:
         model: A module of `bfn_kernels.nn`.
         shape: The shape of the data, `[count, ...]`.
-        tolerance: The allowed error of a step, in units of the state, positive. The error is the root of its mean
-            square in the example where this root is largest.
+        tolerance: The allowed error of a step, in units of the state, positive. Each example has an error, the root
+            mean square over its variables; the largest one counts.
         seed: An int that determines the noise of the first state. None: torch's default generator draws it.
         choose: What a step uses of the output distribution: a "sample", its "mode" or its "mean". None: the "mean",
-            which is the only choice for continuous data.
-        temperature: T, by which the logits of classes and binary data are divided, from 1e-30 to 1e30.
+            which is the only choice for continuous data and for a large vocabulary.
+        temperature: T, by which the logits of classes and binary data are divided, from 1e-30 to 1e30. None: 1.
         known: Data of this shape, which the samples have where known_mask is True (inpainting). Pass both or neither.
         known_mask: bool, broadcastable to the data, or shaped as their leading dimensions.
         cond: A condition for the network, which is called as `network(theta, t, cond=cond)`. None: it is called without
@@ -273,8 +273,8 @@ def sample_within(
             condition.
         guidance: w of (1 + w)·output − w·unconditional output, a number or a tensor `[count]`. None: one call for each
             step.
-        start: The state from which the run starts, instead of the prior or its noise: means of this shape, or logits,
-            with a last dimension of K for classes.
+        start: The state from which the run starts: means of this shape, or logits with a last dimension of K
+            for classes. None: noise at a time above 0.
         max_calls: The largest number of calls of the network, at least 1.
         device: The device of the network and of the data.
 
@@ -306,7 +306,7 @@ def sample_within(
         while steps.t < steps.end:
             step_seed = torch.as_tensor(fold_in(seed, torch.tensor(steps.accepted + 1))).to(
                 device
-            )  # read by draws alone
+            )  # only a step that draws samples reads it
             before, accepted = tuple(value.clone() for value in state), False
             t = torch.full((shape[0],), steps.t, device=device)
             output = model.guided_output(model.theta(state), t, sampling)

@@ -14,7 +14,7 @@ if A = 0.
 `RULES` has the rules by name:
 
 - "ode1", "ode2", "sde1" and "sde2" are the rules of BFN-Solver (Xue et al. 2024, arXiv 2404.15766), written for any
-  schedule; this form is not in Graves et al. 2023 [derived]. "ode1" and "sde1" are exact if the prediction is constant
+  schedule. Graves et al. 2023 does not have these formulas. "ode1" and "sde1" are exact if the prediction is constant
   during the step. "ode2" and "sde2" use the line through the last two predictions, in λ = ½ ln(γ/(1 − γ)) for
   continuous data and in u = √β for classes. Their prediction is the average of this line over the step. "sde2" for
   classes weights this average by the accuracy that arrives.
@@ -183,8 +183,8 @@ def _half_a_step(r: Any, s: Any, t: Any) -> Tensor:
 
 
 def _by_messages(r: Accuracy, s: Accuracy, t: Accuracy) -> Tensor:
-    """The same with a mean of u − u_s instead of half the length. The mean is weighted by the accuracy dβ = 2u·du of
-    the messages: ∫2u(u − u_s)du/((β_t − β_s)(u_s − u_r))."""
+    """`_half_a_step` with the mean of u − u_s over the step instead of half the step's length. The mean is weighted by
+    the accuracy dβ = 2u·du of the messages: ∫2u(u − u_s)du/((β_t − β_s)(u_s − u_r)), for u from u_s to u_t."""
     u_r, u_s, u_t = r.place, s.place, t.place
     return (u_t - u_s) * (2 * u_t + u_s) / (3 * (u_t + u_s) * (u_s - u_r))
 
@@ -233,8 +233,8 @@ def coefficients(
     """The numbers of a step from t to t_next.
 
     "ode1" and "ode2" follow the flow's ordinary differential equation and start above t = 0. "sde1" and "sde2" send a
-    message at each step, as "ancestral" does. "renoise" makes the state afresh. "ode_euler" and "sde_euler" are
-    Euler's forms of "ode1" and "sde1".
+    message at each step, as "ancestral" does. "renoise" draws a new state from the flow of the prediction. "ode_euler"
+    and "sde_euler" are Euler's forms of "ode1" and "sde1".
 
     Args:
         rule: A name in RULES.

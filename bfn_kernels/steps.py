@@ -22,7 +22,7 @@ def gaussian_step(
     the flow, γx + √(γ(1−γ))·ε (77);
     the sender, x + ε/√α;
     the update, μ' = (ρμ + αy)/ρ', ρ' = ρ + α (49, 50);
-    sender and update in one, μ' = (ρμ + αx)/ρ' + (√α/ρ')·ε [derived].
+    sender and update in one step, μ' = (ρμ + αx)/ρ' + (√α/ρ')·ε.
 
     state, data and explicit noise: `[B, ...]`, all of one shape. The scales broadcast to this shape. If state_scale is
     None, it counts as 1. If data or noise_scale is None, the sum has no such term.
@@ -70,7 +70,7 @@ def of_rows(scalar: Tensor, like: Tensor) -> Tensor:
 
 def guided(z: Tensor, guidance: Guidance) -> Tensor:
     """logit_scale·z + unconditional_scale·unconditional: classifier-free guidance and a temperature of logits. A z of
-    −∞ stays −∞. If its factor is 0, `unconditional` does not count, even if it is infinite."""
+    −∞ stays −∞. Where unconditional_scale is 0, `unconditional` does not count, even if it is infinite."""
     scale, unconditional, unconditional_scale = guidance
     value = z if scale is None else of_rows(scale, z) * z
     if unconditional is not None:

@@ -21,7 +21,7 @@ from gpu_build.table import Execution, Kernel
 
 ARCHITECTURES = (80, 90, 100)
 BUDGET = Path(__file__).with_name("budget.json")
-SLACK = 1.02  # a new budget is the counts times this, since another version of the compiler may need a little more
+SLACK = 1.02  # a new limit is the count times SLACK, since another version of the compiler may need a little more
 
 
 def spilling(kernels: Sequence[Kernel]) -> list[str]:
@@ -60,7 +60,7 @@ def named(e: Execution) -> str:
 
 
 def allowed(e: Execution) -> dict[str, float]:
-    """The limits. Only the n-step losses have one for the worst warp, since their time depends on the data."""
+    """The limits of a call. Only n-step losses have a limit for the worst warp: their time depends on the data."""
     found = {"total": round(e.total * SLACK, 1), "sectors": round(e.sectors * SLACK, 3)}
     return found | {"worst": round(e.worst * SLACK)} if "L_n" in e.name else found
 

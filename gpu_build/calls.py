@@ -1,4 +1,4 @@
-"""Calls of the operators. gpu_build compiles or executes their kernels to see what these cost.
+"""Calls of the operators. gpu_build compiles or executes the kernels of these calls to find their costs.
 
 In the functions below, `ops` has the operators, as `ops.<family>.<operator>`.
 """
@@ -38,8 +38,8 @@ NODES = Draws(*gauss.hermite(8), 0, None, None)
 
 
 class Row(NamedTuple):
-    """A call, the number of variables that it works on, and the bytes that it must move for each variable. For discrete
-    data, each class of a token counts as a variable."""
+    """A call, the number of its variables, and the bytes that it must move for each variable. For discrete data, each
+    class of a token counts as a variable."""
 
     name: str
     variables: int
@@ -120,8 +120,8 @@ class Outputs(NamedTuple):
 
 
 def output_sets(size: int = 4096) -> dict[str, Outputs]:
-    """Outputs on which an n-step loss of 20 steps takes a different time: of a trained model, with any std, and with a
-    std near the width of a bin. What is in digits.pt is told by digits.md."""
+    """Sets of outputs on which an n-step loss of 20 steps takes different times: outputs of a trained model, outputs
+    with any std, and outputs with a std near the width of a bin. digits.md describes digits.pt."""
     generator = torch.Generator().manual_seed(1)
 
     def uniform(low: float, high: float) -> torch.Tensor:

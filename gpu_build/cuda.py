@@ -49,7 +49,8 @@ def resources(log: str, architecture: int) -> dict[str, tuple[int, int, int]]:
 
 
 def kernels(architectures: Sequence[int], folder: Path) -> list[Kernel]:
-    """For each source file and architecture: the most registers, shared memory and spills of one of its kernels."""
+    """For each source file and architecture: the largest numbers of registers, of bytes of shared memory and of spilled
+    bytes of any of its kernels."""
     build(architectures, folder)
     found = []
     for log in sorted(folder.rglob(f"*.{'-'.join(map(str, architectures))}.log")):

@@ -1,6 +1,6 @@
 """Counts what the kernels execute for each variable. The interpreter of tests/ptx runs their PTX on random data.
 
-On a GPU, the machine code would run that ptxas makes of the PTX. `RULES` estimates its instructions.
+A GPU does not run PTX, but the machine code that ptxas makes of it. `RULES` estimates the machine instructions.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""What kernels take as they are compiled, what calls execute, a predicted bound on their time, and tables of these."""
+"""The resources of compiled kernels, the costs of executed calls, a predicted bound on their time, and tables."""
 
 import csv
 from collections.abc import Iterable, Sequence
@@ -27,7 +27,7 @@ ISSUE = 1 / 128  # the cycles for issuing an instruction of one lane, whatever i
 
 @dataclass(frozen=True)
 class Kernel:
-    """The registers, shared memory and spills of a kernel that was compiled for one architecture."""
+    """The registers of a thread, the shared memory and the spills of a kernel, compiled for one architecture."""
 
     backend: str
     name: str
@@ -39,11 +39,11 @@ class Kernel:
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """What a call executed, divided by the number of its variables (see `calls.Row`).
+    """The costs of a call. `instructions`, `bytes` and `sectors` are divided by the number of variables (`calls.Row`).
 
     instructions: the number of each class of instructions, such as "fma". bytes: the bytes that the call must move.
     worst: the number of instructions that the warp with the most of them executes, added over the kernels.
-    sectors: the 32-byte pieces of global memory that its accesses reached. coalescing: the share of these sectors that
+    sectors: the 32-byte pieces of global memory that the accesses reached. coalescing: the share of these sectors that
     would suffice if the bytes were contiguous. conflict_free: the share of the passes to shared memory that would
     suffice without bank conflicts. lanes: the share of a warp's lanes that took part.
     """
@@ -120,8 +120,8 @@ def executed(executions: Iterable[Execution]) -> Table:
         "predicted bound",
     )
     title = (
-        "Executed, as PTX for sm_90 (with products on tensor cores: sm_80). Per variable; the bound is predicted, an "
-        "H100's, with the share of its bandwidth and of the peak of its tensor cores."
+        "Executed, as PTX for sm_90 (with products on tensor cores: sm_80). Instructions, bytes and sectors are per "
+        "variable. The bound is predicted for an H100, with the share of its bandwidth and of its tensor cores' peak."
     )
     table = made(title, columns)
     for e in executions:
@@ -135,7 +135,7 @@ PREDICTED = ("backend", "call", "instructions", "bytes", "sectors", "bound_by", 
 
 
 def write_csv(executions: Iterable[Execution], path: Path) -> None:
-    """A line for each call, per variable; the last three columns are predicted, for an H100."""
+    """A line for each call, with numbers per variable. The last three columns are predictions for an H100."""
     with open(path, "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(PREDICTED)

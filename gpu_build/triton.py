@@ -120,7 +120,7 @@ def _of_architecture(architecture: int, folder: Path) -> list[Kernel]:
 
 
 def kernels(architectures: Iterable[int], folder: Path) -> list[Kernel]:
-    """Compiles for every architecture, two at a time: each has a process, since Triton knows one target at a time."""
+    """Compiles for every architecture, two at a time. Each has a process, since a process has one target of Triton."""
     os.environ.setdefault("TRITON_CACHE_DIR", str(folder / "triton"))
     with ProcessPoolExecutor(2, get_context("spawn")) as pool:
         return [k for found in pool.map(_of_architecture, architectures, repeat(folder)) for k in found]

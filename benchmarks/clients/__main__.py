@@ -1,13 +1,14 @@
-"""Compares computations of other projects with the ops, in a table of times. If a loss is estimated by draws, the table
-also says how much the result of a call varies.
+"""Times computations of other projects and the ops that can replace them, and prints a table. If draws estimate a loss,
+the table also says how much the loss and its gradient vary from call to call.
 
-    python -m benchmarks.clients             # --quick: an eighth of the rows, a few repetitions
+    python -m benchmarks.clients             # --quick: an eighth of the rows, small networks, a few repetitions
     python -m benchmarks.clients --checkout bsi=FOLDER --checkout geobfn=FOLDER
 
 A client is a published project whose computation the ops can replace. Each computation is written here from the
-client's formulas. Given the same noise in float64, the computation and the call that replaces it must agree; otherwise
-nothing is timed. A network about as large as the client's is timed in turns with the computation and the calls. So the
-table has the share of a step that the computation or a call takes.
+client's formulas. In float64 and with the same noise, the computation and the first of our calls must agree; otherwise
+nothing is timed. Our other calls compute the loss in another way, so they are timed without a comparison. A network
+about as large as the client's network takes turns with them all. The share of a step is the time of a call, divided by
+the time of this call and the network's passes.
 
 With --checkout, nothing is timed. The client's own functions are executed from the folder, with the same noise, and
 must agree with the computation that is written here.
@@ -30,7 +31,7 @@ from benchmarks.clients.report import Row, measured, table
 from benchmarks.devices import Cpu
 
 WIDTH = 144
-REPEATS = 40  # calls that show how much the result of a call varies
+REPEATS = 40  # the calls whose results show how much the result of one call varies
 NAMES = tuple(dict.fromkeys(place.code.name for place in PLACES if place.code.name))
 
 
@@ -48,7 +49,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.clients", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="an eighth of the rows, a few repetitions")
+    parser.add_argument("--quick", action="store_true", help="an eighth of the rows, small networks, a few repetitions")
     parser.add_argument(
         "--checkout",
         action="append",

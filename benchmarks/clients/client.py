@@ -11,7 +11,7 @@ from torch import Tensor
 from benchmarks.clients.places import Place
 
 Results = tuple[Tensor, ...]
-Call = Callable[..., Results]  # its arguments are the noise; without arguments, it draws the noise
+Call = Callable[..., Results]  # may take explicit noise; called without arguments, it draws all its noise
 TOLERANCE = 1e-9  # the largest relative difference between results for the same noise, in float64
 
 
@@ -28,9 +28,10 @@ class Client:
     name: str
     place: Place
     theirs: Call
-    ours: dict[str, Call]  # given the same noise, the first one agrees with theirs
-    noise: Results
-    # Makes a network, its size divided by the argument. Returns a function that runs the network's passes of a step.
+    ours: dict[str, Call]  # with the same noise, the first one returns the same numbers as `theirs`
+    noise: Results  # the arguments of `theirs` and of our first call, when they are compared
+    # Makes a network whose depth or widths are divided by the argument. Returns a function that runs the network's
+    # passes of a step.
     network: Callable[[int], Call]
     varies: bool = False  # whether the result is a loss that is estimated by draws
     own: Callable[[Path], Results] | None = None

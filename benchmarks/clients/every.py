@@ -7,7 +7,7 @@ from benchmarks.clients.client import Client
 
 
 def clients(divisor: int, dtype: torch.dtype) -> list[Client]:
-    """All clients, in the order of `places.PLACES`. `divisor` divides their numbers of rows."""
+    """All clients, in the order of `places.PLACES`. `divisor` divides the number of rows of each."""
     return [
         tokens.smiles(64 // divisor, dtype),
         tokens.guided_step(64 // divisor, dtype),

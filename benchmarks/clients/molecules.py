@@ -17,8 +17,8 @@ N_STEPS, DRAWS = 1000, 200  # as in MolCRAFT and MolPilot
 
 
 def types_by_draws(rows: int, dtype: torch.dtype, k: int, beta_1: float) -> Client:
-    """The n-step loss of classes in MolCRAFT and MolPilot, with 200 draws of the sender. For each draw it evaluates a
-    mixture of K normals of K dimensions."""
+    """The n-step loss of classes in MolCRAFT and MolPilot, with 200 draws of the sender. For each draw the client
+    evaluates a mixture of K normals of K dimensions."""
     x, logits = random_classes((rows,), k, dtype)
     i = torch.randint(1, N_STEPS + 1, (rows,))
     alpha = beta_1 * (2 * i.to(dtype) - 1)[:, None] / N_STEPS**2

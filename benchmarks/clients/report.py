@@ -20,7 +20,7 @@ class Row:
     client: str
     competitor: str
     median_ms: float
-    ratio: float  # theirs over this
+    ratio: float  # the median of the client's computation, divided by this median
     loss: float = field(default=math.nan)  # the mean of many calls
     spread: float = field(default=math.nan)  # the standard deviation of one call's loss
     # the standard deviation of one call's gradient, in the 2-norm, divided by the norm of the mean gradient

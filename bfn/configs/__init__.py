@@ -41,7 +41,7 @@ class ModelConfig:
     kind: str = "discretised"  # a name in bfn.model.KINDS
     sigma_1: float | None = None  # standard deviation of the input distribution at t = 1 (continuous and discretised)
     # The accuracy at t = 1 (discrete) or the concentration after the last message (circular). None, for discrete data:
-    # bfn_kernels.schedules.final_accuracy(K), with which x is as certain at t = 1 as in the paper's text8 model.
+    # ChemBFN's 20.4054 / K with the logarithmic schedule, else bfn_kernels.schedules.final_accuracy(K).
     beta_1: float | None = None
     schedule: str | None = None  # None is the paper's; "logarithmic" (discrete), or module:function of your own
     options: dict[str, Any] = field(default_factory=dict)  # settings that your function of `schedule` reads
@@ -52,9 +52,9 @@ class NetworkConfig:
     name: str = "unet"  # a name in bfn.networks.NETWORKS, or module:class
     width: int = 32  # channels at full resolution, or the transformer's model width
     depth: int = 2  # residual blocks at each resolution, or the transformer's layers
-    heads: int = 4
+    heads: int = 4  # attention heads
     dropout: float = 0.0
-    options: dict[str, Any] = field(default_factory=dict)  # more keyword arguments for a network of your own
+    options: dict[str, Any] = field(default_factory=dict)  # more keyword arguments of the network, such as rotary=true
 
     @property
     def sizes(self) -> dict[str, Any]:
@@ -70,7 +70,7 @@ class TrainConfig:
     fully_shard: bool = False  # whether each of several processes holds only a part of the weights (FSDP2)
     learning_rate: float = 1e-3
     final_learning_rate: float | None = None  # to which a cosine falls by the end of the run; None: no fall
-    beta_2: float = 0.99  # AdamW's second-moment decay; the first is 0.9
+    beta_2: float = 0.99  # the decay of AdamW's second moment; the decay of the first moment is 0.9
     weight_decay: float = 0.01
     decay_vectors: bool = True  # whether weight decay also shrinks biases and the weights of norms
     warmup_steps: int = 50
@@ -79,7 +79,7 @@ class TrainConfig:
     n_steps: int | None = None  # None trains on the continuous-time loss, n on the n-step loss
     max_steps: int = 10_000
     max_seconds: float | None = None  # wall-clock time, including the time before the run was resumed
-    validate_every: int = 100  # steps between validations; each also writes a row of the log and a checkpoint
+    validate_every: int = 100  # steps between validations; each validation writes a row of the log and a checkpoint
     patience: int = 10  # validations without a better bound before training stops
     mixed_precision: str = "auto"  # "no", "bf16", "fp16" (only on a GPU), or "auto": bf16 if the device is fast in it
     compiler: str | None = "auto"  # a backend of torch.compile, None, or "auto": inductor if it shortens the run
@@ -103,7 +103,7 @@ class SampleConfig:
     temperature: float | None = None  # by which the logits of classes are divided; None is 1
     tolerance: float | None = None  # the largest error of a step of ode2; with it, n_steps is not used
     guide: str | None = None  # the property to which samples of molecules are guided, such as "logp=3"
-    guidance: float = 2.0  # 0 ignores the property, 1 is the network's output given the property; more exaggerates it
+    guidance: float = 2.0  # 0 ignores the property, 1 is the network's output given the property, above 1 exaggerates
     max_calls: int = 1000  # with a tolerance: the most calls of the network in one sampling run
     seed: int = 0
 

@@ -22,7 +22,7 @@ PACKAGE, ARCHIVE = "mdanalysistests==2.11.0", "mdanalysistests-2.11.0.tar.gz"
 STRUCTURE = re.compile(r"/dssp/[^/_]+\.pdb\.gz$")
 BACKBONE = ("N", "CA", "C")
 BOND = 2.0  # ångström; the nitrogen of the next residue is 1.3 from the carbon
-HELD_OUT = 0.15  # of the structures, as many more validate
+HELD_OUT = 0.15  # the share of the structures in the test split; the validation split has as many
 KERNELS = torch.logspace(1, 3, 13).tolist()  # concentrations, of which a density estimate takes the best
 
 
@@ -88,7 +88,7 @@ class Angles:
 
 def angles(config: Config) -> Data:
     """Windows of data.length residues, float32 [N, length, 2]: φ and ψ in radians. All windows of a structure are in
-    one split. Those to train on overlap."""
+    one split. Training windows overlap."""
     proteins, length = read(find_file(config, [ARCHIVE], [""])), config.data.length
     order = torch.randperm(len(proteins), generator=torch.Generator().manual_seed(SPLIT_SEED)).tolist()
     few = max(1, round(HELD_OUT * len(proteins)))
@@ -107,7 +107,7 @@ def angles(config: Config) -> Data:
 
 
 def windows(chains: Sequence[Tensor], length: int, stride: int) -> Tensor:
-    """[N, length, 2] of chains [residues, 2]. What is shorter is left out."""
+    """Windows [N, length, 2] of chains [residues, 2]. A chain that is shorter than a window is left out."""
     return torch.cat([chain.unfold(0, length, stride).mT for chain in chains if len(chain) >= length])
 
 

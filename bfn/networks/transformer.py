@@ -115,7 +115,7 @@ class AngleTransformer(Transformer):
 
     def forward(self, features: Tensor, t: Tensor) -> Tensor:
         h, time = self.through(features.flatten(2), t)
-        # Late messages weigh more, and so must what the network adds to them.
+        # The model adds this output to the state, which grows with time. So the output must grow, too.
         return (self.own(time).exp()[:, None] * self.head(h)).unflatten(-1, (features.shape[2], -1))
 
 

@@ -20,8 +20,9 @@ def fourier_features(x: Tensor) -> Tensor:
 class UNetVDM(nn.Module):
     """Features [B, H, W, (C,) F] and times [B] -> [B, H, W, (C,) outputs].
 
-    There is one resolution, with `depth` residual blocks on the way down and `depth + 1` on the way up. The latter also
-    see the outputs of the way down. Attention is in the middle. The head sees the input and the last features.
+    There is one resolution, with `depth` residual blocks on the way down and `depth + 1` on the way up. Blocks on the
+    way up also see outputs of blocks on the way down. Attention is in the middle. The head sees the input and the last
+    features.
     """
 
     def __init__(self, shape: Size, features: int, outputs: int, *, width: int, depth: int, heads: int, dropout: float):

@@ -40,7 +40,8 @@ def evaluate(model: BFN, data: Tensor, config: EvaluateConfig, device: torch.dev
     # Each batch of examples has one call for each of its `repeats` times, and a last call for the reconstruction.
     calls = [(start, r) for start in range(0, len(data), config.batch_size) for r in range(config.repeats + 1)]
     nats = torch.zeros(2, len(data), dtype=torch.float64, device=device)  # of the messages and of the reconstruction
-    # With sharded weights, all processes must make the same number of calls. So some repeat a call and drop its result.
+    # With sharded weights, all processes must make the same number of calls. So some of them make a call once more and
+    # drop its result.
     for turn in range(math.ceil(len(calls) / processes.count())):
         index = turn * processes.count() + processes.rank()
         start, r = calls[index % len(calls)]

@@ -127,7 +127,7 @@ def plot_losses(log: Path, data: Data, path: Path) -> Path:
     low, high = min(baseline, *validation, *training[1]), max(baseline, *validation[len(validation) // 4 :])
     labels = {"xlabel": "step", "ylabel": unit, "title": "Loss during training"}
     with chart(path, (8, 4.5), ylim=(low - 0.25 * (high - low), high + 0.25 * (high - low)), **labels) as axes:
-        if min(training[1]) < high:  # a density costs less than its messages
+        if min(training[1]) < high:  # else, as for some densities, the curve lies above the picture
             axes.plot(*training, color="0.6", label="training, messages only, with dropout")
         axes.plot(steps, validation, color="C0", label="validation bound, averaged weights")
         label = f"best: {validation[best]:.3f} at step {steps[best]:.0f}"
@@ -263,8 +263,8 @@ def most_varied(data: Data) -> tuple[int, ...]:
 
 
 def draw_density(axes: Axes, means: Tensor, stds: Tensor, drawn: float, *, angle: bool = False) -> None:
-    """The density of N(mean_i, std_i²) after each number of messages i, as darkness relative to its own peak; with
-    `angle`, that of vM(mean_i, 1/std_i²)."""
+    """The density of N(mean_i, std_i²) after i messages, for each i, as darkness relative to its peak. With `angle`, it
+    is the density of vM(mean_i, 1/std_i²)."""
     end = math.pi if angle else 1.6
     distance = torch.linspace(-end, end, 400)[:, None] - means
     density = torch.exp(-0.5 * ((2 * (distance / 2).sin() if angle else distance) / stds) ** 2)
@@ -282,7 +282,7 @@ def draw_density(axes: Axes, means: Tensor, stds: Tensor, drawn: float, *, angle
 
 
 def draw_probabilities(axes: Axes, theta: Tensor, drawn: int, symbols: Sequence[str | bytes]) -> None:
-    """Class probabilities [n + 1, K] after each number of messages, of the classes with the largest ones."""
+    """The probabilities [n + 1, K] of classes after 0 to n messages, for the classes with the largest probabilities."""
     likely = theta.amax(0)
     likely[drawn] = 2
     classes = likely.topk(min(len(likely), MOST_CLASSES)).indices.sort().values.tolist()
@@ -304,7 +304,7 @@ def visible(symbol: str | bytes) -> str:
 
 def draw_inputs(axes: Axes, model: BFN, data: Data, theta: Tensor, labels: Sequence[int], *, columns: int) -> None:
     """Draws input distributions [N, ...]: a line of text with its label, a line of the means of angles, or an image for
-    each. Images are in so many columns."""
+    each. columns: the number of images in a row."""
     if data.symbols:
         draw_lines(axes, *theta.max(-1), labels, data.symbols)
     elif isinstance(model, nn.Circular):

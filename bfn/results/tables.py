@@ -17,6 +17,7 @@ from bfn.results.evaluate import Bound, evaluate
 from bfn.sample import sample
 from bfn.sequences import guided
 
+SAMPLES = 1000  # the most samples that `samplers` draws for a row of its table
 TOLD_APART = "told apart by the nearest neighbour"  # the quality of samples of data without a judge
 STEPS = (10, 25, 50, 100)
 # The paper's bounds for n steps; None is continuous time. MNIST has nats per image, the others bits per dimension.
@@ -119,7 +120,7 @@ def samplers(
     model: BFN, data: Data, settings: Config, device: torch.device, names: Sequence[str], steps: Sequence[int]
 ) -> Iterator[Drawn]:
     """Measures each sampler at each number of steps. It draws as many samples as there are held-out examples, at most
-    1000. With sample.guide, it measures each sampler once more with guidance."""
+    SAMPLES. With sample.guide, it measures each sampler once more with guidance."""
     refuse_angles(model)
     plain = replace(settings.sample, guide=None)
     for name in names:
@@ -132,7 +133,7 @@ def samplers(
 
 def drawn(model: BFN, data: Data, options: SampleConfig, device: torch.device, name: str, n_steps: int) -> Drawn:
     """Measures a sampler at a number of steps."""
-    held_out, start = data.test[:1000], time.perf_counter()
+    held_out, start = data.test[:SAMPLES], time.perf_counter()
     how: dict[str, Any] = {"seed": options.seed, "device": device, **options.taking}
     samples = sample(model, len(held_out), n_steps, sampler=name, **how).cpu()
     seconds = time.perf_counter() - start

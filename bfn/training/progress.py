@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 @dataclass
 class Position:
-    """The position of a run. Resuming needs only the position, the tensors and the log."""
+    """The position of a run. Checkpoints hold it."""
 
     step: int = 0
     seconds: float = 0.0

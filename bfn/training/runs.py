@@ -18,8 +18,8 @@ from bfn.training.checkpoint import CheckpointError, Saved
 from bfn.training.run_lock import RunError
 
 FILES = STATE_FILE, MODEL_FILE, LOG_FILE = "training.safetensors", "model.safetensors", "log.csv"
-# Keys that may change when a run is resumed: the length of the run, the folder of the data, and how the work of a step
-# is divided and how fast it is done. Another division draws other noise, which is as good.
+# Keys that may change when a run is resumed: its length, the folder of its data, and the keys that say how the work of
+# a step is divided and how fast it is done. Another micro_batch changes the noise, but not its distribution.
 FREE = {"train.max_steps", "train.max_seconds", "train.patience", "data.folder"}
 FREE |= {"train.micro_batch", "train.fully_shard", "train.mixed_precision", "train.compiler"}
 

@@ -7,7 +7,7 @@ WEIGHTS, ORDER, STEPS, VALIDATION, DRAWS = range(5)
 
 
 def derive(seed: int, *path: int) -> int:
-    """A seed for a part of what `seed` is for. derive(seed, part, step) is the seed of one step of a part."""
+    """The seed of a part, from the seed of the whole. derive(seed, part, step) is the seed of one step of a part."""
     for index in path:
         seed = part(seed, index)
     return seed

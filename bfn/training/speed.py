@@ -48,7 +48,7 @@ PLAIN = Choice("no", None)
 def fast_bf16(device: torch.device) -> bool:
     """Whether a device multiplies bfloat16 matrices faster than float32 matrices. BFN_BF16=0 makes the answer no.
 
-    On a CPU this holds with inductor only: without it, conversions take more time than products save.
+    On a CPU, a network gains from this only with inductor: without it, conversions take more time than products save.
     """
     if os.environ.get("BFN_BF16") == "0":
         return False

@@ -1,12 +1,13 @@
 """Ops of binary data: one of two classes per variable, with a single logit, the logit of class 1.
 
 These are the ops of `discrete` for K = 2, with one number for each variable instead of two. So they are elementwise,
-except for the reduction of a loss. The state of a variable's input distribution is one logit, too: d = y₁ − y₀, so that
-θ₁ = σ(d). If a network expects 2θ₁ − 1, pass it tanh(d/2).
+except for the reduction of a loss. The state of a variable is one logit, too: d, the logit of class 1 minus the logit
+of class 0 in a state of `discrete`. The probability of class 1 in the input distribution is θ₁ = σ(d). If a network
+expects 2θ₁ − 1, pass it tanh(d/2).
 
 All tensors are `[B, ...]`. Classes are 0 and 1, in any type that `discrete` takes, or bool. `help(bfn_kernels)`
-describes what all families share: rows, types, random numbers, errors. Numbers in parentheses are equations of Graves
-et al. 2023.
+describes what all families share: times, types, random numbers, errors. Numbers in parentheses are equations of Graves
+et al. 2023, and [derived] marks formulas that are not in the paper.
 """
 
 import torch
@@ -113,11 +114,11 @@ def sender_sample(
 
 
 def bayesian_update(logits: Tensor, y: Tensor, *, backend: str | None = None) -> Tensor:
-    """Updates the input distribution by a message y: θ' ∝ e^y·θ for a pair y (171), so that d' = d + (y₁ − y₀).
+    """Updates the input distribution by a message y = (y₀, y₁): θ' ∝ e^y·θ (171), so that d' = d + (y₁ − y₀).
 
     Args:
         logits: The state, `[B, ...]`, floating-point; differentiable.
-        y: The message y₁ − y₀, `[B, ...]`, floating-point; differentiable.
+        y: The difference y₁ − y₀, `[B, ...]`, floating-point; differentiable.
         backend: A name of `backends.BACKENDS` or None. It is only checked: torch's own sum serves every backend.
 
     Returns:
@@ -254,18 +255,19 @@ def solver_step(
     """Takes a sampler's step from time t to t_next: d' = A·d + 2·take·(2(p + r·(p − p_prev)) − 1) + E·ξ [derived].
 
     p is the probability of class 1. It is σ(output_logits), unless choose, guidance, temperature or known changes it. A
-    rule of `bfn_kernels.solvers` gives the coefficients A, take, r and E. The rule "sde1" with samples from t = 0 on is
-    ancestral sampling. Nothing is differentiable.
+    rule of `bfn_kernels.solvers` gives the coefficients A, take, r and E. Steps with rule="sde1" and choose="sample"
+    that start at t = 0 are ancestral sampling. Nothing is differentiable.
 
     Args:
         output_logits: What the network put out at time t, `[B, ...]`, floating-point.
         state: The logits d that the network saw, `[B, ...]`, floating-point.
-        t: Times in [0, 1]: a number, `[B]` or any leading part of the state's shape. Above 0 where the rule cannot
-            start at 0.
-        t_next: Times in [0, 1], in a shape that t may have, not before t (checked for data on the CPU).
+        t: Times in [0, 1], above 0 for "ode1", "ode2" and "ode_euler": a number, `[B]` or any leading part of the
+            state's shape. None only with coefficients.
+        t_next: Times in [0, 1], in a shape that t may have, not before t (checked for data on the CPU). None only with
+            coefficients.
         rule: A name of `solvers.RULES`.
-        t_previous: The times of the step before, in a shape that t may have, before t (checked for data on the CPU).
-            For rules of second order; without it their step is of first order.
+        t_previous: The times of the step before, in a shape that t may have, before t (checked for data on the CPU),
+            for a rule of second order. None: the step is of first order.
         previous: p of the step before, as its predicted_out received it, `[B, ...]`, floating-point. Pass it exactly if
             t_previous is passed, or if the coefficients have an extrapolation r.
         coefficients: `solvers.Coefficients`, instead of t, t_next, t_previous, rule, beta_1 and schedule. Each is a
@@ -298,8 +300,8 @@ def solver_step(
         The new state d', `[B, ...]`, in the state's type; `out` itself if it is passed.
 
     Raises:
-        ValueError: If an argument requires a gradient while gradients are enabled, or if noise is passed for a rule
-            without noise.
+        ValueError: If an argument requires a gradient while gradients are enabled, or if noise is passed to a step
+            that has none.
 
     Example:
         >>> d = torch.ones(1)

@@ -71,7 +71,7 @@ def discrete_time_loss(
 ) -> Tensor:
     """Computes the n-step loss L_n, n·E[ln p_S(y) − ln p_R(y)] per variable, with α_i, i = n·t + 1 (189, 190, 193).
 
-    The expectation is a Gauss–Hermite sum, or the mean of draws of one normal per variable. L_n tends to
+    The expectation is a Gauss–Hermite sum, or a mean of draws, each with one normal per variable. L_n tends to
     `continuous_time_loss` as n grows.
 
     Args:
@@ -83,8 +83,8 @@ def discrete_time_loss(
         step: i, from 1 to n: an int, or a tensor of integers in a shape that t may have.
         beta_1: β₁ of the paper's schedule, positive. Pass either beta_1 or schedule.
         schedule: Another schedule β(t): an object with the methods of `schedules.DiscreteSchedule`.
-        receiver: "joint", the paper's, or "factorised", the published code's, which has a mixture for each of the two
-            coordinates of y.
+        receiver: The receiver distribution p_R: "joint", the paper's, or "factorised", the published code's, which is a
+            product of two mixtures, one for each coordinate of y.
         n_samples: Number of draws, instead of a quadrature.
         quadrature: Number of nodes of a Gauss–Hermite sum, from 1 to 128; 8 if neither quadrature nor n_samples is
             passed.

@@ -1,9 +1,10 @@
 """Binary data in plain PyTorch: the executable specification. Equation numbers refer to arXiv 2308.07037.
 
-These are the formulas of `discrete` for K = 2, with one number for each variable instead of two [derived]: z is the
-logit of class 1 minus the logit of class 0, and the state is d = y₁ − y₀. A class x has the sign s = 2x − 1: 1 for
-class 1, −1 for class 0. All tensors have the shape `[B, ...]` of the classes x. Row scalars (`alpha`, `weight`, …) come
-from the module `rows`, in the type of the arithmetic, and broadcast to x.
+These are the formulas of `discrete` for K = 2, with one number for each variable instead of two: z is the network's
+logit of class 1 minus its logit of class 0, and the state d is the same difference in a state of `discrete`. [derived]
+marks formulas that are not in the paper. A class x has the sign s = 2x − 1: 1 for class 1, −1 for class 0. All tensors
+have the shape `[B, ...]` of the classes x. Row scalars (`alpha`, `weight`, …) come from the module `call.rows`, in the
+type of the arithmetic, and broadcast to x.
 """
 
 import torch

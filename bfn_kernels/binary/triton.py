@@ -1,8 +1,8 @@
 """The operators of binary data in Triton, the counterpart of csrc/cpu/binary.cpp.
 
 A function takes the arguments of the function of the same name in `reference.py`, whose docstring has their shapes. A
-loss also takes a bool: whether its gradient is needed. Its kernel takes views (see `triton_ops.views`) of the inputs
-and of the results, and the number of variables. Numbers in parentheses are equations of Graves et al. 2023.
+loss also takes a bool: whether its gradient is needed. A kernel takes views (see `triton_ops.views`) of the inputs and
+of the results, and the number of variables. Numbers in parentheses are equations of Graves et al. 2023.
 """
 
 import torch
@@ -37,7 +37,8 @@ from bfn_kernels.triton_ops.views import (
 )
 
 SAMPLE, MODE = tl.constexpr(records.SAMPLE), tl.constexpr(records.MODE)
-_MAX_LOG_RATIO = tl.constexpr(60.0)  # with ratios up to exp(60), it does not matter that p or q below 1e-38 is 0
+# In the sum p + q·exp(−r) with |r| up to this, a p or q that underflows to 0, below 1e-38, counts for at most 2e-12.
+_MAX_LOG_RATIO = tl.constexpr(60.0)
 
 
 @triton.jit
@@ -187,7 +188,7 @@ def discrete_time_loss(
 
 @triton.jit
 def _draw(u, p, q, r):
-    """One draw of L_n and its derivative by u. The draw is −ln M with M = p_x + q·e^(−r). Unless M is small, it is
+    """One draw of L_n and its derivative by u. The draw is −ln M with M = p_x + q·e^(−r). If M is at least 1/2, it is
     computed as −ln(1 + S), S = q·(e^(−r) − 1). If |r| exceeds _MAX_LOG_RATIO, it is computed as softplus(−u) −
     softplus(−u − r)."""
     within = tl.abs(r) <= _MAX_LOG_RATIO

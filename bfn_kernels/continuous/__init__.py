@@ -1,8 +1,9 @@
-"""Ops of continuous data. The input distribution of a variable is a normal. Each variable has a mean, and all variables
-of a row have one precision.
+"""Ops of continuous data. The input distribution of a variable is a normal with a mean and a precision. Means are
+`[B, ...]`, as data are. The precision is one number for all variables, or a tensor `[B]` or of any leading part of
+`[B, ...]`.
 
-Data are `[B, ...]`. `help(bfn_kernels)` describes types, random numbers and errors. Numbers in parentheses are
-equations of Graves et al. 2023.
+`help(bfn_kernels)` describes types, random numbers and errors. Numbers in parentheses are equations of Graves et al.
+2023, and [derived] marks formulas that are not in the paper.
 """
 
 import torch
@@ -39,6 +40,8 @@ def flow_sample(
     backend: str | None = None,
 ) -> Tensor:
     """Draws the input distribution's mean after messages up to time t: γx + √(γ(1−γ))·ε, γ = 1 − σ₁^{2t} (77, 80).
+
+    With another schedule than the paper's, its method `gamma` gives γ.
 
     Args:
         x: Data `[B, ...]`; differentiable.
@@ -143,6 +146,8 @@ def predict_data(
     backend: str | None = None,
 ) -> Tensor:
     """Computes the data prediction from a noise prediction: x̂ = μ/γ − √((1−γ)/γ)·ε̂ (84), clipped; 0 where t < t_min.
+
+    γ is defined as in `flow_sample`.
 
     Args:
         noise_pred: ε̂, the predicted noise, `[B, ...]`; differentiable where x̂ is not clipped.

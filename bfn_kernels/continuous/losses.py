@@ -29,6 +29,8 @@ def continuous_time_loss(
 ) -> Tensor:
     """L∞ in nats: −ln σ₁·(x − x̂)²/σ₁^{2t} per variable (101).
 
+    With another schedule than the paper's, it is schedule.rate(t)/2·(x − x̂)².
+
     Args:
         x: Data `[B, ...]`; differentiable.
         prediction: The network's output `[B, ...]`; differentiable.
@@ -39,8 +41,8 @@ def continuous_time_loss(
         parametrisation: "noise": x̂ is what `predict_data` computes of prediction and mean; "data": x̂ is prediction.
         limits: `bfn_kernels.Limits`, of which only t_min is read (1e-6 by default): with parametrisation="noise", x̂ is
             0 before t_min.
-        clip: The range (low, high) of the data. x̂ is clipped to it. On the CPU, an x outside is an error. None for data
-            without bounds.
+        clip: The range (low, high) of the data. x̂ is clipped to it. An x outside is an error on the CPU; a GPU does not
+            check. None for data without bounds.
         mask: Bool, False where a variable costs nothing and its x is not read. Broadcastable to x, or shaped as its
             leading dimensions.
         reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (`[B, ...]`).
@@ -96,8 +98,8 @@ def discrete_time_loss(
         parametrisation: "noise": x̂ is what `predict_data` computes of prediction and mean; "data": x̂ is prediction.
         limits: `bfn_kernels.Limits`, of which only t_min is read (1e-6 by default): with parametrisation="noise", x̂ is
             0 before t_min.
-        clip: The range (low, high) of the data. x̂ is clipped to it. On the CPU, an x outside is an error. None for data
-            without bounds.
+        clip: The range (low, high) of the data. x̂ is clipped to it. An x outside is an error on the CPU; a GPU does not
+            check. None for data without bounds.
         mask: Bool, False where a variable costs nothing and its x is not read. Broadcastable to x, or shaped as its
             leading dimensions.
         reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (`[B, ...]`).
@@ -146,19 +148,20 @@ def reconstruction_loss(
     cost of discretised models.
 
     Args:
-        x: Data `[B, ...]`; differentiable. With num_bins, in [−1, 1] and not differentiable.
+        x: Data `[B, ...]`; differentiable. With num_bins, x is not differentiable, and an x outside [−1, 1] is an error
+            on the CPU.
         prediction: The network's output `[B, ...]`; differentiable.
         mean: The mean that the network saw, `[B, ...]`; differentiable. It may be None with parametrisation="data".
         sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1): σ₁ of the paper's schedule (80).
         schedule: A schedule of `bfn_kernels.schedules`, or an object with the same methods, instead of sigma_1.
         num_bins: K, the number of bins of [−1, 1], at least 2; None for the density.
-        std: Standard deviation of the normal, from 1e-6 to 1e6. None: σ₁, the input distribution's at t = 1. The
-            published code takes 0.7σ₁ for 16 bins.
+        std: Standard deviation of the normal, from 1e-6 to 1e6. None: σ₁, the standard deviation of the input
+            distribution at t = 1. For 16 bins, the paper's published code uses 0.7σ₁.
         parametrisation: "noise": x̂ is what `predict_data` computes of prediction and mean; "data": x̂ is prediction.
         limits: `bfn_kernels.Limits`, of which only t_min is read (1e-6 by default): with parametrisation="noise", x̂ is
             0 before t_min.
-        clip: The range (low, high) of the data. x̂ is clipped to it. On the CPU and without num_bins, an x outside is an
-            error. None for data without bounds.
+        clip: The range (low, high) of the data. x̂ is clipped to it. Without num_bins, an x outside is an error on the
+            CPU; a GPU does not check. None for data without bounds.
         mask: Bool, False where a variable costs nothing and its x is not read. Broadcastable to x, or shaped as its
             leading dimensions.
         reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (`[B, ...]`).
@@ -189,7 +192,7 @@ def reconstruction_loss(
         return library.continuous.squared_loss(x, prediction, *network, *normal, *target)
     num_bins = checks.integer("num_bins", num_bins, 2)
     checks.no_gradient("with num_bins only prediction and mean have a gradient", x=x)
-    # predict_data returns x̂ in the prediction's type, so the prediction is converted first, lest x̂ is rounded
+    # predict_data returns x̂ in the type of the prediction, so x̂ would be rounded without this conversion
     x_hat = library.continuous.predict_data(prediction.to(dtype), *network)
     return keywords.bin_loss(library, x, (x_hat, normal[0], None), num_bins, True, target)
 

@@ -1,4 +1,5 @@
-"""The operators of continuous data, each with its fake and its backward pass.
+"""The operators of continuous data, each with its fake (its result without numbers, for torch.compile) and its backward
+pass.
 
 The function of the same name in `reference.py` computes the same result and has the same arguments.
 """

@@ -1,7 +1,8 @@
 """Continuous data in plain PyTorch: the executable specification. Equation numbers refer to arXiv 2308.07037.
 
 Data, means and explicit noise have the shape `[B, ...]`. Row scalars (`mean_scale`, `weight`, …) come from the module
-`rows`, in the type of the arithmetic, and broadcast to the data.
+`call.rows`, in the type of the arithmetic, and broadcast to the data. [derived] marks formulas that are not in the
+paper.
 """
 
 from torch import Tensor
@@ -33,7 +34,8 @@ def step(
 
 
 def predict_data(network: Prediction) -> Tensor:
-    """x̂ = μ/γ − √((1−γ)/γ)·ε̂ (84), clipped to [low, high]; 0 without a gradient where t < t_min."""
+    """x̂ = μ/γ − √((1−γ)/γ)·ε̂ (84), clipped to [low, high]; 0 without a gradient where t < t_min. If the network has no
+    scales, x̂ is the prediction, clipped."""
     prediction, mean, mean_scale, noise_scale, low, high = network
     if mean_scale is None:
         return clamped(prediction, low, high)

@@ -1,4 +1,7 @@
-"""The steps of samplers of continuous data. The functions are public in `bfn_kernels.continuous`."""
+"""The steps of samplers of continuous data. The functions are public in `bfn_kernels.continuous`.
+
+Numbers in parentheses are equations of Graves et al. 2023, and [derived] marks formulas that are not in the paper.
+"""
 
 import math
 from typing import Any
@@ -132,8 +135,8 @@ def solver_step(
 ) -> Tensor:
     """A sampler's step from time t to t_next by a rule of `bfn_kernels.solvers` [derived].
 
-    μ' = A·μ + take·(x̂ + r·(x̂ − x̂_prev)) + E·ξ, with the coefficients of the rule. Nothing is differentiable; run it
-    under `torch.no_grad()`.
+    μ' = A·μ + take·(x̂ + r·(x̂ − x̂_prev)) + E·ξ. The rule determines the coefficients A, take, r and E. Nothing is
+    differentiable; run it under `torch.no_grad()`.
 
     Args:
         prediction: The network's output at time t, `[B, ...]`.
@@ -143,7 +146,7 @@ def solver_step(
         t_next: Times at which the step ends, t ≤ t_next ≤ 1, in a shape that t may have; None only with coefficients.
         rule: A name of `solvers.RULES`; not read with coefficients.
         t_previous: Times of the step before, t_previous < t, in a shape that t may have, for a rule of second order.
-            Without it the step is of first order.
+            None: the step is of first order.
         previous: x̂ of the step before, `[B, ...]`, which predicted_out received in that step. Pass previous and
             t_previous together.
         coefficients: `solvers.Coefficients`, numbers, or tensors in a shape that t may have, instead of t_next, rule
@@ -156,8 +159,8 @@ def solver_step(
         clip: The range (low, high) of the data, to which x̂ is clipped. None for data without bounds.
         unconditional: The output of the network without its condition, `[B, ...]`. Pass unconditional and guidance, or
             neither.
-        guidance: w, a number, or a tensor in a shape that t may have: the output is (1 + w)·prediction −
-            w·unconditional. Plain PyTorch computes it.
+        guidance: w, a number, or a tensor in a shape that t may have: the step uses (1 + w)·prediction −
+            w·unconditional. Plain PyTorch computes this sum on every backend.
         known: Values `[B, ...]` that x̂ has where known_mask is True (inpainting).
         known_mask: Bool. Pass known and known_mask together. Broadcastable to mean, or shaped as its leading
             dimensions.
@@ -173,9 +176,8 @@ def solver_step(
         The new mean μ' in the shape and type of mean.
 
     Raises:
-        ValueError: If the times are not in order (on the CPU). If previous is given without t_previous, or t_previous
-            without previous; with coefficients, their extrapolation stands for t_previous. If noise is given to a step
-            without noise.
+        ValueError: If the times are not in order (on the CPU). If only one of previous and t_previous is given or, with
+            coefficients, only one of previous and an extrapolation. If noise is given to a step that has none.
 
     Example:
         >>> noise_pred, mean = torch.zeros(1, 2), torch.full((1, 2), 0.45)

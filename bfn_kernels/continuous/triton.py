@@ -1,7 +1,7 @@
 """The operators of continuous data in Triton, the counterpart of csrc/cpu/continuous.cpp.
 
 A function takes the arguments of the function of the same name in `reference.py`, whose docstring has their shapes. A
-loss also takes a bool for each gradient: whether it is needed. Its kernel takes views (see `triton_ops.views`) of the
+loss also takes a bool for each gradient: whether it is needed. A kernel takes views (see `triton_ops.views`) of the
 inputs and of the results, and the number of variables. Numbers in parentheses are equations of Graves et al. 2023.
 """
 

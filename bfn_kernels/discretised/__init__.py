@@ -2,18 +2,18 @@
 
 The network predicts a normal for each variable, by `pred_mean` and `pred_log_std`. The probability of a bin is the mass
 that the normal has in the bin. `clip=True` adds the mass beyond [−1, 1] to the first and the last bin (107–109).
-`clip=False` renormalises the distribution in [−1, 1]. Use the flow, sender and update of `continuous`.
+`clip=False` renormalises the distribution in [−1, 1]. `continuous` has the flow, the sender and the Bayesian update.
 
 With `mixture_logits` `[B, ..., M]`, M at most 1024, the output distribution is a mixture of M normals. The two
-predictions, or mean and std, then have the shape `[B, ..., M]`, too. If they are differentiable in an op, the mixture
-logits are, too.
+predictions, or mean and std, then have the shape `[B, ..., M]`, too. An op with gradients for these two tensors has a
+gradient for the mixture logits, too.
 
 With `pred_log_std=None`, `pred_mean` has both predictions, stacked in a last dimension of two: `[B, ..., 2]` or `[B,
 ..., M, 2]`. Its gradient is stacked, too. Pass the stacked output of a network as it is: an op reads it as fast as two
-tensors, and splitting it with `unbind` would cost one more pass over the memory.
+tensors, and the backward pass of `unbind` would copy the gradients.
 
 Data are `[B, ...]`. `help(bfn_kernels)` describes types, random numbers and errors. Numbers in parentheses are
-equations of Graves et al. 2023.
+equations of Graves et al. 2023, and [derived] marks formulas that are not in the paper.
 """
 
 import torch

@@ -12,7 +12,7 @@ from torch import Tensor
 from bfn_kernels.call.checks import wide_device
 
 TINY_TOTAL = 1e-5  # with less mass in [−1, 1], as for std ≥ 8e4, an unclipped distribution counts as uniform
-WIDE_STD, WIDE_TERMS = 2.0, 30  # from this std on, an unclipped mean is a series of 30 terms (error 1e-17)
+WIDE_STD, WIDE_TERMS = 2.0, 30  # from this std on, k̂ without `clip` is a series of 30 terms (error 1e-17)
 
 
 def bin_index(x: Tensor, num_bins: int) -> Tensor:
@@ -41,8 +41,8 @@ def log_ndtr(z: Tensor) -> Tensor:
 
 
 def log_interval(left: Tensor, right: Tensor, middle: Tensor, width: Tensor) -> Tensor:
-    """ln(Φ(right) − Φ(left)), computed in the smaller tail. For a narrow interval it is a series in `middle` and
-    `width`, the middle and the width of the interval."""
+    """ln(Φ(right) − Φ(left)). An interval right of 0 is mirrored, so that its Φ are not close to 1. For a narrow
+    interval it is a series in `middle` and `width`, the middle and the width of the interval."""
     most_width, most_slope = (0.1, 0.3) if left.dtype == torch.float32 else (1e-3, 1e-2)
     narrow = (width < most_width) & ((middle * width).abs() < most_slope)
     flip = left > 0
@@ -75,8 +75,8 @@ def unclipped_total(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def mean_of_bins(mean: Tensor, std: Tensor, num_bins: int, clip: bool) -> Tensor:
-    """k̂ = Σ p_k c_k for one normal. With `clip`, it is (1 − 1/K) − h·Σ Φ((b_j − mean)/std) over the inner edges b_j of
-    the bins [derived]."""
+    """k̂ = Σ p_k c_k for one normal, where c_k is the centre of bin k. With `clip`, it is (1 − 1/K) − h·Σ Φ((b_j −
+    mean)/std) over the inner edges b_j of the bins [derived]."""
     edges = -1 + 2 / num_bins * torch.arange(1, num_bins, dtype=mean.dtype, device=mean.device)
     last = 1 - 1 / num_bins
     if clip:
@@ -97,8 +97,9 @@ def mean_of_bins(mean: Tensor, std: Tensor, num_bins: int, clip: bool) -> Tensor
 
 def _mean_of_wide(mean: Tensor, std: Tensor, num_bins: int) -> Tensor:
     """k̂ = Σ p_k c_k for a wide unclipped normal, whose closed form would be a small difference divided by a small mass.
-    With z = mean/std the density in [−1, 1] is proportional to exp(zx/std − x²/2std²) = Σ He_n(z)·(x/std)^n/n!, so that
-    Σ c_k p_k = Σ He_n(z)/std^n·(Σ_k c_k ∫ x^n/n! over bin k) / Σ He_n(z)/std^n·(∫ x^n/n! over [−1, 1]) [derived]."""
+    With z = mean/std and Hermite polynomials He_n the density in [−1, 1] is proportional to exp(zx/std − x²/2std²) =
+    Σ He_n(z)·(x/std)^n/n!, so that Σ c_k p_k = Σ He_n(z)/std^n·(Σ_k c_k ∫ x^n/n! over bin k) / Σ He_n(z)/std^n·(∫
+    x^n/n! over [−1, 1]) [derived]."""
     edges = torch.linspace(-1, 1, num_bins + 1, dtype=torch.float64, device=wide_device(mean.device))
     centres = (edges[1:] + edges[:-1]) / 2
     before, he = torch.zeros_like(mean), torch.ones_like(mean)  # He_n(z)/std^n, by its recurrence

@@ -38,8 +38,9 @@ def output_distribution(
 ) -> tuple[Tensor, Tensor]:
     """Mean and std of the normal that the network predicts for the data at time t (105, 106).
 
-    The mean is μ/γ − √((1−γ)/γ)·pred_mean, and the std is √((1−γ)/γ)·exp(pred_log_std). With `parametrisation="data"`
-    they are pred_mean and exp(pred_log_std). Pass them to `sample`, `mode`, `expected_value` and `log_prob`.
+    The mean is μ/γ − √((1−γ)/γ)·pred_mean, and the std is √((1−γ)/γ)·exp(pred_log_std), where γ = 1 − σ₁^{2t} in the
+    paper's schedule. With `parametrisation="data"` they are pred_mean and exp(pred_log_std). Pass the mean and the std
+    to `sample`, `mode`, `expected_value` and `log_prob`.
 
     Args:
         pred_mean: Predicted mean, `[B, ...]`, or `[B, ..., M]` of a mixture; differentiable. If pred_log_std is None,
@@ -133,10 +134,10 @@ def log_prob(
 ) -> Tensor:
     """ln p, in nats, of the bin that x lies in, exact far into both tails (107–109).
 
-    The published code returns a density instead (docs/published_code.md).
+    The paper's published code returns a density instead (docs/published_code.md).
 
     Args:
-        x: Data `[B, ...]` in [−1, 1]; not differentiable. On the CPU, an x outside is an error.
+        x: Data `[B, ...]` in [−1, 1]; not differentiable. An x outside is an error on the CPU; a GPU does not check.
         mean: Means of the normals, `[B, ...]`, or `[B, ..., M]` of a mixture; differentiable.
         std: Standard deviations of the normals, positive, of the shape of mean; differentiable.
         num_bins: K, the number of bins, at least 2.
@@ -174,7 +175,7 @@ def sample(
     component_noise: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """A draw from the clipped output distribution: the centre of the bin of clamp(mean + std·ε).
+    """A draw from the clipped output distribution: the centre of the bin of clamp(mean + std·ε, −1, 1).
 
     Args:
         mean: Means of the normals, `[B, ...]`, or `[B, ..., M]` of a mixture; not differentiable.
@@ -212,7 +213,7 @@ def mode(
 ) -> Tensor:
     """The centre of the likeliest bin of the clipped output distribution.
 
-    For a mixture, the probability of each of the K bins is computed.
+    For a mixture, the cost grows with K, since the op computes the probability of every bin.
 
     Args:
         mean: Means of the normals, `[B, ...]`, or `[B, ..., M]` of a mixture; not differentiable.
@@ -239,7 +240,8 @@ def normal_of(
     library: Library, dtype: torch.dtype, pred_mean, pred_log_std, mean, scales, bins: tuple
 ) -> tuple[Tensor, Tensor]:
     """The mean and std of the normal that the network predicts, in `dtype`, the type of the arithmetic. The operator
-    `continuous.predict_data` computes the mean. Its range is infinite, so it does not clip."""
+    `continuous.predict_data` computes the mean. The range that it clips to is infinite, since this mean is not clipped.
+    """
     pred_mean, pred_log_std = reference.pair(pred_mean, pred_log_std)
     if mean is not None and mean.dim() < pred_mean.dim():
         mean = mean.unsqueeze(-1).expand(pred_mean.shape)
@@ -249,8 +251,8 @@ def normal_of(
 
 
 def _normal(mean: Tensor, std: Tensor, mixture_logits: Tensor | None, what: str | None = None) -> Sequence[int]:
-    """Checks a normal or a mixture of normals; returns the shape of the variables. what: words for the op's result, if
-    the result has no gradient."""
+    """Checks a normal or a mixture of normals; returns the shape of the variables. what: the op's result in words, if
+    the result has no gradient; else None."""
     checks.data("mean", mean)
     checks.like("std", std, "mean", mean)
     if what is not None:
@@ -273,8 +275,8 @@ def component_noises(mixture_logits: Tensor | None, noise: Tensor | None, shape:
 
 
 def check_output(x: Tensor, name: str, output: tuple, mean: Tensor | None, parametrisation: str) -> Tensor | None:
-    """Checks that the network's output, pred_mean, pred_log_std and mixture_logits, fits x. Returns the mean, or None
-    if the op does not read it."""
+    """Checks that the network's output (pred_mean, pred_log_std, mixture_logits) fits x. Returns `mean`, the mean that
+    the network saw, or None with parametrisation="data", which does not read it. name: the name of x in errors."""
     checks.data(name, x)
     pred_mean, pred_log_std, mixture_logits = output
     shape: Sequence[int] = x.shape

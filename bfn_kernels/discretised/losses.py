@@ -34,9 +34,11 @@ def continuous_time_loss(
 ) -> Tensor:
     """L∞ in nats: −ln σ₁·(x − k̂)²/σ₁^{2t} per variable (101), where k̂ is the expected value of the output distribution.
 
+    With another schedule than the paper's, it is schedule.rate(t)/2·(x − k̂)².
+
     Args:
-        x: Data `[B, ...]` in [−1, 1]; not differentiable. On the CPU, an x outside is an error. `from_levels` makes bin
-            centres of levels.
+        x: Data `[B, ...]` in [−1, 1]; not differentiable. An x outside is an error on the CPU; a GPU does not check.
+            `from_levels` makes bin centres of levels.
         pred_mean: Predicted mean, `[B, ...]`, or `[B, ..., M]` of a mixture; differentiable. If pred_log_std is None,
             pred_mean has both predictions, stacked in a last dimension of two.
         pred_log_std: Logarithm of the predicted std, in the shape of pred_mean; differentiable. None if pred_mean has
@@ -102,14 +104,15 @@ def discrete_time_loss(
 ) -> Tensor:
     """L_n in nats: n·E_ε[−ε²/2 − ln Σ_k p_k·exp(−(y − c_k)²/2τ²)], y = x + τε, τ² = 1/α_i, i = n·t + 1 (113–119).
 
-    It tends to `continuous_time_loss` as n grows. The expectation is a Gauss–Hermite sum or, as in the published code,
-    a mean of draws. The error of a variable's loss, relative to 1 + its loss, was measured. Each pair is a bound for 95
-    % of the variables, and the maximum: 4 nodes (2e-3, 1e-2), 8 nodes (2e-4, 2e-3), 16 nodes (2e-5, 5e-4), 32 nodes
-    (1e-6, 5e-5), ten draws (0.2, 0.7).
+    p_k is the probability of bin k, and c_k its centre. L_n tends to `continuous_time_loss` as n grows. The expectation
+    is a Gauss–Hermite sum or, as in the paper's published code, a mean of draws. Its error was measured as a fraction
+    of 1 + the loss of the variable. In each pair, 95 % of the variables have at most the first error, and none has more
+    than the second: 4 nodes (2e-3, 1e-2), 8 nodes (2e-4, 2e-3), 16 nodes (2e-5, 5e-4), 32 nodes (1e-6, 5e-5), ten draws
+    (0.2, 0.7).
 
     Args:
-        x: Data `[B, ...]` in [−1, 1]; not differentiable. On the CPU, an x outside is an error. `from_levels` makes bin
-            centres of levels.
+        x: Data `[B, ...]` in [−1, 1]; not differentiable. An x outside is an error on the CPU; a GPU does not check.
+            `from_levels` makes bin centres of levels.
         pred_mean: Predicted mean, `[B, ...]`, or `[B, ..., M]` of a mixture; differentiable. If pred_log_std is None,
             pred_mean has both predictions, stacked in a last dimension of two.
         pred_log_std: Logarithm of the predicted std, in the shape of pred_mean; differentiable. None if pred_mean has
@@ -183,11 +186,11 @@ def reconstruction_loss(
     reduction: str = "mean",
     backend: str | None = None,
 ) -> Tensor:
-    """The cost in nats of x after the last message: −ln p_O(x), where p_O is the output distribution at t = 1.
+    """The cost in nats of x after the last message: −ln p_O(x), where p_O is the clipped output distribution at t = 1.
 
     Args:
-        x: Data `[B, ...]` in [−1, 1]; not differentiable. On the CPU, an x outside is an error. `from_levels` makes bin
-            centres of levels.
+        x: Data `[B, ...]` in [−1, 1]; not differentiable. An x outside is an error on the CPU; a GPU does not check.
+            `from_levels` makes bin centres of levels.
         pred_mean: Predicted mean, `[B, ...]`, or `[B, ..., M]` of a mixture; differentiable. If pred_log_std is None,
             pred_mean has both predictions, stacked in a last dimension of two.
         pred_log_std: Logarithm of the predicted std, in the shape of pred_mean; differentiable. None if pred_mean has

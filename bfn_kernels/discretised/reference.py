@@ -1,8 +1,8 @@
 """Discretised data in plain PyTorch: the executable specification. Equation numbers refer to arXiv 2308.07037.
 
 x `[B, ...]` lies in [−1, 1], which K bins of width h = 2/K divide. Arguments and results name a bin by its centre. The
-functions here name it by a zero-based index, which is a float so that NaN stays NaN. Row scalars come from the module
-`rows`, in the type of the arithmetic, and broadcast to x.
+functions here name it by a zero-based index, which is a float so that NaN stays NaN. Row scalars, such as `weight`,
+come from the module `call.rows`, in the type of the arithmetic, and broadcast to x.
 """
 
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from bfn_kernels.discretised.bins import bin_index, centre, log_bin_prob, mean_o
 from bfn_kernels.records import MEAN, SAMPLE, Bins, Draws, LossTarget, Network, Noise, OutputLimits, Sent, Solver
 from bfn_kernels.steps import clamped, mean_step
 
-MODE_PROBABILITIES = 1 << 18  # how many probabilities, of a bin in a component, `mode` computes at a time
+MODE_PROBABILITIES = 1 << 18  # at most so many probabilities, one per bin and component, are computed at a time
 
 
 class Normal(NamedTuple):
@@ -66,8 +66,8 @@ def hidden(mask: Tensor | None, output: Normal) -> Normal:
 def output_distribution(dtype: torch.dtype, network: Network, bins: Bins) -> Normal:
     """The mean and std of the network's normal (105, 106), in `dtype`, the type of the arithmetic.
 
-    Where t < t_min, the mean is 0 and the std is 1, without a gradient. If the scales are None, the network predicts
-    the data.
+    Where t < t_min, the mean is 0 and the std is 1, without a gradient. If the network has no scales, it predicts the
+    data.
     """
     pred_mean, pred_log_std = pair(network.pred_mean, network.pred_log_std)
     output = Normal.of(dtype, pred_mean, pred_log_std, network.mixture_logits)

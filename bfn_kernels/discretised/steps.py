@@ -1,4 +1,7 @@
-"""The steps of samplers of discretised data. The functions are public in `bfn_kernels.discretised`."""
+"""The steps of samplers of discretised data. The functions are public in `bfn_kernels.discretised`.
+
+Numbers in parentheses are equations of Graves et al. 2023, and [derived] marks formulas that are not in the paper.
+"""
 
 import torch
 from torch import Tensor
@@ -153,8 +156,8 @@ def solver_step(
 ) -> Tensor:
     """A sampler's step from time t to t_next by a rule of `bfn_kernels.solvers` [derived].
 
-    μ' = A·μ + take·(x̂ + r·(x̂ − x̂_prev)) + E·ξ, with the coefficients of the rule. x̂ is a value of the output
-    distribution at time t, which `choose` names. Nothing is differentiable; run it under `torch.no_grad()`.
+    μ' = A·μ + take·(x̂ + r·(x̂ − x̂_prev)) + E·ξ. The rule determines the coefficients A, take, r and E. x̂ is a value of
+    the output distribution at time t, which `choose` names. Nothing is differentiable; run it under `torch.no_grad()`.
 
     Args:
         pred_mean: Predicted mean at time t, `[B, ...]`, or `[B, ..., M]` of a mixture. If pred_log_std is None,
@@ -167,7 +170,7 @@ def solver_step(
         num_bins: K, the number of bins, at least 2.
         rule: A name of `solvers.RULES`; not read with coefficients.
         t_previous: Times of the step before, t_previous < t, in a shape that t may have, for a rule of second order.
-            Without it the step is of first order.
+            None: the step is of first order.
         previous: x̂ of the step before, `[B, ...]`, which predicted_out received in that step. Pass previous and
             t_previous together.
         coefficients: `solvers.Coefficients`, numbers, or tensors in a shape that t may have, instead of t_next, rule
@@ -182,9 +185,9 @@ def solver_step(
             predictions, the log std of unconditional is not read. Pass unconditional and guidance, or neither. They
             cannot be combined with mixture_logits.
         guidance: w, a number, or a tensor in a shape that t may have: the predicted mean is (1 + w)·pred_mean −
-            w·unconditional. Plain PyTorch computes it.
-        choose: What x̂ is: the "mean" of the output distribution, as in BFN-Solver, a "sample" or its "mode".
-            None: a "sample" with the rule "ancestral", else the "mean".
+            w·unconditional. Plain PyTorch computes this mean on every backend.
+        choose: What x̂ is: the "mean" of the output distribution, a "sample" of it, or its "mode". None: a "sample" with
+            the rule "ancestral", else the "mean".
         known: Values `[B, ...]` that x̂ has where known_mask is True (inpainting).
         known_mask: Bool. Pass known and known_mask together. Broadcastable to mean, or shaped as its leading
             dimensions.
@@ -205,9 +208,9 @@ def solver_step(
         The new mean μ' in the shape and type of mean.
 
     Raises:
-        ValueError: If the times are not in order (on the CPU). If previous is given without t_previous, or t_previous
-            without previous; with coefficients, their extrapolation stands for t_previous. If noise is given to a step
-            without noise. If component_noise is given without mixture_logits.
+        ValueError: If the times are not in order (on the CPU). If only one of previous and t_previous is given or, with
+            coefficients, only one of previous and an extrapolation. If noise is given to a step that has none. If
+            component_noise is given without mixture_logits.
 
     Example:
         >>> m = torch.zeros(1, 1)
@@ -244,7 +247,7 @@ def _guided(
     guidance: PerRow | None,
     mean: Tensor,
 ) -> Tensor:
-    """pred_mean with guided means. stacked: whether the logarithms of the std are in it too, and stay as they are."""
+    """pred_mean with guided means. stacked: whether pred_mean also has the log stds, which guidance does not change."""
     if mixture_logits is not None:
         raise ValueError("mixture_logits must be None with guidance, since components of two outputs do not correspond")
     guided = keywords.guided_prediction(pred_mean, unconditional, guidance, "pred_mean", mean)

@@ -54,8 +54,8 @@ from bfn_kernels.triton_ops.views import (
 )
 
 SAMPLE, MODE = tl.constexpr(records.SAMPLE), tl.constexpr(records.MODE)
-# The sums of k̂ have several formulas, and the std decides which one a variable needs (see `triton_expected`). A
-# program computes each formula that a variable of its block needs. A small block needs fewer formulas.
+# The std of a variable decides by which of several formulas k̂ is computed (see `triton_expected`). A program computes
+# every formula that any variable of its block needs, and a small block needs fewer of them.
 BLOCK = 256
 
 

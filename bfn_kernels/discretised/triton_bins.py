@@ -102,8 +102,8 @@ def centre(i, K: tl.constexpr):
 
 @triton.jit
 def origin_of(point, K: tl.constexpr):
-    """K times a point, as the sum of two numbers, the first of which is exact. From them `to_edge` computes distances
-    in units of 1/K without the rounding error of −1 + 2j/K."""
+    """K times a number, the point, as the sum of two numbers. In float32 the first of them is exact for K up to 65536.
+    From them `to_edge` computes distances in units of 1/K without the rounding error of −1 + 2j/K."""
     if point.dtype == tl.float64:
         leading = point
     else:
@@ -125,8 +125,8 @@ def to_centre(origin, i, K: tl.constexpr):
 
 @triton.jit
 def _by_mean_and_std(value, by_left, by_right, left, right, std):
-    """The value with its derivatives by mean and std. left, right: the edges in units of std. by_left, by_right: the
-    derivatives by them."""
+    """The value with its derivatives by mean and std. left, right: the edges, relative to the mean, in units of std.
+    by_left, by_right: the derivatives by these edges."""
     return value, -(by_left + by_right) / std, -(left * by_left + right * by_right) / std
 
 
@@ -137,8 +137,9 @@ def _is_narrow(z, d):
 
 @triton.jit
 def _narrow_bin(z, d):
-    """Whether a bin is narrow, and the Taylor series of its mass about the centre, d·φ(z)·(1 + series). Its derivatives
-    by z and d are d·φ(z)·(tilt − z·(1 + series)) and φ(z)·(1 + series + growth)."""
+    """Whether a bin is narrow, and the Taylor series of its mass about its centre. z: the centre, relative to the mean.
+    d: the width of the bin. Both are in units of std. The mass is d·φ(z)·(1 + series). Its derivatives by z and d are
+    d·φ(z)·(tilt − z·(1 + series)) and φ(z)·(1 + series + growth)."""
     z2, d2 = z * z, d * d
     by_12: tl.constexpr = 1.0 / 12
     by_480: tl.constexpr = 1.0 / 480
@@ -171,9 +172,9 @@ def log_inner_bin(left, right, z, d, log_d, std):
 
 @triton.jit
 def bin_place(left, right, z, d):
-    """Where `scaled_inner_bin` takes the density: at the centre of a narrow bin, and of another bin at the edge nearer
-    to 0, or at 0 if this is in the bin. Also returns the place's distance from the centre, in halves of a bin; 0 if the
-    place is 0."""
+    """The place y of a bin, at whose density `scaled_inner_bin` scales the mass: the centre of a narrow bin; of another
+    bin 0 if the bin contains 0, else the edge nearer to 0. Also returns the side: −1 if y is the left edge, 1 if it is
+    the right edge, else 0."""
     at = tl.where(left > 0.0, left, tl.where(right < 0.0, right, 0.0))
     side = tl.where(left > 0.0, -1.0, tl.where(right < 0.0, 1.0, 0.0))
     if z.dtype != tl.float64:
@@ -184,8 +185,8 @@ def bin_place(left, right, z, d):
 
 @triton.jit
 def scaled_inner_bin(left, right, z, d, inverse_std):
-    """The mass of a bin as exp(−y²/2)·mass: returns y and its side, as `bin_place` does, then the mass and its
-    derivatives by mean and std, divided by exp(−y²/2). The arguments are those of `log_inner_bin`."""
+    """Returns the place y of a bin and its side (see `bin_place`); then the mass of the bin and its derivatives by mean
+    and std, all divided by exp(−y²/2), so that they do not underflow. `log_inner_bin` explains the arguments."""
     _, front, lost, of_left, of_right = scaled_interval(left, right, z, d)
     mass, by_mean, by_std = front - lost, of_left - of_right, left * of_left - right * of_right
     if z.dtype != tl.float64:
@@ -201,7 +202,8 @@ def scaled_inner_bin(left, right, z, d, inverse_std):
 
 @triton.jit
 def scaled_end_bin(z, first: tl.constexpr, inverse_std):
-    """The mass of a clipped end bin, as `scaled_inner_bin` returns it. z is its inner edge in units of std."""
+    """The mass of a clipped end bin, as `scaled_inner_bin` returns it. z is the bin's inner edge, relative to the mean,
+    in units of std."""
     side: tl.constexpr = 1.0 if first else -1.0
     below, ratio, e = side * z < 0.0, mills(tl.abs(z)), exp(-0.5 * z * z)
     slope = (-side * SCALE) * inverse_std * tl.where(below, 1.0, e)
@@ -210,7 +212,7 @@ def scaled_end_bin(z, first: tl.constexpr, inverse_std):
 
 @triton.jit
 def log_total(mean, std):
-    """ln of the mass in [−1, 1], computed as for one bin, and its derivatives by mean and std."""
+    """ln of the mass in [−1, 1], as if it were one bin, and its derivatives by mean and std."""
     width = 2.0 / std
     return log_inner_bin((-1.0 - mean) / std, (1.0 - mean) / std, -mean / std, width, log(width), std)
 
@@ -223,8 +225,8 @@ def is_uniform(total):
 @triton.jit
 def log_end_bin(z, first, std):
     """ln of the mass of the first or the last bin with all mass beyond it, and its derivatives by mean and std. z: the
-    bin's inner edge in units of std. first: whether it is the first bin. The last bin is the mirror image of the
-    first."""
+    bin's inner edge, relative to the mean, in units of std. first: whether it is the first bin. The last bin is the
+    mirror image of the first."""
     value, slope = log_cdf(tl.where(first, z, -z))
     slope = tl.where(first, -slope, slope) / std
     return value, slope, z * slope

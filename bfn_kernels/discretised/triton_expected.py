@@ -1,10 +1,11 @@
 """k̂ = Σ p_k c_k, the mean of the output distribution, in Triton, the counterpart of csrc/math/expected_value.h.
 
 p_k is the probability of bin k, c_k its centre, and h = 2/K its width. φ and Φ are the density and the distribution
-function of the standard normal. k̂ needs sums over the inner edges of the bins, which are a uniform grid. One of
-several rules computes the sums. For a small std, the rule adds the few edges near the mean one by one. For a larger std
-it is Euler–Maclaurin's formula, and for a large std a Taylor series. So in float32 the cost does not grow with K. In
-float64 all edges are added. A wide unclipped distribution has another series.
+function of the standard normal. For a clipped distribution, k̂ = (1 − 1/K) − h·Σ Φ(z_j) over the inner edges b_j of the
+bins, with z_j = (b_j − mean)/std. The edges are a uniform grid, so that one of several rules can compute the sum. For a
+small std, the rule adds the few edges near the mean one by one. For a larger std it is Euler–Maclaurin's formula, and
+for a still larger one a Taylor series. So in float32 the cost does not grow with K. In float64 all edges are added. In
+both types, a wide unclipped distribution has another series.
 """
 
 import triton
@@ -247,11 +248,12 @@ def _select(condition, new, old):
 
 @triton.jit
 def expected_value(mean, std, K: tl.constexpr, CLIP: tl.constexpr):
-    """k̂ = Σ p_k c_k and its derivatives by mean and std. k̂ is the sum of two parts, base and shift, so that losses
-    can compute (x − base) − shift, which does not cancel. A rule runs only if a variable of the block needs it."""
+    """k̂ = Σ p_k c_k and its derivatives by mean and std. k̂ is the sum of two parts, base and shift, so that losses can
+    compute (x − base) − shift, which does not cancel. In float32, a rule runs only if a variable of the block needs
+    it."""
     h: tl.constexpr = 2.0 / K
     m = mean if CLIP else tl.abs(mean)
-    if mean.dtype == tl.float64:  # a single rule, since the others are not accurate enough for float64
+    if mean.dtype == tl.float64:  # all edges, since the rules below are not accurate enough for float64
         parts = _edge_sum(m, std, K - 1.0, K - 1, K)
     else:
         parts = m, m * 0.0 + std * 0.0, m * 0.0, m * 0.0

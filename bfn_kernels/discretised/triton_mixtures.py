@@ -1,9 +1,9 @@
 """Mixtures of normals in Triton: loops over the M components. M is one of the `Constants` C of a kernel.
 
-Each loop that needs the mean and std of the components computes them again. A view is a tuple that `load` indexes.
-`component_view` makes views of the network's output and of its gradients. Such a view points to the first component,
-and ends with the stride between components. The argument `log_total` is the result of `normaliser`. The share of a
-component is its weight in the mixture.
+Each loop that needs the mean and std of the components computes them again. A view is a tuple (see
+`triton_ops.views`). `component_view` makes the views of the network's output and of its gradients. They point to the
+first component, and their last field is the stride between components. The argument `log_total` is the result of
+`normaliser`. The share of a component is its weight in the mixture.
 """
 
 import triton
@@ -138,7 +138,7 @@ def drawn(network, log_total, component_noise, block, C):
 
 @triton.jit
 def likeliest(network, log_total, block, C):
-    """The centre of the likeliest bin of the clipped distribution, or of the first one of several."""
+    """The centre of the likeliest bin of the clipped distribution. Of equally likely bins, the first one wins."""
     best = tl.zeros(block[1].shape, C.T)
     best_mass = best - 1.0
     for k in range(C.K):

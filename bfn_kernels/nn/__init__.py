@@ -1,7 +1,7 @@
 """Modules that combine your network with the ops. They compute the loss of a batch, and take the steps of samplers.
 
-There is one module for each kind of data. It holds the network and a schedule, so that training is
-`model(x).backward()`, and sampling is `samplers.sample(model, shape, n_steps)`.
+There is one module for each kind of data. It holds the network and a schedule. `model(x).backward()` is a training
+step without the optimizer, and `samplers.sample(model, shape, n_steps)` draws samples.
 """
 
 from bfn_kernels.nn.base import BFN, Network, State

@@ -48,8 +48,8 @@ class BFN(Losses):
             binary data.
         choices: The allowed values of `Sampling.choose`.
         has_logits: Whether the network puts out logits, which a temperature divides.
-        solver_start: The time at which a run starts with a solver that cannot start at t = 0, such as "ode2". It has
-            the published values: 0.01 for continuous and discretised data, 0.001 for classes and binary data.
+        solver_start: The time at which a run starts with a rule that cannot start at t = 0, such as "ode2": 0.01 for
+            continuous and discretised data, 0.001 for classes and binary data.
 
     Example:
         >>> from bfn_kernels.nn import Binary
@@ -105,10 +105,11 @@ class BFN(Losses):
             seed: An int that determines all times, noise and draws of the call. None: drawn from torch's default
                 generator.
             n_steps: n of L_n. None: L∞.
-            mask: False where a variable is left out, such as padding: its loss is 0, and the network sees its prior.
-                Broadcastable to x, or shaped as its leading dimensions.
+            mask: Bool, False where a variable is left out, such as padding: its loss is 0, and the network sees its
+                prior. Broadcastable to x, or shaped as its leading dimensions.
             cond: What the network is told, as its argument `cond`. None: it is called without this argument.
-            reduction: "mean" over variables, "sum", "batch" (sums, `[B]`) or "none" (of each variable).
+            reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (of each
+                variable).
 
         Returns:
             The loss in nats, differentiable in the network's parameters. It is float64 if x or `dtype` is float64, and
@@ -140,7 +141,7 @@ class BFN(Losses):
             mask: As in `forward`: False where a variable is left out. Broadcastable to x, or shaped as its leading
                 dimensions.
             cond: As in `forward`: what the network is told.
-            reduction: "mean" over variables, "sum", "batch" (sums, `[B]`) or "none" (of each variable).
+            reduction: As in `forward`: "mean", "sum", "batch" or "none".
 
         Returns:
             The loss in nats, differentiable in the network's parameters. It is float64 if x or `dtype` is float64, and
@@ -167,12 +168,12 @@ class BFN(Losses):
         """The prediction that a sampler uses. With guidance, the network is called twice.
 
         Args:
-            theta: As in `output`.
-            t: As in `output`.
+            theta: What `flow` or `theta` returned: parameters of the input distribution.
+            t: Times in [0, 1], `[B]`.
             sampling: The options of the run.
 
         Returns:
-            What the network puts out, guided.
+            The network's output or, with guidance, what `guided` makes of the two outputs.
         """
         output = self.output(theta, t, sampling.cond)
         if sampling.guidance is None:
@@ -227,7 +228,7 @@ class BFN(Losses):
         self.solve(self.guided_output(theta, t, sampling), state, t, coefficients, seed, sampling)
 
     def sample_final(self, state: State, sampling: Sampling = PLAIN) -> Tensor:
-        """The mode of the output distribution at t = 1, which ends a sampling run. Known variables keep their values.
+        """The sample that ends a run: the mode of the output distribution at t = 1, or known data where they are known.
 
         Args:
             state: The tensors after the last step. They are only read.
@@ -259,8 +260,8 @@ class BFN(Losses):
             x: Data `[B, ...]`, as each kind of data says.
             t: Times in [0, 1], `[B]`.
             seed: An int that determines the noise of the flow.
-            mask: False where x is not read and theta is the prior's. Broadcastable to x, or shaped as its leading
-                dimensions.
+            mask: Bool, False where x is not read and theta describes the prior. Broadcastable to x, or shaped as its
+                leading dimensions.
 
         Returns:
             theta, in `dtype`.
@@ -343,7 +344,8 @@ class BFN(Losses):
     def step_error(
         self, coefficients: Coefficients, state: State, before: State, sampling: Sampling = PLAIN
     ) -> float | None:
-        """The error of a solver's step, as `adaptive.error_of_step` estimates it.
+        """The error of a solver's step, as `adaptive.error_of_step` estimates it. `adaptive.Steps` compares it with a
+        tolerance.
 
         Args:
             coefficients: The numbers of the step, floats.

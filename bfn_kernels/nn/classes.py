@@ -18,7 +18,8 @@ from bfn_kernels.steps import guided
 
 
 class Classes(BFN):
-    """The base for binary data and for data with more classes. The state of ancestral sampling is logits and theta.
+    """The base for binary data and for data with more classes. The state of ancestral sampling is the pair (logits,
+    theta); a solver's state has, as a third tensor, the prediction of the previous step.
 
     Args:
         network: A module, or another function of theta and of t `[B]`, which puts out logits.
@@ -91,7 +92,7 @@ class Classes(BFN):
         state[1].copy_(self.ops.theta(state[0]))
 
     def guided(self, output: Tensor, other: Tensor, weight: Tensor) -> Tensor:
-        return guided(output, Guidance(1 + weight, other, -weight))  # in which a logit of −∞ stays
+        return guided(output, Guidance(1 + weight, other, -weight))  # a logit of −∞ stays −∞
 
     def update(
         self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Tensor, sampling: Sampling = PLAIN
@@ -129,8 +130,8 @@ class Discrete(Classes):
 
     Attributes:
         num_classes: K.
-        receiver: The receiver distribution of L_n. "joint" is the paper's; L_n is then a mean of 10 draws. "factorised"
-            is the published code's; L_n is then computed by 32 nodes of a quadrature.
+        receiver: The receiver distribution of L_n. "joint" is the paper's, with which L_n is a mean of 10 draws.
+            "factorised" is the published code's, with which L_n is a quadrature of 32 nodes.
 
     Example:
         >>> class Network(torch.nn.Linear):
@@ -164,7 +165,7 @@ class Discrete(Classes):
         )
 
     def expectation(self, seed: int) -> dict[str, Any]:
-        if self.receiver == "joint":  # which has no quadrature for more than two classes
+        if self.receiver == "joint":  # L_n has no quadrature for this receiver and more than two classes
             return {"receiver": "joint", "n_samples": 10, "seed": seed}
         return {"receiver": self.receiver, "quadrature": 32}
 
@@ -173,7 +174,7 @@ class Discrete(Classes):
 
 
 class Binary(Classes):
-    """Classes 0 and 1. Data are `[B, ...]`, bool, int64, int32 or uint8. L_n is computed by 32 nodes of a quadrature.
+    """Classes 0 and 1. Data are `[B, ...]`, bool, int64, int32 or uint8. L_n is a quadrature of 32 nodes.
 
     Args:
         network: A module, or another function of theta and of t `[B]`. It takes the probability of class 1, `[B, ...]`,

@@ -1,5 +1,6 @@
-"""Layers for networks of large vocabularies. In training they make no tensor `[B, ..., K]`. The first layer embeds a
-sample of the input distribution. The last layer computes the losses of its logits and the steps of samplers.
+"""Layers for networks of large vocabularies of K classes. In training they make no tensor `[B, ..., K]`. The first
+layer, `NoisyEmbedding`, embeds the input distribution. The last layer, `LinearHead`, computes the losses of its logits
+and the steps of samplers.
 
 Numbers in parentheses are equations of Graves et al. 2023.
 """
@@ -12,28 +13,28 @@ from torch import Tensor, nn
 from bfn_kernels import discrete, vocabulary
 from bfn_kernels.call.rows import PerRow
 
-NUMBERS = 2**20  # how many numbers, one for each class of each token, are computed at a time
+NUMBERS = 2**20  # at most so many numbers, one for each class of each token, are computed at a time
 
 
 def few_tokens(values: Tensor, num_classes: int) -> tuple[Tensor, ...]:
-    """Splits vectors into chunks. A chunk has so few vectors that K numbers for each of them fit in memory.
+    """Splits vectors into chunks, such that K numbers for each vector of a chunk fit in memory.
 
     Args:
         values: Vectors, `[..., d]`.
         num_classes: K.
 
     Returns:
-        Chunks `[n, d]` of the vectors, where n·K is at most 2^20 or n is 1.
+        Chunks `[n, d]` of the vectors, where n·K is at most 2^20, or n is 1 if K is larger.
     """
     return values.flatten(0, -2).split(max(1, NUMBERS // num_classes))
 
 
 def embedded_state(logits: Tensor, weight: Tensor) -> Tensor:
-    """The vectors θ·weight for a state of logits. θ is computed for some tokens at a time.
+    """The vectors θ·weight for a state of logits. θ, the softmax of the logits, is computed for some tokens at a time.
 
     Args:
-        logits: `[..., K]`, float32, bfloat16, float16 or float64.
-        weight: `[K, d]`.
+        logits: The state, `[..., K]`, float32, bfloat16, float16 or float64.
+        weight: The weight of the embedding, `[K, d]`.
 
     Returns:
         `[..., d]` in the weight's type.
@@ -86,7 +87,7 @@ class NoisyEmbedding(nn.Embedding):
         A sampling run needs this method only for its first state, since each step returns the vectors of the new state.
 
         Args:
-            logits: `[..., K]`, float32, bfloat16, float16 or float64.
+            logits: The state, `[..., K]`, float32, bfloat16, float16 or float64.
 
         Returns:
             Vectors `[..., d]` in the weight's type.

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 
 class Losses(nn.Module, ABC):
-    """The losses of an output. `BFN.forward` and `BFN.reconstruction` call the network, too.
+    """The losses of a network's output, which the caller passes. `BFN.forward` and `BFN.reconstruction` also call the
+    network.
 
     Attributes:
         ops: The module with the ops of this kind of data, such as `bfn_kernels.discrete`.
@@ -21,7 +22,7 @@ class Losses(nn.Module, ABC):
         return self.ops
 
     def arguments(self, output: Tensor, theta: Tensor) -> tuple[tuple[Tensor | None, ...], dict[str, Any]]:
-        """The arguments that the functions of `losses` share. A subclass must define them, or all three losses.
+        """The arguments that the functions of `losses` share. A subclass must define this method or all three losses.
 
         Args:
             output: What `output` returned.

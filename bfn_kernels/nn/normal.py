@@ -52,14 +52,14 @@ class Normal(BFN):
         return state[0].to(self.dtype)
 
     def sent(self, sampling: Sampling, choose: str) -> dict[str, Any]:
-        """The keywords of a step that say what it takes.
+        """The keywords of a step that say which value of the output distribution it uses, and which data are known.
 
         Args:
             sampling: The options of the run.
-            choose: What it takes unless the run says otherwise.
+            choose: "sample", "mode" or "mean", for a run whose options do not choose.
 
         Returns:
-            choose, known and known_mask, as far as the ops have them.
+            known, known_mask and, unless the data are continuous, choose.
         """
         return sampling.sent(choose)
 
@@ -92,14 +92,14 @@ class Continuous(Normal):
     """Reals in [-1, 1], `[B, ...]`, of a floating-point type.
 
     Args:
-        network: A module, or another function of theta and of t `[B]`. It takes the mean `[B, ...]` and puts out the
-            noise in the mean, `[B, ...]`.
+        network: A module, or another function of theta and of t `[B]`. It takes the mean `[B, ...]` and predicts the
+            noise ε in this mean, `[B, ...]`.
         sigma_1: The standard deviation at t = 1, in (0, 1), of the paper's schedule (80). Give either sigma_1 or
             schedule.
         schedule: A schedule of `bfn_kernels.schedules`, or an object with the same methods.
         num_bins: The number of bins of [-1, 1], at least 2, for the reconstruction loss. This loss is then -ln of the
-            probability of x's bin, so that it is comparable with the loss of `Discretised`. None: the loss is -ln of a
-            density.
+            probability of x's bin, so that it is comparable with the reconstruction loss of `Discretised`. None: the
+            loss is -ln of a density.
         limits: `bfn_kernels.Limits`, of which only t_min is used: before this time the data prediction is 0.
         clip: The range (low, high) of the data, which predictions are clipped to. None for data without bounds.
 
@@ -113,7 +113,7 @@ class Continuous(Normal):
     """
 
     ops = continuous
-    choices = ("mean",)  # the network puts out no more of the output distribution
+    choices = ("mean",)  # the network predicts only the mean of the output distribution
 
     def __init__(
         self,
@@ -146,13 +146,14 @@ class Discretised(Normal):
     """Data at the centres of num_bins bins of [-1, 1], `[B, ...]`, of a floating-point type.
 
     Args:
-        network: A module, or another function of theta and of t `[B]`. It takes the mean `[B, ...]` and puts out the
-            noise's mean and log standard deviation, `[B, ..., 2]`.
+        network: A module, or another function of theta and of t `[B]`. It takes the mean `[B, ...]` and predicts the
+            mean and the log standard deviation of the noise ε, `[B, ..., 2]`.
         sigma_1: The standard deviation at t = 1, in (0, 1), of the paper's schedule (80). Give either sigma_1 or
             schedule.
         num_bins: The number of bins, at least 2.
         schedule: A schedule of `bfn_kernels.schedules`, or an object with the same methods.
-        limits: `bfn_kernels.Limits` of the output distribution's standard deviation, and the time t_min.
+        limits: `bfn_kernels.Limits`, to which the predicted standard deviation is clamped. At times before t_min, the
+            output distribution is N(0, 1).
 
     Example:
         >>> class Network(torch.nn.Linear):
@@ -182,11 +183,11 @@ class Discretised(Normal):
         return (*stacked, theta), {"schedule": self.schedule, "num_bins": self.num_bins, "limits": self.limits}
 
     def guided(self, output: Tensor, other: Tensor, weight: Tensor) -> Tensor:
-        """Combines the predictions of the mean. The standard deviation is the one with the condition.
+        """Combines the two predictions of the mean. The standard deviation is the prediction with the condition.
 
         Args:
-            output: With the condition, `[B, ..., 2]`.
-            other: Without the condition.
+            output: The output with the condition, `[B, ..., 2]`.
+            other: The output without the condition, `[B, ..., 2]`.
             weight: w, broadcastable to both.
 
         Returns:

@@ -1,4 +1,4 @@
-"""What a sampling run asks of a model in each of its steps."""
+"""The options of a sampling run, which it passes to a model in every step."""
 
 from typing import Any, NamedTuple
 
@@ -9,14 +9,15 @@ from bfn_kernels.call import checks
 
 
 class Sampling(NamedTuple):
-    """What a run takes of the output distribution, what it knows of the data, and what the network is told.
+    """Which value of the output distribution a run uses, which data are known, and what the network is told.
 
     Attributes:
-        choose: What a step takes of the output distribution: a "sample", its "mode" or its "mean". None: a "sample" in
-            ancestral sampling, the "mean" in a step of a solver.
+        choose: The value of the output distribution that a step uses: a "sample", its "mode" or its "mean". None: a
+            "sample" in ancestral sampling, the "mean" in a step of a solver.
         temperature: T, by which logits are divided, from 1e-30 to 1e30. None: 1.
-        known: Data `[B, ...]`, which samples have where known_mask is True.
-        known_mask: bool, broadcastable to the data, or shaped as their leading dimensions.
+        known: Data `[B, ...]`, which samples have where known_mask is True. None: no data are known.
+        known_mask: Bool, broadcastable to the data, or shaped as their leading dimensions. Pass known and known_mask
+            together.
         cond: What the network is told, as its argument `cond`. None: it is called without this argument.
         unconditional: What the network is told in the second call of a guided step, as `cond`. None: it is called
             without this argument.
@@ -37,10 +38,10 @@ class Sampling(NamedTuple):
     guidance: float | Tensor | None = None
 
     def sent(self, choose: str) -> dict[str, Any]:
-        """The keywords of a step that say what it takes.
+        """The keywords of a step that say which value of the output distribution it uses, and which data are known.
 
         Args:
-            choose: What it takes unless the run says otherwise.
+            choose: "sample", "mode" or "mean", if the option `choose` is None.
 
         Returns:
             choose, known and known_mask.
@@ -54,11 +55,11 @@ class Sampling(NamedTuple):
         return {"known": self.known, "known_mask": self.known_mask}
 
     def check(self, choices: tuple[str, ...], has_logits: bool, shape: tuple[int, ...]) -> None:
-        """Refuses what a model cannot do.
+        """Raises an error for options that a model does not support.
 
         Args:
-            choices: What its steps can take of the output distribution.
-            has_logits: Whether it has logits, which a temperature divides.
+            choices: The model's `choices`: the values that `choose` may have.
+            has_logits: Whether the network puts out logits, which a temperature divides.
             shape: The shape of the data.
         """
         if self.choose is not None:
@@ -78,10 +79,10 @@ class Sampling(NamedTuple):
         """Divides logits by the temperature.
 
         Args:
-            logits: Of any shape.
+            logits: Logits of any shape.
 
         Returns:
-            The logits themselves if there is no temperature.
+            The divided logits; the logits themselves if the temperature is None.
         """
         return logits if self.temperature is None else logits / self.temperature
 
@@ -100,14 +101,14 @@ def row_factor(value: float | Tensor, like: Tensor) -> Tensor:
         The factors, in the type of `like`.
     """
     if not isinstance(value, Tensor):
-        return like.new_full((1,) * like.dim(), value)  # a CUDA graph can record it, but no copy from the CPU
+        return like.new_full((1,) * like.dim(), value)  # a CUDA graph can record new_full, but not a copy from the CPU
     if value.dim() > 0 and value.shape != like.shape[:1]:
         raise ValueError(f"guidance must be a number or have shape [{len(like)}], got {tuple(value.shape)}")
     return value.to(like.dtype).view(-1, *(1,) * (like.dim() - 1))
 
 
 def known_where(drawn: Tensor, sampling: Sampling) -> Tensor:
-    """The data that end a run: what was drawn, and what is known where that is.
+    """Replaces data by the known data where known_mask is True.
 
     Args:
         drawn: Data `[B, ...]`.

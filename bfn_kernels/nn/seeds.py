@@ -41,7 +41,7 @@ def spread_times(count: int, generator: torch.Generator, n_steps: int | None = N
 
     Args:
         count: The number of times.
-        generator: A generator of the CPU, which draws u and the order.
+        generator: A generator of the CPU, which draws u, a uniform number in [0, 1), and the order.
         n_steps: If it is an int, each time is rounded down to a multiple of 1/n_steps, as L_n needs.
 
     Returns:

@@ -17,11 +17,10 @@ from bfn_kernels.solvers import Coefficients
 
 
 class EmbeddedInput:
-    """What `Vocabulary` has as theta: an input distribution, and its embedding `vectors` `[B, ..., d]`.
-    `Vocabulary.output` makes the network's input from the vectors.
+    """What `Vocabulary` has as theta: the embedding `vectors` `[B, ..., d]` of an input distribution, from which
+    `Vocabulary.output` makes the network's input, and what determines the logits of this distribution.
 
-    For a sampler, `state` `[B, ..., K]` has the logits of the distribution. A loss computes them again from `seed`, the
-    seed of the flow.
+    For a sampler, `state` `[B, ..., K]` has these logits. A loss computes them again from `seed`, the seed of the flow.
     """
 
     def __init__(self, vectors: Tensor, seed: int | None = None, state: Tensor | None = None):
@@ -55,7 +54,7 @@ class Vocabulary(Discrete):
         width: The length of a vector.
         frequencies: The relative frequency of each class in the data, `[K]`, each above 0. They are divided by their
             sum.
-        tied: Whether the weight of the head is the weight of the embedding.
+        tied: True: the head and the embedding share one weight. False: each has its own weight.
         schedule: A schedule of `bfn_kernels.schedules`, or an object with the same methods.
 
     Example:
@@ -142,7 +141,7 @@ class Vocabulary(Discrete):
     def expectation(self, seed: int) -> dict[str, Any]:
         return {"seed": seed}
 
-    reconstruction_loss = BFN.reconstruction_loss  # passes the schedule, which the method of `Classes` does not
+    reconstruction_loss = BFN.reconstruction_loss  # it passes the schedule; the method of `Classes` does not
 
     def prior(self, shape: tuple[int, ...], device: torch.device) -> State:
         vector = self.weight().mean(0)  # θ is 1/K

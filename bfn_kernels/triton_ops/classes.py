@@ -4,8 +4,8 @@ part of one row.
 S is the `Sizes` of a tile, which are constants of a compiled kernel. The view of a tensor `[B, ..., K]` is the view of
 its first class `[B, ...]`, followed by the stride between classes. The view of a contiguous tensor has the kind DENSE
 instead: the numbers of a row follow one another, and so do the rows. A tile may have more columns than there are
-classes; in these columns it is −∞ or 0. `rows` is the block of the tile's rows, which `block_of` returns, and `first`
-is the tile's first class. Numbers in parentheses are equations of Graves et al. 2023.
+classes; the columns beyond K hold −∞ or 0. `rows` is the block of the tile's rows, which `block_of` returns, and
+`first` is the tile's first class. Numbers in parentheses are equations of Graves et al. 2023.
 """
 
 from typing import Any, NamedTuple
@@ -107,9 +107,9 @@ def load_classes(view, rows, first, S, OTHER: tl.constexpr = float("-inf")):
 
 @triton.jit
 def load_like_noise(view, rows, S):
-    """The same numbers of whole rows, where each thread has groups of four classes as in `class_noise`. If K is not a
-    multiple of four, the numbers of `load_classes` would have another layout, and each operation with noise or with a
-    sum over the row would move them to other threads."""
+    """The numbers that `load_classes` loads, for a tile of whole rows. Each thread has groups of four classes, as in
+    `class_noise`. If K is not a multiple of four, `load_classes` would give the threads other numbers, and each
+    operation with noise or with a sum over the row would move numbers between threads."""
     first = 4 * tl.arange(0, S.TILE // 4)
     return interleave(
         _load_each(view, rows, first, S),
@@ -208,8 +208,8 @@ def with_tile(z, top, total):
 
 @triton.jit
 def first_largest(logits, rows, S):
-    """The first class with the largest logit. −1 if the probabilities are NaN, that is if a logit is NaN or +∞, or all
-    logits are −∞."""
+    """The first class with the largest logit. −1 if the probabilities are NaN: a logit is NaN or +∞, or all logits are
+    −∞."""
     best = tl.full(rows[1].shape, float("-inf"), S.T)
     mode = tl.full(rows[1].shape, S.K, tl.int32)
     has_nan = tl.zeros(rows[1].shape, tl.int32)

@@ -28,8 +28,9 @@ def square(x):
 
 @triton.jit
 def reciprocal(x):
-    """1/x for x ≥ 1e-30, exact to about the last bit. Triton's division may have an error of two units in the last
-    place. To divide many numerators by x, it costs more than a product with this reciprocal."""
+    """1/x for x ≥ 1e-30, exact to about the last bit. In float32, an x above 1e30 counts as 1e30. Triton's division may
+    have an error of two units in the last place, and costs more than a product with a reciprocal that is computed
+    once."""
     if x.dtype == tl.float64:
         return 1.0 / x
     else:
@@ -51,7 +52,7 @@ def _reduced_exp(x):
 
 @triton.jit
 def exp(x):
-    """e^x for x < 88; results below the range of normal numbers are 0."""
+    """e^x for x < 88. In float32, results below the range of normal numbers are 0."""
     if x.dtype == tl.float64:
         return tl.exp(x)
     else:
@@ -67,7 +68,8 @@ def exp2_term(x):
 
 @triton.jit
 def exp2_less(x, less):
-    """2^x − less, where less is 0 or 1; the difference does not cancel. NaN if x is above 127.5."""
+    """2^x − less, where less is 0 or 1. It keeps its digits where 2^x is near 1. In float32, it is NaN for x above
+    127.5."""
     if x.dtype == tl.float64:
         return tl.where(less > 0.0, expm1(x * 0.69314718055994530942), tl.exp2(x))
     else:

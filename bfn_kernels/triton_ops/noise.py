@@ -20,8 +20,8 @@ COMPONENT = tl.constexpr(noise.COMPONENT)
 
 @triton.jit
 def philox(seed, group, stream: tl.constexpr, draw):
-    """The four random words of each group; groups are int64. Both halves of a product come from one instruction;
-    `tl.philox` takes three for them."""
+    """The four random words of each group; groups are int64. Here one instruction computes both halves of a product. In
+    `tl.philox` three instructions do."""
     c0, c1 = group.to(tl.uint32), (group >> 32).to(tl.uint32)
     c2, c3 = c0 * 0 + stream, c0 * 0 + draw
     k0, k1 = seed.to(tl.uint32), (seed >> 32).to(tl.uint32)
@@ -96,8 +96,8 @@ def noise_of(noise, block, stream: tl.constexpr, T: tl.constexpr, draw=0, count=
 
 @triton.jit
 def uniforms_of(noise, block, stream: tl.constexpr, T: tl.constexpr):
-    """The same as `uniforms`, for a block of elementwise data, where each element is a row. It is faster, since each
-    evaluation of Philox serves four elements."""
+    """The same as `uniforms`, for a block of elementwise data, where each element is a row. It is faster than
+    `uniforms`, since each evaluation of Philox serves four elements."""
     if noise.noise[0] is not None:
         return load(noise.noise, block, T)
     else:

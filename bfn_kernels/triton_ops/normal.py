@@ -92,9 +92,9 @@ def log_cdf(z):
 
 @triton.jit
 def scaled_interval(left, right, middle, width):
-    """Φ(right) − Φ(left) as exp(−z²/2)·(front − lost): returns z, front, lost, and the densities at both ends divided
-    by exp(−z²/2). If both edges are on one side of 0, it is computed from the tail beyond the nearer edge, so that
-    nothing cancels."""
+    """Φ(right) − Φ(left) as exp(−z²/2)·(front − lost): returns z, front, lost, and the densities at left and right
+    divided by exp(−z²/2). If left and right are on one side of 0, it is computed from the tail beyond the one nearer to
+    0, so that nothing cancels. middle, width: (left + right)/2 and right − left."""
     astride, above = (left <= 0.0) & (right >= 0.0), left > 0.0
     near = tl.where(astride, -left, tl.where(above, left, -right))
     far = tl.where(astride, right, tl.where(above, right, -left))

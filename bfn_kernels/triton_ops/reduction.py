@@ -59,7 +59,7 @@ def scaled(grad: Tensor, scale: Tensor | None, dims: int) -> Tensor:
     dimensions."""
     if grad.dim() == 0:
         return grad if scale is None else grad * scale
-    # the scale is not needed, since it is 1 unless the result is a scalar
+    # the scale is 1 here, since only a reduction to a scalar has another scale
     return grad.reshape(*grad.shape, *(1,) * (dims - grad.dim()))
 
 

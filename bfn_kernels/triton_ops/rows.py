@@ -23,7 +23,8 @@ _BLOCK, _WARPS = 128, 4
 
 
 class Arguments(NamedTuple):
-    """The last arguments of `row_scalars`. parameter: σ₁ or β₁. scale: a factor of the accuracies in the row scalars.
+    """The last arguments of `row_scalars`. schedule: the kind, as in `rows.SCHEDULES`. parameter: σ₁ or β₁.
+    scale: a factor of the accuracies in the row scalars. t_min: the time before which mean_scale and noise_scale are 0.
     shape: the shape of the variables. wide: True for scalars in float64, False for float32."""
 
     schedule: int
@@ -39,8 +40,9 @@ class Arguments(NamedTuple):
 def row_scalars(value: Tensor, precision: Tensor | None, wanted: int, others: Arguments) -> list[Tensor]:
     """Returns the row scalars whose bits are set in `wanted`, in the order of `rows.FORMULAS`.
 
-    value and precision: `[]`, `[B]` or any leading part of the shape. A value out of range gives NaN instead of an
-    error, since reading it on the host would cost a synchronisation.
+    value: the times or, without a schedule, the accuracies α. value and precision: `[]`, `[B]` or any leading part of
+    the shape. A value out of range gives NaN instead of an error, since reading it on the host would cost a
+    synchronisation.
     """
     schedule, parameter, num_classes, n_steps, scale, t_min, shape, wide = others
     names = "t" if schedule else "alpha", "precision"

@@ -19,7 +19,7 @@ class Outputs(NamedTuple):
 
 @triton.jit
 def extrapolation_of(p, previous, by):
-    """p + by·(p − p_prev)."""
+    """p + by·(p − previous)."""
     return tl.fma(by, p - previous, p)
 
 
@@ -44,7 +44,7 @@ def extrapolated(p, solver, predicted, block, T: tl.constexpr):
 
 @triton.jit
 def guided(z, scale, unconditional, unconditional_scale):
-    """scale·z + unconditional_scale·unconditional: classifier-free guidance and a temperature. A z of −∞ stays −∞. If
-    its factor is 0, `unconditional` does not count, even if it is infinite."""
+    """scale·z + unconditional_scale·unconditional: classifier-free guidance and a temperature. A z of −∞ stays −∞.
+    Where unconditional_scale is 0, `unconditional` does not count, even if it is infinite."""
     other = tl.where(unconditional_scale == 0, 0, unconditional)
     return tl.where(z == float("-inf"), z, tl.fma(unconditional_scale, other, scale * z))

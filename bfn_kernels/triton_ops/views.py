@@ -2,7 +2,7 @@
 
 A view is a tuple that a kernel takes as one argument: a pointer (None if the argument was not passed), a kind, and the
 numbers inner, outer_stride and inner_stride. The element with a logical index has the offset
-(index // inner)·outer_stride + (index % inner)·inner_stride. A tensor with other strides is copied.
+(index // inner)·outer_stride + (index % inner)·inner_stride. A tensor whose strides do not fit this formula is copied.
 
 A kernel also takes a record of `records.py` as one argument, with views instead of tensors, and reads its fields by
 name. No field may be called `values` or `type`, since Triton's tuples have these attributes.
@@ -246,8 +246,8 @@ def numbered_block(number, count, BLOCK: tl.constexpr):
 
 @triton.jit
 def grid_offset(view, start, offsets):
-    """The offsets in memory of the elements of a block. The block needs one signed division by `inner`. Each element
-    needs one unsigned division, which is cheaper."""
+    """The offsets in memory of the elements of a block. Only the block's first index needs a signed division by
+    `inner`. Each element needs an unsigned division, which is cheaper."""
     inner, outer_stride, inner_stride = view[2], view[3], view[4]
     row = start // inner
     inner_type: tl.constexpr = tl.uint64 if inner.dtype == tl.int64 else tl.uint32

@@ -56,8 +56,8 @@ auto step(Given output_logits, Given state, const Solver& solver, const Guidance
   return compute(type, op, in_float, in_double, out);
 }
 
-// L_inf if there is a weight, else -ln p_x. `to_save` is the field of the op that receives what is saved for the
-// gradient.
+// L_inf if there is a weight, else -ln p_x. `saved` receives what the backward pass needs. `to_save` is the op's field
+// for it.
 template <class Op, Kernel<Op> in_float, Kernel<Op> in_double>
 auto loss(Given x, Given logits, Maybe weight, const LossTarget& target, const Output& saved, View Op::* to_save) {
   const Shape rows = shape_of(x);

@@ -105,7 +105,7 @@ auto squared_loss_new(Given x, const Prediction& network, Given weight, Maybe of
                  grad_mean.tensor);
 }
 
-// Multiplies x by scales, which broadcast from its leading dimensions.
+// Multiplies x by `scale`, a view with the shape of x.
 auto times(Given x, const View& scale, const Output& out) {
   const Shape shape = shape_of(x);
   const GaussianStep op{.count = numel(shape), .state = view("x", x, shape), .state_scale = scale, .out = out.view};

@@ -19,8 +19,9 @@ struct Gradients {
   NetworkGradients views() const { return {by_mean.view, by_std.view, by_logits.view}; }
 };
 
-// The predictions may be a mean and a std themselves. The predictions and logits of a mixture have a last dimension for
-// the components. Without pred_log_std, pred_mean has both predictions in a last dimension of size two.
+// The network's output. If `direct`, pred_mean and pred_log_std are the mean and the std of the output normal. If the
+// output is a mixture, both and the logits have a last dimension for the components. Without pred_log_std, pred_mean
+// has both predictions in a last dimension of size two.
 struct Network {
   Tensor pred_mean;
   MaybeTensor pred_log_std, mixture_logits, mean, mean_scale, noise_scale;

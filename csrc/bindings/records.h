@@ -29,7 +29,7 @@ struct Draws {
     const size_t count = nodes ? nodes->size() : 0;
     const bool as_many = count == (node_weights ? node_weights->size() : 0);
     check(as_many && (count > 0 ? n_samples == 0 : n_samples >= 0), "nodes and node_weights",
-          " must be as many, and none where n_samples is not 0");
+          " must have the same length, and be empty if n_samples is not 0");
     shape.insert(shape.begin(), n_samples);
     return {
         .n_samples = n_samples,

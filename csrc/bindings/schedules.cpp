@@ -23,7 +23,7 @@ auto row_scalars_new(Given value, Maybe rho, int64_t wanted, int64_t kind, doubl
                      int64_t n_steps, double scale, double t_min, const Shape& shape, bool wide) {
   const ScalarType type = wide ? ScalarType::Double : ScalarType::Float;
   check(wanted >= 0 && !(wanted >> (static_cast<int64_t>(RowScalar::kSpread) + 1)), "wanted",
-        " has bits of no scalar of a row");
+        " has a bit that stands for no row scalar");
   const Schedule schedule{code("schedule", kind, ScheduleKind::kLogarithmicAccuracy), parameter,
                           static_cast<double>(num_classes)};
   Shape sizes(shape.size(), 1);
@@ -38,7 +38,7 @@ auto row_scalars_new(Given value, Maybe rho, int64_t wanted, int64_t kind, doubl
   Tensors scalars;
   for (int64_t which = 0; wanted >> which; ++which) {
     if (!(wanted >> which & 1)) continue;
-    check(op.wanted < kMaxRowScalars, "wanted", " has more scalars of a row than one call makes");
+    check(op.wanted < kMaxRowScalars, "wanted", " has more row scalars than one call computes");
     scalars.push_back(new_tensor(value, sizes, type));
     op.which[op.wanted] = static_cast<RowScalar>(which);
     op.out[op.wanted++] = view("scalars", scalars.back(), sizes);

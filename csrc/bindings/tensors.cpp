@@ -66,7 +66,7 @@ View view(const char* name, Given x, const Shape& shape) {
 View view_of_half(const char* name, Given x, const Shape& shape, int64_t which) {
   const int64_t dims = x.dim() - 1;
   check(dims == static_cast<int64_t>(shape.size()) && x.size(dims) == 2, name,
-        " must have a last dimension of two beside those of the data");
+        " must have the dimensions of the data, and then one of size 2");
   View half = leading_view(name, x, shape);
   half.data = static_cast<char*>(half.data) + which * x.stride(dims) * static_cast<int64_t>(x.element_size());
   return half;

@@ -61,8 +61,8 @@ E code(const char* name, int64_t value, E last) {
 // The view of a tensor, broadcast to `shape` and aligned at the last dimension.
 View view(const char* name, Given x, const Shape& shape);
 inline View view(const char* name, Maybe x, const Shape& shape) { return x ? view(name, *x, shape) : View{}; }
-// The view of a tensor, broadcast to `shape`, of which the tensor's first dimension is dimension `first`. Where the
-// tensor has no dimension, its size is taken to be 1. Only index 0 of the tensor's dimensions beyond `shape` is seen.
+// The view of a tensor, broadcast to `shape`. Dimension 0 of the tensor is dimension `first` of `shape`. A dimension
+// that the tensor lacks counts as size 1. Dimensions of the tensor beyond `shape` are read at index 0 only.
 View leading_view(const char* name, Given x, const Shape& shape, int64_t first = 0);
 // The view of one half of a tensor, number 0 or 1. The tensor has the shape `shape` and a last dimension of size two.
 View view_of_half(const char* name, Given x, const Shape& shape, int64_t which);
@@ -76,15 +76,15 @@ inline View view_of_rows(const char* name, Maybe x, const Shape& shape, ScalarTy
   return view(name, x, shape);
 }
 
-// Returns double if any of these tensors has this type. Tensors may be missing.
 inline bool is_double(Given x) { return x.scalar_type() == ScalarType::Double; }
 inline bool is_double(Maybe x) { return x && is_double(*x); }
+// The type of the arithmetic: double if any of these tensors is double, else float. Tensors may be missing.
 template <class... X>
 ScalarType compute_type(const X&... tensors) {
   return (is_double(tensors) || ...) ? ScalarType::Double : ScalarType::Float;
 }
 
-// Calls a kernel in that type, and returns a tuple of the results: compute(type, op, BFN_KERNEL(name), results...).
+// Calls a kernel for a type, and returns a tuple of the results: compute(type, op, BFN_KERNEL(name), results...).
 #define BFN_KERNEL(name) name<float>, name<double>
 template <class Op>
 using Kernel = void (*)(const Op&);

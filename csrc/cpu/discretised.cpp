@@ -156,7 +156,7 @@ class NStep {
     T alpha_buffer[kBlock];
     const T* alpha = load(op.alpha, start, from.length, alpha_buffer);
     draw(start, from.length);
-    // The normals of all variables with a cost, of which kLanes are summed at a time.
+    // The places of the normals of all variables whose losses count. kLanes of these normals are summed at a time.
     int32_t places[kBlock + kLanes];
     int64_t count = 0;
     for (int64_t i = 0; i < from.length; ++i) {

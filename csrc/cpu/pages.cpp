@@ -15,8 +15,8 @@ namespace bfn {
 namespace {
 
 constexpr size_t kPage = size_t{2} << 20;
-// The system may reclaim all cached pages but so many bytes. These few pages are not offered to the system, since this
-// would take more time than so little memory is worth.
+// The system may reclaim all cached pages but 32 MiB. Offering these few pages to the system, too, would take more time
+// than so little memory is worth.
 constexpr size_t kMostResident = size_t{32} << 20;
 
 struct Pages {

@@ -12,8 +12,9 @@ namespace bfn {
 // bindings define this function with torch's parallel_for.
 void run_parallel(int64_t count, int64_t grain, void (*body)(void*, int64_t, int64_t), void* context);
 
-constexpr int64_t kLanes = 16;  // the inner loops work on so many numbers at a time, so that they are vectorised
-// A thread works on so many variables at a time. The number is a multiple of 4, so that Philox groups are whole.
+constexpr int64_t kLanes = 16;  // inner loops work on 16 numbers at a time, so that they are vectorised
+// A thread works on at most so many numbers at a time, one or more for each variable of a block. It is a multiple of 4,
+// so that Philox groups are whole.
 constexpr int64_t kBlock = 1024;
 constexpr int64_t kGrain = 16384;  // for fewer variables another thread costs more time than it saves
 

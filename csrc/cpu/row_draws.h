@@ -63,7 +63,8 @@ int64_t last_class(const Rows& rows, const RowScratch<T>& scratch, int64_t j) {
 
 // Finds the first class of row j at which the running sum of scale * e exceeds `threshold`. Returns -1 if the sum over
 // all tiles does not. Requires rows.lanes_are_classes. The function first finds the tile, then the step in the tile,
-// then the class. If rounding keeps the sums over the classes from exceeding it, the last class of the tile is taken.
+// then the class. If, because of rounding, no sum over classes in this tile exceeds `threshold`, the class is the
+// tile's last one.
 template <class T>
 int64_t draw_from_row(const Rows& rows, int64_t j, const RowScratch<T>& scratch, double threshold) {
   double before = 0;

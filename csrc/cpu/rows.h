@@ -23,8 +23,8 @@
 
 namespace bfn {
 
-// With more classes than this, the lanes are classes. Transposing rows into lanes would then cost more than the padding
-// at the end of each row.
+// With more classes than this, the lanes of for_rows are classes. Transposing rows into lanes would then cost more than
+// the padding at the end of each row.
 constexpr int64_t kFewClasses = 32;
 
 // Up to 16 consecutive rows, which are processed together.
@@ -58,7 +58,8 @@ void for_rows(int64_t start, int64_t length, int64_t num_classes, F&& f) {
     f(Rows{start + i, std::min(most, length - i), num_classes, lanes_are_classes});
 }
 
-// Calls f(rows) for all rows. If the lanes are classes, each call gets only one row. All lanes then belong to this row.
+// Calls f(rows) for all rows. The lanes are classes only if the classes of 16 rows do not fit a buffer. Each call then
+// gets one row, to which all lanes belong.
 template <class F>
 void for_single_rows(int64_t start, int64_t length, int64_t num_classes, F&& f) {
   const bool lanes_are_classes = num_classes > kBlock / kLanes;

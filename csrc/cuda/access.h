@@ -57,7 +57,7 @@ struct General {
   using Compute = T;                // the compute type
   using One = General;              // the access to one variable
   static constexpr int kCount = 1;  // the number of variables in a pack
-  int64_t start, row;               // the pack's first variable, and the index of the row scalars that it uses
+  int64_t start, row;               // the pack's first variable, and the row whose row scalars the pack uses
 
   __device__ void data(const View& view, T (&x)[1], T missing = T(0)) const { x[0] = read(view, start, missing); }
   __device__ void network(const View& view, T (&x)[1]) const { data(view, x); }

@@ -10,7 +10,7 @@
 
 namespace bfn {
 
-// The value of kSlots, the number of slots of a thread, that stands for a sweep.
+// kSlots is the number of slots of a thread. This value of kSlots means a sweep.
 constexpr int kSweep = 0;
 
 // Access to groups of four classes of any type and strides. `first` is the first class of the group. Numbers behind the
@@ -143,7 +143,7 @@ struct Logits {
   }
 };
 
-// Sums e = exp(z - top), where `top` is the largest number so far. start(top) sets the first top. raise(factor, to)
+// Sums e = exp(z - top), where `top` is the largest logit so far. start(top) sets the first top. raise(factor, to)
 // replaces top by the larger number `to`. `factor` is exp(top - to), by which the old exponentials are multiplied.
 template <class S, class T>
 struct ExpSum {
@@ -349,8 +349,8 @@ constexpr int kManySlots = 4;
 // Chooses the team of a row. With dense data it is some lanes of a warp for up to 512 classes, a block that holds the
 // row in slots for up to 4096 classes, and a block that sweeps the row for more. Other data is swept earlier: above 512
 // classes, and in double above 128. Some work is needed once for each row, but each thread of a team repeats it. So
-// with more than 16 classes, threads have kManySlots slots. They then take a half to a quarter of the instructions that
-// they would take with one slot.
+// with more than 16 classes, threads have kManySlots slots (in double, one slot). They then take a half to a quarter of
+// the instructions that they would take with one slot.
 template <class A, class F>
 void with_team(int64_t num_classes, F&& f) {
   using OneSlot = std::integral_constant<int, 1>;

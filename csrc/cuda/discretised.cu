@@ -60,7 +60,8 @@ __device__ void values_of(const Normals<T, kCount>& from, const T (&eps)[kCount]
   }
 }
 
-// Calls f(at, active) for all packs. For a mean the blocks sort their variables, so all threads must take part.
+// Calls f(at, active) for all packs. For Choice::kMean the threads of a block exchange variables inside f. So threads
+// without a pack call f, too, with active = false, and must not store anything.
 template <class At, Choice kChoice, class F>
 __device__ void for_choices(int64_t count, const RowMap& rows, F&& f) {
   if constexpr (kChoice == Choice::kMean) {
@@ -162,7 +163,7 @@ Layout layout_of(const NetworkOutput& from) {
       .rows(from.noise_scale);
 }
 
-// Calls f(Tag<At>, choice). For a mode a thread handles one variable at a time, since a variable takes much work.
+// Calls f(Tag<At>, choice). For a mode a thread handles one variable at a time, since each mode takes much work.
 template <class At, class F>
 void with_choice(Choice choice, F&& f) {
   if (choice == Choice::kSample) return f(Tag<At>{}, std::integral_constant<Choice, Choice::kSample>{});
@@ -179,7 +180,7 @@ void output_std(const OutputStd& op) {
     using At = typename decltype(tag)::type;
     launch(&output_std_kernel<At>, grid_for<At>(op.count), kThreads, op, layout.row_map());
   };
-  // Callers pass numbers in the compute type.
+  // Callers have already converted log_std to the compute type. So only float has a Dense path.
   if constexpr (sizeof(T) == sizeof(float)) {
     if (layout.dense() && layout.data_type() == DType::kFloat) return run(Tag<Dense<float, float>>{});
   }
@@ -204,7 +205,7 @@ void choose(const struct Choose& op) {
     with_choice<typename decltype(tag)::type>(op.sent.choice, [&](auto at, auto choice) {
       using At = typename decltype(at)::type;
       constexpr Choice kChoice = decltype(choice)::value;
-      if constexpr (kChoice != Choice::kMean) {  // a mean is the op `expected_value`
+      if constexpr (kChoice != Choice::kMean) {  // the op `expected_value` computes means
         launch(&choose_kernel<At, kChoice>, grid_for<At>(op.count), kThreads, op, layout.row_map());
       }
     });

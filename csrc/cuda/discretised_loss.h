@@ -1,4 +1,4 @@
-// The losses L_inf and -ln p of discretised data. Each thread works on a pack of variables.
+// The losses L_inf and -ln p of discretised data. Each thread works on a pack of variables (access.h).
 // Numbers in parentheses are equations of Graves et al. 2023 (arXiv 2308.07037).
 #pragma once
 

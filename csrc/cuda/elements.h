@@ -65,7 +65,7 @@ __device__ T read_at(const View& view, int64_t offset) {
   return T(0);
 }
 
-// It is not inlined, since it has many callers, and such reads are slow in any case.
+// The function is not inlined, since it has many callers, and reading a view of any strides and type is slow anyway.
 template <class T>
 BFN_NOINLINE __device__ T read_any(const View& view, int64_t index) {
   return read_at<T>(view, offset_of(view, index));
@@ -76,8 +76,8 @@ __device__ T read(const View& view, int64_t index, T missing = T(0)) {
   return view ? read_any<T>(view, index) : missing;
 }
 
-// Like `read`, for a view with one number for each row of classes. It is faster in the usual case: the numbers have the
-// type T, and each row, or every `size[1]` rows, has its own number. It then makes no function call.
+// Like `read`, for a view with one number for each row of classes. It makes no function call in the usual case: the
+// numbers have the type T, and each row has a number, or `size[1]` consecutive rows share one.
 template <class T>
 __device__ __forceinline__ T read_row(const View& view, int64_t row, T missing = T(0)) {
   const T* data = static_cast<const T*>(view.data);
@@ -117,8 +117,8 @@ __device__ __forceinline__ void write_row(const View& view, int64_t row, T x) {
   }
 }
 
-// A type of `kBytes` bytes, which the compiler reads and writes with one instruction. It would write the elements of an
-// array one by one.
+// A type of `kBytes` bytes, which the compiler reads and writes with one instruction. The elements of an array would be
+// read and written one by one.
 template <size_t kBytes>
 struct VectorType;
 template <>

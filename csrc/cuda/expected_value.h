@@ -32,7 +32,7 @@ __device__ void place_by_rule(const T (&std)[kCount], Bins<T> bins, int (&place)
 template <class T, int kCount>
 __device__ void expected_values(const T (&mean)[kCount], const T (&std)[kCount], Bins<T> bins,
                                 ExpectedValue<T> (&value)[kCount]) {
-  if constexpr (sizeof(T) == sizeof(double)) {  // in double there is only one rule
+  if constexpr (sizeof(T) == sizeof(double)) {  // in double only wide unclipped distributions have another rule
     for (int j = 0; j < kCount; ++j) value[j] = expected_value(mean[j], std[j], bins);
   } else {
     // `numbers` has the mean and std of each variable, and later its expected value. Neighbouring variables lie in

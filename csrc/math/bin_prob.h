@@ -6,13 +6,15 @@
 
 namespace bfn {
 
+// Turns the derivatives of p by the edges `left` and `right`, in units of std, into derivatives by mean and std.
 template <class T>
 BFN_HD WithGradient<T> by_mean_and_std(LogInterval<T> p, T left, T right, T std) {
   return {p.value, -(p.by_left + p.by_right) / std, -(left * p.by_left + right * p.by_right) / std};
 }
 
-// The mass of a narrow bin with centre z and width d, both in units of std: a Taylor series about the centre. The mass
-// is d phi(z) total. Its derivatives by z and d are d phi(z) (tilt - z total) and phi(z) (total + growth).
+// The mass of a narrow bin: a Taylor series about the centre. z is the centre, relative to the mean, and d the width of
+// the bin, both in units of std. The mass is d phi(z) total. Its derivatives by z and d are d phi(z) (tilt - z total)
+// and phi(z) (total + growth).
 template <class T>
 struct NarrowBin {
   T series, total, tilt, growth;  // total = 1 + series
@@ -26,14 +28,14 @@ struct NarrowBin {
     tilt = d2 * z * (by_12 + by_480 * d2 * (z2 - 3));
     growth = d2 * (by_12 * (z2 - 1) + fourth);
   }
-  // Whether the error of the series is below that of scaled_interval, in which the terms of the two edges cancel.
+  // Whether the series is more accurate than scaled_interval, in which the terms of the two edges cancel.
   BFN_HD static bool applies(T z, T d) {
     return sizeof(T) == sizeof(float) && (d < T(0.3)) & (abs(z * d) < T(0.5));  // && would prevent vectorisation
   }
 };
 
-// ln of the mass of a bin with centre z and width d, both in units of std, and log_d = ln d. The edges left and right
-// are passed too, since z +- d/2 would lose digits of the nearer edge if the bin is wide.
+// ln of the mass of a bin. z and d are as in NarrowBin, and log_d is ln d. The edges `left` and `right` are arguments,
+// too, since z +- d/2 would lose digits of the nearer edge if the bin is wide.
 template <class T>
 BFN_HD WithGradient<T> log_inner_bin(T left, T right, T z, T d, T log_d, T std) {
   const auto wide = by_mean_and_std(log_interval(left, right, z, d), left, right, std);
@@ -46,15 +48,16 @@ BFN_HD WithGradient<T> log_inner_bin(T left, T right, T z, T d, T log_d, T std) 
           narrow ? -(z * by_z + by_d) / std : wide.by_std};
 }
 
-// The mass of a bin, as exp(-z^2/2) mass. The derivatives by mean and std are divided by exp(-z^2/2), too. z is the
-// bin's centre, or 1/2 `side` bins away from it, or 0 if this lies in the bin.
+// The mass of a bin and its derivatives by mean and std, all divided by exp(-z^2/2), so that they do not underflow. z
+// is a place of the bin, which BinPlace chooses.
 template <class T>
 struct ScaledBin {
   T z, side;
   WithGradient<T> mass;
 };
 
-// The place of scaled_inner_bin: the centre of a narrow bin, and of another bin the edge nearer to 0, or 0.
+// The place z of scaled_inner_bin: the centre of a narrow bin; of another bin 0 if the bin contains 0, else the edge
+// nearer to 0. `side` is -1 if z is the left edge, 1 if it is the right edge, and 0 otherwise.
 template <class T>
 struct BinPlace {
   T z, side;
@@ -66,7 +69,7 @@ struct BinPlace {
   }
 };
 
-// The bin of log_inner_bin, given 1/std.
+// The mass of the bin of log_inner_bin, scaled. inverse_std is 1/std.
 template <class T>
 BFN_HD ScaledBin<T> scaled_inner_bin(T left, T right, T z, T d, T inverse_std) {
   const ScaledInterval<T> p = scaled_interval(left, right, z, d);
@@ -87,15 +90,15 @@ BFN_HD WithGradient<T> log_total(T mean, T std) {
   return log_inner_bin((-1 - mean) / std, (1 - mean) / std, -mean / std, width, log(width), std);
 }
 
-// ln of the mass of an end bin of a clipped distribution. z is the bin's inner edge, in units of std. The last bin is
-// computed as the mirror image of the first.
+// ln of the mass of an end bin of a clipped distribution. z is the bin's inner edge, relative to the mean, in units of
+// std. The last bin is computed as the mirror image of the first.
 template <class T>
 BFN_HD WithGradient<T> log_end_bin(T z, bool first, T std) {
   const auto p = log_cdf(first ? z : -z);
   return {p.value, (first ? -p.by_right : p.by_right) / std, (first ? -z : z) * p.by_right / std};
 }
 
-// The same bin, scaled, given 1/std. Its place is the edge, or 0 if this lies in the bin.
+// The mass of the bin of log_end_bin, scaled. Its place is 0 if the bin contains 0, else its inner edge.
 template <class T>
 BFN_HD ScaledBin<T> scaled_end_bin(T z, bool first, T inverse_std) {
   const T edge = first ? z : -z, side = first ? T(1) : T(-1);
@@ -127,8 +130,8 @@ BFN_HD WithGradient<T> log_bin_prob(T index, T mean, T std, Bins<T> bins) {
   return select(exp(total.value) < kTinyTotal<T>, {log(unit * std), T(0), T(0)}, share);
 }
 
-// The centre of the likeliest bin, which is the bin of the mean, the first bin or the last bin [derived]. Of equally
-// likely bins the first wins.
+// The centre of the likeliest bin. The candidates are the bin of the mean, the first bin and the last bin, in this
+// order. A later candidate wins only if it is strictly likelier. This is not in the paper.
 template <class T>
 BFN_HD T mode(T mean, T std, Bins<T> bins) {
   T best = bins.index(mean), best_log_p = log_bin_prob(best, mean, std, bins).value;

@@ -1,6 +1,7 @@
-// Binary data: the class x is 1 or 0, and its sign s is 1 or -1. A variable has one logit z and one state d = y_1 -
-// y_0. Numbers in parentheses are equations of Graves et al. 2023 (arXiv 2308.07037). The formulas are the paper's
-// for K = 2, written for the difference of the two classes. [derived] marks formulas that are not in the paper.
+// Binary data: the class x is 1 or 0, and its sign s is 1 or -1. Discrete data with K = 2 has two logits, and two
+// numbers y_0 and y_1 as its state. A variable here has only their differences, class 1 minus class 0: one logit z and
+// one state d = y_1 - y_0. Numbers in parentheses are equations of Graves et al. 2023 (arXiv 2308.07037), written for
+// these differences.
 #pragma once
 
 #include "elementary.h"
@@ -75,7 +76,7 @@ BFN_HD T binary_log_ratio(T alpha, T spread, T eps) {
   return 2 * alpha + spread * eps;
 }
 
-constexpr double kMaxLogRatio = 60;  // exp(60) times the least share exp(-87) is 2e-12, which changes no float loss
+constexpr double kMaxLogRatio = 60;  // then a share of exp(-87) instead of 0 changes a draw by at most exp(60 - 87)
 
 // A draw of L_n (189, 190) for a log-ratio r with |r| <= kMaxLogRatio: -ln M, where M = p_x + q exp(-r). `ratio` has
 // exp(-r) and exp(-r) - 1. If M is at least 1/2, the result is computed as -ln(1 + S) with S = q (exp(-r) - 1), which

@@ -55,8 +55,8 @@ BFN_HD float exp_term(float x) {
   return x < -87.0f ? 0.0f : value;
 }
 
-// 2^x for x < 127, as a term of a sum whose largest term is about 1. A result below the normal range is 0. The error of
-// the polynomial is 2e-8; that of a GPU's instruction is 2e-7.
+// 2^x for x < 127, as a term of a sum whose largest term is about 1. A result below the normal range is 0. The
+// polynomial has an error of 2e-8, and the instruction of a GPU an error of 2e-7.
 BFN_HD float exp2_term(float x) {
 #if defined(__CUDA_ARCH__)
   float y;

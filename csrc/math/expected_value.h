@@ -2,7 +2,8 @@
 // not in the paper.
 //
 // The output distribution has the expected value k = sum_i p_i c_i, where p_i is the probability of bin i, and c_i its
-// centre. k is also a sum over the inner edges b_j. With z_j = (b_j - mean)/std [derived]:
+// centre. If the distribution is clipped, k is also a sum over the inner edges b_j. With z_j = (b_j - mean)/std and the
+// width h = 2/K of a bin [derived]:
 // k = (1 - 1/K) - h sum Phi(z_j), dk/dmean = (h/std) sum phi(z_j), dk/dstd = (h/std) sum z_j phi(z_j).
 // The edges are a uniform grid, so that the sums can be computed at the same cost for every K.
 #pragma once
@@ -32,7 +33,7 @@ struct SquaredError {
 
 // The rule by which the sums over the edges are computed in float. For a small std, the first three rules add the 7, 13
 // or 19 edges nearest to the mean. All edges within 6 std are among them. For a larger std, kSmooth is the
-// Euler-Maclaurin formula. Its terms cancel if the std is very large. kWide is then a series. In double, all edges are
+// Euler-Maclaurin formula. From wide_std on its terms would cancel, and kWide is a series. In double, all edges are
 // added, except for an unclipped distribution with a std of wide_std or more, which uses kWide.
 enum class EdgeRule : int { kSeven, kThirteen, kNineteen, kSmooth, kWide };
 constexpr int kEdgeRules = 5;

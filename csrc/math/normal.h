@@ -6,8 +6,8 @@
 
 namespace bfn {
 
-// The Mills ratio, with the density's constant left out: Phi(-z) = exp(-z^2/2) mills(z) for z >= 0. In float it is
-// t P(t) with t = 1/(1 + 0.3z) and a polynomial P. The absolute error is 2e-8.
+// Phi(-z) / exp(-z^2/2) for z >= 0, which is the Mills ratio divided by sqrt(2 pi). In float it is t P(t) with
+// t = 1/(1 + 0.3z) and a polynomial P. The absolute error is 2e-8.
 BFN_HD float mills(float z) {
   const float t = reciprocal(1.0f + 0.3f * z);
   float p = -0.010760636f;
@@ -80,8 +80,9 @@ BFN_HD LogInterval<T> log_cdf(T z) {
   return {log1p(-tail), T(0), scale * e / (T(1) - tail)};
 }
 
-// The distance z of an interval from 0, and factors of its probability exp(-z^2/2) (front - lost). The normal density
-// is exp(-z^2/2) left at the left end, and exp(-z^2/2) right at the right end. No factor underflows far from 0.
+// An interval at the distance z from 0. Its probability is exp(-z^2/2) (front - lost). The normal density is
+// exp(-z^2/2) left at its left end, and exp(-z^2/2) right at its right end. Far from 0 the probability would underflow,
+// but `front` does not.
 template <class T>
 struct ScaledInterval {
   T z, front, lost, left, right;

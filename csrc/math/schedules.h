@@ -46,7 +46,7 @@ struct Schedule {
   BFN_HD double slope() const { return -std::expm1(-num_classes * parameter / 4); }
   BFN_HD double end() const { return std::exp(-num_classes * parameter / 4); }
   // beta(t) of the logarithmic schedule is -4/K ln(1 - slope t). If the argument of ln may be near 0, it is computed as
-  // (1 - t) + t end, which does not cancel.
+  // (1 - t) + t end with end = 1 - slope, which does not cancel.
   BFN_HD double beta(double t) const {
     if (kind == ScheduleKind::kQuadraticAccuracy) return parameter * t * t;
     const double passed = slope() * t;
@@ -78,8 +78,8 @@ struct Schedule {
 
 struct RowContext {
   Schedule schedule;
-  double n_steps, scale;
-  double t_min;  // at an earlier time kMeanScale and kNoiseScale are 0
+  double n_steps, scale;  // n of L_n, and a factor of some row scalars
+  double t_min;           // at an earlier time kMeanScale and kNoiseScale are 0
 
   // The number i = n t + 1 of the step that starts at time t. The error of n t may be kStepTolerance. The result is NaN
   // if none of the n steps starts at t.

@@ -61,7 +61,8 @@ struct DiscretisedUpdate {
   View out;
 };
 
-// L_inf has a weight. L_n has an alpha, and the normals of its expectation. The reconstruction loss has none of these.
+// With a weight the loss is L_inf. With an alpha it is L_n, and `draws` are the normals of its expectation. Without
+// both it is the reconstruction loss.
 struct DiscretisedLoss {
   View x;
   NetworkOutput from;

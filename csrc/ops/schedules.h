@@ -1,4 +1,5 @@
-// Row scalars: the numbers that an op needs for each row, computed from the row's time or accuracy.
+// Row scalars: the numbers that an op needs for each row, computed from the row's time or accuracy. A row is the
+// variables that share a time or an accuracy.
 #pragma once
 
 #include "../math/schedules.h"
@@ -9,8 +10,8 @@ namespace bfn {
 constexpr int kMaxRowScalars = 4;  // the most row scalars that one call computes
 
 // Computes the row scalars `which` of each row. `value` is a time or an accuracy. Three arguments are refused: a value
-// outside [0, high], a time at which no step of L_n starts, and a rho below 0. The CPU throws std::invalid_argument for
-// them. The GPU writes NaN instead, since it would have to synchronise to throw.
+// outside [0, high], a rho below 0 and, for kAlpha, a time at which no step of L_n starts. The CPU throws
+// std::invalid_argument for them. The GPU writes NaN instead, since it would have to synchronise to throw.
 struct RowScalars {
   int64_t count;
   View value, rho;  // rho may be missing

@@ -24,13 +24,13 @@ struct FlowTile {
   TileOfClasses tile;
   int64_t num_classes;  // K
   const int64_t *rows, *seed;
-  const T *beta, *spread;
+  const T *beta, *spread;  // of each token: beta(t) and sqrt(K beta(t))
   bool again;
   T *top, *total, *kept, *out;
 };
 
-// Adds the logits of a tile to the four sums of each token: z_x, t, and the sums of e_k and of e_k^2
-// (bfn_kernels/vocabulary/sums.py).
+// Adds the logits of a tile to the four numbers of each token in `sums`: z_x, t, and the sums of e_k and of e_k^2.
+// bfn_kernels/vocabulary/sums.py defines them.
 template <class T>
 struct SumsTile {
   TileOfClasses tile;
