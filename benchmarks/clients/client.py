@@ -21,8 +21,8 @@ class Client:
 
     own: Calls the client's own functions in a checkout, a folder, with the noise of the client. None if they cannot be
         called.
-    literal: `theirs` with what the code of the client adds to its formulas, such as 1e-8 under a root. `own` must agree
-        with it. None if the code adds nothing.
+    literal: The form of `theirs` that is compared with `own`, if it is another: with 1e-8 under a root, as in the code,
+        or with more results.
     """
 
     name: str
