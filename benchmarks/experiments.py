@@ -36,8 +36,8 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Run:
-    """The bound of a run in bits per dimension, its standard error, and the bits of the best factorised model.
-    token_bytes: the mean bytes of a token; NaN if the data are no tokens."""
+    """A run's result. bits: its bound in bits per dimension. error: the bound's standard error. baseline: the bits per
+    dimension of the best factorised model. token_bytes: the mean bytes of a token; NaN if the data are no tokens."""
 
     command: str
     bits: float
@@ -74,7 +74,7 @@ def of(command: str, path: Path) -> Run:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.experiments", description=__doc__.split("\n")[0])
-    parser.add_argument("command", help="the command that made the run, with as many threads as this process")
+    parser.add_argument("command", help="the command that made the run, with as many threads as this one")
     parser.add_argument("run", type=Path, help="the directory of the run")
     parser.add_argument("--out", type=Path, default=Path("runs/experiments.csv"), help="the CSV")
     options = parser.parse_args(arguments)

@@ -2,7 +2,8 @@
 
 A schedule of continuous and discretised data has the methods `gamma`, `alpha` and `rate`; one of discrete data has
 `beta`, `alpha` and `rate`. Any object with these methods can be passed as `schedule=`: a new schedule needs no new
-kernel. The methods of the schedules in this file also take plain numbers, and then return plain numbers.
+kernel. The methods of the schedules in this file also take plain numbers, and then return plain numbers, or
+a tensor if β₁ is a tensor.
 """
 
 import functools
@@ -311,7 +312,8 @@ def final_accuracy(num_classes: int, *, certainty: float = 0.9865, entropy: floa
 
 
 def _number(name: str, value: Any) -> float | Tensor:
-    """The value as a float; a floating-point tensor of one number stays a tensor."""
+    """The value as a float. A floating-point tensor of one number stays a tensor, since to read it would wait for the
+    device."""
     if isinstance(value, Tensor) and value.numel() == 1 and value.is_floating_point():
         return value
     if isinstance(value, bool) or not isinstance(value, Real):

@@ -36,9 +36,9 @@ class ResBlock(nn.Module):
 
 
 def down_and_up(h: Tensor, time: Tensor, down: Any, middle: Any, up: Any, enlarge: Any = ()) -> Tensor:
-    """Applies the layers `down`, `middle` (a block, attention, a block) and `up`. Each layer of `up` also gets an
-    output of `down`, the latest first; the last layer of `up` gets the input h. After a layer of `up` whose number is a
-    key of `enlarge`, the image is enlarged to twice its size, and the layer of `enlarge` follows."""
+    """Applies the layers `down`, `middle` (a block, attention, a block) and `up`. The input of each layer of `up` is
+    concatenated with an output of `down`, the latest first; for the last layer with h. After a layer of `up` whose
+    number is a key of `enlarge`, the image is enlarged to twice its size, and the layer of `enlarge` follows."""
     skips = [h]
     for layer in down:
         h = layer(h, time)

@@ -13,7 +13,7 @@ def check_sequence(name: str, shape: Size, features: int, outputs: int, width: i
         raise ConfigError(f"network.name={name!r} takes sequences, got data of shape {shape}")
     if features < 3 or features != outputs:
         raise ConfigError(
-            f"network.name={name!r} takes probabilities of more than two classes, got {features} features"
+            f"network.name={name!r} needs at least three features and as many outputs, got {features} and {outputs}"
         )
     if width % heads:
         raise ConfigError(f"network.width={width} must be a multiple of network.heads={heads}")
@@ -74,7 +74,7 @@ class Transformer(nn.Module):
         super().__init__()
         check_sequence("transformer", shape, features, outputs, width, heads)
         if rotary and width // heads % 2:
-            raise ConfigError(f"network.width={width} must be a multiple of 2 * heads={heads}, as rotary=true needs")
+            raise ConfigError(f"network.width={width} must be a multiple of {2 * heads}, as rotary=true needs")
         # The embedding of a variable sees its neighbours. Attention would need thousands of steps to learn where they
         # are.
         self.embed = nn.Conv1d(features, width, 5, padding=2)
@@ -121,14 +121,15 @@ class AngleTransformer(Transformer):
 
 class VectorTransformer(Transformer):
     """Vectors [B, L, width] of a large vocabulary and times [B] -> [B, L, width + 1]: the hidden states for the head of
-    nn.Vocabulary, and the factor of the messages' evidence."""
+    bfn_kernels.nn.Vocabulary, and the number by which it multiplies the logits of the flow."""
 
     def __init__(self, shape: Size, *, width: int, depth: int, heads: int, dropout: float, rotary: bool = False):
         sizes = {"width": width, "depth": depth, "heads": heads}
         super().__init__(shape, width, width, **sizes, dropout=dropout, rotary=rotary)
         self.embed.reset_parameters()
         nn.init.normal_(self.position, std=0.1)
-        self.head = nn.Linear(width, width)  # not zero: the head of nn.Vocabulary, which follows, starts at zero
+        # not zero, since the next layer, the head of bfn_kernels.nn.Vocabulary, starts at zero
+        self.head = nn.Linear(width, width)
 
     def forward(self, features: Tensor, t: Tensor) -> Tensor:
         h, _ = self.through(features, t)

@@ -45,7 +45,7 @@ def copied(module: nn.Module) -> dict[str, Tensor]:
 def snapshot(model: BFN, averaged: BFN, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Copies of all tensors that resuming needs, as `copied` makes them. Training does not change them."""
     state: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=WHOLE)
-    moments = state.get("state", {})  # empty before the first step
+    moments = state.get("state", {})  # only the main process has it
     weights, averages = (get_model_state_dict(module, options=WHOLE) for module in (model, averaged))
     return copies(flatten({"model": weights, "ema.module": averages, "optimizer": moments}))
 
@@ -83,7 +83,9 @@ def fit(path: Path, tensors: dict[str, Tensor], model: BFN) -> None:
     found.pop("ema.n_averaged", None)  # older versions wrote it
     for name in sorted(wanted.keys() | found.keys()):
         if wanted.get(name) != found.get(name):
-            raise CheckpointError(f"checkpoint {path} does not fit this version of bfn: {name}")
+            shapes = [None if shape is None else tuple(shape) for shape in (found.get(name), wanted.get(name))]
+            reason = f"the shape of {name} is {shapes[0]}, and must be {shapes[1]}"
+            raise CheckpointError(f"checkpoint {path} does not fit this version of bfn: {reason}")
 
 
 def spread() -> StateDictOptions:

@@ -1,8 +1,8 @@
 """Discretised data in plain PyTorch: the executable specification. Equation numbers refer to arXiv 2308.07037.
 
-x `[B, ...]` lies in [−1, 1], which K bins of width h = 2/K divide. Arguments and results name a bin by its centre. The
-functions here name it by a zero-based index, which is a float so that NaN stays NaN. Row scalars, such as `weight`,
-come from the module `call.rows`, in the type of the arithmetic, and broadcast to x.
+x `[B, ...]` lies in [−1, 1], which K bins of width h = 2/K divide. Data, samples and modes name a bin by its
+centre. An argument `index` names it by a zero-based index, which is a float so that NaN stays NaN. Row scalars, such as
+`weight`, come from the module `call.rows`, in the type of the arithmetic, and broadcast to x.
 """
 
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from bfn_kernels.discretised.bins import bin_index, centre, log_bin_prob, mean_o
 from bfn_kernels.records import MEAN, SAMPLE, Bins, Draws, LossTarget, Network, Noise, OutputLimits, Sent, Solver
 from bfn_kernels.steps import clamped, mean_step
 
-MODE_PROBABILITIES = 1 << 18  # at most so many probabilities, one per bin and component, are computed at a time
+MODE_PROBABILITIES = 1 << 18  # about how many probabilities are computed at a time, to bound the memory
 
 
 class Normal(NamedTuple):
@@ -95,9 +95,9 @@ def output_std(
 
 
 def inputs_of_loss(x: Tensor, network: Network, direct: bool, bins: Bins, mask: Tensor | None) -> tuple[Tensor, Normal]:
-    """The data and the output distribution of a loss. Where the mask is False, x, the mean and, unless `direct`, the
-    network's output become 0. direct: whether the network's predictions are the mean and std of the output
-    distribution."""
+    """The data and the output distribution of a loss. Where the mask is False, x becomes 0 and, unless `direct`, so do
+    the mean of the input distribution and the network's output. direct: whether the network's predictions are the mean
+    and std of the output distribution."""
     dtype = compute_dtype(x, *network[:4])
     (x,) = hide(mask, x)
     values("x", x, -1, 1)
@@ -202,8 +202,9 @@ def loss(
     if alpha is not None:
         return reduce(n_steps * discrete_time_loss(x, normal, alpha, draws, bins), *target)
     if weight is None:
-        normal = hidden(target.mask, normal._replace(std=normal.std - 1))  # makes the std 1 where the mask is False
-        normal = normal._replace(std=normal.std + 1)
+        normal = hidden(target.mask, normal)
+        if target.mask is not None:  # a std of 0 would make a NaN
+            normal = normal._replace(std=torch.where(normal.for_components(target.mask), normal.std, 1.0))
         return reduce(-_log_prob(bin_index(x, bins.num_bins), normal, bins.num_bins, bins.clip), *target)
     error = x - _expected_value(normal, bins.num_bins, bins.clip)
     return reduce(weight * error * error, *target)
@@ -235,7 +236,7 @@ def step(
     """The step of `continuous.reference.step`, where x̂ is a sample, the mode or the mean of the output distribution.
 
     The mean, known, all explicit noise and the results: `[B, ...]`. known_mask: bool, broadcasts to the mean.
-    predicted_out: receives x̂, and may be `previous`.
+    predicted_out: receives x̂, and may be the tensor `solver.previous`.
     """
     normal = output_distribution(compute_dtype(*network[:4], solver.previous), network, bins)
     if sent.choice == MEAN:

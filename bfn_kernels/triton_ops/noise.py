@@ -20,8 +20,8 @@ COMPONENT = tl.constexpr(noise.COMPONENT)
 
 @triton.jit
 def philox(seed, group, stream: tl.constexpr, draw):
-    """The four random words of each group; groups are int64. Here one instruction computes both halves of a product. In
-    `tl.philox` three instructions do."""
+    """The four random words of each group; groups are int64. A product of 64 bits takes one instruction here, and three
+    in `tl.philox`."""
     c0, c1 = group.to(tl.uint32), (group >> 32).to(tl.uint32)
     c2, c3 = c0 * 0 + stream, c0 * 0 + draw
     k0, k1 = seed.to(tl.uint32), (seed >> 32).to(tl.uint32)
@@ -77,8 +77,8 @@ def normals(seed, group, stream: tl.constexpr, draw, T: tl.constexpr):
 
 @triton.jit
 def start_of_draw(start, draw, count):
-    """The index of a block's first element in a draw of explicit noise, which has `count` elements for each draw. It is
-    int64, since there may be more than 2³¹ elements."""
+    """Where a block starts in explicit noise that has `count` elements for each draw, one draw after the other. The
+    result is int64, since there may be more than 2³¹ elements."""
     return start + (tl.zeros((), tl.int64) + draw) * count
 
 

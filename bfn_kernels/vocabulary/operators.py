@@ -1,9 +1,9 @@
-"""The operators of large vocabularies, each with its fake and its backward pass.
+"""The operators of large vocabularies, each with its fake and, if it is differentiable, its backward pass.
 
 `flow_embedding`, `loss`, `mode` and `step` have the arguments of the functions of the same names in `reference.py`, and
 compute the same results. The other operators are gradients, a loss with its gradients, and kernels for one tile (see
-`tiles`) or for products. Their memory does not grow with the number of tokens times the number of classes, except for a
-sampler's state.
+`tiles.py`) or for products. No operator takes memory that grows with the number of tokens times the number of classes,
+except for a sampler's state.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from bfn_kernels.vocabulary.reference import Cost
 from bfn_kernels.vocabulary.shards import Shard
 from bfn_kernels.vocabulary.sums import SUMS
 
-WIDE = 128  # the smallest d for which a CPU computes the gradient of a loss in the forward pass
+WIDE = 128  # the smallest width of hidden states for which a CPU computes the gradients of a loss in the forward pass
 # Arguments and results in the schemas below.
 _SHARD = ", ".join(records.fields(Shard))
 _LOGITS = f"Tensor x, {', '.join(records.fields(LinearHead) + records.fields(FlowLogits))}"
@@ -83,7 +83,7 @@ def _loss_with_gradients_backward(library: Library, grad: Tensor, forward: Forwa
 
 
 _MESSAGES = "Tensor x, Tensor rows, Tensor alpha, Tensor spread, Tensor seed, int first, int num_classes"
-_OF_TILES = {  # maps names of libraries to the schemas of the kernels that they have for a tile
+_OF_TILES = {  # maps names of libraries to the schemas of their kernels for one tile, and of their products
     f"{NATIVE} {TRITON}": (
         f"flow_tile({_MESSAGES}, bool again, Tensor(a!) out, Tensor(b!)? top, Tensor(c!)? total, Tensor(d!)? kept)",
         "sums_tile(Tensor logits, Tensor x, int first, Tensor(a!) sums)",
@@ -97,7 +97,7 @@ _OF_TILES = {  # maps names of libraries to the schemas of the kernels that they
     TRITON: (
         f"draws_tile({_MESSAGES}, Tensor(a!) sums, Tensor logits)",
         f"draw_slopes_tile({_MESSAGES}, Tensor slopes, Tensor shift, Tensor(a!) logits)",
-        # products on tensor cores, without tiles
+        # products on tensor cores, over all classes at once
         f"flow_products({_MESSAGES}, Tensor weight, Tensor(a!) top, Tensor(b!) total, Tensor(c!) sums)",
         f"flow_products_backward({_MESSAGES}, Tensor grad, Tensor top, Tensor total, Tensor(a!) by_weight)",
         "head_sums(Tensor hidden, Tensor weight, Tensor? bias, Tensor x, int first, Tensor(a!) sums)",
@@ -129,8 +129,8 @@ OPERATORS = [
         composed=True,
     ),
     Operator(
-        # `loss` without draws, reduced to a number, for one process on a CPU; its tile takes as much memory as the
-        # weight
+        # The continuous-time `loss`, reduced to a number, for one process on a CPU. It works in tiles that take as
+        # much memory as the weight.
         f"loss_with_gradients({_LOGITS}, Tensor? rate, Tensor? mask, int reduction, {_NEEDS}) -> "
         f"(Tensor loss, {_GRADIENTS})",
         fake=_loss_with_gradients_fake,

@@ -1,4 +1,4 @@
-"""The classes of a vocabulary, which several processes may share."""
+"""The classes of a vocabulary, which may be divided among several processes."""
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -63,14 +63,14 @@ def shard_of(weight: Tensor, process_group: ProcessGroup | None, num_classes: in
             raise ValueError(f"weight must have shape [K, d] with K of at least 2, got {tuple(weight.shape)}")
         return Shard(0, len(weight), None)
     if backends.choose(backend, weight.device).library is None:
-        raise ValueError("process_group must be None for the reference, which has all classes")
+        raise ValueError("process_group must be None for the reference backend, which needs all classes in one process")
     num_classes = checks.integer("num_classes", num_classes, 2)
     size = -(-num_classes // process_group.size())
     first = process_group.rank() * size
     count = max(0, min(size, num_classes - first))
     if len(weight) != count:
         raise ValueError(
-            f"weight must have shape {(count, weight.shape[1])}, as chunk {process_group.rank()} of "
-            f"{process_group.size()} of {num_classes} classes, got {tuple(weight.shape)}"
+            f"weight must have shape {(count, weight.shape[1])}, the share of rank {process_group.rank()} of "
+            f"{process_group.size()} in {num_classes} classes, got {tuple(weight.shape)}"
         )
     return Shard(first, num_classes, process_group.group_name)

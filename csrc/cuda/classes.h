@@ -143,8 +143,8 @@ struct Logits {
   }
 };
 
-// Sums e = exp(z - top), where `top` is the largest logit so far. start(top) sets the first top. raise(factor, to)
-// replaces top by the larger number `to`. `factor` is exp(top - to), by which the old exponentials are multiplied.
+// Sums e = exp(z - top). The caller holds `top`, the largest logit so far. It calls start(top) if it knows top before
+// the first add(). When a larger logit `to` replaces top, it calls raise(exp(top - to), to); at first, the factor is 0.
 template <class S, class T>
 struct ExpSum {
   S rest = 0;
@@ -159,7 +159,8 @@ struct ExpSum {
 };
 
 // The sums of RowStats. `quadratic` is the sum of e (e - shift). `shift` is 1 if z_x is below the largest logit, and 0
-// otherwise. stats() computes from `quadratic` the sums of e^2 and of e (1 - e), one of which RowStats stores.
+// otherwise. The sum of e^2 is quadratic + shift rest. If shift is 1, the sum of e (1 - e) is -quadratic, and otherwise
+// RowStats does not need it.
 template <class S, class T>
 struct RowStatsSums {
   T z_x, shift = 0;
@@ -198,7 +199,7 @@ class ClassRow {
     z_.fill(team, count, make_);
   }
 
-  // Reads group i of this thread, whose first class is `first`. Elements of z behind the last class are not changed.
+  // Reads group i of this thread, whose first class is `first`. Elements of z behind the last class have no meaning.
   __device__ __forceinline__ void group(int i, int first, T (&z)[4]) {
     if constexpr (kSlots != kSweep) {
 #pragma unroll

@@ -10,7 +10,7 @@
 namespace bfn {
 namespace {
 
-// The components of one variable. Every function reads their numbers from memory again.
+// The components of one variable. Each call reads a component's numbers from memory; only shared numbers are kept.
 template <class T>
 class Components {
  public:
@@ -190,14 +190,14 @@ __global__ void __launch_bounds__(kThreads, 1)
   });
 }
 
-// Adds some draws to the loss of a variable and to its gradients. If `first`, they are its first draws, whose gradients
-// are stored. Later gradients are added to the stored ones.
+// Returns what some draws add to the loss of a variable. If `first`, they are its first draws, whose gradients are
+// stored. The gradients of later draws are added to the stored ones.
 template <class T, int kDraws>
 __device__ T nstep_loss(const DiscretisedLoss& op, const Components<T>& components, T x, T tau, Bins<T> bins,
                         NStepSums<T, kDraws>& sums, bool first) {
   const T n = static_cast<T>(op.n_steps);
   LogSum<T> total[kDraws];
-  // The first pass makes the sums of the draws, and the second pass the gradients, which need these sums.
+  // The first pass makes `total`, the sum of each draw over components. The second pass makes gradients from it.
 #pragma unroll 1
   for (int pass = 0; pass < (any(op.gradients) ? 2 : 1); ++pass) {
 #pragma unroll 1

@@ -215,7 +215,7 @@ def test_products_of_turned_vectors_depend_on_their_distance():
 
 def test_a_rotary_transformer_needs_heads_of_even_width():
     sizes = {"width": 6, "depth": 1, "heads": 2, "dropout": 0.0}
-    with pytest.raises(ConfigError, match=r"network.width=6 must be a multiple of 2"):
+    with pytest.raises(ConfigError, match=r"network.width=6 must be a multiple of 4"):
         Transformer((6,), 5, 5, **sizes, rotary=True)
     assert VectorTransformer((6,), **sizes | {"heads": 1}, rotary=True).turns is not None
 

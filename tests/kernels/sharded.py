@@ -81,7 +81,7 @@ def work(rank, count, k, backend, folder):
     torch.save(sampled(weight[part], bias[part], part, **group), f"{folder}/sampled{rank}")
     spoilt = bias.index_fill(0, torch.tensor([k - 2]), torch.nan)  # in the second process
     assert (vocabulary.mode(weight[:3], weight[part], spoilt[part], **group) == k - 2).all()
-    with pytest.raises(ValueError, match=f"weight must have shape .* as chunk {rank} of {count} of {k} classes"):
+    with pytest.raises(ValueError, match=f"weight must have .* share of rank {rank} of {count} in {k} classes"):
         step(torch.float32, weight, bias, between, **group)
     with pytest.raises(ValueError, match="process_group must be None for the reference"):
         step(torch.float32, weight[part], bias[part], between, **group | {"backend": "reference"})
