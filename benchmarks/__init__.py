@@ -11,6 +11,7 @@ memory.py          measures peak extra memory, in a separate process
 report.py          the rows of the results, the targets, and tables on the screen
 page.py, plots.py  the results as a page with pictures
 
+`python -m benchmarks.clients` compares computations of other projects with the ops, or with a checkout of their code.
 `python -m benchmarks.patched` times the authors' code before and after it is patched.
 `python -m benchmarks.runs` measures time to quality, of the published training loop and of `bfn`.
 """

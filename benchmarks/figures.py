@@ -10,7 +10,9 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks import clients, experiments, files, page, patched, runs_report, shares, vocabularies
+from benchmarks import experiments, files, page, patched, runs_report, shares, vocabularies
+from benchmarks.clients import checkouts, places
+from benchmarks.clients import report as clients
 from benchmarks.competitors import COMPILED, EAGER
 from benchmarks.report import Row, duration, factor, gain, median
 
@@ -71,6 +73,11 @@ def client(start: str) -> Callable[[Path], str]:
         return page.markdown_table(header, lines)
 
     return text
+
+
+def code_bases(folder: Path) -> str:
+    """The table of all code bases: where their computations are, our calls, and the times of both."""
+    return page.markdown_table(clients.PLACED, clients.placed(files.read(clients.Row, folder / "clients.csv")))
 
 
 def of_cases(make: Callable[[list[Row], str], str]) -> Callable[[Path], str]:
@@ -143,13 +150,16 @@ FIGURES: tuple[tuple[str, Callable[[Path], str]], ...] = (
     ("docs/where_kernels_pay.md", said(shares.Share, "training.csv")),
     (GUIDE("official"), table(patched.Row, "patched.csv", patched)),
     (GUIDE("official"), said(patched.Row, "patched.csv")),
-    (GUIDE("molecules"), client("n-step loss of 400 variables of 13")),
-    (GUIDE("molecules"), client("n-step loss of 400 variables of 2")),
+    (GUIDE("clients"), code_bases),
+    (GUIDE("clients"), said(clients.Row, "clients.csv")),
+    (GUIDE("clients"), table(checkouts.Compared, "checkouts.csv", checkouts)),
+    (GUIDE("molecules"), client(places.TYPES.client)),
+    (GUIDE("molecules"), client(places.FLAGS.client)),
     (GUIDE("molecules"), said(clients.Row, "clients.csv")),
-    (GUIDE("smiles"), client("flow and loss of")),
-    (GUIDE("smiles"), client("guided step")),
+    (GUIDE("smiles"), client(places.SMILES.client)),
+    (GUIDE("smiles"), client(places.GUIDED.client)),
     (GUIDE("smiles"), said(clients.Row, "clients.csv")),
-    (GUIDE("policies"), client("flows and losses of")),
+    (GUIDE("policies"), client(places.POLICY.client)),
     (GUIDE("policies"), said(clients.Row, "clients.csv")),
 )
 

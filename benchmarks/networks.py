@@ -21,27 +21,27 @@ def trained(network: nn.Module, *inputs: Tensor) -> Run:
 
 
 @torch.no_grad()
-def called_twice(network: nn.Module, *inputs: Tensor) -> tuple[Tensor, ...]:
-    """The forward passes of a step with guidance."""
-    return network(*inputs), network(*inputs)
+def called(network: nn.Module, *inputs: Tensor, times: int = 1) -> tuple[Tensor, ...]:
+    """The forward passes of a step of sampling. With guidance, there are two."""
+    return tuple(network(*inputs) for _ in range(times))
 
 
-def transformer(num_classes: int, share: int = 1) -> nn.Module:
+def transformer(num_classes: int, share: int = 1, layers: int = 12, width: int = 512) -> nn.Module:
     """ChemBFN's size: 12 layers of width 512."""
-    layer = nn.TransformerEncoderLayer(512, 8, 2048, dropout=0.0, batch_first=True, norm_first=True)
-    layers = nn.TransformerEncoder(layer, max(1, 12 // share), enable_nested_tensor=False)
-    return nn.Sequential(nn.Linear(num_classes, 512), layers, nn.Linear(512, num_classes))
+    layer = nn.TransformerEncoderLayer(width, width // 64, 4 * width, dropout=0.0, batch_first=True, norm_first=True)
+    encoder = nn.TransformerEncoder(layer, max(1, layers // share), enable_nested_tensor=False)
+    return nn.Sequential(nn.Linear(num_classes, width), encoder, nn.Linear(width, num_classes))
 
 
 class Messages(nn.Module):
     """MolCRAFT's size: 9 layers of width 128, in which each node gets messages from 32 others."""
 
-    def __init__(self, num_classes: int, share: int = 1, width: int = 128):
+    def __init__(self, num_classes: int, share: int = 1, width: int = 128, layers: int = 9):
         super().__init__()
         self.read, self.write = nn.Linear(num_classes, width), nn.Linear(width, num_classes)
         self.layers = nn.ModuleList(
             nn.Sequential(nn.Linear(2 * width, width), nn.SiLU(), nn.Linear(width, width))
-            for _ in range(max(1, 9 // share))
+            for _ in range(max(1, layers // share))
         )
 
     def forward(self, theta: Tensor, others: Tensor) -> Tensor:
@@ -66,3 +66,12 @@ def convolutions(numbers: int, share: int = 1) -> nn.Module:
         layers += [nn.Conv1d(width, width, 5, 1, 2), nn.Mish()]
         before = width
     return nn.Sequential(*layers, nn.Conv1d(before, numbers, 1))
+
+
+def images(share: int = 1) -> nn.Module:
+    """The size of the U-Net of variational diffusion models for CIFAR-10, which never downsamples: 66 blocks of two
+    convolutions with 128 channels."""
+    layers: list[nn.Module] = [nn.Conv2d(3, 128, 3, padding=1)]
+    for _ in range(132 // share):
+        layers += [nn.SiLU(), nn.Conv2d(128, 128, 3, padding=1)]
+    return nn.Sequential(*layers, nn.Conv2d(128, 3, 1))

@@ -7,7 +7,8 @@ import shutil
 
 import pytest
 
-from benchmarks import clients, figures, files, report, vocabularies
+from benchmarks import figures, files, report, vocabularies
+from benchmarks.clients import report as clients
 from benchmarks.competitors import EAGER
 from benchmarks.figures import FIGURES, ROOT, SHOWN
 from benchmarks.report import OK

@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from benchmarks import __main__ as everything
-from benchmarks import clients, heap, measure, other_revision, patched, training, vocabularies
+from benchmarks import heap, measure, other_revision, patched, training, vocabularies
+from benchmarks.clients import __main__ as clients
 from benchmarks.devices import Cpu
 from benchmarks.memory import HUGE_PAGES
 
