@@ -83,8 +83,8 @@ def fit(path: Path, tensors: dict[str, Tensor], model: BFN) -> None:
     found.pop("ema.n_averaged", None)  # older versions wrote it
     for name in sorted(wanted.keys() | found.keys()):
         if wanted.get(name) != found.get(name):
-            shapes = [None if shape is None else tuple(shape) for shape in (found.get(name), wanted.get(name))]
-            reason = f"the shape of {name} is {shapes[0]}, and must be {shapes[1]}"
+            has, needs = (None if s is None else tuple(s) for s in (found.get(name), wanted.get(name)))
+            reason = f"the shape of {name} is {has}, and must be {needs}"
             raise CheckpointError(f"checkpoint {path} does not fit this version of bfn: {reason}")
 
 
