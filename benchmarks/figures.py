@@ -43,13 +43,13 @@ MAIN = (  # the cases that docs/benchmarks.md shows; docs/benchmark_cases.md has
 
 
 def conditions(kind: type, path: Path) -> str:
-    """A line of a page: the machine, torch and the day of a file's times, and whether a network was trained first."""
+    """A line of a page: the machine, torch and the day of a file's times, and whether a training step ran before."""
     machine = files.read_machine(kind, path)
     when = [machine["date"].partition("T")[0]] if "date" in machine else []
     # A training step leaves a heap that makes later tensors faster. Files without this column are older than this step.
-    heap = machine.get("heap", "no network was trained first")
+    heap = "after a training step" if "heap" in machine else "in a fresh process"
     where = f"{machine['threads']} threads of an {machine['processor']}"
-    return f"*{', '.join([where, 'float32', 'torch ' + machine['torch'], *when])}; {heap}.*\n"
+    return f"*{', '.join([where, 'float32', 'torch ' + machine['torch'], *when])}; timed {heap}.*\n"
 
 
 def table(kind: type, name: str, module) -> Callable[[Path], str]:

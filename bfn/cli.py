@@ -78,7 +78,7 @@ Version = Annotated[bool, typer.Option("--version", callback=print_version, is_e
 
 @app.callback()
 def main(version: Version = False) -> None:
-    """Train, evaluate and sample Bayesian flow networks."""
+    """Train, evaluate and sample Bayesian flow networks of images, text, molecules and angles."""
 
 
 def all_settings() -> str:

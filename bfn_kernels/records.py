@@ -155,11 +155,8 @@ class Bins(NamedTuple):
 
 
 class Message(NamedTuple):
-    """A von Mises message about an angle, or a sum of such messages.
-
-    alpha: the accuracy or, with a table of quantiles, the row from which the accuracy is drawn: row scalars. known:
-    angles that are sent instead where known_mask is True. seed: draws the message; without a seed, the angle that is
-    sent is the message.
+    """A von Mises message. alpha: its accuracy or, with a table of quantiles, the row from which the accuracy is drawn.
+    known: angles that are sent instead where known_mask is True. seed: None if the angle that is sent is the message.
     """
 
     alpha: Tensor

@@ -163,8 +163,6 @@ def update_sample(
 ) -> tuple[Tensor, Tensor]:
     """Takes one step of ancestral sampling: a message of accuracy α about x̂ updates the state.
 
-    It is `sender_sample` and `bayesian_update` in one pass.
-
     Args:
         pred: x̂, the angles that the network predicts, `[B, ...]`, floating-point.
         mean: μ, the mean before the message, of pred's shape.

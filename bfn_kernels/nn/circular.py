@@ -25,10 +25,6 @@ class Circular(BFN):
         schedule: The accuracies of the messages.
         period: The period of the data, 2π for radians.
 
-    Attributes:
-        period: The period of the data.
-        concentration: κ of the output distribution after the last message, which is `schedule.progress`.
-
     Example:
         >>> class Network(torch.nn.Linear):
         ...     def forward(self, theta, t):
@@ -46,10 +42,6 @@ class Circular(BFN):
     def __init__(self, network: Network, schedule: VonMisesAccuracy, *, period: float = 2 * math.pi):
         super().__init__(network)
         self.schedule, self.period = schedule, period
-
-    @property
-    def concentration(self) -> float:
-        return self.schedule.progress
 
     @property
     def n_steps(self) -> int:
@@ -98,7 +90,7 @@ class Circular(BFN):
         return circular.discrete_time_loss(x, output, self.step_at(t), **self._of, **options)
 
     def reconstruction_loss(self, x: Tensor, output: Tensor, theta: Tensor, **options: Any) -> Tensor:
-        concentration = torch.full_like(x, self.concentration, dtype=torch.promote_types(x.dtype, torch.float32))
+        concentration = torch.full_like(x, self.schedule.progress, dtype=torch.promote_types(x.dtype, torch.float32))
         return circular.reconstruction_loss(x, output, concentration, period=self.period, **options)
 
     def prior(self, shape: tuple[int, ...], device: torch.device) -> State:

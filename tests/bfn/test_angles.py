@@ -101,7 +101,7 @@ def test_a_network_that_knows_the_data_costs_what_its_messages_leave(pair):
     x = data.test[:6]
     model.output = lambda theta, t, cond: x
     assert model(x, torch.full((6,), 0.45), n_steps=20, seed=1).item() == pytest.approx(0, abs=1e-6)
-    k = torch.tensor(model.concentration)
+    k = torch.tensor(model.schedule.progress)
     want = math.log(2 * math.pi) + torch.special.i0e(k).log().item()
     assert model.reconstruction(x, seed=1).item() == pytest.approx(want, rel=1e-5)
 

@@ -309,7 +309,7 @@ def test_the_bound_on_a_flat_density_is_that_of_the_law_of_the_concentration():
     messages = model(x, torch.arange(count) % 10 / 10, seed=1, reduction="batch") / 10
     end = model.reconstruction(x, seed=2, reduction="batch") / 10
     *before, last = [0.0, *(law.mean(concentrations.ratio(law.nodes)) for law in concentrations.laws(PUBLISHED))]
-    k = torch.tensor(model.concentration).double()
+    k = torch.tensor(model.schedule.progress).double()
     want = [
         (TEN.weights * (1 - torch.tensor(before))).mean(),
         (2 * math.pi * torch.special.i0e(k)).log() + k * (1 - last),
@@ -370,6 +370,6 @@ def test_normal_messages_about_a_circle_are_the_continuous_flow():
 def test_a_checkpoint_brings_the_concentration_of_its_schedule():
     schedules = [concentrations.VonMisesAccuracy(alphas) for alphas in ([1.0], [0.5, 1.0, 2.0])]
     empty, saved = (nn.Circular(torch.nn.Linear(2, 1), schedule) for schedule in schedules)
-    assert empty.concentration != saved.concentration
+    assert empty.schedule.progress != saved.schedule.progress
     empty.load_state_dict(saved.state_dict())
-    assert empty.concentration == saved.concentration
+    assert empty.schedule.progress == saved.schedule.progress
