@@ -37,7 +37,7 @@ def log_others(z, is_x, inside):
 
 @triton.jit
 def serves(s):
-    """Whether ln(1 + s) is accurate. Otherwise `low_divergence` is used."""
+    """Whether ln M is accurate as ln(1 + s), where s = M − 1. Otherwise callers compute ln M from M or from log-odds."""
     return (s > -0.5) & (s < 1e8)
 
 
@@ -82,7 +82,7 @@ def joint(z, p, is_x, inside, alpha, draws, rows, count, S):
         shift = -(spread * sum_where(is_x, eps)[:, None] + towards_x) * _LOG2_E
         ratio = exp2_less(tl.fma(spread * _LOG2_E, eps, shift), less)
         total = tl.sum(q * ratio, 1)
-        # M is 1 + s; where the ratios are stored less 1, `total` is s
+        # M is 1 + s. For a small spread, `ratio` is the density ratio minus 1, so that `total` is s.
         level = tl.where(is_small, total, p_x + total)
         s, mixture = tl.where(is_small, total, total - others), tl.where(is_small, 1.0 + total, level)
         near, within = serves(s), _is_within(mixture)
@@ -93,7 +93,7 @@ def joint(z, p, is_x, inside, alpha, draws, rows, count, S):
         value -= weight * tl.where(near, by_s, log_mean)
         factor = weight * reciprocal(mean)
         by_x += factor * s
-        # the difference is 0 if one class has all of the probability
+        # level - ratio is exactly 0 for a class other than x that has all of the probability
         gradient += q * (factor[:, None] * (level[:, None] - ratio))
         far = tl.maximum(far, (~(near | within)).to(tl.int32))
     gradient += tl.where(is_x, (p_x * by_x)[:, None], 0.0)
@@ -106,8 +106,8 @@ def joint(z, p, is_x, inside, alpha, draws, rows, count, S):
 
 @triton.jit
 def _joint_far(z, p, is_x, inside, spread, towards_x, draws, rows, count, S):
-    """The sums over the draws that `joint` has the means of, for rows where M is out of float's range in a draw. They
-    are differences of two softplus of log-odds, which are less accurate."""
+    """The sums over draws of what `joint` averages, for rows where M is not within the bounds of `_is_within` in a draw.
+    The value is a difference of two softplus of log-odds, which is less accurate."""
     others, z_x = log_others(z, is_x, inside), sum_where(is_x, z)
     value, gradient = tl.zeros((S.ROWS,), S.T), tl.zeros((S.ROWS, S.TILE), S.T)
     for draw in range(draws.n_samples):
@@ -120,7 +120,8 @@ def _joint_far(z, p, is_x, inside, spread, towards_x, draws, rows, count, S):
 
 @triton.jit
 def binary_node(p, before, is_x, inside, alpha, node):
-    """A node of the joint receiver for K = 2. It depends only on y_x − y_o ~ N(2α, 4α), where o is the other class."""
+    """−ln M of the joint receiver and its gradient at a node of the quadrature, for K = 2. They depend only on y_x − y_o
+    ~ N(2α, 4α), where o is the other class."""
     difference = -(2.0 * alpha + 2.0 * tl.sqrt(alpha) * node)
     p_x, other = sum_where(is_x, p), sum_where(~is_x & inside, p)
     capped = clamp(difference, -MAX_SHIFT, MAX_SHIFT)
@@ -143,7 +144,7 @@ def factorised_draw(p, rest, is_x, near, r, eps):
     capped = tl.where(shift < MAX_SHIFT, shift, MAX_SHIFT)
     growth = expm1(capped)
     s = w * growth
-    # if w is near 1 and exp(shift) is small, 1 + s would cancel, so that the mixture is the sum of its two terms
+    # If w is near 1 and exp(shift) is small, 1 + s would cancel. The mixture is then the sum of its two terms.
     cancels = s < -0.5
     mixture = tl.where(cancels, tl.where(is_x, p, rest) + w * exp(capped), 1.0 + s)
     value = tl.where(cancels, -log(mixture), -log1p(tl.where(cancels, 0.0, s))) - (shift - capped)
@@ -153,17 +154,16 @@ def factorised_draw(p, rest, is_x, near, r, eps):
 
 @triton.jit
 def is_far(log_share):
-    """Whether a share is so small that, in its coordinate, the share and the density ratio may both underflow; w is
-    then rounded to 1. This can happen for the share p_x and, only if p_x is so small, for the share 1 − p of the
-    likeliest class. These two coordinates are then computed from logarithms."""
+    """Whether the sender's share in a coordinate is so small that 1 − share rounds to 1, and the share and exp(shift)
+    may both underflow. Such a coordinate is computed from logarithms. Only two coordinates can be far: x, with the share
+    p_x, and the likeliest class, with the share 1 − p. The second is far only if the first is, since 1 − p ≥ p_x."""
     least: tl.constexpr = -64.0 if log_share.dtype == tl.float32 else -660.0
     return log_share < least
 
 
 @triton.jit
 def far_shares(z, is_x, is_likeliest):
-    """Returns ln p_x; ln of the rest, which is 1 − p of the likeliest class; and for each other class its share of the
-    rest."""
+    """Returns ln p_x; ln of the rest, which is 1 − p of the likeliest class; and p_k/rest for each other class k."""
     top, others = tl.max(z, 1), tl.where(is_likeliest, float("-inf"), z)
     log_total, top_other = log(tl.sum(exp_difference(z, top[:, None]), 1)), tl.max(others, 1)
     e = exp_difference(others, finite(top_other)[:, None])
@@ -175,15 +175,16 @@ def far_shares(z, is_x, is_likeliest):
 @triton.jit
 def far_gradient(by_log_p, by_log_rest, p, shares, is_x, is_likeliest):
     """The gradient by the logits, from the derivatives by ln p_x and by the logarithm of the rest. The gradient of ln
-    p_x is e_x − p. The gradient of the rest's logarithm is, for each class, its share of the rest, but −p for the
-    likeliest class."""
+    p_x is e_x − p. The gradient of the rest's logarithm is −p for the likeliest class, and p_k/rest − p_k for another
+    class, where p_k is negligible, since the rest is small."""
     return by_log_p[:, None] * (is_x.to(p.dtype) - p) + by_log_rest[:, None] * tl.where(is_likeliest, -p, shares)
 
 
 @triton.jit
 def far_draw(far_x, far_rest, log_p, log_rest, r, eps_x, eps):
-    """The sum of the terms −ln(share + exp(shift)) of x and of the likeliest class, and its derivatives by the two ln
-    share. A term is left out if its share is not far. eps_x, eps: the normals of x and of the likeliest class."""
+    """The sum of the terms −ln(share + (1 − share)·exp(shift)) of x and of the likeliest class, and the derivative of
+    each term by the logarithm of its share. A term is left out if its share is not far. eps_x, eps: the normals of x and
+    of the likeliest class."""
     value, by_log_p = _far_term(log_p, -r * eps_x - 0.5 * r * r)
     value_of_rest, by_log_rest = _far_term(log_rest, r * eps - 0.5 * r * r)
     value = tl.where(far_x, value, 0.0) + tl.where(far_rest, value_of_rest, 0.0)

@@ -1,9 +1,10 @@
-"""The n-step loss of discretised data in Triton (113–119), the counterpart of csrc/{math,cpu}/nstep.h.
+"""The n-step loss of discretised data in Triton, the counterpart of csrc/{math,cpu}/nstep.h: equations 113 to 119 of
+Graves et al. 2023.
 
-The sum over bins of p_k times the sender's normal is a sum over a window of bins, since its terms are a bump: a normal
-in k of std s. csrc/math/nstep.h explains which points of the window are summed. A program has a variable for each
-thread. It makes each term once, and adds it to the sums of D draws, which are tuples of tensors. C is the `Constants`
-of a kernel, and S its `Sizes`.
+As a function of k, p_k times the sender's normal is nearly a normal. So only the bins in a window around its peak
+count. csrc/math/nstep.h explains which points of the window are summed. A program has a variable for each thread. It
+makes each term once for D draws, and adds it to their D sums. The numbers of each draw are in tuples of tensors. C is
+the `Constants` of a kernel, and S its `Sizes`.
 """
 
 from typing import Any, NamedTuple
@@ -79,9 +80,10 @@ def nstep_loss(
 
 @triton.jit
 def _cut_weight(by_mean, q, eps, side, tau, std):
-    """The correction of the midpoint rule where a window is cut off, and its derivatives by mean and std. With l =
-    ln(p_k times the sender's normal) and its derivatives l' and l'' per bin, towards the inside of the window, the sum
-    over bins is the integral plus exp(l)·(l'/24 − 7/5760·(l'³ + 3l'l'') + 31/967680·(l'⁵ + 10l'³l'' + 15l'l''²))."""
+    """The factor w of the correction where a window is cut off, and its derivatives by mean and std. The sum over bins
+    is the integral plus exp(l)·w at each cut. l is ln(p_k times the sender's normal), and l' and l'' are its derivatives
+    per bin, towards the inside of the window. w = l'/24 − 7/5760·(l'³ + 3l'l'') + 31/967680·(l'⁵ + 10l'³l'' + 15l'l''²).
+    """
     third: tl.constexpr = 7.0 / 5760
     fifth: tl.constexpr = 31.0 / 967680
     variance = std * std
@@ -118,11 +120,11 @@ def _slope(terms, origin, eps):
 @triton.jit
 def _term(terms, origin, bin, distance, weight, counts):
     """A term, of a bin as `scaled_inner_bin` returns it: a draw adds 2^(exponent + distance·slope) times the mass, and
-    times the derivatives of the mass. What is proportional to the distance is in the slope, where it cancels if the
-    origin is near the peak."""
+    times the derivatives of the mass. The part of the exponent that is proportional to the distance is in the slope.
+    The two summands of the slope nearly cancel if the origin is near the peak."""
     z, side, mass, by_mean, by_std = bin
     weight = tl.where(counts, weight, 0.0)
-    # if neither place is 0, their distance is known without the rounding of z
+    # The distance between two places is known without the rounding of z, unless a place is 0, as in the mean's bin.
     dz = terms.unit * (2.0 * distance + (side - origin.side))
     dz, dq = tl.where((z == 0.0) | (origin.z == 0.0), z - origin.z, dz), 2.0 * terms.q_unit * distance
     exponent = 0.5 * (dz * dz + dq * dq) + origin.z * (dz - origin.along * distance)
@@ -142,8 +144,8 @@ def _end_term(terms, origin, first: tl.constexpr, C):
 
 @triton.jit
 def _add(term, slopes, sums, D: tl.constexpr):
-    """Adds a term to the sums of D draws. `sums` has for each draw ln₂ of the largest term, and the sum and its
-    derivatives by mean and std, which are divided by this term."""
+    """Adds a term to the sums of D draws. For each draw, `sums` has the largest exponent so far (log₂ of a term without
+    its mass); and the sum and its derivatives by mean and std, divided by 2 to this exponent."""
     exponent, distance, mass, by_mean, by_std = term
     added = ()
     for d in tl.static_range(D):
@@ -177,8 +179,8 @@ def _add_cut(terms, origin, distance, side, cut, eps, slopes, sums, C, D: tl.con
 
 @triton.jit
 def _sums(terms, eps, legendre, C, S):
-    """Σ_k p_k·exp(q_k(ε − q_k/2)), q_k = (c_k − x)/τ, of D draws, as `_add` has it, divided by the origin's term
-    without its mass; and the origin."""
+    """The sums Σ_k p_k·exp(q_k(ε − q_k/2)) of D draws in the form of `_add`, with q_k = (c_k − x)/τ; and the origin.
+    They are divided by the origin's term without its mass. p_k is not yet divided by the total mass."""
     least, most, sums, slopes = eps[0], eps[0], (), ()
     for d in tl.static_range(S.D):
         least, most = tl.minimum(least, eps[d]), tl.maximum(most, eps[d])
@@ -237,8 +239,8 @@ def _log_sums(x, normal, tau, eps, legendre, C, S):
 
 @triton.jit
 def _draws_of(draws, first, block, count, C, D: tl.constexpr):
-    """The normals of D draws from number `first` on, and their weights. The last draw is repeated with a weight
-    of 0."""
+    """The normals of D draws from number `first` on, and their weights. If fewer than D draws are left, the last draw is
+    repeated with a weight of 0."""
     eps, weights = (), ()
     for d in tl.static_range(D):
         draw = tl.minimum(first + d, draws.n_samples - 1)
