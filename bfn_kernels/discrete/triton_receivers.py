@@ -37,7 +37,7 @@ def log_others(z, is_x, inside):
 
 @triton.jit
 def serves(s):
-    """Whether ln M is accurate as ln(1 + s), where s = M − 1. Otherwise callers compute ln M from M or from log-odds."""
+    """Whether ln M is accurate as ln(1 + s), where s = M − 1. Otherwise callers compute it from M or from log-odds."""
     return (s > -0.5) & (s < 1e8)
 
 
@@ -106,8 +106,8 @@ def joint(z, p, is_x, inside, alpha, draws, rows, count, S):
 
 @triton.jit
 def _joint_far(z, p, is_x, inside, spread, towards_x, draws, rows, count, S):
-    """The sums over draws of what `joint` averages, for rows where M is not within the bounds of `_is_within` in a draw.
-    The value is a difference of two softplus of log-odds, which is less accurate."""
+    """The sums over draws of what `joint` averages, for rows where `_is_within` does not hold for M in a draw. The
+    value is a difference of two softplus of log-odds, which is less accurate."""
     others, z_x = log_others(z, is_x, inside), sum_where(is_x, z)
     value, gradient = tl.zeros((S.ROWS,), S.T), tl.zeros((S.ROWS, S.TILE), S.T)
     for draw in range(draws.n_samples):
