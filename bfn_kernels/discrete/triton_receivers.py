@@ -120,8 +120,8 @@ def _joint_far(z, p, is_x, inside, spread, towards_x, draws, rows, count, S):
 
 @triton.jit
 def binary_node(p, before, is_x, inside, alpha, node):
-    """−ln M of the joint receiver and its gradient at a node of the quadrature, for K = 2. They depend only on y_x − y_o
-    ~ N(2α, 4α), where o is the other class."""
+    """−ln M of the joint receiver and its gradient at a node of the quadrature, for K = 2. They depend only on
+    y_x − y_o ~ N(2α, 4α), where o is the other class."""
     difference = -(2.0 * alpha + 2.0 * tl.sqrt(alpha) * node)
     p_x, other = sum_where(is_x, p), sum_where(~is_x & inside, p)
     capped = clamp(difference, -MAX_SHIFT, MAX_SHIFT)
@@ -155,8 +155,8 @@ def factorised_draw(p, rest, is_x, near, r, eps):
 @triton.jit
 def is_far(log_share):
     """Whether the sender's share in a coordinate is so small that 1 − share rounds to 1, and the share and exp(shift)
-    may both underflow. Such a coordinate is computed from logarithms. Only two coordinates can be far: x, with the share
-    p_x, and the likeliest class, with the share 1 − p. The second is far only if the first is, since 1 − p ≥ p_x."""
+    may both underflow. Such a coordinate is computed from logarithms. Only two coordinates can be far: x, with the
+    share p_x, and the likeliest class, with the share 1 − p. The second is far only if the first is, since 1 − p ≥ p_x."""
     least: tl.constexpr = -64.0 if log_share.dtype == tl.float32 else -660.0
     return log_share < least
 
