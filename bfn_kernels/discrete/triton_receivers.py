@@ -156,7 +156,7 @@ def factorised_draw(p, rest, is_x, near, r, eps):
 def is_far(log_share):
     """Whether the sender's share in a coordinate is so small that 1 − share rounds to 1, and the share and exp(shift)
     may both underflow. Such a coordinate is computed from logarithms. Only two coordinates can be far: x, with the
-    share p_x, and the likeliest class, with the share 1 − p. The second is far only if the first is, since 1 − p ≥ p_x."""
+    share p_x, and the likeliest class, with the share 1 − p, and then x is far, too."""
     least: tl.constexpr = -64.0 if log_share.dtype == tl.float32 else -660.0
     return log_share < least
 
@@ -183,8 +183,8 @@ def far_gradient(by_log_p, by_log_rest, p, shares, is_x, is_likeliest):
 @triton.jit
 def far_draw(far_x, far_rest, log_p, log_rest, r, eps_x, eps):
     """The sum of the terms −ln(share + (1 − share)·exp(shift)) of x and of the likeliest class, and the derivative of
-    each term by the logarithm of its share. A term is left out if its share is not far. eps_x, eps: the normals of x and
-    of the likeliest class."""
+    each term by the logarithm of its share. A term is left out if its share is not far. eps_x, eps: the normals of x
+    and of the likeliest class."""
     value, by_log_p = _far_term(log_p, -r * eps_x - 0.5 * r * r)
     value_of_rest, by_log_rest = _far_term(log_rest, r * eps - 0.5 * r * r)
     value = tl.where(far_x, value, 0.0) + tl.where(far_rest, value_of_rest, 0.0)

@@ -81,8 +81,9 @@ def nstep_loss(
 @triton.jit
 def _cut_weight(by_mean, q, eps, side, tau, std):
     """The factor w of the correction where a window is cut off, and its derivatives by mean and std. The sum over bins
-    is the integral plus exp(l)·w at each cut. l is ln(p_k times the sender's normal), and l' and l'' are its derivatives
-    per bin, towards the inside of the window. w = l'/24 − 7/5760·(l'³ + 3l'l'') + 31/967680·(l'⁵ + 10l'³l'' + 15l'l''²).
+    is the integral plus exp(l)·w at each cut. l is ln(p_k times the sender's normal), and l' and l'' are its
+    derivatives per bin, towards the inside of the window. w is
+    l'/24 − 7/5760·(l'³ + 3l'l'') + 31/967680·(l'⁵ + 10l'³l'' + 15l'l''²).
     """
     third: tl.constexpr = 7.0 / 5760
     fifth: tl.constexpr = 31.0 / 967680
@@ -239,8 +240,8 @@ def _log_sums(x, normal, tau, eps, legendre, C, S):
 
 @triton.jit
 def _draws_of(draws, first, block, count, C, D: tl.constexpr):
-    """The normals of D draws from number `first` on, and their weights. If fewer than D draws are left, the last draw is
-    repeated with a weight of 0."""
+    """The normals of D draws from number `first` on, and their weights. If fewer than D draws are left, the last draw
+    is repeated with a weight of 0."""
     eps, weights = (), ()
     for d in tl.static_range(D):
         draw = tl.minimum(first + d, draws.n_samples - 1)
