@@ -15,7 +15,7 @@ from bfn_kernels.autograd import needs
 from bfn_kernels.call import checks, rows, steps
 from bfn_kernels.call.keywords import Target, choice_noises, known_values, loss_target, noise_seed, step_seed
 from bfn_kernels.call.rows import PerRow
-from bfn_kernels.records import CHOICES, NO_GUIDANCE
+from bfn_kernels.records import CHOICES, NO_GUIDANCE, NO_SCORE
 
 # Keywords of a step, grouped. They are plain tuples, since a call would take longer with records.
 Plan = tuple[Any, ...]  # times, previous, rule, coefficients, beta_1, schedule, temperature, unconditional, guidance
@@ -47,16 +47,33 @@ class Family(NamedTuple):
 
     def sent(self, choose: str, known: Tensor | None, known_mask: Tensor | None, state: Tensor) -> tuple:
         """The first fields of the record `Sent`."""
-        choice = checks.choice("choose", choose, CHOICES)
+        choice, lead = checks.choice("choose", choose, CHOICES), self.lead(state)
+        shape = lead
         if known is not None:
-            known = checks.classes("known", known, booleans=self.binary)
-        return choice, known, known_values(known, known_mask, state, self.lead(state))
+            known = self.data("known", known)
+            known = checks.classes("known", known) if known.shape == lead else known
+            shape = state.shape if known.is_floating_point() else lead
+        return choice, known, known_values(known, known_mask, state, lead, shape)
+
+    def data(self, name: str, x: Tensor) -> Tensor:
+        """Checks data, and returns them as operators take them: classes or, if there are more than two, distributions
+        over them."""
+        return checks.classes(name, x, booleans=True) if self.binary else checks.soft_classes(name, x)
+
+    def variables(self, x: Tensor, num_classes: int) -> torch.Size:
+        """The shape of the variables of data with K classes."""
+        if x.is_floating_point() and x.shape[-1] != num_classes:
+            raise TypeError(
+                f"x must be classes of an integer type or soft data of shape [B, ..., {num_classes}], got {x.dtype} of "
+                f"shape {tuple(x.shape)}"
+            )
+        return checks.variables(x)
 
     def check_message(self, x: Tensor, dtype: torch.dtype | None, backend: str | None) -> tuple:
-        """Checks the arguments that flows and messages share. Returns the classes as operators take them; the library
-        that serves the call; the type of the message, which is torch's default type if dtype is None; and the type of
-        the arithmetic."""
-        x = checks.classes("x", x, booleans=self.binary)
+        """Checks the arguments that flows and messages share. Returns the data as operators take them; the library that
+        serves the call; the type of the message, which is torch's default type if dtype is None; and the type of the
+        arithmetic."""
+        x = self.data("x", x)
         dtype = torch.get_default_dtype() if dtype is None else dtype
         if dtype not in checks.FLOATS:
             raise TypeError(f"dtype must be one of {list(checks.FLOATS)}, got {dtype}")
@@ -65,24 +82,36 @@ class Family(NamedTuple):
     def check_loss(
         self, x: Tensor, logits: Tensor, mask: Tensor | None, reduction: str, backend: str | None
     ) -> tuple[Tensor, Any, Target]:
-        """Checks the arguments that the losses share. Returns the classes as operators take them, the library that
-        serves the call, and the fields of a `LossTarget`."""
-        x = checks.classes("x", x, booleans=self.binary)
+        """Checks the arguments that the losses share. Returns the data as operators take them, the library that serves
+        the call, and the fields of a `LossTarget`."""
+        x = self.data("x", x)
         if self.binary:
             checks.like("logits", logits, "x", x)
+            return x, backends.library(backend, x.device), loss_target(x, mask, reduction)
+        checks.logits("logits", logits)
+        lead = logits.shape[:-1]
+        if x.shape == lead:
+            x = checks.classes("x", x)
+        elif x.is_floating_point():
+            checks.like("x", x, "logits", logits)
         else:
-            checks.logits("logits", logits)
-            if x.shape != logits.shape[:-1]:
-                want = tuple(logits.shape[:-1])
-                raise ValueError(f"x must have shape {want}, as logits have without K, got {tuple(x.shape)}")
-            checks.same_device("x", x, "logits", logits)
-        return x, backends.library(backend, x.device), loss_target(x, mask, reduction)
+            raise ValueError(f"x must have shape {tuple(lead)}, as logits have without K, got {tuple(x.shape)}")
+        checks.same_device("x", x, "logits", logits)
+        return x, backends.library(backend, x.device), loss_target(x, mask, reduction, lead)
 
     def update_sample(
-        self, output_logits: Tensor, state: Tensor, alpha: PerRow, sending: Sending, outputs: Outs, backend: str | None
+        self,
+        output_logits: Tensor,
+        state: Tensor,
+        alpha: PerRow,
+        sending: Sending,
+        outputs: Outs,
+        backend: str | None,
+        class_mask: Tensor | None = None,
     ) -> Tensor:
         """A step of ancestral sampling, which sends a message of accuracy α."""
         self.check_state(state, output_logits)
+        mask, score = ((), ()) if self.binary else ((checks.class_mask(class_mask, output_logits),), NO_SCORE)
         choose, known, known_mask, seed, generator, noise, draw_noise = sending
         sent, lead = self.sent(choose, known, known_mask, state), self.lead(state)
         library = backends.library(backend, state.device)
@@ -95,7 +124,8 @@ class Family(NamedTuple):
         draws = choice_noises(choose, draw_noise, lead)
         seed = noise_seed(state, seed, generator, ("noise", noise, state.shape), *draws)
         step, solver = getattr(library, self.name).step, (None, *scalars, None, None)
-        return step(output_logits, state, *solver, *NO_GUIDANCE, *sent, draw_noise, seed, noise, *outputs, None)
+        noises = draw_noise, seed, noise
+        return step(output_logits, *mask, state, *solver, *NO_GUIDANCE, *score, *sent, *noises, *outputs, None)
 
     def solver_step(
         self,
@@ -105,9 +135,13 @@ class Family(NamedTuple):
         sending: Sending,
         outputs: Outs,
         backend: str | None,
+        class_mask: Tensor | None = None,
+        score: Tensor | None = None,
+        score_clip: PerRow | None = None,
     ) -> Tensor:
         """A step of a solver, by a rule or by coefficients."""
         self.check_state(state, output_logits)
+        mask = () if self.binary else (checks.class_mask(class_mask, output_logits),)
         times, previous, rule, coefficients, beta_1, schedule, temperature, unconditional, guidance = plan
         choose, known, known_mask, seed, generator, noise, draw_noise = sending
         sent, lead = self.sent(choose, known, known_mask, state), self.lead(state)
@@ -115,15 +149,17 @@ class Family(NamedTuple):
             checks.like("unconditional", unconditional, "output_logits", output_logits)
         schedule = steps.step_schedule(coefficients, beta_1, schedule)
         library = backends.library(backend, state.device)
-        dtype, dims = checks.compute_dtype(output_logits, state, previous, unconditional), len(lead)
+        dtype, dims = checks.compute_dtype(output_logits, state, previous, unconditional, score), len(lead)
         solver = steps.step_scalars(
             coefficients, rule, schedule, times, previous, state, dtype, dims, self.scale(state)
         )
         guidance = steps.guidance_scalars(temperature, unconditional, guidance, state, dtype, dims)
+        added = () if self.binary else steps.checked_score(score, score_clip, output_logits, dtype)
         draws = choice_noises(choose, draw_noise, lead)
         seed = step_seed(state, solver.std, seed, generator, noise, *draws)
         step = getattr(library, self.name).step
-        return step(output_logits, state, *solver, *guidance, *sent, draw_noise, seed, noise, *outputs)
+        noises = draw_noise, seed, noise
+        return step(output_logits, *mask, state, *solver, *guidance, *added, *sent, *noises, *outputs)
 
 
 DISCRETE, BINARY = Family("discrete", binary=False), Family("binary", binary=True)

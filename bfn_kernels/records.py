@@ -83,6 +83,25 @@ class Guidance(NamedTuple):
 NO_GUIDANCE = Guidance()
 
 
+class ClassLogits(NamedTuple):
+    """The logits `[B, ..., K]` that a network puts out. class_mask: bool, broadcastable to them, False for a class that
+    counts as if its logit were −∞; None if all classes count."""
+
+    logits: Tensor
+    class_mask: Tensor | None = None
+
+
+class Score(NamedTuple):
+    """What a step adds to its prediction p of classes that are not known: the score `[B, ..., K]`, clipped to
+    [−score_clip, score_clip]. score_clip is a row scalar; None if nothing is clipped."""
+
+    score: Tensor | None = None
+    score_clip: Tensor | None = None
+
+
+NO_SCORE = Score()
+
+
 class Sent(NamedTuple):
     """What a step sends.
 

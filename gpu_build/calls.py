@@ -18,14 +18,17 @@ from bfn_kernels.discrete.operators import ROW_STATS
 from bfn_kernels.records import (
     MEAN,
     NO_DRAWS,
+    NO_SCORE,
     RECEIVERS,
     SAMPLE,
+    ClassLogits,
     Draws,
     Guidance,
     LossTarget,
     Network,
     Noise,
     Prediction,
+    Score,
     Sent,
     Solver,
 )
@@ -198,24 +201,30 @@ def of_classes(ops: Any, z: torch.Tensor) -> list[Row]:
     classes, width, outs = z.shape[-1], z.element_size(), (torch.empty_like(z), torch.empty_like(z))
     alpha = row * (15.2 / classes * 19 / 20**2)
     update, second, guidance = Solver(None, row, row), Solver(row, row, None, z, row), Guidance(row, z, row)
+    of, masked = ClassLogits(z), ClassLogits(z, torch.arange(classes) % 3 != 1)
+    plain, all_of = (*update, *Guidance(), *NO_SCORE, *DRAW), (*second, *guidance, *Score(z, row), *WHOLE)
     calls = [
         ("theta", 2, lambda: ops.discrete.theta(z)),
         ("sender", 1, lambda: ops.discrete.sender_sample(x, row, row, classes, True, *noise, z.dtype)),
-        ("update, a draw", 3, lambda: ops.discrete.step(z, z, *update, *Guidance(), *DRAW, *noise)),
-        (
-            "update with theta, a draw", 4,
-            lambda: ops.discrete.step_out(z, z, *update, *Guidance(), *DRAW, *noise, *outs, None),
-        ),
+        ("update, a draw", 3, lambda: ops.discrete.step(*of, z, *plain, *noise)),
+        ("update with theta, a draw", 4, lambda: ops.discrete.step_out(*of, z, *plain, *noise, *outs, None)),
         (
             "solver step, guided ode2", 7,
-            lambda: ops.discrete.step_out(z, z, *second, *guidance, *WHOLE, *NO_NOISE, *outs, torch.empty_like(z)),
+            lambda: ops.discrete.step_out(
+                *of, z, *second, *guidance, *NO_SCORE, *WHOLE, *NO_NOISE, *outs, torch.empty_like(z)
+            ),
         ),
-        ("loss", 1, lambda: ops.discrete.loss(x, z, row, *ALL, False, True)),
-        ("loss_backward", 2, lambda: ops.discrete.loss_backward(row, scale, x, z, row, None, stats)),
+        (
+            "solver step, class mask and score", 8,
+            lambda: ops.discrete.step_out(*masked, z, *all_of, *NO_NOISE, *outs, torch.empty_like(z)),
+        ),
+        ("loss", 1, lambda: ops.discrete.loss(x, *of, row, *ALL, False, True)),
+        ("loss, class mask", 1, lambda: ops.discrete.loss(x, *masked, row, *ALL, False, True)),
+        ("loss_backward", 2, lambda: ops.discrete.loss_backward(row, scale, x, *of, row, None, stats)),
         *(
             (
                 f"L_n, {receiver}, 10 draws", 1 + 4 / width,
-                lambda place=place: ops.discrete.discrete_time_loss(x, z, alpha, 7, place, *draws, *ALL, True),
+                lambda place=place: ops.discrete.discrete_time_loss(x, *of, alpha, 7, place, *draws, *ALL, True),
             )
             for place, receiver in enumerate(RECEIVERS)
         ),

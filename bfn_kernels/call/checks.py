@@ -69,6 +69,21 @@ def classes(name: str, x: Tensor, booleans: bool = False) -> Tensor:
     return x.int() if x.dtype in SMALL_CLASSES else x
 
 
+def soft_classes(name: str, x: Tensor) -> Tensor:
+    """Checks classes `[B, ...]`, or floating-point distributions over classes `[B, ..., K]`. Returns them in a type
+    that the operators take."""
+    if not isinstance(x, Tensor) or x.dtype not in FLOATS:
+        return classes(name, x)
+    logits(name, x)
+    no_gradient("none is defined for it", **{name: x})
+    return x
+
+
+def variables(x: Tensor) -> torch.Size:
+    """The shape `[B, ...]` of the variables of x: classes, or distributions over classes `[B, ..., K]`."""
+    return x.shape[:-1] if x.is_floating_point() else x.shape
+
+
 def valid_classes(name: str, x: Tensor, num_classes: int, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Returns classes that are safe as indices, and a mask that is True where the class in x is valid.
 
@@ -270,6 +285,20 @@ def mask(name: str, value: Tensor | None, model_name: str, model: Tensor, shape:
             f"got {tuple(value.shape)}"
         )
     return value.reshape(leading if fits[0] else trailing)
+
+
+def class_mask(value: Tensor | None, logits: Tensor) -> Tensor | None:
+    """Checks a mask of valid classes, `[K]` or broadcastable to logits `[B, ..., K]`, and returns it."""
+    if value is None:
+        return None
+    _tensor("class_mask", value, (torch.bool,))
+    same_device("class_mask", value, "the logits", logits)
+    ends = zip(reversed(value.shape), reversed(logits.shape), strict=False)
+    fits = 0 < value.dim() <= logits.dim() and value.shape[-1] == logits.shape[-1]
+    if not fits or any(m not in (1, n) for m, n in ends):
+        shape = tuple(logits.shape)
+        raise ValueError(f"class_mask must have shape {shape[-1:]} or broadcast to {shape}, got {tuple(value.shape)}")
+    return value
 
 
 def no_gradient(reason: str, **tensors: object) -> None:

@@ -84,9 +84,11 @@ def bin_loss(
     return library.discretised.loss(x, *normal, None, None, None, None, None, True, 0, *NO_DRAWS, *bins, *target)
 
 
-def loss_target(x: Tensor, mask: Tensor | None, reduction: str) -> Target:
-    """Checks the keywords of a loss of x, and returns the fields of the record `LossTarget`."""
-    return checks.mask("mask", mask, "x", x, x.shape), checks.choice("reduction", reduction, checks.REDUCTIONS)
+def loss_target(x: Tensor, mask: Tensor | None, reduction: str, shape: Sequence[int] | None = None) -> Target:
+    """Checks the keywords of a loss of x, and returns the fields of the record `LossTarget`. shape: the shape of the
+    variables, by default the shape of x."""
+    mask = checks.mask("mask", mask, "x", x, x.shape if shape is None else shape)
+    return mask, checks.choice("reduction", reduction, checks.REDUCTIONS)
 
 
 def noise_seed(like: Tensor, seed: Seed, generator: Generator, *noises: ExplicitNoise) -> Tensor | None:
@@ -154,16 +156,23 @@ def expectation(
     return None, None, n_samples, seed, noise
 
 
-def known_values(known: Tensor | None, known_mask: Tensor | None, like: Tensor, shape: Sequence[int]) -> Tensor | None:
+def known_values(
+    known: Tensor | None,
+    known_mask: Tensor | None,
+    like: Tensor,
+    shape: Sequence[int],
+    known_shape: Sequence[int] | None = None,
+) -> Tensor | None:
     """Checks `known=` and `known_mask=`, which must be passed together. Returns the mask with as many dimensions as
-    `shape`, or None."""
+    `shape`, the shape of the variables, or None. known_shape: the shape of `known`, by default `shape`."""
     if (known is None) != (known_mask is None):
         raise ValueError("known and known_mask must be given together")
     if known is None:
         return None
     checks.data("known", known, checks.KNOWN)
-    if tuple(known.shape) != tuple(shape):
-        raise ValueError(f"known must have shape {tuple(shape)}, got {tuple(known.shape)}")
+    known_shape = tuple(shape if known_shape is None else known_shape)
+    if tuple(known.shape) != known_shape:
+        raise ValueError(f"known must have shape {known_shape}, got {tuple(known.shape)}")
     checks.same_device("known", known, "the data", like)
     checks.no_gradient("none is defined for it", known=known)
     return checks.mask("known_mask", known_mask, "the data", like, shape)

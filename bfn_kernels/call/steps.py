@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bfn_kernels import solvers
 from bfn_kernels.call import checks
-from bfn_kernels.records import Guidance, Solver
+from bfn_kernels.records import NO_SCORE, Guidance, Score, Solver
 from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
 
 
@@ -106,3 +106,26 @@ def guidance_scalars(
     factors = (1 + weight, -weight) if scale is None else ((1 + weight) * scale, -weight * scale)
     with_condition, without = (_converted(factor, dtype, logits.device) for factor in factors)
     return Guidance(with_condition, unconditional, without)
+
+
+def checked_score(score: Tensor | None, score_clip: Any, logits: Tensor, dtype: torch.dtype) -> Score:
+    """The score of a step as operators take it.
+
+    Args:
+        score: Numbers in the logits' shape, or None.
+        score_clip: A number of at least 0, or a tensor of rows; None: the score is not clipped.
+        logits: `[B, ..., K]`.
+        dtype: The type of the arithmetic.
+
+    Returns:
+        The score, and the row scalars that clip it.
+    """
+    if score is None:
+        if score_clip is not None:
+            raise ValueError(f"score must be given with score_clip, got {score_clip=}")
+        return NO_SCORE
+    checks.like("score", score, "output_logits", logits)
+    if score_clip is None:
+        return Score(score)
+    limit = checks.rows("score_clip", score_clip, logits.shape[:-1], logits, 0)
+    return Score(score, _converted(limit, dtype, logits.device))

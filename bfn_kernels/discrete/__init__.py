@@ -22,6 +22,7 @@ from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
 from bfn_kernels.solvers import Coefficients
 
 backends.add_family("discrete", OPERATORS)
+FLOW = ("beta", "beta_spread")  # the row scalars of a flow
 
 
 def flow_sample(
@@ -44,14 +45,15 @@ def flow_sample(
     It is the distribution after the messages up to time t. Nothing is differentiable.
 
     Args:
-        x: Classes, `[B, ...]`, int64, int32 or uint8.
-        t: Times in [0, 1]: a number, `[B]` or any leading part of x's shape.
+        x: Classes, `[B, ...]`, int64, int32 or uint8; or soft data in place of e_x: distributions over the classes,
+            `[B, ..., K]`, floating-point.
+        t: Times in [0, 1]: a number, `[B]` or any leading part of `[B, ...]`.
         num_classes: K, at least 2.
         beta_1: β₁ of the paper's schedule, positive. Pass either beta_1 or schedule.
         schedule: Another schedule β(t): an object with the methods of `schedules.DiscreteSchedule`.
         output: "probs" for softmax(y), or "logits" for y itself, the state.
-        mask: bool, False where x is not read (as for padding) and the result is the prior. Broadcastable to x, or
-            shaped as its leading dimensions.
+        mask: bool, False where x is not read (as for padding) and the result is the prior. Broadcastable to `[B, ...]`,
+            or shaped as its leading dimensions.
         dtype: Floating-point type of the result; None is torch's default type.
         seed: An int, or an int64 tensor of one element, that determines the noise.
         generator: Draws the seed. Without seed and generator, torch's default generator does.
@@ -69,9 +71,12 @@ def flow_sample(
     checks.choice("output", output, ("probs", "logits"))
     schedule = discrete_schedule(beta_1, schedule)
     num_classes = checks.integer("num_classes", num_classes, 2)
-    scalars = rows.scalars(library, ("beta", "beta_spread"), t, x, work, schedule, scale=num_classes)
-    x, beta, spread = hide(checks.mask("mask", mask, "x", x, x.shape), x, *scalars)
-    seed = keywords.noise_seed(x, seed, generator, ("noise", noise, (*x.shape, num_classes)))
+    lead = DISCRETE.variables(x, num_classes)
+    scalars = rows.scalars(library, FLOW, t, x, work, schedule, dims=len(lead), scale=num_classes)
+    mask = checks.mask("mask", mask, "x", x, lead)
+    beta, spread = hide(mask, *scalars)
+    (x,) = hide(mask if mask is None or x.shape == lead else mask.unsqueeze(-1), x)
+    seed = keywords.noise_seed(x, seed, generator, ("noise", noise, (*lead, num_classes)))
     return library.discrete.sender_sample(x, beta, spread, num_classes, output == "probs", seed, noise, dtype)
 
 
@@ -91,8 +96,9 @@ def sender_sample(
     Nothing is differentiable.
 
     Args:
-        x: Classes, `[B, ...]`, int64, int32 or uint8.
-        alpha: Accuracy α, at least 0: a number, `[B]` or any leading part of x's shape.
+        x: Classes, `[B, ...]`, int64, int32 or uint8; or soft data in place of e_x: distributions over the classes,
+            `[B, ..., K]`, floating-point.
+        alpha: Accuracy α, at least 0: a number, `[B]` or any leading part of `[B, ...]`.
         num_classes: K, at least 2.
         dtype: Floating-point type of the result; None is torch's default type.
         seed: An int, or an int64 tensor of one element, that determines the noise.
@@ -109,8 +115,9 @@ def sender_sample(
     """
     x, library, dtype, work = DISCRETE.check_message(x, dtype, backend)
     num_classes = checks.integer("num_classes", num_classes, 2)
-    message = rows.scalars(library, rows.MESSAGE, alpha, x, work, scale=num_classes)
-    seed = keywords.noise_seed(x, seed, generator, ("noise", noise, (*x.shape, num_classes)))
+    lead = DISCRETE.variables(x, num_classes)
+    message = rows.scalars(library, rows.MESSAGE, alpha, x, work, dims=len(lead), scale=num_classes)
+    seed = keywords.noise_seed(x, seed, generator, ("noise", noise, (*lead, num_classes)))
     return library.discrete.sender_sample(x, *message, num_classes, False, seed, noise, dtype)
 
 
@@ -186,6 +193,7 @@ def update_sample(
     noise: Tensor | None = None,
     draw_noise: Tensor | None = None,
     backend: str | None = None,
+    class_mask: Tensor | None = None,
 ) -> Tensor:
     """Takes one step of ancestral sampling: a class k is sent, z' = z + y, y ~ N(α(Ke_k − 1), αK·I) (171).
 
@@ -196,7 +204,8 @@ def update_sample(
         state: The logits z that the network saw, `[B, ..., K]`, floating-point; differentiable.
         alpha: Accuracy α of the message, at least 0: a number, `[B]` or any leading part of `[B, ...]`.
         choose: What is sent: a "sample" of the output distribution, its "mode", or its "mean" (p instead of e_k).
-        known: Classes `[B, ...]`, which are sent instead where known_mask is True. Pass both or neither.
+        known: Classes `[B, ...]`, or soft data `[B, ..., K]`, which are sent instead where known_mask is True. Pass
+            both or neither.
         known_mask: bool, True where `known` is sent. Broadcastable to `[B, ...]`, or shaped as its leading dimensions.
         out: Receives the new state, in the state's shape and type. It may be the state itself. No argument may
             then require a gradient.
@@ -207,6 +216,8 @@ def update_sample(
         noise: Standard normals `[B, ..., K]` of the sender, to use instead of noise from the seed.
         draw_noise: Uniforms `[B, ...]` that draw the class with choose="sample", to use instead of noise from the seed.
         backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+        class_mask: bool, `[K]` or broadcastable to output_logits. A class where it is False counts as if its logit were
+            −∞: it is not drawn.
 
     Returns:
         The new state z', `[B, ..., K]`, in the state's type; `out` itself if it is passed.
@@ -222,7 +233,7 @@ def update_sample(
     if out is not None or theta_out is not None:
         check_outputs("state", locals())
     sending = choose, known, known_mask, seed, generator, noise, draw_noise
-    return DISCRETE.update_sample(output_logits, state, alpha, sending, (out, theta_out), backend)
+    return DISCRETE.update_sample(output_logits, state, alpha, sending, (out, theta_out), backend, class_mask)
 
 
 def solver_step(
@@ -251,12 +262,15 @@ def solver_step(
     noise: Tensor | None = None,
     draw_noise: Tensor | None = None,
     backend: str | None = None,
+    class_mask: Tensor | None = None,
+    score: Tensor | None = None,
+    score_clip: PerRow | None = None,
 ) -> Tensor:
     """Takes a sampler's step from time t to t_next: z' = A·z + take·(K(p + r·(p − p_prev)) − 1) + E·ξ [derived].
 
-    p are the probabilities of the classes. They are softmax(output_logits), unless choose, guidance, temperature or
-    known changes them. A rule of `bfn_kernels.solvers` gives the coefficients A, take, r and E. A run that starts at
-    t = 0 with the rule "sde1" and choose="sample" is ancestral sampling. Nothing is differentiable.
+    p are the probabilities of the classes. They are softmax(output_logits), unless choose, guidance, temperature,
+    known, class_mask or score changes them. A rule of `bfn_kernels.solvers` gives the coefficients A, take, r and E. A
+    run that starts at t = 0 with the rule "sde1" and choose="sample" is ancestral sampling. Nothing is differentiable.
 
     Args:
         output_logits: What the network put out at time t, `[B, ..., K]`, floating-point.
@@ -280,7 +294,8 @@ def solver_step(
             neither.
         guidance: w, a number, or a tensor in a shape that t may have, in p = softmax(((1 + w)·output_logits −
             w·unconditional) / temperature).
-        known: Classes `[B, ...]`, whose one-hot vectors replace p where known_mask is True. Pass both or neither.
+        known: Classes `[B, ...]`, whose one-hot vectors replace p where known_mask is True, or soft data `[B, ..., K]`.
+            Pass both or neither.
         known_mask: bool, True where `known` replaces p. Broadcastable to `[B, ...]`, or shaped as its leading
             dimensions.
         out: Receives the new state, in the state's shape and type. It may be the state itself.
@@ -293,6 +308,12 @@ def solver_step(
         draw_noise: Uniforms `[B, ...]` that draw the sample with choose="sample", to use instead of noise from the
             seed.
         backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+        class_mask: bool, `[K]` or broadcastable to output_logits. A class where it is False counts as if its logit were
+            −∞.
+        score: The gradient ∇_z ln p(c | z) of a condition c by the state, `[B, ..., K]`, floating-point. Where no class
+            is known, it is added to p, so that z' changes by take·K·score.
+        score_clip: The score is clipped to [−score_clip, score_clip]: a number of at least 0, or a tensor in a shape
+            that t may have. None: it is not clipped.
 
     Returns:
         The new state z', `[B, ..., K]`, in the state's type; `out` itself if it is passed.
@@ -311,4 +332,5 @@ def solver_step(
     choose = steps.taken(choose, rule, coefficients)
     plan = times, previous, rule, coefficients, beta_1, schedule, *guiding
     sending = choose, known, known_mask, seed, generator, noise, draw_noise
-    return DISCRETE.solver_step(output_logits, state, plan, sending, (out, theta_out, predicted_out), backend)
+    outputs, scored = (out, theta_out, predicted_out), (score, score_clip)
+    return DISCRETE.solver_step(output_logits, state, plan, sending, outputs, backend, class_mask, *scored)

@@ -26,21 +26,24 @@ def continuous_time_loss(
     mask: Tensor | None = None,
     reduction: str = "mean",
     backend: str | None = None,
+    class_mask: Tensor | None = None,
 ) -> Tensor:
     """Computes the continuous-time loss L∞, Kβ₁t·‖e_x − p‖² per variable, p = softmax(logits) (205).
 
     For a schedule other than the paper's, the factor is ½Kβ'(t).
 
     Args:
-        x: Classes, `[B, ...]`, int64, int32 or uint8.
+        x: Classes, `[B, ...]`, int64, int32 or uint8; or soft data in place of e_x: distributions over the classes,
+            `[B, ..., K]`, floating-point.
         logits: What the network put out at time t, `[B, ..., K]`, floating-point; differentiable.
-        t: Times in [0, 1]: a number, `[B]` or any leading part of x's shape.
+        t: Times in [0, 1]: a number, `[B]` or any leading part of `[B, ...]`.
         beta_1: β₁ of the paper's schedule, positive. Pass either beta_1 or schedule.
         schedule: Another schedule β(t): an object with the methods of `schedules.DiscreteSchedule`.
         mask: bool, False where a variable costs nothing; its x is then not read. Broadcastable to x, or shaped as its
             leading dimensions.
         reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (x's shape).
         backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+        class_mask: bool, `[K]` or broadcastable to logits. A class where it is False counts as if its logit were −∞.
 
     Returns:
         The loss in nats, float32, or float64 if logits is float64.
@@ -52,8 +55,9 @@ def continuous_time_loss(
     x, library, target = DISCRETE.check_loss(x, logits, mask, reduction, backend)
     schedule = discrete_schedule(beta_1, schedule)
     dtype = checks.compute_dtype(logits)
-    (weight,) = rows.scalars(library, ("rate",), t, x, dtype, schedule, scale=logits.shape[-1] / 2)
-    return _loss(library, x, logits, weight, target)
+    dims = logits.dim() - 1
+    (weight,) = rows.scalars(library, ("rate",), t, x, dtype, schedule, dims=dims, scale=logits.shape[-1] / 2)
+    return _loss(library, x, logits, class_mask, weight, target)
 
 
 def discrete_time_loss(
@@ -74,13 +78,14 @@ def discrete_time_loss(
     generator: torch.Generator | None = None,
     noise: Tensor | None = None,
     backend: str | None = None,
+    class_mask: Tensor | None = None,
 ) -> Tensor:
     """Computes the n-step loss L_n, n·E[ln p_S(y) − ln p_R(y)] per variable, with α_i, i = n·t + 1 (189, 190, 193).
 
     The expectation is the mean of draws, or a Gauss–Hermite sum. L_n tends to `continuous_time_loss` as n grows.
 
     Args:
-        x: Classes, `[B, ...]`, int64, int32 or uint8.
+        x: Classes, `[B, ...]`, int64, int32 or uint8. Soft data are not implemented.
         logits: What the network put out at time t, `[B, ..., K]`, floating-point; differentiable.
         t: Times (i − 1)/n: a number, `[B]` or any leading part of x's shape. Pass either t or step. Any other time is
             an error on the CPU, and its loss is NaN elsewhere.
@@ -100,6 +105,7 @@ def discrete_time_loss(
         generator: Draws the seed. Without seed and generator, torch's default generator does. Not with quadrature.
         noise: Standard normals `[n_samples, B, ..., K]` to use instead of a seed. Not with quadrature.
         backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+        class_mask: bool, `[K]` or broadcastable to logits. A class where it is False counts as if its logit were −∞.
 
     Returns:
         The loss in nats, float32, or float64 if logits is float64.
@@ -114,6 +120,8 @@ def discrete_time_loss(
     t, n_steps = keywords.step_time(t, step, n_steps)
     receiver_index = checks.choice("receiver", receiver, RECEIVERS)
     x, library, target = DISCRETE.check_loss(x, logits, mask, reduction, backend)
+    if x.is_floating_point():
+        raise TypeError("x must be classes in the n-step loss, which is not implemented for soft data, got a float")
     if n_samples is None and quadrature is None:
         n_samples = 10
     if quadrature is not None and receiver == "joint" and logits.shape[-1] != 2:
@@ -125,21 +133,30 @@ def discrete_time_loss(
     dtype = checks.compute_dtype(logits)
     (alpha,) = rows.scalars(library, ("alpha",), t, x, dtype, schedule, n_steps=n_steps)
     draws = keywords.expectation(logits, quadrature, n_samples, seed, generator, noise)
-    return library.discrete.discrete_time_loss(x, logits, alpha, n_steps, receiver_index, *draws, *target)
+    output = logits, checks.class_mask(class_mask, logits)
+    return library.discrete.discrete_time_loss(x, *output, alpha, n_steps, receiver_index, *draws, *target)
 
 
 def reconstruction_loss(
-    x: Tensor, logits: Tensor, *, mask: Tensor | None = None, reduction: str = "mean", backend: str | None = None
+    x: Tensor,
+    logits: Tensor,
+    *,
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+    backend: str | None = None,
+    class_mask: Tensor | None = None,
 ) -> Tensor:
     """Computes the cost of x after the last message, −ln p_x per variable, p = softmax(logits).
 
     Args:
-        x: Classes, `[B, ...]`, int64, int32 or uint8.
+        x: Classes, `[B, ...]`, int64, int32 or uint8; or soft data: distributions over the classes, `[B, ..., K]`,
+            floating-point, with the cost −Σ x_k ln p_k.
         logits: What the network put out at t = 1, `[B, ..., K]`, floating-point; differentiable.
         mask: bool, False where a variable costs nothing; its x is then not read. Broadcastable to x, or shaped as its
             leading dimensions.
         reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (x's shape).
         backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+        class_mask: bool, `[K]` or broadcastable to logits. A class where it is False counts as if its logit were −∞.
 
     Returns:
         The loss in nats, float32, or float64 if logits is float64.
@@ -149,11 +166,13 @@ def reconstruction_loss(
         tensor(0.6931)
     """
     x, library, target = DISCRETE.check_loss(x, logits, mask, reduction, backend)
-    return _loss(library, x, logits, None, target)
+    return _loss(library, x, logits, class_mask, None, target)
 
 
-def _loss(library: Any, x: Tensor, logits: Tensor, weight: Tensor | None, target: Target) -> Tensor:
+def _loss(
+    library: Any, x: Tensor, logits: Tensor, class_mask: Tensor | None, weight: Tensor | None, target: Target
+) -> Tensor:
     """L∞ or, without a weight, the reconstruction loss. For short rows, the CPU kernels compute the gradient in the
     forward pass, while the row is in the cache."""
     in_forward = logits.shape[-1] <= SHORT_ROW and logits.is_cpu and library is backends.LIBRARIES.get(NATIVE)
-    return library.discrete.loss(x, logits, weight, *target, in_forward)
+    return library.discrete.loss(x, logits, checks.class_mask(class_mask, logits), weight, *target, in_forward)

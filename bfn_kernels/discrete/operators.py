@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from bfn_kernels.autograd import Forward
-from bfn_kernels.call.checks import compute_dtype
+from bfn_kernels.call.checks import compute_dtype, variables
 from bfn_kernels.discrete import reference
 from bfn_kernels.operators import (
     Library,
@@ -26,24 +26,24 @@ ROW_STATS = 4  # how many numbers of each row a loss saves for its backward pass
 
 
 def _sender_fake(x, alpha, spread, num_classes, probs, seed, noise, dtype):
-    return x.new_empty((*x.shape, num_classes), dtype=dtype)
+    return x.new_empty((*variables(x), num_classes), dtype=dtype)
 
 
-def _loss_fake(x, logits, *others):
+def _loss_fake(x, logits, class_mask, *others):
     *_, reduction, in_forward, need_logits = others
     dtype = compute_dtype(logits)
     if in_forward:
         saved = gradient_fake(logits, need_logits, dtype, dense=False)
     else:
-        saved = x.new_empty((*x.shape, ROW_STATS) if need_logits else (0,), dtype=dtype)
-    return *loss_fakes(x, reduction, dtype), saved
+        saved = x.new_empty((*variables(x), ROW_STATS) if need_logits else (0,), dtype=dtype)
+    return *loss_fakes(x.new_empty(variables(x)), reduction, dtype), saved
 
 
 def _loss_backward(library: Library, grad: Tensor, forward: Forward):
-    scale, saved, x, logits, weight, mask, in_forward = forward.saved
+    scale, saved, x, logits, class_mask, weight, mask, in_forward = forward.saved
     if in_forward:
         return None, *times_saved(library, grad, scale, [saved], forward, first=1)
-    return None, library.discrete.loss_backward(grad, scale, x, logits, weight, mask, saved)
+    return None, library.discrete.loss_backward(grad, scale, x, logits, class_mask, weight, mask, saved)
 
 
 def _theta_backward(library: Library, grad: Tensor, forward: Forward):
@@ -63,7 +63,7 @@ OPERATORS = [
         backward=_theta_backward,
     ),
     operator(reference.sender_sample, fake=_sender_fake),
-    step_operator(reference.step, state=1),
+    step_operator(reference.step, state=2),
     # The CPU kernels compute the gradient of short rows in the forward pass. Otherwise the forward pass saves ROW_STATS
     # numbers of each row, and `loss_backward` computes the gradient.
     operator(
@@ -71,13 +71,13 @@ OPERATORS = [
         "(Tensor loss, Tensor scale, Tensor saved)",
         fake=_loss_fake,
         needs="logits",
-        saved="scale saved x logits weight mask in_forward",
-        unsaved_in_forward="x logits weight mask",
+        saved="scale saved x logits class_mask weight mask in_forward",
+        unsaved_in_forward="x logits class_mask weight mask",
         backward=_loss_backward,
     ),
     Operator(
-        "loss_backward(Tensor grad, Tensor scale, Tensor x, Tensor logits, Tensor? weight, Tensor? mask, Tensor stats) "
-        "-> Tensor",
+        "loss_backward(Tensor grad, Tensor scale, Tensor x, Tensor logits, Tensor? class_mask, Tensor? weight, "
+        "Tensor? mask, Tensor stats) -> Tensor",
         fake=like_argument(3),
     ),
     gradient_operator(reference.discrete_time_loss, "logits"),

@@ -10,9 +10,21 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from bfn_kernels import noise as random
-from bfn_kernels.call.checks import compute_dtype, valid_classes
+from bfn_kernels.call.checks import compute_dtype, valid_classes, variables
 from bfn_kernels.call.reduction import hide, reduce
-from bfn_kernels.records import FACTORISED, MEAN, MODE, Draws, Guidance, LossTarget, Noise, Sent, Solver
+from bfn_kernels.records import (
+    FACTORISED,
+    MEAN,
+    MODE,
+    ClassLogits,
+    Draws,
+    Guidance,
+    LossTarget,
+    Noise,
+    Score,
+    Sent,
+    Solver,
+)
 from bfn_kernels.steps import extrapolated, guided
 
 
@@ -38,18 +50,35 @@ def sender_sample(
     x: Tensor, alpha: Tensor, spread: Tensor, num_classes: int, probs: bool, noise: Noise, dtype: torch.dtype
 ) -> Tensor:
     """y ~ N(α(Ke_x − 1), αK·I), or softmax(y) if `probs`. With α = β(t), this is the Bayesian flow (185)."""
-    index, valid = valid_classes("x", x, num_classes)
-    eps = normals((*x.shape, num_classes), alpha.dtype, noise)
-    y = message(one_hot(index, num_classes).to(alpha.dtype), alpha, spread, eps)
-    y = torch.where(valid.unsqueeze(-1), y, torch.nan)
+    eps = normals((*variables(x), num_classes), alpha.dtype, noise)
+    y = message(distribution("x", x, num_classes, alpha.dtype), alpha, spread, eps)
     return (y.softmax(-1) if probs else y).to(dtype)
 
 
+def distribution(name: str, x: Tensor, num_classes: int, dtype: torch.dtype, mask: Tensor | None = None) -> Tensor:
+    """Soft data in this type, or the one-hot vectors of classes. A vector is NaN where `valid_classes` finds no valid
+    class."""
+    if x.is_floating_point():
+        return x.to(dtype)
+    index, valid = valid_classes(name, x, num_classes, mask)
+    return torch.where(valid.unsqueeze(-1), one_hot(index, num_classes).to(dtype), torch.nan)
+
+
+def masked(output: ClassLogits, dtype: torch.dtype) -> Tensor:
+    """The logits in this type, −∞ for a class whose mask is False. Gradients are the gradients of such logits."""
+    logits = output.logits.to(dtype)
+    if output.class_mask is None:
+        return logits
+    finite = torch.where(output.class_mask, logits, logits.nan_to_num())
+    return finite + torch.zeros_like(logits).masked_fill(~output.class_mask, -torch.inf)
+
+
 def step(
-    output_logits: Tensor,
+    output: ClassLogits,
     state: Tensor,
     solver: Solver,
     guidance: Guidance,
+    score: Score,
     sent: Sent,
     noise: Noise,
     out: Tensor | None = None,
@@ -57,15 +86,17 @@ def step(
     predicted_out: Tensor | None = None,
 ) -> Tensor:
     """z' = keep·z + take·(K(p + extrapolation·(p − p_prev)) − 1) + std·ξ [derived], where `chosen` computes the
-    probabilities p from the guided logits. An update sends a class with accuracy α: take = α and std = √(Kα) (171).
+    probabilities p from the guided logits, and `scored` adds the score. An update sends a class with accuracy α: take =
+    α and std = √(Kα) (171).
 
-    output_logits, state, previous, unconditional, explicit noise and the results: `[B, ..., K]`. known and draw_noise:
+    logits, state, previous, unconditional, score, explicit noise and the results: `[B, ..., K]`. known and draw_noise:
     `[B, ...]`. known_mask: bool, broadcasts to known. Row scalars broadcast to the classes. theta_out: receives the
     probabilities of the new state. predicted_out: receives p, and may be `previous`.
     """
     keep, take, std, previous, extrapolation = solver
-    dtype = compute_dtype(output_logits, state, previous, guidance.unconditional)
-    p = chosen(guided(output_logits.to(dtype), guidance), sent, noise.seed)
+    dtype = compute_dtype(output.logits, state, previous, guidance.unconditional, score.score)
+    p = chosen(guided(masked(output, dtype), guidance), sent, noise.seed)
+    p = scored(p, score, sent)
     prediction = extrapolated(p, previous, extrapolation)
     eps = torch.zeros_like(p) if std is None else normals(state.shape, dtype, noise)
     y = message(prediction, take, torch.zeros_like(take) if std is None else std, eps)
@@ -93,11 +124,20 @@ def chosen(logits: Tensor, sent: Sent, seed: Tensor | None) -> Tensor:
         p = one_hot(random.draw_class(output, uniforms.to(dtype)), num_classes).to(dtype)
     p = torch.where(output.isnan().any(-1, keepdim=True), torch.nan, p)
     if sent.known is not None:
-        mask = sent.known_mask.expand(sent.known.shape)
-        index, valid = valid_classes("known", sent.known, num_classes, mask)
-        known = torch.where(valid.unsqueeze(-1), one_hot(index, num_classes).to(dtype), torch.nan)
-        p = torch.where(mask.unsqueeze(-1), known, p)
+        mask = sent.known_mask.expand(p.shape[:-1])
+        p = torch.where(mask.unsqueeze(-1), distribution("known", sent.known, num_classes, dtype, mask), p)
     return p
+
+
+def scored(p: Tensor, score: Score, sent: Sent) -> Tensor:
+    """p + s where no value is known. s is the clipped score."""
+    if score.score is None:
+        return p
+    s = score.score.to(p.dtype)
+    if score.score_clip is not None:
+        limit = score.score_clip.unsqueeze(-1)
+        s = s.clamp(-limit, limit)
+    return p + (s if sent.known_mask is None else torch.where(sent.known_mask.unsqueeze(-1), 0, s))
 
 
 def without_empty_rows(logits: Tensor) -> Tensor:
@@ -118,21 +158,34 @@ def log_odds_against(logits: Tensor, is_x: Tensor) -> Tensor:
     return log_sum(logits.masked_fill(is_x, -torch.inf)) - z_x
 
 
-def logits_of_loss(logits: Tensor, mask: Tensor | None) -> Tensor:
+def logits_of_loss(output: ClassLogits, mask: Tensor | None) -> Tensor:
     """The logits that a loss reads, in the type of the arithmetic. They are 0 where the mask is False. They are NaN in
     a row whose largest logit is +∞ or −∞, for which the softmax is not defined."""
-    (logits,) = hide(None if mask is None else mask.unsqueeze(-1), logits.to(compute_dtype(logits)))
+    logits = masked(output, compute_dtype(output.logits))
+    (logits,) = hide(None if mask is None else mask.unsqueeze(-1), logits)
     return logits + 0 * logits.detach().amax(-1, keepdim=True)
 
 
-def loss(x: Tensor, logits: Tensor, weight: Tensor | None, target: LossTarget, in_forward: bool) -> Tensor:
+def loss(x: Tensor, output: ClassLogits, weight: Tensor | None, target: LossTarget, in_forward: bool) -> Tensor:
     """L∞ = w‖e_x − p‖² (205) with the weight w = ½Kβ'(t). Without a weight, −ln p_x. in_forward: whether a kernel
     computes the gradient in the forward pass; the reference does not read it."""
-    index, valid = valid_classes("x", x, logits.shape[-1], target.mask)
-    logits = logits_of_loss(logits, target.mask)
+    if x.is_floating_point():
+        return reduce(soft_loss(x, output, weight, target.mask), *target)
+    index, valid = valid_classes("x", x, output.logits.shape[-1], target.mask)
+    logits = logits_of_loss(output, target.mask)
     is_x = one_hot(index, logits.shape[-1])
     each = -logsigmoid(-log_odds_against(logits, is_x)) if weight is None else weight * squared_distance(logits, is_x)
     return reduce(torch.where(valid, each, torch.nan), *target)
+
+
+def soft_loss(x: Tensor, output: ClassLogits, weight: Tensor | None, mask: Tensor | None) -> Tensor:
+    """The loss of each variable for soft data: w‖x − p‖², or −Σ x_k ln p_k, where a class with x_k = 0 costs
+    nothing."""
+    logits = logits_of_loss(output, mask)
+    (x,) = hide(None if mask is None else mask.unsqueeze(-1), x.to(logits.dtype))
+    if weight is not None:
+        return weight * (x - logits.softmax(-1)).square().sum(-1)
+    return torch.where(x == 0, 0, -x * logits.log_softmax(-1)).sum(-1)
 
 
 def squared_distance(logits: Tensor, is_x: Tensor) -> Tensor:
@@ -147,7 +200,7 @@ def squared_distance(logits: Tensor, is_x: Tensor) -> Tensor:
 
 
 def discrete_time_loss(
-    x: Tensor, logits: Tensor, alpha: Tensor, n_steps: int, receiver: int, draws: Draws, target: LossTarget
+    x: Tensor, output: ClassLogits, alpha: Tensor, n_steps: int, receiver: int, draws: Draws, target: LossTarget
 ) -> Tensor:
     """L_n = n·E[ln p_S(y) − ln p_R(y)] (189, 190). A node of a quadrature is a number ε that is the noise of every
     class.
@@ -155,9 +208,9 @@ def discrete_time_loss(
     x: `[B, ...]`. logits: `[B, ..., K]`. alpha: row scalars α_i that broadcast to x. Explicit noise:
     `[n_samples, B, ..., K]`.
     """
-    num_classes = logits.shape[-1]
+    num_classes = output.logits.shape[-1]
     index, valid = valid_classes("x", x, num_classes, target.mask)
-    logits = logits_of_loss(logits, target.mask)
+    logits = logits_of_loss(output, target.mask)
     is_x = one_hot(index, num_classes)
     if receiver == FACTORISED:
         divergence = factorised_divergence

@@ -13,20 +13,23 @@ import triton.language as tl
 from torch import Tensor
 
 from bfn_kernels import records
-from bfn_kernels.call.checks import compute_dtype
+from bfn_kernels.call.checks import compute_dtype, variables
 from bfn_kernels.discrete.operators import ROW_STATS
 from bfn_kernels.discrete.triton_nstep import discrete_time_loss
-from bfn_kernels.records import Guidance, LossTarget, Noise, Sent, Solver
+from bfn_kernels.discrete.triton_soft import soft_loss, soft_loss_backward
+from bfn_kernels.records import ClassLogits, Guidance, LossTarget, Noise, Score, Sent, Solver
 from bfn_kernels.triton_ops.classes import (
     class_mask,
     class_noise,
     class_view,
+    data_view,
     exp_of_rows,
     finite,
     first_largest,
     is_class,
     launch_rows,
     load_classes,
+    logits_view,
     message,
     no_tile,
     row_total,
@@ -39,8 +42,8 @@ from bfn_kernels.triton_ops.classes import (
 from bfn_kernels.triton_ops.elementary import exp_difference, log, log1p, reciprocal, square
 from bfn_kernels.triton_ops.noise import CLASS, SENDER, uniforms
 from bfn_kernels.triton_ops.reduction import Losses, scaled, write_losses
-from bfn_kernels.triton_ops.solver import Outputs, extrapolation_of, wait_to_write_over
-from bfn_kernels.triton_ops.views import KERNEL_TYPES, block_of, compute_type, constants, load, view, views
+from bfn_kernels.triton_ops.solver import Outputs, clipped, extrapolation_of, wait_to_write_over
+from bfn_kernels.triton_ops.views import KERNEL_TYPES, block_of, compute_type, constants, load, views
 
 __all__ = [
     "discrete_time_loss",
@@ -80,10 +83,11 @@ def _theta(logits, out, count, S: tl.constexpr):
 
 
 def sender_sample(x: Tensor, alpha, spread, num_classes: int, probs: bool, noise: Noise, dtype) -> Tensor:
-    shape = torch.Size((*x.shape, num_classes))
+    shape = torch.Size((*variables(x), num_classes))
     out = torch.empty(shape, dtype=dtype, device=x.device)
-    inputs = *views(x.shape, x, alpha, spread), _noise_views(noise, shape)
-    launch_rows(_sender, *inputs, class_view(out, shape), shape=shape, T=compute_type(out), PROBS=probs)
+    inputs = data_view(x, shape), *views(shape[:-1], alpha, spread), _noise_views(noise, shape)
+    options = {"PROBS": probs, "SOFT": x.is_floating_point()}
+    launch_rows(_sender, *inputs, class_view(out, shape), shape=shape, T=compute_type(out), **options)
     return out
 
 
@@ -92,50 +96,61 @@ def _noise_views(noise: Noise, shape: torch.Size) -> Noise:
 
 
 @triton.jit
-def _flow(x, beta, spread, noise, rows, first, S):
+def _flow(x, beta, spread, noise, rows, first, S, SOFT: tl.constexpr):
     eps = class_noise(noise, rows, first, SENDER, 0, 0, S)
-    y = message(is_class(x, first, S.TILE).to(S.T), beta, spread, eps, S.K)
-    y = tl.where(_in_range(x, S.K)[:, None], y, float("nan"))
+    if SOFT:
+        y = message(load_classes(x, rows, first, S, 0.0), beta, spread, eps, S.K)
+    else:
+        y = message(is_class(x, first, S.TILE).to(S.T), beta, spread, eps, S.K)
+        y = tl.where(_in_range(x, S.K)[:, None], y, float("nan"))
     return tl.where(class_mask(first, S), y, float("-inf"))
 
 
 @triton.jit
-def _sender(x, beta, spread, noise, out, count, S: tl.constexpr, PROBS: tl.constexpr):
+def _sender(x, beta, spread, noise, out, count, S: tl.constexpr, PROBS: tl.constexpr, SOFT: tl.constexpr):
     rows = block_of(count, S.ROWS)
-    x, beta, spread = load(x, rows, tl.int64), load(beta, rows, S.T), load(spread, rows, S.T)
+    beta, spread = load(beta, rows, S.T), load(spread, rows, S.T)
+    if not SOFT:
+        x = load(x, rows, tl.int64)
     if PROBS and S.K > S.TILE:
         top, total = no_tile(rows, S)
         for first in range(0, S.K, S.TILE):
-            top, total = with_tile(_flow(x, beta, spread, noise, rows, first, S), top, total)
+            top, total = with_tile(_flow(x, beta, spread, noise, rows, first, S, SOFT), top, total)
         inverse = reciprocal(total)
         for first in range(0, S.K, S.TILE):
-            y = _flow(x, beta, spread, noise, rows, first, S)
+            y = _flow(x, beta, spread, noise, rows, first, S, SOFT)
             store_classes(out, rows, first, exp_difference(y, top[:, None]) * inverse[:, None], S)
     else:
         for first in range(0, S.K, S.TILE):
-            y = _flow(x, beta, spread, noise, rows, first, S)
+            y = _flow(x, beta, spread, noise, rows, first, S, SOFT)
             if PROBS:
                 y = softmax(y)
             store_classes(out, rows, first, y, S)
 
 
 def step(
-    output_logits: Tensor, state: Tensor, solver: Solver, guidance: Guidance, sent: Sent, noise: Noise, *outputs
+    output: ClassLogits,
+    state: Tensor,
+    solver: Solver,
+    guidance: Guidance,
+    score: Score,
+    sent: Sent,
+    noise: Noise,
+    *outputs,
 ) -> None:
     shape, lead = state.shape, state.shape[:-1]
     written = Outputs(*(class_view(t, shape) for t in outputs))  # views of copies, if no view describes the strides
-    network = class_view(output_logits, shape)
-    if not guidance.logit_scale is guidance.unconditional is None:
-        scale, other_scale = views(lead, guidance.logit_scale, guidance.unconditional_scale)
-        network = *network, scale, class_view(guidance.unconditional, shape), other_scale
     keep, take, std, by = views(lead, solver.keep, solver.take, solver.std, solver.extrapolation)
-    inputs = network, class_view(state, shape), Solver(keep, take, std, class_view(solver.previous, shape), by)
-    message = Sent(*constants(sent.choice), *views(lead, *sent[1:])), _noise_views(noise, shape)
-    T = compute_type(output_logits, state, solver.previous, guidance.unconditional)
+    solver_views = Solver(keep, take, std, class_view(solver.previous, shape), by)
+    added = Score(class_view(score.score, shape), *views(lead, score.score_clip))
+    inputs = logits_view(output, guidance), class_view(state, shape), solver_views, added
+    known = data_view(sent.known, shape), *views(lead, sent.known_mask, sent.draw_noise)
+    message = Sent(*constants(sent.choice), *known), _noise_views(noise, shape)
+    T = compute_type(output.logits, state, solver.previous, guidance.unconditional, score.score)
     launch_rows(_update, *inputs, *message, written, shape=shape, T=T)
-    for output, result in zip(outputs, written, strict=True):
-        if output is not None and result[0].data_ptr() != output.data_ptr():
-            output.copy_(result[0])
+    for to, result in zip(outputs, written, strict=True):
+        if to is not None and result[0].data_ptr() != to.data_ptr():
+            to.copy_(result[0])
 
 
 @triton.jit
@@ -171,7 +186,7 @@ def _draw(logits, uniform, rows, S):
 
 
 @triton.jit
-def _update(logits, state, solver, sent, noise, results, count, S: tl.constexpr):
+def _update(logits, state, solver, score, sent, noise, results, count, S: tl.constexpr):
     rows = block_of(count, S.ROWS)
     by, beta, spread = load(solver.extrapolation, rows, S.T), load(solver.take, rows, S.T), load(solver.std, rows, S.T)
     x = tl.full((S.ROWS,), -1, tl.int64)
@@ -183,7 +198,7 @@ def _update(logits, state, solver, sent, noise, results, count, S: tl.constexpr)
         top, total = row_total(logits, rows, S)
         inverse = reciprocal(total)
     is_known = load(sent.known_mask, rows, tl.int1, False)
-    if sent.known[0] is not None:
+    if sent.known[0] is not None and len(sent.known) == 5:
         x = tl.where(is_known, load(sent.known, rows, tl.int64), x)
     poison = tl.where(_in_range(x, S.K), 0.0, float("nan"))
     new_top, new_total = no_tile(rows, S)
@@ -192,6 +207,11 @@ def _update(logits, state, solver, sent, noise, results, count, S: tl.constexpr)
         if sent.choice == MEAN:
             e = exp_difference(load_classes(logits, rows, first, S), top[:, None])
             p = tl.where(is_known[:, None], p, e * inverse[:, None])
+        if len(sent.known) > 5:  # soft data
+            p = tl.where(is_known[:, None], load_classes(sent.known, rows, first, S, 0.0), p)
+        if score.score[0] is not None:
+            limit = load(score.score_clip, rows, S.T, float("inf"))[:, None]
+            p += tl.where(is_known[:, None], 0.0, clipped(load_classes(score.score, rows, first, S, 0.0), limit))
         prediction = p
         if solver.previous[0] is not None:
             prediction = extrapolation_of(p, load_classes(solver.previous, rows, first, S, 0.0), by[:, None])
@@ -246,13 +266,14 @@ def _wrong(e_x, total):
     return (e_x < 1.0) & (total < 2.0)
 
 
-def loss(x: Tensor, logits: Tensor, weight: Tensor | None, target: LossTarget, in_forward: bool, need_logits: bool):
-    dtype, shape = compute_dtype(logits), logits.shape
-    losses = Losses(x, *target, dtype, tile_of(shape[-1]).rows)
-    stats = x.new_empty((*x.shape, ROW_STATS) if need_logits else (0,), dtype=dtype)
-    inputs = view(x, x.shape), class_view(logits, shape), *views(x.shape, weight, target.mask)
+def loss(x: Tensor, output: ClassLogits, weight: Tensor | None, target: LossTarget, in_forward: bool, need_logits):
+    dtype, shape = compute_dtype(output.logits), output.logits.shape
+    soft, lead = x.is_floating_point(), shape[:-1]
+    losses = Losses(x.select(-1, 0) if soft else x, *target, dtype, tile_of(shape[-1]).rows)
+    stats = x.new_empty((*lead, ROW_STATS) if need_logits else (0,), dtype=dtype)
+    inputs = data_view(x, shape), logits_view(output), *views(lead, weight, target.mask)
     outputs = stats if need_logits else None, losses.memory
-    launch_rows(_loss, *inputs, *outputs, shape=shape, T=KERNEL_TYPES[dtype])
+    launch_rows(soft_loss if soft else _loss, *inputs, *outputs, shape=shape, T=KERNEL_TYPES[dtype])
     return *losses.finish(), stats
 
 
@@ -280,16 +301,18 @@ def _loss(x, logits, weight, mask, stats, losses, count, S: tl.constexpr):
     write_losses(loss, load(mask, rows, tl.int1, True), rows, losses)
 
 
-def loss_backward(grad: Tensor, scale: Tensor, x: Tensor, logits: Tensor, weight, mask, stats: Tensor) -> Tensor:
-    shape, grad_logits = logits.shape, torch.empty_like(logits)
+def loss_backward(grad: Tensor, scale: Tensor, x: Tensor, logits: Tensor, class_mask, weight, mask, stats) -> Tensor:
+    shape, lead, grad_logits = logits.shape, logits.shape[:-1], torch.empty_like(logits)
     written = class_view(grad_logits, shape)
-    rows = views(x.shape, scaled(grad, scale, x.dim()), x, weight, mask)
-    launch_rows(_loss_backward, *rows, class_view(logits, shape), stats, written, shape=shape, T=compute_type(logits))
+    rows = views(lead, scaled(grad, scale, len(lead)), weight, mask)
+    inputs = *rows, data_view(x, shape), logits_view(ClassLogits(logits, class_mask)), stats
+    kernel = soft_loss_backward if x.is_floating_point() else _loss_backward
+    launch_rows(kernel, *inputs, written, shape=shape, T=compute_type(logits))
     return grad_logits if written[0].data_ptr() == grad_logits.data_ptr() else grad_logits.copy_(written[0])
 
 
 @triton.jit
-def _loss_backward(grad, x, weight, mask, logits, stats, grad_logits, count, S: tl.constexpr):
+def _loss_backward(grad, weight, mask, x, logits, stats, grad_logits, count, S: tl.constexpr):
     rows = block_of(count, S.ROWS)
     x = load(x, rows, tl.int64)
     row = stats + 4 * (rows[0] + rows[1])

@@ -24,7 +24,7 @@ from bfn_kernels.discrete.triton_receivers import (
     log_others,
     valid_class,
 )
-from bfn_kernels.records import JOINT, Draws, LossTarget
+from bfn_kernels.records import JOINT, ClassLogits, Draws, LossTarget
 from bfn_kernels.triton_ops.classes import (
     class_noise,
     class_view,
@@ -32,6 +32,7 @@ from bfn_kernels.triton_ops.classes import (
     launch_rows,
     load_classes,
     load_like_noise,
+    logits_view,
     softmax,
     store_classes,
     sum_where,
@@ -44,18 +45,25 @@ from bfn_kernels.triton_ops.views import KERNEL_TYPES, block_of, draws_with_tabl
 
 
 def discrete_time_loss(
-    x: Tensor, logits: Tensor, alpha, n_steps: int, receiver: int, draws: Draws, target: LossTarget, need_logits: bool
+    x: Tensor,
+    output: ClassLogits,
+    alpha: Tensor,
+    n_steps: int,
+    receiver: int,
+    draws: Draws,
+    target: LossTarget,
+    need_logits: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Returns the loss, the factor by which its gradient is multiplied, and the gradient `[B, ..., K]`, empty if it is
     not needed."""
-    shape, dtype = logits.shape, compute_dtype(logits)
+    shape, dtype = output.logits.shape, compute_dtype(output.logits)
     tile = tile_of(shape[-1], small=True)
     losses = Losses(x, *target, dtype, tile.rows)
     grad_logits = torch.empty(shape if need_logits else (0,), dtype=dtype, device=x.device)
     noise = None if draws.noise is None else draws.noise.contiguous().view(-1, shape[-1])
-    drawn = draws_with_tables(draws, logits, class_view(noise, None if noise is None else noise.shape))
+    drawn = draws_with_tables(draws, output.logits, class_view(noise, None if noise is None else noise.shape))
     x_view, alpha_view, mask_view = views(x.shape, x, alpha, target.mask)
-    inputs = x_view, class_view(logits, shape), alpha_view, drawn, n_steps, mask_view
+    inputs = x_view, logits_view(output), alpha_view, drawn, n_steps, mask_view
     gradient = class_view(grad_logits if need_logits else None, shape)
     run = partial(launch_rows, shape=shape, T=KERNEL_TYPES[dtype], small=True, registers=255)
     if shape[-1] <= tile.classes:

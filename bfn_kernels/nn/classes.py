@@ -66,11 +66,16 @@ class Classes(BFN):
             Zeros in `state_dtype`, `[B, ..., K]`, or `[B, ...]` for binary data.
         """
 
+    @property
+    def of_classes(self) -> dict[str, Any]:
+        """The keywords of losses and steps that say which classes are valid."""
+        return {}
+
     def arguments(self, output: Tensor, theta: Tensor) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
-        return (output,), {"schedule": self.schedule}
+        return (output,), {"schedule": self.schedule, **self.of_classes}
 
     def reconstruction_loss(self, x: Tensor, output: Tensor, theta: Tensor, **options: Any) -> Tensor:
-        return self.ops.reconstruction_loss(x, output, **options)
+        return self.ops.reconstruction_loss(x, output, **options, **self.of_classes)
 
     def prior(self, shape: tuple[int, ...], device: torch.device) -> State:
         logits = self.zeros(shape, device)
@@ -96,7 +101,7 @@ class Classes(BFN):
         self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Tensor, sampling: Sampling = PLAIN
     ) -> None:
         logits, theta = state
-        options = {"out": logits, "theta_out": theta, "seed": seed, **sampling.sent("sample")}
+        options = {"out": logits, "theta_out": theta, "seed": seed, **sampling.sent("sample"), **self.of_classes}
         self.ops.update_sample(sampling.tempered(output), logits, alpha, **options)
 
     def solve(
@@ -112,12 +117,13 @@ class Classes(BFN):
         previous = None if coefficients.extrapolation is None else predicted
         outputs = {"out": logits, "theta_out": theta, "predicted_out": predicted}
         options: dict[str, Any] = {"coefficients": coefficients, "previous": previous, "seed": seed, **outputs}
-        options |= sampling.sent("mean")
+        options |= sampling.sent("mean") | self.of_classes
         self.ops.solver_step(sampling.tempered(output), logits, **options)
 
 
 class Discrete(Classes):
-    """Classes 0 to num_classes - 1. Data are `[B, ...]`, int64, int32 or uint8.
+    """Classes 0 to num_classes - 1. Data are `[B, ...]`, int64, int32 or uint8. L∞ and the reconstruction loss also
+    take soft data: distributions over the classes, `[B, ..., K]`, floating-point.
 
     Args:
         network: A module, or another function of theta and of t `[B]`. It takes probabilities `[B, ..., K]` and puts
@@ -125,9 +131,12 @@ class Discrete(Classes):
         beta_1: The accuracy at t = 1, positive, of the paper's schedule (182). Give either beta_1 or schedule.
         num_classes: K, at least 2.
         schedule: A schedule of `bfn_kernels.schedules`, or an object with the same methods.
+        class_mask: bool, `[K]` or broadcastable to the logits. A class where it is False counts in losses and steps as
+            if its logit were −∞. None: every class is valid.
 
     Attributes:
         num_classes: K.
+        class_mask: As above, a buffer that `state_dict` leaves out.
         receiver: The receiver distribution of L_n. "joint" is the paper's, with which L_n is a mean of 10 draws.
             "factorised" is the published code's, with which L_n is a quadrature of 32 nodes.
 
@@ -141,6 +150,7 @@ class Discrete(Classes):
     """
 
     ops = discrete
+    class_mask: Tensor | None
 
     def __init__(
         self,
@@ -149,10 +159,16 @@ class Discrete(Classes):
         *,
         num_classes: int,
         schedule: DiscreteSchedule | None = None,
+        class_mask: Tensor | None = None,
     ):
         super().__init__(network, beta_1, schedule=schedule)
         self.num_classes = num_classes
         self.state_scale = num_classes
+        self.register_buffer("class_mask", class_mask, persistent=False)
+
+    @property
+    def of_classes(self) -> dict[str, Any]:
+        return {} if self.class_mask is None else {"class_mask": self.class_mask}
 
     def zeros(self, shape: tuple[int, ...], device: torch.device) -> Tensor:
         return torch.zeros(*shape, self.num_classes, dtype=self.state_dtype, device=device)
@@ -168,6 +184,8 @@ class Discrete(Classes):
         return {"receiver": self.receiver, "quadrature": 32}
 
     def mode(self, output: Tensor, theta: Tensor, t: Tensor) -> Tensor:
+        if self.class_mask is not None:
+            output = output.masked_fill(~self.class_mask, -torch.inf)
         return output.argmax(-1)
 
 

@@ -15,10 +15,23 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from bfn_kernels.records import NO_GUIDANCE, ClassLogits, Guidance
 from bfn_kernels.triton_ops.elementary import exp_difference, reciprocal
 from bfn_kernels.triton_ops.noise import interleave, normals, start_of_draw
 from bfn_kernels.triton_ops.solver import guided
-from bfn_kernels.triton_ops.views import DENSE, GRID, View, grid_offset, joined, launch, load, programs, static, view
+from bfn_kernels.triton_ops.views import (
+    DENSE,
+    GRID,
+    View,
+    grid_offset,
+    joined,
+    launch,
+    load,
+    programs,
+    static,
+    view,
+    views,
+)
 
 # For each tile: the largest K for which it is used, the numbers in it, and its warps. A thread has about 16 numbers.
 _TILES = ((2048, 2048, 4), (4096, 4096, 8), (8192, 8192, 16))
@@ -71,6 +84,22 @@ def class_view(x: Tensor | None, shape: torch.Size) -> View:
     return x, GRID, inner, outer_stride, inner_stride, x.stride(-1)
 
 
+def data_view(x: Tensor | None, shape: torch.Size) -> View:
+    """The view of classes, or the class view of soft data of this shape, `[..., K]`."""
+    return class_view(x, shape) if x is not None and x.is_floating_point() else view(x, shape[:-1])
+
+
+def logits_view(output: ClassLogits, guidance: Guidance = NO_GUIDANCE) -> View:
+    """The view of a network's logits. It is followed by the views of the guidance and of the class mask, unless there
+    is neither."""
+    shape = output.logits.shape
+    logits = class_view(output.logits, shape)
+    if output.class_mask is guidance.logit_scale is guidance.unconditional is None:
+        return logits
+    scale, other_scale = views(shape[:-1], guidance.logit_scale, guidance.unconditional_scale)
+    return *logits, scale, class_view(guidance.unconditional, shape), other_scale, class_view(output.class_mask, shape)
+
+
 @triton.jit
 def _pointers(view, rows, k, S):
     start, offsets, _, _ = rows
@@ -87,21 +116,30 @@ def class_mask(first, S):
 
 
 @triton.jit
-def _load(view, rows, first, S):
-    mask = rows[2][:, None] & class_mask(first, S)
-    return tl.load(_pointers(view, rows, first + tl.arange(0, S.TILE), S), mask=mask, other=0).to(S.T)
+def _load(view, rows, k, S):
+    mask = rows[2][:, None] & (k < S.K)[None, :]
+    return tl.load(_pointers(view, rows, k, S), mask=mask, other=0).to(S.T)
+
+
+@triton.jit
+def _load_logits(view, rows, k, S):
+    """Loads the classes k of numbers or logits. If a `logits_view` has more views, logits are guided and masked."""
+    z = _load(view, rows, k, S)
+    if len(view) > 6:
+        if (view[6][0] is not None) | (view[7][0] is not None):
+            other = tl.zeros(z.shape, S.T)
+            if view[7][0] is not None:
+                other = _load(view[7], rows, k, S)
+            z = guided(z, load(view[6], rows, S.T, 1.0)[:, None], other, load(view[8], rows, S.T)[:, None])
+        if view[9][0] is not None:
+            z = tl.where(_load(view[9], rows, k, S) != 0, z, float("-inf"))
+    return z
 
 
 @triton.jit
 def load_classes(view, rows, first, S, OTHER: tl.constexpr = float("-inf")):
-    """Loads the numbers of a tile; OTHER in columns beyond K. If the view of the logits is followed by the three views
-    of a `Guidance` (logit_scale, unconditional and unconditional_scale), the logits are guided."""
-    z = _load(view, rows, first, S)
-    if len(view) > 6:
-        other = tl.zeros(z.shape, S.T)
-        if view[7][0] is not None:
-            other = _load(view[7], rows, first, S)
-        z = guided(z, load(view[6], rows, S.T, 1.0)[:, None], other, load(view[8], rows, S.T)[:, None])
+    """Loads the numbers of a tile, or logits by their `logits_view`; OTHER in columns beyond K."""
+    z = _load_logits(view, rows, first + tl.arange(0, S.TILE), S)
     return tl.where(class_mask(first, S), z, OTHER)
 
 
@@ -121,9 +159,7 @@ def load_like_noise(view, rows, S):
 
 @triton.jit
 def _load_each(view, rows, k, S):
-    inside = (k < S.K)[None, :]
-    z = tl.load(_pointers(view, rows, k, S), mask=rows[2][:, None] & inside, other=0).to(S.T)
-    return tl.where(inside, z, float("-inf"))
+    return tl.where((k < S.K)[None, :], _load_logits(view, rows, k, S), float("-inf"))
 
 
 @triton.jit

@@ -15,6 +15,8 @@ from bfn_kernels.discrete import reference as discrete
 from bfn_kernels.records import (
     JOINT,
     MEAN,
+    NO_SCORE,
+    ClassLogits,
     Draws,
     FlowLogits,
     Guidance,
@@ -66,7 +68,7 @@ def loss(x: Tensor, head: LinearHead, flow: FlowLogits, cost: Cost, to: LossTarg
         known, beta, spread = hide(to.mask, x, flow.beta, flow.spread)
         noise = Noise(flow.flow_seed, flow.flow_noise)
         y = discrete.sender_sample(known, beta, spread, len(head.weight), False, noise, compute_dtype(*head))
-    z = logits(head, y, to.mask)
+    z = ClassLogits(logits(head, y, to.mask))
     if cost.alpha is None:
         return discrete.loss(x, z, cost.rate, to, False)
     draws = Draws(None, None, cost.n_samples, cost.seed, cost.noise)
@@ -101,7 +103,8 @@ def step(
         z = logits(head._replace(hidden=previous.to(dtype), flow_scale=scale), y)
         previous = discrete.chosen(z, sent._replace(choice=MEAN), None)
     z = logits(head._replace(hidden=head.hidden.to(dtype)), state)
-    updated = discrete.step(z, state, solver._replace(previous=previous), Guidance(), sent, noise, out)
+    solver = solver._replace(previous=previous)
+    updated = discrete.step(ClassLogits(z), state, solver, Guidance(), NO_SCORE, sent, noise, out)
     if embedding is not None and embedded_out is not None:
         embedded_out.copy_(discrete.theta(updated.to(dtype)) @ embedding.to(dtype))
     return updated

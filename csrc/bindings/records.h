@@ -3,8 +3,7 @@
 // struct that the ops take.
 #pragma once
 
-#include "../ops/loss.h"
-#include "../ops/solver.h"
+#include "../ops/discrete.h"
 #include "tensors.h"
 
 namespace bfn::bindings {
@@ -77,16 +76,39 @@ struct Guidance {
   }
 };
 
+struct ClassLogits {
+  Tensor logits;
+  MaybeTensor class_mask;
+  auto fields() const { return std::tie(logits, class_mask); }
+
+  bfn::ClassLogits over(const Shape& shape) const {
+    return {view("logits", logits, shape), view("class_mask", class_mask, shape)};
+  }
+};
+
+struct Score {
+  MaybeTensor score, score_clip;
+  auto fields() const { return std::tie(score, score_clip); }
+
+  bfn::Score over(const Shape& rows, const Shape& shape, ScalarType type) const {
+    return {
+        .values = view("score", score, shape),
+        .clip = view_of_rows("score_clip", score_clip, rows, type),
+    };
+  }
+};
+
 struct Sent {
   int64_t choice;
   MaybeTensor known, known_mask, draw_noise;
   auto fields() const { return std::tie(choice, known, known_mask, draw_noise); }
 
   bool draws() const { return choice == static_cast<int64_t>(Choice::kSample); }
-  bfn::Sent over(const Shape& shape, Maybe seed, Stream stream) const {
+  bfn::Sent over(const Shape& shape, Maybe seed, Stream stream) const { return over(shape, seed, stream, shape); }
+  bfn::Sent over(const Shape& shape, Maybe seed, Stream stream, const Shape& known_shape) const {
     return {
         .choice = code("choice", choice, Choice::kMean),
-        .known = view("known", known, shape),
+        .known = view("known", known, known_shape),
         .known_mask = view("known_mask", known_mask, shape),
         .draw = draws() ? noise_of(seed, draw_noise, shape, stream) : bfn::Noise{},
     };
@@ -106,8 +128,8 @@ struct LossTarget {
   auto fields() const { return std::tie(mask, reduction); }
 
   // x has the shape of the losses.
-  Reduced over(Given x, ScalarType type) const {
-    const Shape shape = shape_of(x);
+  Reduced over(Given x, ScalarType type) const { return over(x, shape_of(x), type); }
+  Reduced over(Given x, const Shape& shape, ScalarType type) const {
     check(!shape.empty(), "x", " must have a batch dimension");
     const Reduction by = code("reduction", reduction, Reduction::kMean);
     const int64_t batch = shape[0], per_batch = numel(Shape(shape.begin() + 1, shape.end()));

@@ -78,6 +78,10 @@ inline View view_of_rows(const char* name, Maybe x, const Shape& shape, ScalarTy
 
 inline bool is_double(Given x) { return x.scalar_type() == ScalarType::Double; }
 inline bool is_double(Maybe x) { return x && is_double(*x); }
+inline bool is_floating(Given x) {
+  return is_double(x) || x.scalar_type() == ScalarType::Float || x.scalar_type() == ScalarType::BFloat16 ||
+         x.scalar_type() == ScalarType::Half;
+}
 // The type of the arithmetic: double if any of these tensors is double, else float. Tensors may be missing.
 template <class... X>
 ScalarType compute_type(const X&... tensors) {

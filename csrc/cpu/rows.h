@@ -17,7 +17,7 @@
 // - A block is the rows that a thread works on at a time (parallel.h): about as many as fit a buffer, and at least one.
 #pragma once
 
-#include "../math/discrete.h"
+#include "../ops/discrete.h"
 #include "bad_class.h"
 #include "noise.h"
 
@@ -283,6 +283,24 @@ inline void load_classes(const View& view, const Rows& rows, const uint8_t (&wan
 template <class T>
 auto logits_of(const View& view) {
   return [&view](const Tile& tile, T* buffer) { return load_tile(view, tile, buffer, kMinusInfinity<T>); };
+}
+
+// Writes the logits of a tile to `buffer`, and -infinity where the class mask is 0. The logits may be in the buffer.
+template <class T>
+[[gnu::noinline]] const T* mask_tile(const View& class_mask, const Tile& tile, const T* z, T* buffer) {
+  uint8_t masks[kBlock];
+  const uint8_t* __restrict is_on = load_tile(class_mask, tile, masks, uint8_t{0});
+  if (z != buffer) std::copy_n(z, tile.numbers(), buffer);
+  for_numbers(tile, [&](int64_t i, int32_t, auto) { buffer[i] = is_on[i] ? buffer[i] : kMinusInfinity<T>; });
+  return buffer;
+}
+
+template <class T>
+auto logits_of(const ClassLogits& logits) {
+  return [&logits](const Tile& tile, T* buffer) {
+    const T* z = load_tile(logits, tile, buffer, kMinusInfinity<T>);
+    return logits.class_mask ? mask_tile(logits.class_mask, tile, z, buffer) : z;
+  };
 }
 
 // For each row, the index of its class x among the classes of the tile, or -1 if x is not in the tile.

@@ -249,6 +249,16 @@ class Layout {
     dense_ &= !noise.explicit_values;
     return *this;
   }
+  // A view that only kernels with the general access read.
+  Layout& rare(const View& view) {
+    dense_ &= !view;
+    return *this;
+  }
+  // The view of classes, or of soft data, which only these kernels read.
+  Layout& soft(const View& view) {
+    dense_ &= !view.is_floating();
+    return *this;
+  }
   Layout& whole_packs(int64_t count) {
     dense_ &= count % kMultiple == 0;
     return *this;

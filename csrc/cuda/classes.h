@@ -3,80 +3,13 @@
 // they have no slots, and read their groups again in every pass over the row.
 #pragma once
 
-#include "../math/discrete.h"
-#include "../ops/solver.h"
-#include "access.h"
+#include "class_access.h"
 #include "team.h"
 
 namespace bfn {
 
 // kSlots is the number of slots of a thread. This value of kSlots means a sweep.
 constexpr int kSweep = 0;
-
-// Access to groups of four classes of any type and strides. `first` is the first class of the group. Numbers behind the
-// last class of the row are neither read nor written.
-template <class T>
-struct AnyClasses {
-  using Compute = T;
-  // Whether the threads of a WarpTeam and of a BlockTeam may have many slots. In float, warps have as many slots as for
-  // dense data, so that they add in the same order. Blocks always sweep, so that fewer kernels are compiled.
-  static constexpr bool kWarpsUseManySlots = sizeof(T) == sizeof(float), kBlocksUseManySlots = false;
-
-  __device__ static T one(const View& view, int64_t row, int count, int64_t k) {
-    return read<T>(view, row * count + k);
-  }
-  __device__ static void load(const View& view, int64_t row, int count, int first, T (&z)[4]) {
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      if (first + j < count) z[j] = read<T>(view, row * count + first + j);
-    }
-  }
-  __device__ static void store(const View& view, int64_t row, int count, int first, const T (&z)[4]) {
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      if (first + j < count) write(view, row * count + first + j, z[j]);
-    }
-  }
-};
-
-// Access to contiguous classes of type S. If K is a multiple of four, one instruction reads or writes a group.
-template <class S>
-struct DenseClasses {
-  using Compute = float;
-  static constexpr bool kWarpsUseManySlots = true, kBlocksUseManySlots = true;
-
-  __device__ static float one(const View& view, int64_t row, int count, int64_t k) {
-    return widen(static_cast<const S*>(view.data)[row * count + k]);
-  }
-  __device__ static void load(const View& view, int64_t row, int count, int first, float (&z)[4]) {
-    const S* from = static_cast<const S*>(view.data) + row * count + first;
-    if (count % 4 == 0) {
-      S four[4];
-      load_vector(from, four);
-#pragma unroll
-      for (int j = 0; j < 4; ++j) z[j] = widen(four[j]);
-    } else {
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        if (first + j < count) z[j] = widen(from[j]);
-      }
-    }
-  }
-  __device__ static void store(const View& view, int64_t row, int count, int first, const float (&z)[4]) {
-    S* to = static_cast<S*>(view.data) + row * count + first;
-    S four[4];
-#pragma unroll
-    for (int j = 0; j < 4; ++j) narrow(z[j], four[j]);
-    if (count % 4 == 0) {
-      store_vector(to, four);
-    } else {
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        if (first + j < count) to[j] = four[j];
-      }
-    }
-  }
-};
 
 // Calls f(slot, first) for the groups of this thread. `first` is the first class of the group. In a sweep `slot` is
 // always 0.
@@ -114,34 +47,6 @@ struct ClassRegisters {
 // The type of sums over classes. A sweep has so many classes that it sums in double, to stay precise.
 template <class T, int kSlots>
 using Sum = std::conditional_t<kSlots == kSweep, double, T>;
-
-// Reads the logits of a group. In a step with guidance, it applies the guidance.
-template <class A>
-struct Logits {
-  using T = typename A::Compute;
-  const View* view;
-  int64_t row;
-  int count;
-  const View* unconditional = nullptr;
-  T scale = 1, unconditional_scale = 0;
-
-  __device__ Logits(const View& logits, int64_t which, int num_classes)
-      : view(&logits), row(which), count(num_classes) {}
-  __device__ void guide(const Guidance& guidance) {
-    unconditional = &guidance.unconditional;
-    scale = read_row<T>(guidance.logit_scale, row, T(1));
-    unconditional_scale = read_row<T>(guidance.unconditional_scale, row);
-  }
-
-  __device__ __forceinline__ void operator()(int first, T (&z)[4]) const {
-    A::load(*view, row, count, first, z);
-    if (!unconditional) return;
-    T other[4] = {};
-    if (*unconditional) A::load(*unconditional, row, count, first, other);
-#pragma unroll
-    for (int j = 0; j < 4; ++j) z[j] = guided(z[j], scale, other[j], unconditional_scale);
-  }
-};
 
 // Sums e = exp(z - top). The caller holds `top`, the largest logit so far. It calls start(top) if it knows top before
 // the first add(). When a larger logit `to` replaces top, it calls raise(exp(top - to), to); at first, the factor is 0.

@@ -1,8 +1,9 @@
 #include "../ops/discrete.h"
 
-#include "classes.h"
+#include "class_steps.h"
 #include "loss.h"
 #include "nstep_rows.h"
+#include "soft_rows.h"
 
 namespace bfn {
 namespace {
@@ -36,9 +37,10 @@ __global__ void __launch_bounds__(kThreads, kLeastBlocks<A>)
   for_rows(team, op.count, [&](int64_t row) { store_softmax<A, Team, kSlots>(team, op.logits, op.out, row, count); });
 }
 
-// Makes the sender's message about class x. It makes the numbers of one group of classes at a time.
-template <class T>
+// Makes the sender's message about class x, or about soft data. It makes the numbers of one group of classes at a time.
+template <class A>
 struct MessageRow {
+  using T = typename A::Compute;
   const DiscreteSender& op;
   int64_t seed, row;
   int x;
@@ -48,6 +50,13 @@ struct MessageRow {
     const int count = static_cast<int>(op.num_classes);
     const T classes = static_cast<T>(count);
     class_normals(op.noise, seed, row, count, first, 0, 0, y);
+    if (A::kReadsRare && op.x.is_floating()) {
+      T p[4] = {};
+      A::load(op.x, row, count, first, p);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) y[j] = message(p[j], beta, spread, y[j], classes);
+      return;
+    }
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       y[j] = message(T(0), beta, spread, y[j], classes) + (first + j == x ? beta * classes : T(0));
@@ -63,10 +72,10 @@ __global__ void __launch_bounds__(kThreads, kLeastBlocks<A>)
   const int count = static_cast<int>(op.num_classes);
   const int64_t seed = op.noise.seed ? *op.noise.seed : 0;
   for_rows(team, op.count, [&](int64_t row) {
-    const int64_t x = read_row<int64_t>(op.x, row);
-    const MessageRow<T> message{
+    const int64_t x = A::kReadsRare && op.x.is_floating() ? 0 : read_row<int64_t>(op.x, row);
+    const MessageRow<A> message{
         op, seed, row, static_cast<int>(x), read_row<T>(op.alpha, row), read_row<T>(op.spread, row)};
-    ClassRow<A, Team, kSlots, MessageRow<T>> y(team, count, message);
+    ClassRow<A, Team, kSlots, MessageRow<A>> y(team, count, message);
     T top = 0, scale = is_class(x, count) ? T(1) : kNaN<T>;
     if (op.probs) {
       const auto total = y.total();
@@ -83,105 +92,6 @@ __global__ void __launch_bounds__(kThreads, kLeastBlocks<A>)
   });
 }
 
-// What a row sends: the class `class_index` or, if is_distribution is set, the distribution exp(z_k - top) * inverse.
-// If is_distribution is not set and the class is -1, the row sends NaN.
-template <class T>
-struct SentRow {
-  int64_t class_index;
-  bool is_distribution;
-  T top, inverse;
-
-  __device__ T at(int64_t k, T z) const {
-    return is_distribution ? exp_difference(z, top) * inverse : static_cast<T>(k == class_index);
-  }
-};
-
-// Draws the first class whose cumulative e exceeds `threshold`. If there is none, it draws the last class whose
-// probability is above 0.
-template <class A, class Team, int kSlots>
-__device__ int draw_class(const Team& team, ClassRow<A, Team, kSlots>& row, int count, typename A::Compute top,
-                          typename A::Compute threshold) {
-  using T = typename A::Compute;
-  int first = count, last = 0;
-  T before = 0;
-  // Every thread takes part in every round, even if no classes are left for it, since the sums of a team need all
-  // threads.
-  const int rounds = (count + 4 * team.size - 1) / (4 * team.size);
-#pragma unroll 1
-  for (int i = 0; i < rounds; ++i) {
-    T e[4], sum = 0;
-    const int k = 4 * (team.rank + i * team.size);
-    row.group(i, k, e);
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      e[j] = k + j < count ? exp_difference(e[j], top) : T(0);
-      sum += e[j];
-    }
-    T cumulative = before + team.sum_before(sum);
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      cumulative += e[j];
-      if (e[j] > T(0)) {
-        last = k + j;
-        if (cumulative > threshold && k + j < first) first = k + j;
-      }
-    }
-    before += team.reduce(sum, T(0), Add());
-  }
-  first = team.reduce(first, count, Smaller());
-  last = team.reduce(last, 0, Larger());
-  return first < count ? first : last;
-}
-
-// Decides from the network's output what a row sends.
-template <class A, class Team, int kSlots>
-__device__ SentRow<typename A::Compute> choose(const Team& team, const DiscreteUpdate& op, int64_t row,
-                                               ClassRow<A, Team, kSlots>& logits, int64_t draw_seed) {
-  using T = typename A::Compute;
-  const int count = static_cast<int>(op.num_classes);
-  const auto total = logits.total();
-  if (op.sent.choice == Choice::kMean) return {-1, true, total.top, T(1) / total.sum};
-  if (!(total.sum > T(0))) return {-1, false, T(0), T(0)};
-  if (op.sent.choice == Choice::kMode) return {logits.first_of(total.top), false, T(0), T(0)};
-  const T uniform = one_uniform<T>(op.sent.draw, draw_seed, row);
-  return {draw_class(team, logits, count, total.top, uniform * total.sum), false, T(0), T(0)};
-}
-
-// The row scalars of an update. Only a solver's step needs the last two.
-template <class T>
-struct StepScalars {
-  T beta, spread, extrapolation, keep;
-
-  __device__ StepScalars(const DiscreteUpdate& op, int64_t row, bool solves)
-      : beta(read_row<T>(op.solver.take, row)),
-        spread(read_row<T>(op.solver.std, row)),
-        extrapolation(solves ? read_row<T>(op.solver.extrapolation, row) : T(0)),
-        keep(solves ? read_row<T>(op.solver.keep, row, T(1)) : T(1)) {}
-};
-
-// Writes the new state of a group of classes in a solver's step that sends p. It reads `previous` first, since the
-// stored p may overwrite it.
-template <class A>
-__device__ __forceinline__ void solve(const DiscreteUpdate& op, const StepScalars<typename A::Compute>& scalars,
-                                      int64_t seed, int64_t row, int first, typename A::Compute (&p)[4]) {
-  using T = typename A::Compute;
-  const int count = static_cast<int>(op.num_classes);
-  T previous[4] = {}, state[4] = {}, eps[4] = {};
-  if (op.solver.previous) A::load(op.solver.previous, row, count, first, previous);
-  if (op.solver.prediction) A::store(op.solver.prediction, row, count, first, p);
-  if (op.solver.previous) {
-#pragma unroll
-    for (int j = 0; j < 4; ++j) p[j] = extrapolated(p[j], previous[j], scalars.extrapolation);
-  }
-  A::load(op.state, row, count, first, state);
-  if (op.noise.any()) class_normals(op.noise, seed, row, count, first, 0, 0, eps);
-  const T classes = static_cast<T>(count);
-#pragma unroll
-  for (int j = 0; j < 4; ++j)
-    state[j] = fused(scalars.keep, state[j], message(p[j], scalars.beta, scalars.spread, eps[j], classes));
-  A::store(op.out, row, count, first, state);
-}
-
 // An update or, with kSolves, a solver's step. One kernel for both would need too many registers.
 template <class A, class Team, int kSlots, bool kSolves>
 __global__ void __launch_bounds__(kThreads, kLeastBlocks<A, kSolves || (kSlots > 1)>)
@@ -195,8 +105,10 @@ __global__ void __launch_bounds__(kThreads, kLeastBlocks<A, kSolves || (kSlots >
     if (kSolves && op.guidance.on()) guided.guide(op.guidance);
     ClassRow<A, Team, kSlots> logits(team, count, guided);
     SentRow<T> sent{-1, false, T(0), T(0)};
-    if (op.sent.known && read<int>(op.sent.known_mask, row)) {
-      const int64_t known = read_row<int64_t>(op.sent.known, row);
+    const bool is_known = op.sent.known && read<int>(op.sent.known_mask, row);
+    const bool is_soft = A::kReadsRare && is_known && op.sent.known.is_floating();
+    if (is_known) {
+      const int64_t known = is_soft ? 0 : read_row<int64_t>(op.sent.known, row);
       if (is_class(known, count)) sent.class_index = known;
     } else {
       sent = choose(team, op, row, logits, draw_seed);
@@ -209,6 +121,8 @@ __global__ void __launch_bounds__(kThreads, kLeastBlocks<A, kSolves || (kSlots >
       if constexpr (kSolves) {
 #pragma unroll
         for (int j = 0; j < 4; ++j) z[j] = sent.at(first + j, sent.is_distribution ? z[j] : T(0)) + poison;
+        if (is_soft) A::load(op.sent.known, row, count, first, z);
+        if (A::kReadsRare && op.score.values && !is_known) add_score<A>(op.score, row, count, first, z);
         return solve<A>(op, scalars, seed, row, first, z);
       }
       A::load(op.state, row, count, first, state);
@@ -226,9 +140,10 @@ __global__ void __launch_bounds__(kThreads, kLeastBlocks<A, kSolves || (kSlots >
 }
 
 // Reduces the losses of the rows of a block's chunk. cost(row, x, on) returns the loss of a row. `on` is false if this
-// loss is not used: it is 0 for a row whose mask is 0, and NaN for a row whose class is out of range.
+// loss is not used: it is 0 for a row whose mask is 0, and NaN for a row whose class is out of range. For soft data, x
+// is 0.
 template <class T, class Team, class F>
-__device__ void reduce_rows(const Team& team, const LossTarget& to, const Chunks& chunks, const View& x_view,
+__device__ void reduce_rows(const Team& team, const LossTarget& to, const Chunks& chunks, const View& x_view, bool soft,
                             int64_t num_classes, F&& cost) {
   const Range range = range_of(chunks);
   double sum = 0;
@@ -236,7 +151,7 @@ __device__ void reduce_rows(const Team& team, const LossTarget& to, const Chunks
 #pragma unroll 1
   for (int64_t row = range.begin + team.index(); row < range.end; row += team.per_block()) {
     const bool on = read<int>(to.mask, row, 1) != 0;
-    const int64_t x = on ? read_row<int64_t>(x_view, row) : -1;
+    const int64_t x = !on ? -1 : soft ? 0 : read_row<int64_t>(x_view, row);
     const bool valid = is_class(x, num_classes);
     const T value = cost(row, valid ? x : 0, valid), loss = on ? (valid ? value : kNaN<T>) : T(0);
     if (team.rank != 0) continue;
@@ -253,11 +168,16 @@ __global__ void __launch_bounds__(kThreads, kLeastBlocks<A>)
   using T = typename A::Compute;
   const Team team(team_size);
   const int count = static_cast<int>(op.num_classes);
-  reduce_rows<T>(team, op.to, chunks, op.x, count, [&](int64_t row, int64_t x, bool on) {
+  const bool soft = A::kReadsRare && op.x.is_floating();
+  reduce_rows<T>(team, op.to, chunks, op.x, soft, count, [&](int64_t row, int64_t x, bool on) {
+    if constexpr (A::kReadsRare) {
+      if (soft) return soft_cost<A, Team, kSlots>(team, op, row, on);
+    }
     RowStats<T> stats{};
+    const Logits<A> network(op.logits, row, count);
     if (on) {
-      ClassRow<A, Team, kSlots> logits(team, count, Logits<A>(op.logits, row, count));
-      RowStatsSums<Sum<T, kSlots>, T> sums(A::one(op.logits, row, count, x));
+      ClassRow<A, Team, kSlots> logits(team, count, network);
+      RowStatsSums<Sum<T, kSlots>, T> sums(network.one(x));
       const T top = logits.sum_exponentials(static_cast<int>(x), sums);
       stats = sums.stats(top);
     }
@@ -267,7 +187,7 @@ __global__ void __launch_bounds__(kThreads, kLeastBlocks<A>)
     }
     if (!on) return T(0);
     if (op.weight) return read_row<T>(op.weight, row) * squared_distance(stats);
-    return cross_entropy(stats, A::one(op.logits, row, count, x));
+    return cross_entropy(stats, network.one(x));
   });
 }
 
@@ -279,17 +199,25 @@ __global__ void __launch_bounds__(kThreads, kLeastBlocks<A>)
   const int count = static_cast<int>(op.num_classes);
   for_rows(team, op.count, [&](int64_t row) {
     const bool on = read<int>(op.mask, row, 1) != 0;
-    const int64_t x = on ? read_row<int64_t>(op.x, row) : 0;
+    const bool soft = A::kReadsRare && op.x.is_floating();
+    const int64_t x = on && !soft ? read_row<int64_t>(op.x, row) : 0;
     const T grad = is_class(x, count) ? read_row<T>(op.grad, row) : kNaN<T>;
     const int class_x = static_cast<int>(x);
     T numbers[kRowStats];
     for (int64_t i = 0; i < kRowStats; ++i) numbers[i] = read_row<T>(op.stats, row * kRowStats + i);
+    if constexpr (A::kReadsRare) {
+      const SoftStats<T> row_of_x{numbers[0], numbers[1], numbers[2], numbers[3]};
+      const T by = grad * read_row<T>(op.weight, row, T(1));
+      if (soft)
+        return soft_gradient<A, Team, kSlots>(team, op, row, on, {row_of_x, by, static_cast<bool>(op.weight)},
+                                              row_of_x.max);
+    }
     const RowStats<T> stats{numbers[0], numbers[1], numbers[2], numbers[3]};
     const RowSlopes<T> slopes = op.weight ? squared_distance_slopes(stats, grad * read_row<T>(op.weight, row))
                                           : cross_entropy_slopes(stats, grad);
     for_groups<kSlots>(team, count, [&](int, int first) {
       T z[4];
-      A::load(op.logits, row, count, first, z);
+      Logits<A>(op.logits, row, count)(first, z);
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         const T by_other = slopes.by_other(exp_difference(z[j], stats.max));
@@ -307,7 +235,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   using T = typename A::Compute;
   const Team team(team_size);
   const int64_t seed = op.draws.noise.seed ? *op.draws.noise.seed : 0;
-  reduce_rows<T>(team, op.to, chunks, op.x, op.num_classes, [&](int64_t row, int64_t x, bool on) {
+  reduce_rows<T>(team, op.to, chunks, op.x, false, op.num_classes, [&](int64_t row, int64_t x, bool on) {
     NStepRow<A, Team, kSlots> sum(team, op, nodes, seed, row, x, on);
     return sum();
   });
@@ -330,7 +258,8 @@ void discrete_theta(const DiscreteTheta& op) {
 
 template <class T>
 void discrete_sender(const DiscreteSender& op) {
-  with_classes<T>(Layout().data(op.out), op.num_classes, [&](auto a, auto team, auto slots, int threads, int size) {
+  const Layout layout = Layout().data(op.out).soft(op.x);
+  with_classes<T>(layout, op.num_classes, [&](auto a, auto team, auto slots, int threads, int size) {
     launch(&sender_kernel<typename decltype(a)::type, typename decltype(team)::type, decltype(slots)::value>,
            grid_of(op.count, threads, size), threads, op, size);
   });
@@ -340,7 +269,9 @@ template <class T>
 void discrete_update(const DiscreteUpdate& op) {
   Layout layout = Layout().data(op.output_logits).data(op.state).data(op.out).data(op.theta);
   layout.data(op.solver.previous).data(op.solver.prediction).data(op.guidance.unconditional);
-  const bool solves = op.solver.on() || op.guidance.on() || !op.noise.any();
+  layout.rare(op.output_logits.class_mask).rare(op.score.values).soft(op.sent.known);
+  const bool rare = op.score.values || op.sent.known.is_floating();
+  const bool solves = op.solver.on() || op.guidance.on() || rare || !op.noise.any();
   with_classes<T>(layout, op.num_classes, [&](auto a, auto team, auto slots, int threads, int size) {
     using A = typename decltype(a)::type;
     using Team = typename decltype(team)::type;
@@ -352,7 +283,7 @@ void discrete_update(const DiscreteUpdate& op) {
 
 template <class T>
 void discrete_loss(const DiscreteLoss& op) {
-  const Layout layout = Layout().data(op.logits);
+  const Layout layout = Layout().data(op.logits).rare(op.logits.class_mask).soft(op.x);
   with_classes<T>(layout, op.num_classes, [&](auto a, auto team, auto slots, int threads, int size) {
     const Chunks chunks = chunks_of(op.to, threads / size);
     launch(&loss_kernel<typename decltype(a)::type, typename decltype(team)::type, decltype(slots)::value>,
@@ -363,7 +294,7 @@ void discrete_loss(const DiscreteLoss& op) {
 
 template <class T>
 void discrete_loss_backward(const DiscreteLossBackward& op) {
-  const Layout layout = Layout().data(op.logits).data(op.grad_logits);
+  const Layout layout = Layout().data(op.logits).data(op.grad_logits).rare(op.logits.class_mask).soft(op.x);
   with_classes<T>(layout, op.num_classes, [&](auto a, auto team, auto slots, int threads, int size) {
     launch(&loss_backward_kernel<typename decltype(a)::type, typename decltype(team)::type, decltype(slots)::value>,
            grid_of(op.count, threads, size), threads, op, size);
@@ -372,7 +303,7 @@ void discrete_loss_backward(const DiscreteLossBackward& op) {
 
 template <class T>
 void discrete_nstep(const DiscreteNStep& op) {
-  const Layout layout = Layout().data(op.logits);
+  const Layout layout = Layout().data(op.logits).rare(op.logits.class_mask);
   const Nodes<T> nodes(op.draws);
   const auto run = [&](auto a, auto team, auto slots, int threads, int size) {
     const Chunks chunks = chunks_of(op.to, threads / size);

@@ -83,6 +83,49 @@ BFN_HD RowSlopes<T> cross_entropy_slopes(RowStats<T> row, T factor) {
   return {-factor * row.q(), T(0), factor / row.total(), T(0)};
 }
 
+// The numbers of a row of soft data x, a distribution over the classes, from which a loss and its gradient are
+// computed. With e_k = exp(z_k - max), and m the class with p_m > 1/2, if there is one:
+// - `rest` is the sum of e_k over the classes but m. It is below 1 if there is an m, since e_m is 1.
+// - For the squared distance, with d_k = x_k - p_k: `own` is p_m d_m, and `others` the sum of p_k d_k over the other
+//   classes. For the cross entropy, `others` is the sum of x_k.
+// 1 - p_m is computed as rest/total, since the difference would cancel [derived].
+template <class T>
+struct SoftStats {
+  T max, own, rest, others;
+
+  BFN_HD bool has_likeliest() const { return rest < T(1); }
+  BFN_HD T total() const { return has_likeliest() ? 1 + rest : rest; }
+  BFN_HD T log_total() const { return has_likeliest() ? log1p(rest) : log(rest); }
+  // d_m, where x is x_m. It is 0 if there is no m.
+  BFN_HD T likeliest_distance(T x) const { return has_likeliest() ? (x - 1) + rest / total() : T(0); }
+};
+
+// The derivatives of a row's loss of soft data by its logits, times a factor.
+template <class T>
+struct SoftSlopes {
+  T inverse, q, factor, own, others;
+  bool squared;
+
+  SoftSlopes() = default;
+  BFN_HD SoftSlopes(SoftStats<T> row, T by, bool is_squared)
+      : inverse(1 / row.total()),
+        q(row.rest * inverse),
+        factor(is_squared ? 2 * by : by),
+        own(row.own),
+        others(row.others),
+        squared(is_squared) {}
+
+  // The derivative by z_k is 2 p_k (sum of p_j d_j - d_k), or p_k (sum of x_j) - x_k. For m both are rearranged.
+  BFN_HD T by(T x, T e) const {
+    const T p = e * inverse;
+    const bool likeliest = p > T(0.5);
+    const T d = likeliest ? (x - 1) + q : x - p;
+    const T of_distance = p * (likeliest ? others - q * d : (others + own) - d);
+    const T of_entropy = likeliest ? (others - x) - others * q : others * p - x;
+    return factor * (squared ? of_distance : of_entropy);
+  }
+};
+
 // exp is computed of shifts up to this number. What exceeds it is added to the logarithm instead.
 constexpr double kMaxShift = 80;
 

@@ -1,5 +1,6 @@
 // The ops of discrete data. A null view stands for an argument that was not passed. If a class is out of range, the CPU
-// throws std::out_of_range. The GPU writes NaN instead, since it would have to synchronise to throw.
+// throws std::out_of_range. The GPU writes NaN instead, since it would have to synchronise to throw. The views of data,
+// `x` and `sent.known`, have a class for each variable, or floating-point numbers: a distribution over the K classes.
 // Numbers in parentheses are equations of Graves et al. 2023 (arXiv 2308.07037).
 #pragma once
 
@@ -25,11 +26,23 @@ struct DiscreteSender {
   View out;
 };
 
+// The logits that a network puts out. A class whose mask is 0 counts as if its logit were -infinity.
+struct ClassLogits : View {
+  View class_mask;  // null if all classes count
+};
+
+// What a step adds to its prediction p of classes that are not known: `values`, clipped to [-clip, clip].
+struct Score {
+  View values, clip;  // `clip` is null if nothing is clipped
+};
+
 struct DiscreteUpdate {
   int64_t count, num_classes;
-  View output_logits, state;
+  ClassLogits output_logits;
+  View state;
   Solver solver;
   Guidance guidance;
+  Score score;
   Sent sent;
   Noise noise;
   View out, theta;  // theta may be null; otherwise it receives the softmax of `out`
@@ -37,25 +50,31 @@ struct DiscreteUpdate {
 
 constexpr int64_t kRowStats = sizeof(RowStats<float>) / sizeof(float);  // the fields of RowStats
 
-// L_inf (205) or, if `weight` is null, -ln p_x. If `stats` is not null, it receives the RowStats of each row, which the
-// backward pass needs. A row whose mask is 0 gets zeros. On the CPU, `grad_logits` may be passed instead of `stats`. It
-// receives the gradient. CUDA ignores `grad_logits`.
+// L_inf (205) or, if `weight` is null, -ln p_x. If `stats` is not null, it receives the RowStats of each row, or the
+// SoftStats, which the backward pass needs. A row whose mask is 0 gets zeros. On the CPU, `grad_logits` may be passed
+// instead of `stats`. It receives the gradient. CUDA ignores `grad_logits`.
 struct DiscreteLoss {
   int64_t num_classes;
-  View x, logits, weight, stats, grad_logits;
+  View x;
+  ClassLogits logits;
+  View weight, stats, grad_logits;
   LossTarget to;
 };
 
 struct DiscreteLossBackward {
   int64_t count, num_classes;
-  View grad, x, logits, weight, mask, stats, grad_logits;
+  View grad, x;
+  ClassLogits logits;
+  View weight, mask, stats, grad_logits;
 };
 
 struct DiscreteNStep {
   int64_t num_classes, n_steps;
   Receiver receiver;
   Draws draws;
-  View x, logits, alpha;
+  View x;
+  ClassLogits logits;
+  View alpha;
   View grad_logits;  // null if no gradient is needed
   LossTarget to;
 };

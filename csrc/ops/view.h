@@ -43,6 +43,7 @@ struct View {
   int64_t size[kMaxDims], stride[kMaxDims];
 
   BFN_HD explicit operator bool() const { return data != nullptr; }
+  BFN_HD bool is_floating() const { return data && dtype <= DType::kHalf; }
   BFN_HD bool contiguous() const { return dims == 0 || (dims == 1 && stride[0] == 1); }
 };
 

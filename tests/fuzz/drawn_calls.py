@@ -140,7 +140,8 @@ class Plan:
     @property
     def _ordinary(self) -> tuple[str, ...]:
         """The inputs that get no extreme values, since they would be refused or meaningless."""
-        return (*NOISE, "t", "t_next", "t_previous", *(ROWS if self.extreme == "not finite" else ()))
+        soft = ("x", "known") if self.case.family == "discrete" else ()
+        return (*NOISE, *soft, "t", "t_next", "t_previous", *(ROWS if self.extreme == "not finite" else ()))
 
     def again(self, numbers: int) -> "Plan":
         """The same call with other numbers."""
@@ -204,7 +205,9 @@ def _recount(inputs: dict, shape: tuple, old: int, new: int) -> dict:
     index = torch.arange(new) % old
     found = {}
     for name, value in inputs.items():
-        if name == "pred_mean" and tuple(value.shape) == (*shape, old, 2):  # a stacked pair for each component
+        if name == "class_mask" and value.dim() == 1:
+            value = value[index]
+        elif name == "pred_mean" and tuple(value.shape) == (*shape, old, 2):  # a stacked pair for each component
             value = value[..., index, :] * (1 + 0.01 * (torch.arange(new) // old)).unsqueeze(-1)
             value = value.to(inputs[name].dtype)
         elif isinstance(value, Tensor) and tuple(value.shape[-1 - len(shape) :]) == (*shape, old):

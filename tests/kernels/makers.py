@@ -51,6 +51,29 @@ def classes(num_classes, kind=torch.int64):
     return lambda shape, dtype, g: torch.randint(num_classes, shape, generator=g).to(kind)
 
 
+def valid(num_classes, per_variable=False):
+    """A mask of about two classes of three, among them the first, for the whole call or for each variable."""
+
+    def make(shape, dtype, g) -> Tensor:
+        mask = torch.rand((*shape, num_classes) if per_variable else (num_classes,), generator=g) < 0.7
+        mask[..., 0] = True
+        return mask
+
+    return make
+
+
+def soft(num_classes, hidden=None):
+    """Distributions over classes, some of them of one class alone. hidden: the value where `some` is False."""
+
+    def make(shape, dtype, g) -> Tensor:
+        z = torch.randn((*shape, num_classes), generator=g, dtype=torch.float64) * 3
+        sharp = torch.rand((*shape, 1), generator=g) < 0.3
+        p = torch.where(sharp, (z == z.amax(-1, keepdim=True)).double(), z.softmax(-1))
+        return (p if hidden is None else torch.where(some(shape, dtype, g).unsqueeze(-1), p, hidden)).to(dtype)
+
+    return make
+
+
 def steps(first, last, dims=1):
     """Numbers of steps of the leading dimensions of the shape."""
     return lambda shape, dtype, g: torch.randint(first, last + 1, shape[:dims], generator=g)

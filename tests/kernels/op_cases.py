@@ -21,9 +21,11 @@ from tests.kernels.makers import (
     per_class,
     poisoned,
     rows,
+    soft,
     some,
     steps,
     uniform,
+    valid,
 )
 
 DATA, TIME, ALPHA = uniform(-1, 1), rows(uniform(0.05, 1)), rows(log_uniform(0.1, 10))
@@ -209,6 +211,14 @@ for k, kind in [(2, torch.int64), (3, torch.int32), (27, torch.uint8), (257, tor
         of(f"discrete.continuous_time_loss[K={k} masked]", {**masked, "t": TIME}, {"reduction": "batch", **beta}, ("logits",)),
         of(f"discrete.reconstruction_loss[K={k}]", loss, {"reduction": "none"}, ("logits",)),
         of(f"discrete.reconstruction_loss[K={k} masked]", masked, {"reduction": "mean"}, ("logits",)),
+        of(f"discrete.flow_sample[K={k} soft]", {**message, "x": soft(k), "t": TIME}, {"num_classes": k, **beta}),
+        of(f"discrete.sender_sample[K={k} soft]", {**message, "x": soft(k), "alpha": ALPHA}, {"num_classes": k}),
+        of(f"discrete.continuous_time_loss[K={k} soft]", {"x": soft(k), "logits": z, "t": TIME, "class_mask": valid(k)}, {"reduction": "none", **beta}, ("logits",)),
+        of(f"discrete.reconstruction_loss[K={k} soft]", {"x": soft(k, torch.nan), "logits": z, "mask": some}, {}, ("logits",)),
+        of(f"discrete.update_sample[K={k} soft]", {**drawn, "known": soft(k, torch.nan), "known_mask": some}, {}, ("state",)),
+        of(f"discrete.update_sample[K={k} class mask]", {**drawn, "class_mask": valid(k, True)}, {}, ("state",)),
+        of(f"discrete.continuous_time_loss[K={k} class mask]", {**loss, "t": TIME, "class_mask": valid(k)}, {"reduction": "batch", **beta}, ("logits",)),
+        of(f"discrete.reconstruction_loss[K={k} class mask]", {"x": classes(1), "logits": z, "class_mask": valid(k, True)}, {"reduction": "none"}, ("logits",)),
     ]  # fmt: skip
     first, second = (
         {"output_logits": z, "state": per_class(normal(), k), **times}
@@ -222,6 +232,9 @@ for k, kind in [(2, torch.int64), (3, torch.int32), (27, torch.uint8), (257, tor
         of(f"discrete.solver_step[K={k} renoise]", {**first, "temperature": GUIDED["temperature"], "noise": step["noise"], "known": masked["x"], "known_mask": some}, {"rule": "renoise", **beta}, into="predicted_out"),
         of(f"discrete.solver_step[K={k} sample]", {**first, "unconditional": per_class(normal(), k), **GUIDED, "draw_noise": uniform(0, 1), "noise": step["noise"]}, {"choose": "sample", "rule": "sde1", **beta}),
         of(f"discrete.solver_step[K={k} mode]", {**first, "unconditional": per_class(normal(), k), **GUIDED}, {"choose": "mode", **beta}),
+        of(f"discrete.solver_step[K={k} soft]", {**second, "known": soft(k), "known_mask": some}, {"rule": "ode2", **beta}, into="predicted_out"),
+        of(f"discrete.solver_step[K={k} score]", {**first, "score": per_class(normal(), k)}, {"choose": "mode", **beta}),
+        of(f"discrete.solver_step[K={k} class mask, score]", {**second, **GUIDED, "unconditional": per_class(normal(), k), "class_mask": valid(k), "score": per_class(normal(), k), "score_clip": rows(uniform(0.1, 1)), "known": masked["x"], "known_mask": some}, {"rule": "ode2", **beta}, into="predicted_out"),
     ]  # fmt: skip
     for receiver in ("joint", "factorised"):
         few = {"n_steps": 7, "receiver": receiver, **beta}
@@ -229,6 +242,7 @@ for k, kind in [(2, torch.int64), (3, torch.int32), (27, torch.uint8), (257, tor
         DISCRETE += [
             of(f"discrete.discrete_time_loss[K={k} {receiver}]", {**loss, **noisy}, {"n_samples": 3, **few}, ("logits",)),
             of(f"discrete.discrete_time_loss[K={k} {receiver} masked]", {**masked, **noisy}, {"n_samples": 3, "reduction": "sum", **few}, ("logits",)),
+            of(f"discrete.discrete_time_loss[K={k} {receiver} class mask]", {**loss, **noisy, "class_mask": valid(k, True)}, {"n_samples": 3, **few}, ("logits",)),
         ]  # fmt: skip
         if k == 2 or receiver == "factorised":
             options = {"quadrature": 8, "reduction": "none", **few}
@@ -241,6 +255,8 @@ for gap in (10, 30, 100):
     DISCRETE += [
         of(f"discrete.continuous_time_loss[gap {gap}]", timed, {**each, **BETA}, ("logits",)),
         of(f"discrete.reconstruction_loss[gap {gap}]", loss, each, ("logits",)),
+        of(f"discrete.continuous_time_loss[gap {gap} soft]", {**timed, "x": soft(5)}, {**each, **BETA}, ("logits",)),
+        of(f"discrete.reconstruction_loss[gap {gap} soft]", {**loss, "x": soft(5)}, each, ("logits",)),
         of(f"discrete.discrete_time_loss[gap {gap} joint]", {**stepped, "noise": draws(per_class(normal(), 5), 2)}, {"n_steps": 10, "n_samples": 2, **each, **BETA}, ("logits",)),
         of(f"discrete.discrete_time_loss[gap {gap} factorised]", stepped, {"n_steps": 10, "quadrature": 8, "receiver": "factorised", **each, **BETA}, ("logits",)),
     ]  # fmt: skip
@@ -249,6 +265,13 @@ big = {"x": classes(4096), "logits": per_class(normal(5), 4096)}
 DISCRETE += [
     of("discrete.continuous_time_loss[K=4096]", {**big, "t": TIME}, {"beta_1": 0.005}, ("logits",)),
     of("discrete.reconstruction_loss[K=4096]", big, {}, ("logits",)),
+    of(
+        "discrete.continuous_time_loss[K=4096 soft]",
+        {**big, "x": soft(4096), "t": TIME},
+        {"beta_1": 0.005},
+        ("logits",),
+    ),
+    of("discrete.reconstruction_loss[K=4096 soft]", {**big, "x": soft(4096)}, {}, ("logits",)),
 ]
 
 BINARY = [

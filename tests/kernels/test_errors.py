@@ -5,7 +5,7 @@ import torch
 
 from bfn_kernels import Limits, binary, continuous, discrete, discretised, extensions, noise
 from bfn_kernels.backends import BACKENDS
-from bfn_kernels.records import NO_DRAWS, Guidance, Noise, Sent, Solver
+from bfn_kernels.records import NO_DRAWS, NO_SCORE, Guidance, Noise, Sent, Solver
 from bfn_kernels.schedules import ExponentialVariance, QuadraticAccuracy
 from tests.kernels.op_cases import CASES
 from tests.kernels.support import NATIVE, ON_CPU, named
@@ -207,9 +207,9 @@ def squared(ops, x=X, reduction=3):
     )
 
 
-def step_arguments(choice):
+def step_arguments(choice, *score):
     """The arguments of a step of classes behind its logits and its state, with explicit noise."""
-    return *Solver(None, ROW, ROW), *Guidance(), *Sent(choice, None, None, None), *Noise(None, X)
+    return *Solver(None, ROW, ROW), *Guidance(), *score, *Sent(choice, None, None, None), *Noise(None, X)
 
 
 OPERATORS = {
@@ -222,9 +222,9 @@ OPERATORS = {
     "no seed": lambda o: scaled(o, None, None, None, ROW),
     "no batch": lambda o: squared(o, X[0, 0]),
     "an unknown reduction": lambda o: squared(o, reduction=4),
-    "no classes": lambda o: o.discrete_loss(CLASSES, Z[..., :0], None, None, 3, False, False),
+    "no classes": lambda o: o.discrete_loss(CLASSES, Z[..., :0], None, None, None, 3, False, False),
     "no classes of a message": lambda o: o.discrete_sender_sample(CLASSES, ROW, ROW, 0, False, None, Z, torch.float32),
-    "an unknown choice": lambda o: o.discrete_step(Z, Z, *step_arguments(9)),
+    "an unknown choice": lambda o: o.discrete_step(Z, None, Z, *step_arguments(9, *NO_SCORE)),
     "a pair of three": lambda o: o.discretised_loss(
         X, torch.zeros(2, 3, 3), *[None] * 7, False, 0, *NO_DRAWS, 4, True, 1e-3, 10.0, 10.0, None, 3, *[False] * 3
     ),
@@ -233,7 +233,7 @@ OPERATORS = {
         CLASSES, X, ROW, 5, 2, (0.5,), (1.0,), 0, None, None, None, 3, False
     ),
     "weights without nodes": lambda o: o.discrete_discrete_time_loss(
-        CLASSES, Z, ROW, 5, 1, (0.5, 1.0), (1.0,), 0, None, None, None, 3, False
+        CLASSES, Z, None, ROW, 5, 1, (0.5, 1.0), (1.0,), 0, None, None, None, 3, False
     ),
 }
 

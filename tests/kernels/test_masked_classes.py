@@ -36,9 +36,9 @@ LOSSES = {
 }
 
 
-def losses(name: str, x: torch.Tensor, z: torch.Tensor, strength: float, backend: str):
+def losses(name: str, x: torch.Tensor, z: torch.Tensor, strength: float, backend: str, **more):
     """The loss of each row, and its gradient. strength: K·β₁."""
-    more = dict(LOSSES[name])
+    more |= LOSSES[name]
     if name != "reconstruction_loss":
         more["beta_1"] = strength / z.shape[-1]
     if "n_samples" in more:
@@ -68,6 +68,51 @@ def test_losses(name, strength, num_classes, floor, backend):
         close = {"rtol": 1e-5, "atol": 1e-6 * want[want < 5e3].max().item()}
         torch.testing.assert_close(got.double(), want, **close)
         torch.testing.assert_close(grad.double(), want_grad, rtol=1e-4, atol=1e-5 * want_grad.abs().max().item())
+
+
+def with_mask(x: torch.Tensor, z: torch.Tensor) -> dict[str, tuple]:
+    """Logits of −∞ in the place of a mask, and finite logits with the mask: of each row and, for the last row alone,
+    of the call."""
+    valid, finite = z > -inf, torch.where(z > -inf, z, 50.0)
+    return {"rows": (x, z, finite, valid), "call": (x[-1:], z[-1:], finite[-1:], valid[-1])}
+
+
+@each_backend
+@each_size
+@pytest.mark.parametrize("form", ["rows", "call"])
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_class_mask_is_a_logit_of_minus_infinity(name, form, num_classes, backend):
+    """In a loss and its gradient. The logits behind the mask do not count, even if they are NaN."""
+    if name == "nodes of two" and num_classes > 2:
+        return
+    x, z, finite, valid = with_mask(*rows(num_classes, -inf, torch.float32))[form]
+    want, want_grad = losses(name, x, z, 6.0, backend)
+    got, grad = losses(name, x, finite, 6.0, backend, class_mask=valid)
+    poisoned, _ = losses(name, x, torch.where(valid, z, torch.nan), 6.0, backend, class_mask=valid)
+    assert torch.equal(poisoned, got)
+    torch.testing.assert_close(got, want, rtol=2e-6, atol=1e-6)
+    torch.testing.assert_close(grad, want_grad, rtol=1e-5, atol=1e-6)
+
+
+@each_backend
+@each_size
+@pytest.mark.parametrize("form", ["rows", "call"])
+def test_a_class_mask_of_a_step(form, num_classes, backend):
+    _, z, finite, valid = with_mask(*rows(num_classes, -inf, torch.float32))[form]
+    finite = torch.where(valid, finite, torch.nan)
+    state, sent, want_sent = torch.linspace(-1, 1, z.numel()).view_as(z), torch.empty_like(z), torch.empty_like(z)
+    close = {"rtol": 2e-6, "atol": 2e-6}
+    for choose in ("sample", "mode", "mean"):
+        draw = {"draw_noise": torch.full((len(z),), 0.7)} if choose == "sample" else {}
+        of = {"choose": choose, "noise": torch.ones_like(z), "backend": backend, **draw}
+        got = discrete.update_sample(finite, state, 0.3, class_mask=valid, **of)
+        torch.testing.assert_close(got, discrete.update_sample(z, state, 0.3, **of), **close)
+        for guidance in ({}, {"guidance": 0.5, "unconditional": state, "temperature": 2.0}):
+            of = {"rule": "ode1", "beta_1": 6.0 / num_classes, "choose": choose, "backend": backend, **guidance, **draw}
+            got = discrete.solver_step(finite, state, 0.2, 0.4, class_mask=valid, predicted_out=sent, **of)
+            want = discrete.solver_step(z, state, 0.2, 0.4, predicted_out=want_sent, **of)
+            torch.testing.assert_close(got, want, **close)
+            torch.testing.assert_close(sent, want_sent, **close)
 
 
 @each_backend

@@ -214,3 +214,22 @@ def test_a_schedule_takes_the_place_of_a_number():
         for wrong in ({}, number | {"schedule": other}):
             with pytest.raises(ValueError, match=f"exactly one of {name} and schedule must be given, got {name}="):
                 kind(network, **wrong)
+
+
+def test_a_class_mask_of_a_model_is_logits_of_minus_infinity():
+    """In its losses and in samplers, which never draw a masked class. A checkpoint does not have it."""
+    mask = torch.tensor([True, False, True, True, False])
+    model = nn.Discrete(Network(5, 5), beta_1=3.0, num_classes=5, class_mask=mask)
+    inner = model.network
+    wants = nn.Discrete(lambda theta, t: inner(theta, t).masked_fill(~mask, -torch.inf), beta_1=3.0, num_classes=5)
+    x = torch.tensor([[0, 2, 3], [3, 3, 0]])
+    for of in (model, wants):
+        of.receiver = "factorised"
+    for options in ({"t": torch.tensor([0.25, 0.5])}, {"t": torch.tensor([0.25, 0.5]), "n_steps": 4}):
+        torch.testing.assert_close(model(x, seed=1, **options), wants(x, seed=1, **options))
+    torch.testing.assert_close(model.reconstruction(x, seed=1), wants.reconstruction(x, seed=1))
+    for sampler in ("ancestral", "ode2"):
+        drawn = samplers.sample(model, (50, 4), 3, seed=1, sampler=sampler)
+        assert torch.equal(drawn, samplers.sample(wants, (50, 4), 3, seed=1, sampler=sampler))
+        assert mask[drawn].all()
+    assert not any("class_mask" in name for name in model.state_dict())

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from bfn_kernels import discrete
+from bfn_kernels.solvers import Coefficients
 from tests.kernels.support import NATIVE
 
 ROWS = 17  # one more than lanes
@@ -28,6 +29,10 @@ def results(num_classes: int, backend: str) -> dict[str, torch.Tensor]:
             for choose in ("sample", "mode", "mean")
         },
     }
+    soft, valid = z.roll(1, 1).softmax(-1), torch.arange(num_classes) % 3 != 1
+    known = {"known": soft, "known_mask": x % 2 == 0, "coefficients": Coefficients(None, alpha)}
+    found["soft flow"] = discrete.flow_sample(soft, t, num_classes=num_classes, seed=1, dtype=dtype, **shared)
+    found["step"] = discrete.solver_step(z, z, class_mask=valid, score=z, score_clip=0.5, **known, backend=backend)
     found["theta of an update"] = torch.empty_like(z)
     discrete.update_sample(z, z, alpha, seed=2, theta_out=found["theta of an update"], backend=backend)
     z.requires_grad_()
@@ -35,6 +40,9 @@ def results(num_classes: int, backend: str) -> dict[str, torch.Tensor]:
     losses = {
         "L_inf": discrete.continuous_time_loss(x, z, t, reduction="batch", **shared),
         "reconstruction": discrete.reconstruction_loss(x, z, reduction="batch", backend=backend),
+        "L_inf of valid classes": discrete.continuous_time_loss(x, z, t, class_mask=valid, **shared),
+        "L_inf of soft data": discrete.continuous_time_loss(soft, z, t, **shared),
+        "reconstruction of soft data": discrete.reconstruction_loss(soft, z, backend=backend),
         "L_n joint": discrete.discrete_time_loss(x, z, step=2, n_samples=2, seed=3, **steps),
         "L_n factorised": discrete.discrete_time_loss(
             x, z, step=2, n_samples=2, seed=3, receiver="factorised", **steps

@@ -130,7 +130,7 @@ EQUIVALENTS = [
         "tiles of all classes give the same, in as much memory",
     ),
     Equivalent(
-        "csrc/cpu/discrete.cpp",
+        "csrc/cpu/class_steps.h",
         "std::fill_n(other_buffer, unconditional ? 0 : tile.numbers(), T(0));",
         "std::fill_n(other_buffer, unconditional ? (-1) : tile.numbers(), T(0));",
         "nothing is filled either way",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 import torch
 
 from tests.kernels.case import Case
-from tests.kernels.makers import classes, draws, normal, per_class, uniform
+from tests.kernels.makers import classes, draws, normal, per_class, soft, uniform, valid
 from tests.kernels.support import evaluate
 from tests.kernels.test_accuracy import check
 from tests.ptx import ptx
@@ -16,7 +16,9 @@ def with_classes(case: Case, k: int) -> Case:
     """A case of discrete data, with k classes."""
     made = dict.fromkeys(("logits", "output_logits", "state"), per_class(normal(3), k))
     made |= {"x": classes(k, torch.int64), "noise": per_class(normal(), k), "unconditional": per_class(normal(), k)}
-    made |= {"previous": per_class(uniform(0, 2 / k), k)}
+    made |= {"previous": per_class(uniform(0, 2 / k), k), "class_mask": valid(k), "score": per_class(normal(), k)}
+    if "soft" in case.name:
+        made |= {"x": soft(k), "known": soft(k)}
     if "n_samples" in case.options:
         made["noise"] = draws(made["noise"], case.options["n_samples"])
     fields = {name: made.get(name, make) for name, make in case.fields.items()}
