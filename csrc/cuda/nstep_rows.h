@@ -129,14 +129,12 @@ class NStepRow {
   }
 
   // The messages of a draw of the joint receiver, whose density ratios are 2^(spread eps + shift). If `less` is 1, they
-  // are near 1, and ratio - 1 is stored instead of the ratio; else it is 0. Ratios that are not `exact` may have the
-  // error of a GPU's instruction.
+  // are near 1, and ratio - 1 is stored instead of the ratio; else it is 0.
   struct Message {
     T spread, less, shift;
-    bool exact;
 
     __device__ void to_ratios(T (&eps)[4]) const {
-      if (exact) {
+      if (!(spread >= T(kLargeSpread / kLogOfTwo))) {
 #pragma unroll
         for (int j = 0; j < 4; ++j) eps[j] = exp2_less(fused(spread, eps[j], shift), less);
       } else {
@@ -152,8 +150,7 @@ class NStepRow {
     const T weight = T(1) / static_cast<T>(draws), towards_x = static_cast<T>(count_) * alpha_;
     const T spread = sqrt(towards_x), to_base_two = static_cast<T>(1 / kLogOfTwo);
     const T p_x = p_of_x();
-    const bool near_one = spread < T(kSmallSpread), exact = !(spread >= T(kLargeSpread));
-    Message message{spread * to_base_two, near_one ? T(1) : T(0), T(0), exact};
+    Message message{spread * to_base_two, spread < T(kSmallSpread) ? T(1) : T(0), T(0)};
     Sum<T, kSlots> of_others = 0;
     for_groups<kSlots>(team_, count_, [&](int i, int first) {
       other_shares(i, first, p_.each[i]);

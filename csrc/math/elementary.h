@@ -23,7 +23,7 @@ struct ReducedExp {
 BFN_HD ReducedExp reduced_exp(float x) {
   const float shifted = x * 1.44269504f + 12582912.0f;
   const float n = shifted - 12582912.0f;
-  const float r = fused(n, -0.693359375f, x) + n * 2.12194440e-4f;
+  const float r = x - n * 0.693359375f + n * 2.12194440e-4f;
   const float q = 0.49999994f + r * (0.16666515f + r * (0.041668456f + r * (0.0083694188f + r * 0.0013813145f)));
   return {bit_cast<int32_t>(shifted), r + r * r * q};
 }
@@ -147,12 +147,11 @@ BFN_HD float log1p_of_unit(float x) {
 
 // ln(2^scale x) for x that is positive, finite and not subnormal. The error is 8e-10.
 BFN_HD float log_normal(float x, int32_t scale = 0) {
-  constexpr uint32_t kLeast = 0x3f3504f3;  // the mantissa lies in [sqrt 1/2, sqrt 2)
-  constexpr uint32_t kUnit = 1u << 23;     // a unit of the exponent
-  const uint32_t bits = bit_cast<uint32_t>(x), exponent = (bits - kLeast) & -kUnit;
-  const float f = bit_cast<float>(bits - exponent) - 1.0f;
-  const float e = static_cast<float>(static_cast<int32_t>(exponent + static_cast<uint32_t>(scale) * kUnit));
-  return f + fused(e, -2.12194440e-4f / kUnit, log1p_bend(f)) + e * (0.693359375f / kUnit);
+  constexpr int32_t kLeast = 0x3f3504f3;  // the mantissa lies in [sqrt 1/2, sqrt 2)
+  const int32_t bits = bit_cast<int32_t>(x) - kLeast, exponent = bits >> 23;
+  const float f = bit_cast<float>((bits & 0x7fffff) + kLeast) - 1.0f;
+  const float e = static_cast<float>(exponent + scale);
+  return f + (e * -2.12194440e-4f + log1p_bend(f)) + e * 0.693359375f;
 }
 
 BFN_HD float log(float x) {
@@ -179,13 +178,13 @@ BFN_HD float flip_sign(float x, uint32_t top_bit) {
 // sin and cos of pi v for v in [-1, 1]; the error is 3e-9.
 BFN_HD void sincospi(float v, float& sine, float& cosine) {
   const float shifted = 2.0f * v + 12582912.0f, q = shifted - 12582912.0f;
-  const float x = fused(q, -0.5f, v), z = x * x;
-  const float s = x * (3.1415926439f + z * (-5.1677078291f + z * fused(z, -0.5890786556f, 2.5497672981f)));
+  const float x = v - 0.5f * q, z = x * x;
+  const float s = x * (3.1415926439f + z * (-5.1677078291f + z * (2.5497672981f - z * 0.5890786556f)));
   const float c = 1.0f + z * (-4.9348021734f + z * (4.0587079045f + z * (-1.3350584645f + z * 0.2314295473f)));
   const uint32_t quadrant = bit_cast<uint32_t>(shifted);  // its two lowest bits are the quadrant
   const bool swap = quadrant & 1;
   sine = flip_sign(swap ? c : s, quadrant << 30);
-  cosine = flip_sign(swap ? -s : c, quadrant << 30);
+  cosine = flip_sign(swap ? s : c, (quadrant + 1) << 30);
 }
 
 BFN_HD double exp(double x) { return ::exp(x); }
@@ -251,8 +250,8 @@ BFN_HD float reciprocal(float x) {
 }
 BFN_HD double reciprocal(double x) { return 1 / x; }
 
-// sqrt(x) for x that is 0, -0 or above 1e-37. On a GPU its error is a unit in the last place, and it takes one
-// instruction instead of seven.
+// sqrt(x) for x that is 0 or above 1e-37. On a GPU its error is a unit in the last place, and it takes one instruction
+// instead of seven.
 BFN_HD float sqrt_normal(float x) {
 #if defined(__CUDA_ARCH__)
   float y;

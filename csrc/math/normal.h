@@ -10,7 +10,8 @@ namespace bfn {
 // t P(t) with t = 1/(1 + 0.3z) and a polynomial P. The error is 2e-8.
 BFN_HD float mills(float z) {
   const float t = reciprocal(1.0f + 0.3f * z);
-  float p = fused(-0.010760636f, t, 0.038807508f);
+  float p = -0.010760636f;
+  p = p * t + 0.038807508f;
   p = p * t - 0.030210897f;
   p = p * t - 0.032942172f;
   p = p * t + 0.023566415f;

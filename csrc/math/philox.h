@@ -68,7 +68,8 @@ BFN_HD T unit_of_row(uint64_t seed, int64_t row, uint32_t stream) {
 
 template <class T>
 BFN_HD void box_muller(uint32_t radius, uint32_t angle, T& first, T& second) {
-  const T r = sqrt_normal(T(-2) * log_normal(static_cast<T>(unit(radius))));  // the logarithm is at most 0
+  const T square_radius = T(-2) * log_normal(static_cast<T>(unit(radius)));
+  const T r = sqrt_normal(square_radius > T(0) ? square_radius : T(0));
   T sine, cosine;
   sincospi(static_cast<T>(static_cast<float>(static_cast<int32_t>(angle)) * 0x1p-31f), sine, cosine);
   first = r * cosine;
