@@ -11,6 +11,7 @@ from bfn_kernels.triton_ops.elementary import (
     clamp,
     exp,
     exp2_less,
+    exp2_term,
     exp_difference,
     expm1,
     log,
@@ -24,6 +25,7 @@ from bfn_kernels.triton_ops.noise import MONTE_CARLO
 
 MAX_SHIFT = tl.constexpr(80.0)  # its exponential is well within the range of float32
 _SMALL_SPREAD = tl.constexpr(0.25)  # kSmallSpread of csrc/math/discrete.h
+_LARGE_SPREAD = tl.constexpr(0.8)  # kLargeSpread
 _LOG2_E = tl.constexpr(1.44269504088896340736)
 
 
@@ -72,6 +74,7 @@ def joint(z, p, is_x, inside, alpha, draws, rows, count, S):
     spread = tl.sqrt(towards_x)
     small = spread < _SMALL_SPREAD
     less = tl.where(small, 1.0, 0.0).to(S.T)
+    accurate = tl.sum(tl.where(rows[2][:, None] & (spread < _LARGE_SPREAD), 1, 0)) > 0
     q, p_x = tl.where(is_x, 0.0, p), sum_where(is_x, p)
     is_small, others = tl.sum(less, 1) > 0.0, tl.sum(q, 1)
     weight = reciprocal(tl.zeros((), S.T) + draws.n_samples)
@@ -80,7 +83,8 @@ def joint(z, p, is_x, inside, alpha, draws, rows, count, S):
     for draw in range(draws.n_samples):
         eps = class_noise(draws, rows, 0, MONTE_CARLO, draw, count, S)
         shift = -(spread * sum_where(is_x, eps)[:, None] + towards_x) * _LOG2_E
-        ratio = exp2_less(tl.fma(spread * _LOG2_E, eps, shift), less)
+        exponent = tl.fma(spread * _LOG2_E, eps, shift)
+        ratio = exp2_less(exponent, less) if accurate else exp2_term(exponent)
         total = tl.sum(q * ratio, 1)
         # M is 1 + s. For a small spread, `ratio` is the density ratio minus 1, so that `total` is s.
         level = tl.where(is_small, total, p_x + total)

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 _ROUND = tl.constexpr(12582912.0)  # 1.5·2²³: adding it rounds to an integer, held in the low bits
-_ROUND_BITS = tl.constexpr(0x4B400000)
+_UNIT = tl.constexpr(2.0**-23)  # of the last bit of a mantissa in [1, 2)
 _LN2_HIGH = tl.constexpr(0.693359375)
 _LN2_LOW = tl.constexpr(-2.12194440e-4)
 
@@ -106,9 +106,9 @@ def log_normal(x):
         return tl.log(x)
     else:
         bits = x.to(tl.int32, bitcast=True)
-        exponent = (bits - 0x3F3504F3) >> 23
-        f = (bits - (exponent << 23)).to(tl.float32, bitcast=True) - 1.0  # mantissa in [√½, √2), less 1
-        e = (exponent + _ROUND_BITS).to(tl.float32, bitcast=True) - _ROUND  # cheaper than a conversion
+        exponent = (bits - 0x3F3504F3) & -0x800000  # in units of 2⁻²³
+        f = (bits - exponent).to(tl.float32, bitcast=True) - 1.0  # mantissa in [√½, √2), less 1
+        e = exponent.to(tl.float32)
         q = 0.067466386 * f - 0.11675651
         q = q * f + 0.11888163
         q = q * f - 0.12405589
@@ -117,7 +117,7 @@ def log_normal(x):
         q = q * f + 0.20002119
         q = q * f - 0.25000009
         q = q * f + 0.33333313
-        return f + (e * _LN2_LOW + f * f * (f * q - 0.5)) + e * _LN2_HIGH
+        return f + (e * (_LN2_LOW * _UNIT) + f * f * (f * q - 0.5)) + e * (_LN2_HIGH * _UNIT)
 
 
 @triton.jit
@@ -153,9 +153,9 @@ def sincospi(v):
         c = tl.fma(z, c, 1.0)  # without fma, the number of roundings would depend on the kernel
         quadrant = shifted.to(tl.int32, bitcast=True)
         swap = (quadrant & 1) != 0
-        sine, cosine = tl.where(swap, c, s), tl.where(swap, s, c)
-        sine = tl.where((quadrant & 2) != 0, -sine, sine)
-        return sine, tl.where(((quadrant + 1) & 2) != 0, -cosine, cosine)
+        sine, cosine = tl.where(swap, c, s), tl.where(swap, -s, c)
+        negative = (quadrant & 2) != 0
+        return tl.where(negative, -sine, sine), tl.where(negative, -cosine, cosine)
 
 
 @triton.jit

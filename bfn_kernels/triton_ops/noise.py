@@ -53,8 +53,7 @@ def uniforms(noise, rows, stream: tl.constexpr, T: tl.constexpr):
 
 @triton.jit
 def _box_muller(radius, angle, T: tl.constexpr):
-    square_radius = -2.0 * log_normal(unit(radius).to(T))
-    r = tl.sqrt(tl.where(square_radius > 0.0, square_radius, 0.0))
+    r = tl.sqrt(-2.0 * log_normal(unit(radius).to(T)))  # the logarithm is at most 0
     turn = angle.to(tl.int32, bitcast=True).to(tl.float32) * 4.656612873077393e-10
     sine, cosine = sincospi(turn.to(T))
     return r * cosine, r * sine

@@ -6,6 +6,7 @@
 #include "../ops/discretised.h"
 #include "access.h"
 #include "nodes.h"
+#include "team.h"
 
 namespace bfn {
 
@@ -48,12 +49,12 @@ class NStepSums {
 #pragma unroll
     for (int i = 0; i < kDraws; ++i) slope_[i] = terms.slope(origin, eps_[i]);
     const int count = static_cast<int>(window.count);
-    // The first point is in the middle of the window, where its term is not much smaller than the largest. So `add`
-    // seldom raises the top again.
+    // The second half of the window comes first, and the first half after it, backwards. The term of the first point is
+    // then not much smaller than the largest, so that `add` seldom raises the top again.
 #pragma unroll 1
     for (int i = 0; i < count; ++i) {
-      const int outwards = (i + 1) / 2, at = count / 2 + (i % 2 != 0 ? -outwards : outwards);
-      add(terms.point(origin, window.point(at)));
+      const int later = count / 2 + i;
+      add(terms.point(origin, window.point(later < count ? later : count - 1 - i)));
     }
 #pragma unroll 1
     for (int end = 0; end < (terms.bins.clip ? 2 : 0); ++end) add(terms.end_bin(origin, end == 0));
@@ -85,7 +86,7 @@ class NStepSums {
 #pragma unroll
     for (int i = 0; i < kDraws; ++i) {
       over[i] = power(term, i) - top_[i];
-      most = over[i] > most ? over[i] : most;
+      most = Larger()(over[i], most);
     }
     if (most > T(60)) {
 #pragma unroll

@@ -33,10 +33,10 @@ class NStepRow {
     T value = 0;
     if (on_) {
       alpha_ = read<T>(op_.alpha, row_);
-      const auto total = z_.total();
-      top_ = total.top;
-      inverse_ = T(1) / total.sum;
-      if constexpr (kSlots != kSweep) z_.each([&](int i, int j, int, T z) { p_.each[i][j] = p(z); });
+      KeptSum sums{{}, p_};
+      top_ = z_.sum_exponentials(-1, sums);
+      inverse_ = T(1) / static_cast<T>(sums.rest);
+      if constexpr (kSlots != kSweep) z_.each([&](int i, int j, int, T) { p_.each[i][j] *= inverse_; });
       value = op_.receiver == Receiver::kFactorised ? factorised() : joint();
     }
     write_gradient(static_cast<T>(op_.n_steps));
@@ -56,6 +56,18 @@ class NStepRow {
   // The probabilities, and of a draw the normals, or the ratios of densities that are made of them. In a sweep they are
   // computed again in every pass over the row.
   ClassRegisters<T, kSlots> gradient_, p_, eps_;
+
+  // The sum of exp(z - top) over the classes. It stores the terms of the slots, which are added in order.
+  struct KeptSum : ExpSum<Sum<T, kSlots>, T> {
+    ClassRegisters<T, kSlots>& kept;
+    int count = 0;
+
+    __device__ void add(T e) {
+      this->rest += e;
+      if constexpr (kSlots != kSweep) kept.each[count / 4][count % 4] = e;
+      ++count;
+    }
+  };
 
   __device__ T* grad_logits() const { return static_cast<T*>(op_.grad_logits.data) + row_ * count_; }
   __device__ T p(T z) const { return exp_difference(z, top_) * inverse_; }
@@ -122,8 +134,13 @@ class NStepRow {
     T spread, less, shift;
 
     __device__ void to_ratios(T (&eps)[4]) const {
+      if (!(spread >= T(kLargeSpread / kLogOfTwo))) {
 #pragma unroll
-      for (int j = 0; j < 4; ++j) eps[j] = exp2_less(fused(spread, eps[j], shift), less);
+        for (int j = 0; j < 4; ++j) eps[j] = exp2_less(fused(spread, eps[j], shift), less);
+      } else {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) eps[j] = exp2_fast(fused(spread, eps[j], shift));
+      }
     }
   };
 
@@ -132,6 +149,7 @@ class NStepRow {
     const int draws = static_cast<int>(op_.draws.n_samples);
     const T weight = T(1) / static_cast<T>(draws), towards_x = static_cast<T>(count_) * alpha_;
     const T spread = sqrt(towards_x), to_base_two = static_cast<T>(1 / kLogOfTwo);
+    const T p_x = p_of_x();
     Message message{spread * to_base_two, spread < T(kSmallSpread) ? T(1) : T(0), T(0)};
     Sum<T, kSlots> of_others = 0;
     for_groups<kSlots>(team_, count_, [&](int i, int first) {
@@ -139,7 +157,7 @@ class NStepRow {
 #pragma unroll
       for (int j = 0; j < 4; ++j) of_others += p_.each[i][j];
     });
-    const T others = static_cast<T>(team_.reduce(of_others, Sum<T, kSlots>(0), Add())), p_x = p(z_.logit(x_));
+    const T others = static_cast<T>(team_.reduce(of_others, Sum<T, kSlots>(0), Add()));
     T value = 0, by_x = 0;
 #pragma unroll 1
     for (int draw = 0; draw < draws; ++draw) {
@@ -175,6 +193,12 @@ class NStepRow {
     return value;
   }
 
+  // The probability of class x.
+  __device__ T p_of_x() {
+    if constexpr (kSlots == kSweep) return p(z_.logit(x_));
+    return z_.at(x_, [&](int i, int j, int, T) { return p_.each[i][j]; });
+  }
+
   // ln((1 - p_x) / p_x). The last term makes it NaN if the largest logit is infinite, since p is NaN then.
   __device__ T log_odds_before() { return z_.log_odds_against(x_, z_.logit(x_)) + (top_ - top_); }
 
@@ -188,7 +212,7 @@ class NStepRow {
 
   // Returns the normal of class x in a draw to all threads.
   __device__ T normal_of_x(int draw) {
-    const int group = x_ / 4 * 4;
+    const int group = x_ & ~3;
     const auto of_group = [&](const T(&eps)[4]) {
       const T low = x_ & 1 ? eps[1] : eps[0], high = x_ & 1 ? eps[3] : eps[2];
       return x_ & 2 ? high : low;

@@ -132,6 +132,9 @@ constexpr double kMaxShift = 80;
 // The largest spread sqrt(K alpha) of messages for which the density ratios are stored as their differences from 1.
 constexpr double kSmallSpread = 0.25;
 
+// From this spread on, ratios may have the error of a GPU's instruction for 2^x. A smaller spread would magnify it.
+constexpr double kLargeSpread = 0.8;
+
 // One draw of L_n with the paper's joint receiver, which mixes a density of the whole vector y for each k. The
 // divergence is y_x + LSE(z) - LSE(z + y) = -ln M (189, 190). M is the mean of exp(d_k) under p, where d_k = y_k - y_x.
 // It includes class x, whose d_x is 0. S is the mean of exp(d_k) - 1. There are three ways to compute -ln M:

@@ -99,7 +99,10 @@ struct NStepWindow {
     const T place = panels > T(0) ? static_cast<T>(i / kNodes) + node : static_cast<T>(i);
     return {offset + step * place, panels > T(0) ? step * weight : step};
   }
-  BFN_HD Point<T> point(int i) const { return point(i, legendre_node(i % kNodes), legendre_weight(i % kNodes)); }
+  BFN_HD Point<T> point(int i) const {
+    if (!(panels > T(0))) return {offset + step * static_cast<T>(i), step};
+    return point(i, legendre_node(i % kNodes), legendre_weight(i % kNodes));
+  }
   BFN_HD T end(bool low) const { return low ? offset : offset + step * panels; }
 };
 

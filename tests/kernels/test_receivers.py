@@ -1,11 +1,12 @@
-"""The factorised receiver for logits so far apart, and messages so accurate, that shares and densities underflow. The
-loss then has to be computed from logarithms."""
+"""The receivers of the n-step loss. For logits so far apart, and messages so accurate, that shares and densities
+underflow, the factorised receiver computes with logarithms. For messages that say little, the joint receiver computes
+with differences from 1."""
 
 import pytest
 import torch
 
 from bfn_kernels import discrete
-from tests.kernels.support import NATIVE
+from tests.kernels.support import NATIVE, error, scale, ulp
 
 GAPS, ACCURACIES = (60.0, 80.0, 90.0, 120.0, 250.0, 400.0, 1500.0), (100.0, 200.0, 500.0, 2000.0, 6000.0)
 
@@ -48,7 +49,7 @@ class Accuracy:
         return t
 
 
-def results(x, z, accuracy, backend, **expect):
+def results(x, z, accuracy, backend, receiver="factorised", **expect):
     z = z.clone().requires_grad_()
     loss = discrete.discrete_time_loss(
         x,
@@ -56,7 +57,7 @@ def results(x, z, accuracy, backend, **expect):
         torch.zeros(len(x), 1),
         n_steps=1,
         schedule=Accuracy(accuracy.unsqueeze(-1) / z.shape[-1]),
-        receiver="factorised",
+        receiver=receiver,
         reduction="none",
         backend=backend,
         **expect,
@@ -118,3 +119,22 @@ def test_a_likely_class_costs_little_to_the_last_digits(gap, backend):
         ),
     ):
         torch.testing.assert_close(call(z, backend).double(), call(z.double(), "reference"), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("backend", NATIVE)
+@pytest.mark.parametrize("spread", [0.01, 0.1, 0.24, 0.5, 0.81, 3.0])
+@pytest.mark.parametrize("num_classes", [2, 5, 27, 100])
+def test_joint_messages_of_any_spread(num_classes, spread, backend):
+    """The ratios of densities are near 1 if the spread √(Kα) of a message is small. Their differences from 1 count."""
+    generator = torch.Generator().manual_seed(num_classes)
+    x = torch.randint(num_classes, (1, 200), generator=generator)
+    z = 3 * torch.randn(1, 200, num_classes, generator=generator)
+    noise = torch.randn(3, *z.shape, generator=generator)
+
+    def found(by, dtype):
+        drawn = {"receiver": "joint", "n_samples": 3, "noise": noise.to(dtype)}
+        return results(x, z.to(dtype), torch.tensor([spread**2], dtype=torch.float64), by, **drawn)
+
+    got, plain, want = found(backend, z.dtype), found("reference", z.dtype), found("reference", torch.float64)
+    for value, near, exact in zip(got, plain, want, strict=True):
+        assert error(value, exact) <= max(2 * error(near, exact), 4 * ulp(value.dtype, scale(exact)))
