@@ -190,8 +190,10 @@ TABLE = [
     for name in PROBLEMS
     for backend in NATIVE
     for dtype in BANDS
-    # Triton's interpreter has no products of bfloat16. In bfloat16 a wide vocabulary runs what a narrow one does.
+    # Triton's interpreter has no products of bfloat16, and takes half a minute for the n-step loss of a mixture, whose
+    # gradient test_accuracy.py checks. In bfloat16 a wide vocabulary runs what a narrow one does.
     if backend in SIZES and (dtype == torch.float32 or (backend != "triton" and name != "vocabulary L∞ wide"))
+    if backend != "triton" or name != "mixture L_n by nodes"
 ]
 on_each = pytest.mark.parametrize(("name", "backend", "dtype"), TABLE)
 

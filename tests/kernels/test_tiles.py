@@ -5,10 +5,12 @@ import torch
 
 from bfn_kernels import discrete
 from bfn_kernels.solvers import Coefficients
-from tests.kernels.support import NATIVE
+from tests.kernels.support import INTERPRETED, NATIVE
 
 ROWS = 17  # one more than lanes
 COUNTS = (2, 15, 16, 17, 32, 33, 63, 64, 65, 128, 129, 512, 513, 1023, 1024, 1025, 4096, 4097)
+if INTERPRETED:  # tests/ptx runs full tiles of many classes
+    COUNTS = tuple(count for count in COUNTS if count not in (1024, 4096))
 
 
 def results(num_classes: int, backend: str) -> dict[str, torch.Tensor]:
