@@ -20,7 +20,7 @@ from bfn_kernels.torch_private import constant
 
 QUANTILES = 256  # csrc/math/circular.h has the same QUANTILES and TABLE_END, and reads the table of quantiles
 TABLE_END = 6.0  # the quantiles are at probabilities Φ(z), for equidistant z from −TABLE_END to TABLE_END
-_NODES = 768  # the number of nodes of a law after three or more messages
+_NODES = 768  # the number of nodes of a law after eleven or more messages
 _STENCIL = 6  # the number of nodes that share a weight, so that moments up to the fifth do not change
 
 
@@ -62,30 +62,32 @@ def _after(law: Law, alpha: float) -> Law:
     """The law after one more message.
 
     After two messages, the density has poles at its ends. The nodes are then the concentrations for the angles of
-    `_moved`. Later, they are _NODES numbers at equal distances, up to 9 standard deviations from the mean. Each weight
-    is divided among the _STENCIL nodes around its concentration, as in Lagrange's interpolation.
+    `_moved`. Later, they are numbers at equal distances, up to 9 standard deviations from the mean. Their count falls to
+    _NODES by a quarter in each message, since the density becomes smooth only after some messages. Each weight is
+    divided among the _STENCIL nodes around its concentration, as in Lagrange's interpolation.
     """
     if law is PRIOR:
         return Law(law.nodes + alpha, law.weights)
     if len(law.nodes) == 1:
         return Law(*(each.flatten().flip(0) for each in _moved(law, alpha, 8 * _NODES)))
-    moved, weights = _moved(law, alpha, 32 if len(law.nodes) == _NODES else 128)
+    moved, weights = _moved(law, alpha, 32 if len(law.nodes) == _NODES else 256)
     mean = float((weights * moved).sum())
     std = math.sqrt(max(float((weights * (moved - mean).square()).sum()), 0.0))
     low, high = max(0.0, mean - 9 * std), min(float(law.nodes[-1]) + alpha, mean + 9 * std)
-    width = (high - low) / (_NODES - 1)
+    count = max(_NODES, 3 * len(law.nodes) // 4)
+    width = (high - low) / (count - 1)
     place = (moved.clamp(low, high) - low).flatten() / width
-    first = (place.floor() - (_STENCIL // 2 - 1)).clamp(max=_NODES - _STENCIL)
+    first = (place.floor() - (_STENCIL // 2 - 1)).clamp(max=count - _STENCIL)
     # functions of the concentration are even, so that a node below 0 stands for its mirror image above 0
     first = first.clamp(min=0 if low > 0 else -_STENCIL)
-    gathered = torch.zeros(_NODES, dtype=torch.float64)
+    gathered = torch.zeros(count, dtype=torch.float64)
     for k in range(_STENCIL):
         share = weights.flatten().clone()
         for j in range(_STENCIL):
             if j != k:
                 share *= (place - first - j) / (k - j)
         gathered.index_add_(0, (first.long() + k).abs(), share)
-    return Law(low + width * torch.arange(_NODES, dtype=torch.float64), gathered)
+    return Law(low + width * torch.arange(count, dtype=torch.float64), gathered)
 
 
 def laws(alphas: Sequence[float]) -> Iterator[Law]:
