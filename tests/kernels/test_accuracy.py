@@ -93,7 +93,6 @@ def test_narrow_types_are_read_and_rounded_as_by_torch(backend, dtype):
 
 
 FORMS = ("strided", "transposed", "offset", "expanded", "channels_last")
-FEW_FORMS = FORMS[: 2 if INTERPRETED else None]  # for ops of many tiles, which read tensors by the same views
 
 
 def laid_out(inputs, form):

@@ -7,7 +7,7 @@ from bfn_kernels import discrete, nn, samplers, vocabulary
 from bfn_kernels.nn.vocabulary import EmbeddedInput
 from bfn_kernels.solvers import Coefficients
 from tests.kernels.support import DTYPES, INTERPRETED, NATIVE
-from tests.kernels.test_accuracy import FEW_FORMS, check, laid_out
+from tests.kernels.test_accuracy import FORMS, check, laid_out
 from tests.kernels.test_distributions import has_frequencies, has_moments
 from tests.kernels.test_vocabulary import native, on_cpu, small_tiles  # noqa: F401
 from tests.kernels.vocabulary_cases import MODES, SHAPES, STEPS
@@ -38,7 +38,7 @@ def test_agrees_with_the_float64_reference(case, backend, dtype, small_tiles):  
 @native
 @pytest.mark.parametrize("case", STEPS, ids=str)
 def test_strided_inputs(case, backend):
-    batches = [laid_out(case.inputs((2, 3, 2, 5), torch.float32, seed), form) for seed, form in enumerate(FEW_FORMS)]
+    batches = [laid_out(case.inputs((2, 3, 2, 5), torch.float32, seed), form) for seed, form in enumerate(FORMS)]
     check(case, batches, backend)
 
 
