@@ -4,6 +4,7 @@
 #include "row_draws.h"
 
 namespace bfn {
+namespace {  // so that g++ inlines functions that are called once
 
 // What each row sends: a class or, if `share` is above 0, a distribution p_k = e_k share. A row that has neither sends
 // NaN.
@@ -200,4 +201,5 @@ class NewState {
   const bool any_distribution_;
 };
 
+}  // namespace
 }  // namespace bfn

@@ -37,6 +37,18 @@ WIDE = {
     "bfn_kernels.triton_ops.views.write_table",
 }
 LONG_ROWS = [with_classes(named(f"discrete.discrete_time_loss[K=27 {receiver}]"), 2500) for receiver in RECEIVERS]
+# What only ops of classes take: soft data, a mask of classes, and a score.
+OF_CLASSES = [
+    named(f"discrete.{name}")
+    for name in (
+        "flow_sample[K=27 soft]",
+        "continuous_time_loss[K=27 soft]",
+        "reconstruction_loss[K=27 soft]",
+        "update_sample[K=27 soft]",
+        "continuous_time_loss[K=27 class mask]",
+        "solver_step[K=27 class mask, score]",
+    )
+]
 # Of large vocabularies the noise that kernels make, and L∞, whose gradient by the logits is another one.
 VOCABULARIES = [case for case in LARGE if case.in_ptx]
 
@@ -48,7 +60,7 @@ def test_every_kernel(dtype):
     triton_ptx.executed.clear()
     moved = [{"shift": -1}, {"shift": 1}] if dtype == torch.float32 else []
     for options in ({}, {"contract": False}, *moved):
-        check_with(options, CHOSEN + VOCABULARIES, BACKEND, triton_ptx.reload, dtype)
+        check_with(options, CHOSEN + OF_CLASSES + VOCABULARIES, BACKEND, triton_ptx.reload, dtype)
     for case in LONG_ROWS:
         check(case, [case.inputs((2, 2), dtype, seed) for seed in range(2)], BACKEND)
     # only numbers of 16 bits come to tensor cores
