@@ -62,8 +62,8 @@ def _after(law: Law, alpha: float) -> Law:
     """The law after one more message.
 
     After two messages, the density has poles at its ends. The nodes are then the concentrations for the angles of
-    `_moved`. Later, they are numbers at equal distances, up to 9 standard deviations from the mean. Their count falls to
-    _NODES by a quarter in each message, since the density becomes smooth only after some messages. Each weight is
+    `_moved`. Later, they are numbers at equal distances, up to 9 standard deviations from the mean. Their count falls
+    to _NODES by a quarter in each message, since the density becomes smooth only after some messages. Each weight is
     divided among the _STENCIL nodes around its concentration, as in Lagrange's interpolation.
     """
     if law is PRIOR:
