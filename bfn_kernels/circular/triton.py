@@ -166,7 +166,8 @@ def _bessel(k, T: tl.constexpr):
     NODES: tl.constexpr = 20 if tl.float64 == T else 12
     LEAST: tl.constexpr = 36.0 if tl.float64 == T else 20.0
     exponent = tl.where(2.0 * k < LEAST, 2.0 * k, LEAST)
-    stretch = LEAST / tl.where(2.0 * k > LEAST, 2.0 * k, LEAST)  # squared
+    far = 2.0 * k > LEAST
+    stretch = tl.where(far, LEAST / tl.where(far, 2.0 * k, LEAST), 1.0)  # squared; an approximate quotient is not 1
     total, weighted = tl.zeros(k.shape, T), tl.zeros(k.shape, T)
     for node in range(NODES):
         sine, cosine = sincospi((tl.zeros((1,), T) + node + 0.5) * (0.5 / NODES))
