@@ -86,7 +86,7 @@ def check_drawn(case: Case, inputs: dict) -> None:
     """Noise from a seed, with gradients and without, which may be another kernel; and into memory of any layout."""
     narrow = all(x.dtype != torch.float64 for x in inputs.values() if isinstance(x, torch.Tensor))
     if narrow and not case.hard:
-        check_seeded(case, [inputs], BACKEND)
+        check_seeded(case, inputs, BACKEND)
     drawn = {name: x for name, x in inputs.items() if name not in NOISE}
     result = case(drawn, BACKEND, seed=3)
     if not case.into and "out" in parameters(case.op):
