@@ -50,15 +50,14 @@ class Family(NamedTuple):
         choice, lead = checks.choice("choose", choose, CHOICES), self.lead(state)
         shape = lead
         if known is not None:
-            known = self.data("known", known)
-            known = checks.classes("known", known) if known.shape == lead else known
+            known = self.data("known", known, lead)
             shape = state.shape if known.is_floating_point() else lead
         return choice, known, known_values(known, known_mask, state, lead, shape)
 
-    def data(self, name: str, x: Tensor) -> Tensor:
+    def data(self, name: str, x: Tensor, shape: torch.Size | None = None) -> Tensor:
         """Checks data, and returns them as operators take them: classes or, if there are more than two, distributions
-        over them."""
-        return checks.classes(name, x, booleans=True) if self.binary else checks.soft_classes(name, x)
+        over them. shape: the shape of the variables, if it is known."""
+        return checks.classes(name, x, booleans=True) if self.binary else checks.soft_classes(name, x, shape)
 
     def variables(self, x: Tensor, num_classes: int) -> torch.Size:
         """The shape of the variables of data with K classes."""
@@ -84,17 +83,16 @@ class Family(NamedTuple):
     ) -> tuple[Tensor, Any, Target]:
         """Checks the arguments that the losses share. Returns the data as operators take them, the library that serves
         the call, and the fields of a `LossTarget`."""
-        x = self.data("x", x)
         if self.binary:
+            x = self.data("x", x)
             checks.like("logits", logits, "x", x)
             return x, backends.library(backend, x.device), loss_target(x, mask, reduction)
         checks.logits("logits", logits)
         lead = logits.shape[:-1]
-        if x.shape == lead:
-            x = checks.classes("x", x)
-        elif x.is_floating_point():
+        x = self.data("x", x, lead)
+        if x.is_floating_point():
             checks.like("x", x, "logits", logits)
-        else:
+        elif x.shape != lead:
             raise ValueError(f"x must have shape {tuple(lead)}, as logits have without K, got {tuple(x.shape)}")
         checks.same_device("x", x, "logits", logits)
         return x, backends.library(backend, x.device), loss_target(x, mask, reduction, lead)

@@ -92,8 +92,8 @@ class ClassLogits(NamedTuple):
 
 
 class Score(NamedTuple):
-    """What a step adds to its prediction p of classes that are not known: the score `[B, ..., K]`, clipped to
-    [−score_clip, score_clip]. score_clip is a row scalar; None if nothing is clipped."""
+    """The score `[B, ..., K]`, clipped to [−score_clip, score_clip]. A step adds it to its prediction p, except where
+    the class is known. score_clip is a row scalar; None if nothing is clipped."""
 
     score: Tensor | None = None
     score_clip: Tensor | None = None

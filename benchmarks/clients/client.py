@@ -1,4 +1,4 @@
-"""What a client of the benchmarks has, and how results are compared."""
+"""The record of a client of the benchmarks, and the comparison of results."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -69,10 +69,10 @@ def classes(name: str, x: Tensor, booleans: bool = False) -> Tensor:
     return x.int() if x.dtype in SMALL_CLASSES else x
 
 
-def soft_classes(name: str, x: Tensor) -> Tensor:
+def soft_classes(name: str, x: Tensor, shape: torch.Size | None = None) -> Tensor:
     """Checks classes `[B, ...]`, or floating-point distributions over classes `[B, ..., K]`. Returns them in a type
-    that the operators take."""
-    if not isinstance(x, Tensor) or x.dtype not in FLOATS:
+    that the operators take. shape: the shape of the variables, if it is known. An x of this shape must be classes."""
+    if not isinstance(x, Tensor) or x.dtype not in FLOATS or x.shape == shape:
         return classes(name, x)
     logits(name, x)
     no_gradient("none is defined for it", **{name: x})

@@ -14,8 +14,8 @@ from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
 
 
 def taken(choose: str | None, rule: str, coefficients: solvers.Coefficients | None) -> str:
-    """What a step takes of the output distribution: `choose`. If that is None, it is a "sample" with the rule
-    "ancestral", else the "mean". With coefficients, the rule is not read."""
+    """Returns `choose`, the value of the output distribution that a step takes. If `choose` is None, the value is a
+    "sample" with the rule "ancestral", else the "mean". With coefficients, the rule is not read."""
     if choose is not None:
         return choose
     return "sample" if coefficients is None and rule == "ancestral" else "mean"

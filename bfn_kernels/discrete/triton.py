@@ -39,10 +39,10 @@ from bfn_kernels.triton_ops.classes import (
     tile_of,
     with_tile,
 )
-from bfn_kernels.triton_ops.elementary import exp_difference, log, log1p, reciprocal, square
+from bfn_kernels.triton_ops.elementary import clamp, exp_difference, log, log1p, reciprocal, square
 from bfn_kernels.triton_ops.noise import CLASS, SENDER, uniforms
 from bfn_kernels.triton_ops.reduction import Losses, scaled, write_losses
-from bfn_kernels.triton_ops.solver import Outputs, clipped, extrapolation_of, wait_to_write_over
+from bfn_kernels.triton_ops.solver import Outputs, extrapolation_of, wait_to_write_over
 from bfn_kernels.triton_ops.views import KERNEL_TYPES, block_of, compute_type, constants, load, views
 
 __all__ = [
@@ -211,7 +211,8 @@ def _update(logits, state, solver, score, sent, noise, results, count, S: tl.con
             p = tl.where(is_known[:, None], load_classes(sent.known, rows, first, S, 0.0), p)
         if score.score[0] is not None:
             limit = load(score.score_clip, rows, S.T, float("inf"))[:, None]
-            p += tl.where(is_known[:, None], 0.0, clipped(load_classes(score.score, rows, first, S, 0.0), limit))
+            s = clamp(load_classes(score.score, rows, first, S, 0.0), -limit, limit)
+            p += tl.where(is_known[:, None], 0.0, s)
         prediction = p
         if solver.previous[0] is not None:
             prediction = extrapolation_of(p, load_classes(solver.previous, rows, first, S, 0.0), by[:, None])

@@ -18,12 +18,6 @@ class Outputs(NamedTuple):
 
 
 @triton.jit
-def clipped(score, limit):
-    """The score, clipped to [−limit, limit]."""
-    return tl.where(score > limit, limit, tl.where(score < -limit, -limit, score))
-
-
-@triton.jit
 def extrapolation_of(p, previous, by):
     """p + by·(p − previous)."""
     return tl.fma(by, p - previous, p)

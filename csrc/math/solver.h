@@ -11,13 +11,6 @@ BFN_HD T extrapolated(T p, T previous, T factor) {
   return fused(factor, p - previous, p);
 }
 
-// The score of a condition, clipped to [-limit, limit].
-template <class T>
-BFN_HD T clipped(T score, T limit) {
-  const T above = score < -limit ? -limit : score;
-  return above > limit ? limit : above;
-}
-
 // The logit of classifier-free guidance: (1 + w) z - w z', where z' is the logit without the condition. The result may
 // also be divided by a temperature. So the caller passes (1 + w) and -w, divided by the temperature, as `scale` and
 // `unconditional_scale`. If z is -infinity, the result is -infinity, so that a probability of 0 stays 0. If w is 0, z'

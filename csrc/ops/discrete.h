@@ -31,7 +31,7 @@ struct ClassLogits : View {
   View class_mask;  // null if all classes count
 };
 
-// What a step adds to its prediction p of classes that are not known: `values`, clipped to [-clip, clip].
+// A step adds `values`, clipped to [-clip, clip], to its prediction p, except where the class is known.
 struct Score {
   View values, clip;  // `clip` is null if nothing is clipped
 };

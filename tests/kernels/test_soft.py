@@ -86,25 +86,17 @@ def test_losses_of_any_distribution(num_classes, backend):
     _, _, z = data(num_classes, backend=backend)
     x = z.roll(1, 0).softmax(-1)
     logits = z.clone().requires_grad_()
-    loss = discrete.reconstruction_loss(x, logits, reduction="none", backend=backend)
-    wide = z.double().requires_grad_()
+    wide, options = z.double().requires_grad_(), {"reduction": "none", "backend": backend}
+
+    def agrees(loss, want, atol):
+        torch.testing.assert_close(loss.double(), want, rtol=1e-5, atol=atol)
+        (grad,), (exact,) = torch.autograd.grad(loss.sum(), logits), torch.autograd.grad(want.sum(), wide)
+        torch.testing.assert_close(grad.double(), exact, rtol=1e-4, atol=1e-6)
+
     want = torch.nn.functional.cross_entropy(wide, x.double(), reduction="none")
-    torch.testing.assert_close(loss.double(), want, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(
-        torch.autograd.grad(loss.sum(), logits)[0].double(),
-        torch.autograd.grad(want.sum(), wide)[0],
-        rtol=1e-4,
-        atol=1e-6,
-    )
-    loss = discrete.continuous_time_loss(x, logits, 1.0, beta_1=1.0 / num_classes, reduction="none", backend=backend)
+    agrees(discrete.reconstruction_loss(x, logits, **options), want, 1e-5)
     want = (x.double() - wide.softmax(-1)).square().sum(-1)
-    torch.testing.assert_close(loss.double(), want, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(
-        torch.autograd.grad(loss.sum(), logits)[0].double(),
-        torch.autograd.grad(want.sum(), wide)[0],
-        rtol=1e-4,
-        atol=1e-6,
-    )
+    agrees(discrete.continuous_time_loss(x, logits, 1.0, beta_1=1.0 / num_classes, **options), want, 1e-6)
 
 
 def test_a_model_trains_on_soft_data():

@@ -37,7 +37,7 @@ WIDE = {
     "bfn_kernels.triton_ops.views.write_table",
 }
 LONG_ROWS = [with_classes(named(f"discrete.discrete_time_loss[K=27 {receiver}]"), 2500) for receiver in RECEIVERS]
-# What only ops of classes take: soft data, a mask of classes, and a score.
+# Cases of the arguments that only ops of classes take: soft data, a mask of classes, and a score.
 OF_CLASSES = [
     named(f"discrete.{name}")
     for name in (
