@@ -1,8 +1,8 @@
 """The accuracies of von Mises messages, and the law (the probability distribution) of the concentration after some of
 these messages.
 
-Quadrature in float64 gives the laws, as docs/mathematics/circular.md derives. A law is a set of nodes with weights,
-which may be slightly negative.
+Quadrature in float64 gives the laws. docs/mathematics/circular.md derives the formulas that are marked [derived]. A law
+is a set of nodes with weights, which may be slightly negative.
 """
 
 import itertools

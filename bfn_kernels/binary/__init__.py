@@ -59,7 +59,7 @@ def flow_sample(
         seed: An int, or an int64 tensor of one element, that determines the noise.
         generator: Draws the seed. Without seed and generator, torch's default generator does.
         noise: Standard normals `[B, ...]` to use instead of a seed.
-        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+        backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
         Probabilities of class 1 or logits, `[B, ...]`, in `dtype`.
@@ -98,7 +98,7 @@ def sender_sample(
         seed: An int, or an int64 tensor of one element, that determines the noise.
         generator: Draws the seed. Without seed and generator, torch's default generator does.
         noise: Standard normals `[B, ...]` to use instead of a seed.
-        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+        backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
         The message y₁ − y₀, `[B, ...]`, in `dtype`.
@@ -206,7 +206,7 @@ def update_sample(
         generator: Draws the seed. Without seed and generator, torch's default generator does.
         noise: Standard normals `[B, ...]` of the sender, to use instead of noise from the seed.
         draw_noise: Uniforms `[B, ...]` that draw the class with choose="sample", to use instead of noise from the seed.
-        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+        backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
         The new state d', `[B, ...]`, in the state's type; `out` itself if it is passed.
@@ -294,7 +294,7 @@ def solver_step(
         noise: Standard normals `[B, ...]` of a stochastic rule, to use instead of noise from the seed.
         draw_noise: Uniforms `[B, ...]` that draw the sample with choose="sample", to use instead of noise from the
             seed.
-        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+        backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
         The new state d', `[B, ...]`, in the state's type; `out` itself if it is passed.

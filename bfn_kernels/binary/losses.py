@@ -34,7 +34,7 @@ def continuous_time_loss(
         mask: bool, False where a variable costs nothing; its x is then not read. Broadcastable to x, or shaped as its
             leading dimensions.
         reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (x's shape).
-        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+        backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
         The loss in nats, float32, or float64 if logits is float64.
@@ -94,7 +94,7 @@ def discrete_time_loss(
         seed: An int, or an int64 tensor of one element, that determines the draws. Only with n_samples.
         generator: Draws the seed. Without seed and generator, torch's default generator does. Only with n_samples.
         noise: Standard normals `[n_samples, B, ...]` to use instead of a seed. Only with n_samples.
-        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+        backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
         The loss in nats, float32, or float64 if logits is float64.
@@ -126,7 +126,7 @@ def reconstruction_loss(
         mask: bool, False where a variable costs nothing; its x is then not read. Broadcastable to x, or shaped as its
             leading dimensions.
         reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (x's shape).
-        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+        backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
         The loss in nats, float32, or float64 if logits is float64.

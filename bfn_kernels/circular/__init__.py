@@ -3,7 +3,7 @@
 The input distribution of a variable is a von Mises distribution with a mean and a concentration c, which is 0 before
 the first message. A message y of accuracy α about x is drawn from vM(x, α). Accuracies do not add up, so a schedule is
 `schedules.VonMisesAccuracy`, the accuracies of n messages, and there is no continuous-time loss. Only the losses are
-differentiable. docs/mathematics/circular.md derives all formulas.
+differentiable. docs/mathematics/circular.md derives all formulas that are marked [derived].
 
 Angles are `[B, ...]` in radians, or have any other period (`period=`). Any number stands for an angle; results lie in
 [−period/2, period/2). What all families share (rows, types, random numbers, errors) stands in `help(bfn_kernels)`.
@@ -58,7 +58,7 @@ def flow_sample(
         concentration_out: Receives the second result, in x's shape and any floating-point type.
         seed: An int, or an int64 tensor of one element, that determines all draws.
         generator: Draws the seed. Without seed and generator, torch's default generator does.
-        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+        backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
         The mean in the type of x, and the second result, float32 (float64 for float64 x); or the outputs as given.
@@ -97,7 +97,7 @@ def sender_sample(
         period: The period of the angles, 2π for radians.
         seed: An int, or an int64 tensor of one element, that determines all draws.
         generator: Draws the seed. Without seed and generator, torch's default generator does.
-        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+        backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
         The message in the shape and type of x.
@@ -132,7 +132,7 @@ def bayesian_update(
         y: The message, of mean's shape.
         alpha: Accuracy α of the message, at least 0: a number, `[B]` or any leading part of mean's shape.
         period: The period of the angles, 2π for radians.
-        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+        backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
         The mean μ' and the concentration c', in the types of mean and concentration.
@@ -177,7 +177,7 @@ def update_sample(
         log_out: Receives the logarithm of c', scaled by `schedule.log_scale`, in mean's shape. It needs a schedule.
         seed: An int, or an int64 tensor of one element, that determines the message.
         generator: Draws the seed. Without seed and generator, torch's default generator does.
-        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+        backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
         The mean μ' and the concentration c', in the types of mean and concentration, or out and concentration_out.

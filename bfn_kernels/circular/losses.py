@@ -1,4 +1,5 @@
-"""The losses of circular data. Users import them from `bfn_kernels.circular`."""
+"""The losses of circular data. Users import them from `bfn_kernels.circular`. docs/mathematics/circular.md derives the
+formulas that are marked [derived]."""
 
 import math
 
@@ -55,7 +56,7 @@ def discrete_time_loss(
         period: The period of the angles, 2π for radians.
         mask: bool, False where a variable costs nothing. Broadcastable to x, or of its leading dimensions.
         reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (x's shape).
-        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+        backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
         The loss in nats, float32 (float64 for float64 x or pred).
@@ -94,7 +95,7 @@ def reconstruction_loss(
         period: The period of the angles, 2π for radians. The density is one per unit of x.
         mask: bool, False where a variable costs nothing. Broadcastable to x, or of its leading dimensions.
         reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (x's shape).
-        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+        backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
         The loss in nats, float32 (float64 for float64 arguments).

@@ -53,7 +53,7 @@ def flow_sample(
         seed: An int, or an int64 tensor of one element. None: `generator` draws it.
         generator: A `torch.Generator` on the device of x, instead of a seed. None: torch's default generator.
         noise: ε, standard normals `[B, ...]`, instead of normals from a seed; not differentiable.
-        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+        backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
         The mean in the shape and type of x.
@@ -89,7 +89,7 @@ def sender_sample(
         seed: An int, or an int64 tensor of one element. None: `generator` draws it.
         generator: A `torch.Generator` on the device of x, instead of a seed. None: torch's default generator.
         noise: ε, standard normals `[B, ...]`, instead of normals from a seed; not differentiable.
-        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+        backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
         The message y in the shape and type of x.
@@ -116,7 +116,7 @@ def bayesian_update(
             mean; not 0 where alpha is 0.
         y: The message `[B, ...]`; differentiable.
         alpha: Accuracy α of the message, at least 0: a number, `[B]` or any leading part of the shape of mean.
-        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+        backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
         The mean μ' in the type of mean, and the precision ρ'. ρ' is a float if precision and alpha are numbers.
@@ -157,7 +157,7 @@ def predict_data(
         schedule: A schedule of `bfn_kernels.schedules`, or an object with the same methods, instead of sigma_1.
         limits: `bfn_kernels.Limits`, of which only t_min is read (1e-6 by default): x̂ is 0 before t_min.
         clip: The range (low, high) of the data, to which x̂ is clipped. None for data without bounds.
-        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+        backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
         x̂ in the shape and type of noise_pred.

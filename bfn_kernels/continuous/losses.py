@@ -46,7 +46,7 @@ def continuous_time_loss(
         mask: Bool, False where a variable costs nothing and its x is not read. Broadcastable to x, or shaped as its
             leading dimensions.
         reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (`[B, ...]`).
-        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+        backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
         The loss in nats, float32, or float64 if x, mean or a prediction is float64.
@@ -103,7 +103,7 @@ def discrete_time_loss(
         mask: Bool, False where a variable costs nothing and its x is not read. Broadcastable to x, or shaped as its
             leading dimensions.
         reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (`[B, ...]`).
-        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+        backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
         The loss in nats, float32, or float64 if x, mean or a prediction is float64.
@@ -165,7 +165,7 @@ def reconstruction_loss(
         mask: Bool, False where a variable costs nothing and its x is not read. Broadcastable to x, or shaped as its
             leading dimensions.
         reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (`[B, ...]`).
-        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+        backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
         The loss in nats, float32, or float64 if x, mean or a prediction is float64.

@@ -66,7 +66,7 @@ def update_sample(
         seed: An int, or an int64 tensor of one element. None: `generator` draws it.
         generator: A `torch.Generator` on the device of mean, instead of a seed. None: torch's default generator.
         noise: ε, standard normals `[B, ...]`, instead of normals from a seed; not differentiable.
-        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+        backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
         The mean μ' in the type of mean, and the precision ρ'. ρ' is a float if precision and alpha are numbers.
@@ -170,7 +170,7 @@ def solver_step(
         seed: An int, or an int64 tensor of one element. None: `generator` draws it. Only a stochastic rule reads it.
         generator: A `torch.Generator` on the device of mean, instead of a seed. None: torch's default generator.
         noise: ξ, standard normals `[B, ...]` of a stochastic rule, instead of normals from a seed.
-        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+        backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
         The new mean μ' in the shape and type of mean.

@@ -2,7 +2,7 @@
 
 Classes are `[B, ...]`, of int64, int32 or uint8 (int16 and int8 are copied to int32). Numbers per class are `[B, ...,
 K]`, K at least 2. `help(bfn_kernels)` describes what all families share: rows, types, random numbers, errors. Numbers
-in parentheses are equations of Graves et al. 2023.
+in parentheses are equations of Graves et al. 2023, and [derived] marks formulas that are not in the paper.
 """
 
 import torch
@@ -58,7 +58,7 @@ def flow_sample(
         seed: An int, or an int64 tensor of one element, that determines the noise.
         generator: Draws the seed. Without seed and generator, torch's default generator does.
         noise: Standard normals `[B, ..., K]` to use instead of a seed.
-        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+        backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
         Probabilities or logits, `[B, ..., K]`, in `dtype`.
@@ -104,7 +104,7 @@ def sender_sample(
         seed: An int, or an int64 tensor of one element, that determines the noise.
         generator: Draws the seed. Without seed and generator, torch's default generator does.
         noise: Standard normals `[B, ..., K]` to use instead of a seed.
-        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+        backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
         The message y, `[B, ..., K]`, in `dtype`.
@@ -147,7 +147,7 @@ def theta(logits: Tensor, *, backend: str | None = None) -> Tensor:
 
     Args:
         logits: The state, `[B, ..., K]`, floating-point; differentiable.
-        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+        backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
         Probabilities, `[B, ..., K]`, in the type of logits.
@@ -215,7 +215,7 @@ def update_sample(
         generator: Draws the seed. Without seed and generator, torch's default generator does.
         noise: Standard normals `[B, ..., K]` of the sender, to use instead of noise from the seed.
         draw_noise: Uniforms `[B, ...]` that draw the class with choose="sample", to use instead of noise from the seed.
-        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+        backend: A name of `backends.BACKENDS`; None chooses one for the device.
         class_mask: bool, `[K]` or broadcastable to output_logits. A class where it is False counts as if its logit were
             −∞: it is not drawn.
 
@@ -307,7 +307,7 @@ def solver_step(
         noise: Standard normals `[B, ..., K]` of a stochastic rule, to use instead of noise from the seed.
         draw_noise: Uniforms `[B, ...]` that draw the sample with choose="sample", to use instead of noise from the
             seed.
-        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+        backend: A name of `backends.BACKENDS`; None chooses one for the device.
         class_mask: bool, `[K]` or broadcastable to output_logits. A class where it is False counts as if its logit were
             −∞.
         score: The gradient ∇_z ln p(c | z) of a condition c by the state, `[B, ..., K]`, floating-point. Where no class

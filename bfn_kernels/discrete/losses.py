@@ -42,7 +42,7 @@ def continuous_time_loss(
         mask: bool, False where a variable costs nothing; its x is then not read. Broadcastable to x, or shaped as its
             leading dimensions.
         reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (x's shape).
-        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+        backend: A name of `backends.BACKENDS`; None chooses one for the device.
         class_mask: bool, `[K]` or broadcastable to logits. A class where it is False counts as if its logit were −∞.
 
     Returns:
@@ -104,7 +104,7 @@ def discrete_time_loss(
         seed: An int, or an int64 tensor of one element, that determines the draws. Not with quadrature.
         generator: Draws the seed. Without seed and generator, torch's default generator does. Not with quadrature.
         noise: Standard normals `[n_samples, B, ..., K]` to use instead of a seed. Not with quadrature.
-        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+        backend: A name of `backends.BACKENDS`; None chooses one for the device.
         class_mask: bool, `[K]` or broadcastable to logits. A class where it is False counts as if its logit were −∞.
 
     Returns:
@@ -155,7 +155,7 @@ def reconstruction_loss(
         mask: bool, False where a variable costs nothing; its x is then not read. Broadcastable to x, or shaped as its
             leading dimensions.
         reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (x's shape).
-        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+        backend: A name of `backends.BACKENDS`; None chooses one for the device.
         class_mask: bool, `[K]` or broadcastable to logits. A class where it is False counts as if its logit were −∞.
 
     Returns:

@@ -1,4 +1,5 @@
-"""Discrete data in plain PyTorch: the executable specification. Equation numbers refer to arXiv 2308.07037.
+"""Discrete data in plain PyTorch: the executable specification. Equation numbers refer to arXiv 2308.07037, and
+[derived] marks formulas that are not in the paper.
 
 Classes x have shape `[B, ...]`, numbers per class `[B, ..., K]`. Row scalars (`alpha`, `weight`, …) come from the
 module `rows`, in the type of the arithmetic, and broadcast to x. The state is logits, not θ, since a θ that underflows

@@ -54,7 +54,7 @@ def output_distribution(
         parametrisation: "noise": the network predicts the noise (105, 106); "data": it predicts the data.
         limits: `bfn_kernels.Limits`, to which pred_log_std and the std are clamped. With parametrisation="noise", the
             mean is 0 and the std is 1 at times before limits.t_min.
-        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+        backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
         The mean and the std, each `[B, ...]`, or `[B, ..., M]` of a mixture, in float32, or float64 if a prediction or
@@ -107,7 +107,7 @@ def expected_value(
         clip: True adds the mass beyond [−1, 1] to the first and the last bin (107–109). False renormalises the
             distribution in [−1, 1]; a normal with less than 1e-5 of its mass in [−1, 1], as with every std from 8e4 on,
             then counts as uniform.
-        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+        backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
         k̂ `[B, ...]` in the type of mean.
@@ -145,7 +145,7 @@ def log_prob(
             one normal.
         clip: True adds the mass beyond [−1, 1] to the first and the last bin (107–109). False renormalises the
             distribution in [−1, 1]; a normal with less than 1e-5 of its mass in [−1, 1] then counts as uniform.
-        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+        backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
         ln p in the shape of x, float32, or float64 if an argument is float64.
@@ -188,7 +188,7 @@ def sample(
         noise: ε, standard normals `[B, ...]`, instead of normals from a seed; not differentiable.
         component_noise: Uniforms `[B, ...]` that draw the component of a mixture, instead of uniforms from a seed; not
             differentiable.
-        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+        backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
         The centres `[B, ...]` in the type of mean.
@@ -221,7 +221,7 @@ def mode(
         num_bins: K, the number of bins, at least 2.
         mixture_logits: Logits of the components of a mixture, `[B, ..., M]`, M at most 1024; not differentiable. None
             for one normal.
-        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+        backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
         The centres `[B, ...]` in the type of mean.

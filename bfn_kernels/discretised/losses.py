@@ -58,7 +58,7 @@ def continuous_time_loss(
         mask: Bool, False where a variable costs nothing and its x is not read. Broadcastable to x, or shaped as its
             leading dimensions, such as `[B]`.
         reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (`[B, ...]`).
-        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+        backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
         The loss in nats, float32, or float64 if x, mean or a prediction is float64.
@@ -142,7 +142,7 @@ def discrete_time_loss(
             n_samples.
         noise: ε of the draws, standard normals `[n_samples, B, ...]`, instead of normals from a seed; not
             differentiable.
-        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+        backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
         The loss in nats, float32, or float64 if x, mean or a prediction is float64.
@@ -207,7 +207,7 @@ def reconstruction_loss(
         mask: Bool, False where a variable costs nothing and its x is not read. Broadcastable to x, or shaped as its
             leading dimensions, such as `[B]`.
         reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (`[B, ...]`).
-        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+        backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
         The loss in nats, float32, or float64 if x, mean or a prediction is float64.

@@ -202,9 +202,9 @@ def loss(
     if alpha is not None:
         return reduce(n_steps * discrete_time_loss(x, normal, alpha, draws, bins), *target)
     if weight is None:
-        # Where the mask is False, the std becomes 1. In float32 this rounds every std to about 6e-8.
-        normal = hidden(target.mask, normal._replace(std=normal.std - 1))
-        normal = normal._replace(std=normal.std + 1)
+        normal = hidden(target.mask, normal)
+        if target.mask is not None:  # a std of 0 would make a NaN
+            normal = normal._replace(std=torch.where(normal.for_components(target.mask), normal.std, 1.0))
         return reduce(-_log_prob(bin_index(x, bins.num_bins), normal, bins.num_bins, bins.clip), *target)
     error = x - _expected_value(normal, bins.num_bins, bins.clip)
     return reduce(weight * error * error, *target)

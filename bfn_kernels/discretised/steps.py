@@ -78,7 +78,7 @@ def update_sample(
             seed; not differentiable.
         component_noise: Uniforms `[B, ...]` that draw the component of a mixture, instead of uniforms from a seed; not
             differentiable.
-        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+        backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
         The mean μ' in the type of mean, and the precision ρ'. ρ' is a float if precision and alpha are numbers.
@@ -202,7 +202,7 @@ def solver_step(
             seed; not differentiable.
         component_noise: Uniforms `[B, ...]` that draw the component of a mixture with choose="sample", instead of
             uniforms from a seed; not differentiable.
-        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+        backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
         The new mean μ' in the shape and type of mean.

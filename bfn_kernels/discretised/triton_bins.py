@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bfn_kernels.discretised.reference import pair
 from bfn_kernels.records import Network
-from bfn_kernels.triton_ops.elementary import clamp, exp, log, log1p, reciprocal
+from bfn_kernels.triton_ops.elementary import clamp, exp, log, log1p, quotient, reciprocal
 from bfn_kernels.triton_ops.normal import SCALE, log_cdf, log_interval, mills, scaled_interval
 from bfn_kernels.triton_ops.views import component_view, load, view, views
 
@@ -124,10 +124,10 @@ def to_centre(origin, i, K: tl.constexpr):
 
 
 @triton.jit
-def _by_mean_and_std(value, by_left, by_right, left, right, std):
+def _by_mean_and_std(value, by_left, by_right, left, right, inverse_std):
     """The value with its derivatives by mean and std. left, right: the edges, relative to the mean, in units of std.
     by_left, by_right: the derivatives by these edges."""
-    return value, -(by_left + by_right) / std, -(left * by_left + right * by_right) / std
+    return value, -(by_left + by_right) * inverse_std, -(left * by_left + right * by_right) * inverse_std
 
 
 @triton.jit
@@ -151,7 +151,7 @@ def _narrow_bin(z, d):
 
 
 @triton.jit
-def log_inner_bin(left, right, z, d, log_d, std):
+def log_inner_bin(left, right, z, d, log_d, inverse_std):
     """ln of the mass of a bin, with its derivatives by mean and std.
 
     z is the bin's centre and left and right are its edges, relative to the mean. d is the bin's width. The unit is std.
@@ -159,14 +159,14 @@ def log_inner_bin(left, right, z, d, log_d, std):
     series about its centre is used, since Φ(right) − Φ(left) would cancel.
     """
     value, by_left, by_right = log_interval(left, right, z, d)
-    value, by_mean, by_std = _by_mean_and_std(value, by_left, by_right, left, right, std)
+    value, by_mean, by_std = _by_mean_and_std(value, by_left, by_right, left, right, inverse_std)
     if z.dtype != tl.float64:
         narrow, series, tilt, growth = _narrow_bin(z, d)
         total = 1.0 + series
         by_z, by_d = tilt / total - z, 1.0 + growth / total  # by_d is the derivative by d, times d
         value = tl.where(narrow, -0.5 * z * z - _HALF_LOG_TWO_PI + log_d + log1p(tl.where(narrow, series, 0.0)), value)
-        by_mean = tl.where(narrow, -by_z / std, by_mean)
-        by_std = tl.where(narrow, -(z * by_z + by_d) / std, by_std)
+        by_mean = tl.where(narrow, -by_z * inverse_std, by_mean)
+        by_std = tl.where(narrow, -(z * by_z + by_d) * inverse_std, by_std)
     return value, by_mean, by_std
 
 
@@ -213,8 +213,9 @@ def scaled_end_bin(z, first: tl.constexpr, inverse_std):
 @triton.jit
 def log_total(mean, std):
     """ln of the mass in [−1, 1], as if it were one bin, and its derivatives by mean and std."""
-    width = 2.0 / std
-    return log_inner_bin((-1.0 - mean) / std, (1.0 - mean) / std, -mean / std, width, log(width), std)
+    inverse = reciprocal(std)
+    left, right = quotient(-1.0 - mean, std, inverse), quotient(1.0 - mean, std, inverse)
+    return log_inner_bin(left, right, quotient(-mean, std, inverse), 2.0 * inverse, log(2.0 * inverse), inverse)
 
 
 @triton.jit
@@ -223,26 +224,28 @@ def is_uniform(total):
 
 
 @triton.jit
-def log_end_bin(z, first, std):
+def log_end_bin(z, first, inverse_std):
     """ln of the mass of the first or the last bin with all mass beyond it, and its derivatives by mean and std. z: the
     bin's inner edge, relative to the mean, in units of std. first: whether it is the first bin. The last bin is the
     mirror image of the first."""
     value, slope = log_cdf(tl.where(first, z, -z))
-    slope = tl.where(first, -slope, slope) / std
+    slope = tl.where(first, -slope, slope) * inverse_std
     return value, slope, z * slope
 
 
 @triton.jit
 def log_bin_prob(i, mean, std, K: tl.constexpr, CLIP: tl.constexpr):
     """ln p of a bin (107–109), and its derivatives by mean and std."""
-    origin, unit = origin_of(mean, K), reciprocal(K * std)
-    left, right = to_edge(origin, i, K) * unit, to_edge(origin, i + 1.0, K) * unit
-    z, width = to_centre(origin, i, K) * unit, 2.0 * unit
-    value, by_mean, by_std = log_inner_bin(left, right, z, width, log(width), std)
+    origin, scale, inverse_std = origin_of(mean, K), K * std, reciprocal(std)
+    unit = reciprocal(scale)
+    left = quotient(to_edge(origin, i, K), scale, unit)
+    right = quotient(to_edge(origin, i + 1.0, K), scale, unit)
+    z, width = quotient(to_centre(origin, i, K), scale, unit), 2.0 * unit
+    value, by_mean, by_std = log_inner_bin(left, right, z, width, log(width), inverse_std)
     if CLIP:
         first = i == 0.0
-        edge = to_edge(origin, tl.where(first, 1.0, K - 1.0), K) * unit
-        end_value, end_by_mean, end_by_std = log_end_bin(edge, first, std)
+        edge = quotient(to_edge(origin, tl.where(first, 1.0, K - 1.0), K), scale, unit)
+        end_value, end_by_mean, end_by_std = log_end_bin(edge, first, inverse_std)
         end = first | (i == K - 1.0)
         value = tl.where(end, end_value, value)
         by_mean = tl.where(end, end_by_mean, by_mean)

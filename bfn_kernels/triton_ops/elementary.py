@@ -40,6 +40,14 @@ def reciprocal(x):
 
 
 @triton.jit
+def quotient(x, y, inverse):
+    """x/y, exact to about the last bit, where inverse is `reciprocal(y)`. The product x·inverse alone would be rounded
+    twice."""
+    q = x * inverse
+    return tl.where((tl.abs(q) < 1e30) & (y < 1e30), tl.fma(tl.fma(-q, y, x), inverse, q), q)
+
+
+@triton.jit
 def _reduced_exp(x):
     """2ⁿ and e^r − 1 of x = n·ln 2 + r, n from −126 to 127."""
     shifted = x * 1.44269504 + _ROUND

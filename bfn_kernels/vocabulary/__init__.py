@@ -82,7 +82,7 @@ def flow_embedding(
         noise: Standard normals `[B, ..., K]` to use instead of a seed.
         process_group: The processes that share the classes; see `help(bfn_kernels.vocabulary)`. None for one process.
         num_classes: K, the number of classes of all processes together. Only with process_group.
-        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+        backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
         The embedding `[B, ..., d]`, in the type of the weight.
@@ -143,7 +143,7 @@ def continuous_time_loss(
         reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (x's shape).
         process_group: The processes that share the classes; see `help(bfn_kernels.vocabulary)`. None for one process.
         num_classes: K, the number of classes of all processes together. Only with process_group.
-        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+        backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
         The loss in nats, float32, or float64 if hidden, weight, bias or flow_scale is float64.
@@ -216,7 +216,7 @@ def discrete_time_loss(
         noise: Standard normals `[n_samples, B, ..., K]` to use instead of a seed.
         process_group: The processes that share the classes; see `help(bfn_kernels.vocabulary)`. None for one process.
         num_classes: K, the number of classes of all processes together. Only with process_group.
-        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+        backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
         The loss in nats, float32, or float64 if hidden, weight, bias or flow_scale is float64.
@@ -277,7 +277,7 @@ def reconstruction_loss(
         reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (x's shape).
         process_group: The processes that share the classes; see `help(bfn_kernels.vocabulary)`. None for one process.
         num_classes: K, the number of classes of all processes together. Only with process_group.
-        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+        backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
         The loss in nats, float32, or float64 if hidden, weight, bias or flow_scale is float64.

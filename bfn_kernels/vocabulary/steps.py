@@ -3,7 +3,8 @@ them, one tile at a time. Only the state has K numbers for each token. Nothing i
 
 Logits are linear in hidden, bias and flow_scale. So for a temperature T, pass hidden/T, bias/T and flow_scale/T. For
 guidance with weight w, pass (1 + w)·hidden − w·h, where h are the hidden states without the condition. Combine the two
-flow_scales in the same way, and pass the bias as it is. Numbers in parentheses are equations of Graves et al. 2023.
+flow_scales in the same way, and pass the bias as it is. Numbers in parentheses are equations of Graves et al. 2023, and
+[derived] marks formulas that are not in the paper.
 """
 
 from collections.abc import Sequence
@@ -69,7 +70,7 @@ def update_sample(
         draw_noise: Uniforms `[B, ...]` that draw the class, to use instead of noise from the seed.
         process_group: The processes that share the classes; see `help(bfn_kernels.vocabulary)`. None for one process.
         num_classes: K, the number of classes of all processes together. Only with process_group.
-        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+        backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
         The new state, logits `[B, ..., K]` in the state's type. With embedding, a pair: the new state z', and
@@ -157,7 +158,7 @@ def solver_step(
         draw_noise: Uniforms `[B, ...]` that draw the class, to use instead of noise from the seed.
         process_group: The processes that share the classes; see `help(bfn_kernels.vocabulary)`. None for one process.
         num_classes: K, the number of classes of all processes together. Only with process_group.
-        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+        backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
         The new state, logits `[B, ..., K]` in the state's type. With embedding, a pair: the new state z', and
@@ -211,7 +212,7 @@ def mode(
         state: The logits of the input distribution, `[B, ..., K]`. Only with flow_scale.
         process_group: The processes that share the classes; see `help(bfn_kernels.vocabulary)`. None for one process.
         num_classes: K, the number of classes of all processes together. Only with process_group.
-        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+        backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
         Classes `[B, ...]`, int64.

@@ -4,7 +4,8 @@ The sums have the terms e_k = exp(z_k − t) for the wrong classes k ≠ x, wher
 or LEAST if it is smaller. The class x is left out, so that nothing cancels as p_x goes to 1. One class with the logit t
 is left out, too, since its term, 1, would be so large that small terms lose their digits. No term is negative, so sums
 over two sets of classes can be joined without cancellation. All numbers are float64, or float32 on a device without
-float64. Numbers in parentheses are equations of Graves et al. 2023.
+float64. Numbers in parentheses are equations of Graves et al. 2023, and [derived] marks formulas that are not in the
+paper.
 """
 
 from typing import NamedTuple

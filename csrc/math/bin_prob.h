@@ -8,8 +8,8 @@ namespace bfn {
 
 // Turns the derivatives of p by the edges `left` and `right`, in units of std, into derivatives by mean and std.
 template <class T>
-BFN_HD WithGradient<T> by_mean_and_std(LogInterval<T> p, T left, T right, T std) {
-  return {p.value, -(p.by_left + p.by_right) / std, -(left * p.by_left + right * p.by_right) / std};
+BFN_HD WithGradient<T> by_mean_and_std(LogInterval<T> p, T left, T right, T inverse_std) {
+  return {p.value, -(p.by_left + p.by_right) * inverse_std, -(left * p.by_left + right * p.by_right) * inverse_std};
 }
 
 // The mass of a narrow bin: a Taylor series about the centre. z is the centre, relative to the mean, and d the width of
@@ -35,17 +35,17 @@ struct NarrowBin {
 };
 
 // ln of the mass of a bin. z and d are as in NarrowBin, and log_d is ln d. The edges `left` and `right` are arguments,
-// too, since z +- d/2 would lose digits of the nearer edge if the bin is wide.
+// too, since z +- d/2 would lose digits of the nearer edge if the bin is wide. inverse_std is 1/std.
 template <class T>
-BFN_HD WithGradient<T> log_inner_bin(T left, T right, T z, T d, T log_d, T std) {
-  const auto wide = by_mean_and_std(log_interval(left, right, z, d), left, right, std);
+BFN_HD WithGradient<T> log_inner_bin(T left, T right, T z, T d, T log_d, T inverse_std) {
+  const auto wide = by_mean_and_std(log_interval(left, right, z, d), left, right, inverse_std);
   if (sizeof(T) == sizeof(double)) return wide;
   const bool narrow = NarrowBin<T>::applies(z, d);
   const NarrowBin<T> bin(z, d);
   const T by_z = bin.tilt / bin.total - z, by_d = 1 + bin.growth / bin.total;  // by_d is the derivative by d, times d
   const T value = T(-0.5) * z * z - static_cast<T>(kLogTwoPi / 2) + log_d + log1p(bin.series);
-  return {narrow ? value : wide.value, narrow ? -by_z / std : wide.by_mean,
-          narrow ? -(z * by_z + by_d) / std : wide.by_std};
+  return {narrow ? value : wide.value, narrow ? -by_z * inverse_std : wide.by_mean,
+          narrow ? -(z * by_z + by_d) * inverse_std : wide.by_std};
 }
 
 // The mass of a bin and its derivatives by mean and std, all divided by exp(-z^2/2), so that they do not underflow. z
@@ -69,7 +69,7 @@ struct BinPlace {
   }
 };
 
-// The mass of the bin of log_inner_bin, scaled. inverse_std is 1/std.
+// The mass of the bin of log_inner_bin, scaled.
 template <class T>
 BFN_HD ScaledBin<T> scaled_inner_bin(T left, T right, T z, T d, T inverse_std) {
   const ScaledInterval<T> p = scaled_interval(left, right, z, d);
@@ -86,16 +86,18 @@ BFN_HD ScaledBin<T> scaled_inner_bin(T left, T right, T z, T d, T inverse_std) {
 // ln of the mass in [-1, 1], computed as the mass of one wide bin.
 template <class T>
 BFN_HD WithGradient<T> log_total(T mean, T std) {
-  const T width = T(2) / std;
-  return log_inner_bin((-1 - mean) / std, (1 - mean) / std, -mean / std, width, log(width), std);
+  const T inverse = reciprocal(std), width = 2 * inverse;
+  const T left = quotient(-1 - mean, std, inverse), right = quotient(1 - mean, std, inverse);
+  return log_inner_bin(left, right, quotient(-mean, std, inverse), width, log(width), inverse);
 }
 
 // ln of the mass of an end bin of a clipped distribution. z is the bin's inner edge, relative to the mean, in units of
 // std. The last bin is computed as the mirror image of the first.
 template <class T>
-BFN_HD WithGradient<T> log_end_bin(T z, bool first, T std) {
+BFN_HD WithGradient<T> log_end_bin(T z, bool first, T inverse_std) {
   const auto p = log_cdf(first ? z : -z);
-  return {p.value, (first ? -p.by_right : p.by_right) / std, (first ? -z : z) * p.by_right / std};
+  const T slope = (first ? -p.by_right : p.by_right) * inverse_std;
+  return {p.value, slope, z * slope};
 }
 
 // The mass of the bin of log_end_bin, scaled. Its place is 0 if the bin contains 0, else its inner edge.
@@ -117,12 +119,13 @@ BFN_HD WithGradient<T> select(bool first, WithGradient<T> a, WithGradient<T> b) 
 template <class T>
 BFN_HD WithGradient<T> log_bin_prob(T index, T mean, T std, Bins<T> bins) {
   const Origin<T> origin = origin_of(mean, bins);
-  const T unit = 1 / (bins.real_count() * std);
-  const T left = origin.to_edge(index) * unit, right = origin.to_edge(index + 1) * unit;
-  const auto inner = log_inner_bin(left, right, origin.to_centre(index) * unit, 2 * unit, log(2 * unit), std);
+  const T scale = bins.real_count() * std, unit = reciprocal(scale), inverse_std = reciprocal(std);
+  const auto in_stds = [&](T distance) { return quotient(distance, scale, unit); };
+  const T left = in_stds(origin.to_edge(index)), right = in_stds(origin.to_edge(index + 1));
+  const auto inner = log_inner_bin(left, right, in_stds(origin.to_centre(index)), 2 * unit, log(2 * unit), inverse_std);
   if (bins.clip) {
     const bool first = index == T(0);
-    const auto end = log_end_bin(origin.to_edge(first ? T(1) : bins.last()) * unit, first, std);
+    const auto end = log_end_bin(in_stds(origin.to_edge(first ? T(1) : bins.last())), first, inverse_std);
     return select(first | (index == bins.last()), end, inner);
   }
   const auto total = log_total(mean, std);

@@ -250,6 +250,17 @@ BFN_HD float reciprocal(float x) {
 }
 BFN_HD double reciprocal(double x) { return 1 / x; }
 
+// x/y, where `inverse` is reciprocal(y). The product x inverse alone would be rounded twice.
+BFN_HD float quotient(float x, float y, float inverse) {
+#if defined(__CUDA_ARCH__)
+  const float q = x * inverse;
+  return ::fabsf(q) < 1e30f && y < 1e30f ? ::fmaf(::fmaf(-q, y, x), inverse, q) : q;
+#else
+  return x / y;
+#endif
+}
+BFN_HD double quotient(double x, double y, double) { return x / y; }
+
 // sqrt(x) for x that is 0 or above 1e-37. On a GPU its error is a unit in the last place, and it takes one instruction
 // instead of seven.
 BFN_HD float sqrt_normal(float x) {

@@ -1,6 +1,6 @@
 // The n-step loss of discretised data (113-119): -E[eps^2/2 + ln sum_k p_k exp(-(y - c_k)^2 / 2 tau^2)], where
 // y = x + tau eps is the message. With q_k = (c_k - x)/tau the bracket is ln sum_k p_k exp(q_k (eps - q_k/2)), in which
-// no eps^2 cancels.
+// no eps^2 cancels. [derived] marks formulas that are not in the paper.
 //
 // p_k is almost a normal of width std. Its product with the normal of the message, which has the width tau, is a bump
 // of width s, 1/s^2 = 1/std^2 + 1/tau^2. Only the bins under the bump count: its window. A point of the window is a
