@@ -98,17 +98,14 @@ class Molecules:
         """The samples that are molecules."""
         return [molecule for molecule in parsed(self.strings(samples)) if molecule is not None]
 
-    def score(self, samples: Tensor) -> tuple[float, float]:
-        """The share of samples that are molecules, and its standard error."""
-        share = len(self.valid(samples)) / len(samples)
-        return share, math.sqrt(share * (1 - share) / len(samples))
+    def score(self, samples: Tensor) -> tuple[float, float, dict[str, float]]:
+        """The share of samples that are molecules, its standard error, and the `summary` of these molecules."""
+        valid = self.valid(samples)
+        share = len(valid) / len(samples)
+        return share, math.sqrt(share * (1 - share) / len(samples)), self.summary(valid)
 
-    def summary(self, samples: Tensor) -> dict[str, float]:
-        """The measures of the valid samples, except those that compare with the test splits."""
-        return self.summary_of(self.valid(samples))
-
-    def summary_of(self, valid: list[Any]) -> dict[str, float]:
-        """The same measures, of molecules that are valid."""
+    def summary(self, valid: list[Any]) -> dict[str, float]:
+        """The measures of valid molecules, except those that compare with the test splits."""
         if not valid:
             return {}
         with rdkit() as chem:
@@ -123,7 +120,7 @@ class Molecules:
     def measures(self, samples: Tensor) -> dict[str, float]:
         """The measures of MOSES that RDKit alone gives. Validity is of all samples, all else of the valid samples."""
         valid = self.valid(samples)
-        measured = {self.quality: len(valid) / len(samples), **self.summary_of(valid)}
+        measured = {self.quality: len(valid) / len(samples), **self.summary(valid)}
         if valid:
             found = fragments(valid), scaffolds(valid)
             for split, reference in self.references.items():

@@ -63,12 +63,9 @@ class Angles:
     def worth(self, bound: float) -> float:
         return bound * math.log(2)
 
-    def score(self, samples: Tensor) -> tuple[float, float]:
+    def score(self, samples: Tensor) -> tuple[float, float, dict[str, float]]:
         nats = self.density.nats(samples.reshape(-1, 2))
-        return nats.mean().item(), nats.std().item() / math.sqrt(len(nats))
-
-    def summary(self, samples: Tensor) -> dict[str, float]:
-        return {}
+        return nats.mean().item(), nats.std().item() / math.sqrt(len(nats)), {}
 
     def measures(self, samples: Tensor) -> dict[str, float]:
         both = {"samples": samples, "held-out data": self.held_out}

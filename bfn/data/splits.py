@@ -23,11 +23,9 @@ class Judge(Protocol):
     def worth(self, bound: float) -> float:
         """Converts a bound in bits per dimension to `unit`."""
 
-    def score(self, samples: Tensor) -> tuple[float, float]:
-        """A number that tells how good samples are, and its standard error."""
-
-    def summary(self, samples: Tensor) -> dict[str, float]:
-        """Further measures of samples, by their names, which take little time."""
+    def score(self, samples: Tensor) -> tuple[float, float, dict[str, float]]:
+        """A number that tells how good samples are, its standard error, and further measures, by their names, which
+        take little time."""
 
     def measures(self, samples: Tensor) -> dict[str, float]:
         """All measures of samples, by their names."""

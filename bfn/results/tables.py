@@ -140,8 +140,7 @@ def drawn(model: BFN, data: Data, options: SampleConfig, device: torch.device, n
     if data.judge is None:
         share, error = told_apart(samples, held_out, differing=bool(data.symbols))
         return Drawn(name, n_steps + 1, seconds, TOLD_APART, share, error)
-    more = data.judge.summary(samples)
-    return Drawn(name, n_steps + 1, seconds, data.judge.quality, *data.judge.score(samples), more)
+    return Drawn(name, n_steps + 1, seconds, data.judge.quality, *data.judge.score(samples))
 
 
 def samplers_table(rows: Sequence[Drawn], settings: Config) -> Table:
