@@ -87,7 +87,7 @@ docs: install
 gpu-build: install
 	$(BIN)/python -m gpu_build
 
-# Needs a machine with a GPU, nvcc and a torch for CUDA: builds, tests and times, and writes all output to a report.
+# Needs a machine with a GPU and a torch for CUDA: builds, tests and times, and writes all output to a report.
 gpu-check:
 	$(PYTHON) -m gpu_build.check
 

@@ -1,7 +1,8 @@
-"""On a machine with a GPU, nvcc and a torch for CUDA: build for that GPU, run the tests that need one and the
-benchmarks, and look for stray accesses and races. All output goes to one report; the exit status is 1 if a step
-failed."""
+"""On a machine with a GPU and a torch for CUDA: build for that GPU, run the tests that need one and the benchmarks, and
+look for stray accesses and races. Without nvcc, or with --quick, only the Triton kernels take part. All output goes to
+one report; the exit status is 1 if a step failed."""
 
+import argparse
 import importlib.util
 import os
 import shutil
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-SECONDS = 540  # for all steps, since such machines are lent for ten minutes
+SECONDS, QUICK_SECONDS = 540, 120  # for all steps, since such machines are lent for ten minutes
 SANITIZERS = ("memcheck", "racecheck", "synccheck")
 # Allocates each tensor by itself, so that the sanitizer notices accesses beyond its end.
 UNCACHED = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
@@ -30,19 +31,22 @@ class Step:
     least: int = 5  # seconds that earlier steps must leave for this one
 
 
-def steps(architecture: str, results: Path) -> list[Step]:
+def steps(architecture: str, results: Path, *, nvcc: bool, quick: bool = False) -> list[Step]:
     python, parallel = sys.executable, ["-n", "8"] if importlib.util.find_spec("xdist") else []
     build = [python, "setup.py", "-q", "build_ext", "--inplace"]
     benchmarks = [python, "-m", "benchmarks", "--device", "cuda", "--without", "compiled", "--out", str(results)]
     sanitizer = ["compute-sanitizer", "--error-exitcode", "9", "--tool"]
     tests = [python, "-m", "pytest", "-m", "gpu", *parallel]
+    machine = [Step("backends", [python, "-m", "bfn_kernels.env"]), Step("card", ["nvidia-smi"])]
+    if quick:
+        of_triton = [*tests, "tests/gpu", "-k", "triton and float32"]
+        return [*machine, Step("tests of triton", of_triton, least=50), Step("benchmarks", [*benchmarks, "--quick"])]
     return [
-        Step("build", build, {"BFN_CUDA_ARCHITECTURES": architecture}),
-        Step("backends", [python, "-m", "bfn_kernels.env"]),
-        Step("card", ["nvidia-smi"]),
+        *([Step("build", build, {"BFN_CUDA_ARCHITECTURES": architecture})] if nvcc else []),
+        *machine,
         *(
             Step(f"tests of {backend}", [*tests, "tests/gpu", "-k", backend], least=90)
-            for backend in ("cuda", "triton")
+            for backend in (("cuda", "triton") if nvcc else ("triton",))
         ),
         Step("benchmarks", benchmarks, least=150),
         Step("tests of models", [*tests, "tests/gpu/test_models.py"], least=15),
@@ -87,7 +91,9 @@ def run(planned: Sequence[Step], report: Path, seconds: float = SECONDS) -> int:
     log.write_text("")
     for i, step in enumerate(planned):
         reserved = sum(later.least for later in planned[i + 1 :])
-        state, good = carry_out(step, log, max(step.least, ends - time.monotonic() - reserved))
+        most = max(step.least, ends - time.monotonic() - reserved)
+        print(f"{step.name}, at most {most:.0f} s ...", flush=True)
+        state, good = carry_out(step, log, most)
         well.append(good)
         summary.append(f"{step.name}: {state}")
         print(summary[-1], flush=True)
@@ -97,7 +103,10 @@ def run(planned: Sequence[Step], report: Path, seconds: float = SECONDS) -> int:
     return 0 if all(well) else 1
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m gpu_build.check", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="two minutes: the Triton kernels, a part of the tests")
+    quick, nvcc = parser.parse_args(arguments).quick, shutil.which("nvcc") is not None
     if not torch.cuda.is_available():
         print(f"error: torch {torch.__version__} sees no GPU", file=sys.stderr)
         return 2
@@ -105,7 +114,8 @@ def main() -> int:
     architecture = "{}{}".format(*torch.cuda.get_device_capability())
     folder = Path("benchmarks", "results", f"{datetime.now():%Y-%m-%d-%H%M%S}-{card}")
     folder.mkdir(parents=True)
-    return run(steps(architecture, folder), folder / "report.txt")
+    planned = steps(architecture, folder, nvcc=nvcc, quick=quick)
+    return run(planned, folder / "report.txt", QUICK_SECONDS if quick else SECONDS)
 
 
 if __name__ == "__main__":

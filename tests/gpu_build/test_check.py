@@ -32,12 +32,14 @@ def test_what_fails_does_not_keep_others_from_running(tmp_path, capsys):
     report.parent.mkdir()
     assert check.run([BAD, ABSENT, GOOD], report) == 1
     said, text = capsys.readouterr().out.splitlines(), report.read_text()
-    states = [line.rsplit(", ", 1)[0] for line in said[:3]]
+    begun, ended = said[:6:2], said[1:6:2]
+    assert [line.partition(", at most ")[0] for line in begun] == ["bad", "absent", "good"]
+    states = [line.rsplit(", ", 1)[0] for line in ended]
     assert states == ["bad: FAILED: exit status 3", "absent: left out: there is no no-such-tool", "good: ok"]
-    assert said[3] == f"report: {report}"
+    assert said[6] == f"report: {report}"
     head, *parts = text.split("\n== ")
     assert head.startswith("gpu-check of ") and "card" in head
-    assert head.splitlines()[1:4] == said[:3]
+    assert head.splitlines()[1:4] == ended
     assert parts[0].startswith("bad\n$ ") and "half" in parts[0] and "wrong" in parts[0]
     assert parts[1].startswith("good\n$ ") and "all is well" in parts[1]
     assert list(report.parent.iterdir()) == [report]
@@ -62,12 +64,17 @@ def test_a_step_that_takes_too_long_is_stopped_with_its_children(tmp_path):
 
 
 def test_steps_for_a_card(tmp_path):
-    planned = {step.name: step for step in check.steps("90", tmp_path)}
+    planned = {step.name: step for step in check.steps("90", tmp_path, nvcc=True)}
     assert sum(step.least for step in planned.values()) < check.SECONDS - 60 < 540
     assert planned["build"].environment == {"BFN_CUDA_ARCHITECTURES": "90"}
     names = list(planned)
     assert names.index("tests of triton") < names.index("benchmarks") < names.index("memcheck")
     assert planned["benchmarks"].command[1:5] == ["-m", "benchmarks", "--device", "cuda"]
+    without = {step.name for step in check.steps("90", tmp_path, nvcc=False)}
+    assert {*planned} - without == {"build", "tests of cuda"}
+    quick = check.steps("90", tmp_path, nvcc=True, quick=True)
+    assert [step.name for step in quick] == ["backends", "card", "tests of triton", "benchmarks"]
+    assert sum(step.least for step in quick) < check.QUICK_SECONDS - 30
 
 
 # The packages of the machines that are lent with a GPU for some minutes, which have no registry.
@@ -119,7 +126,7 @@ def test_a_lent_machine_has_all_that_the_check_needs():
 
 def test_without_a_gpu(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert check.main() == 2
+    assert check.main([]) == 2
     assert "sees no GPU" in capsys.readouterr().err
 
 
