@@ -7,6 +7,7 @@ from bfn.configs import Config, ConfigError, DataConfig, find
 from bfn.data.angles import angles
 from bfn.data.byte_pairs import text_bpe
 from bfn.data.moses import moses
+from bfn.data.photographs import photographs
 from bfn.data.published import cifar10, mnist, text8
 from bfn.data.shipped import digits, digits_binary, text
 from bfn.data.splits import Data as Data
@@ -23,6 +24,7 @@ DATASETS: dict[str, tuple[Callable[..., Data], list[str]]] = {
     "text8": (text8, ["folder", "file", "length"]),
     "moses": (moses, ["folder", "length", "count"]),
     "angles": (angles, ["folder", "length"]),
+    "photographs": (photographs, ["folder"]),
 }
 
 

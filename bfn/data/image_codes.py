@@ -1,0 +1,75 @@
+"""Two codes of images of 256 levels, as baselines: PNG, and normals that are predicted from the pixels before."""
+
+import io
+import math
+from collections.abc import Sequence
+from itertools import product
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import pad
+
+from bfn_kernels import discretised
+
+LEVELS = 256
+NEAR = (0, -1), (-1, -1), (-1, 0), (-1, 1)  # rows and columns from a pixel to the pixels that predict it
+RIDGE = 1e-9  # of the mean square of the features; it makes least squares unique
+
+
+def png(levels: Tensor) -> float:
+    """The bits per dimension of images, uint8 [N, H, W, 3], in one optimised PNG, in which they lie below each other. A
+    file for each image would pay for N headers."""
+    file = io.BytesIO()
+    Image.fromarray(levels.flatten(0, 1).numpy()).save(file, "PNG", optimize=True)
+    return 8 * len(file.getvalue()) / levels.numel()
+
+
+def normals(train: Tensor, test: Tensor) -> Tensor:
+    """The bits of each value of `test` by normals that are fitted to `train`; both are bin centres, float64 [N, H, W, 3].
+
+    A value x costs −log2 of the mass that N(m, s²) has in its bin. The first and the last bin have the tails. m and
+    ln s are linear functions by least squares:
+
+    - m is fitted to x. Its arguments are the colours of the pixels NEAR and the earlier colours of the pixel.
+    - ln s is fitted to ln(½ bin + |x − m|). Its arguments are ln(½ bin + d), for the distance d of each colour NEAR
+      from their mean and of each earlier colour of the pixel from its m.
+
+    s is then multiplied by a number such that the mean square of (x − m)/s is 1. It is at least ⅛ bin, with which a bin
+    holds nearly all mass. Each colour has its own functions, and so have the pixels at the margins, which lack
+    neighbours. m and s depend on earlier values alone, so a decoder could compute them.
+    """
+    images, bits, half = torch.cat([train, test]), torch.empty_like(test), 1 / LEVELS
+    near = neighbours(images)
+    for rows, columns in product((slice(1), slice(1, None)), (slice(1), slice(1, -1), slice(-1, None))):
+        x, around = (some[:, rows, columns].flatten(0, 2) for some in (images, near))
+        around = around[:, ~around[0, :, 0].isnan()]
+        known = len(x) // len(images) * len(train)  # the rows of `train` come first
+        spread = (around - around.mean(1, keepdim=True)).abs().flatten(1)
+        for colour in range(3):
+            mean = fit([around.flatten(1), x[:, :colour]], x[:, colour], known)
+            error = (x[:, [colour]] - mean[:, None]).abs()
+            log_std = fit([(half + spread).log()], (half + error[:, 0]).log(), known)
+            std = log_std.exp()
+            std = (std * (error[:known, 0] / std[:known]).square().mean().sqrt()).clamp(min=half / 4)
+            spread = torch.cat([spread, error], 1)
+            nats = -discretised.log_prob(x[known:, colour], mean[known:], std[known:], num_bins=LEVELS)
+            place = bits[:, rows, columns, colour]
+            place.copy_(nats.view_as(place) / math.log(2))
+    return bits
+
+
+def neighbours(images: Tensor) -> Tensor:
+    """The colours of the pixels NEAR each pixel, [N, H, W, 4, 3]; NaN outside the image."""
+    height, width = images.shape[1:3]
+    padded = pad(images, (0, 0, 1, 1, 1, 0), value=math.nan)
+    return torch.stack([padded[:, 1 + i :, 1 + j :][:, :height, :width] for i, j in NEAR], 3)
+
+
+def fit(features: Sequence[Tensor], wanted: Tensor, known: int) -> Tensor:
+    """The linear function of the features [M, ...] and of 1 that is nearest to the first `known` of `wanted` [M]."""
+    every = torch.cat([torch.ones_like(wanted)[:, None], *features], 1)
+    some = every[:known]
+    square = some.mT @ some
+    square += RIDGE * square.trace() * torch.eye(len(square), dtype=square.dtype)
+    return every @ torch.linalg.solve(square, some.mT @ wanted[:known])

@@ -1,0 +1,70 @@
+"""Crops of photographs that the wheel of scikit-image ships. Anyone may use these photographs for anything:
+
+- astronaut.png, Eileen Collins, from NASA's Great Images: public domain;
+- chelsea.png, a cat, by Stéfan van der Walt: CC0;
+- coffee.png, a cup, by Rachel Michetti at the Pikolo Espresso Bar: CC0;
+- rocket.jpg, DSCOVR's Falcon 9, by SpaceX: public domain.
+"""
+
+import hashlib
+import io
+import zipfile
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from bfn.configs import Config
+from bfn.data.files import damage, find_file
+from bfn.data.image_codes import LEVELS, normals, png
+from bfn.data.published import in_bins
+from bfn.data.splits import Data
+from bfn_kernels.discretised import from_levels
+
+PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
+PACKAGE = "scikit-image==0.26.0"
+WHEEL = "scikit_image-0.26.0-cp311-cp311-manylinux_2_24_x86_64.manylinux_2_28_x86_64.whl"
+SHA256 = "74aa5518ccea28121f57a95374581d3b979839adc25bb03f289b1bc9b99c58af"
+PIP = "--only-binary=:all:", "--python-version=3.11", "--platform=manylinux_2_28_x86_64"  # the same wheel everywhere
+SIDE, BAND = 32, 128  # of a crop; the columns of a photograph of which the last SIDE are held out
+STRIDE = 8  # rows and columns between the corners of training crops
+FITTED = 512  # training crops to which normals are fitted
+
+
+def photographs(config: Config) -> Data:
+    """Crops [N, 32, 32, 3] of 256 levels. Each photograph is cut into bands of 128 columns. The first 96 columns of a
+    band train, in crops that overlap. The other 32 are held out, in crops that do not: for the test in the first band,
+    for validation in the second, and so on."""
+    bands = [photograph.split(BAND, 1) for photograph in read(find_file(config, [WHEEL], [""]))]
+    train = torch.cat([crops(band[:, : BAND - SIDE], STRIDE) for some in bands for band in some])
+    held_out = [[crops(band[:, BAND - SIDE :], SIDE) for band in some] for some in bands]
+    test, validation = (torch.cat([part for some in held_out for part in some[i::2]]) for i in (0, 1))
+    return in_bins(train, validation, test, LEVELS, rivals=partial(rivals, train, test))
+
+
+def read(path: Path) -> list[Tensor]:
+    """The photographs in the wheel, uint8 [H, W, 3]."""
+    with damage(path, f"the wheel of {PACKAGE}"):
+        content = path.read_bytes()
+        if (found := hashlib.sha256(content).hexdigest()) != SHA256:
+            raise ValueError(f"its SHA-256 is {found}, and not {SHA256}")
+        with zipfile.ZipFile(io.BytesIO(content)) as wheel:
+            files = [io.BytesIO(wheel.read(f"skimage/data/{name}")) for name in PHOTOGRAPHS]
+        return [torch.from_numpy(np.array(Image.open(file).convert("RGB"))) for file in files]
+
+
+def crops(part: Tensor, stride: int) -> Tensor:
+    """The crops [N, SIDE, SIDE, 3] of a part of a photograph; none if it is too narrow."""
+    if part.shape[1] < SIDE:
+        return part.new_empty(0, SIDE, SIDE, 3)
+    return part.unfold(0, SIDE, stride).unfold(1, SIDE, stride).flatten(0, 1).movedim(1, -1)
+
+
+def rivals(train: Tensor, test: Tensor) -> dict[str, float]:
+    """The bits per dimension of the test crops by PNG and by normals."""
+    some = train[:: max(1, len(train) // FITTED)]
+    known, scored = (from_levels(levels, num_bins=LEVELS, dtype=torch.float64) for levels in (some, test))
+    return {"PNG": png(test), "normals given earlier pixels": normals(known, scored).mean().item()}
