@@ -46,18 +46,8 @@ def by_pip(name: str, folder: Path) -> None:
     """Lets pip download the file of a package into the folder, without installing the package."""
     package, file, *more = PACKAGES[name]
     if not (folder / file).exists():
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--quiet",
-            "--no-deps",
-            "--dest",
-            str(folder),
-            *more,
-            package,
-        ]
+        options = ["--quiet", "--no-deps", "--dest", str(folder), *more]
+        command = [sys.executable, "-m", "pip", "download", *options, package]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             *_, reason = ("", *done.stderr.strip().splitlines())

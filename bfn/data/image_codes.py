@@ -26,7 +26,8 @@ def png(levels: Tensor) -> float:
 
 
 def normals(train: Tensor, test: Tensor) -> Tensor:
-    """The bits of each value of `test` by normals that are fitted to `train`; both are bin centres, float64 [N, H, W, 3].
+    """The bits of each value of `test` by normals that are fitted to `train`. Both are bin centres, float64, and images
+    [N, H, W, 3].
 
     A value x costs −log2 of the mass that N(m, s²) has in its bin. The first and the last bin have the tails. m and
     ln s are linear functions by least squares:

@@ -1,4 +1,4 @@
-"""Crops of photographs that the wheel of scikit-image ships. Anyone may use these photographs for anything:
+"""Crops of photographs that the wheel of scikit-image ships. Its documentation names their authors and licences:
 
 - astronaut.png, Eileen Collins, from NASA's Great Images: public domain;
 - chelsea.png, a cat, by Stéfan van der Walt: CC0;

@@ -110,7 +110,7 @@ def centres(values):
 def correlated(count, seed):
     """Red is 0.9 times the red on the left plus noise, green is red plus noise, and blue is noise."""
     random = np.random.default_rng(seed).standard_normal
-    values = np.full((count, 16, 17, 3), 0.0)
+    values = np.empty((count, 16, 17, 3))
     values[..., 0] = 8 * random((count, 16, 17))
     values[:, :, 0, 0] /= math.sqrt(1 - 0.9**2)
     for column in range(1, 17):
@@ -130,9 +130,8 @@ def test_normals_cost_what_is_new_in_a_value():
 def test_normals_are_narrow_where_the_pixels_before_are_alike():
     def values(seed):
         random = np.random.default_rng(seed)
-        return centres(
-            128 + np.where(np.arange(200) % 2, 2, 20)[:, None, None, None] * random.normal(size=(200, 9, 9, 3))
-        )
+        stds = np.where(np.arange(200) % 2, 2, 20)[:, None, None, None]
+        return centres(128 + stds * random.normal(size=(200, 9, 9, 3)))
 
     bits = normals(values(0), values(1))[:, 1:, 1:-1]
     wide, narrow = bits[::2].mean(), bits[1::2].mean()
@@ -155,10 +154,6 @@ def test_training_evaluation_and_pictures_end_to_end(settings, tmp_path):
     out = tmp_path / "run"
     assert (out / "samples.png").read_bytes().startswith(b"\x89PNG")
     assert np.load(out / "samples.npy").shape == (4, 32, 32, 3)
-        32,
-        32,
-        3,
-    )
     data = load_data(load("photographs", settings))
     rivals = data.rivals()
     assert list(rivals) == ["PNG", "normals given earlier pixels"]
