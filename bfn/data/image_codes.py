@@ -14,7 +14,7 @@ from bfn_kernels import discretised
 
 LEVELS = 256
 NEAR = (0, -1), (-1, -1), (-1, 0), (-1, 1)  # rows and columns from a pixel to the pixels that predict it
-RIDGE = 1e-9  # of the mean square of the features; it makes least squares unique
+RIDGE = 1e-9  # times the sum of the squares of all features; it makes least squares unique
 
 
 def png(levels: Tensor) -> float:
@@ -50,8 +50,7 @@ def normals(train: Tensor, test: Tensor) -> Tensor:
         for colour in range(3):
             mean = fit([around.flatten(1), x[:, :colour]], x[:, colour], known)
             error = (x[:, [colour]] - mean[:, None]).abs()
-            log_std = fit([(half + spread).log()], (half + error[:, 0]).log(), known)
-            std = log_std.exp()
+            std = fit([(half + spread).log()], (half + error[:, 0]).log(), known).exp()
             std = (std * (error[:known, 0] / std[:known]).square().mean().sqrt()).clamp(min=half / 4)
             spread = torch.cat([spread, error], 1)
             nats = -discretised.log_prob(x[known:, colour], mean[known:], std[known:], num_bins=LEVELS)
