@@ -4,7 +4,7 @@ also far into both tails."""
 import triton
 import triton.language as tl
 
-from bfn_kernels.triton_ops.elementary import exp, log, log1p, reciprocal
+from bfn_kernels.triton_ops.elementary import exp, log, log1p, quotient, reciprocal
 
 SCALE = tl.constexpr(0.3989422804014327)  # 1/√(2π)
 
@@ -15,18 +15,18 @@ def mills(z):
     if z.dtype == tl.float64:
         return _mills64(z)
     else:
-        t = reciprocal(1.0 + 0.3 * z)
-        p = -0.010760636 * t + 0.038807508
-        p = p * t - 0.030210897
-        p = p * t - 0.032942172
-        p = p * t + 0.023566415
-        p = p * t + 0.015509112
-        p = p * t + 0.060739022
-        p = p * t + 0.086990468
-        p = p * t + 0.10893643
-        p = p * t + 0.11968205
-        p = p * t + 0.11968268
-        return p * t
+        u = reciprocal(z + 3.3333333)
+        p = -6074.4106 * u + 6572.0854
+        p = p * u - 1534.8726
+        p = p * u - 502.09073
+        p = p * u + 107.75681
+        p = p * u + 21.274502
+        p = p * u + 24.995481
+        p = p * u + 10.739564
+        p = p * u + 4.0346827
+        p = p * u + 1.3298006
+        p = p * u + 0.39894226
+        return p * u
 
 
 @triton.jit
@@ -87,7 +87,7 @@ def log_cdf(z):
     e = exp(exponent)
     mass = tl.where(z < 0.0, 0.0, e * ratio)
     value = tl.where(z < 0.0, exponent + log(ratio), log1p(-mass))
-    return value, tl.where(z < 0.0, SCALE / ratio, SCALE * e / (1.0 - mass))
+    return value, SCALE * tl.where(z < 0.0, 1.0, e) * reciprocal(tl.where(z < 0.0, ratio, 1.0 - mass))
 
 
 @triton.jit
@@ -111,6 +111,6 @@ def scaled_interval(left, right, middle, width):
 def log_interval(left, right, middle, width):
     """ln(Φ(right) − Φ(left)) and its derivatives by left and by right."""
     z, front, lost, of_left, of_right = scaled_interval(left, right, middle, width)
-    missing = lost / front
-    inverse = 1.0 / (front * (1.0 - missing))
+    missing = quotient(lost, front, reciprocal(front))
+    inverse = reciprocal(front * (1.0 - missing))
     return log1p(-missing) + (-0.5 * z * z + log(front)), -of_left * inverse, of_right * inverse

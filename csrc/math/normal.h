@@ -6,22 +6,22 @@
 
 namespace bfn {
 
-// Phi(-z) / exp(-z^2/2) for z >= 0, which is the Mills ratio divided by sqrt(2 pi). In float it is t P(t) with
-// t = 1/(1 + 0.3z) and a polynomial P. The absolute error is 2e-8.
+// Phi(-z) / exp(-z^2/2) for z >= 0, which is the Mills ratio divided by sqrt(2 pi). In float it is u P(u) with
+// u = 1/(z + 10/3) and a polynomial P, whose relative error is 7e-8.
 BFN_HD float mills(float z) {
-  const float t = reciprocal(1.0f + 0.3f * z);
-  float p = -0.010760636f;
-  p = p * t + 0.038807508f;
-  p = p * t - 0.030210897f;
-  p = p * t - 0.032942172f;
-  p = p * t + 0.023566415f;
-  p = p * t + 0.015509112f;
-  p = p * t + 0.060739022f;
-  p = p * t + 0.086990468f;
-  p = p * t + 0.10893643f;
-  p = p * t + 0.11968205f;
-  p = p * t + 0.11968268f;
-  return p * t;
+  const float u = reciprocal(z + 3.3333333f);
+  float p = -6074.4106f;
+  p = p * u + 6572.0854f;
+  p = p * u - 1534.8726f;
+  p = p * u - 502.09073f;
+  p = p * u + 107.75681f;
+  p = p * u + 21.274502f;
+  p = p * u + 24.995481f;
+  p = p * u + 10.739564f;
+  p = p * u + 4.0346827f;
+  p = p * u + 1.3298006f;
+  p = p * u + 0.39894226f;
+  return p * u;
 }
 
 BFN_HD double mills(double z) {
