@@ -19,13 +19,14 @@ from gpu_build import extension, table
 from gpu_build.executed import executions
 from gpu_build.table import Execution, Kernel
 
-ARCHITECTURES = (80, 90, 100)
+ARCHITECTURES = 80, 90, 100
+AMD = ("gfx942",)  # MI300, for which only Triton compiles
 BUDGET = Path(__file__).with_name("budget.json")
 SLACK = 1.02  # a new limit is the count times SLACK, since another version of the compiler may need a little more
 
 
 def spilling(kernels: Sequence[Kernel]) -> list[str]:
-    return [f"{k.backend} {k.name}, sm_{k.architecture}: spills {k.spills} bytes" for k in kernels if k.spills]
+    return [f"{k.backend} {k.name}, {k.architecture}: spills {k.spills} bytes" for k in kernels if k.spills]
 
 
 def idle(ran: Sequence[Execution], budget: Iterable[str], only: str = "") -> list[str]:
@@ -71,7 +72,8 @@ def verdict(kernels: Sequence[Kernel], ran: Sequence[Execution], wrong: Sequence
         return f"verdict: NOT well, {len(wrong)} errors"
     said = "verdict: well"
     if kernels:
-        said += f"; {len(kernels)} rows of kernels for sm_{', sm_'.join(map(str, ARCHITECTURES))}, none spills"
+        architectures = ", ".join(dict.fromkeys(k.architecture for k in kernels))
+        said += f"; {len(kernels)} rows of kernels for {architectures}, none spills"
     if not ran:
         return f"{said}; nothing was executed, and no budget looked at"
     # Products on tensor cores are left out if there are other calls, since the bandwidth does not limit them.
@@ -98,7 +100,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"left out: the {backend} kernels, since {needs} is not installed", file=sys.stderr)
             continue
         if not options.only_call:
-            kernels += importlib.import_module(f"gpu_build.{backend}").kernels(ARCHITECTURES, folder)
+            compile_for = (*ARCHITECTURES, *AMD) if backend == "triton" else ARCHITECTURES
+            kernels += importlib.import_module(f"gpu_build.{backend}").kernels(compile_for, folder)
         ran += executions(backend, options.only_call)
     if options.only_call and not ran:
         parser.error(f"--only-call {options.only_call!r} is in the name of no call that can be executed here")

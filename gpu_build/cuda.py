@@ -59,5 +59,5 @@ def kernels(architectures: Sequence[int], folder: Path) -> list[Kernel]:
             if known:
                 most = (max(numbers) for numbers in zip(*known, strict=True))
                 name = f"{log.name.split('.')[0]}, the most of {len(known)} kernels"
-                found.append(Kernel("cuda", name, architecture, *most))
+                found.append(Kernel("cuda", name, f"sm_{architecture}", *most))
     return found

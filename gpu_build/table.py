@@ -27,11 +27,12 @@ ISSUE = 1 / 128  # the cycles for issuing an instruction of one lane, whatever i
 
 @dataclass(frozen=True)
 class Kernel:
-    """The registers of a thread, the shared memory and the spills of a kernel, compiled for one architecture."""
+    """The registers of a thread, the shared memory and the spills of a kernel. architecture: what it was compiled for,
+    such as "sm_90" or AMD's "gfx942"."""
 
     backend: str
     name: str
-    architecture: int
+    architecture: str
     registers: int
     shared: int = 0  # bytes
     spills: int = 0  # bytes
@@ -101,9 +102,9 @@ def made(title: str, columns: Sequence[str]) -> Table:
 
 
 def compiled(kernels: Iterable[Kernel]) -> Table:
-    table = made("Compiled", ("sm", "registers", "shared", "spilled"))
+    table = made("Compiled", ("compiled for", "registers", "shared", "spilled"))
     for k in kernels:
-        table.add_row(f"{k.backend} {k.name}", *map(str, (k.architecture, k.registers, k.shared, k.spills)))
+        table.add_row(f"{k.backend} {k.name}", k.architecture, *map(str, (k.registers, k.shared, k.spills)))
     return table
 
 

@@ -5,7 +5,7 @@ import functools
 import os
 import re
 import subprocess
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
 from multiprocessing import get_context
@@ -49,15 +49,17 @@ class Launch(NamedTuple):
 
 
 class NoGPU:
-    """A driver for Triton that compiles for a GPU without having one, and runs nothing."""
+    """A driver for Triton that compiles for a GPU without having one, and runs nothing. The architecture is a compute
+    capability of NVIDIA, times ten, or a name of AMD, such as "gfx942"."""
 
-    def __init__(self, architecture: int):
-        self.target = GPUTarget("cuda", architecture, 32)
+    def __init__(self, architecture: int | str):
+        is_amd = isinstance(architecture, str)
+        self.target = GPUTarget("hip", architecture, 64) if is_amd else GPUTarget("cuda", architecture, 32)
 
     def get_current_target(self) -> GPUTarget:
         return self.target
 
-    def get_current_device(self) -> int:
+    def get_current_device(self) -> int | str:
         return self.target.arch  # Triton keeps a cache for each device
 
     def get_current_stream(self, device: int | None = None) -> int:
@@ -83,7 +85,7 @@ def launches(call: Callable[[], object]) -> list[Launch]:
     return found
 
 
-def compiled(launch: Launch, architecture: int) -> Any:
+def compiled(launch: Launch, architecture: int | str) -> Any:
     driver.set_active(NoGPU(architecture))
     return launch.kernel.warmup(*launch.arguments, grid=(launch.programs,), **launch.options)
 
@@ -96,13 +98,28 @@ def resources(name: str, launch: Launch, architecture: int, folder: Path) -> Ker
     usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     registers, stack, shared = (int(re.search(rf"{what}:(\d+)", usage)[1]) for what in ("REG", "STACK", "SHARED"))
     spilled = any(opcode.split(".")[0] in ("LDL", "STL") for opcode in sass.opcodes(cubin))
-    return Kernel("triton", name, architecture, registers, shared, stack if spilled else 0)
+    return Kernel("triton", name, f"sm_{architecture}", registers, shared, stack if spilled else 0)
 
 
-def _of_architecture(architecture: int, folder: Path) -> list[Kernel]:
-    """The compiled kernels of the calls. Of a call's launches, only the first one that does not write a table of nodes
-    is compiled, since a later one only adds a few sums."""
-    found = []
+def resources_of_amd(name: str, launch: Launch, architecture: str) -> Kernel:
+    """Returns the same for a GPU of AMD, from what its compiler writes into the assembly."""
+    text = compiled(launch, architecture).asm["amdgcn"]
+    asked = "vgpr_count", "group_segment_fixed_size", "private_segment_fixed_size", "vgpr_spill_count"
+    registers, shared, scratch, spilled = (int(re.search(rf"\.{what}:\s*(\d+)", text)[1]) for what in asked)
+    return Kernel("triton", name, architecture, registers, shared, scratch if spilled else 0)
+
+
+def _of_architecture(architecture: int | str, folder: Path, only: str) -> list[Kernel]:
+    """The compiled kernels of the calls with `only` in their names."""
+    if isinstance(architecture, str):
+        torch.version.hip = "compiled for"  # as in a build of torch for AMD: `views.launch` looks at it
+        return [resources_of_amd(name, launch, architecture) for name, launch in _launches(only)]
+    return [resources(name, launch, architecture, folder) for name, launch in _launches(only)]
+
+
+def _launches(only: str) -> Iterator[tuple[str, Launch]]:
+    """The names of the calls, and what they launch. Of a call's launches, only the first one that does not write a
+    table of nodes counts, since a later one only adds a few sums."""
     for dtype, sizes in ((torch.float32, (27, 2048, 32768)), (torch.bfloat16, (27,))):
         data = torch.zeros(32, 3072, dtype=dtype)
         rows = of_data(OPS, data) + of_bits(OPS, data) + of_angles(OPS, data)
@@ -113,14 +130,15 @@ def _of_architecture(architecture: int, folder: Path) -> list[Kernel]:
         else:
             rows += of_products(OPS, *(torch.zeros(size, 768, dtype=dtype) for size in (4096, 32000)))
         for row in rows:
-            first = [each for each in launches(row.call) if each.kernel is not write_table][:1]
             name = f"{row.name}, {str(dtype).removeprefix('torch.')}"
-            found += [resources(name, launch, architecture, folder) for launch in first]
-    return found
+            if only in name:
+                first = [each for each in launches(row.call) if each.kernel is not write_table][:1]
+                yield from ((name, launch) for launch in first)
 
 
-def kernels(architectures: Iterable[int], folder: Path) -> list[Kernel]:
+def kernels(architectures: Iterable[int | str], folder: Path, only: str = "") -> list[Kernel]:
     """Compiles for every architecture, two at a time. Each has a process, since a process has one target of Triton."""
     os.environ.setdefault("TRITON_CACHE_DIR", str(folder / "triton"))
-    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
-        return [k for found in pool.map(_of_architecture, architectures, repeat(folder)) for k in found]
+    with ProcessPoolExecutor(2, get_context("spawn"), max_tasks_per_child=1) as pool:
+        each = pool.map(_of_architecture, architectures, repeat(folder), repeat(only))
+        return [kernel for found in each for kernel in found]

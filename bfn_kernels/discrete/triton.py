@@ -29,6 +29,7 @@ from bfn_kernels.triton_ops.classes import (
     is_class,
     launch_rows,
     load_classes,
+    load_for_sums,
     logits_view,
     message,
     no_tile,
@@ -248,7 +249,7 @@ def _stats(view, x, rows, S):
     top, rest = no_tile(rows, S)
     rest_square, below_top, z_x = rest, rest, rest
     for first in range(0, S.K, S.TILE):
-        z = load_classes(view, rows, first, S)
+        z = load_for_sums(view, rows, first, S)
         is_x = is_class(x, first, S.TILE)
         new = tl.maximum(top, tl.max(z, 1))
         e = tl.where(is_x, 0.0, exp_difference(z, finite(new)[:, None]))

@@ -73,7 +73,7 @@ def joint(z, p, is_x, inside, alpha, draws, rows, count, S):
     towards_x = S.K * alpha[:, None]
     spread = tl.sqrt(towards_x)
     small = spread < _SMALL_SPREAD
-    less = tl.where(small, 1.0, 0.0).to(S.T)
+    less, one = tl.where(small, 1.0, 0.0).to(S.T), tl.where(small, 0.0, 1.0).to(S.T)
     accurate = tl.sum(tl.where(rows[2][:, None] & (spread < _LARGE_SPREAD), 1, 0)) > 0
     q, p_x = tl.where(is_x, 0.0, p), sum_where(is_x, p)
     is_small, others = tl.sum(less, 1) > 0.0, tl.sum(q, 1)
@@ -91,14 +91,18 @@ def joint(z, p, is_x, inside, alpha, draws, rows, count, S):
         s, mixture = tl.where(is_small, total, total - others), tl.where(is_small, 1.0 + total, level)
         near, within = serves(s), _is_within(mixture)
         mean = tl.where(near, 1.0 + s, tl.where(within, mixture, 1.0))
-        rounding, log_mean = mean - 1.0, log_normal(mean)
-        exact = rounding == 0.0
-        by_s = tl.where(exact, s, log_mean * (s / tl.where(exact, 1.0, rounding)))  # ln(1 + s), as `log1p` computes it
-        value -= weight * tl.where(near, by_s, log_mean)
-        factor = weight * reciprocal(mean)
+        inverse = reciprocal(mean)
+        lost = tl.where(near, s - (mean - 1.0), 0.0)  # the rounding error of 1 + s
+        value -= weight * (log_normal(mean) + lost * inverse)
+        factor = weight * inverse
         by_x += factor * s
-        # level - ratio is exactly 0 for a class other than x that has all of the probability
-        gradient += q * (factor[:, None] * (level[:, None] - ratio))
+        if accurate:
+            # Σ p_j·(ratio_j − ratio) over all classes j, since the sum of p_j is not exactly 1
+            difference = tl.fma(-others[:, None], ratio, total[:, None])
+            difference = tl.fma(p_x[:, None], one - ratio, difference)
+        else:
+            difference = level[:, None] - ratio
+        gradient += q * (factor[:, None] * difference)  # exactly 0 for a class that has all of the probability
         far = tl.maximum(far, (~(near | within)).to(tl.int32))
     gradient += tl.where(is_x, (p_x * by_x)[:, None], 0.0)
     if tl.sum(far) > 0:

@@ -144,17 +144,20 @@ def load_classes(view, rows, first, S, OTHER: tl.constexpr = float("-inf")):
 
 
 @triton.jit
-def load_like_noise(view, rows, S):
-    """The numbers that `load_classes` loads, for a tile of whole rows. Each thread has groups of four classes, as in
-    `class_noise`. If K is not a multiple of four, `load_classes` would give the threads other numbers, and each
-    operation with noise or with a sum over the row would move numbers between threads."""
-    first = 4 * tl.arange(0, S.TILE // 4)
-    return interleave(
-        _load_each(view, rows, first, S),
-        _load_each(view, rows, first + 1, S),
-        _load_each(view, rows, first + 2, S),
-        _load_each(view, rows, first + 3, S),
-    )
+def load_for_sums(view, rows, first, S):
+    """The numbers that `load_classes` loads, for kernels that sum over whole rows or add noise to them. If K is not a
+    multiple of four, each thread has groups of four classes, as in `class_noise`. `load_classes` would give the threads
+    other numbers, and each operation with noise or with a sum over the row would move numbers between threads."""
+    if S.K % 4 == 0 or S.K > S.TILE:
+        return load_classes(view, rows, first, S)
+    else:
+        group = 4 * tl.arange(0, S.TILE // 4)
+        return interleave(
+            _load_each(view, rows, group, S),
+            _load_each(view, rows, group + 1, S),
+            _load_each(view, rows, group + 2, S),
+            _load_each(view, rows, group + 3, S),
+        )
 
 
 @triton.jit

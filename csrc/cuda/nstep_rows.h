@@ -20,12 +20,11 @@ class NStepRow {
         op_(op),
         nodes_(nodes),
         count_(static_cast<int>(op.num_classes)),
-        z_(team, count_, Logits<A>(op.logits, row, count_)) {
-    seed_ = seed;
-    row_ = row;
-    x_ = static_cast<int>(x);
-    on_ = on;
-  }
+        z_(team, count_, Logits<A>(op.logits, row, count_)),
+        seed_(seed),
+        row_(row),
+        x_(static_cast<int>(x)),
+        on_(on) {}
 
   // Returns the loss, and writes its gradient. Both are 0 for a row that is not `on`.
   __device__ T operator()() {
@@ -129,12 +128,13 @@ class NStepRow {
   }
 
   // The messages of a draw of the joint receiver, whose density ratios are 2^(spread eps + shift). If `less` is 1, they
-  // are near 1, and ratio - 1 is stored instead of the ratio; else it is 0.
+  // are near 1, and ratio - 1 is stored instead of the ratio; else it is 0. precise(): below kLargeSpread.
   struct Message {
     T spread, less, shift;
 
+    __device__ bool precise() const { return !(spread >= T(kLargeSpread / kLogOfTwo)); }
     __device__ void to_ratios(T (&eps)[4]) const {
-      if (!(spread >= T(kLargeSpread / kLogOfTwo))) {
+      if (precise()) {
 #pragma unroll
         for (int j = 0; j < 4; ++j) eps[j] = exp2_less(fused(spread, eps[j], shift), less);
       } else {
@@ -148,8 +148,7 @@ class NStepRow {
     if (op_.draws.n_samples == 0) return binary(log_odds_before());
     const int draws = static_cast<int>(op_.draws.n_samples);
     const T weight = T(1) / static_cast<T>(draws), towards_x = static_cast<T>(count_) * alpha_;
-    const T spread = sqrt(towards_x), to_base_two = static_cast<T>(1 / kLogOfTwo);
-    const T p_x = p_of_x();
+    const T spread = sqrt(towards_x), to_base_two = static_cast<T>(1 / kLogOfTwo), p_x = p_of_x();
     Message message{spread * to_base_two, spread < T(kSmallSpread) ? T(1) : T(0), T(0)};
     Sum<T, kSlots> of_others = 0;
     for_groups<kSlots>(team_, count_, [&](int i, int first) {
@@ -179,10 +178,18 @@ class NStepRow {
       value += weight * joint.divergence;
       by_x += joint.factor * sum;
       if (!op_.grad_logits) continue;
-      each_ratio(draw, message, [&](int i, int j, int k, T share, T ratio) {
-        // The difference is 0 if one class has all of the probability.
-        set_gradient(i, j, k, fused(share, joint.factor * (level - ratio), gradient_at(i, j, k)));
-      });
+      // Adds share (M - ratio) / M. The difference is 0 if one class has all of the probability.
+      const auto add_slopes = [&](auto difference) {
+        each_ratio(draw, message, [&](int i, int j, int k, T share, T ratio) {
+          set_gradient(i, j, k, fused(share, joint.factor * difference(ratio), gradient_at(i, j, k)));
+        });
+      };
+      if (kSlots == kSweep || message.precise()) {
+        // The sum of p_j (ratio_j - ratio) over all classes j, since the sum of p_j is not exactly 1.
+        add_slopes([&](T ratio) { return fused(p_x, T(1) - message.less - ratio, fused(-others, ratio, total)); });
+      } else {
+        add_slopes([&](T ratio) { return level - ratio; });
+      }
     }
     for_groups<kSlots>(team_, count_, [&](int i, int first) {
 #pragma unroll

@@ -132,7 +132,8 @@ constexpr double kMaxShift = 80;
 // The largest spread sqrt(K alpha) of messages for which the density ratios are stored as their differences from 1.
 constexpr double kSmallSpread = 0.25;
 
-// From this spread on, ratios may have the error of a GPU's instruction for 2^x. A smaller spread would magnify it.
+// From this spread on, ratios may have the error of a GPU's instruction for 2^x, and the sum of all p_k counts as 1. A
+// smaller spread would magnify the errors of both.
 constexpr double kLargeSpread = 0.8;
 
 // One draw of L_n with the paper's joint receiver, which mixes a density of the whole vector y for each k. The
@@ -153,11 +154,11 @@ struct JointDraw {
   BFN_HD JointDraw(T sum, T mixture, T weight) {
     out_of_range = mixture > T(1e-18) && mixture < T(1e30) ? 0 : 1;
     near_one = sum > T(-0.5) ? 1 : out_of_range;
-    const T mean = out_of_range ? T(1) : near_one ? 1 + sum : mixture, rounded = mean - 1, value = log_normal(mean);
-    const T corrected = rounded == T(0) ? sum : value * (sum * reciprocal(rounded));  // log1p(sum)
-    divergence = near_one ? -corrected : -value;
+    const T mean = out_of_range ? T(1) : near_one ? 1 + sum : mixture, inverse = reciprocal(mean);
+    const T lost = near_one ? sum - (mean - 1) : T(0);  // the rounding error of 1 + S
+    divergence = -(log_normal(mean) + lost * inverse);
     level = out_of_range ? T(0) : near_one ? sum : mixture;
-    factor = out_of_range ? T(0) : weight * reciprocal(mean);
+    factor = out_of_range ? T(0) : weight * inverse;
   }
   // A draw of which only the gradient is needed.
   BFN_HD JointDraw(T slope_factor, T slope_level, int32_t near)

@@ -1,9 +1,11 @@
 """The checks of the GPU builds, which need no GPU: each must be able to fail."""
 
+import importlib
 import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -29,13 +31,40 @@ ptxas info    : Used 40 registers
 """
 
 
+AMD = """
+    .group_segment_fixed_size: 512
+    .private_segment_fixed_size: {scratch}
+    .sgpr_spill_count: 2
+    .vgpr_count:     48
+    .vgpr_spill_count: {spilled}
+"""
+
+
 def test_resources_are_those_of_the_architecture():
     assert cuda.resources(LOG, 80) == {"_Z1f": (24, 512, 12), "_Z1g": (30, 0, 0)}
     assert cuda.resources(LOG, 90) == {"_Z1f": (40, 0, 0)}
 
 
+def test_a_kernel_is_compiled_for_amd(tmp_path, monkeypatch):
+    pytest.importorskip("triton")
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    compiler = importlib.import_module("gpu_build.triton")
+    (kernel,) = compiler.kernels(["gfx942"], tmp_path, "discrete theta, 27 classes, float32")
+    assert (kernel.name, kernel.architecture) == ("discrete theta, 27 classes, float32", "gfx942")
+    assert 0 < kernel.registers <= 512 and kernel.spills == 0
+
+
+def test_spills_on_amd_are_found(monkeypatch):
+    pytest.importorskip("triton")
+    compiler = importlib.import_module("gpu_build.triton")
+    text = AMD.format(scratch=16, spilled=3), AMD.format(scratch=16, spilled=0)  # indexed arrays lie in scratch, too
+    monkeypatch.setattr(compiler, "compiled", lambda text, architecture: SimpleNamespace(asm={"amdgcn": text}))
+    assert [compiler.resources_of_amd("f", each, "gfx942").spills for each in text] == [16, 0]
+    assert compiler.resources_of_amd("f", text[0], "gfx942") == Kernel("triton", "f", "gfx942", 48, 512, 16)
+
+
 def test_a_kernel_that_spills_is_an_error():
-    kernels = [Kernel("cuda", "one", 90, 32), Kernel("triton", "two", 90, 255, spills=8)]
+    kernels = [Kernel("cuda", "one", "sm_90", 32), Kernel("triton", "two", "sm_90", 255, spills=8)]
     assert spilling(kernels) == ["triton two, sm_90: spills 8 bytes"]
 
 
@@ -68,13 +97,14 @@ def test_a_budget_is_rewritten_for_calls_by_name():
 
 
 def test_the_verdict_names_the_worst():
-    kernels = [Kernel("cuda", "fast", 90, 32)]
+    kernels = [Kernel("cuda", "fast", "sm_90", 32)]
     fast, slow = (
         ran("fast", instructions={"fma": 1.0}, bytes=12.0),
         ran("slow", instructions={"special": 1e2}, bytes=12.0),
     )
     said = verdict(kernels, [fast, slow], [])
-    assert said.startswith("verdict: well; 1 rows of kernels for sm_80, ") and said.endswith("12.9%, of cuda slow")
+    assert said.startswith("verdict: well; 1 rows of kernels for sm_90, none spills; ")
+    assert said.endswith("12.9%, of cuda slow")
     assert verdict(kernels, [], []).endswith("nothing was executed, and no budget looked at")
     assert verdict(kernels, [fast], ["spills", "no budget"]) == "verdict: NOT well, 2 errors"
 
