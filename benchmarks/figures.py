@@ -140,8 +140,8 @@ FIGURES: tuple[tuple[str, Callable[[Path], str]], ...] = (
     ("docs/benchmarks.md", of_cases(main_cases)),
     ("docs/benchmarks.md", of_cases(page.vocabularies)),
     ("docs/benchmarks.md", said(Row, "results.csv")),
-    ("docs/training.md", table(vocabularies.Step, "vocabularies.csv", vocabularies)),
-    ("docs/training.md", table(experiments.Run, "experiments.csv", experiments)),
+    ("docs/results.md", table(vocabularies.Step, "vocabularies.csv", vocabularies)),
+    ("docs/results.md", table(experiments.Run, "experiments.csv", experiments)),
     *(
         ("docs/where_kernels_pay.md", time_to_quality(title))
         for title in (runs_report.SPEED, runs_report.QUALITY, runs_report.SAMPLES)

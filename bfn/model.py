@@ -25,7 +25,7 @@ from bfn_kernels.schedules import (
 )
 
 LOGARITHMIC = 20.4054  # ChemBFN's beta_1 of the logarithmic schedule, times the number of classes
-LARGE = 1000  # from so many classes on, a training step is faster without tensors [B, ..., K]: see docs/training.md
+LARGE = 1000  # from so many classes on, a training step is faster without tensors [B, ..., K]: see docs/results.md
 
 
 class BFN(nn.BFN):
