@@ -152,6 +152,10 @@ def discrete_continuous_time_loss(x: Tensor, logits: Tensor, t: Tensor, *, beta_
     return column(logits.shape[-1] * beta_1 * t) * distance
 
 
+def discrete_reconstruction_loss(x: Tensor, logits: Tensor) -> Tensor:
+    return F.cross_entropy(logits.flatten(0, -2), x.flatten(), reduction="none").view(x.shape)
+
+
 def discrete_discrete_time_loss(x, logits, t, noise=None, *, beta_1: float, n_steps: int, n_samples: int) -> Tensor:
     """n·E[y_x + LSE(z) − LSE(z + y)], the joint receiver (189, 190)."""
     alpha = column(beta_1 * (2 * (n_steps * t + 1) - 1) / n_steps**2)

@@ -121,6 +121,10 @@ def squared_distance(x: Tensor, probs: Tensor, t: Tensor, beta_1: float) -> Tens
     return t * beta_1 * distance
 
 
+def discrete_reconstruction_loss(x: Tensor, logits: Tensor) -> Tensor:
+    return -Categorical(logits=logits, validate_args=False).log_prob(x)
+
+
 def discrete_discrete_time_loss(x, logits, t, noise=None, *, beta_1: float, n_steps: int, n_samples: int) -> Tensor:
     probs = Categorical(logits=logits, validate_args=False).probs
     return factorised_loss(x, probs, t, noise, beta_1, n_steps, n_samples)

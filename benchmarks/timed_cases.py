@@ -158,7 +158,15 @@ def of_crystals(op: str, *atoms: int) -> list[Case]:
     return [Case(op, (count, 3), times=f"{count} atoms", published=1000) for count in atoms]
 
 
+def of_tokens(k: int, shape: tuple[int, ...]) -> list[Case]:
+    """The ops on tokens of a small vocabulary, such as SMILES."""
+    least = {"continuous_time_loss": 2.5, "reconstruction_loss": 0, "flow_sample": 4, "update_sample": 4}
+    return [Case(f"discrete.{op}", shape, k, eager=eager) for op, eager in least.items()]
+
+
 CIFAR, TEXT8, TOKENS, MANY, FEW = (32, 3072), (52, 256), (4, 256), (100, 100_000), (1, 64)
+SMILES, PIECES = (64, 128), (16, 128)  # strings of ChemBFN's 246 tokens, and fewer strings of 1000 tokens
+ENLARGED = (CIFAR, TEXT8, SMILES, PIECES)  # see ON_GPU
 ATOMS = (20_000, 3)  # the nodes of graphs, each with three coordinates
 MNIST = (512, 784)
 BATCH = {"binary": MNIST, "discrete": (416, 256), "discretised": CIFAR}  # of the paper's experiments, on one device
@@ -175,6 +183,8 @@ CASES = [
     *over_k((4, 8, 27, 64), Case("discrete.flow_sample", TEXT8, published=6, closed=3)),
     *over_k((4, 8, 27, 64), Case("discrete.update_sample", TEXT8, published=6, closed=3)),
     *over_k((4, 8, 27, 64), Case("discrete.theta", TEXT8, published=6, closed=3)),
+    *of_tokens(246, SMILES),
+    *of_tokens(1000, PIECES),
     Case("discrete.continuous_time_loss", TOKENS, 32000, published=15, closed=3),
     Case("discrete.flow_sample", TOKENS, 32000, published=10, closed=4),
     Case("discrete.update_sample", TOKENS, 32000, published=12, closed=8),
@@ -259,7 +269,7 @@ def quick(case: Case) -> Case:
 
 def on_gpu(case: Case) -> Case:
     """The same case with more rows. With draws it stays the same, since the published formulation needs much memory."""
-    wide = case.shape in (CIFAR, TEXT8) and "n_samples" not in case.options
+    wide = case.shape in ENLARGED and "n_samples" not in case.options
     return replace(case, shape=(case.shape[0] * ON_GPU, *case.shape[1:])) if wide else case
 
 
@@ -344,7 +354,8 @@ def _discrete(case: Case, name: str, t: Tensor, g) -> tuple[dict, dict]:
         return tensors, {"noise": noise, "draw_noise": middle.view(case.shape)}
     other = torch.randint(case.k, case.shape, generator=g)
     x = torch.where(torch.rand(case.shape, generator=g) < 0.5, drawn.view(case.shape), other)
-    return {"x": x, "logits": logits, "t": t}, _noise_of_loss(case, name, wide, g)
+    tensors = {"x": x, "logits": logits} | ({} if name == "reconstruction_loss" else {"t": t})
+    return tensors, _noise_of_loss(case, name, wide, g)
 
 
 def _binary(case: Case, name: str, t: Tensor, g) -> tuple[dict, dict]:

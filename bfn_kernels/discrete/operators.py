@@ -21,7 +21,7 @@ from bfn_kernels.operators import (
     times_saved,
 )
 
-SHORT_ROW = 128  # the largest K for which the CPU kernels compute the gradient of a loss in the forward pass
+SHORT_ROW = 2048  # the largest K for which the CPU kernels compute the gradient of a loss in the forward pass
 ROW_STATS = 4  # how many numbers of each row a loss saves for its backward pass
 
 

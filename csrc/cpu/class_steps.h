@@ -135,10 +135,10 @@ void choose(const DiscreteUpdate& op, const Rows& rows, RowScratch<T>& scratch, 
   const StepLogits<T> logits{op};
   if (op.sent.choice == Choice::kMode) return find_modes<T>(rows, logits, sent.class_index);
   if (op.sent.choice == Choice::kMean) {
-    const RowSums<T> sums(rows, nullptr, scratch, logits);
+    const RowSums<T> sums(rows, nullptr, scratch, logits, {&op.output_logits});
     for (int64_t j = 0; j < kLanes; ++j) sent.share[j] = static_cast<T>(1 / sums.rest[j]);
   } else {
-    const RowSums<T, SumMode::kRounded> sums(rows, nullptr, scratch, logits);
+    const RowSums<T, SumMode::kRounded> sums(rows, nullptr, scratch, logits, {&op.output_logits});
     T uniform[kLanes];
     uniform_lanes(op.sent.draw, rows, uniform);
     draw_classes(rows, sums.rest, scratch, uniform, sent.class_index);

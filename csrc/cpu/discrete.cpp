@@ -58,8 +58,9 @@ template <class T>
 void discrete_theta(const DiscreteTheta& op) {
   if (op.num_classes <= kFewClasses) return theta_of_few_classes<T>(op);
   const auto make = [&] { return RowScratch<T>(op.num_classes); };
+  const Prefetch<T> ahead{&op.logits, &op.out};
   for_row_blocks(op.count, op.num_classes, make, [&](const Rows& rows, RowScratch<T>& scratch) {
-    store_probs(op.out, rows, RowSums<T>(rows, nullptr, scratch, logits_of<T>(op.logits)).rest, scratch);
+    store_probs(op.out, rows, RowSums<T>(rows, nullptr, scratch, logits_of<T>(op.logits), ahead).rest, scratch);
   });
 }
 
@@ -132,6 +133,7 @@ void discrete_loss(const DiscreteLoss& op) {
   const int64_t count = op.num_classes;
   T factor[kLanes];
   std::fill_n(factor, kLanes, known_scale<T>(op.to));
+  const Prefetch<T> ahead{&op.logits, &op.grad_logits};
   const auto make = [&] { return RowScratch<T>(count, static_cast<bool>(op.grad_logits)); };
   const auto block = [&](int64_t start, int64_t length, const uint8_t* mask, T* loss, RowScratch<T>& scratch) {
     const RowValues<int64_t> classes(op.x, start, length);
@@ -142,7 +144,7 @@ void discrete_loss(const DiscreteLoss& op) {
       int64_t x[kLanes];
       classes.lanes(rows, x);
       check_classes(rows, costs, x, &bad);
-      const RowSums<T, SumMode::kExactWithSquares> sums(rows, x, scratch, logits_of<T>(op.logits));
+      const RowSums<T, SumMode::kExactWithSquares> sums(rows, x, scratch, logits_of<T>(op.logits), ahead);
       double complement[kLanes] = {};
       if (op.weight) sums.complement_sums(rows, x, logits_of<T>(op.logits), complement);
       T weight[kLanes], cost[kLanes];
@@ -190,7 +192,7 @@ void discrete_loss_backward(const DiscreteLossBackward& op) {
       for_tiles(rows, [&](const Tile& tile) {
         T logits[kBlock], e[kBlock], out[kBlock];
         // It prefetches only half a tile ahead, since the output needs room in the cache, too.
-        exp_tile(tile, logits_of<T>(op.logits)(tile, logits), stats.max(), e, kBlock / 2);
+        exp_tile(tile, logits_of<T>(op.logits)(tile, logits), stats.max(), e, Prefetch<T>({&op.logits}, -kBlock / 2));
         T* to = target_tile(op.grad_logits, tile, out);
         if (soft) {
           write_soft_slopes<T>(op.x, tile, stats, op.weight ? weight : nullptr, grad, costs, e, nullptr, to);

@@ -101,7 +101,7 @@ struct NStepRows {
       : op(nstep), rows(which), scratch(of_thread) {
     std::copy_n(classes, kLanes, x);
     load_lanes(op.alpha, rows, alpha);
-    const RowSums<T> sums(rows, nullptr, scratch.rows, logits_of<T>(op.logits));
+    const RowSums<T> sums(rows, nullptr, scratch.rows, logits_of<T>(op.logits), {&op.logits});
     for_tiles(rows, [&](const Tile& tile) {
       T factor[kLanes];
       for (int64_t j = 0; j < kLanes; ++j) {

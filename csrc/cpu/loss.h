@@ -54,20 +54,37 @@ double sum_of(const T* x, int64_t length) {
   return sum;
 }
 
-// The factor of a mean is 1 over the number of losses. Without a mask this number is known before the losses are
-// summed. Then the forward pass multiplies the gradients by the factor, and store_unit_scale stores a scale of 1 for
-// the backward pass. With a mask, known_scale is 1, and the backward pass multiplies by the factor.
-template <class T>
-T known_scale(const LossTarget& to) {
-  if (to.reduction != Reduction::kMean || to.mask) return T(1);
-  return static_cast<T>(1.0 / static_cast<double>(std::max<int64_t>(1, to.batch * to.per_batch)));
+// The number of losses that count.
+inline int64_t counted(const LossTarget& to) {
+  const int64_t all = to.batch * to.per_batch;
+  if (!to.mask) return all;
+  std::atomic<int64_t> count{0};
+  for_range(all, kGrain, [&](int64_t begin, int64_t end) {
+    uint8_t buffer[kBlock];
+    int64_t found = 0;
+    for (int64_t start = begin; start < end; start += kBlock) {
+      const int64_t length = std::min(kBlock, end - start);
+      const uint8_t* mask = load(to.mask, start, length, buffer);
+      for (int64_t i = 0; i < length; ++i) found += mask[i] != 0;
+    }
+    count += found;
+  });
+  return count;
 }
 
-// Stores the scale 1 if the gradients were already multiplied by known_scale.
+// The factor of a mean is 1 over the number of losses that count. The forward pass multiplies the gradients by it, and
+// store_unit_scale stores a scale of 1 for the backward pass.
+template <class T>
+T known_scale(const LossTarget& to) {
+  if (to.reduction != Reduction::kMean) return T(1);
+  return static_cast<T>(1.0 / static_cast<double>(std::max<int64_t>(1, counted(to))));
+}
+
+// Stores the scale of gradients that were already multiplied by known_scale.
 template <class T>
 void store_unit_scale(const LossTarget& to) {
   const T one = 1;
-  if (!to.mask) store(to.scale, 0, 1, &one);
+  store(to.scale, 0, 1, &one);
 }
 
 // Calls f(start, length, mask, loss, scratch) for each block of variables. f writes the loss of each variable of the
@@ -81,7 +98,6 @@ void reduce_losses(const LossTarget& to, int64_t width, M&& make, F&& f) {
   const int64_t groups = by_batch ? to.batch : 1, group_size = by_batch ? to.per_batch : to.batch * to.per_batch;
   const int64_t blocks_per_group = (group_size + size - 1) / size, blocks = groups * blocks_per_group;
   std::vector<double> sums(to.reduction == Reduction::kNone ? 0 : blocks);
-  std::vector<int64_t> counts(to.reduction == Reduction::kMean ? blocks : 0);
   const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, width * std::min(group_size, size)));
   for_range(blocks, grain, [&](int64_t begin, int64_t end) {
     T buffer[kBlock];
@@ -92,20 +108,12 @@ void reduce_losses(const LossTarget& to, int64_t width, M&& make, F&& f) {
       const int64_t length = std::min(size, group_size - index * size);
       const uint8_t* mask = to.mask ? load(to.mask, start, length, mask_buffer) : nullptr;
       f(start, length, mask, buffer, scratch);
-      int64_t count = length;
-      if (mask) {
-        count = 0;
-        for (int64_t i = 0; i < length; ++i) {
-          if (!mask[i]) buffer[i] = 0;
-          count += mask[i] != 0;
-        }
-      }
+      for (int64_t i = 0; mask && i < length; ++i) buffer[i] = mask[i] ? buffer[i] : T(0);
       if (to.reduction == Reduction::kNone) {
         store(to.loss, start, length, buffer);
         continue;
       }
       sums[block] = sum_of(buffer, length);
-      if (to.reduction == Reduction::kMean) counts[block] = count;
     }
   });
   T scale = 1;
@@ -118,10 +126,9 @@ void reduce_losses(const LossTarget& to, int64_t width, M&& make, F&& f) {
     }
   } else if (to.reduction != Reduction::kNone) {
     double sum = 0;
-    int64_t count = 0;
     for (const double s : sums) sum += s;
-    for (const int64_t c : counts) count += c;
-    const double divisor = to.reduction == Reduction::kMean ? static_cast<double>(std::max<int64_t>(count, 1)) : 1.0;
+    const double divisor =
+        to.reduction == Reduction::kMean ? static_cast<double>(std::max<int64_t>(counted(to), 1)) : 1.0;
     const T value = static_cast<T>(sum / divisor);
     scale = static_cast<T>(1 / divisor);
     store(to.loss, 0, 1, &value);

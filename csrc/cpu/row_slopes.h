@@ -69,10 +69,15 @@ class LaneSlopes {
     write_others(tile, e, scale_or_one, slope_, level_, origin_, out);
     where_in_tile(tile, x, [&](int64_t j, int64_t i) { out[i] = grad_x_[j]; });
     if (std::all_of(costs_, costs_ + kLanes, [](uint8_t cost) { return cost != 0; })) return;
-    for_numbers(tile, [&](int64_t i, int32_t, auto j) { out[i] = costs_[j] ? out[i] : T(0); });
+    clear_masked(tile, costs_, out);
   }
 
  private:
+  // The compiler vectorises this loop only if it knows that `out` is not `costs`.
+  [[gnu::noinline]] static void clear_masked(const Tile& tile, const uint8_t* __restrict costs, T* __restrict out) {
+    for_numbers(tile, [&](int64_t i, int32_t, auto j) { out[i] = costs[j] ? out[i] : T(0); });
+  }
+
   [[gnu::noinline]] static void write_others(const Tile& tile, const T* __restrict e, const T* __restrict scale,
                                              const T* __restrict slope, const T* __restrict level,
                                              const T* __restrict origin, T* __restrict out) {

@@ -99,16 +99,14 @@ T exp_of(T logit, T top) {
   return kExact ? exp_difference(logit, top) : exp_term(logit - top);
 }
 
-// Writes e = exp(z - top) of some sets. It prefetches the logits that lie prefetch_distance numbers further on, which
-// the caller will read next. The hardware prefetches only up to the end of a page of 4 KiB.
+// Writes e = exp(z - top) of some sets. It prefetches the numbers of `ahead` from `next` on, which the caller will read
+// or write next. The hardware prefetches only up to the end of a page of 4 KiB.
 template <bool kExact, class T>
 [[gnu::noinline]] void exp_steps(int64_t sets, int64_t steps, const T* __restrict z, const T* __restrict top,
-                                 T* __restrict e, int64_t prefetch_distance) {
+                                 T* __restrict e, const Prefetch<T>& ahead = {}, int64_t next = 0) {
   for (int64_t set = 0; set < sets; ++set) {
     for (int64_t i = set * steps * kLanes; i < (set + 1) * steps * kLanes; i += kLanes) {
-#if defined(__GNUC__)
-      __builtin_prefetch(z + i + prefetch_distance);
-#endif
+      ahead.run(next + i, kLanes);
       for (int64_t j = 0; j < kLanes; ++j) e[i + j] = exp_of<kExact>(z[i + j], top[set * kLanes + j]);
     }
   }
@@ -117,24 +115,22 @@ template <bool kExact, class T>
 // Writes e = exp(z - top) of rows whose lanes are classes. Each row has `pitch` numbers, and one top.
 template <bool kExact, class T>
 [[gnu::noinline]] void exp_rows(int64_t count, int64_t pitch, const T* __restrict z, const T* __restrict top,
-                                T* __restrict e, int64_t prefetch_distance) {
+                                T* __restrict e, const Prefetch<T>& ahead = {}, int64_t next = 0) {
   for (int64_t j = 0; j < count; ++j) {
     const T most = top[j];
     for (int64_t i = j * pitch; i < (j + 1) * pitch; i += kLanes) {
-#if defined(__GNUC__)
-      __builtin_prefetch(z + i + prefetch_distance);
-#endif
+      ahead.run(next + i, kLanes);
       for (int64_t lane = 0; lane < kLanes; ++lane) e[i + lane] = exp_of<kExact>(z[i + lane], most);
     }
   }
 }
 
 template <bool kExact = true, class T>
-void exp_tile(const Tile& tile, const T* z, const T (&top)[kLanes], T* e, int64_t prefetch_distance = kBlock) {
+void exp_tile(const Tile& tile, const T* z, const T (&top)[kLanes], T* e, const Prefetch<T>& ahead = {}) {
   if (tile.rows.lanes_are_classes) {
-    exp_rows<kExact>(tile.rows.count, tile.pitch(), z, top, e, prefetch_distance);
+    exp_rows<kExact>(tile.rows.count, tile.pitch(), z, top, e, ahead, tile.end());
   } else {
-    exp_steps<kExact>(1, tile.steps, z, top, e, prefetch_distance);
+    exp_steps<kExact>(1, tile.steps, z, top, e, ahead, tile.end());
   }
 }
 
@@ -151,7 +147,7 @@ void softmax_steps(int64_t sets, int64_t steps, const T* __restrict z, T* __rest
   T top[kBlock], e[kBlock];
   double sums[kBlock];
   max_steps(sets, steps, z, top);
-  exp_steps<true>(sets, steps, z, top, e, 0);
+  exp_steps<true>(sets, steps, z, top, e);
   sum_steps<false>(sets, steps, e, sums);
   for (int64_t set = 0; set < sets; ++set) {
     T inverse[kLanes];
@@ -189,9 +185,9 @@ struct TileSums {
   double rest[kLanes], square[kLanes];
 
   template <SumMode kMode>
-  void compute(const Tile& tile, const T* z, const int64_t* x, T* e, T (&z_x)[kLanes]) {
+  void compute(const Tile& tile, const T* z, const int64_t* x, T* e, T (&z_x)[kLanes], const Prefetch<T>& ahead) {
     max_tile(tile, z, top);
-    exp_tile<kMode != SumMode::kRounded>(tile, z, top, e);
+    exp_tile<kMode != SumMode::kRounded>(tile, z, top, e, ahead);
     where_in_tile(tile, x, [&](int64_t j, int64_t i) {
       set_lanes(tile.rows, j, z_x, z[i]);
       e[i] = 0;
@@ -234,15 +230,16 @@ struct RowSums {
   T top[kLanes], z_x[kLanes] = {}, e_x[kLanes] = {};
   double rest[kLanes], square[kLanes];
 
-  // `logits(tile, buffer)` returns the logits of a tile.
+  // `logits(tile, buffer)` returns the logits of a tile. `ahead` are tensors of which the next tile will be read or
+  // written.
   template <class F>
-  RowSums(const Rows& rows, const int64_t* x, RowScratch<T>& scratch, F&& logits) {
+  RowSums(const Rows& rows, const int64_t* x, RowScratch<T>& scratch, F&& logits, const Prefetch<T>& ahead = {}) {
     int64_t count = 0;
     for_tiles(rows, [&](const Tile& tile) {
       T buffer[kBlock];
       const T* z = logits(tile, buffer);
       T* e = scratch.e.data() + (scratch.keep_e ? tile.first : 0);
-      scratch.tiles[count++].template compute<kMode>(tile, z, x, e, z_x);
+      scratch.tiles[count++].template compute<kMode>(tile, z, x, e, z_x, ahead);
     });
     join(scratch.tiles.data(), count);
     for (int64_t j = 0; x && j < kLanes; ++j) e_x[j] = x[j] < 0 ? T(0) : exp_difference(z_x[j], top[j]);

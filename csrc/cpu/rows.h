@@ -46,6 +46,8 @@ struct Tile {
   int64_t at(int64_t j, int64_t k) const { return rows.lanes_are_classes ? j * pitch() + k : k * kLanes + j; }
   // Where the tile begins in the tensor.
   int64_t start() const { return rows.first * rows.num_classes + first; }
+  // Where the next tile begins.
+  int64_t end() const { return start() + rows.count * classes; }
 };
 
 // Calls f(rows) for all rows. Each call gets as many rows as fit a tile.
@@ -165,22 +167,34 @@ void lanes_to_rows(int64_t classes, const T* from, T* to) {
   deinterleave_quarters(4 * classes, halfway, to);
 }
 
+// Copies rows of `classes` numbers to another distance between rows. The last step of each row ends with its last
+// class, so that it overlaps the step before. Fewer than 16 classes are the end of one long row. std::copy_n would be
+// slower.
+template <class T>
+[[gnu::noinline]] void copy_rows(int64_t count, int64_t classes, const T* __restrict from, int64_t from_pitch,
+                                 T* __restrict to, int64_t to_pitch) {
+  if (classes < kLanes) std::copy_n(from, classes, to);
+  for (int64_t j = 0; classes >= kLanes && j < count; ++j) {
+    for (int64_t i = 0; i < classes; i += kLanes) {
+      const int64_t k = std::min(i, classes - kLanes);
+      for (int64_t lane = 0; lane < kLanes; ++lane) to[j * to_pitch + k + lane] = from[j * from_pitch + k + lane];
+    }
+  }
+}
+
 // Returns a pointer to the numbers of a tile. They are copied to `buffer` unless they can be read in place. If the
 // lanes are rows and there are fewer than 16 rows, the remaining lanes repeat the last row.
 template <class T>
 const T* load_tile(const View& view, const Tile& tile, T* buffer, T pad, int64_t offset = 0) {
   const int64_t start = offset + tile.start(), count = tile.rows.count, classes = tile.classes;
+  if (tile.rows.lanes_are_classes && classes == tile.pitch()) return load(view, start, count * classes, buffer);
+  T staging[kBlock];
+  const T* from = load(view, start, count * classes, staging);
   if (tile.rows.lanes_are_classes) {
-    const T* from = load(view, start, count * classes, buffer);
-    if (classes == tile.pitch()) return from;
-    for (int64_t j = count - 1; j >= 0; --j) {  // from the last row on, since `from` may be the buffer
-      std::memmove(buffer + j * tile.pitch(), from + j * classes, classes * sizeof(T));
-    }
+    copy_rows(count, classes, from, classes, buffer, tile.pitch());
     pad_tile(tile, buffer, pad);
     return buffer;
   }
-  T staging[kBlock];
-  const T* from = load(view, start, count * classes, staging);
   if (count < kLanes) {
     if (from != staging) std::copy_n(from, count * classes, staging);
     from = staging;
@@ -204,7 +218,7 @@ void store_tile(const View& view, const Tile& tile, const T* from) {
   T staging[kBlock];
   T* to = tile.rows.lanes_are_classes || count == kLanes ? target(view, start, staging) : staging;
   if (tile.rows.lanes_are_classes) {
-    for (int64_t j = 0; j < count; ++j) std::copy_n(from + j * tile.pitch(), classes, to + j * classes);
+    copy_rows(count, classes, from, tile.pitch(), to, classes);
   } else {
     lanes_to_rows(classes, from, to);
   }

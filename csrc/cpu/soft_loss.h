@@ -85,7 +85,7 @@ void soft_loss(const DiscreteLoss& op) {
       mask_lanes(rows, mask ? mask + rows.first - start : nullptr, costs);
       T weight[kLanes];
       load_lanes(op.weight, rows, weight);
-      const RowSums<T> row(rows, nullptr, scratch, logits_of<T>(op.logits));
+      const RowSums<T> row(rows, nullptr, scratch, logits_of<T>(op.logits), {&op.logits, &op.x, &op.grad_logits});
       const SoftSums sums = soft_sums(op, rows, row, scratch);
       LaneStats<T> stats;
       for (int64_t j = 0; j < kLanes; ++j) {

@@ -73,7 +73,7 @@ struct Prefetch {
   const T* from[3] = {};
 
   Prefetch() = default;
-  Prefetch(std::initializer_list<const View*> views, int64_t start) {
+  Prefetch(std::initializer_list<const View*> views, int64_t start = 0) {
     int64_t count = 0;
     for (const View* view : views) {
       if (*view && in_place<T>(*view)) from[count++] = static_cast<const T*>(view->data) + start;

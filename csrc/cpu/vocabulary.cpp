@@ -115,7 +115,7 @@ void probabilities_again(const StepTile<T>& op, int64_t token) {
   for_chunks(op.tile, token, [&](const Chunk& chunk) {
     T z[kBlock], e[kBlock];
     step_chunk(op, chunk, z);
-    exp_rows<true>(1, chunk.steps() * kLanes, z, &top, e, 0);
+    exp_rows<true>(1, chunk.steps() * kLanes, z, &top, e);
     T* const out = op.numbers + chunk.start;
     for (int64_t k = 0; k < chunk.count; ++k) out[k] = e[k] * inverse;
   });
@@ -129,7 +129,7 @@ void online_softmax(const StepTile<T>& op, int64_t token, T top) {
   for_chunks(op.tile, token, [&](const Chunk& chunk) {
     T z[kBlock], e[kBlock];
     load_chunk(chunk, op.numbers, z, kMinusInfinity<T>);
-    exp_rows<true>(1, chunk.steps() * kLanes, z, &top, e, 0);
+    exp_rows<true>(1, chunk.steps() * kLanes, z, &top, e);
     sum += sum_of_chunk(chunk, e);
     std::copy_n(e, chunk.count, op.numbers + chunk.start);
   });
@@ -160,7 +160,7 @@ struct TopSums {
   TopSums(const Chunk& chunk, const T* z) {
     T largest = largest_of_chunk(chunk, z), e[kBlock];
     double sums[kLanes] = {}, squares[kLanes] = {}, ones[kLanes] = {}, count = 0;
-    exp_rows<true>(1, chunk.steps() * kLanes, z, &largest, e, 0);
+    exp_rows<true>(1, chunk.steps() * kLanes, z, &largest, e);
     sum_below_one(chunk.steps(), e, sums, squares, ones);
     top = largest, rest = 0, square = 0;
     for (int64_t j = 0; j < kLanes; ++j) rest += sums[j], square += squares[j], count += ones[j];
@@ -208,7 +208,7 @@ void slopes_tile(const SlopesTile<T>& op) {
     for_chunks(op.tile, token, [&](const Chunk& chunk) {
       T z[kBlock] = {}, e[kBlock];
       load_chunk(chunk, op.logits, z, T(0));
-      exp_rows<true>(1, chunk.steps() * kLanes, z, &top, e, 0);
+      exp_rows<true>(1, chunk.steps() * kLanes, z, &top, e);
       T* const out = op.logits + chunk.start;
       for (int64_t k = 0; k < chunk.count; ++k) out[k] = slopes.by_other(e[k]);
       where_in_chunk(op.tile, chunk, [&](int64_t k) { out[k] = slopes.grad_x; });

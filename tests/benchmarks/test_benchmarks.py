@@ -287,7 +287,7 @@ def test_a_run_on_a_gpu_that_is_not_there(monkeypatch, tmp_path, capsys):
 def test_cases_are_larger_on_a_gpu():
     for case in CASES:
         larger = math.prod(timed_cases.on_gpu(case).shape) // math.prod(case.shape)
-        small = case.shape in (timed_cases.CIFAR, timed_cases.TEXT8)
+        small = case.shape in timed_cases.ENLARGED
         assert larger == (timed_cases.ON_GPU if small and "n_samples" not in case.options else 1)
 
 
