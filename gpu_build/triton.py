@@ -6,8 +6,6 @@ import os
 import re
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
@@ -139,6 +137,6 @@ def _launches(only: str) -> Iterator[tuple[str, Launch]]:
 def kernels(architectures: Iterable[int | str], folder: Path, only: str = "") -> list[Kernel]:
     """Compiles for every architecture, two at a time. Each has a process, since a process has one target of Triton."""
     os.environ.setdefault("TRITON_CACHE_DIR", str(folder / "triton"))
-    with ProcessPoolExecutor(2, get_context("spawn"), max_tasks_per_child=1) as pool:
-        each = pool.map(_of_architecture, architectures, repeat(folder), repeat(only))
-        return [kernel for found in each for kernel in found]
+    with get_context("spawn").Pool(2, maxtasksperchild=1) as pool:
+        each = pool.starmap(_of_architecture, [(name, folder, only) for name in architectures], chunksize=1)
+    return [kernel for found in each for kernel in found]

@@ -1,4 +1,4 @@
-"""Two codes of images of 256 levels, as baselines: PNG, and normals that are predicted from the pixels before."""
+"""Two baselines for images of 256 levels: PNG, and normals that are predicted from earlier values."""
 
 import io
 import math
@@ -13,13 +13,13 @@ from torch.nn.functional import pad
 from bfn_kernels import discretised
 
 LEVELS = 256
-NEAR = (0, -1), (-1, -1), (-1, 0), (-1, 1)  # rows and columns from a pixel to the pixels that predict it
-RIDGE = 1e-9  # times the sum of the squares of all features; it makes least squares unique
+NEAR = (0, -1), (-1, -1), (-1, 0), (-1, 1)  # offsets (row, column) of the four pixels that predict a pixel
+RIDGE = 1e-9  # relative to the trace of the normal equations; it makes their solution unique
 
 
 def png(levels: Tensor) -> float:
-    """The bits per dimension of images, uint8 [N, H, W, 3], in one optimised PNG, in which they lie below each other. A
-    file for each image would pay for N headers."""
+    """The bits per dimension of images, uint8 [N, H, W, 3], which are stacked vertically in one optimised PNG. Separate
+    files would add N headers."""
     file = io.BytesIO()
     Image.fromarray(levels.flatten(0, 1).numpy()).save(file, "PNG", optimize=True)
     return 8 * len(file.getvalue()) / levels.numel()
@@ -29,23 +29,23 @@ def normals(train: Tensor, test: Tensor) -> Tensor:
     """The bits of each value of `test` by normals that are fitted to `train`. Both are bin centres, float64, and images
     [N, H, W, 3].
 
-    A value x costs −log2 of the mass that N(m, s²) has in its bin. The first and the last bin have the tails. m and
-    ln s are linear functions by least squares:
+    A value x costs −log2 of the mass that N(m, s²) has in its bin. The first and the last bin have the tails. Least
+    squares on `train` fit m to x, and ln s to ln(½ bin + |x − m|):
 
-    - m is fitted to x. Its arguments are the colours of the pixels NEAR and the earlier colours of the pixel.
-    - ln s is fitted to ln(½ bin + |x − m|). Its arguments are ln(½ bin + d), for the distance d of each colour NEAR
-      from their mean and of each earlier colour of the pixel from its m.
+    - m is a linear function of the colours of the pixels NEAR and of the earlier colours of the same pixel.
+    - ln s is a linear function of ln(½ bin + d). For a pixel NEAR, d is the distance of its colour from the average
+      over NEAR. For an earlier colour of the same pixel, d is |x − m|.
 
-    s is then multiplied by a number such that the mean square of (x − m)/s is 1. It is at least ⅛ bin, with which a bin
-    holds nearly all mass. Each colour has its own functions, and so have the pixels at the margins, which lack
-    neighbours. m and s depend on earlier values alone, so a decoder could compute them.
+    s is scaled so that the mean of ((x − m)/s)² over `train` is 1, and is then at least ⅛ bin, so that a bin can hold
+    nearly all mass. Each colour has its own functions, and so have the pixels at the margins, which lack neighbours. m
+    and s depend on earlier values alone, so a decoder could compute them.
     """
     images, bits, half = torch.cat([train, test]), torch.empty_like(test), 1 / LEVELS
     near = neighbours(images)
     for rows, columns in product((slice(1), slice(1, None)), (slice(1), slice(1, -1), slice(-1, None))):
         x, around = (some[:, rows, columns].flatten(0, 2) for some in (images, near))
         around = around[:, ~around[0, :, 0].isnan()]
-        known = len(x) // len(images) * len(train)  # the rows of `train` come first
+        known = len(x) // len(images) * len(train)  # the number of values from `train`, which come first
         spread = (around - around.mean(1, keepdim=True)).abs().flatten(1)
         for colour in range(3):
             mean = fit([around.flatten(1), x[:, :colour]], x[:, colour], known)
@@ -67,7 +67,8 @@ def neighbours(images: Tensor) -> Tensor:
 
 
 def fit(features: Sequence[Tensor], wanted: Tensor, known: int) -> Tensor:
-    """The linear function of the features [M, ...] and of 1 that is nearest to the first `known` of `wanted` [M]."""
+    """Fits `wanted` [M] by a linear function of the features [M, F] and a constant, by least squares on the first
+    `known` rows. Returns the function's values for all M rows."""
     every = torch.cat([torch.ones_like(wanted)[:, None], *features], 1)
     some = every[:known]
     square = some.mT @ some

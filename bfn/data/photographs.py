@@ -29,15 +29,15 @@ PACKAGE = "scikit-image==0.26.0"
 WHEEL = "scikit_image-0.26.0-cp311-cp311-manylinux_2_24_x86_64.manylinux_2_28_x86_64.whl"
 SHA256 = "74aa5518ccea28121f57a95374581d3b979839adc25bb03f289b1bc9b99c58af"
 PIP = "--only-binary=:all:", "--python-version=3.11", "--platform=manylinux_2_28_x86_64"  # the same wheel everywhere
-SIDE, BAND = 32, 128  # of a crop; the columns of a photograph of which the last SIDE are held out
+SIDE, BAND = 32, 128  # the side of a crop; the columns of a band, whose last SIDE columns are held out
 STRIDE = 8  # rows and columns between the corners of training crops
-FITTED = 512  # training crops to which normals are fitted
+FITTED = 512  # normals are fitted to about this many training crops; every n-th is taken
 
 
 def photographs(config: Config) -> Data:
     """Crops [N, 32, 32, 3] of 256 levels. Each photograph is cut into bands of 128 columns. The first 96 columns of a
-    band train, in crops that overlap. The other 32 are held out, in crops that do not: for the test in the first band,
-    for validation in the second, and so on."""
+    band train, in crops that overlap. The other 32 are held out, in crops that do not overlap: for the test and for
+    validation in turn. A narrower last band only trains."""
     bands = [photograph.split(BAND, 1) for photograph in read(find_file(config, [WHEEL], [""]))]
     train = torch.cat([crops(band[:, : BAND - SIDE], STRIDE) for some in bands for band in some])
     held_out = [[crops(band[:, BAND - SIDE :], SIDE) for band in some] for some in bands]
@@ -50,7 +50,7 @@ def read(path: Path) -> list[Tensor]:
     with damage(path, f"the wheel of {PACKAGE}"):
         content = path.read_bytes()
         if (found := hashlib.sha256(content).hexdigest()) != SHA256:
-            raise ValueError(f"its SHA-256 is {found}, and not {SHA256}")
+            raise ValueError(f"its SHA-256 is {found}, expected {SHA256}")
         with zipfile.ZipFile(io.BytesIO(content)) as wheel:
             files = [io.BytesIO(wheel.read(f"skimage/data/{name}")) for name in PHOTOGRAPHS]
         return [torch.from_numpy(np.array(Image.open(file).convert("RGB"))) for file in files]

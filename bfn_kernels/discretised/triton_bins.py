@@ -1,8 +1,8 @@
 """The network's normal, bins and their probabilities in Triton, the counterpart of
 csrc/math/{discretised,bins,bin_prob}.h.
 
-A bin is its index, counted from 0; it is a float so that NaN stays NaN. C is the `Constants` of a kernel. Numbers in
-parentheses are equations of Graves et al. 2023.
+A bin is represented by its index, counted from 0. The index is a float, so that it can be NaN. C is the `Constants` of
+a kernel. Numbers in parentheses are equations of Graves et al. 2023.
 """
 
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from bfn_kernels.triton_ops.elementary import clamp, exp, log, log1p, quotient, 
 from bfn_kernels.triton_ops.normal import SCALE, log_cdf, log_interval, mills, scaled_interval
 from bfn_kernels.triton_ops.views import component_view, load, view, views
 
-TINY_TOTAL = tl.constexpr(1e-5)  # with less mass in [−1, 1], an unclipped distribution counts as uniform
+TINY_TOTAL = tl.constexpr(1e-5)  # an unclipped distribution with less mass in [−1, 1] counts as uniform
 _HALF_LOG_TWO_PI = tl.constexpr(0.91893853320467274178)
 
 # What the predictions are: the output distribution's mean and std, or predictions of the data, or of the noise.
@@ -92,8 +92,8 @@ def index(x, K: tl.constexpr):
 
 @triton.jit
 def centre(i, K: tl.constexpr):
-    """The centre of a bin. All kernels must round it alike, since differences of centres are divided by numbers as
-    small as 1e-5. So div_rn rounds it correctly."""
+    """The centre of a bin. Differences of centres are divided by numbers as small as 1e-5, so all kernels must compute
+    the same centre. In float32, div_rn rounds the quotient correctly."""
     if i.dtype == tl.float64:
         return (2.0 * i + 1.0) / K - 1.0
     else:
@@ -172,9 +172,9 @@ def log_inner_bin(left, right, z, d, log_d, inverse_std):
 
 @triton.jit
 def bin_place(left, right, z, d):
-    """The place y of a bin, at whose density `scaled_inner_bin` scales the mass: the centre of a narrow bin; of another
-    bin 0 if the bin contains 0, else the edge nearer to 0. Also returns the side: −1 if y is the left edge, 1 if it is
-    the right edge, else 0."""
+    """The place y of a bin, and its side. `scaled_inner_bin` divides the mass by exp(−y²/2). For a narrow bin, y is the
+    centre. For a wide bin, y is the point of the bin that is nearest to 0. The side is −1 if y is the left edge, 1 if
+    it is the right edge, else 0."""
     at = tl.where(left > 0.0, left, tl.where(right < 0.0, right, 0.0))
     side = tl.where(left > 0.0, -1.0, tl.where(right < 0.0, 1.0, 0.0))
     if z.dtype != tl.float64:
@@ -202,8 +202,8 @@ def scaled_inner_bin(left, right, z, d, inverse_std):
 
 @triton.jit
 def scaled_end_bin(z, first: tl.constexpr, inverse_std):
-    """The mass of a clipped end bin, as `scaled_inner_bin` returns it. z is the bin's inner edge, relative to the mean,
-    in units of std."""
+    """The mass of a clipped end bin, as `scaled_inner_bin` returns it, but the side is 1 for the first bin and −1 for
+    the last, also where the place is 0. z is the bin's inner edge, relative to the mean, in units of std."""
     side: tl.constexpr = 1.0 if first else -1.0
     below, ratio, e = side * z < 0.0, mills(tl.abs(z)), exp(-0.5 * z * z)
     slope = (-side * SCALE) * inverse_std * tl.where(below, 1.0, e)
@@ -253,7 +253,7 @@ def log_bin_prob(i, mean, std, K: tl.constexpr, CLIP: tl.constexpr):
     else:
         total, total_by_mean, total_by_std = log_total(mean, std)
         uniform = is_uniform(total)
-        value = tl.where(uniform, log(unit * std), value - total)
+        value = tl.where(uniform, -log(tl.full(value.shape, K, value.dtype)), value - total)
         by_mean = tl.where(uniform, 0.0, by_mean - total_by_mean)
         by_std = tl.where(uniform, 0.0, by_std - total_by_std)
     return value, by_mean, by_std

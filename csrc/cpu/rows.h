@@ -26,6 +26,7 @@ namespace bfn {
 // With more classes than this, the lanes of for_rows are classes. Transposing rows into lanes would then cost more than
 // the padding at the end of each row.
 constexpr int64_t kFewClasses = 32;
+static_assert(kFewClasses >= kLanes);  // copy_rows relies on it
 
 // Up to 16 consecutive rows, which are processed together.
 struct Rows {

@@ -1,4 +1,4 @@
-// ln p of a bin (107-109), its derivatives, and the likeliest bin.
+// ln p of a bin, its derivatives, and the likeliest bin. Numbers in parentheses are equations of Graves et al. 2023.
 #pragma once
 
 #include "bins.h"
@@ -21,14 +21,15 @@ struct NarrowBin {
 
   BFN_HD NarrowBin(T z, T d) {
     const T z2 = z * z, d2 = d * d, quartic = z2 * z2 - 6 * z2 + 3;
-    // A division would cost ten instructions of a GPU.
+    // These are constants, since a division would cost ten instructions of a GPU.
     const T by_12 = T(1.0 / 12), by_480 = T(1.0 / 480), fourth = d2 * quartic * by_480;
     series = d2 * (T(0.5) * by_12 * (z2 - 1) + T(0.25) * fourth);
     total = 1 + series;
     tilt = d2 * z * (by_12 + by_480 * d2 * (z2 - 3));
     growth = d2 * (by_12 * (z2 - 1) + fourth);
   }
-  // Whether the series is more accurate than scaled_interval, in which the terms of the two edges cancel.
+  // Whether the series is used. In float, it is then more accurate than scaled_interval, in which the terms of the two
+  // edges cancel. In double it is never used.
   BFN_HD static bool applies(T z, T d) {
     return sizeof(T) == sizeof(float) && (d < T(0.3)) & (abs(z * d) < T(0.5));  // && would prevent vectorisation
   }
@@ -49,15 +50,15 @@ BFN_HD WithGradient<T> log_inner_bin(T left, T right, T z, T d, T log_d, T inver
 }
 
 // The mass of a bin and its derivatives by mean and std, all divided by exp(-z^2/2), so that they do not underflow. z
-// is a place of the bin, which BinPlace chooses.
+// is the place of the bin, see BinPlace.
 template <class T>
 struct ScaledBin {
   T z, side;
   WithGradient<T> mass;
 };
 
-// The place z of scaled_inner_bin: the centre of a narrow bin; of another bin 0 if the bin contains 0, else the edge
-// nearer to 0. `side` is -1 if z is the left edge, 1 if it is the right edge, and 0 otherwise.
+// The place z of a bin. For a narrow bin, it is the centre. For a wide bin, it is the point of the bin that is nearest
+// to 0. `side` is -1 if z is the left edge, 1 if it is the right edge, and 0 otherwise.
 template <class T>
 struct BinPlace {
   T z, side;
@@ -100,7 +101,8 @@ BFN_HD WithGradient<T> log_end_bin(T z, bool first, T inverse_std) {
   return {p.value, slope, z * slope};
 }
 
-// The mass of the bin of log_end_bin, scaled. Its place is 0 if the bin contains 0, else its inner edge.
+// The mass of the bin of log_end_bin, scaled. Its place is 0 if the bin contains 0, else its inner edge. `side` is 1
+// for the first bin and -1 for the last, also where the place is 0.
 template <class T>
 BFN_HD ScaledBin<T> scaled_end_bin(T z, bool first, T inverse_std) {
   const T edge = first ? z : -z, side = first ? T(1) : T(-1);
@@ -130,11 +132,11 @@ BFN_HD WithGradient<T> log_bin_prob(T index, T mean, T std, Bins<T> bins) {
   }
   const auto total = log_total(mean, std);
   const WithGradient<T> share{inner.value - total.value, inner.by_mean - total.by_mean, inner.by_std - total.by_std};
-  return select(exp(total.value) < kTinyTotal<T>, {log(unit * std), T(0), T(0)}, share);
+  return select(exp(total.value) < kTinyTotal<T>, {-log(bins.real_count()), T(0), T(0)}, share);
 }
 
 // The centre of the likeliest bin. The candidates are the bin of the mean, the first bin and the last bin, in this
-// order. A later candidate wins only if it is strictly likelier. This is not in the paper.
+// order. A later candidate wins only if it is strictly likelier. The paper does not define a mode.
 template <class T>
 BFN_HD T mode(T mean, T std, Bins<T> bins) {
   T best = bins.index(mean), best_log_p = log_bin_prob(best, mean, std, bins).value;

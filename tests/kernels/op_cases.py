@@ -264,6 +264,7 @@ of = partial(Case, num_classes=4096, hard=True)
 big = {"x": classes(4096), "logits": per_class(normal(5), 4096)}
 DISCRETE += [
     of("discrete.continuous_time_loss[K=4096]", {**big, "t": TIME}, {"beta_1": 0.005}, ("logits",)),
+    of("discrete.reconstruction_loss[K=4096]", big, {}, ("logits",)),
     of(
         "discrete.reconstruction_loss[K=4096 masked]",
         {**big, "x": poisoned(classes(4096), -100), "mask": some},

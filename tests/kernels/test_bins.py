@@ -192,12 +192,11 @@ def test_quadrature(nodes, most):
 
 
 @pytest.mark.parametrize("num_bins", [256, 4096])
-def test_the_reference_keeps_the_digits_of_a_small_std(num_bins):
+@pytest.mark.parametrize("backend", ["reference", *NATIVE])
+def test_the_digits_of_a_small_std_are_kept(backend, num_bins):
     std = log_uniform(1000, 1e-4, 1e-2)
     x = (2 * torch.randint(num_bins, (1000,)) + 1) / num_bins - 1
     arguments = x, x + std * torch.randn(1000), std
-    got, want = (
-        discretised.log_prob(*numbers, num_bins=num_bins, backend="reference")
-        for numbers in (arguments, [number.double() for number in arguments])
-    )
+    want = discretised.log_prob(*(number.double() for number in arguments), num_bins=num_bins, backend="reference")
+    got = discretised.log_prob(*arguments, num_bins=num_bins, backend=backend)
     assert ((got - want).abs() / (1 + want.abs())).max() < 1.5e-6

@@ -101,6 +101,13 @@ def test_log_prob(backend, num_bins, dtype):
 
 
 @pytest.mark.parametrize("backend", ON_CPU)
+def test_a_std_beyond_all_bounds_is_uniform(backend):
+    arguments = torch.tensor([[0.1, 0.1], [0.3, 0.3], [1e31, torch.inf]])
+    log_p = discretised.log_prob(*arguments, num_bins=16, clip=False, backend=backend)
+    assert torch.allclose(log_p, torch.tensor(-math.log(16)))
+
+
+@pytest.mark.parametrize("backend", ON_CPU)
 def test_n_step_loss_far_from_the_bins(backend):
     """The gradients of L_n, of which float32 knows little where the mass in [−1, 1] is a difference from 1: by mean,
     times std, and by ln std, relative to n + |L_n|."""
