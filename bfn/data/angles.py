@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from bfn.configs import Config, ConfigError
-from bfn.data.files import damage, find_file
+from bfn.data.files import Package, damage, find_file
 from bfn.data.published import SPLIT_SEED
 from bfn.data.splits import Data
 
-PACKAGE, ARCHIVE = "mdanalysistests==2.11.0", "mdanalysistests-2.11.0.tar.gz"
+PROTEINS = Package("mdanalysistests==2.11.0", "mdanalysistests-2.11.0.tar.gz")
 STRUCTURE = re.compile(r"/dssp/[^/_]+\.pdb\.gz$")
 BACKBONE = ("N", "CA", "C")
 BOND = 2.0  # ångström; the nitrogen of the next residue is 1.3 from the carbon
@@ -86,7 +86,7 @@ class Angles:
 def angles(config: Config) -> Data:
     """Windows of data.length residues, float32 [N, length, 2]: φ and ψ in radians. All windows of a structure are in
     one split. Training windows overlap."""
-    proteins, length = read(find_file(config, [ARCHIVE], [""])), config.data.length
+    proteins, length = read(find_file(config, [PROTEINS.file], [""])), config.data.length
     order = torch.randperm(len(proteins), generator=torch.Generator().manual_seed(SPLIT_SEED)).tolist()
     few = max(1, round(HELD_OUT * len(proteins)))
     chosen = order[2 * few :], order[few : 2 * few], order[:few]
@@ -110,7 +110,7 @@ def windows(chains: Sequence[Tensor], length: int, stride: int) -> Tensor:
 
 def read(path: Path) -> list[list[Tensor]]:
     """The angles of the unbroken chains of each structure, float32 [residues, 2]."""
-    with damage(path, f"the source archive of {PACKAGE}"), tarfile.open(path) as archive:
+    with damage(path, f"the source archive of {PROTEINS.requirement}"), tarfile.open(path) as archive:
         files = sorted((file for file in archive if STRUCTURE.search(file.name)), key=lambda file: file.name)
         if not files:
             raise ValueError("it has no structures")

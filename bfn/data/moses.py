@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bfn.configs import Config, ConfigError
-from bfn.data.files import damage, find_file
+from bfn.data.files import Package, damage, find_file
 from bfn.data.ngrams import Trigrams, entropy
 from bfn.data.published import SPLIT_SEED
 from bfn.data.splits import Data, image_baseline
@@ -21,7 +21,7 @@ from bfn.molecules import Molecules, log_p
 from bfn.sequences import class_of
 from bfn.training.checkpoint import write_atomically
 
-PACKAGE, WHEEL = "molsets==0.3.1", "molsets-0.3.1-py3-none-any.whl"
+MOLSETS = Package("molsets==0.3.1", "molsets-0.3.1-py3-none-any.whl")
 # An atom in brackets, an atom of two letters, the number of a ring in two digits, or any other single character.
 TOKEN = re.compile(r"\[[^]]+]|Br|Cl|%\d\d|.")
 PADDING = 0  # the class of padding, and of an unknown property
@@ -32,7 +32,7 @@ LENGTHS = 1000  # the number of quantiles of the lengths of training molecules
 def read(path: Path, split: str) -> list[str]:
     """The molecules of a split in the wheel: train, test, or test_scaffolds, whose molecules have scaffolds that no
     other split has."""
-    with damage(path, f"the wheel of {PACKAGE}"), zipfile.ZipFile(path) as wheel:
+    with damage(path, f"the wheel of {MOLSETS.requirement}"), zipfile.ZipFile(path) as wheel:
         return gzip.decompress(wheel.read(f"moses/dataset/data/{split}.csv.gz")).decode().split()[1:]
 
 
@@ -42,7 +42,7 @@ def moses(config: Config) -> Data:
     The vocabulary has the tokens of all training molecules; training uses data.count of the molecules. The property is
     the logP that RDKit computes, in as many bins as the vocabulary has tokens. Only rows of the training data have it.
     """
-    path = find_file(config, [WHEEL], [""])
+    path = find_file(config, [MOLSETS.file], [""])
     train, test = shuffled(read(path, "train")), shuffled(read(path, "test"))[:TEST]
     symbols = ["", *sorted(set(TOKEN.findall("\n".join(train))))]
     few = min(VALIDATION, len(train) // 10)

@@ -18,17 +18,19 @@ from PIL import Image
 from torch import Tensor
 
 from bfn.configs import Config
-from bfn.data.files import damage, find_file
+from bfn.data.files import Package, damage, find_file
 from bfn.data.image_codes import LEVELS, normals, png
 from bfn.data.published import in_bins
 from bfn.data.splits import Data
 from bfn_kernels.discretised import from_levels
 
 PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
-PACKAGE = "scikit-image==0.26.0"
-WHEEL = "scikit_image-0.26.0-cp311-cp311-manylinux_2_24_x86_64.manylinux_2_28_x86_64.whl"
+SCIKIT_IMAGE = Package(
+    "scikit-image==0.26.0",
+    "scikit_image-0.26.0-cp311-cp311-manylinux_2_24_x86_64.manylinux_2_28_x86_64.whl",
+    ("--only-binary=:all:", "--python-version=3.11", "--platform=manylinux_2_28_x86_64"),  # the same wheel everywhere
+)
 SHA256 = "74aa5518ccea28121f57a95374581d3b979839adc25bb03f289b1bc9b99c58af"
-PIP = "--only-binary=:all:", "--python-version=3.11", "--platform=manylinux_2_28_x86_64"  # the same wheel everywhere
 SIDE, BAND = 32, 128  # the side of a crop; the columns of a band, whose last SIDE columns are held out
 STRIDE = 8  # rows and columns between the corners of training crops
 FITTED = 512  # normals are fitted to about this many training crops; every n-th is taken
@@ -38,7 +40,7 @@ def photographs(config: Config) -> Data:
     """Crops [N, 32, 32, 3] of 256 levels. Each photograph is cut into bands of 128 columns. The first 96 columns of a
     band train, in crops that overlap. The other 32 are held out, in crops that do not overlap: for the test and for
     validation in turn. A narrower last band only trains."""
-    bands = [photograph.split(BAND, 1) for photograph in read(find_file(config, [WHEEL], [""]))]
+    bands = [photograph.split(BAND, 1) for photograph in read(find_file(config, [SCIKIT_IMAGE.file], [""]))]
     train = torch.cat([crops(band[:, : BAND - SIDE], STRIDE) for some in bands for band in some])
     held_out = [[crops(band[:, BAND - SIDE :], SIDE) for band in some] for some in bands]
     test, validation = (torch.cat([part for some in held_out for part in some[i::2]]) for i in (0, 1))
@@ -47,7 +49,7 @@ def photographs(config: Config) -> Data:
 
 def read(path: Path) -> list[Tensor]:
     """The photographs in the wheel, uint8 [H, W, 3]."""
-    with damage(path, f"the wheel of {PACKAGE}"):
+    with damage(path, f"the wheel of {SCIKIT_IMAGE.requirement}"):
         content = path.read_bytes()
         if (found := hashlib.sha256(content).hexdigest()) != SHA256:
             raise ValueError(f"its SHA-256 is {found}, expected {SHA256}")

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from bfn import cli
 from bfn.configs import ConfigError, load
 from bfn.data import load_data
-from bfn.data.angles import ARCHIVE, Density, chains, dihedral
+from bfn.data.angles import PROTEINS, Density, chains, dihedral
 from bfn.model import build_model
 from bfn.results import plots
 from bfn.results.evaluate import evaluate
@@ -160,10 +160,10 @@ def test_settings_that_angles_cannot_have_are_one_line(override, message, settin
 
 
 def test_an_archive_that_is_damaged_is_one_line(settings, tmp_path):
-    (tmp_path / "data" / ARCHIVE).write_bytes(b"none")
+    (tmp_path / "data" / PROTEINS.file).write_bytes(b"none")
     with pytest.raises(ConfigError, match="is damaged, or is not the source archive of mdanalysistests"):
         load_data(load("angles", settings))
-    with tarfile.open(tmp_path / "data" / ARCHIVE, "w:gz"):
+    with tarfile.open(tmp_path / "data" / PROTEINS.file, "w:gz"):
         pass
     with pytest.raises(ConfigError, match="is damaged"):
         load_data(load("angles", settings))

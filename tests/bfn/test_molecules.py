@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from bfn import cli
 from bfn.configs import ConfigError, SampleConfig, load
 from bfn.data import download, load_data
-from bfn.data.moses import TOKEN, WHEEL
+from bfn.data.moses import MOLSETS, TOKEN
 from bfn.data.ngrams import Trigrams, entropy
 from bfn.model import SequenceBFN, build_model
 from bfn.molecules import Molecules
@@ -55,7 +55,7 @@ def test_a_molecule_is_divided_into_atoms_bonds_and_rings():
 
 def test_rows_are_the_property_the_tokens_and_padding(pair, tmp_path):
     _, data = pair
-    lines = moses_module.read(tmp_path / "data" / WHEEL, "train")
+    lines = moses_module.read(tmp_path / "data" / MOLSETS.file, "train")
     assert data.train.shape == (270, 24) and len(data.validation) == 30 and len(data.test) == 40
     assert sorted(data.judge.strings(torch.cat([data.train, data.validation]))) == sorted(lines)
     assert data.symbols == ["", *sorted(set(TOKEN.findall("".join(lines))))] and data.num_classes == len(data.symbols)

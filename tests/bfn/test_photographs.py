@@ -15,7 +15,7 @@ from bfn import cli
 from bfn.configs import ConfigError, load
 from bfn.data import download, load_data
 from bfn.data.image_codes import normals, png
-from bfn.data.photographs import WHEEL
+from bfn.data.photographs import SCIKIT_IMAGE
 from bfn_kernels.discretised import from_levels
 from tests.bfn import tiny_files
 from tests.bfn.tiny_settings import TINY
@@ -31,7 +31,7 @@ def bfn(*arguments):
 def settings(tmp_path, monkeypatch):
     """The settings of a tiny run on a stand-in for the wheel."""
     folder = tiny_files.photographs(tmp_path / "data")
-    expect(monkeypatch, folder / WHEEL)
+    expect(monkeypatch, folder / SCIKIT_IMAGE.file)
     return [*TINY, f"data.folder={folder}", f"out={tmp_path / 'run'}"]
 
 
@@ -66,9 +66,9 @@ def test_a_wheel_with_another_digest_is_refused(settings, tmp_path, monkeypatch)
     monkeypatch.undo()
     with pytest.raises(ConfigError, match=r"is damaged, or is not the wheel of scikit-image==0.26.0: its SHA-256 is"):
         load_data(load("photographs", settings))
-    with zipfile.ZipFile(tmp_path / "data" / WHEEL, "w") as wheel:
+    with zipfile.ZipFile(tmp_path / "data" / SCIKIT_IMAGE.file, "w") as wheel:
         wheel.writestr("skimage/data/astronaut.png", b"none")
-    expect(monkeypatch, tmp_path / "data" / WHEEL)
+    expect(monkeypatch, tmp_path / "data" / SCIKIT_IMAGE.file)
     with pytest.raises(ConfigError, match=r"is damaged, or is not the wheel .*chelsea.png"):
         load_data(load("photographs", settings))
 
