@@ -41,8 +41,8 @@ NODES = Draws(*gauss.hermite(8), 0, None, None)
 
 
 class Row(NamedTuple):
-    """A call, the number of its variables, and the bytes that it must move for each variable. For discrete data, each
-    class of a token counts as a variable."""
+    """A call, the number of its variables, and the bytes that it must move for each variable. For discrete data, a
+    token is one element of the data, and each class of a token counts as a variable."""
 
     name: str
     variables: int
@@ -51,10 +51,11 @@ class Row(NamedTuple):
 
 
 def of_data(ops: Any, x: torch.Tensor, noise_scale: float = 1.0) -> list[Row]:
-    """Calls of the operators of continuous and discretised data, with noise predictions and all gradients. The n-step
-    losses of mixtures are left out, since they take long to compile and spill up to 150 bytes a thread.
+    """Calls of the operators of continuous and discretised data, and of the common operators. The network predicts
+    noise. The n-step losses of mixtures are left out: they take long to compile, and in Triton they spill up to 150
+    bytes a thread.
 
-    noise_scale: the factor by which the std of discretised data is multiplied."""
+    noise_scale: the factor of the predicted noise and of its std, for discretised data."""
     row, seed, width = torch.ones(x.shape[0], 1), torch.tensor(1), x.element_size()
     many, scale = torch.zeros(*x.shape, 10, dtype=x.dtype), row * noise_scale
     one, mixture = Network(x, x, None, x, row, scale), Network(many, many, many, x, row, scale)
@@ -124,7 +125,8 @@ class Outputs(NamedTuple):
 
 def output_sets(size: int = 4096) -> dict[str, Outputs]:
     """Sets of outputs on which an n-step loss of 20 steps takes different times: outputs of a trained model, outputs
-    with any std, and outputs with a std near the width of a bin. digits.md describes digits.pt."""
+    with a std from 0.001 to 1, and outputs with a std near the width of a bin. The outputs of the trained model are in
+    digits.pt, which digits.md describes."""
     generator = torch.Generator().manual_seed(1)
 
     def uniform(low: float, high: float) -> torch.Tensor:
@@ -177,7 +179,7 @@ def of_bits(ops: Any, z: torch.Tensor) -> list[Row]:
 
 
 def of_angles(ops: Any, x: torch.Tensor) -> list[Row]:
-    """Calls of the operators of circular data, with all gradients."""
+    """Calls of the operators of circular data. The loss "density" has the gradient of the weight, too."""
     row, seed, width, table = torch.ones(x.shape[0], 1), torch.tensor(1), x.element_size(), torch.ones(2, QUANTILES)
     circle, outs = (1.0, 0.0, 0.5), (torch.empty_like(x), torch.empty(x.shape), torch.empty(x.shape))
     message, law = (row, None, None, None, seed, *circle), (row, table, None, None, seed, *circle)
@@ -194,8 +196,8 @@ def of_angles(ops: Any, x: torch.Tensor) -> list[Row]:
 
 
 def of_classes(ops: Any, z: torch.Tensor) -> list[Row]:
-    """Calls of the operators of discrete data. Each class of a token counts as a variable. The accuracy of the n-step
-    losses is the accuracy of step 10 of 20 with β₁ = 15.2/K, as in the benchmarks."""
+    """Calls of the operators of discrete data with K classes. The n-step losses have the accuracy of step 10 of 20,
+    with β₁ = 15.2/K as in the benchmarks."""
     x, row, noise = torch.zeros(z.shape[:-1], dtype=torch.long), torch.ones(z.shape[0], 1), Noise(torch.tensor(1), None)
     scale, stats, draws = torch.tensor(1.0), torch.ones(*x.shape, ROW_STATS), Draws(None, None, 10, *noise)
     classes, width, outs = z.shape[-1], z.element_size(), (torch.empty_like(z), torch.empty_like(z))
@@ -233,8 +235,8 @@ def of_classes(ops: Any, z: torch.Tensor) -> list[Row]:
 
 
 def of_tiles(ops: Any, tile: torch.Tensor) -> list[Row]:
-    """Calls of Triton's kernels for a tile of a large vocabulary, `[tokens, classes]`. The kernels of L_n compute 10
-    draws."""
+    """Calls of Triton's kernels for a tile: the numbers of some tokens and some classes, `[tokens, classes]`. The rows
+    "of 10 draws" are the kernels of the n-step loss L_n."""
     tokens, classes = tile.shape
     x, each, seed, width = torch.arange(tokens), torch.ones(tokens), torch.tensor(1), tile.element_size()
     sent = x, x, each, each, seed, 0, classes
@@ -253,8 +255,8 @@ def of_tiles(ops: Any, tile: torch.Tensor) -> list[Row]:
 
 
 def of_products(ops: Any, hidden: torch.Tensor, weight: torch.Tensor) -> list[Row]:
-    """Calls of Triton's products on tensor cores for large vocabularies, `[tokens, d]` by `[classes, d]`. Each class of
-    a token counts as a variable. The products that make noise take the first FUSED_WIDTH columns."""
+    """Calls of Triton's products on tensor cores for large vocabularies, `[tokens, d]` by `[classes, d]`. The two
+    "flow" products draw the noise of the flow. They take FUSED_WIDTH columns, the most that the kernels support."""
     (tokens, width), classes = hidden.shape, len(weight)
     x, each, seed, logits = torch.arange(tokens), torch.ones(tokens), torch.tensor(1), torch.zeros(tokens, classes)
     sent, wide = (x, x, each, each, seed, 0, classes), torch.zeros(tokens, width)
@@ -273,5 +275,6 @@ def of_products(ops: Any, hidden: torch.Tensor, weight: torch.Tensor) -> list[Ro
         (f"logits, d = {width}", lambda: ops.vocabulary.product(hidden, weight.t(), False, logits)),
         (f"by hidden, d = {width}", lambda: ops.vocabulary.product(logits, weight, True, wide)),
     ]
-    # The bytes are float32 logits that are written or read. The vectors have few bytes compared with the logits.
+    # Only "logits" and "by hidden" count bytes: the float32 logits that they write or read. The vectors are left out,
+    # since they have few bytes compared with the logits of many tokens and classes.
     return [Row(f"product, {name}", logits.numel(), 4 * (place > 2), call) for place, (name, call) in enumerate(calls)]

@@ -1,5 +1,5 @@
-"""The Triton kernels: records what the operators launch, compiles it for each architecture as the launch itself would,
-and disassembles it."""
+"""Compiles the Triton kernels for each architecture, and reports their registers, shared memory and spills. The module
+records what each operator launches, and compiles it with the options of the launch."""
 
 import functools
 import os
@@ -19,6 +19,7 @@ from triton.runtime.jit import JITFunction
 from bfn_kernels.backends import FAMILIES
 from bfn_kernels.operators import TRITON, python_code
 from bfn_kernels.triton_ops import implement
+from bfn_kernels.triton_ops.reduction import _finish
 from bfn_kernels.triton_ops.views import write_table
 from gpu_build import sass
 from gpu_build.calls import of_angles, of_bits, of_classes, of_data, of_products, of_tiles
@@ -26,7 +27,8 @@ from gpu_build.table import Kernel
 
 
 def _operators(family: str) -> SimpleNamespace:
-    """The operators of a family in Triton, without torch.ops, which has none for tensors on the CPU."""
+    """The Triton functions of a family's operators. They are called directly, since torch.ops has them only for CUDA
+    tensors. Operators without a Triton kernel are left out."""
     found = {}
     for operator in FAMILIES[family]:
         if operator.composed or (operator.library and TRITON not in operator.library.split()):
@@ -47,8 +49,8 @@ class Launch(NamedTuple):
 
 
 class NoGPU:
-    """A driver for Triton that compiles for a GPU without having one, and runs nothing. The architecture is a compute
-    capability of NVIDIA, times ten, or a name of AMD, such as "gfx942"."""
+    """A driver that tells Triton its target, so that Triton compiles without a GPU. It cannot run kernels. The
+    architecture is a compute capability of NVIDIA, times ten, or a name of AMD, such as "gfx942"."""
 
     def __init__(self, architecture: int | str):
         is_amd = isinstance(architecture, str)
@@ -58,7 +60,7 @@ class NoGPU:
         return self.target
 
     def get_current_device(self) -> int | str:
-        return self.target.arch  # Triton keeps a cache for each device
+        return self.target.arch  # Triton caches kernels by device, so each architecture is a device of its own
 
     def get_current_stream(self, device: int | None = None) -> int:
         return 0
@@ -68,7 +70,7 @@ class NoGPU:
 
 
 def launches(call: Callable[[], object]) -> list[Launch]:
-    """Records what the call launches, without running it."""
+    """Runs the call, and records the kernels that it launches instead of running them."""
     found = []
 
     def record(kernel, *arguments, grid, warmup, **options):
@@ -89,7 +91,7 @@ def compiled(launch: Launch, architecture: int | str) -> Any:
 
 
 def resources(name: str, launch: Launch, architecture: int, folder: Path) -> Kernel:
-    """Compiles the kernel of a launch, and returns what it takes of a multiprocessor."""
+    """Compiles the kernel of a launch for NVIDIA. Returns its registers, shared memory and spilled bytes."""
     cubin = folder / f"triton {name}.sm_{architecture}.cubin".replace(" ", "_").replace(",", "")
     cubin.write_bytes(compiled(launch, architecture).asm["cubin"])
     command = [sass.find_tool("cuobjdump"), "-res-usage", str(cubin)]
@@ -100,7 +102,7 @@ def resources(name: str, launch: Launch, architecture: int, folder: Path) -> Ker
 
 
 def resources_of_amd(name: str, launch: Launch, architecture: str) -> Kernel:
-    """Returns the same for a GPU of AMD, from what its compiler writes into the assembly."""
+    """Compiles the kernel of a launch for AMD. Reads the same numbers from the assembly that the compiler writes."""
     text = compiled(launch, architecture).asm["amdgcn"]
     asked = "vgpr_count", "group_segment_fixed_size", "private_segment_fixed_size", "vgpr_spill_count"
     registers, shared, scratch, spilled = (int(re.search(rf"\.{what}:\s*(\d+)", text)[1]) for what in asked)
@@ -108,7 +110,7 @@ def resources_of_amd(name: str, launch: Launch, architecture: str) -> Kernel:
 
 
 def _of_architecture(architecture: int | str, folder: Path, only: str) -> list[Kernel]:
-    """The compiled kernels of the calls with `only` in their names."""
+    """The resources of the kernels that are launched by calls with `only` in their names."""
     if isinstance(architecture, str):
         torch.version.hip = "compiled for"  # as in a build of torch for AMD: `views.launch` looks at it
         return [resources_of_amd(name, launch, architecture) for name, launch in _launches(only)]
@@ -116,8 +118,8 @@ def _of_architecture(architecture: int | str, folder: Path, only: str) -> list[K
 
 
 def _launches(only: str) -> Iterator[tuple[str, Launch]]:
-    """The names of the calls, and what they launch. Of a call's launches, only the first one that does not write a
-    table of nodes counts, since a later one only adds a few sums."""
+    """The names of the calls, and what they launch. Two kernels are left out: `write_table` writes the nodes of a
+    quadrature, and `_finish` adds the sums of a loss."""
     for dtype, sizes in ((torch.float32, (27, 2048, 32768)), (torch.bfloat16, (27,))):
         data = torch.zeros(32, 3072, dtype=dtype)
         rows = of_data(OPS, data) + of_bits(OPS, data) + of_angles(OPS, data)
@@ -130,12 +132,12 @@ def _launches(only: str) -> Iterator[tuple[str, Launch]]:
         for row in rows:
             name = f"{row.name}, {str(dtype).removeprefix('torch.')}"
             if only in name:
-                first = [each for each in launches(row.call) if each.kernel is not write_table][:1]
-                yield from ((name, launch) for launch in first)
+                yield from ((name, each) for each in launches(row.call) if each.kernel not in (write_table, _finish))
 
 
 def kernels(architectures: Iterable[int | str], folder: Path, only: str = "") -> list[Kernel]:
-    """Compiles for every architecture, two at a time. Each has a process, since a process has one target of Triton."""
+    """Compiles the kernels of all calls for every architecture, two at a time. Each architecture gets its own process,
+    since the target of Triton is set for a whole process."""
     os.environ.setdefault("TRITON_CACHE_DIR", str(folder / "triton"))
     with get_context("spawn").Pool(2, maxtasksperchild=1) as pool:
         each = pool.starmap(_of_architecture, [(name, folder, only) for name in architectures], chunksize=1)

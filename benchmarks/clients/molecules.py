@@ -1,4 +1,4 @@
-"""Atoms of molecules: MolCRAFT, MolPilot and GeoBFN."""
+"""Computations of MolCRAFT, MolPilot and GeoBFN on the atoms of molecules. A client is a published project."""
 
 from pathlib import Path
 
@@ -17,8 +17,8 @@ N_STEPS, DRAWS = 1000, 200  # as in MolCRAFT and MolPilot
 
 
 def types_by_draws(rows: int, dtype: torch.dtype, k: int, beta_1: float) -> Client:
-    """The n-step loss of classes in MolCRAFT and MolPilot, with 200 draws of the sender. For each draw the client
-    evaluates a mixture of K normals of K dimensions."""
+    """Returns the client of the n-step loss of classes in MolCRAFT and MolPilot. Their loss averages 200 draws from the
+    sender distribution. For each draw, the published code evaluates a mixture of K normals in K dimensions."""
     x, logits = random_classes((rows,), k, dtype)
     i = torch.randint(1, N_STEPS + 1, (rows,))
     alpha = beta_1 * (2 * i.to(dtype) - 1)[:, None] / N_STEPS**2
@@ -66,8 +66,8 @@ def types_by_draws(rows: int, dtype: torch.dtype, k: int, beta_1: float) -> Clie
 
 
 def charges(rows: int, dtype: torch.dtype) -> Client:
-    """GeoBFN's losses of atoms: positions are reals without bounds, and a charge is one of 9 bins. Times are such that
-    no limit of the code is reached."""
+    """GeoBFN's losses of atoms: positions are reals without bounds, and a charge is one of 9 bins. All times are
+    above t_min, and charge_clamp is False, so GeoBFN does not clamp a prediction."""
     bins, of_positions, of_charges = 9, 0.001, 0.15
     limits = Limits(std=(1e-6, 4.0), t_min=1e-4)
     position = torch.randn(rows, 3, dtype=dtype)
@@ -80,7 +80,7 @@ def charges(rows: int, dtype: torch.dtype) -> Client:
     noise = torch.randn_like(charge), torch.randn_like(position)
 
     def predicted(mean: Tensor, output: Tensor, sigma_1: float) -> tuple[Tensor, Tensor]:
-        """The data prediction, and the factor of the predicted noise in it."""
+        """Returns the predicted data, and the factor by which the predicted noise is multiplied."""
         gamma = 1 - sigma_1 ** (2 * t[:, None])
         scale = ((1 - gamma) / gamma).sqrt()
         return mean / gamma - scale * output, scale
@@ -110,7 +110,7 @@ def charges(rows: int, dtype: torch.dtype) -> Client:
     def own(folder: Path) -> Results:
         kind = definitions(folder / places.CHARGES.file, "bfnBase", "bfn4MolEGNN").bfn4MolEGNN
         _, left, right = kind.get_k_params(None, bins)
-        replaced = {  # a network that needs packages, and what it sees
+        replaced = {  # the network and two methods around it, which need packages
             "egnn": lambda *_: (torch.cat([mean_output, log_std_output], 1), output),
             "gaussian_basis": lambda mean: mean,
             "zero_center_of_mass": lambda mean, segment_ids: mean,
@@ -133,7 +133,7 @@ def charges(rows: int, dtype: torch.dtype) -> Client:
         return with_gradient(of_reals.mean() + of_bins.mean(), *outputs)
 
     def network(divisor: int) -> Call:
-        others = torch.randint(rows, (rows, 17))  # a molecule of QM9 has 18 atoms on average
+        others = torch.randint(rows, (rows, 17))  # a molecule of the data set QM9 has 18 atoms on average
         return networks.trained(networks.Messages(4, divisor, width=256), torch.rand(rows, 4), others)
 
     return Client(f"flows and losses of {rows} atoms", places.CHARGES, theirs, {"ops": ours}, noise, network, own=own)

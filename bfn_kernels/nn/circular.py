@@ -1,4 +1,4 @@
-"""The module of circular data."""
+"""The nn.Module for circular data, such as angles."""
 
 import math
 from typing import Any
@@ -14,14 +14,18 @@ from bfn_kernels.schedules import VonMisesAccuracy
 
 
 class Circular(BFN):
-    """Angles, or other numbers that repeat after a period. Data are `[B, ...]`, floating-point.
+    """A Bayesian flow network for angles, or for other numbers that are equal modulo a period. Data are `[B, ...]`,
+    floating-point.
 
-    The loss is L_n for the n messages of the schedule; there is no L∞. Sampling is ancestral, in n steps. A checkpoint
-    holds the accuracies. Guidance turns angles along the shorter arc.
+    The loss is the n-step loss L_n, where n is the number of messages of the schedule. A continuous-time loss is not
+    defined for circular data. Only ancestral sampling is supported: each of the n steps sends one message about the
+    network's prediction. A checkpoint holds the accuracies. Guidance takes the difference of two predicted angles along
+    the shorter arc.
 
     Args:
-        network: A module, or another function of theta and of t `[B]`. theta is `[B, ..., 2]`: the mean, and the
-            logarithm of the concentration, scaled to [-1, 1]. The network puts out angles `[B, ...]`.
+        network: A module, or another function of theta and of t `[B]`. theta is `[B, ..., 2]`. theta[..., 0] is the
+            mean of the von Mises input distribution, in the units of the data. theta[..., 1] is the logarithm of its
+            concentration, scaled and clamped to [-1, 1]. The network puts out angles `[B, ...]`.
         schedule: The accuracies of the messages.
         period: The period of the data, 2π for radians.
 
@@ -36,7 +40,7 @@ class Circular(BFN):
     """
 
     ops = circular
-    choices = ("mean",)  # the network puts out no more of the output distribution
+    choices = ("mean",)  # the network predicts only the mean of the output distribution
     schedule: VonMisesAccuracy  # type: ignore[assignment]
 
     def __init__(self, network: Network, schedule: VonMisesAccuracy, *, period: float = 2 * math.pi):
@@ -53,7 +57,7 @@ class Circular(BFN):
         return self.schedule.alphas
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Makes the schedule of a checkpoint's accuracies.
+        """Replaces the schedule if the accuracies of the checkpoint differ from its accuracies.
 
         Args:
             state: What `get_extra_state` returned.
@@ -62,10 +66,11 @@ class Circular(BFN):
             self.schedule = VonMisesAccuracy(state)
 
     def step_at(self, t: Tensor) -> Tensor:
-        """The step i that starts at t = (i - 1)/n, n + 1 for t = 1.
+        """Returns the step i that starts at time t = (i - 1)/n. For t = 1, it returns n + 1.
 
         Args:
-            t: Times, of any shape. A time at which no step starts is an error on the CPU and gives 0 elsewhere.
+            t: Times (i - 1)/n or 1, of any shape. Any other time is a ValueError on the CPU. On other devices and in
+                compiled code, it gives 0.
 
         Returns:
             Steps, int64 of t's shape.
@@ -101,13 +106,15 @@ class Circular(BFN):
         return self._theta(state[0], state[2])
 
     def start_from(self, state: State, start: Tensor) -> None:
-        raise ValueError("start must be None for circular data, whose state has a concentration too")
+        raise ValueError(
+            "start must be None for circular data: a start has means alone, a state also has concentrations"
+        )
 
     def guided(self, output: Tensor, other: Tensor, weight: Tensor) -> Tensor:
         return output + weight * self._wrapped(output - other)
 
     def _wrapped(self, angles: Tensor) -> Tensor:
-        """The angles within half a period around 0."""
+        """Shifts angles by whole periods into [-period/2, period/2]."""
         return angles - self.period * (angles / self.period).round()
 
     def update(

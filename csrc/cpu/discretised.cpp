@@ -8,7 +8,7 @@
 #include "loss.h"
 #include "network.h"
 #include "noise.h"
-#include "nstep.h"
+#include "nstep_block.h"
 #include "solver.h"
 
 namespace bfn {
@@ -134,118 +134,6 @@ void bin_cost(const NetworkBlock<T>& from, const View& x, int64_t start, T* loss
     }
   }
 }
-
-// L_n (113-119). A thread uses one object for all its blocks.
-template <class T>
-class NStep {
- public:
-  explicit NStep(const DiscretisedLoss& loss)
-      : op(loss),
-        draws(loss.draws.count()),
-        weights(draws),
-        normals(loss.draws.n_samples * noise_buffer_size(kBlock)),
-        sums(3 * draws * kBlock),
-        terms(loss.from.components),
-        e(loss.from.components),
-        sum({loss.from.num_bins, loss.from.clip}, draws) {
-    for (int64_t i = 0; i < draws; ++i) weights[i] = weight_of<T>(op.draws, i);
-  }
-
-  void operator()(const NetworkBlock<T>& from, const T* x, int64_t start, const uint8_t* mask, T* loss,
-                  GradientBlock<T>& by) {
-    T alpha_buffer[kBlock];
-    const T* alpha = load(op.alpha, start, from.length, alpha_buffer);
-    draw(start, from.length);
-    // The places of the normals of all variables whose losses count. kLanes of these normals are summed at a time.
-    int32_t places[kBlock + kLanes];
-    int64_t count = 0;
-    for (int64_t i = 0; i < from.length; ++i) {
-      if (mask && !mask[i]) continue;
-      for (int64_t m = i * from.components; m < (i + 1) * from.components; ++m) places[count++] = m;
-    }
-    std::fill_n(places + count, kLanes, count ? places[count - 1] : 0);
-    for (int64_t first = 0; first < count; first += kLanes) sum_lanes(from, x, alpha, places + first);
-    for (int64_t i = 0; i < from.length; ++i) {
-      if (!mask || mask[i]) loss[i] = expect(from, i * from.components, by);
-    }
-  }
-
- private:
-  const DiscretisedLoss& op;
-  int64_t draws;
-  std::vector<T> weights, normals;
-  std::vector<T> sums;  // ln of the sum of every normal of a block in every draw, and its derivatives by mean and std
-  std::vector<T> terms, e;
-  NStepSum<T> sum;
-
-  WithGradient<T> sum_at(int64_t d, int64_t place) const {
-    const T* of_draw = sums.data() + 3 * d * kBlock + place;
-    return {of_draw[0], of_draw[kBlock], of_draw[2 * kBlock]};
-  }
-
-  // Computes the sums of the normals at these places.
-  void sum_lanes(const NetworkBlock<T>& from, const T* x, const T* alpha, const int32_t* places) {
-    NStepInputs<T> in;
-    for (int64_t j = 0; j < kLanes; ++j) {
-      const int64_t place = places[j], i = place / from.components;
-      in.x[j] = x[i];
-      in.mean[j] = from.mean[place];
-      in.std[j] = from.std[place];
-      in.tau[j] = 1 / sqrt(alpha[i]);
-      for (int64_t d = 0; d < draws; ++d) {
-        const T node = op.draws.n_samples ? T(0) : static_cast<T>(op.draws.nodes[d]);
-        sum.eps[d * kLanes + j] = op.draws.n_samples ? normals[d * noise_buffer_size(kBlock) + i] : node;
-      }
-    }
-    sum(in);
-    for (int64_t d = 0; d < draws; ++d) {
-      T* of_draw = sums.data() + 3 * d * kBlock;
-      for (int64_t j = 0; j < kLanes; ++j) {
-        const auto of_lane = sum.draws[d].at(j);
-        of_draw[places[j]] = of_lane.value;
-        of_draw[places[j] + kBlock] = of_lane.by_mean;
-        of_draw[places[j] + 2 * kBlock] = of_lane.by_std;
-      }
-    }
-  }
-
-  // Returns the loss of a variable, the expectation over its draws, and writes its gradient. The sum over bins is
-  // linear in p. So the sum of a mixture is the sum over its components, times their shares.
-  T expect(const NetworkBlock<T>& from, int64_t first, GradientBlock<T>& by) {
-    const T n = static_cast<T>(op.n_steps);
-    std::fill_n(by.by_mean + first, from.components, T(0));
-    std::fill_n(by.by_std + first, from.components, T(0));
-    std::fill_n(by.by_logit + first, from.components, T(0));
-    T value = 0;
-    for (int64_t d = 0; d < draws; ++d) {
-      const T weight = -n * weights[d];
-      if (!from.mixed) {
-        const auto of_draw = sum_at(d, first);
-        value += weight * of_draw.value;
-        by.by_mean[first] += weight * of_draw.by_mean;
-        by.by_std[first] += weight * of_draw.by_std;
-        continue;
-      }
-      for (int64_t m = 0; m < from.components; ++m) terms[m] = from.log_share[first + m] + sum_at(d, first + m).value;
-      const LogSum<T> total = log_sum(terms.data(), from.components, e.data());
-      value += weight * total.value();
-      for (int64_t m = 0; m < from.components; ++m) {
-        by.add(first + m, log_sum_gradient(weight, e[m] / total.sum, from.share[first + m], sum_at(d, first + m)));
-      }
-    }
-    return value;
-  }
-
-  // Makes the normals of all draws for the variables of a block.
-  void draw(int64_t start, int64_t length) {
-    const int64_t all = op.to.batch * op.to.per_batch;
-    for (int64_t d = 0; d < op.draws.n_samples; ++d) {
-      T* buffer = normals.data() + d * noise_buffer_size(kBlock);
-      const T* from = normals_of(op.draws.noise, start, length, buffer, static_cast<uint32_t>(d), all);
-      std::memmove(buffer, from, length * sizeof(T));
-    }
-  }
-};
 
 }  // namespace
 

@@ -32,7 +32,7 @@ void check_range(const char* name, const View& view, int64_t count, double high,
                               formatted(least) + " to " + formatted(largest));
 }
 
-// Throws an error that names the first of the times at which no step of L_n starts.
+// Throws an error that shows the first invalid time. A time is valid if a step of the n-step loss L_n starts at it.
 [[noreturn]] void throw_for_time(const RowScalars& op) {
   double t = 0;
   for (int64_t i = 0; i < op.count; ++i) {
@@ -55,14 +55,15 @@ void with_constant(decltype(last) member, F&& f) {
   }(std::make_integer_sequence<int64_t, static_cast<int64_t>(last) + 1>());
 }
 
-// Whether the formula depends on the kind of the schedule.
+// Returns whether the formula of this row scalar depends on the ScheduleKind.
 constexpr bool depends_on_schedule(RowScalar which) {
   return which == RowScalar::kRate || which == RowScalar::kAlpha || which == RowScalar::kBeta ||
          which == RowScalar::kBetaSpread;
 }
 
-// Calls f(formula), where formula(value, rho) computes the row scalar. The kinds of the row scalar and of the schedule
-// are compile-time constants in `formula`. So it does not branch on them, and loops over it are vectorised.
+// Calls f(formula), where formula(value, rho) computes the row scalar. In `formula`, the RowScalar is a compile-time
+// constant. The ScheduleKind is one, too, if the row scalar depends on it. So `formula` has no branch on either, and
+// the compiler can vectorise a loop that calls it.
 template <class F>
 void with_formula(RowScalar wanted, const RowContext& context, F&& f) {
   with_constant<RowScalar::kSpread>(wanted, [&](auto which) {

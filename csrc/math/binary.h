@@ -1,7 +1,7 @@
-// Binary data: the class x is 1 or 0, and its sign s is 1 or -1. Discrete data with K = 2 has two logits, and two
-// numbers y_0 and y_1 as its state. A variable here has only their differences, class 1 minus class 0: one logit z and
-// one state d = y_1 - y_0. Numbers in parentheses are equations of Graves et al. 2023 (arXiv 2308.07037), written for
-// these differences.
+// Binary data: the class x is 1 or 0, and its sign s is 1 or -1. Discrete data with two classes has two logits of the
+// network, a message (y_0, y_1) and a state (z_0, z_1). Binary data has their differences, class 1 minus class 0: the
+// logit z, the message y_1 - y_0 and the state d. Numbers in parentheses are equations of Graves et al. 2023 (arXiv
+// 2308.07037), written for these differences.
 #pragma once
 
 #include "elementary.h"
@@ -14,21 +14,22 @@ BFN_HD T binary_sign(Class x) {
   return x == 1 ? T(1) : x == 0 ? T(-1) : kNaN<T>;
 }
 
-// The message y_1 - y_0 ~ N(2 alpha s, 4 alpha), where spread = 2 sqrt(alpha) (185). If a probability p of class 1 is
-// sent instead of a class, s is 2p - 1.
+// Returns the message y_1 - y_0. alpha is its accuracy, and eps a standard normal. An update has spread =
+// 2 sqrt(alpha), so the message is N(2 alpha s, 4 alpha) (185). A step without noise has the spread 0. If a probability
+// p of class 1 is sent instead of a class, s is 2p - 1.
 template <class T>
 BFN_HD T binary_message(T s, T alpha, T spread, T eps) {
   return 2 * alpha * s + spread * eps;
 }
 
-// The probability p of class 1 that is sent by s = 2p - 1.
+// Returns the probability (share) p of class 1, given s = 2p - 1.
 template <class T>
 BFN_HD T binary_share_of(T s) {
   return fused(T(0.5), s, T(0.5));
 }
 
-// p = p_x = sigmoid(u) and q = 1 - p_x, where u = s z. Both are at least exp(-87). A smaller number would change a draw
-// of L_n by less than 2e-12.
+// p is p_x, the network's probability of the class x: sigmoid(u) with u = s z. q is 1 - p_x. Both are clamped to at
+// least exp(-87). The clamp changes the result of binary_draw by less than 2e-12.
 template <class T>
 struct BinaryShares {
   T p, q;
@@ -40,9 +41,9 @@ struct BinaryShares {
   }
 };
 
-// The sign of the class that a uniform number draws. `shares` are the probabilities of the two classes, made with
-// u = z: p of class 1, and q of class 0. Class 0 is drawn if q exceeds the uniform number. It is also drawn if p is so
-// small that it stands for 0.
+// The sign of the class that a uniform number draws. `shares` are made with u = z, so p is the probability of class 1,
+// and q of class 0. Class 0 is drawn if q exceeds the uniform number. BinaryShares never makes a p of 0, so a p of at
+// most 1e-37 counts as 0, and class 0 is drawn.
 template <class T>
 BFN_HD T binary_drawn(BinaryShares<T> shares, T uniform) {
   const T drawn = shares.q > uniform ? T(-1) : T(1);
@@ -55,7 +56,8 @@ struct BinaryTerm {
   T value, slope;
 };
 
-// L_inf = weight q^2. Here q^2 is half of ||e_x - p||^2 (205).
+// Returns the continuous-time loss L_inf = weight q^2. (205) has the squared distance of the one-hot vector of x from
+// both probabilities, which is 2 q^2.
 template <class T>
 BFN_HD BinaryTerm<T> binary_squared_distance(BinaryShares<T> shares, T weight) {
   const T loss = weight * square(shares.q);
@@ -69,16 +71,17 @@ BFN_HD BinaryTerm<T> binary_cross_entropy(T u) {
   return {(u < T(0) ? -u : T(0)) + log1p_of_unit(small), u < T(0) ? -larger : -small * larger};
 }
 
-// The logarithm of the ratio of two densities of the sender at the message: the density for class x, and the density
-// for the other class. eps is s times the normal number that made the message.
+// Returns r, the log-ratio of the sender's densities at the message: the density for class x over the other one. eps is
+// s times the noise of the message. With quadrature, eps is a node instead.
 template <class T>
 BFN_HD T binary_log_ratio(T alpha, T spread, T eps) {
   return 2 * alpha + spread * eps;
 }
 
-constexpr double kMaxLogRatio = 60;  // then a share of exp(-87) instead of 0 changes a draw by at most exp(60 - 87)
+// For |r| up to this limit, the clamp of BinaryShares changes a draw by at most exp(60 - 87).
+constexpr double kMaxLogRatio = 60;
 
-// A draw of L_n (189, 190) for a log-ratio r with |r| <= kMaxLogRatio: -ln M, where M = p_x + q exp(-r). `ratio` has
+// Returns a draw of L_n / n (189, 190) for |r| <= kMaxLogRatio: -ln M, where M = p_x + q exp(-r). `ratio` has
 // exp(-r) and exp(-r) - 1. If M is at least 1/2, the result is computed as -ln(1 + S) with S = q (exp(-r) - 1), which
 // is accurate near M = 1. The function has no branches, so that loops over it are vectorised.
 template <class T>
@@ -90,7 +93,7 @@ BFN_HD BinaryTerm<T> binary_draw(T p, T q, ExpAndExpm1<T> ratio) {
   return {-(log_normal(mixture) + lost * inverse), p * sum * inverse};
 }
 
-// A draw of L_n for |r| > kMaxLogRatio: softplus(-u) - softplus(-u - r).
+// Returns a draw of L_n / n for |r| > kMaxLogRatio: softplus(-u) - softplus(-u - r).
 template <class T>
 BFN_HD_APART BinaryTerm<T> binary_draw_out_of_range(T u, T q, T r) {
   return {softplus_fall(-u, -u - r, -r), sigmoid(-u - r) - q};
