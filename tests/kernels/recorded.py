@@ -23,7 +23,7 @@ def kind(case) -> tuple:
 KINDS = list({kind(case): case for case in reversed(CASES + LARGE + STEPS + MODES)}.values())[::-1]
 KINDS += [case for case in WIDE if case.loss]  # whose gradients a CPU makes early
 # whose loss keeps less than a gradient on the CPU, too
-LONG_ROWS = [named(f"discrete.{op}[K=257]") for op in ("continuous_time_loss", "reconstruction_loss")]
+LONG_ROWS = [named(f"discrete.{op}[K=4096]") for op in ("continuous_time_loss", "reconstruction_loss")]
 
 
 class Recorder(TorchDispatchMode):
