@@ -21,7 +21,7 @@ class NStep {
         draws(loss.draws.count()),
         weights(draws),
         normals(loss.draws.n_samples * noise_buffer_size(kBlock)),
-        sums(3 * draws * kBlock),
+        sums(loss.from.mixture_logits ? 3 * draws * kBlock : 0),
         terms(loss.from.components),
         e(loss.from.components),
         sum({loss.from.num_bins, loss.from.clip}, draws) {
@@ -65,7 +65,8 @@ class NStep {
   const DiscretisedLoss& op;
   int64_t draws;
   std::vector<T> weights, normals;
-  std::vector<T> sums;  // ln of the sum of every normal of a block in every draw, and its derivatives by mean and std
+  // Of mixtures: ln of the sum of every normal of a block in every draw, and its derivatives by mean and std.
+  std::vector<T> sums;
   std::vector<T> terms, e;
   NStepSum<T> sum;
 
@@ -79,9 +80,9 @@ class NStep {
   void sort_by_window(const NetworkBlock<T>& from, const T* x, const T* tau, int32_t* places, int64_t count) const {
     T least[kBlock], most[kBlock];
     for (int64_t d = 0; d < draws; ++d) {
-      const T* of_draw = normals.data() + d * noise_buffer_size(kBlock);
+      const T* of_draw = op.draws.n_samples ? normals.data() + d * noise_buffer_size(kBlock) : nullptr;
       for (int64_t i = 0; i < from.length; ++i) {
-        const T eps = op.draws.n_samples ? of_draw[i] : sum.eps[d * kLanes];
+        const T eps = of_draw ? of_draw[i] : sum.eps[d * kLanes];
         least[i] = d ? smaller(eps, least[i]) : eps;
         most[i] = d ? larger(eps, most[i]) : eps;
       }
