@@ -3,7 +3,7 @@
 import re
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -115,6 +115,35 @@ def test_without_torchvision_one_line_says_what_to_install(tmp_path, monkeypatch
     result = bfn("data", "download", "digits", "--folder", tmp_path)
     known = "mnist, cifar10, text8, moses, angles, photographs"
     assert result.output == f"error: the data set='digits' is not known; it takes one of {known}\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "requirement", "more"),
+    [
+        ("moses", "smiles", "molsets==0.3.1", []),
+        ("angles", "angles", "mdanalysistests==2.11.0", []),
+        (
+            "photographs",
+            "photographs",
+            "scikit-image==0.26.0",
+            ["--python-version=3.11", "--platform=manylinux_2_28_x86_64"],
+        ),
+    ],
+)
+def test_pip_fetches_the_file_of_a_package_once(name, config, requirement, more, tmp_path, monkeypatch):
+    asked = []
+
+    def run(command, **how):
+        asked.append(command)
+        getattr(tiny_files, name)(tmp_path)
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(download.subprocess, "run", run)
+    for _ in range(2):
+        result = bfn("data", "download", name, "--folder", tmp_path)
+        assert result.output == f"downloaded; train with: bfn train {config} data.folder={tmp_path}\n"
+    assert len(asked) == 1 and asked[0][-1] == requirement
+    assert {"download", "--no-deps", *more} < set(asked[0])
 
 
 def test_text8_is_downloaded_once(tmp_path, monkeypatch):

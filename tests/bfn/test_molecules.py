@@ -170,21 +170,6 @@ def test_two_processes_take_the_steps_of_one(settings, tmp_path):
     assert workers.difference(tmp_path / "1", tmp_path / "2", "model.safetensors") < 1e-5
 
 
-def test_pip_fetches_the_wheel_once(tmp_path, monkeypatch):
-    asked = []
-
-    def run(command, **how):
-        asked.append(command)
-        tiny_files.moses(tmp_path)
-        return SimpleNamespace(returncode=0)
-
-    monkeypatch.setattr(download.subprocess, "run", run)
-    for _ in range(2):
-        result = bfn("data", "download", "moses", "--folder", tmp_path)
-        assert result.output == f"downloaded; train with: bfn train smiles data.folder={tmp_path}\n"
-    assert len(asked) == 1 and {"download", "--no-deps", "molsets==0.3.1"} < set(asked[0])
-
-
 def test_a_download_that_fails_and_rdkit_that_is_missing_are_one_line(tmp_path, monkeypatch, settings):
     failed = SimpleNamespace(returncode=1, stderr="much\nERROR: no such package\n")
     monkeypatch.setattr(download.subprocess, "run", lambda *arguments, **how: failed)

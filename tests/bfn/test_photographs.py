@@ -4,7 +4,6 @@ import hashlib
 import math
 import sys
 import zipfile
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from typer.testing import CliRunner
 
 from bfn import cli
 from bfn.configs import ConfigError, load
-from bfn.data import download, load_data
+from bfn.data import load_data
 from bfn.data.image_codes import normals, png
 from bfn.data.photographs import SCIKIT_IMAGE
 from bfn_kernels.discretised import from_levels
@@ -71,22 +70,6 @@ def test_a_wheel_with_another_digest_is_refused(settings, tmp_path, monkeypatch)
     expect(monkeypatch, tmp_path / "data" / SCIKIT_IMAGE.file)
     with pytest.raises(ConfigError, match=r"is damaged, or is not the wheel .*chelsea.png"):
         load_data(load("photographs", settings))
-
-
-def test_pip_fetches_the_wheel_of_one_platform_once(tmp_path, monkeypatch):
-    asked = []
-
-    def run(command, **how):
-        asked.append(command)
-        tiny_files.photographs(tmp_path)
-        return SimpleNamespace(returncode=0)
-
-    monkeypatch.setattr(download.subprocess, "run", run)
-    for _ in range(2):
-        result = bfn("data", "download", "photographs", "--folder", tmp_path)
-        assert result.output == f"downloaded; train with: bfn train photographs data.folder={tmp_path}\n"
-    assert len(asked) == 1 and asked[0][-1] == "scikit-image==0.26.0"
-    assert {"download", "--no-deps", "--python-version=3.11", "--platform=manylinux_2_28_x86_64"} < set(asked[0])
 
 
 def test_png_costs_8_bits_for_noise_and_hardly_any_for_what_repeats():

@@ -137,8 +137,8 @@ def angles(folder: Path) -> Path:
 
 
 def photographs(folder: Path) -> Path:
-    """A wheel as that of scikit-image, whose photographs of 70 × 300 pixels tell their number, the row and the column.
-    All are in the format PNG, since JPEG would change the colours."""
+    """A stand-in for the wheel of scikit-image. Its photographs have 70 × 300 pixels, whose colours tell the number of
+    the photograph, the row and the column. All are in the format PNG, since JPEG would change the colours."""
     folder.mkdir(parents=True, exist_ok=True)
     name = "scikit_image-0.26.0-cp311-cp311-manylinux_2_24_x86_64.manylinux_2_28_x86_64.whl"
     rows, columns = np.indices((70, 300))
