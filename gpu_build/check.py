@@ -44,8 +44,8 @@ def steps(architecture: str, results: Path, *, nvcc: bool, quick: bool = False) 
     tests = [python, "-m", "pytest", "-m", "gpu", *parallel]
     machine = [Step("backends", [python, "-m", "bfn_kernels.env"]), Step("card", ["nvidia-smi"])]
     if quick:
-        of_triton, short = [*tests, "tests/gpu", "-k", "triton and float32"], [*benchmarks, "--quick"]
-        short += ["--without", "cuda"]
+        of_triton = [*tests, "tests/gpu", "-k", "triton and float32"]
+        short = [*benchmarks, "--quick", "--without", "cuda"]
         return [*machine, Step("tests of triton", of_triton, least=45), Step("benchmarks", short, least=55)]
     cuda = nvcc or BACKENDS["cuda"].missing is None
     return [
