@@ -125,6 +125,7 @@ class VonMisesAccuracy:
     Attributes:
         alphas: The accuracies, float64 `[n]` on the CPU.
         weights: n·α·A(α) of each message, the factor of 1 - cos(x - x̂) in L_n, float64 `[n]` on the CPU.
+        step_weights: The weights of the steps 0 … n + 1, NaN for 0 and n + 1, which are no steps, float64 on the CPU.
         progress: Σ α·A(α), the mean of the concentration times the cosine of the mean's error after all messages.
         log_scale: A pair `least`, `factor`. (ln c - least)·factor - 1 is -1 if the concentration c is the smallest
             accuracy, and 1 if c is the sum of all accuracies, the largest concentration.
@@ -141,10 +142,11 @@ class VonMisesAccuracy:
         if self.alphas.dim() != 1 or not len(self.alphas) or not ((self.alphas > 0) & self.alphas.isfinite()).all():
             raise ValueError(f"alphas must be a vector of positive, finite numbers, got {alphas}")
         self.weights = len(self.alphas) * self.alphas * ratio(self.alphas)
+        self.step_weights = torch.nn.functional.pad(self.weights, (1, 1), value=torch.nan)
         self.progress = float((self.alphas * ratio(self.alphas)).sum())
         least = math.log(self.alphas.min())
         self.log_scale = least, 2 / max(math.log(self.alphas.sum()) - least, 1e-6)
-        self._tables: dict[torch.device, Tensor] = {}
+        self._copies: dict[tuple[torch.device, str, torch.dtype], Tensor] = {}
 
     @classmethod
     def linear_entropy(cls, n_steps: int, last: float) -> "VonMisesAccuracy":
@@ -197,15 +199,18 @@ class VonMisesAccuracy:
         return torch.tensor(each, dtype=torch.float64)
 
     @constant
-    def on(self, device: torch.device) -> Tensor:
-        """Returns `table` on a device.
+    def on(self, device: torch.device, name: str = "table", dtype: torch.dtype = torch.float32) -> Tensor:
+        """Returns `table` or `step_weights` on a device.
 
         Args:
-            device: The device. A copy of the table stays there for later calls.
+            device: The device. A copy stays there for later calls.
+            name: "table" or "step_weights".
+            dtype: The type of the copy.
         """
-        if device not in self._tables:
-            self._tables[device] = self.table.to(device)
-        return self._tables[device]
+        key = device, name, dtype
+        if key not in self._copies:
+            self._copies[key] = getattr(self, name).to(dtype).to(device)
+        return self._copies[key]
 
 
 def _accuracy(law: Law, wanted: float, guess: float) -> float:

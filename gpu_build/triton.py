@@ -6,6 +6,8 @@ import os
 import re
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
@@ -139,6 +141,18 @@ def kernels(architectures: Iterable[int | str], folder: Path, only: str = "") ->
     """Compiles the kernels of all calls for every architecture, two at a time. Each architecture gets its own process,
     since the target of Triton is set for a whole process."""
     os.environ.setdefault("TRITON_CACHE_DIR", str(folder / "triton"))
-    with get_context("spawn").Pool(2, maxtasksperchild=1) as pool:
-        each = pool.starmap(_of_architecture, [(name, folder, only) for name in architectures], chunksize=1)
+
+    def in_a_process(architecture: int | str) -> list[Kernel]:
+        # A multiprocessing.Pool would replace a process that cannot start by the next one, without end.
+        with ProcessPoolExecutor(1, get_context("spawn")) as process:
+            try:
+                return process.submit(_of_architecture, architecture, folder, only).result()
+            except BrokenProcessPool as error:
+                raise RuntimeError(
+                    f"the process that compiles for {architecture} has ended, see its error above; it can start only "
+                    "if the main module is a file that can be imported"
+                ) from error
+
+    with ThreadPoolExecutor(2) as pool:
+        each = list(pool.map(in_a_process, architectures))
     return [kernel for found in each for kernel in found]

@@ -42,7 +42,7 @@ from bfn_kernels.triton_ops.classes import (
 )
 from bfn_kernels.triton_ops.elementary import clamp, exp_difference, log, log1p, reciprocal, square
 from bfn_kernels.triton_ops.noise import CLASS, SENDER, uniforms
-from bfn_kernels.triton_ops.reduction import Losses, scaled, write_losses
+from bfn_kernels.triton_ops.reduction import Losses, grad_views, load_grad, write_losses
 from bfn_kernels.triton_ops.solver import Outputs, extrapolation_of, wait_to_write_over
 from bfn_kernels.triton_ops.views import KERNEL_TYPES, block_of, compute_type, constants, load, views
 
@@ -306,7 +306,7 @@ def _loss(x, logits, weight, mask, stats, losses, count, S: tl.constexpr):
 def loss_backward(grad: Tensor, scale: Tensor, x: Tensor, logits: Tensor, class_mask, weight, mask, stats) -> Tensor:
     shape, lead, grad_logits = logits.shape, logits.shape[:-1], torch.empty_like(logits)
     written = class_view(grad_logits, shape)
-    rows = views(lead, scaled(grad, scale, len(lead)), weight, mask)
+    rows = grad_views(grad, scale, lead), *views(lead, weight, mask)
     inputs = *rows, data_view(x, shape), logits_view(ClassLogits(logits, class_mask)), stats
     kernel = soft_loss_backward if x.is_floating_point() else _loss_backward
     launch_rows(kernel, *inputs, written, shape=shape, T=compute_type(logits))
@@ -326,7 +326,7 @@ def _loss_backward(grad, weight, mask, x, logits, stats, grad_logits, count, S: 
     # s is Σ p_k² over the classes but x.
     p_x, q, s = (e_x * inverse)[:, None], (rest * inverse)[:, None], (rest_square * square(inverse))[:, None]
     top_less_s = ((e_x + fourth) * square(inverse))[:, None]  # p − s of the likeliest class, if it is not x
-    factor = tl.where(_in_range(x, S.K), load(grad, rows, S.T), float("nan"))
+    factor = tl.where(_in_range(x, S.K), load_grad(grad, rows, S.T), float("nan"))
     if weight[0] is not None:
         factor *= 2.0 * load(weight, rows, S.T)
     keep = load(mask, rows, tl.int1, True)[:, None]

@@ -9,7 +9,7 @@ import triton.language as tl
 
 from bfn_kernels.triton_ops.classes import load_classes, row_total, store_classes
 from bfn_kernels.triton_ops.elementary import exp_difference, log, log1p, reciprocal, square
-from bfn_kernels.triton_ops.reduction import write_losses
+from bfn_kernels.triton_ops.reduction import load_grad, write_losses
 from bfn_kernels.triton_ops.views import block_of, load
 
 
@@ -61,7 +61,7 @@ def soft_loss_backward(grad, weight, mask, x, logits, stats, grad_logits, count,
     rest, others = tl.load(row + 2, mask=rows[2])[:, None], tl.load(row + 3, mask=rows[2])[:, None]
     inverse = reciprocal(tl.where(rest < 1.0, 1.0 + rest, rest))
     q = rest * inverse
-    factor = load(grad, rows, S.T)
+    factor = load_grad(grad, rows, S.T)
     if weight[0] is not None:
         factor *= 2.0 * load(weight, rows, S.T)
     keep = load(mask, rows, tl.int1, True)[:, None]

@@ -9,7 +9,20 @@ import triton.language as tl
 from torch import Tensor
 
 from bfn_kernels.call.reduction import BATCH, MEAN, NONE
-from bfn_kernels.triton_ops.views import BLOCK, constants, launch, programs
+from bfn_kernels.triton_ops.views import (
+    BLOCK,
+    Gradients,
+    View,
+    block_of,
+    compute_type,
+    constants,
+    launch,
+    load,
+    programs,
+    store,
+    view,
+    views,
+)
 
 _FINISH_BLOCK, _FINISH_WARPS = 4096, 8
 
@@ -54,18 +67,31 @@ class Losses:
         return loss, scale
 
 
-def scaled(grad: Tensor, scale: Tensor | None, dims: int) -> Tensor:
-    """The gradient of the reduced loss times its scale, in a shape that broadcasts to variables of `dims`
-    dimensions."""
-    if grad.dim() == 0:
-        return grad if scale is None else grad * scale
-    # the scale is 1 here, since only a reduction to a scalar has another scale
-    return grad.reshape(*grad.shape, *(1,) * (dims - grad.dim()))
+def grad_views(grad: Tensor, scale: Tensor | None, shape: torch.Size) -> tuple[View, ...]:
+    """The views of the gradient of the reduced loss and of its scale, broadcast to variables of this shape. Only a
+    reduction to a number has a scale other than 1."""
+    each = grad.reshape(*grad.shape, *(1,) * (len(shape) - grad.dim()))
+    return views(shape, each, scale if grad.dim() == 0 else None)
+
+
+@triton.jit
+def load_grad(grad, block, T: tl.constexpr):
+    """The gradient of the loss times its scale, for a block of variables."""
+    return load(grad[0], block, T) * load(grad[1], block, T, 1.0)
 
 
 def scaled_gradient(saved: Tensor, grad: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
     """The gradient of an input: the saved derivatives times the scaled gradient of the reduced loss."""
-    return (saved * scaled(grad, scale, saved.dim())).to(dtype)
+    gradients, count = Gradients((saved, True), dtype=dtype), saved.numel()
+    arguments = view(saved, saved.shape), grad_views(grad, scale, saved.shape), *gradients.views, count
+    launch(_scaled_gradient, programs(count), *arguments, T=compute_type(saved), BLOCK=BLOCK)
+    return gradients.finish()[0]
+
+
+@triton.jit
+def _scaled_gradient(saved, grad, out, count, T: tl.constexpr, BLOCK: tl.constexpr):
+    block = block_of(count, BLOCK)
+    store(out, block, load(saved, block, T) * load_grad(grad, block, T))
 
 
 @triton.jit

@@ -1,6 +1,7 @@
 """Builds csrc/cuda with the host compiler and the shim, as operators for the tests of the kernels, with sanitizers or
 without."""
 
+import ctypes
 import functools
 import platform
 import shutil
@@ -71,8 +72,15 @@ def register() -> None:
 
 
 @functools.cache
-def load() -> None:
+def load() -> ctypes.CDLL:
     """Loads the kernels of the backend that `register` made; they are compiled if a source has changed."""
     import torch
 
-    torch.ops.load_library(operators())
+    library = operators()
+    torch.ops.load_library(library)
+    return ctypes.CDLL(str(library))
+
+
+def launches() -> int:
+    """How many kernels this process has launched."""
+    return load().host_shim_launches()

@@ -54,6 +54,16 @@ def test_a_kernel_is_compiled_for_amd(tmp_path, monkeypatch):
     assert 0 < kernel.registers <= 512 and kernel.spills == 0
 
 
+def test_a_process_that_cannot_start_is_an_error(tmp_path):
+    """A script from stdin is no file that a process could import."""
+    pytest.importorskip("triton")
+    script = (
+        f"from gpu_build.triton import kernels; from pathlib import Path; kernels([80], Path({str(tmp_path)!r}), '?')"
+    )
+    done = subprocess.run([sys.executable], input=script, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert "the process that compiles for 80 has ended" in done.stderr and done.returncode == 1
+
+
 def test_spills_on_amd_are_found(monkeypatch):
     pytest.importorskip("triton")
     compiler = importlib.import_module("gpu_build.triton")
