@@ -176,7 +176,9 @@ def rows(name: str, value: float | Tensor, shape: Sequence[int], model: Tensor, 
         if not (low <= least and most <= high):
             raise ValueError(f"{name} must lie in [{low}, {high}], got values from {least} to {most}")
     wide = value.detach().to(device).double().reshape(lead)
-    return torch.where((wide >= low) & (wide <= high), wide, math.nan)
+    if shows(value) or (low == -math.inf and high == math.inf):
+        return wide
+    return wide.masked_fill(wide != wide.clamp(low, high), math.nan)
 
 
 def shows(x: Tensor) -> bool:
