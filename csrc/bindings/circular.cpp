@@ -26,7 +26,7 @@ auto step(Given sent, Maybe mean, Maybe concentration, const Message& message, c
   const View table = view("table", message.table, {num_rows, kQuantiles});
   check(!table || (table.dtype == DType::kFloat && table.contiguous()), "table", " must be contiguous and float32");
   const Tensor new_mean = out.or_like(mean ? *mean : sent);
-  // torch passes no outputs to the operator that makes its results, and all of them to the one that writes into them
+  // Without `out`, torch passes no outputs at all. With it, `concentration_out` may be missing.
   const Output made = out.tensor      ? Output{new_mean, view_of_out(concentration_out, shape)}
                       : concentration ? output_like(*concentration)
                                       : output_like(sent, type);

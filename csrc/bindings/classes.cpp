@@ -77,7 +77,7 @@ auto discrete_step(const ClassLogits& output, Given state, const Solver& solver,
   return compute(type, op, BFN_KERNEL(discrete_update), out);
 }
 
-// The logits of both families, as their bindings take them and as their ops do.
+// The logits that the bindings of a family take. `over` turns them into the logits of the op.
 template <class Op>
 using LogitsOf = std::conditional_t<kHasClasses<Op>, ClassLogits, Tensor>;
 Given tensor_of(Given logits) { return logits; }

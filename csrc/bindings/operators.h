@@ -1,6 +1,6 @@
 // Registers the bindings of a family as the code of the operators that bfn_kernels/<family>/operators.py declares. The
-// same bindings serve every implementation of the ops, and each implementation is a library of its own: the CPU
-// kernels, the CUDA kernels (BFN_CUDA) and, for tests, the CUDA kernels run on the CPU, in another namespace.
+// same bindings serve three libraries: the CPU kernels, the CUDA kernels (BFN_CUDA) and, for tests, the CUDA kernels
+// run on the CPU, in another namespace.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -29,8 +29,8 @@
 
 namespace bfn {
 
-// The last exception of an operator in this thread. From version 2.15 on, torch turns every exception into a
-// RuntimeError, so Python reads the original type here.
+// The last invalid_argument or out_of_range of an operator in this thread. From version 2.15 on, torch turns every
+// exception into a RuntimeError, so Python reads the original type here.
 enum class Refused { kNothing, kValue, kIndex };
 inline thread_local std::pair<Refused, std::string> last_refusal;
 

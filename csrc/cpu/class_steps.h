@@ -12,7 +12,7 @@ template <class T>
 struct SentRows {
   int64_t class_index[kLanes];  // -1 for no class
   T share[kLanes] = {}, beta[kLanes], spread[kLanes];
-  uint8_t is_known[kLanes] = {};  // not 0 if the class is a known one
+  uint8_t is_known[kLanes] = {};  // not 0 if the row sends a known class or distribution
 
   SentRows(const Rows& rows, const View& beta_view, const View& spread_view) {
     load_lanes(beta_view, rows, beta);

@@ -167,9 +167,9 @@ struct NStepRows {
     for (int64_t j = 0; j < kLanes; ++j) value[j] += static_cast<double>(weight(draw)) * joint.divergence[j];
   }
 
-  // Computes the divergence and the gradient of the rows whose M is too small or too large for float. It uses the
-  // log-odds against x before and after the message. It subtracts the largest logit first, so that large logits do not
-  // absorb the digits of the message.
+  // Computes the divergence and the gradient of the rows that are out of range (JointDraw), from the log-odds against x
+  // before and after the message. It subtracts the largest logit first, so that large logits do not absorb the digits
+  // of the message.
   void joint_draw_out_of_range(int64_t draw, const Differences& d, const int32_t (&out_of_range)[kLanes],
                                T (&divergence)[kLanes]) {
     const auto logits = logits_of<T>(op.logits);

@@ -60,8 +60,8 @@ struct SortedBlock : ExpectedArrays<T, kBlock + kVariableLanes> {
     }
   }
 
-  // Computes the values of unclipped distributions. The other rules than kWide must already have computed the values of
-  // the clipped distributions at |mean|.
+  // Computes the values of unclipped distributions. Before, all rules but kWide must have computed the values of the
+  // clipped distributions at |mean|.
   void renormalise(const T* means, Bins<T> bins) {
     const int64_t wide = begin[static_cast<int>(EdgeRule::kWide)], end = begin[kEdgeRules];
     for (int64_t i = 0; i < end; ++i) mean[i] = means[order[i]];

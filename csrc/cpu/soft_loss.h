@@ -6,7 +6,7 @@
 
 namespace bfn {
 
-// The sums of a block of rows that SoftStats and the losses are made of. Sums over k leave out class m.
+// Sums over up to 16 rows, from which SoftStats and the losses are computed. Sums over k leave out class m.
 struct SoftSums {
   double rest[kLanes] = {}, x_m[kLanes] = {};          // the sum of p_k, and x_m
   double squares[kLanes] = {}, products[kLanes] = {};  // the sums of d_k^2 and of p_k d_k

@@ -1,5 +1,5 @@
 // Circular data. An angle is counted in turns: a turn is the whole circle. The state of a variable is a von Mises
-// distribution with a mean and a concentration c. Its density is proportional to exp(c cos(angle - mean)).
+// distribution with a mean and a concentration c. Its density is proportional to exp(c cos(2 pi (angle - mean))).
 // docs/mathematics/circular.md derives the formulas.
 #pragma once
 
@@ -45,7 +45,7 @@ template <class T>
 struct VonMises {
   T root, least, twice;
 
-  // A concentration above 1e18 is replaced by 1e18, where an angle is already too small to change another angle.
+  // A concentration above 1e18 is replaced by 1e18. Its angles are about 1e-9, too small to matter in float.
   BFN_HD explicit VonMises(T concentration) {
     const T k = clamp(concentration, T(0), T(1e18)), grown = sqrt(fused(4 * k, k, T(1))) + 2 * k;
     twice = 2 * k;
@@ -91,8 +91,8 @@ BFN_HD T scaled_log(T concentration, double least, double factor) {
   return clamp((log(concentration) - static_cast<T>(least)) * static_cast<T>(factor) - 1, T(-1), T(1));
 }
 
-// Adds a message of accuracy alpha at the angle y to a state. The mean of the state and y are in turns: c' exp(i mean')
-// = c exp(i mean) + alpha exp(i y).
+// Adds a message of accuracy alpha at the angle y to a state: c' exp(2 pi i mean') = c exp(2 pi i mean) +
+// alpha exp(2 pi i y).
 template <class T>
 BFN_HD void add_message(T& mean, T& concentration, T y, T alpha) {
   T sine, cosine;
@@ -134,8 +134,8 @@ struct Bessel {
   }
 };
 
-// The cost of d, the angle from the prediction to x. kCosine is weight (1 - cos d), kSquare is weight d^2, and kDensity
-// is -ln of the von Mises density per unit of the period, whose concentration is the weight; NaN if this is below 0.
+// The cost of d, the angle from the prediction to x. kCosine is weight (1 - cos d), and kSquare is weight d^2 for d in
+// radians. kDensity is -ln of the von Mises density of x, whose concentration is the weight. A negative one costs NaN.
 enum class CircularCost : int64_t { kCosine, kSquare, kDensity };
 
 // A cost, and its derivatives by the angle in turns and by the weight.

@@ -43,7 +43,7 @@ BFN_HD float exp(float x) {
   return (1.0f + e.excess) * power_of_two(half) * power_of_two(exponent - half);
 }
 
-// e^x for |x| < 87
+// e^x for |x| <= 87
 BFN_HD float exp_normal(float x) {
   const ReducedExp e = reduced_exp(x);
   return (1.0f + e.excess) * power_of_two(e.bits);
@@ -95,7 +95,7 @@ BFN_HD float exp2_less(float x, float less) {
   return scale * (p * r) + (scale - less);
 }
 
-// 2^x. The result is infinite or NaN if x is above 128. On a GPU its error is 2e-7.
+// 2^x. If x is above 127.5, the result may be infinite or NaN. On a GPU its error is 2e-7.
 BFN_HD float exp2_fast(float x) {
 #if defined(__CUDA_ARCH__)
   return exp2_term(x);
@@ -111,12 +111,13 @@ BFN_HD float expm1(float x) {
   return scale * e.excess + (scale - 1.0f);
 }
 
-// e^x and e^x - 1 by one reduction. At most e^-87 is missing below x = -87.
+// e^x and e^x - 1, by one reduction.
 template <class T>
 struct ExpAndExpm1 {
   T exp, expm1;
 };
 
+// Below x = -87, both are up to e^-87 too large. Above x = 88, e^x is infinite, but e^x - 1 is e^88 - 1.
 BFN_HD ExpAndExpm1<float> exp_and_expm1(float x) {
   const ReducedExp e = reduced_exp(clamp(x, -87.0f, 88.0f));
   const float scale = power_of_two(e.bits);

@@ -13,8 +13,8 @@
 
 namespace bfn {
 
-// k = base + shift, and its derivatives by the mean and the std. Losses need x - k. If `base` is the centre of a bin,
-// x - base is exact.
+// k = base + shift, and its derivatives by the mean and the std. Losses need x - k, which `error` computes without
+// rounding k.
 template <class T>
 struct ExpectedValue {
   T base, shift, by_mean, by_std;

@@ -1,5 +1,5 @@
-// Mixtures of M normals. The CPU and CUDA kernels store the components in different ways. So the functions do not read
-// arrays: they call a function that returns a number of component m.
+// Mixtures of M normals. The CPU and CUDA kernels store the components in different ways. So the functions read no
+// arrays: the caller passes numbers, or a function that returns them.
 #pragma once
 
 #include "expected_value.h"

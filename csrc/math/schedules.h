@@ -81,8 +81,8 @@ struct RowContext {
   double n_steps, scale;  // n of L_n, and a factor of some row scalars
   double t_min;           // at an earlier time kMeanScale and kNoiseScale are 0
 
-  // The number i = n t + 1 of the step that starts at time t. The error of n t may be kStepTolerance. The result is NaN
-  // if none of the n steps starts at t.
+  // The number i = n t + 1 of the step that starts at a time t >= 0, or NaN if none of the n steps starts there. The
+  // error of n t may be kStepTolerance.
   BFN_HD double step_of(double t) const {
     const double before = n_steps * t, whole = std::round(before);
     const double error = before < whole ? whole - before : before - whole;
