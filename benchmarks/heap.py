@@ -19,7 +19,7 @@ def warm() -> None:
     """Trains a network for a step, once in a process.
 
     From then on, tensors of up to 32 MiB use glibc's heap, which keeps freed memory. In a training process, glibc
-    raises the limit of 32 MiB by itself, and gradients and moments at the end of the heap keep it from shrinking. The
+    raises the limit to 32 MiB by itself, and gradients and moments at the end of the heap keep it from shrinking. The
     order of tensors in the heap varies from process to process, so the limits are set here.
     """
     with contextlib.suppress(OSError, AttributeError):  # another C library than glibc

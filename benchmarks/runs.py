@@ -4,7 +4,8 @@
 
 CHECKOUT has the code of github.com/nnaisense/bayesian-flow-networks. Without it, our transcription of the published
 model is used. Both loops start from the same weights and have the same data, batch size, learning rate, betas, weight
-decay, clipping of gradients and decay of averages. They take turns on the same cores, each in a separate process.
+decay and clipping of gradients. The decay of averages is the same in the end, but `bfn`'s starts lower. The loops take
+turns on the same cores, each in a separate process.
 Between turns, the clocks stop, and `bfn.results.evaluate` measures the bound on held-out data in float32.
 """
 

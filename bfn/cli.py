@@ -82,7 +82,7 @@ def main(version: Version = False) -> None:
 
 
 def all_settings() -> str:
-    """Every setting with its default, a paragraph for each section."""
+    """The settings with their defaults, a paragraph for each section, without `options`, which are empty."""
     sections: dict[str, list[str]] = {}
     for key, value in flatten(asdict(Config())).items():
         sections.setdefault(key.partition(".")[0], []).append(f"{key}={value}")

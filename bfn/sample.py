@@ -27,9 +27,9 @@ def sample_within(model: BFN, count: int, tolerance: float, **more: Any) -> tupl
 
 @contextmanager
 def fast(model: BFN, config: Config, count: int, calls: int, say: Callable[[str], None]) -> Iterator[None]:
-    """Inside the `with`, the network runs with the precision and the compiler of the training settings. For "auto",
-    they are chosen such that `calls` calls for `count` examples take the least time. say: prints a line for the user.
-    """
+    """Inside the `with`, the network runs with the precision and the compiler of the training settings. It runs in
+    float32 if they say "fp16". For "auto", both are chosen such that `calls` calls for `count` examples take the least
+    time. say: prints a line for the user."""
     state, t = model.prior((count, *model.shape), model.device), torch.zeros(count, device=model.device)
 
     def try_out(choice: Choice, passes: int) -> list[float]:

@@ -24,7 +24,7 @@ def fractions(rows: int, dtype: torch.dtype, n_steps: int) -> Client:
     schedule = VonMisesAccuracy(torch.logspace(-1, 0.9, n_steps, dtype=torch.float64))
     x, pred = (math.pi * (2 * torch.rand(rows, 3, dtype=dtype) - 1) for _ in range(2))
     pred.requires_grad_()
-    step = torch.randint(2, n_steps + 1, (rows,))  # the state of step 1 is no message's
+    step = torch.randint(2, n_steps + 1, (rows,))  # before step 1 no message has arrived
     messages = math.pi * (2 * torch.rand(n_steps, rows, 3, dtype=dtype) - 1)
 
     def flow(y: Tensor | None) -> Tensor:

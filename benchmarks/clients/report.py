@@ -29,7 +29,7 @@ class Row:
 
     @property
     def share(self) -> float:
-        """The share of a step that this takes."""
+        """The share of a step that this call takes."""
         return self.median_ms / (self.network_ms + self.median_ms)
 
 

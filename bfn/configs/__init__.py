@@ -29,7 +29,7 @@ class DataConfig:
     name: str = "digits"  # a name in bfn.data.DATASETS, or module:function
     folder: str | None = None  # the folder of the data set's files; without it, text_bpe reads Python's manual
     file: str = "text8"  # the name of the text's file in the folder
-    length: int = 64  # characters or tokens in a window
+    length: int = 64  # characters, tokens or residues in a window; places in the row of a molecule
     vocabulary: int = 8000  # entries of the byte-pair vocabulary, which is learned from the text
     num_bins: int = 256  # bins that the 256 levels of a colour fall into
     count: int | None = None  # training examples to use; None uses all
@@ -78,7 +78,7 @@ class TrainConfig:
     ema_decay: float = 0.999
     n_steps: int | None = None  # None trains on the continuous-time loss, n on the n-step loss
     max_steps: int = 10_000
-    max_seconds: float | None = None  # wall-clock time, including the time before the run was resumed
+    max_seconds: float | None = None  # wall-clock time except for checkpoints; also the time before the run was resumed
     validate_every: int = 100  # steps between validations; each validation writes a row of the log and a checkpoint
     patience: int = 10  # validations without a better bound before training stops
     mixed_precision: str = "auto"  # "no", "bf16", "fp16" (only on a GPU), or "auto": bf16 if the device is fast in it
@@ -101,7 +101,7 @@ class SampleConfig:
     sampler: str = "ancestral"  # a name in SAMPLERS
     choose: str | None = None  # what a step uses of the output distribution: a "sample", its "mode" or its "mean"
     temperature: float | None = None  # by which the logits of classes are divided; None is 1
-    tolerance: float | None = None  # the largest error of a step of ode2; with it, n_steps is not used
+    tolerance: float | None = None  # the largest error of a step of ode2; with it, only plots use n_steps
     guide: str | None = None  # the property to which samples of molecules are guided, such as "logp=3"
     guidance: float = 2.0  # 0 ignores the property, 1 is the network's output given the property, above 1 exaggerates
     max_calls: int = 1000  # with a tolerance: the most calls of the network in one sampling run
@@ -178,7 +178,7 @@ def load(name: str, overrides: Sequence[str] = ()) -> Config:
 
 
 def read(path: Path) -> Any:
-    """The settings of a YAML file. If the file names a shipped file as `base`, its settings replace the base's."""
+    """The settings of a YAML file. If it names a shipped file as `base`, it replaces settings of this base."""
     try:
         tree = OmegaConf.load(path)
     except OSError as error:

@@ -49,7 +49,7 @@ class Data:
     symbols: Sequence[str | bytes] = ""  # the character of each class of text, or the bytes of each token
     draw: Callable[[Tensor, torch.Generator], Tensor] | None = None
     tokenizer: str | None = None  # as JSON, if the classes are tokens of a byte-pair vocabulary
-    token_bytes: float | None = None  # the mean length of a token of the test split
+    token_bytes: float | None = None  # the mean number of bytes of a token of the test split
     lengths: Tensor | None = None  # sorted lengths of training examples, if examples are padded: see bfn.sequences
     judge: Judge | None = None
     rivals: Callable[[], dict[str, float]] = dict  # computes bits per dimension of the test split by other models

@@ -84,7 +84,7 @@ def draw_images(axes: Axes, images: Tensor, columns: int) -> None:
 
 
 def plot_samples(samples: Tensor, data: Data, path: Path) -> Path:
-    """A grid of images next to held-out images, a panel of text above held-out text, or the structures of molecules."""
+    """A grid of images next to held-out images, a panel of text above held-out text, or what the data's judge draws."""
     if data.judge is not None:
         return data.judge.draw(samples, path)
     if data.symbols:
@@ -169,8 +169,8 @@ def plot_samplers(rows: Sequence[Drawn], path: Path) -> Path:
 
 
 def plot_narrowing(model: BFN, data: Data, path: Path, *, n_steps: int, seed: int, **taking: Any) -> Path:
-    """One sampling run: the input distribution of one variable after each message, and below it the input distributions
-    of all variables after some messages."""
+    """A run of ancestral sampling: the input distribution of one variable after each message, and below it the input
+    distributions of all variables after some messages."""
     place, history, precisions, thetas = most_varied(data), [], [], []
     shown = sorted({round(i * n_steps / 8) for i in range(9)})
 
@@ -226,7 +226,8 @@ def plot_times(model: BFN, data: Data, path: Path, *, seed: int, count: int = 40
 def animate_flow(
     model: BFN, data: Data, path: Path, *, n_steps: int, seed: int, count: int = 16, **taking: Any
 ) -> Path:
-    """A film of the input distributions of some samples as messages arrive, with at most 51 frames."""
+    """A film of the input distributions of some samples as messages arrive, by ancestral sampling. It shows at most 51
+    different pictures."""
     frames = {round(i * n_steps / 50) for i in range(51)}
     figure, axes = plt.subplots(figsize=(10, 4.5) if data.symbols else (5, 5.4), layout="constrained")
     film = PillowWriter(fps=10)

@@ -30,7 +30,8 @@ def digest(tensors: dict[str, Tensor], text: str) -> str:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replaces a file in one step: whatever happens, `path` holds either the old content or the new."""
+    """Replaces a file in one step: whatever happens, `path` holds either the old content or the new. Two processes must
+    not do this for one file at the same time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
     try:

@@ -1,4 +1,4 @@
-"""Makes sure that a run has its directory for itself: a second run that writes there would spoil its files."""
+"""Makes sure that a run has its directory for itself: a second run would spoil the files of the first."""
 
 import fcntl
 from contextlib import ExitStack
