@@ -1,8 +1,8 @@
 """Checks the kernels on a machine with a GPU and a CUDA build of torch.
 
 Builds the kernels for this GPU, runs the tests that need a GPU, times the benchmarks, and runs compute-sanitizer.
-Without nvcc, the CUDA kernels are left out. --quick runs only tests of the Triton kernels and short benchmarks. All
-output goes to one report. The exit status is 1 if a step failed, and 2 if there is no GPU.
+Without nvcc, the CUDA kernels are left out unless they are installed. --quick runs only tests of the Triton kernels and
+short benchmarks. All output goes to one report. The exit status is 1 if a step failed, and 2 if there is no GPU.
 """
 
 import argparse

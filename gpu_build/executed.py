@@ -20,9 +20,9 @@ CLASSES = (4, 27, 128, 2048)
 
 # A rule is a pattern for the names of PTX instructions, and the machine instructions that ptxas makes of one: how many
 # of each class, such as "fma" or "memory" (see PIPES in table.py). The first rule that matches the whole name counts.
-# Moves and conversions of pointers count as nothing, since ptxas makes them part of other instructions. So do masks and
-# shifts of 64 bits: nvcc takes the halves of a product of two 32-bit numbers by them, and ptxas makes one instruction
-# of the product. docs/gpu.md compares the counts with the disassembly.
+# Moves and conversions of pointers count as nothing, since ptxas makes them part of other instructions. Masks and
+# shifts of 64 bits count as nothing, too: nvcc takes the halves of a product of two 32-bit numbers by them, and ptxas
+# has the halves in two registers. docs/gpu.md compares the counts with the disassembly.
 FREE: dict[str, float] = {}
 RULES: list[tuple[str, dict[str, float]]] = [
     (r"mov\..*|cvta.*|ld\.param.*|st\.param.*|(neg|abs)(\.ftz)?\.(f32|f64|bf16|f16)|cvt\.u64\.u32|cvt\.u32\.u64|"

@@ -1,4 +1,5 @@
-"""The calls of gpu_build/calls.py on small data, for compute-sanitizer. Other tests look at the results."""
+"""The calls of gpu_build/calls.py on small data, for compute-sanitizer, without the calls of large vocabularies. Other
+tests look at the results."""
 
 import torch
 

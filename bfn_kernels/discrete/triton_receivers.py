@@ -1,6 +1,7 @@
 """The n-step loss of discrete data in Triton, with its gradient, for each receiver.
 
-The tiles are whole rows. A share is the probability p of a class, or 1 − p.
+A tile has whole rows. The functions that `triton_nstep_large` calls also take a part of a row. A share is the
+probability p of a class, or 1 − p.
 """
 
 import triton

@@ -2,9 +2,9 @@
 Graves et al. 2023.
 
 As a function of k, p_k times the sender's normal is nearly a normal. So only the bins in a window around its peak
-count. csrc/math/nstep.h explains which points of the window are summed. A program has a variable for each thread. It
-makes each term once for D draws, and adds it to their D sums. The numbers of each draw are in tuples of tensors. C is
-the `Constants` of a kernel, and S its `Sizes`.
+count. csrc/math/nstep.h explains which points of the window are summed. A program has one variable for each lane
+of an NVIDIA warp. It makes each term once for D draws, and adds it to their D sums. The numbers of each draw are in
+tuples of tensors. C is the `Constants` of a kernel, and S its `Sizes`.
 """
 
 from typing import Any, NamedTuple

@@ -60,8 +60,8 @@ __device__ __forceinline__ void narrow(float x, float& to) { to = x; }
 
 constexpr unsigned kWholeWarp = 0xffffffffu;
 
-// Returns the sum over all threads of the block, to each of them. The order of the additions depends only on the size
-// of the block.
+// Returns the sum over all threads of the block to each thread. The order of the additions depends only on the size of
+// the block.
 template <class T>
 __device__ T block_sum(T x) {
   __shared__ T of_warp[32];

@@ -92,7 +92,7 @@ __global__ void __launch_bounds__(kThreads, kLeastBlocks<A>)
   });
 }
 
-// An update or, with kSolves, a solver's step. One kernel for both would need too many registers.
+// A plain update with noise or, with kSolves, any other step. One kernel for both would need too many registers.
 template <class A, class Team, int kSlots, bool kSolves>
 __global__ void __launch_bounds__(kThreads, kLeastBlocks<A, kSolves || (kSlots > 1)>)
     update_kernel(const __grid_constant__ DiscreteUpdate op, int team_size) {

@@ -22,8 +22,8 @@ struct Chunks {
   int64_t per_group, blocks;  // chunks in a group, and in all groups
 };
 
-// The size of a chunk is a multiple of `align`, the number of variables that a block works on at a time. It grows with
-// the number of all variables, so that they would fill at most 2^10 chunks, until it reaches 2^15.
+// The size of a chunk is a multiple of `align`, the number of variables that a block works on at a time. It is the
+// least size with which all variables together fill at most 2^10 chunks, but at most 2^15.
 inline Chunks chunks_of(const LossTarget& to, int64_t align) {
   const bool by_batch = to.reduction == Reduction::kBatch;
   const int64_t all = to.batch * to.per_batch, groups = by_batch ? to.batch : 1;

@@ -52,8 +52,8 @@ class NStepRow {
   int x_;
   bool on_;
   T alpha_, top_, inverse_;
-  // The probabilities, and of a draw the normals, or the ratios of densities that are made of them. In a sweep they are
-  // computed again in every pass over the row.
+  // The derivatives, the probabilities, and the normals of a draw, which `joint` replaces by ratios of densities. In a
+  // sweep the probabilities and the normals are computed again in every pass over the row.
   ClassRegisters<T, kSlots> gradient_, p_, eps_;
 
   // The sum of exp(z - top) over the classes. It stores the terms of the slots, which are added in order.
