@@ -9,7 +9,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,7 +34,8 @@ class Law(NamedTuple):
         return float(self.weights @ function_of_nodes)
 
 
-PRIOR = Law(*torch.tensor([[0.0], [1.0]], dtype=torch.float64))  # before the first message
+_WIDE: Any = {"dtype": torch.float64, "device": "cpu"}  # torch's default device may be another
+PRIOR = Law(*torch.tensor([[0.0], [1.0]], **_WIDE))  # before the first message
 
 
 def ratio(concentration: Tensor) -> Tensor:
@@ -53,9 +54,9 @@ def _moved(law: Law, alpha: float, least: int = 1) -> tuple[Tensor, Tensor]:
     of angles."""
     c = law.nodes.unsqueeze(-1)
     count = max(int(4 * math.sqrt(alpha)) + 12, least)
-    half = (torch.arange(count, dtype=torch.float64) + 0.5) * (math.pi / (2 * count))
+    half = (torch.arange(count, **_WIDE) + 0.5) * (math.pi / (2 * count))
     moved = ((c - alpha).square() + 4 * alpha * c * half.cos().square()).sqrt()
-    normaliser = i0e(torch.tensor(alpha, dtype=torch.float64)) * i0e(c) * count
+    normaliser = i0e(torch.tensor(alpha, **_WIDE)) * i0e(c) * count
     return moved, law.weights.unsqueeze(-1) * i0e(moved) / normaliser * (moved - c - alpha).exp()
 
 
@@ -81,14 +82,14 @@ def _after(law: Law, alpha: float) -> Law:
     first = (place.floor() - (_STENCIL // 2 - 1)).clamp(max=count - _STENCIL)
     # functions of the concentration are even, so that a node below 0 stands for its mirror image above 0
     first = first.clamp(min=0 if low > 0 else -_STENCIL)
-    gathered = torch.zeros(count, dtype=torch.float64)
+    gathered = torch.zeros(count, **_WIDE)
     for k in range(_STENCIL):
         share = weights.flatten().clone()
         for j in range(_STENCIL):
             if j != k:
                 share *= (place - first - j) / (k - j)
         gathered.index_add_(0, (first.long() + k).abs(), share)
-    return Law(low + width * torch.arange(count, dtype=torch.float64), gathered)
+    return Law(low + width * torch.arange(count, **_WIDE), gathered)
 
 
 def laws(alphas: Sequence[float]) -> Iterator[Law]:
@@ -109,7 +110,7 @@ def quantiles(law: Law) -> Tensor:
     z = torch.where(below < 0.5, torch.special.ndtri(below), -torch.special.ndtri(above)).cummax(0).values
     ends = torch.cat([(nodes[1:] + nodes[:-1]) / 2, nodes[-1:]])
     z, ends = torch.cat([z.new_tensor([-40.0]), z]), torch.cat([nodes[:1], ends])
-    wanted = torch.linspace(-TABLE_END, TABLE_END, QUANTILES, dtype=torch.float64)
+    wanted = torch.linspace(-TABLE_END, TABLE_END, QUANTILES, **_WIDE)
     right = torch.searchsorted(z, wanted).clamp(1, len(z) - 1)
     part = ((wanted - z[right - 1]) / (z[right] - z[right - 1]).clamp(min=1e-12)).clamp(0, 1)
     found = ends[right - 1] + part * (ends[right] - ends[right - 1])
@@ -128,6 +129,7 @@ class VonMisesAccuracy:
         weights: n·α·A(α) of each message, the factor of 1 - cos(x - x̂) in L_n, float64 `[n]` on the CPU.
         step_weights: The weights of the steps 0 … n + 1, NaN for 0 and n + 1, which are no steps, float64 on the CPU.
         progress: Σ α·A(α), the mean of the concentration times the cosine of the mean's error after all messages.
+        digest: A string that differs for other accuracies.
         log_scale: A pair `least`, `factor`. (ln c - least)·factor - 1 is -1 if the concentration c is the smallest
             accuracy. If n > 1, it is 1 if c is the sum of all accuracies, the largest concentration.
 
@@ -139,7 +141,7 @@ class VonMisesAccuracy:
 
     def __init__(self, alphas: Sequence[float] | Tensor):
         checks.no_gradient("none is defined for it", alphas=alphas)
-        self.alphas = torch.as_tensor(alphas, dtype=torch.float64, device="cpu").detach().clone()
+        self.alphas = torch.as_tensor(alphas, **_WIDE).detach().clone()
         if self.alphas.dim() != 1 or not len(self.alphas) or not ((self.alphas > 0) & self.alphas.isfinite()).all():
             raise ValueError(f"alphas must be a vector of positive, finite numbers, got {alphas}")
         self.weights = len(self.alphas) * self.alphas * ratio(self.alphas)
@@ -147,7 +149,11 @@ class VonMisesAccuracy:
         self.progress = float((self.alphas * ratio(self.alphas)).sum())
         least = math.log(self.alphas.min())
         self.log_scale = least, 2 / max(math.log(self.alphas.sum()) - least, 1e-6)
+        self.digest = str(hash(tuple(self.alphas.tolist())))
         self._copies: dict[tuple[torch.device, str, torch.dtype], Tensor] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_copies": {}}  # the device of a copy may be missing where the state is read
 
     @classmethod
     def linear_entropy(cls, n_steps: int, last: float) -> "VonMisesAccuracy":
@@ -166,7 +172,7 @@ class VonMisesAccuracy:
             tensor([9.0000], dtype=torch.float64)
         """
         n_steps = checks.integer("n_steps", n_steps, 1)
-        ends = entropy(torch.tensor([0.0, checks.number("last", last, 1e-6, 1e6)], dtype=torch.float64)).tolist()
+        ends = entropy(torch.tensor([0.0, checks.number("last", last, 1e-6, 1e6)], **_WIDE)).tolist()
         law, alphas = PRIOR, [1.0]  # the first number is where the search for α_1 starts
         for step in range(1, n_steps + 1):
             alphas.append(_accuracy(law, ends[0] + (ends[1] - ends[0]) * step / n_steps, alphas[-1]))
@@ -198,16 +204,20 @@ class VonMisesAccuracy:
     def entropies(self) -> Tensor:
         """Returns the expected entropy of the state in nats after 0 … n messages, float64 `[n + 1]`."""
         each = [law.mean(entropy(law.nodes)) for law in (PRIOR, *laws(self.alphas.tolist()))]
-        return torch.tensor(each, dtype=torch.float64)
+        return torch.tensor(each, **_WIDE)
 
     @constant
-    def on(self, device: torch.device, name: str = "table", dtype: torch.dtype = torch.float32) -> Tensor:
+    def on(
+        self, device: torch.device, name: str = "table", dtype: torch.dtype = torch.float32, digest: str = ""
+    ) -> Tensor:
         """Returns `table` or `step_weights` on a device.
 
         Args:
             device: The device. A copy stays there for later calls.
             name: "table" or "step_weights".
             dtype: The type of the copy.
+            digest: The schedule's `digest`. Only compiled code reads it: it calls this function again if the digest
+                has changed, but not if only the schedule has.
         """
         key = device, name, dtype
         if key not in self._copies:

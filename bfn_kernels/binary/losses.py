@@ -103,9 +103,9 @@ def discrete_time_loss(
         >>> discrete_time_loss(torch.tensor([1]), torch.zeros(1), 0.0, n_steps=9, beta_1=3.0)
         tensor(0.1637)
     """
-    t, n_steps = keywords.step_time(t, step, n_steps)
     receiver_index = checks.choice("receiver", receiver, RECEIVERS)
     x, library, target = BINARY.check_loss(x, logits, mask, reduction, backend)
+    t, n_steps = keywords.step_time(t, step, n_steps, x)
     if n_samples is None and quadrature is None:
         quadrature = 8
     schedule = discrete_schedule(beta_1, schedule)

@@ -248,6 +248,13 @@ def number(name: str, value: float, low: float, high: float) -> float:
     return float(value)
 
 
+def boolean(name: str, value: bool) -> bool:
+    """Checks a bool, and returns it."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be a bool, got {type(value).__name__}")
+    return value
+
+
 def choice(name: str, value: str, allowed: Sequence[str]) -> int:
     """The index of the value among the allowed values. Operators take this index."""
     if value not in allowed:
@@ -317,7 +324,7 @@ def no_gradient(reason: str, **tensors: object) -> None:
 
 
 def compute_dtype(*tensors: Tensor | None) -> torch.dtype:
-    """The type of the arithmetic: float64 if any argument is float64, else float32."""
+    """The type of the arithmetic: float64 if any of these tensors is float64, else float32."""
     for t in tensors:
         if t is not None and t.dtype == torch.float64:
             return torch.float64

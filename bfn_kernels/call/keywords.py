@@ -16,7 +16,7 @@ from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
 
 MAX_NODES = 128
 ExplicitNoise = tuple[str, Tensor | None, Sequence[int]]  # a keyword, its value, and the shape that it must have
-STEPS = (torch.int64, torch.int32, torch.int16, torch.uint8)
+STEPS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 PARAMETRISATIONS = ("noise", "data")
 
@@ -73,7 +73,7 @@ def checked_limits(limits: Limits) -> Limits:
 def checked_bins(num_bins: int, limits: Limits, clip: bool = True) -> tuple[int, bool, float, float, float]:
     """Checks the keywords, and returns the fields of the record `Bins`."""
     (low, high), log_std, _ = checked_limits(limits)
-    return checks.integer("num_bins", num_bins, 2), clip, low, high, log_std
+    return checks.integer("num_bins", num_bins, 2), checks.boolean("clip", clip), low, high, log_std
 
 
 def bin_loss(
@@ -113,9 +113,15 @@ def noise_seed(like: Tensor, seed: Seed, generator: Generator, *noises: Explicit
 def choice_noises(
     choose: str, draw_noise: Tensor | None, shape: Sequence[int], *others: ExplicitNoise
 ) -> list[ExplicitNoise]:
-    """The noises that draw the sample that a step sends: draw_noise and `others`. An empty list if it sends no
-    sample."""
-    return [("draw_noise", draw_noise, shape), *others] if choose == "sample" else []
+    """The noises that draw the sample that a step sends: draw_noise and `others`. An empty list if it sends no sample;
+    explicit noise is then an error."""
+    noises: list[ExplicitNoise] = [("draw_noise", draw_noise, shape), *others]
+    if choose == "sample":
+        return noises
+    for name, noise, _ in noises:
+        if noise is not None:
+            raise ValueError(f'{name} must be None with choose="{choose}", which draws nothing')
+    return []
 
 
 def step_seed(
@@ -231,20 +237,21 @@ def prediction_scalars(
     return rows.scalars(library, (*rows.FLOW, *wanted), t, x, dtype, schedule, t_min=t_min, **numbers)
 
 
-def step_time(t: PerRow | None, step: int | Tensor | None, n_steps: int) -> tuple[PerRow, int]:
+def step_time(t: PerRow | None, step: int | Tensor | None, n_steps: int, x: Tensor) -> tuple[PerRow, int]:
     """Returns the time and n. The time is t or, if step i is passed instead, (i − 1)/n in float64, at which step i
-    starts."""
+    starts. x: the data, `[B, ...]`."""
     n_steps = checks.integer("n_steps", n_steps, 1)
     if (t is None) == (step is None):
         raise ValueError(f"exactly one of t and step must be given, got {t=} and {step=}")
     if t is not None:
         return t, n_steps
-    step = checked_step(step, n_steps)
+    step = checked_step(step, n_steps, x)
     return ((step.to(checks.widest(step.device)) if isinstance(step, Tensor) else step) - 1) / n_steps, n_steps
 
 
-def checked_step(step: Any, last: int) -> int | Tensor:
-    """An int in [1, last], or a tensor of such integers, whose range is checked where they can be read at no cost."""
+def checked_step(step: Any, last: int, x: Tensor) -> int | Tensor:
+    """An int in [1, last], or a tensor of such integers for the rows of x, whose range is checked where they can be
+    read at no cost."""
     if not isinstance(step, Tensor):
         step = checks.integer("step", step, 1)
         if step > last:
@@ -252,6 +259,8 @@ def checked_step(step: Any, last: int) -> int | Tensor:
         return step
     if step.dtype not in STEPS:
         raise TypeError(f"step must be an int or an integer tensor, got {step.dtype}")
+    checks.same_device("step", step, "the data", x)
+    checks.leading("step", step, x.shape)
     if step.numel() and checks.shows(step):
         least, most = (v.item() for v in step.aminmax())
         if least < 1 or most > last:
@@ -276,4 +285,5 @@ def updated_precision(precision: PerRow, alpha: PerRow, model: Tensor) -> PerRow
     if rho is precision and sent is alpha:
         return total
     leads = (checks.leading("rows", v, model.shape) for v in tensors)
-    return total.expand(torch.broadcast_shapes(*leads)[: total.dim()])
+    shape = torch.broadcast_shapes(*leads)[: total.dim()]
+    return total.expand(*shape, *(1,) * (total.dim() - len(shape)))

@@ -20,7 +20,7 @@ from bfn_kernels.call import checks, keywords, rows
 from bfn_kernels.call.outputs import check_outputs
 from bfn_kernels.call.reduction import hide
 from bfn_kernels.call.rows import PerRow
-from bfn_kernels.circular.losses import PERIODS, numbers_of, rows_of
+from bfn_kernels.circular.losses import PERIODS, check_schedule, numbers_of, rows_of
 from bfn_kernels.circular.losses import discrete_time_loss as discrete_time_loss
 from bfn_kernels.circular.losses import reconstruction_loss as reconstruction_loss
 from bfn_kernels.circular.operators import OPERATORS
@@ -193,7 +193,10 @@ def update_sample(
     if log_out is not None and schedule is None:
         raise ValueError("schedule must be given with log_out, got None")
     message, outputs = (alpha, (seed, generator), known, known_mask), (out, concentration_out, log_out)
-    scale = (0.0, 0.0) if schedule is None else schedule.log_scale
+    scale = (0.0, 0.0)
+    if schedule is not None:
+        check_schedule(schedule)
+        scale = schedule.log_scale
     return _update("pred", pred, (mean, concentration), message, period, backend, outputs, scale)
 
 

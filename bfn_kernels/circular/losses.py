@@ -14,25 +14,28 @@ from bfn_kernels.schedules import VonMisesAccuracy
 PERIODS = 1e-6, 1e6  # the least and the largest period
 
 
+def check_schedule(schedule: VonMisesAccuracy) -> None:
+    if not isinstance(schedule, VonMisesAccuracy):
+        raise TypeError(f"schedule must be a schedules.VonMisesAccuracy, got {type(schedule).__name__}")
+
+
 def rows_of(step: int | Tensor, schedule: VonMisesAccuracy, x: Tensor, more: int = 0, first: int = 1) -> Tensor:
     """The row of each step in a table whose first row belongs to the step `first`: int64, which broadcasts to x. A step
     may lie in [1, n + more]."""
-    if not isinstance(schedule, VonMisesAccuracy):
-        raise TypeError(f"schedule must be a schedules.VonMisesAccuracy, got {type(schedule).__name__}")
-    step = keywords.checked_step(step, schedule.n_steps + more)
+    check_schedule(schedule)
+    step = keywords.checked_step(step, schedule.n_steps + more, x)
     if not isinstance(step, Tensor):
         return torch.full((1,) * x.dim(), step - first, device=x.device)
-    checks.same_device("step", step, "the data", x)
     row = step.reshape(checks.leading("step", step, x.shape)).long()
     return row - first if first else row
 
 
 def numbers_of(schedule: VonMisesAccuracy, name: str, x: Tensor, dtype: torch.dtype) -> Tensor:
-    """The schedule's `table` or `step_weights` on the device of x. For a fake x they are made anew, since torch does not mix
-    real tensors with fake ones."""
+    """The schedule's `table` or `step_weights` on the device of x. For a fake x they are made anew, since torch does
+    not mix real tensors with fake ones."""
     if type(x) in (Tensor, torch.nn.Parameter):
         # without detach, the compiler does not know a constant as a tensor
-        return schedule.on(x.device, name, dtype).detach()
+        return schedule.on(x.device, name, dtype, schedule.digest).detach()
     return torch.tensor(getattr(schedule, name).tolist(), dtype=dtype).to(x.device)
 
 
@@ -72,8 +75,9 @@ def discrete_time_loss(
         tensor(5.5822)
     """
     library, target = _checked(x, pred, mask, reduction, backend)
+    row = rows_of(step, schedule, x, first=0)
     weights = numbers_of(schedule, "step_weights", x, checks.compute_dtype(x, pred))
-    weight = weights.take(rows_of(step, schedule, x, first=0).clamp(0, len(weights) - 1))
+    weight = weights.take(row.clamp(0, len(weights) - 1))
     cost = SQUARE if squared else COSINE
     return library.circular.loss(
         x, pred, weight.expand(x.shape), cost, checks.number("period", period, *PERIODS), *target

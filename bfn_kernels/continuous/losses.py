@@ -116,8 +116,8 @@ def discrete_time_loss(
         >>> discrete_time_loss(x, x + 1, None, step=1, sigma_1=0.1, n_steps=1, parametrisation="data")
         tensor(49.5000)
     """
-    t, n_steps = keywords.step_time(t, step, n_steps)
     mean, library, dtype, target = _check_loss(x, prediction, mean, parametrisation, mask, reduction, backend)
+    t, n_steps = keywords.step_time(t, step, n_steps, x)
     *scales, weight = prediction_scalars(
         library, parametrisation, t, x, dtype, sigma_1, schedule, limits, ("alpha",), n_steps=n_steps, scale=n_steps / 2
     )

@@ -117,9 +117,9 @@ def discrete_time_loss(
         >>> discrete_time_loss(torch.tensor([1]), torch.zeros(1, 2), 0.0, n_steps=9, beta_1=3.0, quadrature=8)
         tensor(0.1637)
     """
-    t, n_steps = keywords.step_time(t, step, n_steps)
     receiver_index = checks.choice("receiver", receiver, RECEIVERS)
     x, library, target = DISCRETE.check_loss(x, logits, mask, reduction, backend)
+    t, n_steps = keywords.step_time(t, step, n_steps, x)
     if x.is_floating_point():
         raise TypeError("x must be classes in the n-step loss, which is not implemented for soft data, got a float")
     if n_samples is None and quadrature is None:

@@ -116,7 +116,7 @@ def expected_value(
         >>> expected_value(torch.tensor([0.3]), torch.tensor([1e-3]), num_bins=16)
         tensor([0.3125])
     """
-    num_bins = checks.integer("num_bins", num_bins, 2)
+    num_bins, clip = checks.integer("num_bins", num_bins, 2), checks.boolean("clip", clip)
     _normal(mean, std, mixture_logits)
     library = backends.library(backend, mean.device)
     return library.discretised.expected_value(mean, std, mixture_logits, num_bins, clip)
@@ -155,7 +155,7 @@ def log_prob(
         tensor([-0.6931])
     """
     checks.data("x", x)
-    num_bins = checks.integer("num_bins", num_bins, 2)
+    num_bins, clip = checks.integer("num_bins", num_bins, 2), checks.boolean("clip", clip)
     shape = _normal(mean, std, mixture_logits)
     checks.like("x", x, "mean", mean, shape)
     checks.no_gradient("only mean, std and mixture_logits have a gradient", x=x)

@@ -157,10 +157,10 @@ def discrete_time_loss(
         >>> loss.abs() < 1e-5
         tensor(True)
     """
-    t, n_steps = keywords.step_time(t, step, n_steps)
     bins = keywords.checked_bins(num_bins, limits, clip)
     output = pred_mean, pred_log_std, mixture_logits
     mean, library, dtype, target = _check_loss(x, output, mean, parametrisation, mask, reduction, backend)
+    t, n_steps = keywords.step_time(t, step, n_steps, x)
     *scales, alpha = prediction_scalars(
         library, parametrisation, t, x, dtype, sigma_1, schedule, limits, ("alpha",), n_steps=n_steps
     )

@@ -112,7 +112,8 @@ def update_sample(
     draws = component_noises(mixture_logits, component_noise, mean.shape)
     draws = keywords.choice_noises(choose, draw_noise, mean.shape, *draws)
     seed = keywords.noise_seed(mean, seed, generator, ("noise", noise, mean.shape), *draws)
-    if choice == MEAN and any(needs(*output, mean)):  # `step` has no gradient for the predictions
+    # `step` has no gradient for the predictions, and results in `out` have none
+    if choice == MEAN and out is None and any(needs(*output, mean)):
         normal = normal_of(library, dtype, pred_mean, pred_log_std, mean, scales, bins)
         value = library.discretised.expected_value(*normal, mixture_logits, bins[0], True)
         value = value if known is None else torch.where(known_mask, known.to(value.dtype), value)

@@ -228,10 +228,10 @@ def discrete_time_loss(
         >>> discrete_time_loss(torch.tensor([1]), *head, 0.0, n_steps=9, beta_1=3.0, n_samples=1, noise=noise)
         tensor(0.3272)
     """
-    t, n_steps = step_time(t, step, n_steps)
     n_samples = checks.integer("n_samples", n_samples, 1)
     head = LinearHead(hidden, weight, bias, flow_scale)
     loss = _Loss(x, head, mask, reduction, (process_group, num_classes), backend)
+    t, n_steps = step_time(t, step, n_steps, loss.x)
     schedule = discrete_schedule(beta_1, schedule)
     flow = loss.flow(t, schedule, flow_seed, flow_noise)
     (alpha,) = loss.scalars(("alpha",), t, schedule, n_steps=n_steps)

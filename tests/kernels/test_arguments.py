@@ -41,6 +41,7 @@ def test_the_step_in_the_place_of_its_time(family, backend):
         (numpy.int64(3), numpy.int32(3)),
         (20, each),
         (20, each.short()),
+        (20, each.to(torch.int8)),
         (1000, each[:, None]),
     ):
         t = (i - 1) / n if not torch.is_tensor(i) else (i.double() - 1) / n
@@ -99,8 +100,7 @@ def test_times_that_no_step_has(family, t, backend):
         ({"step": torch.tensor([1, 0, 2])}, ValueError, r"step must lie in \[1, 10\], got values from 0 to 2"),
         ({"step": 1.5}, TypeError, "step must be an int, got float"),
         ({"step": torch.ones(3)}, TypeError, "step must be an int or an integer tensor, got torch.float32"),
-        # The shape is checked after the step has been converted to a time t.
-        ({"step": torch.ones(2, dtype=torch.long)}, ValueError, "t must be a scalar or have the shape of a leading"),
+        ({"step": torch.ones(2, dtype=torch.long)}, ValueError, "step must be a scalar or have the shape of a leading"),
     ],
 )
 @pytest.mark.parametrize("family", L_N)
@@ -231,6 +231,15 @@ def test_the_flow_of_reals_returns_the_prior_at_padding(backend):
     rows = MASKS["leading"]
     got = continuous.flow_sample(X, torch.tensor([0.1, 0.5, 0.9]), mask=rows, seed=1, backend=backend, **S)
     assert torch.equal((got != 0).all(1), rows)
+
+
+@ON_EACH
+def test_accuracies_that_are_expanded(backend):
+    of = {"noise": X[0], "backend": backend}
+    for one in (torch.ones(1, 1).expand(4, 1), torch.ones(1).expand(4), torch.ones(4, 1)):
+        mean, precision = continuous.update_sample(X[0], X[0], one, one, **of)
+        assert precision.shape == one.shape and (precision == 2).all()
+        assert torch.equal(mean, continuous.update_sample(X[0], X[0], 1.0, 1.0, **of)[0])
 
 
 @ON_EACH

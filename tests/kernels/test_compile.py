@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from bfn_kernels import continuous, discrete, discretised
+from bfn_kernels import circular, continuous, discrete, discretised
+from bfn_kernels.schedules import VonMisesAccuracy
 from tests.kernels.recorded import KINDS, RECORDINGS
 from tests.kernels.support import NATIVE, evaluate, named, serves, weights_like
 
@@ -138,3 +139,12 @@ def test_vmap_is_an_error(function, backend):
     """One seed and positions from 0 in every lane would repeat the same noise."""
     with pytest.raises(RuntimeError):
         torch.vmap(lambda x: function(x, backend))(torch.zeros(3, 4, 5))
+
+
+def test_compiled_code_notices_another_schedule():
+    """Accuracies in another order have the same number, sum and least one, but another law after the first message."""
+    flow = lambda schedule: circular.flow_sample(torch.zeros(9), 3, schedule=schedule, seed=1)[1]  # noqa: E731
+    compiled = torch.compile(flow, backend="eager", fullgraph=True)
+    for alphas in ([1.0, 2.0, 9.0], [2.0, 9.0, 1.0]):
+        schedule = VonMisesAccuracy(alphas)
+        assert torch.equal(compiled(schedule), flow(schedule))

@@ -42,6 +42,10 @@ def step(**k):
     return discretised.update_sample(X, X, X, 1.0, 0.5, 1.0, **{"num_bins": 4, **S, **k})
 
 
+def mixed(**k):
+    return discretised.update_sample(Z, Z, X, 1.0, 0.5, 1.0, num_bins=4, mixture_logits=Z, **S, **k)
+
+
 def sent(**k):
     return continuous.update_sample(X, X, 1.0, 1.0, **k)
 
@@ -108,6 +112,8 @@ BAD = [
     (bins, {"std": X[0]}, ValueError, r"std must have shape.*\(3,\)"),
     (bins, {"num_bins": 1}, ValueError, "num_bins must be at least 2, got 1"),
     (bins, {"num_bins": 4.0}, TypeError, "num_bins must be an int, got float"),
+    (bins, {"clip": None}, TypeError, "clip must be a bool, got NoneType"),
+    (binned, {"clip": 1}, TypeError, "clip must be a bool, got int"),
     (binned, {"n_steps": 0}, ValueError, "n_steps must be at least 1, got 0"),
     (binned, {"quadrature": 8, "n_samples": 2}, ValueError, "exactly one of quadrature and n_samples.*8.*2"),
     (binned, {"quadrature": 1000}, ValueError, "quadrature must be at most 128, got 1000"),
@@ -133,6 +139,8 @@ BAD = [
     (step, {"known": X[0], "known_mask": X > 0}, ValueError, r"known must have shape \(2, 3\), got \(3,\)"),
     (step, {"out": X[:1]}, ValueError, r"out must have shape.*\(1, 3\)"),
     (step, {"out": X.double()}, TypeError, "out must be torch.float32.*float64"),
+    (step, {"choose": "mode", "draw_noise": X}, ValueError, 'draw_noise must be None with choose="mode"'),
+    (mixed, {"choose": "mean", "component_noise": X}, ValueError, 'component_noise must be None with choose="mean"'),
     (sent, S, ValueError, "t must be given with sigma_1.*None"),
     (sent, {"parametrisation": "data"}, ValueError, "t must be given with.*parametrisation.*None"),
     (sent, {"clip": None}, ValueError, "t must be given with.*clip.*None"),
@@ -169,6 +177,7 @@ BAD = [
     (draw, {"known": CLASSES + 9, "known_mask": X == 0}, IndexError, r"known must hold classes.*got 9"),
     (draw, {"theta_out": Z[:1]}, ValueError, r"theta_out must have shape \(2, 3, 4\).*\(1, 3, 4\)"),
     (draw, {"theta_out": Z.int()}, TypeError, "theta_out must be one of.*int32"),
+    (draw, {"choose": "mean", "draw_noise": X}, ValueError, 'draw_noise must be None with choose="mean"'),
     (draw, {"draw_noise": Z}, ValueError, r"draw_noise must have shape \(2, 3\).*\(2, 3, 4\)"),
 ]
 
@@ -185,7 +194,7 @@ def test_bad_input(call, arguments, kind, message, backend):
 
 @pytest.mark.parametrize("backend", ON_CPU)
 def test_the_valid_calls_that_the_bad_ones_spoil(backend):
-    for call in (flow, loss, binned, reconstruction, step, sent, normal, classes, few, draw, bits, flip):
+    for call in (flow, loss, binned, reconstruction, step, mixed, sent, normal, classes, few, draw, bits, flip):
         call(backend=backend)
 
 

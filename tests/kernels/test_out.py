@@ -57,6 +57,20 @@ def test_into_memory_of_its_own_and_into_the_state(step, backend):
         assert step(state, state, backend) is state and torch.equal(state, want)
 
 
+@ON_EACH
+def test_a_transform_writes_into_it_too(backend):
+    """torch.func does not show which tensor needs a gradient."""
+
+    def state(scale):
+        with torch.no_grad():
+            out = torch.full_like(M, torch.nan)
+        assert binned(M, out, backend, choose="mean") is out
+        return scale * out.sum()
+
+    want = binned(M, None, backend, choose="mean").sum()
+    torch.testing.assert_close(torch.func.grad(state)(torch.ones(())), want)
+
+
 NOT_PLAIN = {
     "a negative view": (lambda: torch.zeros(3, 4, dtype=torch.complex64).conj().imag, "plain"),
     "expanded": (lambda: torch.zeros(3, 1).expand(3, 4), "place of its own"),

@@ -1,12 +1,14 @@
 """The accuracy that a vocabulary wants."""
 
+import copy
 import math
+import pickle
 
 import pytest
 import torch
 
 from bfn_kernels import discrete
-from bfn_kernels.schedules import final_accuracy
+from bfn_kernels.schedules import VonMisesAccuracy, final_accuracy
 
 
 @pytest.mark.parametrize(("num_classes", "certainty"), [(2, 0.9), (27, 0.9865), (8000, 0.7)])
@@ -64,3 +66,12 @@ def test_classes_that_are_not_equally_frequent_need_less():
 def test_refusals(arguments, message):
     with pytest.raises(ValueError, match=message):
         final_accuracy(**arguments)
+
+
+def test_a_copied_schedule_has_no_copies_on_devices():
+    """Its accuracies may be read where there is no such device."""
+    schedule = VonMisesAccuracy([1.0, 2.0])
+    schedule.on(torch.device("cpu"))
+    for copied in (copy.deepcopy(schedule), pickle.loads(pickle.dumps(schedule))):
+        assert not copied._copies and torch.equal(copied.table, schedule.table)
+    assert schedule._copies
