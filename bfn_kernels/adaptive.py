@@ -134,5 +134,5 @@ def error_of_step(of: Coefficients, p: Tensor, previous: Tensor, scale: float = 
         return None
     if p.numel() == 0:
         return 0.0
-    square = (p - previous).to(checks.widest(p.device)).square().flatten(1).mean(1).max()
+    square = (p - previous).to(checks.widest(p.device)).square().reshape(len(p), -1).mean(1).max()
     return abs(scale * float(of.take) * float(of.extrapolation)) * float(square) ** 0.5

@@ -145,8 +145,8 @@ class Run:
 
     def __init__(self, advance: Advance, state: State, times: Tensor, table: Coefficients, seed: int):
         self.advance, self.state, device = advance, state, state[0].device
-        seeds = torch.as_tensor(fold_in(seed, torch.arange(1, len(times) + 1)))
-        self.times, self.seeds = times.float().to(device), seeds.to(device)
+        seeds = fold_in(seed, torch.arange(1, len(times) + 1, device="cpu"))
+        self.times, self.seeds = times.float().to(device), torch.as_tensor(seeds, device=device)
         self.table = table.each(lambda column: column.to(checks.widest(device)).to(device))
         self.done = torch.zeros(1, dtype=torch.int64, device=device)
 
@@ -169,7 +169,7 @@ def ancestral(
     def advance(state: State, t: Tensor, message: Any, seed: Tensor) -> None:
         model.sample_step(state, t, message.take, seed, sampling)
 
-    steps = torch.arange(1, n_steps + 1).double()
+    steps = torch.arange(1, n_steps + 1, dtype=torch.float64, device="cpu")
     accuracies = Coefficients(None, model.schedule.alpha(steps, n_steps))
     return Run(advance, model.prior(shape, device), (steps - 1) / n_steps, accuracies, seed)
 
@@ -187,11 +187,13 @@ def by_rule(
     a rule of second order, the first step has no previous prediction, so its extrapolation is 0."""
     start = 0.0 if RULES[rule].from_prior else model.solver_start
     state = model.solver_state(shape, device, start, part(seed, 0))
-    times = torch.linspace(start, 1, n_steps + 1, dtype=torch.float64)
+    times = torch.linspace(start, 1, n_steps + 1, dtype=torch.float64, device="cpu")
     table = coefficients(rule, model.schedule, times[:-1], times[1:])
     if RULES[rule].order == 2:
         after_first = coefficients(rule, model.schedule, times[1:-1], times[2:], times[:-2]).extrapolation
-        table = table._replace(extrapolation=torch.cat([torch.zeros(1), torch.as_tensor(after_first)]))
+        table = table._replace(
+            extrapolation=torch.cat([times.new_zeros(1), torch.as_tensor(after_first, device="cpu")])
+        )
     return Run(partial(model.solver_step, sampling=sampling), state, times[:-1], table, seed)
 
 
@@ -263,9 +265,9 @@ def sample_within(
         steps = Steps(model.solver_start, tolerance, max_calls=max_calls)
         while steps.t < steps.end:
             # only a step that draws samples reads the seed
-            step_seed = torch.as_tensor(fold_in(seed, torch.tensor(steps.accepted + 1))).to(device)
+            step_seed = torch.as_tensor(fold_in(seed, torch.tensor(steps.accepted + 1, device="cpu")), device=device)
             before, accepted = tuple(value.clone() for value in state), False
-            t = torch.full((shape[0],), steps.t, device=device)
+            t = torch.full((shape[0],), steps.t, dtype=torch.float32, device=device)
             output = model.guided_output(model.theta(state), t, sampling)
             while not accepted:
                 step = coefficients("ode2", model.schedule, steps.t, steps.t_next, steps.t_previous).each(float)

@@ -201,7 +201,9 @@ def rule_of(name: str) -> Rule:
 def flow_at(schedule: Any, t: float | Tensor) -> Mean | Accuracy:
     """The flow at times in [0, 1], in float64: a `Mean` for a schedule with the method `gamma`, and an `Accuracy` for a
     schedule with `beta`."""
-    t = t.to(checks.wide_device(t.device)).double() if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64)
+    if not isinstance(t, Tensor):
+        t = torch.tensor(t, dtype=torch.float64, device="cpu")
+    t = t.to(checks.wide_device(t.device)).double()
     has_gamma, has_beta = (callable(getattr(schedule, name, None)) for name in ("gamma", "beta"))
     if has_gamma == has_beta:
         raise ValueError(f"schedule must have one of the methods gamma and beta, and {schedule!r} has both or none")

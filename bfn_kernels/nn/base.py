@@ -11,7 +11,7 @@ from torch import Tensor
 from bfn_kernels.adaptive import error_of_step
 from bfn_kernels.call import checks
 from bfn_kernels.nn.losses import Losses
-from bfn_kernels.nn.sampling import PLAIN, Sampling, known_where, row_factor
+from bfn_kernels.nn.sampling import PLAIN, Sampling, known_where, row_factor, widened
 from bfn_kernels.nn.seeds import part, random_seed, spread_times
 from bfn_kernels.schedules import ContinuousSchedule, DiscreteSchedule
 from bfn_kernels.solvers import Coefficients
@@ -121,6 +121,8 @@ class BFN(Losses):
             float32 otherwise.
         """
         seed, n_steps = random_seed() if seed is None else seed, self.n_steps if n_steps is None else n_steps
+        if n_steps is not None:
+            n_steps = checks.integer("n_steps", n_steps, 1)
         if self.n_steps not in (None, n_steps):
             raise ValueError(f"n_steps must be {self.n_steps}, as the model has it, got {n_steps}")
         if t is None:
@@ -180,12 +182,12 @@ class BFN(Losses):
             sampling: The options of the run.
 
         Returns:
-            The network's output or, with guidance, what `guided` makes of the two outputs.
+            The network's output or, with guidance, what `guided` makes of the two outputs, at least float32.
         """
         output = self.output(theta, t, sampling.cond)
         if sampling.guidance is None:
             return output
-        other = self.output(theta, t, sampling.unconditional)
+        output, other = widened(output), self.output(theta, t, sampling.unconditional)
         return self.guided(output, other, row_factor(sampling.guidance, output))
 
     def guided(self, output: Tensor, other: Tensor, weight: Tensor) -> Tensor:
@@ -378,7 +380,8 @@ class BFN(Losses):
             Noise in `state_dtype`.
         """
         generator = torch.Generator().manual_seed(seed)
-        return torch.randn(shape, generator=generator).mul_(variance**0.5).to(device, self.state_dtype)
+        normals = torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
+        return normals.mul_(variance**0.5).to(device, self.state_dtype)
 
     @abstractmethod
     def mode(self, output: Tensor, theta: Tensor, t: Tensor) -> Tensor:

@@ -125,4 +125,4 @@ class Circular(BFN):
         circular.update_sample(output, mean, concentration, alpha, **options, **sampling.known_values, **self._of)
 
     def mode(self, output: Tensor, theta: Tensor, t: Tensor) -> Tensor:
-        return self._wrapped(output)
+        return self._wrapped(output.to(self.dtype))  # under autocast it is narrower

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from bfn_kernels import discrete, vocabulary
 from bfn_kernels.call.rows import PerRow
+from bfn_kernels.vocabulary.reference import linear
 
 NUMBERS = 2**20  # at most so many numbers, one for each class of each token, are computed at a time
 
@@ -25,7 +26,7 @@ def embedded_state(logits: Tensor, weight: Tensor) -> Tensor:
     """The vectors θ·weight `[..., d]` for a state of logits `[..., K]`, in the weight's type. θ, the softmax of the
     logits, is computed for some tokens at a time."""
     chunks = few_tokens(logits, len(weight))
-    vectors = torch.cat([discrete.theta(chunk).to(weight.dtype) @ weight for chunk in chunks])
+    vectors = torch.cat([linear(discrete.theta(chunk), weight.t()) for chunk in chunks])
     return vectors.view(*logits.shape[:-1], weight.shape[1])
 
 
@@ -64,7 +65,7 @@ class NoisyEmbedding(nn.Embedding):
         Returns:
             Vectors `[..., d]` in the weight's type, differentiable in the weight too.
         """
-        return theta.to(self.weight.dtype) @ self.weight
+        return linear(theta, self.weight.t())
 
     def embed_state(self, logits: Tensor) -> Tensor:
         """The vectors for a state of logits. Probabilities are computed for some tokens at a time.

@@ -130,7 +130,7 @@ class Continuous(Normal):
 
     def mode(self, output: Tensor, theta: Tensor, t: Tensor) -> Tensor:
         _, settings = self.arguments(output, theta)
-        return continuous.predict_data(output, theta, t, **settings)
+        return continuous.predict_data(output.to(self.dtype), theta, t, **settings)  # under autocast it is narrower
 
 
 class Discretised(Normal):

@@ -82,12 +82,17 @@ class Sampling(NamedTuple):
             logits: Logits of any shape.
 
         Returns:
-            The divided logits; the logits themselves if the temperature is None.
+            The divided logits, at least float32; the logits themselves if the temperature is None.
         """
-        return logits if self.temperature is None else logits / self.temperature
+        return logits if self.temperature is None else widened(logits) / self.temperature
 
 
 PLAIN = Sampling()
+
+
+def widened(output: Tensor) -> Tensor:
+    """A network's output, at least float32. In float16, a guided output or a divided logit may overflow."""
+    return output.to(torch.promote_types(output.dtype, torch.float32))
 
 
 def row_factor(value: float | Tensor, like: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """The seeds and the times of a batch, which training and samplers share."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -33,7 +35,7 @@ def random_seed() -> int:
         >>> 0 <= random_seed() < 2**63 - 1
         True
     """
-    return int(torch.randint(2**63 - 1, ()))
+    return int(torch.randint(2**63 - 1, (), device="cpu"))
 
 
 def spread_times(count: int, generator: torch.Generator, n_steps: int | None = None) -> Tensor:
@@ -51,10 +53,11 @@ def spread_times(count: int, generator: torch.Generator, n_steps: int | None = N
         >>> spread_times(4, torch.Generator().manual_seed(0)).sort().values.mul(4).floor()
         tensor([0., 1., 2., 3.])
     """
-    t = (torch.rand((), generator=generator, dtype=torch.float64) + torch.arange(count) / count) % 1
+    wide: Any = {"dtype": torch.float64, "device": "cpu"}
+    t = (torch.rand((), generator=generator, **wide) + torch.arange(count, **wide) / count) % 1
     if n_steps is not None:
         t = down_to_step(t, n_steps)
-    return t[torch.randperm(count, generator=generator)].float()
+    return t[torch.randperm(count, generator=generator, device="cpu")].float()
 
 
 def down_to_step(t: Tensor, n_steps: int) -> Tensor:

@@ -14,6 +14,7 @@ from bfn_kernels.nn.layers import LinearHead, NoisyEmbedding, embedded_state, fe
 from bfn_kernels.nn.sampling import PLAIN, Sampling
 from bfn_kernels.schedules import DiscreteSchedule
 from bfn_kernels.solvers import Coefficients
+from bfn_kernels.vocabulary.reference import linear
 
 
 class EmbeddedInput:
@@ -91,12 +92,21 @@ class Vocabulary(Discrete):
             if not (frequencies > 0).all():
                 raise ValueError(f"frequencies must be above 0, got {frequencies.min().item()}")
             p = frequencies / frequencies.sum()
-            self.share = num_classes * p.unsqueeze(-1)
+            self.share = (num_classes * p.unsqueeze(-1)).to(self.embedding.weight.dtype)
             with torch.no_grad():
                 self.embedding.weight[:, 0] = 1
                 self.head.bias.copy_(p.log())
                 if not tied:
                     nn.init.zeros_(self.head.weight)
+
+    @property
+    def receiver(self) -> str:
+        """The receiver distribution of L_n, "joint". Any other is a ValueError, since no op computes it."""
+        return "joint"
+
+    @receiver.setter
+    def receiver(self, name: str) -> None:
+        checks.choice("receiver", name, ("joint",))
 
     def weight(self) -> Tensor:
         """The weight that embeds θ. With frequencies, row k is multiplied by K·p_k.
@@ -129,7 +139,7 @@ class Vocabulary(Discrete):
             The logits, `[B, ..., K]`.
         """
         hidden, scale = hidden_and_scale(output)
-        return self.head(hidden) + scale.unsqueeze(-1) * flow
+        return linear(hidden, self.head.weight, self.head.bias) + scale.unsqueeze(-1) * flow
 
     @property
     def losses(self) -> LinearHead:

@@ -4,6 +4,7 @@ Each op is the op of `discrete` for the logits of a linear head. `discrete.refer
 Numbers in parentheses are equations of Graves et al. 2023.
 """
 
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -43,12 +44,20 @@ class Cost(NamedTuple):
     n_samples: int = 0
 
 
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x·Wᵀ + bias in the weight's type. Under autocast, torch would compute it in a narrower type."""
+    device = x.device.type
+    off = torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+    with off:
+        return torch.nn.functional.linear(x.to(weight.dtype), weight, bias)
+
+
 def flow_embedding(x: Tensor, weight: Tensor, beta: Tensor, spread: Tensor, noise: Noise, shard: Shard) -> Tensor:
     """softmax(y)·W `[B, ..., d]` in the weight's type, where y are the logits of a flow (185). weight: `[K, d]`, with
     all classes, since the reference serves only one process."""
     dtype = compute_dtype(weight)
     theta = discrete.sender_sample(x, beta, spread, weight.shape[0], True, noise, dtype)
-    return (theta @ weight.to(dtype)).to(weight.dtype)
+    return linear(theta, weight.t().to(dtype)).to(weight.dtype)
 
 
 def logits(head: LinearHead, y: Tensor | None, mask: Tensor | None = None) -> Tensor:
@@ -57,7 +66,7 @@ def logits(head: LinearHead, y: Tensor | None, mask: Tensor | None = None) -> Te
     hidden, weight, bias, scale = (value if value is None else value.to(dtype) for value in head)
     scale, mask = (value if value is None else value.unsqueeze(-1) for value in (scale, mask))
     hidden, scale = hide(mask, hidden, scale)
-    z = torch.nn.functional.linear(hidden, weight, bias)
+    z = linear(hidden, weight, bias)
     return z if scale is None or y is None else z + scale * y.to(dtype)
 
 
@@ -106,5 +115,5 @@ def step(
     solver = solver._replace(previous=previous)
     updated = discrete.step(ClassLogits(z), state, solver, Guidance(), NO_SCORE, sent, noise, out)
     if embedding is not None and embedded_out is not None:
-        embedded_out.copy_(discrete.theta(updated.to(dtype)) @ embedding.to(dtype))
+        embedded_out.copy_(linear(discrete.theta(updated.to(dtype)), embedding.t().to(dtype)))
     return updated

@@ -73,6 +73,11 @@ def test_no_examples_have_no_error():
         assert error_of_step(made, torch.ones(shape), torch.ones(shape)) == 0.0
 
 
+def test_data_may_be_one_number_for_each_example():
+    made, (now, before) = coefficients("ode2", CLASSES, 0.3, 0.4, 0.2), torch.rand(2, 5)
+    assert error_of_step(made, now, before) == error_of_step(made, now[:, None], before[:, None])
+
+
 def test_calls_are_bounded():
     """A run may make as many calls as it needs; with one less it says how far it came, and what to change."""
 

@@ -5,6 +5,7 @@ import torch
 from torch import nn as torch_nn
 
 from bfn_kernels import samplers
+from bfn_kernels.schedules import VonMisesAccuracy
 from tests.kernels.test_nn import each_kind, make
 
 
@@ -39,3 +40,34 @@ def test_arguments_of_a_sampler_are_checked():
         samplers.sample(model, (2, 3), 0)
     with pytest.raises(ValueError, match="capture must be None or False on cpu"):
         samplers.sample(model, (2, 3), 2, capture=True)
+
+
+@each_kind
+def test_torch_s_default_device_and_type_do_not_matter(kind):
+    """A default device may have no memory at all."""
+
+    def results():
+        yield model(x, seed=1, n_steps=25)
+        for sampler in ("ancestral", "ode2"):
+            yield samplers.sample(model, (2, 4), 3, seed=1, sampler=sampler)
+        yield samplers.sample_within(model, (2, 4), 1.0, seed=1)[0]
+        yield VonMisesAccuracy.linear_entropy(2, 9.0).table
+
+    model, x = make(kind)
+    want = [*results()]
+    with torch.device("meta"):
+        got = [*results()]
+        model(x)
+    assert all(map(torch.equal, got, want))
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        got = [*results()]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(map(torch.equal, got, want))
+
+
+def test_a_number_of_steps_is_checked():
+    model, x = make("binary")
+    with pytest.raises(ValueError, match="n_steps must be at least 1, got 0"):
+        model(x, n_steps=0)

@@ -270,6 +270,26 @@ def test_plain_sampling_asks_for_nothing():
     assert Sampling().sent("mean") == {"choose": "mean", "known": None, "known_mask": None}
 
 
+@pytest.mark.parametrize("kind", ["continuous", "discretised", "circular"])
+def test_autocast_does_not_round_samples(kind):
+    """Known data come back in the type of the model, which has float32 parameters."""
+    angles = lambda: nn.Circular(Network(2, 1), VonMisesAccuracy([1.0, 2.0, 4.0]))  # noqa: E731
+    model, known = angles() if kind == "circular" else make(kind)[0], torch.linspace(0.1, 0.9, 8).view(2, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        drawn = samplers.sample(model, (2, 4), 3, seed=1, known=known, known_mask=known >= 0)
+        assert samplers.sample(model, (2, 4), 3, seed=1).dtype == torch.float32
+    assert torch.equal(drawn, known)
+
+
+@pytest.mark.parametrize("model", [nn.Binary, nn.Continuous])
+def test_sharp_outputs_in_float16_do_not_overflow(model):
+    network, theta, t = lambda theta, t, cond: cond * torch.full((3, 4), 3e4).half(), torch.zeros(3, 4), torch.ones(3)
+    sampling = Sampling(cond=1.0, unconditional=-1.0, guidance=1.0, temperature=1e-3)
+    output = model(network, 0.5).guided_output(theta, t, sampling)
+    torch.testing.assert_close(output, torch.full((3, 4), 9e4))
+    torch.testing.assert_close(sampling.tempered(torch.tensor([70.0]).half()), torch.tensor([7e4]))
+
+
 # ---- Steps
 
 

@@ -360,3 +360,43 @@ def test_coefficients_take_the_place_of_times(backend):
     p = (before @ weight.t() + bias).softmax(-1)
     want = discrete.solver_step(hidden @ weight.t() + bias, state, previous=p, **options)
     close(vocabulary.solver_step(state, hidden, weight, bias, previous=before, **options), want, torch.float32)
+
+
+def test_frequencies_take_the_type_of_the_weight():
+    model = nn.Vocabulary(torch.nn.Linear(6, 7), 0.1, num_classes=5, width=6, frequencies=torch.ones(5).double())
+    assert model.weight().dtype == torch.float32
+
+
+def test_a_large_vocabulary_has_no_other_receiver():
+    model = nn.Vocabulary(torch.nn.Linear(6, 7), 0.1, num_classes=5, width=6)
+    with (
+        pytest.raises(ValueError, match=r"receiver must be one of \['joint'\], got 'factorised'"),
+        model.using("factorised"),
+    ):
+        pass
+    with model.using("joint"):
+        assert model.receiver == "joint"
+
+
+@on_cpu
+def test_autocast_changes_no_result(backend):
+    """Under autocast torch's matrix products of float32 are in bfloat16."""
+    state, hidden, weight, bias, embedding = head()
+    x, of = state.argmax(-1), {"beta_1": 0.01, "seed": 1, "backend": backend}
+    model = nn.Vocabulary(torch.nn.Linear(WIDTH, WIDTH + 1), 0.01, num_classes=K, width=WIDTH)
+
+    def results():
+        yield vocabulary.flow_embedding(x, 0.9, weight, **of)
+        yield vocabulary.discrete_time_loss(x, hidden, weight, bias, 0.5, n_steps=2, **of)
+        update = {"alpha": 0.1, "choose": "mean", "embedding": embedding, "seed": 1, "backend": backend}
+        yield from vocabulary.update_sample(state, hidden, weight, bias, **update)
+        with torch.no_grad():
+            yield model.embedding.embed_state(state)
+            yield model.embedding.embed(state.softmax(-1))
+            yield model.logits(torch.cat([hidden, hidden[..., :1]], -1), state)
+
+    want = [*results()]
+    with torch.autocast("cpu", torch.bfloat16):
+        got = [*results()]
+    for one, other in zip(got, want, strict=True):
+        assert torch.equal(one, other)
