@@ -41,18 +41,30 @@ class Patch(ExitStack):
             name: The name of its method.
             function: Called as `function(original, self, ...)`. `original` is the replaced method.
         """
-        original = getattr(cls, name)
-        self.callback(setattr, cls, name, original)
 
-        @wraps(original)
+        @wraps(getattr(cls, name))
         def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-            return function(original, self, *args, **kwargs)
+            return function(method.__wrapped__, self, *args, **kwargs)
 
         setattr(cls, name, method)
+        self.callback(_put_back, cls, name, method)
 
     def undo(self) -> None:
         """Puts the original methods back."""
         self.close()
+
+
+def _put_back(cls: type, name: str, method: Any) -> None:
+    """Undoes a replacement of a method. If later patches have replaced the method again, it is taken out of the chain
+    of their methods, each of which refers to the method before as `__wrapped__`."""
+    later = getattr(cls, name)
+    if later is method:
+        setattr(cls, name, method.__wrapped__)
+    while later is not None:
+        before = getattr(later, "__wrapped__", None)
+        if before is method:
+            later.__wrapped__ = method.__wrapped__
+        later = before
 
 
 def official(model: ModuleType) -> Patch:

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from bfn_kernels import binary, continuous, discrete, nn, samplers
 from bfn_kernels.call import checks
-from bfn_kernels.call.keywords import Limits
+from bfn_kernels.call.keywords import Limits, checked_limits
+from bfn_kernels.call.rows import ROOT_BETA_MIN, T_MAX
 
 
 def row_times(t: Tensor) -> Tensor:
@@ -46,15 +47,25 @@ def module_of(loss: Any) -> nn.BFN | None:
         return None
     inner = factory.data_dist_factory
     match type(inner).__name__:
-        case "DeltaFactory" if inner.clip_range > 0:
+        case "DeltaFactory" if inner.clip_range > 0 and fit(limits := Limits(t_min=factory.min_t)):
             # Their loss does not know the number of bins. Only their experiment with 16 bins has this min_variance.
             bins = 16 if flow.min_variance == 1e-3 else 256
-            clip, limits = (-inner.clip_range, inner.clip_range), Limits(t_min=factory.min_t)
+            clip = (-inner.clip_range, inner.clip_range)
             return nn.Continuous(network, sigma_1(flow), num_bins=bins, limits=limits, clip=clip)
-        case "DiscretizedNormalFactory" if inner.clip and inner.min_std_dev > 0:
+        case "DiscretizedNormalFactory" if inner.clip:
             limits = Limits(std=(inner.min_std_dev, inner.max_std_dev), t_min=factory.min_t)
-            return nn.Discretised(network, sigma_1(flow), num_bins=inner.num_bins, limits=limits)
+            if fit(limits):
+                return nn.Discretised(network, sigma_1(flow), num_bins=inner.num_bins, limits=limits)
     return None
+
+
+def fit(limits: Limits) -> bool:
+    """Whether the ops accept these limits."""
+    try:
+        checked_limits(limits)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def continuous_flow(original: Any, self: Any, data: Tensor, t: Tensor) -> tuple[Tensor, None]:
@@ -63,7 +74,7 @@ def continuous_flow(original: Any, self: Any, data: Tensor, t: Tensor) -> tuple[
 
 
 def classes_flow(original: Any, self: Any, data: Tensor, t: Tensor) -> tuple[Tensor]:
-    if self.discretize:
+    if self.discretize or (self.min_sqrt_beta, 1 - self.epsilon) != (ROOT_BETA_MIN, T_MAX):
         return original(self, data, t)
     with torch.no_grad():
         x = data.long()
@@ -77,18 +88,28 @@ def classes_flow(original: Any, self: Any, data: Tensor, t: Tensor) -> tuple[Ten
 def loss_method(name: str) -> Callable[..., Tensor]:
     """The function that replaces one of their losses. name: the name of this loss in `nn.BFN`."""
 
-    def loss(original: Any, self: Any, data: Tensor, output_params: Tensor, input_params: Any, *times: Any) -> Tensor:
+    def loss(
+        original: Any,
+        self: Any,
+        data: Tensor,
+        output_params: Tensor,
+        input_params: Any,
+        t: Tensor | None = None,
+        n_steps: int | None = None,
+        n_samples: int | None = None,  # of their estimate; the ops compute its expectation
+    ) -> Tensor:
         module = module_of(self)
         if module is None:
-            return original(self, data, output_params, input_params, *times)
+            given = [each for each in (t, n_steps, n_samples) if each is not None]
+            return original(self, data, output_params, input_params, *given)
         x, output = data.flatten(1), output_params.float().flatten(1, -2)
         if isinstance(module, (nn.Binary, nn.Continuous)):
             output = output[..., 0]
         arguments, options = [input_params[0].flatten(1)], {}
-        if times:
-            arguments += [row_times(times[0]), *times[1:]]
+        if t is not None:
+            arguments.append(row_times(t))
         if name == "discrete_time_loss":
-            arguments.append(0)  # the seed of the expectation, which a quadrature does not read
+            arguments += [n_steps, 0]  # 0 is the seed of the expectation, which a quadrature does not read
         elif name == "reconstruction_loss" and isinstance(module, nn.Continuous):
             std = sigma_1(self.bayesian_flow)
             options["std"] = 0.7 * std if module.num_bins == 16 else std

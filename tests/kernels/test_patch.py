@@ -1,6 +1,7 @@
 """Code of the authors' form on the ops. `theirs` has the names and shapes of their module, and closed forms in float64;
 with BFN_OFFICIAL=<a checkout of github.com/nnaisense/bayesian-flow-networks> their own code is compared too."""
 
+import contextlib
 import importlib
 import os
 import sys
@@ -152,9 +153,51 @@ def test_it_undoes_itself():
     assert bfn.bayesian_flow(data, t) == "original flow" and bfn.sample((1, 2), 3) == "original samples"
 
 
+def test_two_patches_are_undone_in_any_order():
+    for first in (0, 1):
+        module = theirs()
+        before = module.CtsBayesianFlow.forward
+        patches = [patch.official(module), patch.official(module)]
+        patches.pop(first).undo()
+        bfn, data, t = make(module, "reals")
+        assert bfn.bayesian_flow(data, t) != "original flow"
+        patches.pop().undo()
+        assert module.CtsBayesianFlow.forward is before
+
+
+@each_kind
+def test_losses_take_the_arguments_of_theirs(kind):
+    """As keywords, too, and the number of draws, by which only theirs would be another."""
+    module = theirs()
+    bfn, data, t = make(module, kind)
+    t, output = (t * 20).floor() / 20, torch.zeros(*data.shape, bfn.net.outputs)
+    named = {"data": data, "output_params": output, "input_params": (torch.zeros_like(t),)}
+    for patched in (True, False):
+        with patch.official(module) if patched else contextlib.nullcontext():
+            want = bfn.loss.discrete_time_loss(*named.values(), t, 20)
+            for got in (
+                bfn.loss.discrete_time_loss(*named.values(), t, 20, 3),
+                bfn.loss.discrete_time_loss(**named, t=t, n_steps=20, n_samples=3),
+            ):
+                assert torch.equal(got, want) if patched else got == want == "original loss"
+            bfn.loss.cts_time_loss(**named, t=t)
+            bfn.loss.reconstruction_loss(**named)
+
+
+@pytest.mark.parametrize("changes", [{"flow__epsilon": 0.1}, {"flow__min_sqrt_beta": 0.1}])
+@pytest.mark.parametrize("kind", ["binary", "classes"])
+def test_flows_with_other_ends_of_time_stay_theirs(kind, changes):
+    module = theirs()
+    bfn, data, t = make(module, kind, **changes)
+    with patch.official(module):
+        assert bfn.bayesian_flow(data, t) == "original flow"
+
+
 @pytest.mark.parametrize(
     ("kind", "changes"),
     [
+        ("reals", {"outer__min_t": 0.0}),
+        ("bins", {"factory__min_std_dev": 1e-9}),
         ("reals", {"loss__noise_pred": False}),
         ("bins", {"loss__min_loss_variance": 0.1}),
         ("reals", {"factory__clip_range": 0.0}),

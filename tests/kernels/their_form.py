@@ -24,6 +24,7 @@ class BernoulliFactory(Factory): ...
 class CategoricalFactory(Factory): ...
 
 
+FLOW = {"max_sqrt_beta": BETA_1**0.5, "min_sqrt_beta": 1e-10, "epsilon": 1e-6}
 NORMAL = {"num_bins": 16, "clip": True, "min_std_dev": 1e-3, "max_std_dev": 10}
 
 
@@ -84,7 +85,7 @@ def make(module, kind, **changes):
     generator = torch.Generator().manual_seed(0)
     if kind in ("binary", "classes"):
         k = 2 if kind == "binary" else 5
-        flow = module.DiscreteBayesianFlow(n_classes=k, max_sqrt_beta=BETA_1**0.5, discretize=False)
+        flow = module.DiscreteBayesianFlow(n_classes=k, discretize=False, **FLOW)
         factory = BernoulliFactory() if k == 2 else CategoricalFactory()
         loss = module.DiscreteBayesianFlowLoss(flow, factory, K=k)
         data, outputs = torch.randint(k, (4, 3, 2), generator=generator), 1 if k == 2 else k
