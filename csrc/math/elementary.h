@@ -78,7 +78,7 @@ BFN_HD float exp2_term(float x) {
 
 // 2^x - less, where less is 0 or 1. The difference does not cancel. The result is NaN if x is above 127.5.
 BFN_HD float exp2_less(float x, float less) {
-#if defined(__CUDA_ARCH__)
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
   float capped;  // NaN stays NaN
   asm("max.NaN.f32 %0, %1, 0fC2FC0000;\n\tmin.NaN.f32 %0, %0, 0f43000000;" : "=f"(capped) : "f"(x));
 #else
