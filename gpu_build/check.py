@@ -104,7 +104,7 @@ def run(planned: Sequence[Step], report: Path, seconds: float = SECONDS) -> int:
         well.append(good)
         summary.append(f"{step.name}: {state}")
         print(summary[-1], flush=True)
-        report.write_text("\n".join(summary) + "\n" + log.read_text())
+        report.write_text("\n".join(summary) + "\n" + log.read_text(errors="replace"))
     log.unlink()
     print(f"report: {report}")
     return 0 if all(well) else 1

@@ -63,6 +63,12 @@ def test_a_step_that_takes_too_long_is_stopped_with_its_children(tmp_path):
     assert "time.sleep(77.25)" not in left.replace(child, "")
 
 
+def test_output_that_ends_within_a_character(tmp_path):
+    cut = python("cut", r"import sys; sys.stdout.buffer.write(b'caf\xc3')")
+    assert check.run([cut], tmp_path / "report.txt") == 0
+    assert "caf" in (tmp_path / "report.txt").read_text()
+
+
 def test_steps_for_a_card(tmp_path, monkeypatch):
     planned = {step.name: step for step in check.steps("90", tmp_path, nvcc=True)}
     assert sum(step.least for step in planned.values()) < check.SECONDS - 60 < 540
