@@ -87,6 +87,7 @@ BFN_HD ScaledBin<T> scaled_inner_bin(T left, T right, T z, T d, T inverse_std) {
 // ln of the mass in [-1, 1], computed as the mass of one wide bin.
 template <class T>
 BFN_HD WithGradient<T> log_total(T mean, T std) {
+  std = at_least_tiny(std);
   const T inverse = reciprocal(std), width = 2 * inverse;
   const T left = quotient(-1 - mean, std, inverse), right = quotient(1 - mean, std, inverse);
   return log_inner_bin(left, right, quotient(-mean, std, inverse), width, log(width), inverse);
@@ -120,6 +121,7 @@ BFN_HD WithGradient<T> select(bool first, WithGradient<T> a, WithGradient<T> b) 
 // ln p of the bin with this index (107-109).
 template <class T>
 BFN_HD WithGradient<T> log_bin_prob(T index, T mean, T std, Bins<T> bins) {
+  std = at_least_tiny(std);
   const Origin<T> origin = origin_of(mean, bins);
   const T scale = bins.real_count() * std, unit = reciprocal(scale), inverse_std = reciprocal(std);
   const auto in_stds = [&](T distance) { return quotient(distance, scale, unit); };

@@ -251,6 +251,10 @@ BFN_HD float reciprocal(float x) {
 }
 BFN_HD double reciprocal(double x) { return 1 / x; }
 
+// A std of 0, or near 0, becomes 1e-30, so that its reciprocal is finite. NaN stays NaN.
+BFN_HD float at_least_tiny(float std) { return ::fabsf(std) < 1e-30f ? 1e-30f : std; }
+BFN_HD double at_least_tiny(double std) { return std; }
+
 // x/y, where `inverse` is reciprocal(y). The product x inverse alone would be rounded twice.
 BFN_HD float quotient(float x, float y, float inverse) {
 #if defined(__CUDA_ARCH__)
