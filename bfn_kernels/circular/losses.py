@@ -28,8 +28,8 @@ def rows_of(step: int | Tensor, schedule: VonMisesAccuracy, x: Tensor, more: int
 
 
 def numbers_of(schedule: VonMisesAccuracy, name: str, x: Tensor, dtype: torch.dtype) -> Tensor:
-    """The schedule's `table` or `step_weights` on the device of x. For a fake x they are made anew, since torch does not mix
-    real tensors with fake ones."""
+    """The schedule's `table` or `step_weights` on the device of x. For a fake x they are made anew, since torch does
+    not mix real tensors with fake ones."""
     if type(x) in (Tensor, torch.nn.Parameter):
         # without detach, the compiler does not know a constant as a tensor
         return schedule.on(x.device, name, dtype).detach()
