@@ -10,11 +10,10 @@
 
 namespace bfn {
 
-// A number for each variable. In memory it begins where a cache line does: reading a vector from two lines takes twice
-// as long.
+// A number for each variable.
 template <class T>
 using Lanes = T[kLanes];
-constexpr size_t kCacheLine = 64;
+constexpr size_t kCacheLine = 64;  // in bytes; a vector that crosses the end of a line takes twice as long to read
 
 // The variables whose sums are computed together. Their windows are those of draws from `least` to `most`.
 template <class T>
@@ -55,12 +54,12 @@ struct DrawLanes {
   }
 };
 
-// GCC vectorises the loops over lanes of these functions, since nothing in them is a branch. Two of its passes would
-// first turn selections into branches.
+// A function with loops over lanes. Nothing in these loops is a branch, so that compilers vectorise them. But two
+// passes of GCC would first turn selections of a long loop into branches.
 #if defined(__GNUC__) && !defined(__clang__)
-#define BFN_LANES [[gnu::noinline, gnu::optimize("no-tree-pre", "no-thread-jumps")]]
+#define BFN_VECTORISED [[gnu::noinline, gnu::optimize("no-tree-pre", "no-thread-jumps")]]
 #else
-#define BFN_LANES [[gnu::noinline]]
+#define BFN_VECTORISED [[gnu::noinline]]
 #endif
 
 template <class T>
@@ -80,18 +79,23 @@ class NStepSum {
   void operator()(const NStepInputs<T>& in) {
     std::fill(draws.begin(), draws.end(), DrawLanes<T>());
     if (bins_.clip) {
-      set_windows<true>(in);
-      add_end<true>();
-      add_end<false>();
+      set_windows<true>(in, windows_, origins_, normals_);
+      set_end<true>(stored_[num_stored_++]);
+      set_end<false>(stored_[num_stored_++]);
     } else {
-      set_windows<false>(in);
+      set_windows<false>(in, windows_, origins_, normals_);
     }
     set_slopes();
     const int count = static_cast<int>(*std::max_element(windows_.count, windows_.count + kLanes));
-    if (narrow_) {
-      for (int i = 0; i < count; ++i) add_point<true>(i);
-    } else {
-      for (int i = 0; i < count; ++i) add_point<false>(i);
+    for (int i = 0, end; i < count; i = end) {
+      end = std::min(count, i + kMostStored - num_stored_);
+      if (narrow_) {
+        set_points<true>(i, end, stored_ + num_stored_);
+      } else {
+        set_points<false>(i, end, stored_ + num_stored_);
+      }
+      num_stored_ += end - i;
+      if (num_stored_ == kMostStored) add_stored();
     }
     add_stored();
     if (any(windows_.cut_low)) add_cuts<true>();
@@ -177,11 +181,9 @@ class NStepSum {
   int num_stored_ = 0;
 
   template <bool kClip>
-  BFN_LANES void set_windows(const NStepInputs<T>& in) {
+  BFN_VECTORISED void set_windows(const NStepInputs<T>& in, WindowLanes& __restrict windows,
+                                  OriginLanes& __restrict origins, NormalLanes& __restrict normals) {
     const Bins<T> bins{bins_.count, kClip};
-    WindowLanes windows;
-    OriginLanes origins;
-    NormalLanes normals;
     Lanes<T> wide;
     for (int64_t j = 0; j < kLanes; ++j) {
       const NStepNormal<T> normal(in.x[j], in.mean[j], in.std[j], in.tau[j], bins);
@@ -193,12 +195,9 @@ class NStepSum {
       wide[j] = normal.terms.narrow(origin, window) ? T(0) : T(1);
     }
     narrow_ = !any(wide);
-    windows_ = windows;
-    origins_ = origins;
-    normals_ = normals;
   }
 
-  BFN_LANES void set_slopes() {
+  BFN_VECTORISED void set_slopes() {
     const Bins<T> bins = bins_;
     for (size_t d = 0; d < draws.size(); ++d) {
       Lanes<T> slopes;
@@ -214,29 +213,24 @@ class NStepSum {
   }
 
   template <bool kFirst>
-  BFN_LANES void add_end() {
-    TermLanes<T> terms;
+  BFN_VECTORISED void set_end(TermLanes<T>& __restrict terms) {
     const Bins<T> bins = bins_;
     for (int64_t j = 0; j < kLanes; ++j) terms.set(j, normals_.at(j, bins).end_bin(origins_.at(j), kFirst), true);
-    store(terms);
   }
 
+  // Makes the terms of the points [first, end).
   template <bool kNarrow>
-  BFN_LANES void add_point(int i) {
-    TermLanes<T> terms;
+  BFN_VECTORISED void set_points(int first, int end, TermLanes<T>* __restrict terms) {
     const Bins<T> bins = bins_;
-    const T node = nodes_[i % kNodes], weight = weights_[i % kNodes], index = static_cast<T>(i);
-    for (int64_t j = 0; j < kLanes; ++j) {
-      const Point<T> point = windows_.at(j).point(i, node, weight);
-      const NStepTerms<T> normal = normals_.at(j, bins);
-      terms.set(j, normal.template point<kNarrow>(origins_.at(j), point), !(index >= windows_.count[j]));
+    for (int i = first; i < end; ++i) {
+      const T node = nodes_[i % kNodes], weight = weights_[i % kNodes], index = static_cast<T>(i);
+      for (int64_t j = 0; j < kLanes; ++j) {
+        const Point<T> point = windows_.at(j).point(i, node, weight);
+        const NStepTerms<T> normal = normals_.at(j, bins);
+        const bool counts = !(index >= windows_.count[j]);
+        terms[i - first].set(j, normal.template point<kNarrow>(origins_.at(j), point), counts);
+      }
     }
-    store(terms);
-  }
-
-  void store(const TermLanes<T>& terms) {
-    if (num_stored_ == kMostStored) add_stored();
-    stored_[num_stored_++] = terms;
   }
 
   // Adds the stored terms to the sums.
@@ -251,8 +245,8 @@ class NStepSum {
   }
 
   // Raises `top` to the largest term of each variable. Unrolled, the short loop would not be vectorised.
-  BFN_LANES static void find_tops(const TermLanes<T>* __restrict terms, int64_t count, const T* __restrict slopes,
-                                  T* __restrict top) {
+  [[gnu::noinline]] static void find_tops(const TermLanes<T>* __restrict terms, int64_t count,
+                                          const T* __restrict slopes, T* __restrict top) {
     for (int64_t i = 0; i < count; ++i) {
 #pragma GCC unroll 1
       for (int64_t j = 0; j < kLanes; ++j) {
@@ -261,8 +255,9 @@ class NStepSum {
       }
     }
   }
-  BFN_LANES static void add_terms(const TermLanes<T>* __restrict terms, int64_t count, const T* __restrict slopes,
-                                  const T* __restrict new_top, DrawLanes<T>& __restrict sums) {
+  [[gnu::noinline]] static void add_terms(const TermLanes<T>* __restrict terms, int64_t count,
+                                          const T* __restrict slopes, const T* __restrict new_top,
+                                          DrawLanes<T>& __restrict sums) {
     for (int64_t j = 0; j < kLanes; ++j) {
       const T scale = exp2_term(sums.top[j] - new_top[j]);
       sums.top[j] = new_top[j];
@@ -276,7 +271,7 @@ class NStepSum {
   }
 
   template <bool kLow>
-  BFN_LANES void add_cuts() {
+  BFN_VECTORISED void add_cuts() {
     const Bins<T> bins = bins_;
     CutLanes cuts;
     for (int64_t j = 0; j < kLanes; ++j) {
@@ -298,7 +293,7 @@ class NStepSum {
     }
   }
 
-  BFN_LANES void finish() {
+  BFN_VECTORISED void finish() {
     const Bins<T> bins = bins_;
     for (size_t d = 0; d < draws.size(); ++d) {
       Lanes<T> each;

@@ -74,8 +74,8 @@ class NStep {
     return {of_draw[0], of_draw[kBlock], of_draw[2 * kBlock]};
   }
 
-  // Sets the draws of a quadrature. A sum of weight w needs what lies within r of its bump's peak, in units of s, with
-  // w exp(-r^2/2) = exp(-kReach^2/2). So the windows reach less far beyond the outer nodes.
+  // Sets the draws of a quadrature. The error of a node's sum counts times its weight w. So the sum needs only the part
+  // of the bump that lies within r of its peak, in units of s, with w exp(-r^2/2) = exp(-kReach^2/2).
   void set_nodes() {
     double reach = 0;
     for (int64_t d = 0; d < draws; ++d) {
