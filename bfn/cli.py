@@ -1,6 +1,5 @@
 """The command line: bfn train | evaluate | compare | sample | plot | convert | data download."""
 
-import io
 import os
 import time
 from dataclasses import asdict
@@ -287,9 +286,7 @@ def sampled(model: BFN, settings: Config, data: Data, path: Path) -> Path:
         for line in plots.to_text(samples, data.symbols):
             table.add_row(Text(line))  # rich would take brackets in a str for markup
         console.print(table)
-    numbers = io.BytesIO()
-    np.save(numbers, samples.numpy())
-    write_atomically(path.with_suffix(".npy"), numbers.getvalue())
+    write_atomically(path.with_suffix(".npy"), lambda file: np.save(file, samples.numpy()))
     return plots.plot_samples(samples, data, path)
 
 

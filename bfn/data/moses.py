@@ -2,7 +2,6 @@
 
 import fcntl
 import gzip
-import io
 import re
 import zipfile
 from collections.abc import Sequence
@@ -101,8 +100,7 @@ def property_of(molecules: Sequence[str], folder: Path) -> Tensor:
         with open(folder / ".moses_logp.lock", "a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # waits for another process that computes it
             if not path.exists():
-                numbers = io.BytesIO()
-                np.save(numbers, log_p(molecules).numpy())
-                write_atomically(path, numbers.getvalue())
+                numbers = log_p(molecules).numpy()
+                write_atomically(path, lambda file: np.save(file, numbers))
     with damage(path, f"an array of {len(molecules)} numbers"):
         return torch.from_numpy(np.load(path)).reshape(len(molecules))

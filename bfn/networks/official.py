@@ -4,7 +4,6 @@ begins with `net.`.
 Each network has a table of pairs: an official name, and our name. `*` stands for one component of a name.
 """
 
-import io
 import math
 import re
 from collections.abc import Callable
@@ -193,6 +192,5 @@ def convert(source: Path, out: Path, config_name: str | None = None, overrides: 
 
 def convert_back(source: Path, out: Path) -> None:
     """Writes a model file as a file that the official code loads."""
-    content = io.BytesIO()
-    torch.save(to_official(source), content)
-    checkpoint.write_atomically(out, content.getvalue())
+    tensors = to_official(source)
+    checkpoint.write_atomically(out, lambda file: torch.save(tensors, file))

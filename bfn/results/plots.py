@@ -1,7 +1,6 @@
 """Pictures: samples, losses against steps, time and n, and how input distributions narrow as messages arrive."""
 
 import csv
-import io
 import math
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -35,10 +34,8 @@ MOST_CLASSES, WIDEST = 27, 12  # the most classes in a picture of probabilities,
 
 
 def write(figure: Figure, path: Path) -> Path:
-    picture = io.BytesIO()
-    figure.savefig(picture, dpi=DPI, bbox_inches="tight", facecolor="white")
+    write_atomically(path, lambda file: figure.savefig(file, dpi=DPI, bbox_inches="tight", facecolor="white"))
     plt.close(figure)
-    write_atomically(path, picture.getvalue())
     return path
 
 
