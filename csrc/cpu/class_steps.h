@@ -108,7 +108,7 @@ void add_score(const Score& op, const Tile& tile, const uint8_t (&is_known)[kLan
   load_lanes(op.clip, tile.rows, limit, -kMinusInfinity<T>);
   const T* score = load_tile(op.values, tile, buffer, T(0));
   for_numbers(tile,
-              [&](int64_t i, int32_t, auto j) { p[i] += is_known[j] ? T(0) : clamp(score[i], -limit[j], limit[j]); });
+              [&](int64_t i, int32_t, auto j) { p[i] += is_known[j] ? T(0) : clipped_score(score[i], limit[j]); });
 }
 
 // Writes the new state of a tile in a solver's step. The distribution that a row sends is given by e and the tile's

@@ -37,6 +37,12 @@ struct RowStats {
   }
 };
 
+// The score of a class, clipped to [-limit, limit]. It is NaN if the limit is NaN.
+template <class T>
+BFN_HD T clipped_score(T score, T limit) {
+  return limit == limit ? clamp(score, -limit, limit) : limit;
+}
+
 // Makes RowStats from sums over the wrong classes: `rest`, `square` and `complement` are the sums of e_k, of e_k^2 and
 // of e_k (1 - e_k). S may be a wider type than T.
 template <class T, class S>
