@@ -25,7 +25,7 @@ void load_signs(const View& x, int64_t start, int64_t length, const uint8_t* mas
         const auto read = [&](auto step) {
           for (int64_t i = 0; i < run; ++i) {
             outside |= from[i * step] & ~Class(1);
-            to[i] = static_cast<T>(2 * static_cast<int32_t>(from[i * step]) - 1);
+            to[i] = 2 * static_cast<T>(static_cast<int32_t>(from[i * step])) - 1;
           }
         };
         if (stride == 1) {
