@@ -139,8 +139,8 @@ void choose(const DiscreteUpdate& op, const Rows& rows, RowScratch<T>& scratch, 
     for (int64_t j = 0; j < kLanes; ++j) sent.share[j] = static_cast<T>(1 / sums.rest[j]);
   } else {
     const RowSums<T, SumMode::kRounded> sums(rows, nullptr, scratch, logits, {&op.output_logits});
-    T uniform[kLanes];
-    uniform_lanes(op.sent.draw, rows, uniform);
+    T uniform[kLanes], buffer[noise_buffer_size(kLanes)];
+    copy_lanes(rows, uniforms_of(op.sent.draw, rows.first, rows.count, buffer), uniform);
     draw_classes(rows, sums.rest, scratch, uniform, sent.class_index);
   }
 }
