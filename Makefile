@@ -5,14 +5,14 @@ BIN := $(VENV)/bin
 comma := ,
 SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 CPP := $(SOURCES) $(shell find tests -name '*.h' -o -name '*.cpp')
-# The CUDA kernels are built if there is a GPU; without one only `make wheel` builds them.
+# `make install` builds the CUDA kernels if there is a GPU. `wheel`, `dist` and `kernel-hub` always do if there is nvcc.
 NVCC := $(if $(shell command -v nvidia-smi),$(shell command -v nvcc))
 EXTRAS := train,dev,molecules$(if $(shell command -v nvcc),,$(comma)gpu-build)
 
 MINUTES ?= 10
 
-# Python writes bytecode, even where the environment forbids it. Without it each of a hundred processes of the tests
-# compiles torch anew, which takes 1.4 of the 3 seconds of its import.
+# Python writes bytecode, even where the environment forbids it. Otherwise each of a hundred processes of the tests
+# would compile torch's Python files again, which takes 1.4 of the 3 seconds of its import.
 export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: install run test mutants fuzz sanitize bench docs gpu-build gpu-check gpu-test lint format wheel sdist dist \
@@ -23,11 +23,11 @@ install: $(VENV)/installed
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-# The names of builds of the CPU kernels that run on this machine, best first: [:1] is the one that it loads.
+# The names of the builds of the CPU kernels that run on this machine. The package loads the first, which is the best.
 BUILDS = $$($(BIN)/python -c 'from bfn_kernels.backends import builds; print(*builds()$(1), sep=",")')
 
-# The environment and the extension are rebuilt only if their sources have changed. Bytecode is left to the first import,
-# since most of what is installed is never imported.
+# The environment and the extensions are rebuilt only if their sources have changed. pip compiles no bytecode, since
+# most installed modules are never imported.
 $(VENV)/installed: pyproject.toml setup.py $(SOURCES) | $(VENV)/bin/python
 	@echo "Installing torch and all else, then compiling the kernels: minutes, in which little is said."
 	$(BIN)/python -m pip install --quiet --no-compile --upgrade 'pip>=24' 'setuptools>=77' wheel ninja numpy 'torch>=2.11'
@@ -35,7 +35,7 @@ $(VENV)/installed: pyproject.toml setup.py $(SOURCES) | $(VENV)/bin/python
 		$(BIN)/python -m pip install --quiet --no-compile --no-build-isolation --editable '.[$(EXTRAS)]'
 	touch $@
 
-# The builds that only tests load here, and which are therefore not tuned.
+# The builds that only tests load on this machine. They are compiled with -O1.
 $(VENV)/all-builds: $(VENV)/installed
 	BFN_BUILDS=none,$(call BUILDS,[1:]) BFN_TUNED=none BFN_NVCC= PYTHONWARNINGS=ignore \
 		$(BIN)/python setup.py -q build_ext --inplace > $(VENV)/builds.log || { cat $(VENV)/builds.log; false; }
@@ -51,14 +51,14 @@ test: install $(VENV)/all-builds
 		-k 'not (every_kernel and (torch.float16 or torch.float64))'
 	OMP_NUM_THREADS=1 BFN_PTX=triton $(BIN)/python -m pytest -n auto tests/ptx/test_triton_ptx.py
 
-# Runs all tests of the kernels on what nvcc and Triton compile for a GPU, without one: its PTX is interpreted. `make
-# test` has the part that executes every kernel in float32 and bfloat16.
+# Runs all tests of the kernels on the PTX that nvcc and Triton compile for a GPU, in an interpreter, without a GPU.
+# `make test` has the part that executes every kernel in float32 and bfloat16.
 gpu-test: install
 	OMP_NUM_THREADS=1 BFN_PTX=cuda $(BIN)/python -m pytest -n auto tests/ptx tests/kernels
 	OMP_NUM_THREADS=1 BFN_PTX=triton $(BIN)/python -m pytest -n auto tests/ptx tests/kernels
 
-# Before a release: puts small faults into a copy of the code, one at a time, and checks that tests fail. N=200 SEED=3
-# makes 200 at random places instead of those in the tables; ONLY=discrete chooses those that contain this text.
+# Before a release: puts small faults into a copy of the code, one at a time, and checks that tests fail. The faults are
+# those of the tables or, with N=200 SEED=3, 200 at random places. ONLY=discrete chooses faults that contain this text.
 mutants: install
 	$(BIN)/python -m tests.mutants $(if $(N),--random $(N) --seed $(or $(SEED),0)) --only '$(ONLY)'
 
@@ -66,8 +66,8 @@ mutants: install
 fuzz: install
 	$(BIN)/python -m tests.fuzz $(MINUTES)
 
-# Runs the fuzz and the tests of the kernels with CPU kernels that were built with the sanitizers of g++, and CUDA's
-# kernels on the host with them, which takes minutes to compile; `make test` looks for the same faults in their PTX.
+# Compiles kernels with the sanitizers of g++, which takes minutes: the CUDA kernels for the host, each of which is then
+# called, and the CPU kernels, for the fuzz and the tests. `make test` looks for the same faults in the PTX of CUDA.
 sanitize: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto tests/cuda_on_host
 	$(BIN)/python -m tests.fuzz.sanitized
@@ -76,14 +76,14 @@ sanitize: install
 bench: install
 	$(BIN)/python -m benchmarks $(if $(QUICK),--quick)
 
-# Builds the site of the documentation, build/site; a link that leads nowhere is an error. Its packages are those that the
-# extra `docs` of the installed package names.
+# Installs the packages of the extra `docs`, and builds the site of the documentation, build/site. A link that leads
+# nowhere is an error.
 docs: install
 	$(BIN)/python -c 'from importlib.metadata import requires; print(*(r.split(";")[0] for r in requires("bfn-kernels") \
 		if "docs" in r.partition("extra")[2]), sep="\n")' | $(BIN)/python -m pip install --quiet --requirement /dev/stdin
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
-# Compiles all GPU kernels, which needs no GPU, and checks what each costs against a budget.
+# Compiles all GPU kernels, which needs no GPU, and compares the cost of each call with its budget.
 gpu-build: install
 	$(BIN)/python -m gpu_build
 
@@ -112,7 +112,7 @@ wheel: install
 sdist: install
 	$(BIN)/python setup.py -q sdist
 
-# Builds the source distribution, and of it the wheel.
+# Builds the source distribution, and the wheel from it.
 dist: sdist
 	$(FOUND_NVCC) $(WHEEL) dist/bfn_kernels-$$($(BIN)/python setup.py --version).tar.gz
 
@@ -120,7 +120,7 @@ dist: sdist
 kernel-hub: install
 	$(FOUND_NVCC) $(BIN)/python -m release.kernel_hub dist/kernel_hub
 
-# Tests what the two targets have built; the package `kernels`, if it is there, loads the folder.
+# Tests the files that these two targets build. The package `kernels`, if it is installed, loads the folder.
 check-dist: dist kernel-hub
 	BFN_DIST=dist $(BIN)/python -m pytest tests/release
 

@@ -25,7 +25,7 @@ FLAGS = [
     "-Wall",
     "-Wextra",
     "-Wno-unused-parameter",
-    "-Wno-missing-field-initializers",  # fields that an initialiser leaves out are meant to be empty
+    "-Wno-missing-field-initializers",  # an initialiser may leave out fields, which are then empty
     "-g0",
     # torch's stable ABI and, below, Python's limited API: one wheel for torch >= 2.11 and Python >= 3.10
     "-DTORCH_TARGET_VERSION=0x020b000000000000",
@@ -153,8 +153,8 @@ def extensions() -> list:
             ["-DBFN_CUDA", "-DUSE_CUDA"],
             library_dirs=[str(toolkit() / "lib64"), str(toolkit() / "lib")],
             libraries=["cudart_static", "rt", "pthread", "dl"],
-            # The linker must keep libtorch, although a CPU build of torch has nothing in it that is used: in a CUDA
-            # build, it loads the library with the function that returns the current stream.
+            # Without this flag, the linker would drop libtorch where torch is a CPU build, of which this extension uses
+            # nothing. In a CUDA build, libtorch loads the library with the function that returns the current stream.
             extra_link_args=["-Wl,--no-as-needed", "-ltorch"],
         )
         found.append(cuda)

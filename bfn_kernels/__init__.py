@@ -10,7 +10,8 @@ All families have in common (docs/contracts.md has more, and explains the keywor
 
 Times, accuracies and precisions: a number, or a tensor `[B]` or of any leading part of the data's shape `[B, ...]`.
 Types: numbers are float32, bfloat16, float16 or float64. Arithmetic is in float32, or in float64 if an argument is
-float64. Results are rounded once, at the end.
+float64. (Times, accuracies, precisions, noise, known values and soft data do not count.) Results are rounded once,
+at the end.
 Random numbers: a seed determines them. Pass it as `seed=`, an int or an int64 tensor. Or pass a `torch.Generator` as
 `generator=`, which draws the seed. Without both, torch's default generator draws it.
 Numbers in parentheses: equations of Graves et al. 2023.

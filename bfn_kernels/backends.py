@@ -171,8 +171,8 @@ def add_library(library: Library) -> None:
 def add_family(name: str, operators: Sequence[Operator]) -> None:
     """Declares the operators of a family in every library, which gets them as an attribute `name`.
 
-    The reference gets only the operators with a function in `reference.py`. Autograd and formulas in plain PyTorch
-    replace the others.
+    The reference gets only the operators with a function in `reference.py`. It needs no others: torch's autograd
+    computes its gradients, and `call.rows` its row scalars.
     """
     FAMILIES[name] = operators
     functions = {each.name: grouped(each.function) for each in operators if each.function is not None}

@@ -49,7 +49,8 @@ def entropy(concentration: Tensor) -> Tensor:
 
 def _moved(law: Law, alpha: float, least: int = 1) -> tuple[Tensor, Tensor]:
     """The concentrations c' after a message, `[nodes, angles]`, and their weights. The angles are the points of the
-    midpoint rule for φ in (0, π), whose density is I₀(c')/(2π·I₀(α)·I₀(c)) [derived]. least: the smallest number."""
+    midpoint rule for φ in (0, π), whose density is I₀(c')/(2π·I₀(α)·I₀(c)) [derived]. least: the least count
+    of angles."""
     c = law.nodes.unsqueeze(-1)
     count = max(int(4 * math.sqrt(alpha)) + 12, least)
     half = (torch.arange(count, dtype=torch.float64) + 0.5) * (math.pi / (2 * count))
@@ -128,7 +129,7 @@ class VonMisesAccuracy:
         step_weights: The weights of the steps 0 … n + 1, NaN for 0 and n + 1, which are no steps, float64 on the CPU.
         progress: Σ α·A(α), the mean of the concentration times the cosine of the mean's error after all messages.
         log_scale: A pair `least`, `factor`. (ln c - least)·factor - 1 is -1 if the concentration c is the smallest
-            accuracy, and 1 if c is the sum of all accuracies, the largest concentration.
+            accuracy. If n > 1, it is 1 if c is the sum of all accuracies, the largest concentration.
 
     Example:
         >>> schedule = VonMisesAccuracy([0.5, 1.0, 2.0])
@@ -154,7 +155,8 @@ class VonMisesAccuracy:
 
         Args:
             n_steps: n, at least 1.
-            last: The concentration whose entropy is reached after the last message, in [1e-6, 1e6]; published: 1000.
+            last: The concentration whose entropy is reached after the last message, in [1e-6, 1e6]; published
+                code takes 1000.
 
         Returns:
             The schedule.

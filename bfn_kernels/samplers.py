@@ -233,11 +233,11 @@ def sample_within(
         guidance: As in `sample`: w, a number or a tensor `[count]`.
         start: The state from which the run starts: means of this shape, or logits with a last dimension of K
             for classes. None: noise at a time above 0.
-        max_calls: The largest number of calls of the network, at least 1.
+        max_calls: The largest number of calls of the network, at least 1. The two calls of a guided step count as one.
         device: The device of the network and of the data.
 
     Returns:
-        Data of this shape, as `BFN.mode` returns them, and the number of calls of the network.
+        Data of this shape, as `BFN.mode` returns them, and the number of calls of the network, counted as in max_calls.
 
     Raises:
         TooManyCalls: If the run does not reach t = 1 with max_calls.
@@ -262,9 +262,8 @@ def sample_within(
             model.start_from(state, start)
         steps = Steps(model.solver_start, tolerance, max_calls=max_calls)
         while steps.t < steps.end:
-            step_seed = torch.as_tensor(fold_in(seed, torch.tensor(steps.accepted + 1))).to(
-                device
-            )  # only a step that draws samples reads it
+            # only a step that draws samples reads the seed
+            step_seed = torch.as_tensor(fold_in(seed, torch.tensor(steps.accepted + 1))).to(device)
             before, accepted = tuple(value.clone() for value in state), False
             t = torch.full((shape[0],), steps.t, device=device)
             output = model.guided_output(model.theta(state), t, sampling)

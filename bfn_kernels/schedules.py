@@ -305,8 +305,8 @@ def final_accuracy(num_classes: int, *, certainty: float = 0.9865, entropy: floa
 
 
 def _number(name: str, value: Any) -> float | Tensor:
-    """The value as a float. A floating-point tensor of one number stays a tensor, since to read it would wait for the
-    device."""
+    """The value as a float. A floating-point tensor of one number stays a tensor, so that an op can refuse one that
+    requires a gradient."""
     if isinstance(value, Tensor) and value.numel() == 1 and value.is_floating_point():
         return value
     if isinstance(value, bool) or not isinstance(value, Real):

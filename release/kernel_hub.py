@@ -1,9 +1,9 @@
 """Writes the package as Hugging Face's `kernels` loads it: build/<variant>/ holds the package itself and metadata.json.
 
-Such a copy is loaded under a name of its own, its id, so that it can stand beside an installed version. Hence its
-imports are made relative, and its operators lie in torch.ops.<id>, for which its C++ is compiled anew. Beside the
-variants that are compiled there are two without compiled code, for a torch that these do not fit: the reference on any
-processor, and Triton's kernels on any GPU.
+Such a copy is loaded under a name of its own, its id, since the package may be installed, too. So its imports are made
+relative, and its operators are in torch.ops.<id>, for which its C++ is compiled again. Two further variants have no
+compiled code, for a torch that does not fit the compiled variants: the reference on any processor, and Triton's kernels
+on any GPU.
 """
 
 import argparse
@@ -39,7 +39,7 @@ cuda = "{STABLE_ABI}"
 
 
 def fingerprint() -> str:
-    """Eight digits that change with the sources: ids of two versions must differ."""
+    """Eight digits that change with the sources, so that the ids of two versions differ."""
     digest = hashlib.sha256()
     for path in sorted([ROOT / "setup.py", *PACKAGE.rglob("*.py"), *(ROOT / "csrc").rglob("*.*")]):
         digest.update(f"{path.relative_to(ROOT)}\n".encode() + path.read_bytes())
@@ -47,7 +47,8 @@ def fingerprint() -> str:
 
 
 def relative_imports(source: str, depth: int) -> str:
-    """The source of a module `depth` folders below the package, with imports that do not name the package."""
+    """The source of a module `depth` folders below the package, with relative imports instead of those that name the
+    package."""
     lines = source.splitlines(keepends=True)
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import) and any(a.name.split(".")[0] == PACKAGE.name for a in node.names):
@@ -68,12 +69,15 @@ def write_python(to: Path) -> None:
 
 
 def write_compiled(to: Path, name: str, nvcc: str) -> None:
-    """Compiles the extensions with the operators in torch.ops.<name>; those of CUDA if there is an nvcc."""
+    """Compiles the extensions, with their operators in torch.ops.<name>. nvcc: as in `write`."""
     folder = ROOT / "build" / "kernel_hub" / name
     places = ["--build-lib", str(folder / "lib"), "--build-temp", str(folder / "temp")]
     environment = os.environ | {"BFN_NAMESPACE": name, "BFN_NVCC": nvcc}
     subprocess.run([sys.executable, "setup.py", "-q", "build_ext", *places], cwd=ROOT, env=environment, check=True)
-    for path in (folder / "lib" / PACKAGE.name).glob("*.so"):
+    built = list((folder / "lib" / PACKAGE.name).glob("*.so"))
+    if not built:
+        raise SystemExit(f"setup.py compiled nothing for {name}: it needs a C++ compiler")
+    for path in built:
         shutil.copy(path, to)
 
 
@@ -83,7 +87,7 @@ def cuda_version(nvcc: str) -> str:
 
 
 def write_metadata(to: Path, name: str, backend: dict) -> None:
-    """The last file of a variant: it holds the digests of all others."""
+    """Writes the last file of a variant, which has the digests of all others."""
     files = sorted(path for path in to.rglob("*") if path.is_file())
     sums = {
         str(path.relative_to(to)): base64.b64encode(hashlib.sha256(path.read_bytes()).digest()).decode()
@@ -116,7 +120,7 @@ def write(folder: Path, *, nvcc: str = "", compiled: bool = True) -> None:
     if compiled:
         variants.append((f"{stable}-cpu-{machine}", "cpu", {"type": "cpu"}))
     if compiled and nvcc:
-        architectures = {"archs": ["8.0", "9.0", "10.0+PTX"]}  # those of setup.py
+        architectures = {"archs": ["8.0", "9.0", "10.0+PTX"]}  # the default ARCHITECTURES of setup.py
         variants.append((f"{stable}-cu{cuda_version(nvcc)}-{machine}", "cuda", {"type": "cuda"} | architectures))
     sources = fingerprint()
     for variant, kind, backend in variants:

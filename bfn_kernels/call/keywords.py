@@ -28,7 +28,7 @@ Clip = tuple[float, float] | None  # the range of continuous data, None for the 
 
 
 class Limits(NamedTuple):
-    """The limits of a network's output. The defaults are those of the published code.
+    """The limits of a network's output. The defaults are the limits of the published code.
 
     A prediction has a gradient where it lies within the limits, ends included. An op raises ValueError if a limit is
     not in its range below.

@@ -6,7 +6,7 @@ the first message. A message y of accuracy α about x is drawn from vM(x, α). A
 differentiable. docs/mathematics/circular.md derives all formulas that are marked [derived].
 
 Angles are `[B, ...]` in radians, or have any other period (`period=`). Any number stands for an angle; results lie in
-[−period/2, period/2). What all families share (rows, types, random numbers, errors) stands in `help(bfn_kernels)`.
+[−period/2, period/2). `help(bfn_kernels)` describes what all families share: times, types, random numbers, errors.
 """
 
 import math
@@ -53,15 +53,17 @@ def flow_sample(
         schedule: The accuracies of n messages.
         period: The period of the angles, 2π for radians.
         output: "concentration", or "log" for its logarithm, scaled to [-1, 1] by `schedule.log_scale`.
-        mask: bool, False for the prior's state, where x is not read. Broadcastable to x, or of its leading dimensions.
+        mask: bool, False where x is not read and the state is the prior's. Broadcastable to x, or shaped as its leading
+            dimensions.
         out: Receives the mean, in x's shape and type. It may be x itself.
-        concentration_out: Receives the second result, in x's shape and any floating-point type.
+        concentration_out: Receives c or, with output="log", its logarithm, in x's shape and any floating-point type.
         seed: An int, or an int64 tensor of one element, that determines all draws.
         generator: Draws the seed. Without seed and generator, torch's default generator does.
         backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
-        The mean in the type of x, and the second result, float32 (float64 for float64 x); or the outputs as given.
+        The mean in the type of x, and c or its logarithm in float32 (float64 for float64 x). If out or
+            concentration_out is given, it is that tensor.
 
     Example:
         >>> flow_sample(torch.zeros(1), 2, schedule=VonMisesAccuracy([1e4, 1e4]), seed=1)[1]
@@ -171,7 +173,7 @@ def update_sample(
         schedule: The accuracies of all messages, for log_out.
         period: The period of the angles, 2π for radians.
         known: Angles `[B, ...]`, which are sent instead where known_mask is True. Pass both or neither.
-        known_mask: bool, True where `known` is sent. Broadcastable to mean, or of its leading dimensions.
+        known_mask: bool, True where `known` is sent. Broadcastable to mean, or shaped as its leading dimensions.
         out: Receives the new mean, in mean's shape and type. It may be the mean itself.
         concentration_out: Receives c', in mean's shape and any floating-point type. It may be the concentration itself.
         log_out: Receives the logarithm of c', scaled by `schedule.log_scale`, in mean's shape. It needs a schedule.
@@ -237,7 +239,8 @@ def _update(name, sent, state, message, period, backend, outputs=(None, None, No
 
 
 def _written(step, arguments, outputs, mean: Tensor, dtype: torch.dtype, log: bool = False) -> tuple[Tensor, Tensor]:
-    """The mean, and the concentration in `dtype` or, with `log`, its logarithm: what the outputs have of them."""
+    """Calls the operator `step`. Returns the new mean, and the new concentration or, with `log`, its logarithm. Each is
+    written into its tensor of `outputs`, if it has one. dtype: the type of a second result that has none."""
     out, second, log_out = outputs
     if out is second is log_out is None and not log:
         return step(*arguments, None, None, None)

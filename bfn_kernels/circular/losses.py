@@ -28,7 +28,8 @@ def rows_of(step: int | Tensor, schedule: VonMisesAccuracy, x: Tensor, more: int
 
 
 def numbers_of(schedule: VonMisesAccuracy, name: str, x: Tensor, dtype: torch.dtype) -> Tensor:
-    """The schedule's `table` or `step_weights` where x is. Fake tensors do not go together with the schedule's own."""
+    """The schedule's `table` or `step_weights` on the device of x. For a fake x they are made anew, since torch does
+    not mix real tensors with fake ones."""
     if type(x) in (Tensor, torch.nn.Parameter):
         # without detach, the compiler does not know a constant as a tensor
         return schedule.on(x.device, name, dtype).detach()
@@ -52,11 +53,13 @@ def discrete_time_loss(
     Args:
         x: Angles `[B, ...]`, floating-point.
         pred: x̂, the angles that the network predicted at the start of the step, of x's shape; differentiable.
-        step: i, from 1 to n: an int, or integers `[B]` or of any leading part of x's shape. Another costs NaN on a GPU.
+        step: i, from 1 to n: an int, or integers `[B]` or of any leading part of x's shape. Any other step costs
+            NaN on a GPU.
         schedule: The accuracies of n messages.
-        squared: True for (x − x̂)² in radians, the shorter way around, as published code has it, instead of 1 − cos.
+        squared: True for (x − x̂)² in radians, the shorter way around the circle, as in published code, instead of 1 −
+            cos(x − x̂).
         period: The period of the angles, 2π for radians.
-        mask: bool, False where a variable costs nothing. Broadcastable to x, or of its leading dimensions.
+        mask: bool, False where a variable costs nothing. Broadcastable to x, or shaped as its leading dimensions.
         reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (x's shape).
         backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
@@ -92,9 +95,10 @@ def reconstruction_loss(
     Args:
         x: Angles `[B, ...]`, floating-point.
         pred: x̂, the mean of the output distribution, of x's shape; differentiable.
-        concentration: κ of the output distribution, at least 0, of x's shape; differentiable. A negative one costs NaN.
-        period: The period of the angles, 2π for radians. The density is one per unit of x.
-        mask: bool, False where a variable costs nothing. Broadcastable to x, or of its leading dimensions.
+        concentration: κ of the output distribution, at least 0, of x's shape; differentiable. A negative
+            concentration costs NaN.
+        period: The period of the angles, 2π for radians. The density is per unit of x.
+        mask: bool, False where a variable costs nothing. Broadcastable to x, or shaped as its leading dimensions.
         reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (x's shape).
         backend: A name of `backends.BACKENDS`; None chooses one for the device.
 

@@ -1,7 +1,7 @@
 """Ops of discrete data: one of K classes per variable. The state of a variable's input distribution is logits.
 
 Classes are `[B, ...]`, of int64, int32 or uint8 (int16 and int8 are copied to int32). Numbers per class are `[B, ...,
-K]`, K at least 2. `help(bfn_kernels)` describes what all families share: rows, types, random numbers, errors. Numbers
+K]`, K at least 2. `help(bfn_kernels)` describes what all families share: times, types, random numbers, errors. Numbers
 in parentheses are equations of Graves et al. 2023, and [derived] marks formulas that are not in the paper.
 """
 

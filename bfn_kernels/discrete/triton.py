@@ -209,7 +209,7 @@ def _update(logits, state, solver, score, sent, noise, results, count, S: tl.con
         if score.score[0] is not None:
             limit = load(score.score_clip, rows, S.T, float("inf"))[:, None]
             s = clamp(load_classes(score.score, rows, first, S, 0.0), -limit, limit)
-            p += tl.where(is_known[:, None], 0.0, s)
+            p += tl.where(is_known[:, None], 0.0, tl.where(limit == limit, s, limit))
         prediction = p
         if solver.previous[0] is not None:
             prediction = extrapolation_of(p, load_classes(solver.previous, rows, first, S, 0.0), by[:, None])

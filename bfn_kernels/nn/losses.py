@@ -22,7 +22,7 @@ class Losses(nn.Module, ABC):
         return self.ops
 
     def arguments(self, output: Tensor, theta: Tensor) -> tuple[tuple[Tensor | None, ...], dict[str, Any]]:
-        """The arguments that the functions of `losses` share. A subclass must define this method or all three losses.
+        """The arguments that the functions of `losses` share. A subclass must define this method or its own losses.
 
         Args:
             output: What `output` returned.

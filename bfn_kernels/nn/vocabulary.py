@@ -41,6 +41,8 @@ class Vocabulary(Discrete):
     of the input distribution, times this factor, are added to the logits of the output distribution. A network learns
     best if its factors start as 1.
 
+    L_n always has the joint receiver, and is a mean of 10 draws.
+
     If the frequencies p of the classes are given, they are the prior. The network then sees the embedding of the
     posterior π_k = p_k·θ_k/Σ_j p_j·θ_j, where θ is the input distribution under a uniform prior, and the bias of the
     head starts as ln p.

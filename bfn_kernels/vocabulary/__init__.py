@@ -18,11 +18,12 @@ torch computes the matrix products, in the type of the arithmetic. For vectors o
 compute products (docs/gpu.md).
 
 The classes can be split over several processes. `process_group` is the group of these processes, and `num_classes` is
-K, the number of classes over the whole group. Each process passes only its own classes of `weight` and `bias`, and of a
-step's `embedding`, `state`, `previous_state` and `out`, as plain tensors. The classes are split as by `torch.chunk(...,
-dim=0)` or DTensor's `Shard(0)`. All other arguments must be equal in each process. Explicit noise has all K classes.
-The results (but not a new state) and the gradients of `hidden` and `flow_scale` are then equal, too. The processes
-exchange a few numbers for each token and, if an op computes embeddings or a gradient of `hidden`, sums `[B, ..., d]`.
+K, the number of classes over the whole group. Each process passes only its own classes of `weight`, `bias`,
+`embedding`, `state`, `previous_state` and `out`, as plain tensors. The classes are split as by `torch.chunk` or
+DTensor's `Shard(0)`. All other arguments must be equal in each process. Always pass a seed, or explicit noise with all
+K classes: the default generators of the processes may differ. The results (but not a new state) and the gradients of
+`hidden` and `flow_scale` are then equal, too. The processes exchange a few numbers for each token and, if an op
+computes embeddings or a gradient of `hidden`, sums `[B, ..., d]`.
 """
 
 from collections.abc import Sequence
