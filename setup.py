@@ -64,27 +64,37 @@ def cxx_compiler() -> str | None:
 CXX = cxx_compiler()
 NVCC = os.environ.get("BFN_NVCC", shutil.which("nvcc") or "")  # BFN_NVCC= builds without CUDA
 CUDA_SOURCES = sorted(Path("csrc/cuda").glob("*.cu"))
-# Machine code for A100, H100 and B100, and an intermediate form for later GPUs.
-ARCHITECTURES = os.environ.get("BFN_CUDA_ARCHITECTURES", "80,90,100").split(",")
+ARCHITECTURES = ["80", "90", "100"]  # A100, H100 and B100
 NVCC_FLAGS = ["-std=c++17", "-O3", "--expt-relaxed-constexpr", "--threads=2", "-Xcompiler=-fPIC,-fvisibility=hidden"]
 
 
+def architectures() -> list[str]:
+    """The compute capabilities that BFN_CUDA_ARCHITECTURES names, or those of ARCHITECTURES that this nvcc knows."""
+    if named := os.environ.get("BFN_CUDA_ARCHITECTURES"):
+        return named.split(",")
+    known = subprocess.run([NVCC, "--list-gpu-arch"], capture_output=True, text=True).stdout.split()
+    return [a for a in ARCHITECTURES if f"compute_{a}" in known] or ARCHITECTURES
+
+
 def cuda_objects(folder: Path) -> list[str]:
-    """Compiles the CUDA kernels, and writes nvcc's messages to a .log file next to each object. This calls nvcc itself,
-    since torch's CUDAExtension needs a torch that was built for CUDA. The kernels need no headers of torch."""
+    """Compiles the CUDA kernels to machine code for the GPUs, and to an intermediate form for later GPUs. Writes nvcc's
+    messages to a .log file next to each object. This calls nvcc itself, since torch's CUDAExtension needs a torch that
+    was built for CUDA. The kernels need no headers of torch."""
     folder.mkdir(parents=True, exist_ok=True)
-    code = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in ARCHITECTURES]
-    code.append(f"-gencode=arch=compute_{ARCHITECTURES[-1]},code=compute_{ARCHITECTURES[-1]}")
+    wanted = architectures()
+    code = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in wanted]
+    code.append(f"-gencode=arch=compute_{wanted[-1]},code=compute_{wanted[-1]}")
     newest = max(os.path.getmtime(path) for path in [__file__, *HEADERS])
 
     def compile(source: Path) -> str:
-        to = folder / f"{source.stem}.{'-'.join(ARCHITECTURES)}.o"
-        if not to.exists() or to.stat().st_mtime < max(newest, source.stat().st_mtime):
+        to = folder / f"{source.stem}.{'-'.join(wanted)}.o"
+        log = to.with_suffix(".log")  # written last: a build that is killed leaves an old one or none
+        if not (to.exists() and log.exists()) or log.stat().st_mtime < max(newest, source.stat().st_mtime):
             command = [NVCC, *NVCC_FLAGS, *code, "-c", str(source), "-o", str(to)]
             done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
             sys.stderr.write(done.stderr)
             done.check_returncode()
-            to.with_suffix(".log").write_text(done.stderr)
+            log.write_text(done.stderr)
         return str(to)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:

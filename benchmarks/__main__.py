@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks import accuracy, files, gate, measure, page, report, timed_cases
@@ -85,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failed = [row for row in rows if row.status == FAILED]
     console.print(f"{time.monotonic() - began:.0f} s; the report is {about}")
     for row in failed:
-        console.print(f"[red]FAILED[/] {row.case}, {row.competitor}: {row.note}")
+        console.print(f"[red]FAILED[/] {row.case}, {row.competitor}: {escape(row.note)}")
     (options.out / "report.txt").write_text(console.export_text())
     return 1 if failed else 0
 

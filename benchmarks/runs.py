@@ -271,6 +271,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = [name for name in EXPERIMENTS if options.only in name and getattr(options, EXPERIMENTS[name].folder)]
     if not names:
         parser.error("no experiment is left: give --mnist or --text, and an --only that fits")
+    if options.steps < 10:
+        parser.error(f"--steps must be at least 10, got {options.steps}")
     began, out = time.monotonic(), options.out or files.new_folder("runs")
     out.mkdir(parents=True, exist_ok=True)
     source = "published code" if options.official else "transcription of the published code"

@@ -1,6 +1,5 @@
 """The command line: bfn train | evaluate | compare | sample | plot | convert | data download."""
 
-import io
 import os
 import time
 from dataclasses import asdict
@@ -20,7 +19,7 @@ from typer.core import TyperGroup
 from bfn.configs import Config, ConfigError, SampleConfig, choose, flatten, load, shipped
 from bfn.data import Data
 from bfn.data.download import DOWNLOADS, TRAINED_BY, download
-from bfn.model import BFN
+from bfn.model import BFN, check_sampling
 from bfn.networks.official import convert, convert_back
 from bfn.results import plots, tables
 from bfn.results.evaluate import Bound, evaluate
@@ -47,7 +46,9 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except (ConfigError, TooManyCalls, CheckpointError, RunError, FloatingPointError, OSError) as error:
-            reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
+            reason = str(error)
+            if isinstance(error, OSError) and error.filename and error.strerror:
+                reason = f"{error.filename}: {error.strerror}"
             if os.environ.get("LOCAL_RANK", "0") == "0":
                 errors = Console(stderr=True, highlight=False, soft_wrap=True)
                 errors.print(f"error: {reason}", style="red", markup=False)
@@ -57,7 +58,7 @@ class Commands(TyperGroup):
 app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False)  # its help is the docstring of `main`
 data_app = typer.Typer(help="The files of data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, markup=False)
 
 Overrides = Annotated[list[str] | None, typer.Argument(help="Settings to replace: key=value.")]
 Run = Annotated[Path, typer.Argument(help="The directory of a run, or its model file.")]
@@ -134,10 +135,12 @@ def evaluate_command(
     run: Run,
     overrides: Overrides = None,
     table: Annotated[bool, typer.Option("--table", help="The bound for --steps and for continuous time.")] = False,
-    steps: Steps = DEFAULT_STEPS,
+    steps: Annotated[str | None, typer.Option(help=f"Other numbers of steps for --table than {DEFAULT_STEPS}.")] = None,
 ) -> None:
     """The bound on held-out data, in bits per dimension."""
-    numbers = parsed(steps)
+    if steps is not None and not table:
+        raise ConfigError(f"--steps={steps} needs --table; evaluate.n_steps= is the number of steps of one bound")
+    numbers = parsed(DEFAULT_STEPS if steps is None else steps)
     model, settings, data = load_run(run, overrides, processes.start().device)
     console.quiet = not processes.is_main()
     if table:
@@ -166,6 +169,9 @@ def compare_command(
     for name in names:
         choose(SAMPLERS, name, "--samplers")
     model, settings, data = load_run(run, overrides, processes.start().device)
+    tables.refuse_angles(model)
+    for name in names:
+        check_sampling(model, settings.sample, name)
     drawn = tables.samplers(model, data, settings, model.device, names, numbers)
     runs = len(names) * (1 if settings.sample.guide is None else 2)
     count, calls = min(len(data.test), tables.SAMPLES), runs * sum(n + 1 for n in numbers)
@@ -218,6 +224,8 @@ def convert_command(
     """Turn a checkpoint that was published with the paper into a run, or a run into such a checkpoint."""
     processes.refuse_several()
     if back:
+        if config is not None or overrides:
+            raise ConfigError("with --back, convert takes neither --config nor settings; the model file has its own")
         convert_back(source / MODEL_FILE if source.is_dir() else source, out)
     else:
         if (out / MODEL_FILE).exists():
@@ -266,7 +274,7 @@ def sampled(model: BFN, settings: Config, data: Data, path: Path) -> Path:
         started = time.monotonic()
         if options.tolerance is not None:
             samples, calls = draw_within(model, options.count, options.tolerance, max_calls=options.max_calls, **more)
-            console.print(f"calls of the network: {calls}")
+            console.print(f"calls of the network: {options.calls_of_a_step * calls}")
         else:
             samples = draw(model, options.count, options.n_steps, sampler=options.sampler, **more)
         samples, seconds = samples.cpu(), time.monotonic() - started
@@ -278,9 +286,7 @@ def sampled(model: BFN, settings: Config, data: Data, path: Path) -> Path:
         for line in plots.to_text(samples, data.symbols):
             table.add_row(Text(line))  # rich would take brackets in a str for markup
         console.print(table)
-    numbers = io.BytesIO()
-    np.save(numbers, samples.numpy())
-    write_atomically(path.with_suffix(".npy"), numbers.getvalue())
+    write_atomically(path.with_suffix(".npy"), lambda file: np.save(file, samples.numpy()))
     return plots.plot_samples(samples, data, path)
 
 

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from bfn.configs import Config, ConfigError, choose, imported
+from bfn.configs import Config, ConfigError, SampleConfig, choose, imported
 from bfn.data import Data
 from bfn.data.splits import frequencies
-from bfn.networks import build_network
+from bfn.networks import build_network, made
 from bfn.networks.transformer import VectorTransformer
-from bfn.sequences import Padded
+from bfn.sequences import Padded, guided
 from bfn_kernels import nn
 from bfn_kernels.nn import Sampling
 from bfn_kernels.samplers import choices_of
@@ -83,7 +83,7 @@ class VocabularyBFN(nn.Vocabulary, BFN):
     """Classes of a large vocabulary. The network sees and puts out vectors."""
 
     def __init__(self, config: Config, data: Data):
-        network = VectorTransformer(data.shape, **config.network.sizes, **config.network.options)
+        network = made(VectorTransformer, config.network, data.shape)
         size, shares, schedule = data.num_classes, frequencies(data), schedule_of(config, data)
         super().__init__(network, num_classes=size, width=config.network.width, frequencies=shares, schedule=schedule)
 
@@ -134,21 +134,27 @@ KINDS: dict[str, Callable[[Config, Data], BFN]] = {
 
 def schedule_of(config: Config, data: Data) -> Any:
     """The schedule that `model.schedule` names, or else the paper's, from model.sigma_1 or model.beta_1."""
-    kind, own = config.model.kind, config.model.schedule
-    if own == "logarithmic" and kind == "discrete":
-        size = data.num_classes
-        return LogarithmicAccuracy(size, LOGARITHMIC / size if config.model.beta_1 is None else config.model.beta_1)
-    if own is not None:
+    kind, own, size = config.model.kind, config.model.schedule, data.num_classes
+    logarithmic = own == "logarithmic"
+    if own is not None and not logarithmic:
         return imported(own, "model.schedule")(config)
+    if logarithmic and kind != "discrete":
+        raise ConfigError(f"model.schedule='logarithmic' needs model.kind='discrete', got {kind!r}")
+    if config.model.options:
+        raise ConfigError("model.options are settings for a model.schedule of your own, and there is none")
     sigma_1, beta_1 = config.model.sigma_1, config.model.beta_1
+    if kind in ("circular", "discrete") and sigma_1 is not None:
+        raise ConfigError(f"model.kind={kind!r} needs model.beta_1 and does not take model.sigma_1")
     if kind == "circular":
         if config.train.n_steps is None or beta_1 is None:
             raise ConfigError(f"model.kind={kind!r} needs train.n_steps, the number of messages, and model.beta_1")
+        if not 1e-6 <= beta_1 <= 1e6:
+            raise ConfigError(f"model.beta_1={beta_1} must lie in [1e-6, 1e6] for angles")
         return VonMisesAccuracy.linear_entropy(config.train.n_steps, beta_1)
+    if logarithmic:
+        return LogarithmicAccuracy(size, LOGARITHMIC / size if beta_1 is None else beta_1)
     if kind == "discrete":
-        if sigma_1 is not None:
-            raise ConfigError(f"model.kind={kind!r} needs model.beta_1 and does not take model.sigma_1")
-        return QuadraticAccuracy(final_accuracy(data.num_classes) if beta_1 is None else beta_1)
+        return QuadraticAccuracy(final_accuracy(size) if beta_1 is None else beta_1)
     if sigma_1 is None or beta_1 is not None:
         raise ConfigError(f"model.kind={kind!r} needs model.sigma_1 and does not take model.beta_1")
     if sigma_1 >= 1:
@@ -170,8 +176,14 @@ def build_model(config: Config, data: Data) -> BFN:
         kind = VocabularyBFN
     model: BFN = kind(config, data)
     model.shape, model.num_classes = data.shape, data.num_classes
-    try:
-        Sampling(**config.sample.taking).check(choices_of(model, config.sample.sampler), model.has_logits, data.shape)
-    except ValueError as error:
-        raise ConfigError(f"sample.{error}") from error
+    check_sampling(model, config.sample, config.sample.sampler)
     return model
+
+
+def check_sampling(model: BFN, options: SampleConfig, sampler: str) -> None:
+    """Refuses settings with which the sampler cannot draw from the model."""
+    guided(model, options)
+    try:
+        Sampling(**options.taking).check(choices_of(model, sampler), model.has_logits, model.shape)
+    except ValueError as error:
+        raise ConfigError(f"sample.{error} (sampler {sampler})") from error

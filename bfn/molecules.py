@@ -1,7 +1,6 @@
 """What RDKit computes of molecules: their logP, the measures of MOSES (arXiv 1811.12823) for samples, and a picture of
 their structures. RDKit is imported only when it is needed."""
 
-import io
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -136,9 +135,7 @@ class Molecules:
             from rdkit.Chem import Draw
 
             picture = Draw.MolsToGridImage(self.valid(samples)[:DRAWN] or [None], COLUMNS, (220, 180))
-        content = io.BytesIO()
-        picture.save(content, "PNG")
-        write_atomically(path, content.getvalue())
+        write_atomically(path, lambda file: picture.save(file, "PNG"))
         return path
 
 

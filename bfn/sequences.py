@@ -3,7 +3,7 @@ Classifier-free guidance (Ho and Salimans, arXiv 2207.12598) steers samples towa
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -11,11 +11,11 @@ from torch import Tensor
 
 from bfn.configs import ConfigError, SampleConfig
 from bfn.molecules import LOGP
-from bfn_kernels import nn
+from bfn_kernels import nn, noise
 from bfn_kernels.nn import part
 
 UNKNOWN = 0.5  # the share of training examples whose property is hidden
-GOLDEN = (5**0.5 - 1) / 2  # its multiples, modulo 1, are spread evenly over [0, 1)
+GOLDEN = 2654435769  # 2³² times the golden ratio's fraction: its multiples, modulo 2³², are spread evenly
 
 
 class Padded(nn.Discrete):
@@ -41,8 +41,8 @@ class Padded(nn.Discrete):
     def flow(self, x: Tensor, t: Tensor, seed: int, mask: Tensor | None = None) -> Tensor:
         theta = super().flow(x, t, seed, mask)
         shown = x.clone()
-        hidden = torch.rand(len(x), generator=torch.Generator().manual_seed(part(seed, 1))) < UNKNOWN
-        shown[:, 0] *= ~hidden.to(x.device) if self.training else 0
+        hidden = noise.class_uniform(x.shape[:1], noise.as_seed(part(seed, 1), theta)) < UNKNOWN
+        shown[:, 0] *= ~hidden if self.training else 0
         return self.known(theta, shown, sent(x) if mask is None else mask)
 
     def known(self, theta: Tensor, x: Tensor, mask: Tensor) -> Tensor:
@@ -58,9 +58,9 @@ class Padded(nn.Discrete):
     def token_places(self, theta: Tensor) -> Tensor:
         """Where samples have tokens, [B, 1 + L]. Their lengths are evenly spread quantiles of `lengths`."""
         count, places = theta.shape[:2]
-        # on the CPU, since some devices have no float64
-        shares = ((torch.arange(count, dtype=torch.float64) + 0.5) * GOLDEN) % 1
-        lengths = self.lengths[(shares * len(self.lengths)).long().to(theta.device)]
+        # integers on the device, since a CUDA graph cannot record copies from the CPU, and some devices lack float64
+        shares = (2 * torch.arange(count, device=theta.device) + 1) * GOLDEN // 2 % 2**32
+        lengths = self.lengths[shares * len(self.lengths) // 2**32]
         place = torch.arange(places, device=theta.device)
         return (place > 0) & (place <= lengths[:, None])
 
@@ -99,18 +99,16 @@ def class_of(value: Tensor | float, num_classes: int) -> Tensor:
     return 1 + (share * (num_classes - 2)).round().clamp(0, num_classes - 2).long()
 
 
-@contextmanager
-def guided(model: nn.BFN, options: SampleConfig) -> Iterator[None]:
+def guided(model: nn.BFN, options: SampleConfig) -> AbstractContextManager[None]:
     """Inside the `with`, samples of the model are guided by sample.guide and sample.guidance."""
     if options.guide is None:
-        yield
-        return
+        return nullcontext()
     name, _, value = options.guide.partition("=")
     try:
         wanted = float(value)
     except ValueError:
         wanted = math.nan
-    if not isinstance(model, Padded) or name != "logp" or not math.isfinite(wanted):
-        raise ConfigError(f"sample.guide={options.guide} must be logp=NUMBER, of a model of molecules")
-    with model.guided_to(int(class_of(wanted, model.num_classes)), options.guidance):
-        yield
+    if not isinstance(model, Padded) or name != "logp" or not LOGP[0] <= wanted <= LOGP[1]:
+        numbers = f"a NUMBER from {LOGP[0]:g} to {LOGP[1]:g}"
+        raise ConfigError(f"sample.guide={options.guide} must be logp=NUMBER, with {numbers}, of a model of molecules")
+    return model.guided_to(int(class_of(wanted, model.num_classes)), options.guidance)

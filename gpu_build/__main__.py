@@ -1,9 +1,9 @@
 """Compile every kernel for GPUs. Then run calls of all operators in the PTX interpreter of tests/ptx, for the backends
-that it can run here, and print what each call costs. The exit status is 1 if a kernel spills, if a call executes more
-instructions or accesses more sectors (32 bytes of memory) than budget.json allows, if the calls and the budgets do not
-have the same names, or if the extension `_cuda` lacks an operator or needs a symbol that is not allowed. With
-`--only-call NAME`, only the calls with NAME in their names run, and only the kernels that they launch are compiled;
-spills and the extension are then not checked."""
+that it can run here, and print what each call costs. The exit status is 1 if a kernel spills or needs more shared
+memory than its GPU has, if a call executes more instructions or accesses more sectors (32 bytes of memory) than
+budget.json allows, if the calls and the budgets do not have the same names, or if the extension `_cuda` lacks an
+operator or needs a symbol that is not allowed. With `--only-call NAME`, only the calls with NAME in their names run,
+and only the kernels that they launch are compiled; spills, shared memory and the extension are then not checked."""
 
 import argparse
 import importlib
@@ -15,18 +15,28 @@ from pathlib import Path
 
 from rich.console import Console
 
-from gpu_build import extension, table
+from gpu_build import extension, sass, table
 from gpu_build.executed import executions
 from gpu_build.table import Execution, Kernel
 
 ARCHITECTURES = 80, 90, 100
 AMD = ("gfx942",)  # MI300, for which only Triton compiles
+SHARED = {"sm_80": 166912, "sm_90": 232448, "sm_100": 232448, "gfx942": 65536}  # the most bytes that a block may take
 BUDGET = Path(__file__).with_name("budget.json")
 SLACK = 1.02  # a new limit is the count times SLACK, since another version of the compiler may need a little more
 
 
 def spilling(kernels: Sequence[Kernel]) -> list[str]:
     return [f"{k.backend} {k.name}, {k.architecture}: spills {k.spills} bytes" for k in kernels if k.spills]
+
+
+def oversized(kernels: Sequence[Kernel]) -> list[str]:
+    """The kernels that a GPU cannot launch."""
+    return [
+        f"{k.backend} {k.name}, {k.architecture}: takes {k.shared} bytes of shared memory, of {SHARED[k.architecture]}"
+        for k in kernels
+        if k.shared > SHARED[k.architecture]
+    ]
 
 
 def idle(ran: Sequence[Execution], budget: Iterable[str], only: str = "") -> list[str]:
@@ -91,14 +101,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     folder = Path("build/gpu")
     folder.mkdir(parents=True, exist_ok=True)
-    chosen = [b for b in ("cuda", "triton") if options.only in (None, b)]
+    compilers = {"cuda": sass.find_tool("nvcc"), "triton": importlib.util.find_spec("triton")}
+    asked = [backend for backend in compilers if options.only in (None, backend)]
+    for backend in asked:
+        if not compilers[backend]:
+            print(f"left out: the {backend} kernels, since their compiler is not installed", file=sys.stderr)
+    chosen = [backend for backend in asked if compilers[backend]]
     kernels: list[Kernel] = []
     ran: list[Execution] = []
     for backend in chosen:
-        needs = {"cuda": "gpu_build.cuda", "triton": "triton"}[backend]
-        if importlib.util.find_spec(needs) is None:
-            print(f"left out: the {backend} kernels, since {needs} is not installed", file=sys.stderr)
-            continue
         if not options.only_call:
             compile_for = (*ARCHITECTURES, *AMD) if backend == "triton" else ARCHITECTURES
             kernels += importlib.import_module(f"gpu_build.{backend}").kernels(compile_for, folder)
@@ -116,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         budget = rewritten(budget, ran, options.only_call)
         lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(most)}" for name, most in budget.items())
         BUDGET.write_text(f"{{\n{lines}\n}}\n")
-    wrong = spilling(kernels) + over_budget(ran, budget, options.only_call)
+    wrong = spilling(kernels) + oversized(kernels) + over_budget(ran, budget, options.only_call)
     if "cuda" in chosen and not options.only_call:
         wrong += extension.wrong(extension.library(folder))
     for line in wrong:

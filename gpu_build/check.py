@@ -82,9 +82,11 @@ def carry_out(step: Step, log: Path, seconds: float) -> tuple[str, bool]:
         )
         try:
             status = process.wait(seconds)
-        except subprocess.TimeoutExpired:
+        except BaseException as error:  # also if the check itself is interrupted
             os.killpg(process.pid, signal.SIGKILL)  # the step and its children
             process.wait()
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
             return f"FAILED: stopped after {seconds:.0f} s", False
     took = f"{time.monotonic() - began:.0f} s"
     return (f"ok, {took}", True) if status == 0 else (f"FAILED: exit status {status}, {took}", False)
@@ -104,7 +106,7 @@ def run(planned: Sequence[Step], report: Path, seconds: float = SECONDS) -> int:
         well.append(good)
         summary.append(f"{step.name}: {state}")
         print(summary[-1], flush=True)
-        report.write_text("\n".join(summary) + "\n" + log.read_text())
+        report.write_text("\n".join(summary) + "\n" + log.read_text(errors="replace"))
     log.unlink()
     print(f"report: {report}")
     return 0 if all(well) else 1
@@ -117,6 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not torch.cuda.is_available():
         print(f"error: torch {torch.__version__} sees no GPU", file=sys.stderr)
         return 2
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # an exception, so that `carry_out` sees it
     card = torch.cuda.get_device_name().replace(" ", "-")
     architecture = "{}{}".format(*torch.cuda.get_device_capability())
     folder = Path("benchmarks", "results", f"{datetime.now():%Y-%m-%d-%H%M%S}-{card}")

@@ -53,11 +53,12 @@ def kernels(architectures: Sequence[int], folder: Path) -> list[Kernel]:
     bytes of any of its kernels."""
     build(architectures, folder)
     found = []
-    for log in sorted(folder.rglob(f"*.{'-'.join(map(str, architectures))}.log")):
+    for source in sorted(Path("csrc/cuda").glob("*.cu")):
+        log = (folder / source).with_suffix(f".{'-'.join(map(str, architectures))}.log").read_text()
         for architecture in architectures:
-            known = resources(log.read_text(), architecture).values()
+            known = resources(log, architecture).values()
             if known:
                 most = (max(numbers) for numbers in zip(*known, strict=True))
-                name = f"{log.name.split('.')[0]}, the most of {len(known)} kernels"
+                name = f"{source.stem}, the most of {len(known)} kernels"
                 found.append(Kernel("cuda", name, f"sm_{architecture}", *most))
     return found

@@ -95,20 +95,22 @@ def compiled(launch: Launch, architecture: int | str) -> Any:
 def resources(name: str, launch: Launch, architecture: int, folder: Path) -> Kernel:
     """Compiles the kernel of a launch for NVIDIA. Returns its registers, shared memory and spilled bytes."""
     cubin = folder / f"triton {name}.sm_{architecture}.cubin".replace(" ", "_").replace(",", "")
-    cubin.write_bytes(compiled(launch, architecture).asm["cubin"])
+    kernel = compiled(launch, architecture)
+    cubin.write_bytes(kernel.asm["cubin"])
     command = [sass.find_tool("cuobjdump"), "-res-usage", str(cubin)]
     usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    registers, stack, shared = (int(re.search(rf"{what}:(\d+)", usage)[1]) for what in ("REG", "STACK", "SHARED"))
+    registers, stack = (int(re.search(rf"{what}:(\d+)", usage)[1]) for what in ("REG", "STACK"))
     spilled = any(opcode.split(".")[0] in ("LDL", "STL") for opcode in sass.opcodes(cubin))
-    return Kernel("triton", name, f"sm_{architecture}", registers, shared, stack if spilled else 0)
+    # The launch allocates the shared memory, so the machine code does not say how much it takes.
+    return Kernel("triton", name, f"sm_{architecture}", registers, kernel.metadata.shared, stack if spilled else 0)
 
 
 def resources_of_amd(name: str, launch: Launch, architecture: str) -> Kernel:
-    """Compiles the kernel of a launch for AMD. Reads the same numbers from the assembly that the compiler writes."""
-    text = compiled(launch, architecture).asm["amdgcn"]
-    asked = "vgpr_count", "group_segment_fixed_size", "private_segment_fixed_size", "vgpr_spill_count"
-    registers, shared, scratch, spilled = (int(re.search(rf"\.{what}:\s*(\d+)", text)[1]) for what in asked)
-    return Kernel("triton", name, architecture, registers, shared, scratch if spilled else 0)
+    """Compiles the kernel of a launch for AMD. Returns the same numbers."""
+    kernel = compiled(launch, architecture)
+    text, asked = kernel.asm["amdgcn"], ("vgpr_count", "private_segment_fixed_size", "vgpr_spill_count")
+    registers, scratch, spilled = (int(re.search(rf"\.{what}:\s*(\d+)", text)[1]) for what in asked)
+    return Kernel("triton", name, architecture, registers, kernel.metadata.shared, scratch if spilled else 0)
 
 
 def _of_architecture(architecture: int | str, folder: Path, only: str) -> list[Kernel]:

@@ -74,7 +74,10 @@ def write_compiled(to: Path, name: str, nvcc: str) -> None:
     places = ["--build-lib", str(folder / "lib"), "--build-temp", str(folder / "temp")]
     environment = os.environ | {"BFN_NAMESPACE": name, "BFN_NVCC": nvcc}
     subprocess.run([sys.executable, "setup.py", "-q", "build_ext", *places], cwd=ROOT, env=environment, check=True)
-    for path in (folder / "lib" / PACKAGE.name).glob("*.so"):
+    built = list((folder / "lib" / PACKAGE.name).glob("*.so"))
+    if not built:
+        raise SystemExit(f"setup.py compiled nothing for {name}: it needs a C++ compiler")
+    for path in built:
         shutil.copy(path, to)
 
 

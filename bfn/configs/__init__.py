@@ -112,6 +112,11 @@ class SampleConfig:
         """The arguments of a sampler that say what a step takes of the output distribution."""
         return {"choose": self.choose, "temperature": self.temperature}
 
+    @property
+    def calls_of_a_step(self) -> int:
+        """The calls of the network in a step: a guided step makes one with the property and one without."""
+        return 1 if self.guide is None else 2
+
 
 @dataclass
 class Config:
@@ -130,7 +135,7 @@ ANY_SIGN = {"seed", "weight_decay", "guidance", "final_learning_rate"}  # the ot
 
 
 def first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

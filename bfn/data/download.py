@@ -8,6 +8,7 @@ from urllib.request import urlopen
 
 from bfn.configs import choose
 from bfn.data.angles import PROTEINS
+from bfn.data.files import TEXT_ENDINGS
 from bfn.data.moses import MOLSETS
 from bfn.data.photographs import SCIKIT_IMAGE
 from bfn.training.checkpoint import write_atomically
@@ -28,7 +29,7 @@ def by_torchvision(name: str, folder: Path) -> None:
 
 
 def text8(name: str, folder: Path) -> None:
-    if not (folder / "text8").exists() and not (folder / "text8.zip").exists():
+    if not any((folder / f"text8{ending}").exists() for ending in TEXT_ENDINGS):
         with urlopen(TEXT8) as answer:
             write_atomically(folder / "text8.zip", answer.read())
 
@@ -41,7 +42,8 @@ def by_pip(name: str, folder: Path) -> None:
         command = [sys.executable, "-m", "pip", "download", *options, requirement]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
-            *_, reason = ("", *done.stderr.strip().splitlines())
+            lines = done.stderr.strip().splitlines()
+            *_, reason = ("", *([line for line in lines if line.startswith("ERROR")] or lines))  # notices may follow
             raise RunError(f"pip could not download {requirement}: {reason}")
 
 

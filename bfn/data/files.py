@@ -27,6 +27,9 @@ class Package(NamedTuple):
     pip: tuple[str, ...] = ()
 
 
+TEXT_ENDINGS = ("", ".zip", ".gz")  # of the names of texts
+
+
 def find_file(config: Config, names: Sequence[str], folders: Sequence[str]) -> Path:
     """The first existing file with one of the names, in one of these folders of data.folder ("" is data.folder)."""
     name = config.data.name
@@ -45,12 +48,12 @@ def find_file(config: Config, names: Sequence[str], folders: Sequence[str]) -> P
 
 def find_text(config: Config) -> Path:
     """The file in data.folder that data.file names, plain or compressed."""
-    return find_file(config, [config.data.file + ending for ending in ("", ".zip", ".gz")], [""])
+    return find_file(config, [config.data.file + ending for ending in TEXT_ENDINGS], [""])
 
 
 # What reading raises if a compressed file is cut off or was changed, or if the content has another format.
 DAMAGE: tuple[type[Exception], ...] = (gzip.BadGzipFile, zlib.error, EOFError, zipfile.BadZipFile, tarfile.TarError)
-DAMAGE += (pickle.UnpicklingError, ValueError, LookupError, TypeError, AttributeError)
+DAMAGE += (pickle.UnpicklingError, ValueError, LookupError, TypeError, AttributeError, RuntimeError)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """The molecules of MOSES (arXiv 1811.12823) as strings (SMILES), read from the wheel of the package that ships them."""
 
+import fcntl
 import gzip
-import io
 import re
 import zipfile
 from collections.abc import Sequence
@@ -93,13 +93,14 @@ def encode(molecules: Sequence[str], symbols: Sequence[str], length: int) -> Ten
 
 
 def property_of(molecules: Sequence[str], folder: Path) -> Tensor:
-    """The logP of the training molecules, [N]. It is computed once, and then read from a file in the folder."""
+    """The logP of the training molecules, [N]. One process computes it once, and then all read it from a file in the
+    folder."""
     path = folder / f"moses_logp_{len(molecules)}.npy"
-    if path.exists():
-        with damage(path, "an array of numbers"):
-            return torch.from_numpy(np.load(path))
-    numbers = io.BytesIO()
-    values = log_p(molecules)
-    np.save(numbers, values.numpy())
-    write_atomically(path, numbers.getvalue())
-    return values
+    if not path.exists():
+        with open(folder / ".moses_logp.lock", "a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # waits for another process that computes it
+            if not path.exists():
+                numbers = log_p(molecules).numpy()
+                write_atomically(path, lambda file: np.save(file, numbers))
+    with damage(path, f"an array of {len(molecules)} numbers"):
+        return torch.from_numpy(np.load(path)).reshape(len(molecules))

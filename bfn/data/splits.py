@@ -56,8 +56,8 @@ class Data:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of one example."""
-        return tuple(self.train.shape[1:])
+        """Shape of one example. Rows of `train` may have another shape, if there is a `draw`."""
+        return tuple(self.validation.shape[1:])
 
 
 def class_counts(classes: Tensor, num_classes: int) -> Tensor:

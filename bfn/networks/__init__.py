@@ -1,8 +1,12 @@
 """Networks: features [B, ..., F] and times [B] in, numbers [B, ..., outputs] out."""
 
+import inspect
+from collections.abc import Callable
+from typing import Any
+
 from torch import nn
 
-from bfn.configs import NetworkConfig, find
+from bfn.configs import ConfigError, NetworkConfig, find
 from bfn.networks.gpt import GPT
 from bfn.networks.layers import Size
 from bfn.networks.transformer import AngleTransformer, Transformer
@@ -25,4 +29,16 @@ NETWORKS: dict[str, type[nn.Module]] = {
 def build_network(config: NetworkConfig, shape: Size, features: int, outputs: int) -> nn.Module:
     """The network that `network.name` names, for variables arranged in `shape`."""
     network = find(NETWORKS, config.name, "network.name")
-    return network(shape, features, outputs, **config.sizes, **config.options)
+    return made(network, config, shape, features, outputs)
+
+
+def made(network: Callable[..., nn.Module], config: NetworkConfig, *arguments: Any) -> nn.Module:
+    """Calls a network's class with the sizes and the options of the configuration, if it takes all of them."""
+    keywords = config.sizes | config.options
+    try:
+        inspect.signature(network).bind(*arguments, **keywords)
+    except TypeError as error:
+        raise ConfigError(
+            f"network.name={config.name!r} cannot use network.options={config.options}: {error}"
+        ) from error
+    return network(*arguments, **keywords)

@@ -4,9 +4,7 @@ begins with `net.`.
 Each network has a table of pairs: an official name, and our name. `*` stands for one component of a name.
 """
 
-import io
 import math
-import pickle
 import re
 from collections.abc import Callable
 from dataclasses import asdict
@@ -14,10 +12,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from bfn.configs import Config, ConfigError, build, load
 from bfn.data import Data
+from bfn.data.files import DAMAGE
 from bfn.data.shipped import SYMBOLS
 from bfn.model import BFN, build_model
 from bfn.training import checkpoint
@@ -87,6 +87,7 @@ OFFICIAL = {
     "gpt": Official(TRANSFORMER, "lm_head.weight", "text8", lambda config: (config.data.length,), len(SYMBOLS)),
 }
 UNREAD = "input_adapter.pos_feats"
+UNREADABLE: tuple[type[Exception], ...] = (*DAMAGE, SafetensorError, OSError)  # what reading a file may raise
 
 
 def rename(name: str, names: Names) -> str | None:
@@ -119,7 +120,7 @@ def read(path: Path) -> dict[str, Tensor]:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"there is no checkpoint {path}") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+    except UNREADABLE as error:
         raise CheckpointError(f"{path} cannot be read as weights that torch.save wrote; it may be damaged") from error
     if not isinstance(tensors, dict) or not all(
         isinstance(name, str) and name.startswith(PREFIX) and isinstance(tensor, Tensor)
@@ -191,6 +192,5 @@ def convert(source: Path, out: Path, config_name: str | None = None, overrides: 
 
 def convert_back(source: Path, out: Path) -> None:
     """Writes a model file as a file that the official code loads."""
-    content = io.BytesIO()
-    torch.save(to_official(source), content)
-    checkpoint.write_atomically(out, content.getvalue())
+    tensors = to_official(source)
+    checkpoint.write_atomically(out, lambda file: torch.save(tensors, file))

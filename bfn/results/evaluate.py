@@ -10,6 +10,7 @@ from bfn.configs import EvaluateConfig
 from bfn.model import BFN
 from bfn.training import processes
 from bfn.training.seeds import derive
+from bfn_kernels.call.checks import wide_device
 from bfn_kernels.nn import down_to_step, spread_times
 
 
@@ -39,7 +40,8 @@ def evaluate(model: BFN, data: Tensor, config: EvaluateConfig, device: torch.dev
         times = down_to_step(times, config.n_steps)
     # Each batch of examples has one call for each of its `repeats` times, and a last call for the reconstruction.
     calls = [(start, r) for start in range(0, len(data), config.batch_size) for r in range(config.repeats + 1)]
-    nats = torch.zeros(2, len(data), dtype=torch.float64, device=device)  # of the messages and of the reconstruction
+    wide = wide_device(torch.device(device))
+    nats = torch.zeros(2, len(data), dtype=torch.float64, device=wide)  # of the messages and of the reconstruction
     # With sharded weights, all processes must make the same number of calls. So some of them make a call once more and
     # drop its result.
     for turn in range(math.ceil(len(calls) / processes.count())):
@@ -53,7 +55,7 @@ def evaluate(model: BFN, data: Tensor, config: EvaluateConfig, device: torch.dev
             t = times[rows, r].to(device)
             loss = model(x, t, seed=seed, n_steps=config.n_steps, reduction="batch") / config.repeats
         if index < len(calls):
-            nats[int(last), rows] += loss
+            nats[int(last), rows] += loss.to(wide)
     messages, reconstruction = processes.add_up(nats) / (math.prod(data.shape[1:]) * math.log(2))
     error = (messages + reconstruction).std().item() / math.sqrt(len(data))
     return Bound(messages.mean().item(), reconstruction.mean().item(), error, len(data))

@@ -1,7 +1,6 @@
 """Pictures: samples, losses against steps, time and n, and how input distributions narrow as messages arrive."""
 
 import csv
-import io
 import math
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -35,10 +34,8 @@ MOST_CLASSES, WIDEST = 27, 12  # the most classes in a picture of probabilities,
 
 
 def write(figure: Figure, path: Path) -> Path:
-    picture = io.BytesIO()
-    figure.savefig(picture, dpi=DPI, bbox_inches="tight", facecolor="white")
+    write_atomically(path, lambda file: figure.savefig(file, dpi=DPI, bbox_inches="tight", facecolor="white"))
     plt.close(figure)
-    write_atomically(path, picture.getvalue())
     return path
 
 
@@ -71,7 +68,8 @@ def to_text(classes: Tensor, symbols: Sequence[str | bytes]) -> list[str]:
 
 
 def draw_images(axes: Axes, images: Tensor, columns: int) -> None:
-    """Draws images [N, H, W], or [N, H, W, 3] in colour, with values in [0, 1], as tiles with thin gaps."""
+    """Draws images [N, H, W] or [N, W], or [N, H, W, 3] in colour, with values in [0, 1], as tiles with thin gaps."""
+    images = images[:, None] if images.dim() == 2 else images  # data in one dimension: each example is a line
     rows = -(-len(images) // columns)
     _, height, width, *colours = images.shape
     # The gaps are white: imshow draws nothing for nan in grey pictures, and 1 is white in colour.
@@ -192,7 +190,8 @@ def plot_narrowing(model: BFN, data: Data, path: Path, *, n_steps: int, seed: in
         draw_density(top, inputs[:, 0] if angle else inputs, torch.tensor(precisions).rsqrt(), drawn, angle=angle)
     kind = "character" if data.tokenizer is None else "token"
     variable = "angle" if angle else "pixel"
-    name = f"{kind} {place[0]}" if data.symbols else f"the {variable} in row {place[0]}, column {place[1]}"
+    where = f"row {place[0]}, column {place[1]}" if len(place) > 1 else f"place {place[0]}"
+    name = f"{kind} {place[0]}" if data.symbols else f"the {variable} in {where}"
     top.set(title=f"Input distribution of {name} as {n_steps} messages arrive", xlabel="messages received")
     draw_inputs(bottom, model, data, torch.stack(thetas), shown, columns=len(shown))
     if data.symbols:
@@ -259,7 +258,8 @@ def parameters(model: BFN, state: nn.State) -> Tensor:
 
 def most_varied(data: Data) -> tuple[int, ...]:
     """The variable that differs most between examples. A variable that is the same in all of them would show little."""
-    spread = data.train[:2000].double().flatten(1).std(0)
+    rows = data.train if data.train.shape[1:] == data.shape else data.validation
+    spread = rows[:2000].double().flatten(1).std(0)
     return tuple(int(i) for i in torch.unravel_index(spread.argmax(), data.shape))
 
 
@@ -287,7 +287,8 @@ def draw_probabilities(axes: Axes, theta: Tensor, drawn: int, symbols: Sequence[
     likely = theta.amax(0)
     likely[drawn] = 2
     classes = likely.topk(min(len(likely), MOST_CLASSES)).indices.sort().values.tolist()
-    names = [visible(symbols[c]) for c in classes] if symbols else ["white", "black"]
+    plain = ["white", "black"] if theta.shape[1] == 2 else list(map(str, range(theta.shape[1])))
+    names = [visible((symbols or plain)[c]) for c in classes]
     names = ["space" if name == " " else name for name in names]
     shown = theta[:, classes].T.numpy()
     image = axes.imshow(shown, aspect="auto", cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
@@ -311,8 +312,9 @@ def draw_inputs(axes: Axes, model: BFN, data: Data, theta: Tensor, labels: Seque
     elif isinstance(model, nn.Circular):
         axes.imshow(theta[..., 0].flatten(1), cmap="twilight", vmin=-math.pi, vmax=math.pi, aspect="auto")
     else:
-        grey = theta if isinstance(model, nn.Binary) else to_grey(theta.clamp(-1, 1), data.num_classes)
-        draw_images(axes, grey, columns)
+        likeliest = isinstance(model, nn.Classes) and not isinstance(model, nn.Binary)
+        shown = theta.argmax(-1) if likeliest else theta.clamp(-1, 1)
+        draw_images(axes, theta if isinstance(model, nn.Binary) else to_grey(shown, data.num_classes), columns)
 
 
 def draw_lines(

@@ -10,7 +10,7 @@ import torch
 from rich.table import Column, Table
 from torch import Tensor
 
-from bfn.configs import Config, ConfigError, SampleConfig
+from bfn.configs import Config, ConfigError, DataConfig, SampleConfig
 from bfn.data import Data
 from bfn.model import BFN, CircularBFN, DiscreteBFN
 from bfn.results.evaluate import Bound, evaluate
@@ -80,7 +80,8 @@ def bounds(model: BFN, data: Data, settings: Config, device: torch.device, steps
 def bounds_table(rows: Sequence[Measured], data: Data, settings: Config) -> Table:
     """A table like the paper's, with a row for each number of steps."""
     dimensions, name = math.prod(data.shape), settings.data.name
-    published = PAPER.get(name, {})
+    is_papers = (settings.data.num_bins, settings.data.file) == (DataConfig.num_bins, DataConfig.file)
+    published = PAPER.get(name, {}) if is_papers else {}
     nats = dimensions * math.log(2)
     title = f"{name}, {rows[0].bound.examples} held-out examples of {dimensions} dimensions"
     baseline = f"factorised baseline: {data.baseline:.4f} bits per dimension, {nats * data.baseline:.2f} nats"
@@ -124,7 +125,6 @@ def samplers(
 ) -> Iterator[Drawn]:
     """Measures each sampler at each number of steps. It draws as many samples as there are held-out examples, at most
     SAMPLES. With sample.guide, it measures each sampler once more with guidance."""
-    refuse_angles(model)
     plain = replace(settings.sample, guide=None)
     for name in names:
         for options in [plain] if settings.sample.guide is None else [plain, settings.sample]:
@@ -139,11 +139,11 @@ def drawn(model: BFN, data: Data, options: SampleConfig, device: torch.device, n
     held_out, start = data.test[:SAMPLES], time.perf_counter()
     how: dict[str, Any] = {"seed": options.seed, "device": device, **options.taking}
     samples = sample(model, len(held_out), n_steps, sampler=name, **how).cpu()
-    seconds = time.perf_counter() - start
+    seconds, calls = time.perf_counter() - start, options.calls_of_a_step * (n_steps + 1)
     if data.judge is None:
         share, error = told_apart(samples, held_out, differing=bool(data.symbols))
-        return Drawn(name, n_steps + 1, seconds, TOLD_APART, share, error)
-    return Drawn(name, n_steps + 1, seconds, data.judge.quality, *data.judge.score(samples))
+        return Drawn(name, calls, seconds, TOLD_APART, share, error)
+    return Drawn(name, calls, seconds, data.judge.quality, *data.judge.score(samples))
 
 
 def samplers_table(rows: Sequence[Drawn], settings: Config) -> Table:

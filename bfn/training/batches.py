@@ -34,7 +34,7 @@ def size_of_micro_batch(train: TrainConfig, examples: int, processes: int) -> in
     if size % processes:
         raise ConfigError(
             f"{processes} processes cannot share a batch of {size} examples: set train.batch_size to a multiple of "
-            f"{processes}"
+            f"{processes} up to {examples}"
         )
     micro = train.micro_batch or size // processes
     if size % micro:

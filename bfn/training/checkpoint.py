@@ -3,10 +3,10 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import safetensors.torch
 import torch
@@ -29,14 +29,14 @@ def digest(tensors: dict[str, Tensor], text: str) -> str:
     return sha.hexdigest()
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes | Callable[[IO[bytes]], object]) -> None:
     """Replaces a file in one step: whatever happens, `path` holds either the old content or the new. Two processes must
-    not do this for one file at the same time."""
+    not do this for one file at the same time. content: bytes, or a function that writes them into an open file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
     try:
         with open(temporary, "wb") as file:
-            file.write(content)
+            content(file) if callable(content) else file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

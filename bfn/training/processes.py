@@ -53,7 +53,7 @@ def keep_freed_memory() -> None:
     with contextlib.suppress(OSError, AttributeError):  # where there is no glibc
         mallopt = ctypes.CDLL(None).mallopt
         for option in (-3, -1):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
-            mallopt(option, 2**30)
+            mallopt(option, 2**30) or mallopt(option, 2**25)  # older versions of glibc allow no more
 
 
 def start(cpu: bool = False, mixed_precision: str = "no") -> Accelerator:
@@ -121,6 +121,8 @@ def add_up(tensor: Tensor) -> Tensor:
 
 def means(numbers: Sequence[float], device: torch.device) -> list[float]:
     """The mean of each of these numbers over the processes, with the same bits in each process."""
+    if count() == 1:
+        return list(numbers)
     return (add_up(torch.tensor(numbers, dtype=torch.float64, device=device)) / count()).tolist()
 
 

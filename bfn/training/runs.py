@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import shutil
 from contextlib import suppress
 from dataclasses import asdict
@@ -10,12 +11,13 @@ from typing import Any
 
 import torch
 
-from bfn.configs import Config, build, first_line, flatten
+from bfn.configs import Config, ConfigError, build, flatten
 from bfn.data import Data, load_data
 from bfn.model import BFN, build_model
 from bfn.training import checkpoint
 from bfn.training.checkpoint import CheckpointError, Saved
 from bfn.training.run_lock import RunError
+from bfn_kernels.schedules import VonMisesAccuracy
 
 FILES = STATE_FILE, MODEL_FILE, LOG_FILE = "training.safetensors", "model.safetensors", "log.csv"
 # Keys that may change when a run is resumed: its length, the folder of its data, and the keys that say how the work of
@@ -38,13 +40,20 @@ def require_room(out: Path, model: BFN) -> None:
 
 def resumable(out: Path, config: Config, data: Data) -> Saved:
     """The tensors and the state from which a trainer of this configuration continues; empty if there is no run."""
-    path = out / STATE_FILE
+    path, model = out / STATE_FILE, out / MODEL_FILE
     if not path.exists():
+        if model.exists() and "step" not in checkpoint.state(model):
+            raise CheckpointError(f"{model} is a converted model, which a run would replace; choose another out=")
         return {}, {}
     tensors, state = checkpoint.load(path)
     same_run(path, state.get("config", {}), config)
     if state.get("tokenizer") != data.tokenizer:
         raise CheckpointError(f"{path} holds a run with other tokens; choose another out=, or --fresh")
+    now = seen(data)
+    if (before := state.get("data", now)) != now:
+        raise CheckpointError(
+            f"{path} holds a run on {before}, and the data are {now}; choose another out=, or --fresh"
+        )
     if "shards" in state:
         raise CheckpointError(f"{path} refers to shards, as an older version of bfn wrote them; use --fresh")
     return tensors, state
@@ -68,6 +77,11 @@ def tokens(data: Data) -> dict[str, str]:
     return {} if data.tokenizer is None else {"tokenizer": data.tokenizer}
 
 
+def seen(data: Data) -> str:
+    """A short description of data, from which other data differ."""
+    return f"{len(data.train)} training examples with a baseline of {data.baseline:.6f} bits"
+
+
 def as_csv(log: list[dict[str, Any]]) -> bytes:
     """The log as the content of its file."""
     file = io.StringIO()
@@ -79,8 +93,10 @@ def data_of(config: Config, *, fresh: bool = False) -> Data:
     """The data of a run. A run that is continued keeps the tokenizer that it began with."""
     tokenizer = None
     if not fresh:
-        with suppress(CheckpointError, ValueError, AttributeError):  # the trainer will report a bad checkpoint
-            tokenizer = checkpoint.state(Path(config.out) / STATE_FILE).get("tokenizer")
+        # the trainer will report a bad checkpoint, or one of another data set
+        with suppress(CheckpointError, ValueError, AttributeError, LookupError, TypeError):
+            state = checkpoint.state(Path(config.out) / STATE_FILE)
+            tokenizer = state.get("tokenizer") if state["config"]["data"]["name"] == config.data.name else None
     return load_data(config, tokenizer)
 
 
@@ -97,8 +113,13 @@ def load_run(
     config = build(state["config"], overrides or [], where=str(path))
     data = load_data(config, state.get("tokenizer"))
     model = build_model(config, data).to(device)
+    built: Any = model.schedule
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
-        raise CheckpointError(f"checkpoint {path} does not fit its configuration: {first_line(error)}") from error
+        reason = " ".join(str(error).splitlines()[1:2]).strip()
+        raise CheckpointError(f"checkpoint {path} does not fit its configuration: {reason}") from error
+    kept = model.schedule  # for angles, the schedule of the file
+    if isinstance(kept, VonMisesAccuracy) and not math.isclose(kept.progress, built.progress, rel_tol=1e-6):
+        raise ConfigError(f"{path} was trained with other messages; model.beta_1 and train.n_steps must stay")
     return model, config, data

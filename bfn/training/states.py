@@ -61,9 +61,9 @@ def restore(tensors: dict[str, Tensor], model: BFN, averaged: BFN, optimizer: to
     if processes.from_main(bool(unprefixed("optimizer.", tensors))):  # AdamW has no state before the first step
         state: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=WHOLE)
         if tensors:
-            names = dict(model.named_parameters())
+            names = [name for name, _ in model.named_parameters() if f"optimizer.{name}.step" in tensors]
             state["state"] = {name: {m: tensors[f"optimizer.{name}.{m}"] for m in MOMENTS} for name in names}
-        set_optimizer_state_dict(model, optimizer, state, options=spread())
+        set_optimizer_state_dict(model, optimizer, state, options=spread(strict=False))
 
 
 def put(module: nn.Module, tensors: dict[str, Tensor]) -> None:
@@ -75,8 +75,8 @@ def fit(path: Path, tensors: dict[str, Tensor], model: BFN) -> None:
     """Refuses tensors whose names or shapes differ from the tensors of a `snapshot` of this model."""
     shapes, number = {name: tensor.shape for name, tensor in model.state_dict().items()}, torch.Size([])
     tree: dict[str, Any] = {"model": shapes, "ema.module": shapes}
-    if unprefixed("optimizer.", tensors):
-        for name, p in model.named_parameters():
+    for name, p in model.named_parameters():
+        if f"optimizer.{name}.step" in tensors:  # AdamW has no state of a parameter that never had a gradient
             tree[f"optimizer.{name}"] = dict(zip(MOMENTS, (number, p.shape, p.shape), strict=True))
     wanted = flatten(tree)
     found = {name: tensor.shape for name, tensor in tensors.items()}
@@ -88,8 +88,8 @@ def fit(path: Path, tensors: dict[str, Tensor], model: BFN) -> None:
             raise CheckpointError(f"checkpoint {path} does not fit this version of bfn: {reason}")
 
 
-def spread() -> StateDictOptions:
-    return StateDictOptions(full_state_dict=True, broadcast_from_rank0=dist.is_initialized())
+def spread(strict: bool = True) -> StateDictOptions:
+    return StateDictOptions(full_state_dict=True, broadcast_from_rank0=dist.is_initialized(), strict=strict)
 
 
 def unprefixed(prefix: str, values: dict) -> dict:

@@ -29,7 +29,7 @@ from bfn.training.batches import Batches
 from bfn.training.checkpoint import CheckpointError, Saved
 from bfn.training.progress import Position, progress
 from bfn.training.run_lock import RunError, lock
-from bfn.training.runs import FILES, LOG_FILE, MODEL_FILE, STATE_FILE, as_csv, require_room, resumable, tokens
+from bfn.training.runs import FILES, LOG_FILE, MODEL_FILE, STATE_FILE, as_csv, require_room, resumable, seen, tokens
 from bfn.training.seeds import VALIDATION, WEIGHTS, derive
 from bfn.training.speed import PLAIN, Choice, choices, choose, timed
 
@@ -173,6 +173,9 @@ class Trainer:
                     self.save()
                 show(at, self.log)
                 self.begin_clock()
+            if self.end is not None and not self.log:  # continued only to stop at the step that it had reached
+                self.validate()
+                self.save()
             self.wait_for_files()
         if self.end is None:
             raise Interrupted
@@ -214,11 +217,13 @@ class Trainer:
         buffers = [buffer.clone() for buffer in self.bare.buffers()]
         self.choice = choice
         choice.compile(self.bare.network)
-        with processes.together():  # a compiler may fail in one process
-            tried = timed(lambda: self.gradients(shared=False), self.device, passes)
-        self.optimizer.zero_grad()
-        for buffer, before in zip(self.bare.buffers(), buffers, strict=True):
-            buffer.copy_(before)
+        try:
+            with processes.together():  # a compiler may fail in one process
+                tried = timed(lambda: self.gradients(shared=False), self.device, passes)
+        finally:
+            self.optimizer.zero_grad()
+            for buffer, before in zip(self.bare.buffers(), buffers, strict=True):
+                buffer.copy_(before)
         return processes.means(tried, self.device)
 
     def say(self, line: str) -> None:
@@ -336,7 +341,7 @@ class Trainer:
         meanwhile. If the previous writing failed, its error is raised here."""
         tensors = states.snapshot(self.bare, self.averaged, self.adamw)
         state: dict[str, Any] = {"config": asdict(self.config), "position": asdict(self.at), "choice": self.choice}
-        state |= {"log": list(self.log)} | tokens(self.data)
+        state |= {"log": list(self.log), "data": seen(self.data)} | tokens(self.data)
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()
         result, self.result = self.result, None

@@ -165,8 +165,8 @@ def _bessel(k, T: tl.constexpr):
     """I₀(k)·e^(−k), and 1 − I₁(k)/I₀(k), as in csrc/math/circular.h."""
     NODES: tl.constexpr = 20 if tl.float64 == T else 12
     LEAST: tl.constexpr = 36.0 if tl.float64 == T else 20.0
-    exponent = tl.where(2.0 * k < LEAST, 2.0 * k, LEAST)
     far = 2.0 * k > LEAST
+    exponent = tl.where(far, LEAST, 2.0 * k)  # NaN stays NaN
     stretch = tl.where(far, LEAST / tl.where(far, 2.0 * k, LEAST), 1.0)  # squared; an approximate quotient is not 1
     total, weighted = tl.zeros(k.shape, T), tl.zeros(k.shape, T)
     for node in range(NODES):

@@ -16,6 +16,7 @@ from bfn_kernels import records
 from bfn_kernels.call.checks import compute_dtype, variables
 from bfn_kernels.discrete.operators import ROW_STATS
 from bfn_kernels.discrete.triton_nstep import discrete_time_loss
+from bfn_kernels.discrete.triton_receivers import valid_class
 from bfn_kernels.discrete.triton_soft import soft_loss, soft_loss_backward
 from bfn_kernels.records import ClassLogits, Guidance, LossTarget, Noise, Score, Sent, Solver
 from bfn_kernels.triton_ops.classes import (
@@ -58,11 +59,6 @@ __all__ = [
 SAMPLE, MODE, MEAN = map(tl.constexpr, (records.SAMPLE, records.MODE, records.MEAN))
 
 
-@triton.jit
-def _in_range(x, K: tl.constexpr):
-    return (x >= 0) & (x < K)
-
-
 def theta(logits: Tensor) -> Tensor:
     shape, out = logits.shape, torch.empty_like(logits)
     written = class_view(out, shape)  # if no view describes the strides of out, the view of a copy
@@ -103,7 +99,7 @@ def _flow(x, beta, spread, noise, rows, first, S, SOFT: tl.constexpr):
         y = message(load_classes(x, rows, first, S, 0.0), beta, spread, eps, S.K)
     else:
         y = message(is_class(x, first, S.TILE).to(S.T), beta, spread, eps, S.K)
-        y = tl.where(_in_range(x, S.K)[:, None], y, float("nan"))
+        y = tl.where(valid_class(x, S.K)[:, None], y, float("nan"))
     return tl.where(class_mask(first, S), y, float("-inf"))
 
 
@@ -201,7 +197,7 @@ def _update(logits, state, solver, score, sent, noise, results, count, S: tl.con
     is_known = load(sent.known_mask, rows, tl.int1, False)
     if sent.known[0] is not None and len(sent.known) == 5:
         x = tl.where(is_known, load(sent.known, rows, tl.int64), x)
-    poison = tl.where(_in_range(x, S.K), 0.0, float("nan"))
+    poison = tl.where(valid_class(x, S.K), 0.0, float("nan"))
     new_top, new_total = no_tile(rows, S)
     for first in range(0, S.K, S.TILE):
         p = is_class(x, first, S.TILE).to(S.T) + poison[:, None]
@@ -213,7 +209,7 @@ def _update(logits, state, solver, score, sent, noise, results, count, S: tl.con
         if score.score[0] is not None:
             limit = load(score.score_clip, rows, S.T, float("inf"))[:, None]
             s = clamp(load_classes(score.score, rows, first, S, 0.0), -limit, limit)
-            p += tl.where(is_known[:, None], 0.0, s)
+            p += tl.where(is_known[:, None], 0.0, tl.where(limit == limit, s, limit))
         prediction = p
         if solver.previous[0] is not None:
             prediction = extrapolation_of(p, load_classes(solver.previous, rows, first, S, 0.0), by[:, None])
@@ -299,7 +295,7 @@ def _loss(x, logits, weight, mask, stats, losses, count, S: tl.constexpr):
     else:
         # if e_x underflows, z_x is still accurate
         loss = tl.where(e_x > 0.5, log1p(rest / tl.where(e_x > 0.5, e_x, 1.0)), log(total) + top - z_x)
-    loss = tl.where(_in_range(x, S.K), loss, float("nan"))
+    loss = tl.where(valid_class(x, S.K), loss, float("nan"))
     write_losses(loss, load(mask, rows, tl.int1, True), rows, losses)
 
 
@@ -326,7 +322,7 @@ def _loss_backward(grad, weight, mask, x, logits, stats, grad_logits, count, S: 
     # s is Σ p_k² over the classes but x.
     p_x, q, s = (e_x * inverse)[:, None], (rest * inverse)[:, None], (rest_square * square(inverse))[:, None]
     top_less_s = ((e_x + fourth) * square(inverse))[:, None]  # p − s of the likeliest class, if it is not x
-    factor = tl.where(_in_range(x, S.K), load_grad(grad, rows, S.T), float("nan"))
+    factor = tl.where(valid_class(x, S.K), load_grad(grad, rows, S.T), float("nan"))
     if weight[0] is not None:
         factor *= 2.0 * load(weight, rows, S.T)
     keep = load(mask, rows, tl.int1, True)[:, None]

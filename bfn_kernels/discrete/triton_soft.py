@@ -37,7 +37,7 @@ def soft_loss(x, logits, weight, mask, stats, losses, count, S: tl.constexpr):
         else:
             loss += tl.sum(tl.where(x_k == 0.0, 0.0, x_k * (top[:, None] - z)), 1)
             others += tl.sum(x_k, 1)
-    has_m = rest < 1.0
+    has_m = rest < 1.5
     if weight[0] is not None:
         distance_of_m = tl.where(has_m, (x_m - 1.0) + rest * inverse, 0.0)
         own = inverse * distance_of_m
@@ -59,7 +59,7 @@ def soft_loss_backward(grad, weight, mask, x, logits, stats, grad_logits, count,
     row = stats + 4 * (rows[0] + rows[1])
     top, own = tl.load(row, mask=rows[2])[:, None], tl.load(row + 1, mask=rows[2])[:, None]
     rest, others = tl.load(row + 2, mask=rows[2])[:, None], tl.load(row + 3, mask=rows[2])[:, None]
-    inverse = reciprocal(tl.where(rest < 1.0, 1.0 + rest, rest))
+    inverse = reciprocal(tl.where(rest < 1.5, 1.0 + rest, rest))
     q = rest * inverse
     factor = load_grad(grad, rows, S.T)
     if weight[0] is not None:
@@ -68,7 +68,7 @@ def soft_loss_backward(grad, weight, mask, x, logits, stats, grad_logits, count,
     for first in range(0, S.K, S.TILE):
         x_k = load_classes(x, rows, first, S, 0.0)
         p = exp_difference(load_classes(logits, rows, first, S), top) * inverse
-        is_m = p > 0.5
+        is_m = p > 0.6  # not 0.5, since rounding may put a p of ½ on either side of it
         if weight[0] is not None:
             distance = tl.where(is_m, (x_k - 1.0) + q, x_k - p)
             by = p * tl.where(is_m, others - q * distance, (others + own) - distance)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bfn_kernels.discretised.reference import pair
 from bfn_kernels.records import Network
-from bfn_kernels.triton_ops.elementary import clamp, exp, log, log1p, quotient, reciprocal
+from bfn_kernels.triton_ops.elementary import at_least_tiny, clamp, exp, log, log1p, quotient, reciprocal
 from bfn_kernels.triton_ops.normal import SCALE, log_cdf, log_interval, mills, scaled_interval
 from bfn_kernels.triton_ops.views import component_view, load, view, views
 
@@ -213,6 +213,7 @@ def scaled_end_bin(z, first: tl.constexpr, inverse_std):
 @triton.jit
 def log_total(mean, std):
     """ln of the mass in [−1, 1], as if it were one bin, and its derivatives by mean and std."""
+    std = at_least_tiny(std)
     inverse = reciprocal(std)
     left, right = quotient(-1.0 - mean, std, inverse), quotient(1.0 - mean, std, inverse)
     return log_inner_bin(left, right, quotient(-mean, std, inverse), 2.0 * inverse, log(2.0 * inverse), inverse)
@@ -236,6 +237,7 @@ def log_end_bin(z, first, inverse_std):
 @triton.jit
 def log_bin_prob(i, mean, std, K: tl.constexpr, CLIP: tl.constexpr):
     """ln p of a bin (107–109), and its derivatives by mean and std."""
+    std = at_least_tiny(std)
     origin, scale, inverse_std = origin_of(mean, K), K * std, reciprocal(std)
     unit = reciprocal(scale)
     left = quotient(to_edge(origin, i, K), scale, unit)

@@ -40,6 +40,15 @@ def reciprocal(x):
 
 
 @triton.jit
+def at_least_tiny(std):
+    """In float32 a std of 0, or near 0, becomes 1e-30, so that its `reciprocal` is finite. NaN stays NaN."""
+    if std.dtype == tl.float64:
+        return std
+    else:
+        return tl.where(tl.abs(std) < 1e-30, 1e-30, std)
+
+
+@triton.jit
 def quotient(x, y, inverse):
     """x/y, exact to about the last bit, where inverse is `reciprocal(y)`. The product x·inverse alone would be rounded
     twice."""

@@ -45,12 +45,15 @@ def launch(kernel, programs: int, *arguments, warps: int = WARPS, registers: int
 
     FP fusion is set, since its default differs between versions of Triton. registers: the largest number of registers
     of a thread. Some kernels set it to the hardware's maximum, since the compiler would choose fewer and spill
-    registers to memory. ROCm's compiler has no such option.
+    registers to memory. ROCm's compiler has no such option. On AMD's GPUs a program has 64 KiB of shared memory, which
+    two stages fit in.
     """
     if programs == 0:
         return
     if registers is not None and torch.version.hip is None:
         constants["maxnreg"] = registers
+    if torch.version.hip is not None and "num_stages" in constants:
+        constants["num_stages"] = 2
     tensor = arguments[0]
     while isinstance(tensor, tuple):
         tensor = tensor[0]

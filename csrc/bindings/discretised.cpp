@@ -113,6 +113,7 @@ auto expected_value_new(Given mean, Given std, Maybe mixture_logits, int64_t num
 
 auto choose_new(Given mean, Given std, Maybe mixture_logits, int64_t num_bins, int64_t choice, const Noise& noise,
                 Maybe component_noise) {
+  check(choice != static_cast<int64_t>(Choice::kMean), "choice", " must not be the mean; use expected_value");
   const Network network{mean, std, mixture_logits};
   const Output out = network.one_each();
   const Shape shape = shape_of(out.tensor);

@@ -25,7 +25,7 @@ void load_signs(const View& x, int64_t start, int64_t length, const uint8_t* mas
         const auto read = [&](auto step) {
           for (int64_t i = 0; i < run; ++i) {
             outside |= from[i * step] & ~Class(1);
-            to[i] = static_cast<T>(2 * static_cast<int32_t>(from[i * step]) - 1);
+            to[i] = 2 * static_cast<T>(static_cast<int32_t>(from[i * step])) - 1;
           }
         };
         if (stride == 1) {
@@ -144,7 +144,10 @@ void binary_sender(const BinarySender& op) {
     const T* alpha = load(op.alpha, start, length, buffers[0]);
     const T* spread = load(op.spread, start, length, buffers[1]);
     for (int64_t i = 0; i < length; ++i) d[i] = binary_message(s[i], alpha[i], spread[i], eps[i]);
-    for (int64_t i = 0; op.probs && i < length; ++i) d[i] = BinaryShares<T>(-d[i]).q;
+    for (int64_t i = 0; op.probs && i < length; ++i) {
+      // In float BinaryShares is faster, and its clamp changes only results below 2e-38.
+      d[i] = sizeof(T) == sizeof(float) ? BinaryShares<T>(-d[i]).q : sigmoid(d[i]);
+    }
     store(op.out, start, length, d);
   });
   bad.throw_if_found("x", 2);

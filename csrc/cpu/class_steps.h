@@ -108,7 +108,7 @@ void add_score(const Score& op, const Tile& tile, const uint8_t (&is_known)[kLan
   load_lanes(op.clip, tile.rows, limit, -kMinusInfinity<T>);
   const T* score = load_tile(op.values, tile, buffer, T(0));
   for_numbers(tile,
-              [&](int64_t i, int32_t, auto j) { p[i] += is_known[j] ? T(0) : clamp(score[i], -limit[j], limit[j]); });
+              [&](int64_t i, int32_t, auto j) { p[i] += is_known[j] ? T(0) : clipped_score(score[i], limit[j]); });
 }
 
 // Writes the new state of a tile in a solver's step. The distribution that a row sends is given by e and the tile's
@@ -139,8 +139,8 @@ void choose(const DiscreteUpdate& op, const Rows& rows, RowScratch<T>& scratch, 
     for (int64_t j = 0; j < kLanes; ++j) sent.share[j] = static_cast<T>(1 / sums.rest[j]);
   } else {
     const RowSums<T, SumMode::kRounded> sums(rows, nullptr, scratch, logits, {&op.output_logits});
-    T uniform[kLanes];
-    uniform_lanes(op.sent.draw, rows, uniform);
+    T uniform[kLanes], buffer[noise_buffer_size(kLanes)];
+    copy_lanes(rows, uniforms_of(op.sent.draw, rows.first, rows.count, buffer), uniform);
     draw_classes(rows, sums.rest, scratch, uniform, sent.class_index);
   }
 }

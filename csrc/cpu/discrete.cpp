@@ -132,7 +132,7 @@ void discrete_loss(const DiscreteLoss& op) {
   BadClass bad;
   const int64_t count = op.num_classes;
   T factor[kLanes];
-  std::fill_n(factor, kLanes, known_scale<T>(op.to));
+  std::fill_n(factor, kLanes, op.grad_logits ? known_scale<T>(op.to) : T(1));
   const Prefetch<T> ahead{&op.logits, &op.grad_logits};
   const auto make = [&] { return RowScratch<T>(count, static_cast<bool>(op.grad_logits)); };
   const auto block = [&](int64_t start, int64_t length, const uint8_t* mask, T* loss, RowScratch<T>& scratch) {

@@ -17,13 +17,14 @@ namespace bfn {
 template <class T>
 class RangeCheck {
  public:
-  RangeCheck(double low, double high) : low_(static_cast<T>(low)), high_(static_cast<T>(high)) {}
+  RangeCheck(double low, double high) : low_(low), high_(high) {}
 
   void check(const T* x, int64_t length, const uint8_t* mask) {
+    const T low = static_cast<T>(low_), high = static_cast<T>(high_);
     int outside = 0;
-    for (int64_t i = 0; i < length; ++i) outside |= (x[i] < low_) | (x[i] > high_);
+    for (int64_t i = 0; i < length; ++i) outside |= (x[i] < low) | (x[i] > high);
     for (int64_t i = 0; outside && i < length; ++i) {
-      if ((x[i] < low_ || x[i] > high_) && !(mask && !mask[i])) found_ = x[i], any_ = true;
+      if ((x[i] < low || x[i] > high) && !(mask && !mask[i])) found_ = x[i], any_ = true;
     }
   }
   void throw_if_found() const {
@@ -33,7 +34,7 @@ class RangeCheck {
   }
 
  private:
-  const T low_, high_;
+  const double low_, high_;
   std::atomic<bool> any_{false};
   std::atomic<T> found_{T(0)};
 };

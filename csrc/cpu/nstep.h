@@ -13,17 +13,18 @@ namespace bfn {
 // A number for each variable.
 template <class T>
 using Lanes = T[kLanes];
+constexpr size_t kCacheLine = 64;  // in bytes; a vector that crosses the end of a line takes twice as long to read
 
-// The variables whose sums are computed together.
+// The variables whose sums are computed together. Their windows are those of draws from `least` to `most`.
 template <class T>
 struct NStepInputs {
-  Lanes<T> x, mean, std, tau;
+  Lanes<T> x, mean, std, tau, least, most;
 };
 
 // The terms of one point.
 template <class T>
 struct TermLanes {
-  Lanes<T> exponent, distance, mass, by_mean, by_std;
+  alignas(kCacheLine) Lanes<T> exponent, distance, mass, by_mean, by_std;
 
   // A term that does not count changes neither the sums nor the largest term.
   void set(int64_t j, const NStepTerm<T>& term, bool counts) {
@@ -33,26 +34,34 @@ struct TermLanes {
     by_mean[j] = counts ? term.mass.by_mean : T(0);
     by_std[j] = counts ? term.mass.by_std : T(0);
   }
+  NStepTerm<T> at(int64_t j) const { return {exponent[j], distance[j], {mass[j], by_mean[j], by_std[j]}}; }
 };
 
 // The sums of one draw, divided by 2^top. NStepSum turns them into ln sum_k p_k exp(q_k (eps - q_k / 2)) and its
 // derivatives by mean and std.
 template <class T>
 struct DrawLanes {
-  Lanes<T> top, value, by_mean, by_std;
+  alignas(kCacheLine) Lanes<T> top, value, by_mean, by_std;
 
   DrawLanes() : value{}, by_mean{}, by_std{} { std::fill_n(top, kLanes, T(-1e30)); }
   WithGradient<T> at(int64_t j) const { return {value[j], by_mean[j], by_std[j]}; }
 
-  void add(const TermLanes<T>& term, int64_t j, T slope) {
-    const T e = exp2_term(term.exponent[j] + term.distance[j] * slope - top[j]);
-    value[j] += e * term.mass[j];
-    by_mean[j] += e * term.by_mean[j];
-    by_std[j] += e * term.by_std[j];
+  void add(const NStepTerm<T>& term, int64_t j, T slope) {
+    const T e = exp2_term(term.exponent + term.distance * slope - top[j]);
+    value[j] += e * term.mass.value;
+    by_mean[j] += e * term.mass.by_mean;
+    by_std[j] += e * term.mass.by_std;
   }
 };
 
-// The compiler vectorises the loops over lanes, since nothing in them is a branch.
+// A function with loops over lanes. Nothing in these loops is a branch, so that compilers vectorise them. But two
+// passes of GCC would first turn selections of a long loop into branches.
+#if defined(__GNUC__) && !defined(__clang__)
+#define BFN_VECTORISED [[gnu::noinline, gnu::optimize("no-tree-pre", "no-thread-jumps")]]
+#else
+#define BFN_VECTORISED [[gnu::noinline]]
+#endif
+
 template <class T>
 class NStepSum {
  public:
@@ -70,15 +79,24 @@ class NStepSum {
   void operator()(const NStepInputs<T>& in) {
     std::fill(draws.begin(), draws.end(), DrawLanes<T>());
     if (bins_.clip) {
-      set_windows<true>(in);
-      add_end<true>();
-      add_end<false>();
+      set_windows<true>(in, windows_, origins_, normals_);
+      set_end<true>(stored_[num_stored_++]);
+      set_end<false>(stored_[num_stored_++]);
     } else {
-      set_windows<false>(in);
+      set_windows<false>(in, windows_, origins_, normals_);
     }
     set_slopes();
     const int count = static_cast<int>(*std::max_element(windows_.count, windows_.count + kLanes));
-    for (int i = 0; i < count; ++i) add_point(i);
+    for (int i = 0, end; i < count; i = end) {
+      end = std::min(count, i + kMostStored - num_stored_);
+      if (narrow_) {
+        set_points<true>(i, end, stored_ + num_stored_);
+      } else {
+        set_points<false>(i, end, stored_ + num_stored_);
+      }
+      num_stored_ += end - i;
+      if (num_stored_ == kMostStored) add_stored();
+    }
     add_stored();
     if (any(windows_.cut_low)) add_cuts<true>();
     if (any(windows_.cut_high)) add_cuts<false>();
@@ -89,7 +107,7 @@ class NStepSum {
   static constexpr int kMostStored = 64;
 
   struct WindowLanes {
-    Lanes<T> offset, step, count, panels, cut_low, cut_high;
+    alignas(kCacheLine) Lanes<T> offset, step, count, panels, cut_low, cut_high;
 
     void set(int64_t j, const NStepWindow<T>& window) {
       offset[j] = window.offset;
@@ -102,7 +120,7 @@ class NStepSum {
     NStepWindow<T> at(int64_t j) const { return {offset[j], step[j], count[j], panels[j], cut_low[j], cut_high[j]}; }
   };
   struct OriginLanes {
-    Lanes<T> bin, z, side, along, q;
+    alignas(kCacheLine) Lanes<T> bin, z, side, along, q;
 
     void set(int64_t j, const NStepOrigin<T>& origin) {
       bin[j] = origin.bin;
@@ -114,7 +132,8 @@ class NStepSum {
     NStepOrigin<T> at(int64_t j) const { return {bin[j], z[j], side[j], along[j], q[j]}; }
   };
   struct NormalLanes {
-    Lanes<T> x, mean, std, tau, inverse_std, unit, q_unit, uniform, total, total_by_mean, total_by_std;
+    alignas(kCacheLine) Lanes<T> x, mean, std, tau, inverse_std, unit, q_unit, uniform;
+    alignas(kCacheLine) Lanes<T> total, total_by_mean, total_by_std;
 
     void set(int64_t j, const NStepNormal<T>& normal) {
       x[j] = normal.terms.x;
@@ -133,6 +152,23 @@ class NStepSum {
       return {bins, x[j], mean[j], std[j], tau[j], inverse_std[j], unit[j], q_unit[j], uniform[j] > T(0)};
     }
   };
+  struct CutLanes {
+    TermLanes<T> bin;
+    alignas(kCacheLine) Lanes<T> slope, slope_by_eps, bend, slope_by_mean, slope_by_std, bend_by_std;
+
+    void set(int64_t j, const NStepCut<T>& cut) {
+      bin.set(j, cut.bin, true);
+      slope[j] = cut.slope;
+      slope_by_eps[j] = cut.slope_by_eps;
+      bend[j] = cut.bend;
+      slope_by_mean[j] = cut.slope_by_mean;
+      slope_by_std[j] = cut.slope_by_std;
+      bend_by_std[j] = cut.bend_by_std;
+    }
+    NStepCut<T> at(int64_t j) const {
+      return {bin.at(j), slope[j], slope_by_eps[j], bend[j], slope_by_mean[j], slope_by_std[j], bend_by_std[j]};
+    }
+  };
 
   Bins<T> bins_;
   std::vector<T> slopes_;  // of each draw and variable
@@ -140,39 +176,28 @@ class NStepSum {
   WindowLanes windows_;
   OriginLanes origins_;
   NormalLanes normals_;
+  bool narrow_;  // whether all bins of all windows are narrow
   TermLanes<T> stored_[kMostStored];
   int num_stored_ = 0;
 
   template <bool kClip>
-  [[gnu::noinline]] void set_windows(const NStepInputs<T>& in) {
+  BFN_VECTORISED void set_windows(const NStepInputs<T>& in, WindowLanes& __restrict windows,
+                                  OriginLanes& __restrict origins, NormalLanes& __restrict normals) {
     const Bins<T> bins{bins_.count, kClip};
-    Lanes<T> least, most;
-    std::copy_n(eps.data(), kLanes, least);
-    std::copy_n(eps.data(), kLanes, most);
-    for (size_t d = 1; d < draws.size(); ++d) {
-      const T* of_draw = eps.data() + d * kLanes;
-#pragma GCC unroll 1
-      for (int64_t j = 0; j < kLanes; ++j) {
-        least[j] = smaller(of_draw[j], least[j]);
-        most[j] = larger(of_draw[j], most[j]);
-      }
-    }
-    WindowLanes windows;
-    OriginLanes origins;
-    NormalLanes normals;
+    Lanes<T> wide;
     for (int64_t j = 0; j < kLanes; ++j) {
       const NStepNormal<T> normal(in.x[j], in.mean[j], in.std[j], in.tau[j], bins);
-      const NStepOrigin<T> origin = normal.origin(least[j], most[j]);
+      const NStepOrigin<T> origin = normal.origin(in.least[j], in.most[j]);
+      const NStepWindow<T> window = normal.window(origin, in.least[j], in.most[j]);
       origins.set(j, origin);
-      windows.set(j, normal.window(origin, least[j], most[j]));
+      windows.set(j, window);
       normals.set(j, normal);
+      wide[j] = normal.terms.narrow(origin, window) ? T(0) : T(1);
     }
-    windows_ = windows;
-    origins_ = origins;
-    normals_ = normals;
+    narrow_ = !any(wide);
   }
 
-  [[gnu::noinline]] void set_slopes() {
+  BFN_VECTORISED void set_slopes() {
     const Bins<T> bins = bins_;
     for (size_t d = 0; d < draws.size(); ++d) {
       Lanes<T> slopes;
@@ -188,27 +213,24 @@ class NStepSum {
   }
 
   template <bool kFirst>
-  [[gnu::noinline]] void add_end() {
-    TermLanes<T> terms;
+  BFN_VECTORISED void set_end(TermLanes<T>& __restrict terms) {
     const Bins<T> bins = bins_;
     for (int64_t j = 0; j < kLanes; ++j) terms.set(j, normals_.at(j, bins).end_bin(origins_.at(j), kFirst), true);
-    store(terms);
   }
 
-  [[gnu::noinline]] void add_point(int i) {
-    TermLanes<T> terms;
+  // Makes the terms of the points [first, end).
+  template <bool kNarrow>
+  BFN_VECTORISED void set_points(int first, int end, TermLanes<T>* __restrict terms) {
     const Bins<T> bins = bins_;
-    const T node = nodes_[i % kNodes], weight = weights_[i % kNodes], index = static_cast<T>(i);
-    for (int64_t j = 0; j < kLanes; ++j) {
-      const Point<T> point = windows_.at(j).point(i, node, weight);
-      terms.set(j, normals_.at(j, bins).point(origins_.at(j), point), !(index >= windows_.count[j]));
+    for (int i = first; i < end; ++i) {
+      const T node = nodes_[i % kNodes], weight = weights_[i % kNodes], index = static_cast<T>(i);
+      for (int64_t j = 0; j < kLanes; ++j) {
+        const Point<T> point = windows_.at(j).point(i, node, weight);
+        const NStepTerms<T> normal = normals_.at(j, bins);
+        const bool counts = !(index >= windows_.count[j]);
+        terms[i - first].set(j, normal.template point<kNarrow>(origins_.at(j), point), counts);
+      }
     }
-    store(terms);
-  }
-
-  void store(const TermLanes<T>& terms) {
-    if (num_stored_ == kMostStored) add_stored();
-    stored_[num_stored_++] = terms;
   }
 
   // Adds the stored terms to the sums.
@@ -244,13 +266,19 @@ class NStepSum {
       sums.by_std[j] *= scale;
     }
     for (int64_t i = 0; i < count; ++i) {
-      for (int64_t j = 0; j < kLanes; ++j) sums.add(terms[i], j, slopes[j]);
+      for (int64_t j = 0; j < kLanes; ++j) sums.add(terms[i].at(j), j, slopes[j]);
     }
   }
 
   template <bool kLow>
-  [[gnu::noinline]] void add_cuts() {
+  BFN_VECTORISED void add_cuts() {
     const Bins<T> bins = bins_;
+    CutLanes cuts;
+    for (int64_t j = 0; j < kLanes; ++j) {
+      cuts.set(j, normals_.at(j, bins).cut(origins_.at(j), windows_.at(j), kLow));
+    }
+    Lanes<T> counts;
+    std::copy_n(kLow ? windows_.cut_low : windows_.cut_high, kLanes, counts);
     for (size_t d = 0; d < draws.size(); ++d) {
       Lanes<T> each, slopes;
       std::copy_n(eps.data() + d * kLanes, kLanes, each);
@@ -258,16 +286,14 @@ class NStepSum {
       DrawLanes<T> draw = draws[d];
       TermLanes<T> terms;
       for (int64_t j = 0; j < kLanes; ++j) {
-        const NStepWindow<T> window = windows_.at(j);
-        const T cut = kLow ? window.cut_low : window.cut_high;
-        terms.set(j, normals_.at(j, bins).cut(origins_.at(j), window, kLow, each[j]), cut > T(0));
-        draw.add(terms, j, slopes[j]);
+        terms.set(j, cuts.at(j).of(each[j]), counts[j] > T(0));
+        draw.add(terms.at(j), j, slopes[j]);
       }
       draws[d] = draw;
     }
   }
 
-  [[gnu::noinline]] void finish() {
+  BFN_VECTORISED void finish() {
     const Bins<T> bins = bins_;
     for (size_t d = 0; d < draws.size(); ++d) {
       Lanes<T> each;

@@ -25,10 +25,8 @@ class NStep {
         terms(loss.from.components),
         e(loss.from.components),
         sum({loss.from.num_bins, loss.from.clip}, draws) {
-    for (int64_t d = 0; d < draws; ++d) {
-      weights[d] = weight_of<T>(op.draws, d);
-      if (!op.draws.n_samples) std::fill_n(&sum.eps[d * kLanes], kLanes, static_cast<T>(op.draws.nodes[d]));
-    }
+    for (int64_t d = 0; d < draws; ++d) weights[d] = weight_of<T>(op.draws, d);
+    if (!op.draws.n_samples) set_nodes();
   }
 
   void operator()(const NetworkBlock<T>& from, const T* x, int64_t start, const uint8_t* mask, T* loss,
@@ -60,7 +58,7 @@ class NStep {
   }
 
  private:
-  static constexpr int kMostPoints = 63, kKeys = 4 * (kMostPoints + 1);
+  static constexpr int kMostPoints = 63, kKeys = 8 * (kMostPoints + 1);
 
   const DiscretisedLoss& op;
   int64_t draws;
@@ -69,29 +67,34 @@ class NStep {
   std::vector<T> sums;
   std::vector<T> terms, e;
   NStepSum<T> sum;
+  T least[kBlock], most[kBlock];  // for each variable, the eps between which windows are made
 
   WithGradient<T> sum_at(int64_t d, int64_t place) const {
     const T* of_draw = sums.data() + 3 * d * kBlock + place;
     return {of_draw[0], of_draw[kBlock], of_draw[2 * kBlock]};
   }
 
-  // Sorts the places of variables by their windows. Lanes that are summed together take as many points as the longest
-  // of their windows, and a correction at a cut if one of them has this cut.
-  void sort_by_window(const NetworkBlock<T>& from, const T* x, const T* tau, int32_t* places, int64_t count) const {
-    T least[kBlock], most[kBlock];
+  // Sets the draws of a quadrature. The error of a node's sum counts times its weight w. So the sum needs only the part
+  // of the bump that lies within r of its peak, in units of s, with w exp(-r^2/2) = exp(-kReach^2/2).
+  void set_nodes() {
+    double reach = 0;
     for (int64_t d = 0; d < draws; ++d) {
-      const T* of_draw = op.draws.n_samples ? normals.data() + d * noise_buffer_size(kBlock) : nullptr;
-      for (int64_t i = 0; i < from.length; ++i) {
-        const T eps = of_draw ? of_draw[i] : sum.eps[d * kLanes];
-        least[i] = d ? smaller(eps, least[i]) : eps;
-        most[i] = d ? larger(eps, most[i]) : eps;
-      }
+      const double node = op.draws.nodes[d], rest = square(kReach) + 2 * std::log(op.draws.node_weights[d]);
+      std::fill_n(&sum.eps[d * kLanes], kLanes, static_cast<T>(node));
+      reach = std::max(reach, node + std::sqrt(std::max(rest, 0.0)) - kReach);
     }
+    std::fill_n(least, kBlock, static_cast<T>(-reach));
+    std::fill_n(most, kBlock, static_cast<T>(reach));
+  }
+
+  // Sorts the places of variables by their windows. Lanes that are summed together take as many points as the longest
+  // of their windows, a correction at a cut if one of them has this cut, and wide bins if one of them has wide bins.
+  void sort_by_window(const NetworkBlock<T>& from, const T* x, const T* tau, int32_t* places, int64_t count) const {
     T key[kBlock];
     if (from.bins.clip) {
-      set_keys<true>(from, x, tau, least, most, key);
+      set_keys<true>(from, x, tau, key);
     } else {
-      set_keys<false>(from, x, tau, least, most, key);
+      set_keys<false>(from, x, tau, key);
     }
     int32_t next[kKeys + 1] = {}, sorted[kBlock];
     const auto key_of = [&](int32_t place) { return static_cast<int>(key[place]); };
@@ -101,15 +104,17 @@ class NStep {
     std::copy_n(sorted, count, places);
   }
 
-  // A key has the number of a window's points, at most kMostPoints, and a bit for each cut.
+  // A key has the number of a window's points, at most kMostPoints, a bit for each cut, and a bit for wide bins.
   template <bool kClip>
-  [[gnu::noinline]] static void set_keys(const NetworkBlock<T>& from, const T* x, const T* tau, const T* least,
-                                         const T* most, T* __restrict key) {
+  [[gnu::noinline]] void set_keys(const NetworkBlock<T>& from, const T* x, const T* tau, T* __restrict key) const {
     const Bins<T> bins{from.bins.count, kClip};
+    const NStepOrigin<T> first{};
     for (int64_t i = 0; i < from.length; ++i) {
-      const Bump<T> bump(from.std[i], tau[i]);
-      const NStepWindow<T> window = nstep_window(T(0), x[i], from.mean[i], bump, least[i], most[i], bins);
-      key[i] = smaller(window.count, T(kMostPoints)) + (kMostPoints + 1) * (window.cut_low + 2 * window.cut_high);
+      const NStepNormal<T> normal(x[i], from.mean[i], from.std[i], tau[i], bins);
+      const NStepWindow<T> window = normal.window(first, least[i], most[i]);
+      const T wide = normal.terms.narrow(first, window) ? T(0) : T(1);
+      const T bits = window.cut_low + 2 * window.cut_high + 4 * wide;
+      key[i] = smaller(window.count, T(kMostPoints)) + (kMostPoints + 1) * bits;
     }
   }
 
@@ -122,6 +127,8 @@ class NStep {
       in.mean[j] = from.mean[place];
       in.std[j] = from.std[place];
       in.tau[j] = tau[i];
+      in.least[j] = least[i];
+      in.most[j] = most[i];
       for (int64_t d = 0; d < op.draws.n_samples; ++d) {
         sum.eps[d * kLanes + j] = normals[d * noise_buffer_size(kBlock) + i];
       }
@@ -181,13 +188,17 @@ class NStep {
     return value;
   }
 
-  // Makes the normals of all draws for the variables of a block.
+  // Makes the normals of all draws for the variables of a block, and finds the range of each variable's normals.
   void draw(int64_t start, int64_t length) {
     const int64_t all = op.to.batch * op.to.per_batch;
     for (int64_t d = 0; d < op.draws.n_samples; ++d) {
       T* buffer = normals.data() + d * noise_buffer_size(kBlock);
       const T* from = normals_of(op.draws.noise, start, length, buffer, static_cast<uint32_t>(d), all);
       std::memmove(buffer, from, length * sizeof(T));
+      for (int64_t i = 0; i < length; ++i) {
+        least[i] = d ? smaller(buffer[i], least[i]) : buffer[i];
+        most[i] = d ? larger(buffer[i], most[i]) : buffer[i];
+      }
     }
   }
 };

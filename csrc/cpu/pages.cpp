@@ -64,7 +64,7 @@ void* fresh_pages(size_t bytes, size_t used) {
   char* begin = static_cast<char*>(got);
   const size_t before = (kPage - reinterpret_cast<uintptr_t>(begin) % kPage) % kPage;
   if (before > 0) munmap(begin, before);
-  if (before < kPage) munmap(begin + before + bytes, kPage - before);
+  munmap(begin + before + bytes, kPage - before);
   madvise(begin + before, used / kPage * kPage, MADV_HUGEPAGE);
   return begin + before;
 }

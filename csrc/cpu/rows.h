@@ -85,11 +85,6 @@ void for_row_blocks(int64_t count, int64_t num_classes, M&& make, F&& f) {
   });
 }
 
-template <class F>
-void for_row_blocks(int64_t count, int64_t num_classes, F&& f) {
-  for_row_blocks(count, num_classes, [] { return NoScratch{}; }, [&](const Rows& rows, NoScratch) { f(rows); });
-}
-
 // Calls f(tile) for all tiles of some rows.
 template <class F>
 void for_tiles(const Rows& rows, F&& f) {
@@ -379,19 +374,6 @@ const T* normals_or_zeros(const Noise& noise, const Tile& tile, T* buffer, const
   if (noise.any()) return normal_tile(noise, tile, buffer, 0, 0, prefetch);
   std::fill_n(buffer, tile.numbers(), T(0));
   return buffer;
-}
-
-// Reads or makes the uniform number that draws the class of each row. Row r uses word r % 4 of Philox group r / 4.
-template <class T>
-void uniform_lanes(const Noise& noise, const Rows& rows, T (&out)[kLanes]) {
-  if (noise.explicit_values) return load_lanes(noise.explicit_values, rows, out);
-  uint32_t words[4][kLanes];
-  const int64_t first = rows.first / 4;
-  fill_words<1>(words, seed_of(noise), static_cast<uint64_t>(first), 1, 0, noise.stream, 0);
-  for (int64_t j = 0; j < kLanes; ++j) {
-    const int64_t row = rows.first + std::min(j, rows.count - 1);
-    out[j] = static_cast<T>(unit(words[row % 4][row / 4 - first]));
-  }
 }
 
 }  // namespace bfn

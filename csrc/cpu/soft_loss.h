@@ -77,7 +77,7 @@ template <class T>
 void soft_loss(const DiscreteLoss& op) {
   const int64_t count = op.num_classes;
   T factor[kLanes];
-  std::fill_n(factor, kLanes, known_scale<T>(op.to));
+  std::fill_n(factor, kLanes, op.grad_logits ? known_scale<T>(op.to) : T(1));
   const auto make = [&] { return RowScratch<T>(count); };
   const auto block = [&](int64_t start, int64_t length, const uint8_t* mask, T* loss, RowScratch<T>& scratch) {
     for_rows(start, length, count, [&](const Rows& rows) {

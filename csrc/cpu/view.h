@@ -67,22 +67,25 @@ bool in_place(const View& view) {
 }
 
 // Prefetches numbers of up to three views that will be read or written soon. A loop that first computes something else
-// calls run() now and then, so that the processor fetches the numbers from memory during the computation.
+// calls run() now and then, so that the processor fetches the numbers from memory during the computation. Addresses are
+// integers, since they may lie before or behind a view's numbers, where a pointer would be undefined.
 template <class T>
 struct Prefetch {
-  const T* from[3] = {};
+  uintptr_t from[3] = {};
 
   Prefetch() = default;
   Prefetch(std::initializer_list<const View*> views, int64_t start = 0) {
     int64_t count = 0;
     for (const View* view : views) {
-      if (*view && in_place<T>(*view)) from[count++] = static_cast<const T*>(view->data) + start;
+      if (*view && in_place<T>(*view)) from[count++] = reinterpret_cast<uintptr_t>(view->data) + start * sizeof(T);
     }
   }
   void run(int64_t first, int64_t count) const {
 #if defined(__GNUC__)
-    for (const T* numbers : from) {
-      for (int64_t i = first; numbers && i < first + count; i += 64 / sizeof(T)) __builtin_prefetch(numbers + i);
+    for (const uintptr_t numbers : from) {
+      for (int64_t i = first; numbers && i < first + count; i += 64 / sizeof(T)) {
+        __builtin_prefetch(reinterpret_cast<const void*>(numbers + i * sizeof(T)));
+      }
     }
 #endif
   }
@@ -203,8 +206,8 @@ void store_pair(const View& first, const View& second, int64_t start, int64_t le
   const auto is_stacked = [](const View& view) {
     return view.dtype == dtype_of<T>() && view.dims == 1 && view.stride[0] == 2;
   };
-  T* const out = static_cast<T*>(first.data) + 2 * start;
   if (is_stacked(first) && is_stacked(second) && static_cast<T*>(second.data) == static_cast<T*>(first.data) + 1) {
+    T* const out = static_cast<T*>(first.data) + 2 * start;
     for (int64_t i = 0; i < length; ++i) {
       out[2 * i] = a[i];
       out[2 * i + 1] = b[i];

@@ -89,7 +89,7 @@ __device__ void add_score(const Score& op, int64_t row, int count, int first, ty
   T score[4] = {};
   A::load(op.values, row, count, first, score);
 #pragma unroll
-  for (int j = 0; j < 4; ++j) p[j] += clamp(score[j], -limit, limit);
+  for (int j = 0; j < 4; ++j) p[j] += clipped_score(score[j], limit);
 }
 
 // Writes the new state of a group of classes in a solver's step that sends p. It reads `previous` first, since the

@@ -103,9 +103,10 @@ class NStepSums {
   }
   __device__ void add_cut(const NStepTerms<T>& terms, const NStepOrigin<T>& origin, const NStepWindow<T>& window,
                           bool low) {
+    const NStepCut<T> cut = terms.cut(origin, window, low);
 #pragma unroll
     for (int i = 0; i < kDraws; ++i) {
-      const NStepTerm<T> term = terms.cut(origin, window, low, eps_[i]);
+      const NStepTerm<T> term = cut.of(eps_[i]);
       add_to(sum_[i], exp2_term(power(term, i) - top_[i]), term.mass);
     }
   }

@@ -19,7 +19,7 @@ struct Larger {
   __device__ T operator()(T a, T b) const {
     return b <= a ? a : (a != a ? a : b);
   }
-#if defined(__CUDA_ARCH__)
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
   __device__ float operator()(float a, float b) const {
     float larger;
     asm("max.NaN.f32 %0, %1, %2;" : "=f"(larger) : "f"(a), "f"(b));

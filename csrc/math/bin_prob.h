@@ -70,23 +70,35 @@ struct BinPlace {
   }
 };
 
-// The mass of the bin of log_inner_bin, scaled.
 template <class T>
-BFN_HD ScaledBin<T> scaled_inner_bin(T left, T right, T z, T d, T inverse_std) {
-  const ScaledInterval<T> p = scaled_interval(left, right, z, d);
-  const bool narrow = NarrowBin<T>::applies(z, d);
+BFN_HD WithGradient<T> select(bool first, WithGradient<T> a, WithGradient<T> b) {
+  return {first ? a.value : b.value, first ? a.by_mean : b.by_mean, first ? a.by_std : b.by_std};
+}
+
+// The mass of a narrow bin, divided by exp(-z^2/2), and its derivatives, multiplied by std.
+template <class T>
+BFN_HD WithGradient<T> narrow_mass(T z, T d) {
   const NarrowBin<T> bin(z, d);
-  const T scale = static_cast<T>(1 / kSqrtTwoPi), by_z = z * bin.total - bin.tilt;
-  const T by_mean = narrow ? scale * d * by_z : p.left - p.right;
-  const T by_std = narrow ? scale * d * (z * by_z - (bin.total + bin.growth)) : left * p.left - right * p.right;
+  const T scale = static_cast<T>(1 / kSqrtTwoPi) * d, by_z = z * bin.total - bin.tilt;
+  return {scale * bin.total, scale * by_z, scale * (z * by_z - (bin.total + bin.growth))};
+}
+
+// The mass of the bin of log_inner_bin, scaled. If kNarrow is true, the bin must be narrow.
+template <bool kNarrow, class T>
+BFN_HD ScaledBin<T> scaled_inner_bin(T left, T right, T z, T d, T inverse_std) {
+  WithGradient<T> mass = narrow_mass(z, d);
+  if (kNarrow) return {z, T(0), {mass.value, mass.by_mean * inverse_std, mass.by_std * inverse_std}};
+  const ScaledInterval<T> p = scaled_interval(left, right, z, d);
+  const WithGradient<T> wide{p.front - p.lost, p.left - p.right, left * p.left - right * p.right};
+  mass = select(NarrowBin<T>::applies(z, d), mass, wide);
   const BinPlace<T> at(left, right, z, d);
-  return {
-      at.z, at.side, {narrow ? scale * d * bin.total : p.front - p.lost, by_mean * inverse_std, by_std * inverse_std}};
+  return {at.z, at.side, {mass.value, mass.by_mean * inverse_std, mass.by_std * inverse_std}};
 }
 
 // ln of the mass in [-1, 1], computed as the mass of one wide bin.
 template <class T>
 BFN_HD WithGradient<T> log_total(T mean, T std) {
+  std = at_least_tiny(std);
   const T inverse = reciprocal(std), width = 2 * inverse;
   const T left = quotient(-1 - mean, std, inverse), right = quotient(1 - mean, std, inverse);
   return log_inner_bin(left, right, quotient(-mean, std, inverse), width, log(width), inverse);
@@ -112,14 +124,10 @@ BFN_HD ScaledBin<T> scaled_end_bin(T z, bool first, T inverse_std) {
   return {below ? z : T(0), side, {below ? ratio : 1 - e * ratio, density, z * density}};
 }
 
-template <class T>
-BFN_HD WithGradient<T> select(bool first, WithGradient<T> a, WithGradient<T> b) {
-  return {first ? a.value : b.value, first ? a.by_mean : b.by_mean, first ? a.by_std : b.by_std};
-}
-
 // ln p of the bin with this index (107-109).
 template <class T>
 BFN_HD WithGradient<T> log_bin_prob(T index, T mean, T std, Bins<T> bins) {
+  std = at_least_tiny(std);
   const Origin<T> origin = origin_of(mean, bins);
   const T scale = bins.real_count() * std, unit = reciprocal(scale), inverse_std = reciprocal(std);
   const auto in_stds = [&](T distance) { return quotient(distance, scale, unit); };

@@ -113,7 +113,7 @@ struct Bessel {
     constexpr bool kWide = sizeof(T) == sizeof(double);
     constexpr int kNodes = kWide ? 20 : 12;
     constexpr double kLeast = kWide ? 36 : 20;
-    const T exponent = 2 * k < T(kLeast) ? 2 * k : T(kLeast);
+    const T exponent = 2 * k > T(kLeast) ? T(kLeast) : 2 * k;         // NaN stays NaN
     const T square = 2 * k > T(kLeast) ? T(kLeast) / (2 * k) : T(1);  // stretch^2
     T sum = 0, weighted = 0;
 #if defined(__CUDA_ARCH__)

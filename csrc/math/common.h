@@ -50,11 +50,6 @@ BFN_HD T clamp(T x, T low, T high) {
 }
 
 template <class T>
-BFN_HD bool inside(T x, T low, T high) {
-  return x >= low && x <= high;
-}
-
-template <class T>
 BFN_HD T square(T x) {
   return x * x;
 }

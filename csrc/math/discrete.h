@@ -37,6 +37,12 @@ struct RowStats {
   }
 };
 
+// The score of a class, clipped to [-limit, limit]. It is NaN if the limit is NaN.
+template <class T>
+BFN_HD T clipped_score(T score, T limit) {
+  return limit == limit ? clamp(score, -limit, limit) : limit;
+}
+
 // Makes RowStats from sums over the wrong classes: `rest`, `square` and `complement` are the sums of e_k, of e_k^2 and
 // of e_k (1 - e_k). S may be a wider type than T.
 template <class T, class S>
@@ -85,7 +91,8 @@ BFN_HD RowSlopes<T> cross_entropy_slopes(RowStats<T> row, T factor) {
 
 // The numbers of a row of soft data x, a distribution over the classes, from which a loss and its gradient are
 // computed. With e_k = exp(z_k - max), and m the class with p_m > 1/2, if there is one:
-// - `rest` is the sum of e_k over the classes but m. It is below 1 if there is an m, since e_m is 1.
+// - `rest` is the sum of e_k over the classes but m. Up to rounding errors, it is at most 1 if there is an m, since e_m
+//   is 1, and at least 2 if there is none. So it tells which it is, even if p_m is 1/2 up to a rounding error.
 // - For the squared distance, with d_k = x_k - p_k: `own` is p_m d_m, and `others` the sum of p_k d_k over the other
 //   classes. For the cross entropy, `others` is the sum of x_k.
 // 1 - p_m is computed as rest/total, since the difference would cancel [derived].
@@ -93,7 +100,7 @@ template <class T>
 struct SoftStats {
   T max, own, rest, others;
 
-  BFN_HD bool has_likeliest() const { return rest < T(1); }
+  BFN_HD bool has_likeliest() const { return rest < T(1.5); }
   BFN_HD T total() const { return has_likeliest() ? 1 + rest : rest; }
   BFN_HD T log_total() const { return has_likeliest() ? log1p(rest) : log(rest); }
   // d_m, where x is x_m. It is 0 if there is no m.
@@ -115,10 +122,11 @@ struct SoftSlopes {
         others(row.others),
         squared(is_squared) {}
 
-  // The derivative by z_k is 2 p_k (sum of p_j d_j - d_k), or p_k (sum of x_j) - x_k. For m both are rearranged.
+  // The derivative by z_k is 2 p_k (sum of p_j d_j - d_k), or p_k (sum of x_j) - x_k. For m both are rearranged, unless
+  // p_m is so near 1/2 that its rounding error could make another class seem to be m.
   BFN_HD T by(T x, T e) const {
     const T p = e * inverse;
-    const bool likeliest = p > T(0.5);
+    const bool likeliest = p > T(0.6);
     const T d = likeliest ? (x - 1) + q : x - p;
     const T of_distance = p * (likeliest ? others - q * d : (others + own) - d);
     const T of_entropy = likeliest ? (others - x) - others * q : others * p - x;

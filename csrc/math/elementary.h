@@ -78,7 +78,7 @@ BFN_HD float exp2_term(float x) {
 
 // 2^x - less, where less is 0 or 1. The difference does not cancel. The result is NaN if x is above 127.5.
 BFN_HD float exp2_less(float x, float less) {
-#if defined(__CUDA_ARCH__)
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
   float capped;  // NaN stays NaN
   asm("max.NaN.f32 %0, %1, 0fC2FC0000;\n\tmin.NaN.f32 %0, %0, 0f43000000;" : "=f"(capped) : "f"(x));
 #else
@@ -250,6 +250,10 @@ BFN_HD float reciprocal(float x) {
 #endif
 }
 BFN_HD double reciprocal(double x) { return 1 / x; }
+
+// A std of 0, or near 0, becomes 1e-30, so that its reciprocal is finite. NaN stays NaN.
+BFN_HD float at_least_tiny(float std) { return ::fabsf(std) < 1e-30f ? 1e-30f : std; }
+BFN_HD double at_least_tiny(double std) { return std; }
 
 // x/y, where `inverse` is reciprocal(y). The product x inverse alone would be rounded twice.
 BFN_HD float quotient(float x, float y, float inverse) {

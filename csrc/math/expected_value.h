@@ -80,7 +80,7 @@ BFN_HD T edges_left_of(T mean, Bins<T> bins) {
 template <class T>
 BFN_HD EdgeWindow<T> edge_window(T mean, T std, int64_t count, Bins<T> bins) {
   const T reach = floor(bins.position(mean) - 3 * bins.real_count() * std) + 1;
-  return {origin_of(mean, bins), 1 / (bins.real_count() * std), edges_left_of(mean, bins),
+  return {origin_of(mean, bins), 1 / (bins.real_count() * at_least_tiny(std)), edges_left_of(mean, bins),
           clamp(reach, T(1), bins.last() - static_cast<T>(count) + 1)};
 }
 
@@ -267,6 +267,7 @@ struct WideSeries {
 // k is computed as the centre of the last bin plus a small excess, in which nothing cancels.
 template <class T>
 BFN_HD ExpectedValue<T> renormalised(ExpectedValue<T> k, T mean, T std, Bins<T> bins) {
+  std = at_least_tiny(std);
   const T sign = mean < T(0) ? T(-1) : T(1), m = abs(mean), last = bins.centre(bins.last());
   const T low = (-1 - m) / std, high = (1 - m) / std;
   const Tail<T> a = tail(-low), c = tail(abs(high));

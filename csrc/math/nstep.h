@@ -11,7 +11,7 @@
 //   over every bin equals the sum over points that are 0.95 s apart, times this distance in bins. A narrow bump has a
 //   point in every bin.
 // - If the bins end inside the bump, every bin is a point of a narrow bump. For a wide bump the points are
-//   Gauss-Legendre nodes, and the end of the bins needs a correction (cut_weight).
+//   Gauss-Legendre nodes, and the end of the bins needs a correction (NStepCut).
 //
 // The end bins of a clipped distribution are added separately.
 //
@@ -150,29 +150,36 @@ BFN_HD NStepWindow<T> nstep_window(T bin, T x, T mean, Bump<T> bump, T least_eps
           nodes ? pieces : none,         nodes & cut_low ? one : none,    nodes & cut_high ? one : none};
 }
 
-// The correction at a cut, where a window ends at an edge of the bins. By the midpoint rule, the sum over the bins from
-// the cut on is the integral plus exp(l) (l'/24 - 7/5760 (l'^3 + 3 l' l'') + 31/967680 (l'^5 + 10 l'^3 l'' +
-// 15 l' l''^2)) [derived]. Here l = ln(p_k times the normal of the message), and l', l'' are its derivatives at the
-// cut, per bin inwards. Returns the factor of exp(l), and its derivatives.
-template <class T>
-BFN_HD WithGradient<T> cut_weight(T by_mean, T q, T eps, bool low, T width, T tau, T std) {
-  const T side = low ? width : -width, variance = square(std), ratio = square(width) / variance;
-  const T flatter = 1 - T(1.0 / 12) * ratio;  // a bin's mass is a little wider than the density
-  const T a = side * ((eps - q) / tau - by_mean), b = -ratio * flatter - square(width / tau), a2 = a * a;
-  const T a_by_mean = flatter * side / variance, a_by_std = flatter * 2 * side * by_mean / std;
-  const T b_by_std = ratio * (2 * flatter - 1) * 2 / std, third = T(7.0 / 5760), fifth = T(31.0 / 967680);
-  const T by_a = T(1.0 / 24) - third * 3 * (a2 + b) + fifth * (5 * a2 * (a2 + 6 * b) + 15 * b * b);
-  const T by_b = a * (fifth * (10 * a2 + 30 * b) - third * 3);
-  return {a * (T(1.0 / 24) - third * (a2 + 3 * b) + fifth * (a2 * (a2 + 10 * b) + 15 * b * b)), by_a * a_by_mean,
-          by_a * a_by_std + by_b * b_by_std};
-}
-
 // A term of the sum, for all draws. A draw adds 2^(exponent + distance slope) times `mass`, and the same with the
 // derivatives to the derivatives of the sum. `slope` belongs to the draw: NStepTerms::slope.
 template <class T>
 struct NStepTerm {
   T exponent, distance;
   WithGradient<T> mass;
+};
+
+// The correction at a cut, where a window ends at an edge of the bins. By the midpoint rule, the sum over the bins from
+// the cut on is the integral plus exp(l) (l'/24 - 7/5760 (l'^3 + 3 l' l'') + 31/967680 (l'^5 + 10 l'^3 l'' +
+// 15 l' l''^2)) [derived]. Here l = ln(p_k times the normal of the message), and l', l'' are its derivatives at the
+// cut, per bin inwards. Only l' depends on the draw.
+template <class T>
+struct NStepCut {
+  NStepTerm<T> bin;             // exp(l)
+  T slope, slope_by_eps, bend;  // l' = slope + slope_by_eps eps, l'' = bend
+  T slope_by_mean, slope_by_std, bend_by_std;
+
+  // The term of a draw.
+  BFN_HD NStepTerm<T> of(T eps) const {
+    const T a = slope + slope_by_eps * eps, b = bend, a2 = a * a, third = T(7.0 / 5760), fifth = T(31.0 / 967680);
+    const T weight = a * (T(1.0 / 24) - third * (a2 + 3 * b) + fifth * (a2 * (a2 + 10 * b) + 15 * b * b));
+    const T by_a = T(1.0 / 24) - third * 3 * (a2 + b) + fifth * (5 * a2 * (a2 + 6 * b) + 15 * b * b);
+    const T by_b = a * (fifth * (10 * a2 + 30 * b) - third * 3);
+    const T by_mean = by_a * slope_by_mean, by_std = by_a * slope_by_std + by_b * bend_by_std;
+    return {bin.exponent,
+            bin.distance,
+            {bin.mass.value * weight, bin.mass.value * by_mean + bin.mass.by_mean * weight,
+             bin.mass.value * by_std + bin.mass.by_std * weight}};
+  }
 };
 
 // What the terms of a variable need: x, the normal of the output distribution, the std of the message, and the bins.
@@ -201,9 +208,16 @@ struct NStepTerms {
     return static_cast<T>(1 / kLogOfTwo) * (2 * q_unit * (eps - from.q) - from.along * from.z);
   }
 
-  // The term of a point of a window.
+  // Whether all bins of a window are narrow (NarrowBin).
+  BFN_HD bool narrow(NStepOrigin<T> from, NStepWindow<T> window) const {
+    const T end = window.offset + window.step * (window.panels > T(0) ? window.panels : window.count);
+    const T low = edges(from.bin, window.offset).middle(), high = edges(from.bin, end).middle();
+    return NarrowBin<T>::applies(low, 2 * unit) & NarrowBin<T>::applies(high, 2 * unit);
+  }
+  // The term of a point of a window. If kNarrow is true, all bins of the window must be narrow.
+  template <bool kNarrow = false>
   BFN_HD NStepTerm<T> point(NStepOrigin<T> from, Point<T> at) const {
-    return term_of(from, inner_bin(from, at.distance), at.distance, at.weight);
+    return term_of(from, inner_bin<kNarrow>(from, at.distance), at.distance, at.weight);
   }
   // The term of the first or the last bin of a clipped distribution.
   BFN_HD NStepTerm<T> end_bin(NStepOrigin<T> from, bool first) const {
@@ -211,16 +225,19 @@ struct NStepTerms {
     const T z = origin_of(mean, bins).to_edge(edge) * unit;
     return term_of(from, scaled_end_bin(z, first, inverse_std), bin - from.bin, T(1));
   }
-  // The correction at a cut (cut_weight), as a term that holds for one draw.
-  BFN_HD NStepTerm<T> cut(NStepOrigin<T> from, NStepWindow<T> window, bool low, T eps) const {
-    const T distance = window.end(low), q = from.q + 2 * q_unit * distance;
-    const ScaledBin<T> bin = inner_bin(from, distance);
-    const auto w =
-        cut_weight(bin.mass.by_mean / bin.mass.value, q, eps, low, bins.width(), tau, bump_std(std, uniform));
-    NStepTerm<T> term = term_of(from, bin, distance, low ? window.cut_low : window.cut_high);
-    term.mass = {term.mass.value * w.value, term.mass.value * w.by_mean + term.mass.by_mean * w.value,
-                 term.mass.value * w.by_std + term.mass.by_std * w.value};
-    return term;
+  BFN_HD NStepCut<T> cut(NStepOrigin<T> from, NStepWindow<T> window, bool low) const {
+    const T distance = window.end(low), q = from.q + 2 * q_unit * distance, side = low ? bins.width() : -bins.width();
+    const ScaledBin<T> bin = inner_bin<false>(from, distance);
+    const T by_mean = bin.mass.by_mean / bin.mass.value, wide = bump_std(std, uniform), variance = square(wide);
+    const T ratio = square(side) / variance, flatter = 1 - T(1.0 / 12) * ratio;  // a mass is wider than the density
+    const T by_eps = side / tau;
+    return {term_of(from, bin, distance, low ? window.cut_low : window.cut_high),
+            -by_eps * q - side * by_mean,
+            by_eps,
+            -ratio * flatter - square(by_eps),
+            flatter * side / variance,
+            flatter * 2 * side * by_mean / wide,
+            ratio * (2 * flatter - 1) * 2 / wide};
   }
 
  private:
@@ -247,9 +264,10 @@ struct NStepTerms {
     const T edge = 2 * (bin + whole) - bins.real_count();
     return {((edge - from.leading) + beyond) * unit, ((edge + 2 - from.leading) + beyond) * unit};
   }
+  template <bool kNarrow>
   BFN_HD ScaledBin<T> inner_bin(NStepOrigin<T> from, T distance) const {
     const Edges at = edges(from.bin, distance);
-    const ScaledBin<T> bin = scaled_inner_bin(at.left, at.right, at.middle(), 2 * unit, inverse_std);
+    const ScaledBin<T> bin = scaled_inner_bin<kNarrow>(at.left, at.right, at.middle(), 2 * unit, inverse_std);
     const T zero = T(0);
     return {uniform ? zero : bin.z,
             bin.side,

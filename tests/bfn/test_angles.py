@@ -149,6 +149,8 @@ def test_angles_learn(settings):
         ("evaluate.n_steps=9", "train.n_steps, evaluate.n_steps and sample.n_steps must agree for angles"),
         ("sample.sampler=ode1", "sample.sampler='ode1' must be 'ancestral' for angles"),
         ("model.beta_1=null", "model.kind='circular' needs train.n_steps"),
+        ("model.beta_1=1e7", "model.beta_1=10000000.0 must lie in"),
+        ("model.sigma_1=0.1", "model.kind='circular' needs model.beta_1 and does not take model.sigma_1"),
         ("model.kind=continuous", "model.kind='continuous' does not fit data.name='angles'"),
         ("network.name=transformer", "network.name='transformer' takes sequences"),
     ],
@@ -199,6 +201,8 @@ def test_training_and_sampling_end_to_end(settings, tmp_path):
         assert (out / name).read_bytes().startswith(b"\x89PNG")
     assert np.load(out / "samples.npy").shape == (16, 4, 2)
     assert bfn("plot", out).exit_code == 0 and "bound, nats per angle" in bfn("evaluate", out).output
+    result = bfn("evaluate", out, "model.beta_1=150")
+    assert result.exit_code == 1 and "was trained with other messages" in result.output
     for command in (("evaluate", out, "--table"), ("compare", out)):
         result = bfn(*command)
         assert result.output.splitlines()[-1].startswith("error: angles have one number of steps and one sampler")

@@ -8,8 +8,9 @@ from typer.testing import CliRunner
 
 import bfn_kernels
 from bfn import cli
-from bfn.configs import Config, flatten
+from bfn.configs import Config, flatten, load
 from bfn.sample import sample as draw
+from bfn.training import checkpoint
 from bfn.training.runs import MODEL_FILE, STATE_FILE
 
 TINY = [
@@ -73,6 +74,9 @@ def test_a_table_of_bounds_and_one_of_samplers(run):
     ("arguments", "message"),
     [
         (("evaluate", "--table", "--steps", "5,x"), "--steps=5,x must be positive whole numbers"),
+        (("evaluate", "--steps", "20"), "--steps=20 needs --table"),
+        (("convert", "back.pt", "--back", "--config", "digits"), "with --back, convert takes neither --config nor"),
+        (("evaluate", "network.width=24"), "does not fit its configuration: size mismatch for network."),
         (("compare", "--steps", "0"), "--steps=0 must be positive whole numbers"),
         (("compare", "--samplers", "ode3"), "--samplers='ode3' is not known; it takes one of ancestral, ode1"),
         (("sample", "--to", "samples.jpg"), "--to=samples.jpg must end in .png"),
@@ -82,6 +86,17 @@ def test_options_that_mean_nothing_are_refused(run, arguments, message):
     command, *options = arguments
     result = bfn(command, run[0], *options)
     assert result.exit_code == 1 and message in result.output
+
+
+def test_a_run_of_other_data_is_named(tmp_path):
+    state = {"config": asdict(load("text_bpe")), "tokenizer": "{}"}
+    checkpoint.save(tmp_path / STATE_FILE, {}, state)
+    result = bfn("train", "digits", f"out={tmp_path}", *TINY)
+    assert result.exit_code == 1 and "holds a run with data." in result.output, result.output
+
+
+def test_a_directory_with_brackets_is_printed_whole(tmp_path):
+    assert cli.console.render_str("runs/a[lr=1e-3]").plain == "runs/a[lr=1e-3]"
 
 
 def test_samples_are_written_as_numbers_and_where_one_asks(run, tmp_path):

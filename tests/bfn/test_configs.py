@@ -87,6 +87,13 @@ def test_a_bad_override_is_refused_by_name(override: str, message: str):
         ("network.width=12", "network.width=12 must be a multiple of 8"),
         ("sample.temperature=0.5", "sample.temperature must be None for data without classes, got 0.5"),
         ("data.num_bins=32", "data.name='digits' does not read data.num_bins=32; it reads no other setting"),
+        ("network.options.rotary=true", "network.name='unet' cannot use network.options={'rotary': True}: got an unex"),
+        ("model.options.speed=3", "model.options are settings for a model.schedule of your own"),
+        ("model.schedule=logarithmic", "model.schedule='logarithmic' needs model.kind='discrete', got 'discretised'"),
+        (
+            "sample.guide=logp=3",
+            "sample.guide=logp=3 must be logp=NUMBER, with a NUMBER from -1 to 5, of a model of mol",
+        ),
     ],
 )
 def test_names_and_values_that_do_not_fit_are_refused_before_training(override: str, message: str):

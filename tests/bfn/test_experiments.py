@@ -154,6 +154,8 @@ def test_text8_is_downloaded_once(tmp_path, monkeypatch):
     assert (folder / "text8.zip").read_bytes() == b"all of it"
     (tmp_path / "there.zip").unlink()
     assert bfn("data", "download", "text8", "--folder", folder).exit_code == 0
+    (folder / "text8.zip").rename(folder / "text8.gz")
+    assert bfn("data", "download", "text8", "--folder", folder).exit_code == 0
 
 
 @pytest.fixture

@@ -2,8 +2,11 @@
 
 import math
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import one_hot
@@ -152,13 +155,30 @@ def test_guidance_goes_from_the_network_that_does_not_know_the_property_to_the_o
         assert model.guide == (data.num_classes - 1, 3)
 
 
-@pytest.mark.parametrize("guide", ["qed=0.5", "logp", "logp=high", "logp=nan"])
+@pytest.mark.parametrize("guide", ["qed=0.5", "logp", "logp=high", "logp=nan", "logp=100"])
 def test_a_guide_that_means_nothing_is_refused(guide, pair):
     with (
         pytest.raises(ConfigError, match=f"sample.guide={guide} must be logp=NUMBER"),
         guided(pair[0], SampleConfig(guide=guide)),
     ):
         pass
+
+
+def test_a_property_is_computed_by_one_of_several_processes(tmp_path, monkeypatch):
+    computed = []
+
+    def slow(molecules):
+        time.sleep(0.2)
+        computed.append(molecules)
+        return torch.arange(2.0)
+
+    monkeypatch.setattr(moses_module, "log_p", slow)
+    with ThreadPoolExecutor(2) as pool:  # locks of two opened files exclude each other in one process, too
+        found = list(pool.map(lambda _: moses_module.property_of(["C", "CC"], tmp_path), range(2)))
+    assert len(computed) == 1 and [each.tolist() for each in found] == [[0, 1], [0, 1]]
+    np.save(tmp_path / "moses_logp_2.npy", np.zeros(3))
+    with pytest.raises(ConfigError, match="is damaged, or is not an array of 2 numbers"):
+        moses_module.property_of(["C", "CC"], tmp_path)
 
 
 def test_two_processes_take_the_steps_of_one(settings, tmp_path):

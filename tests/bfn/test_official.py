@@ -146,6 +146,9 @@ def test_a_file_that_does_not_fit_is_one_line(network, files, change, message):
 @pytest.mark.parametrize("network", ["gpt"])
 def test_other_files_and_networks_are_refused(network, files, tmp_path):
     ours, theirs, _ = files
+    (tmp_path / "notes.txt").write_text("some notes")
+    with pytest.raises(CheckpointError, match="cannot be read as weights"):
+        from_official(tmp_path / "notes.txt")
     with pytest.raises(ConfigError, match=r"theirs.pt is a gpt, and the configuration has network.name='transformer'"):
         from_official(theirs, "text")
     with pytest.raises(CheckpointError, match=r"there is no checkpoint .*nowhere"):

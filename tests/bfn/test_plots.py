@@ -13,6 +13,7 @@ from bfn.configs import EvaluateConfig
 from bfn.data import load_data
 from bfn.results import plots
 from bfn.results.evaluate import evaluate
+from bfn_kernels import nn
 
 
 def ink(path, size):
@@ -76,6 +77,23 @@ def test_tiles_keep_every_image_in_its_place():
     assert canvas.shape == (5, 5)
     assert [canvas[0, 0], canvas[1, 4], canvas[4, 1]] == [0, 0.5, 1]
     assert canvas.mask[2].all() and canvas.mask[:, 2].all() and canvas.mask[3:, 3:].all()
+
+
+def test_examples_in_one_dimension_are_lines():
+    figure, axes = plots.plt.subplots()
+    plots.draw_images(axes, torch.zeros(4, 5), 2)
+    plots.plt.close(figure)
+    assert axes.images[0].get_array().shape == (3, 11)
+
+
+def test_classes_without_symbols_are_numbers_and_grey_levels():
+    figure, (top, bottom) = plots.plt.subplots(2)
+    plots.draw_probabilities(top, torch.eye(3), 2, "")
+    assert [label.get_text() for label in top.get_yticklabels()] == ["0", "1", "2"]
+    model, theta = nn.Discrete(torch.nn.Identity(), beta_1=1.0, num_classes=3), torch.eye(3)[:, None, None]
+    plots.draw_inputs(bottom, model, SimpleNamespace(symbols="", num_classes=3), theta, [0, 1, 2], columns=3)
+    assert bottom.images[0].get_array().compressed().tolist() == [0, 0.5, 1]
+    plots.plt.close(figure)
 
 
 def test_tiles_in_colour_have_white_between_them():

@@ -131,6 +131,10 @@ def test_what_is_tried_changes_neither_weights_nor_gradients_nor_buffers(tiny, m
     other.begin_clock()
     other.tune()
     assert all(parameter.grad is None for parameter in other.bare.parameters()) and other.bare.network.seen == 0
+    with pytest.raises(ZeroDivisionError), monkeypatch.context() as patched:
+        patched.setattr(other.accelerator, "backward", lambda loss: 1 / 0)
+        other.try_out(PLAIN, 1)
+    assert other.bare.network.seen == 0
     plain.run()
     other.run()
     want, got = plain.bare.state_dict(), other.bare.state_dict()

@@ -99,6 +99,8 @@ def test_the_paper_stands_beside_what_was_measured(few):
     table = tables.bounds_table(rows, data, settings)
     columns = {column.header: list(column.cells) for column in table.columns}
     assert columns["n"] == ["10", "784", "∞"] and columns["paper, nats"] == ["95.21", "–", "77.87"]
+    settings.data.num_bins = 16
+    assert all("paper" not in str(column.header) for column in tables.bounds_table(rows, data, settings).columns)
     assert columns["nats per example"][0] == f"{64 * 0.12 * math.log(2):.2f} ± {64 * 0.001 * math.log(2):.2f}"
 
 

@@ -10,8 +10,9 @@ import torch
 
 from bfn.configs import ConfigError
 from bfn.data import load_data
+from bfn.model import build_model
 from bfn.results.evaluate import evaluate
-from bfn.training import states
+from bfn.training import processes, states
 from bfn.training.checkpoint import CheckpointError, load, save
 from bfn.training.runs import LOG_FILE, MODEL_FILE, STATE_FILE, load_run
 from bfn.training.trainer import Interrupted, Trainer
@@ -93,6 +94,44 @@ def test_a_run_that_is_killed_goes_on_from_its_last_save(tiny, tmp_path):
     assert_same_run(whole, again)
 
 
+def test_a_run_does_not_go_on_with_other_data(tiny):
+    config = tiny("digits", *SETTINGS)
+    data = load_data(config)
+    trained(config, data, stop_at=2)
+    with pytest.raises(CheckpointError, match=r"holds a run on 1350 training examples .*, and the data are 1349"):
+        Trainer(config, replace(data, train=data.train[1:]))
+
+
+def test_a_run_that_goes_on_to_the_step_where_it_was_interrupted_has_a_result(tiny):
+    config = tiny("digits", *SETTINGS)
+    data = load_data(config)
+    trained(config, data, stop_at=2)
+    ended = trained(replace(config, train=replace(config.train, max_steps=2)), data)
+    assert ended.at.step == ended.at.best_step == 2 and len(ended.log) == 1
+    assert load(ended.out / MODEL_FILE)[1]["step"] == 2
+
+
+def test_a_run_with_a_parameter_that_is_never_used_goes_on(tiny, monkeypatch):
+    def with_more(config, data):
+        model = build_model(config, data)
+        model.network.unused = torch.nn.Linear(1, 1)
+        return model
+
+    monkeypatch.setattr("bfn.training.trainer.build_model", with_more)
+    config = tiny("digits", *SETTINGS)
+    data = load_data(config)
+    trained(config, data, stop_at=2)
+    assert trained(config, data).at.step == 9
+
+
+def test_a_converted_model_is_not_written_over(tiny):
+    config = tiny("digits", *SETTINGS)
+    save(Path(config.out) / MODEL_FILE, {}, {"config": {}})
+    with pytest.raises(CheckpointError, match="is a converted model, which a run would replace"):
+        Trainer(config, load_data(config))
+    assert Trainer(config, load_data(config), fresh=True).at.step == 0
+
+
 def test_a_fresh_run_that_cannot_start_leaves_what_is_there(tiny):
     config = tiny("digits", "train.max_steps=1", "train.validate_every=1")
     data = load_data(config)
@@ -104,6 +143,10 @@ def test_a_fresh_run_that_cannot_start_leaves_what_is_there(tiny):
     assert {path.name: path.read_bytes() for path in Path(config.out).iterdir() if path.is_file()} == before
     assert Trainer(config, data, fresh=True).at.step == 0
     assert not (Path(config.out) / STATE_FILE).exists()
+
+
+def test_numbers_of_one_process_need_no_float64_on_its_device():
+    assert processes.means([0.5], torch.device("meta")) == [0.5]
 
 
 def test_what_is_written_while_training_goes_on_are_copies_that_it_does_not_change(tiny):

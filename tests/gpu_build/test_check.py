@@ -1,6 +1,7 @@
 """`make gpu-check` with steps of its tests' own: what its report says, and its exit status."""
 
 import dataclasses
+import os
 import re
 import subprocess
 import sys
@@ -59,8 +60,37 @@ def test_a_step_that_takes_too_long_is_stopped_with_its_children(tmp_path):
     text = (tmp_path / "report.txt").read_text()
     assert "slow: FAILED: stopped after 3 s" in text and "begun" in text
     assert "after: ok" in text and "ran" in text
-    left = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
+    left = subprocess.run(["ps", "-ww", "-eo", "args"], capture_output=True, text=True).stdout
     assert "time.sleep(77.25)" not in left.replace(child, "")
+
+
+INTERRUPTED = """
+import sys
+from pathlib import Path
+import torch
+from gpu_build import check
+torch.cuda.is_available, torch.cuda.get_device_name = lambda: True, lambda: "card"
+torch.cuda.get_device_capability = lambda: (9, 0)
+code = "import os, signal, time; os.kill(os.getppid(), signal.{signal}); time.sleep({seconds})"
+check.steps = lambda *arguments, **options: [check.Step("one", [sys.executable, "-c", code])]
+check.main([])
+"""
+
+
+@pytest.mark.parametrize(("signal", "seconds"), [("SIGINT", 77.375), ("SIGTERM", 77.5)])
+def test_an_interrupted_check_stops_its_step(signal, seconds, tmp_path):
+    code = INTERRUPTED.format(signal=signal, seconds=seconds)
+    began, environment = time.monotonic(), os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True)
+    assert done.returncode != 0 and time.monotonic() - began < 60
+    left = subprocess.run(["ps", "-ww", "-eo", "args"], capture_output=True, text=True).stdout
+    assert f"time.sleep({seconds})" not in left
+
+
+def test_output_that_ends_within_a_character(tmp_path):
+    cut = python("cut", r"import sys; sys.stdout.buffer.write(b'caf\xc3')")
+    assert check.run([cut], tmp_path / "report.txt") == 0
+    assert "caf" in (tmp_path / "report.txt").read_text()
 
 
 def test_steps_for_a_card(tmp_path, monkeypatch):

@@ -11,8 +11,8 @@ import pytest
 
 from bfn_kernels.backends import CPU_BUILD, FAMILIES
 from bfn_kernels.operators import TRITON
-from gpu_build import cuda, executed, extension
-from gpu_build.__main__ import BUDGET, allowed, main, over_budget, rewritten, spilling, verdict
+from gpu_build import cuda, executed, extension, sass
+from gpu_build.__main__ import BUDGET, SHARED, allowed, main, over_budget, oversized, rewritten, spilling, verdict
 from gpu_build.calls import Row
 from gpu_build.table import CLOCK, SMS, Execution, Kernel
 from tests.ptx import ptx
@@ -32,7 +32,6 @@ ptxas info    : Used 40 registers
 
 
 AMD = """
-    .group_segment_fixed_size: 512
     .private_segment_fixed_size: {scratch}
     .sgpr_spill_count: 2
     .vgpr_count:     48
@@ -43,6 +42,27 @@ AMD = """
 def test_resources_are_those_of_the_architecture():
     assert cuda.resources(LOG, 80) == {"_Z1f": (24, 512, 12), "_Z1g": (30, 0, 0)}
     assert cuda.resources(LOG, 90) == {"_Z1f": (40, 0, 0)}
+
+
+def test_a_source_without_a_log_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(cuda, "build", lambda architectures, folder: None)
+    logs = [tmp_path / "csrc" / "cuda" / f"{path.stem}.80-90.log" for path in (ROOT / "csrc" / "cuda").glob("*.cu")]
+    logs[0].parent.mkdir(parents=True)
+    for log in logs:
+        log.write_text(LOG)
+    assert len(cuda.kernels([80, 90], tmp_path)) == 2 * len(logs)
+    logs[0].unlink()
+    with pytest.raises(FileNotFoundError, match=logs[0].name):
+        cuda.kernels([80, 90], tmp_path)
+
+
+def test_a_product_fits_in_the_shared_memory_of_amd(tmp_path, monkeypatch):
+    """The product of float32 numbers with 16-bit vectors takes the most."""
+    pytest.importorskip("triton")
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    compiler = importlib.import_module("gpu_build.triton")
+    (kernel,) = compiler.kernels(["gfx942"], tmp_path, "product, by hidden")
+    assert 0 < kernel.shared <= SHARED["gfx942"] and kernel.spills == 0
 
 
 def test_a_kernel_is_compiled_for_amd(tmp_path, monkeypatch):
@@ -68,14 +88,22 @@ def test_spills_on_amd_are_found(monkeypatch):
     pytest.importorskip("triton")
     compiler = importlib.import_module("gpu_build.triton")
     text = AMD.format(scratch=16, spilled=3), AMD.format(scratch=16, spilled=0)  # indexed arrays lie in scratch, too
-    monkeypatch.setattr(compiler, "compiled", lambda text, architecture: SimpleNamespace(asm={"amdgcn": text}))
+    shared = SimpleNamespace(shared=1024)
+    monkeypatch.setattr(compiler, "compiled", lambda text, _: SimpleNamespace(asm={"amdgcn": text}, metadata=shared))
     assert [compiler.resources_of_amd("f", each, "gfx942").spills for each in text] == [16, 0]
-    assert compiler.resources_of_amd("f", text[0], "gfx942") == Kernel("triton", "f", "gfx942", 48, 512, 16)
+    assert compiler.resources_of_amd("f", text[0], "gfx942") == Kernel("triton", "f", "gfx942", 48, 1024, 16)
 
 
 def test_a_kernel_that_spills_is_an_error():
     kernels = [Kernel("cuda", "one", "sm_90", 32), Kernel("triton", "two", "sm_90", 255, spills=8)]
     assert spilling(kernels) == ["triton two, sm_90: spills 8 bytes"]
+
+
+def test_a_kernel_that_takes_too_much_shared_memory_is_an_error():
+    kernels = [Kernel("triton", "one", name, 32, most) for name, most in SHARED.items()]
+    assert oversized(kernels) == []
+    more = Kernel("triton", "two", "gfx942", 32, SHARED["gfx942"] + 1)
+    assert oversized([*kernels, more]) == ["triton two, gfx942: takes 65537 bytes of shared memory, of 65536"]
 
 
 def ran(name: str, **fields) -> Execution:
@@ -228,3 +256,11 @@ def test_a_call_that_there_is_not(capsys):
     with pytest.raises(SystemExit):
         main(["--only-call", "nothing of this name"])
     assert "is in the name of no call" in capsys.readouterr().err
+
+
+def test_without_nvcc_the_cuda_kernels_are_left_out(monkeypatch, capsys):
+    monkeypatch.setattr(sass, "find_tool", lambda name: None)
+    assert main(["--only", "cuda"]) == 0
+    said = capsys.readouterr()
+    assert "left out: the cuda kernels, since their compiler is not installed" in said.err
+    assert "nothing was executed" in said.out

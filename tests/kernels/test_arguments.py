@@ -138,6 +138,12 @@ def test_data_out_of_range(name, bad, backend):
         assert loss(x, backend=backend, mask=x == X).isfinite()
 
 
+@pytest.mark.parametrize("backend", [b for b in ON_CPU if not gpu_like(b)])
+def test_an_error_of_a_range_shows_the_given_range(backend):
+    with pytest.raises(ValueError, match=r"^x must lie in \[0(\.0)?, 0\.1\], got 0\.2"):
+        continuous.continuous_time_loss(X / X * 0.2, X, X, 0.5, clip=(0, 0.1), backend=backend, **S)
+
+
 @ON_EACH
 def test_data_without_bounds(backend):
     for loss in (continuous.continuous_time_loss, continuous.discrete_time_loss):

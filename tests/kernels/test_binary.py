@@ -49,6 +49,14 @@ def test_messages_are_the_differences_of_those_of_two_classes(schedule, backend)
 
 
 @backends
+def test_a_flow_keeps_small_probabilities(backend):
+    d = torch.tensor([-1.0, -88.0, -100.0, -700.0], dtype=torch.float64)
+    of = {"output": "probs", "noise": torch.zeros(4, dtype=torch.float64), "dtype": torch.float64, "backend": backend}
+    p = binary.flow_sample(torch.zeros(4, dtype=torch.long), (-d / 800).sqrt(), beta_1=400.0, **of)
+    torch.testing.assert_close(p, d.sigmoid(), rtol=1e-11, atol=0)
+
+
+@backends
 def test_states(backend):
     two = random(3, *SHAPE, 2)
     d = difference(two)

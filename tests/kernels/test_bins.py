@@ -200,3 +200,20 @@ def test_the_digits_of_a_small_std_are_kept(backend, num_bins):
     want = discretised.log_prob(*(number.double() for number in arguments), num_bins=num_bins, backend="reference")
     got = discretised.log_prob(*arguments, num_bins=num_bins, backend=backend)
     assert ((got - want).abs() / (1 + want.abs())).max() < 1.5e-6
+
+
+@pytest.mark.parametrize("clip", [True, False])
+@pytest.mark.parametrize("std", [0.0, 1e-40])
+@pytest.mark.parametrize("backend", NATIVE)
+def test_without_a_spread_the_bin_of_the_mean_has_all_the_mass(backend, std, clip):
+    """On a GPU the reciprocal of such a std is infinite."""
+    mean = torch.tensor([-0.95, -0.6, -0.1, 0.25, 0.9], requires_grad=True)  # of the bins 0, 0, 1, 2 and 3
+    centre, std = torch.tensor([-0.75, -0.75, -0.25, 0.25, 0.75]), torch.full((5,), std, requires_grad=True)
+    more = {"num_bins": 4, "backend": backend}
+    log_p = discretised.log_prob(centre, mean, std, clip=clip, **more)
+    assert torch.equal(log_p, torch.zeros(5))
+    assert not any(grad.any() for grad in torch.autograd.grad(log_p.sum(), (mean, std)))
+    assert (discretised.log_prob(-centre, mean, std, clip=clip, **more) == -torch.inf).all()
+    value = discretised.expected_value(mean, std, clip=clip, **more)
+    torch.testing.assert_close(value, centre, rtol=0, atol=1e-7)
+    assert not any(grad.any() for grad in torch.autograd.grad(value.sum(), (mean, std)))

@@ -237,6 +237,7 @@ OPERATORS = {
     "a pair of three": lambda o: o.discretised_loss(
         X, torch.zeros(2, 3, 3), *[None] * 7, False, 0, *NO_DRAWS, 4, True, 1e-3, 10.0, 10.0, None, 3, *[False] * 3
     ),
+    "the mean of bins": lambda o: o.discretised_choose(X, X + 2, None, 4, 2, None, None, None),
     "an unknown choice of a bit": lambda o: o.binary_step(X, X, *step_arguments(3)),
     "an unknown receiver of bits": lambda o: o.binary_discrete_time_loss(
         CLASSES, X, ROW, 5, 2, (0.5,), (1.0,), 0, None, None, None, 3, False

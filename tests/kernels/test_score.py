@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from bfn_kernels import discrete
+from bfn_kernels.call import checks
 from bfn_kernels.solvers import Coefficients
 from tests.kernels.support import ON_CPU
 
@@ -31,6 +32,21 @@ def test_a_score_is_added_to_the_prediction(choose, num_classes, backend):
             added = torch.where(unknown, score.clamp(-limit, limit), 0)
             torch.testing.assert_close(p - before, added, rtol=1e-5, atol=1e-6)
             torch.testing.assert_close(got - plain, num_classes * step.take.view(2, 1, 1) * added, rtol=1e-5, atol=2e-6)
+
+
+@on_each
+@pytest.mark.parametrize("num_classes", [3, 40])
+def test_a_clip_that_is_no_number_makes_the_prediction_none(num_classes, backend, monkeypatch):
+    """Where a negative clip cannot be refused, it becomes NaN. A known class is sent all the same."""
+    monkeypatch.setattr(checks, "shows", lambda x: False)  # as for tensors on a GPU
+    z, p = torch.zeros(2, 2, num_classes), torch.empty(2, 2, num_classes)
+    known_mask = torch.tensor([[True, False], [True, False]])
+    new = discrete.solver_step(
+        z, z, coefficients=Coefficients(None, 0.1), known=known_mask.long(), known_mask=known_mask, backend=backend,
+        score=z + 0.2, score_clip=torch.tensor([0.3, -1.0]), predicted_out=p,
+    )  # fmt: skip
+    want = torch.tensor([[False, False], [False, True]])[..., None].expand_as(z)
+    assert torch.equal(new.isnan(), want) and torch.equal(p.isnan(), want)
 
 
 def test_a_score_makes_the_mean_that_of_the_condition():

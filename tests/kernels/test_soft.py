@@ -1,5 +1,7 @@
 """Soft data: distributions over classes in the place of classes."""
 
+import math
+
 import pytest
 import torch
 
@@ -97,6 +99,25 @@ def test_losses_of_any_distribution(num_classes, backend):
     agrees(discrete.reconstruction_loss(x, logits, **options), want, 1e-5)
     want = (x.double() - wide.softmax(-1)).square().sum(-1)
     agrees(discrete.continuous_time_loss(x, logits, 1.0, beta_1=1.0 / num_classes, **options), want, 1e-6)
+
+
+@each_backend
+@each_size
+@pytest.mark.parametrize("name", ["continuous_time_loss", "reconstruction_loss"])
+def test_a_class_has_half_of_the_probability(name, num_classes, backend):
+    """Or half of it but for a rounding error, to either side."""
+    z = torch.full((64, num_classes), -math.log(num_classes - 1))
+    z[:, 0] = 0
+    z[:, 1] += torch.arange(-32, 32) * 2.0**-26
+    x = torch.nn.functional.one_hot(torch.arange(64) % 2, num_classes).float()
+    logits, wide = (v.requires_grad_() for v in (z.double() if backend == "reference" else z.clone(), z.double()))
+    time = {} if name == "reconstruction_loss" else {"t": 1.0, "beta_1": 1.0 / num_classes}
+    loss = getattr(discrete, name)(x, logits, **time, reduction="none", backend=backend)
+    p = wide.softmax(-1)
+    want = (x - p).square().sum(-1) if time else -(x * p.log()).sum(-1)
+    torch.testing.assert_close(loss.double(), want, rtol=1e-6, atol=0)
+    (grad,), (exact,) = torch.autograd.grad(loss.sum(), logits), torch.autograd.grad(want.sum(), wide)
+    torch.testing.assert_close(grad.double(), exact, rtol=1e-4, atol=1e-6)
 
 
 def test_a_model_trains_on_soft_data():

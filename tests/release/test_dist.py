@@ -154,6 +154,45 @@ def test_compilers(setup, monkeypatch, tmp_path):
     assert found == {None: "clang++", "none": None, "clang++ -m64": "clang++ -m64", "clang++ -std=c++nonsense": None}
 
 
+NVCC = """#!/bin/sh
+test "$1" != --list-gpu-arch || exec printf 'compute_80\\ncompute_90\\n'
+echo "$@" >&2
+while test "$1" != -o; do shift; done
+echo compiled > "$2"
+"""
+
+
+@pytest.fixture
+def nvcc(monkeypatch, tmp_path):
+    """An nvcc that does not know compute capability 10.0."""
+    (tmp_path / "nvcc").write_text(NVCC)
+    (tmp_path / "nvcc").chmod(0o755)
+    monkeypatch.setenv("BFN_NVCC", str(tmp_path / "nvcc"))
+
+
+@pytest.mark.parametrize(("named", "compiled_for"), [(None, ["80", "90"]), ("90,100", ["90", "100"])])
+def test_the_default_leaves_out_what_nvcc_does_not_know(named, compiled_for, nvcc, setup, monkeypatch, tmp_path):
+    if named:
+        monkeypatch.setenv("BFN_CUDA_ARCHITECTURES", named)
+    for made in setup("x86_64")["cuda_objects"](tmp_path / "objects"):
+        assert made.endswith(f".{'-'.join(compiled_for)}.o")
+        command, last = Path(made).with_suffix(".log").read_text(), compiled_for[-1]
+        assert re.findall("code=sm_([0-9]+)", command) == compiled_for
+        assert re.findall("code=compute_([0-9]+)", command) == [last]
+
+
+def test_what_a_killed_build_left_is_compiled_again(nvcc, setup, tmp_path):
+    """It has no log yet, or the log of an earlier build."""
+    build = setup("x86_64")["cuda_objects"]
+    first, second, third, *_ = map(Path, build(tmp_path / "objects"))
+    for path in (first, second, third):
+        path.write_text("half")
+    first.with_suffix(".log").unlink()
+    os.utime(second.with_suffix(".log"), (0, 0))
+    build(tmp_path / "objects")
+    assert [path.read_text() for path in (first, second, third)] == ["compiled\n", "compiled\n", "half"]
+
+
 def test_versions():
     newest = re.search(r"^## \[(\d.*)\]$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert newest and newest[1] == bfn_kernels.__version__
