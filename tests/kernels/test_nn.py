@@ -233,3 +233,19 @@ def test_a_class_mask_of_a_model_is_logits_of_minus_infinity():
         assert torch.equal(drawn, samplers.sample(wants, (50, 4), 3, seed=1, sampler=sampler))
         assert mask[drawn].all()
     assert not any("class_mask" in name for name in model.state_dict())
+
+
+def test_frequencies_take_the_type_of_the_weight():
+    model = nn.Vocabulary(torch_nn.Linear(6, 7), 0.1, num_classes=5, width=6, frequencies=torch.ones(5).double())
+    assert model.weight().dtype == torch.float32
+
+
+def test_a_large_vocabulary_has_no_other_receiver():
+    model = nn.Vocabulary(torch_nn.Linear(6, 7), 0.1, num_classes=5, width=6)
+    with (
+        pytest.raises(ValueError, match=r"receiver must be one of \['joint'\], got 'factorised'"),
+        model.using("factorised"),
+    ):
+        pass
+    with model.using("joint"):
+        assert model.receiver == "joint"

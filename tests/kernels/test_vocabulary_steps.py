@@ -362,22 +362,6 @@ def test_coefficients_take_the_place_of_times(backend):
     close(vocabulary.solver_step(state, hidden, weight, bias, previous=before, **options), want, torch.float32)
 
 
-def test_frequencies_take_the_type_of_the_weight():
-    model = nn.Vocabulary(torch.nn.Linear(6, 7), 0.1, num_classes=5, width=6, frequencies=torch.ones(5).double())
-    assert model.weight().dtype == torch.float32
-
-
-def test_a_large_vocabulary_has_no_other_receiver():
-    model = nn.Vocabulary(torch.nn.Linear(6, 7), 0.1, num_classes=5, width=6)
-    with (
-        pytest.raises(ValueError, match=r"receiver must be one of \['joint'\], got 'factorised'"),
-        model.using("factorised"),
-    ):
-        pass
-    with model.using("joint"):
-        assert model.receiver == "joint"
-
-
 @on_cpu
 def test_autocast_changes_no_result(backend):
     """Under autocast torch's matrix products of float32 are in bfloat16."""
