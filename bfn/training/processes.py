@@ -16,6 +16,7 @@ from accelerate.utils import DistributedDataParallelKwargs, DistributedType, Gra
 from torch import Tensor
 
 from bfn.training.run_lock import RunError
+from bfn_kernels.call.checks import wide_device
 
 # The environment variables in which torchrun and MPI say how many processes they started.
 COUNTS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
@@ -121,9 +122,7 @@ def add_up(tensor: Tensor) -> Tensor:
 
 def means(numbers: Sequence[float], device: torch.device) -> list[float]:
     """The mean of each of these numbers over the processes, with the same bits in each process."""
-    if count() == 1:
-        return list(numbers)
-    return (add_up(torch.tensor(numbers, dtype=torch.float64, device=device)) / count()).tolist()
+    return (add_up(torch.tensor(numbers, dtype=torch.float64, device=wide_device(device))) / count()).tolist()
 
 
 def from_main(value: Value) -> Value:
