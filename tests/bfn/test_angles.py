@@ -1,5 +1,6 @@
 """Backbone angles of proteins: how they are read, the model of angles, and what a density estimate says of it."""
 
+import functools
 import math
 import tarfile
 
@@ -18,10 +19,19 @@ from bfn.results.evaluate import evaluate
 from bfn.sample import sample
 from bfn.training.runs import load_run
 from bfn.training.trainer import Trainer
+from bfn_kernels.schedules import VonMisesAccuracy
 from tests.bfn import tiny_files
 from tests.bfn.tiny_settings import TINY
 
 MESSAGES = ["train.n_steps=20", "evaluate.n_steps=20", "sample.n_steps=20"]
+FEW_MESSAGES = ["train.n_steps=3", "evaluate.n_steps=3", "sample.n_steps=3"]
+made_once = functools.cache(VonMisesAccuracy.linear_entropy)
+
+
+@pytest.fixture(autouse=True)
+def schedules_are_made_once(monkeypatch):
+    """A schedule and its table of quantiles take seconds."""
+    monkeypatch.setattr(VonMisesAccuracy, "linear_entropy", made_once)
 
 
 def bfn(*arguments):
@@ -190,12 +200,13 @@ def test_pictures_of_angles(pair, tmp_path, monkeypatch):
 
 
 def test_training_and_sampling_end_to_end(settings, tmp_path):
-    result = bfn("train", "angles", *settings, "train.max_steps=2", "train.validate_every=1")
+    settings = [*settings, *FEW_MESSAGES, "train.validate_every=1"]
+    result = bfn("train", "angles", *settings, "train.max_steps=2")
     assert result.exit_code == 0, result.output
     assert "held-out nats per angle: " in result.output and "(density estimate " in result.output
     assert "held-out data, nats per angle by the density" in " ".join(result.output.split())
     out = tmp_path / "run"
-    again = bfn("train", "angles", *settings, "train.max_steps=3", "train.validate_every=1")
+    again = bfn("train", "angles", *settings, "train.max_steps=3")
     assert again.exit_code == 0 and "at step 2" in again.output, again.output
     for name in ("samples.png", "losses.png", "narrowing.png"):
         assert (out / name).read_bytes().startswith(b"\x89PNG")
