@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bfn.configs import Config, load
+from bfn.configs import Config, EvaluateConfig, load
 from bfn.data import Data, load_data
 from bfn.model import BFN, ContinuousBFN, build_model
 from bfn.training.trainer import Trainer
@@ -42,6 +42,13 @@ def make(tiny: Callable[..., Config], tmp_path: Path) -> Callable[..., Trainer]:
         return Trainer(config, replace(data, validation=data.validation[:4], test=data.test[:4]))
 
     return trainer
+
+
+@pytest.fixture
+def short_validations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The validations of a run take 2 times for each example instead of 16."""
+    few = lambda n_steps, repeats, seed: EvaluateConfig(n_steps, repeats=2, seed=seed)  # noqa: E731
+    monkeypatch.setattr("bfn.training.trainer.EvaluateConfig", few)
 
 
 @pytest.fixture(params=["digits", "digits_continuous", "digits_binary", "text"])

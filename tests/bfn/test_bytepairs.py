@@ -180,7 +180,7 @@ def run(*arguments):
     return CliRunner().invoke(cli.app, [str(a) for a in arguments])
 
 
-def test_a_run_is_trained_told_in_bytes_and_continued_in_its_own_tokens(tmp_path):
+def test_a_run_is_trained_told_in_bytes_and_continued_in_its_own_tokens(tmp_path, monkeypatch):
     (tmp_path / "play.txt").write_text(TEXT)
     shared = [f"data.folder={tmp_path}", *TINY, *SETTINGS]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -189,8 +189,10 @@ def test_a_run_is_trained_told_in_bytes_and_continued_in_its_own_tokens(tmp_path
     said = re.search(r"^held-out bits per byte: (\d\.\d+) \(unigrams (\d\.\d+)\)$", result.output, re.M)
     data = load_data(cli.load(*["text_bpe", shared]))
     assert float(said[2]) == pytest.approx(data.baseline / data.token_bytes, abs=1e-3)
-    assert run("train", "text_bpe", f"out={parts}", "train.max_steps=1", *shared).exit_code == 0
-    result = run("train", "text_bpe", f"out={parts}", "train.max_steps=2", *shared)
+    with monkeypatch.context() as patched:
+        patched.setattr(cli, "plotted", lambda *of_run: [])  # pictures take longer than all else
+        assert run("train", "text_bpe", f"out={parts}", "train.max_steps=1", *shared).exit_code == 0
+        result = run("train", "text_bpe", f"out={parts}", "train.max_steps=2", *shared)
     assert result.exit_code == 0 and "at step 1" in result.output
     (tensors, state), (tensors_whole, _) = checkpoint.load(parts / STATE_FILE), checkpoint.load(whole / STATE_FILE)
     assert all(tensors[name].equal(tensor) for name, tensor in tensors_whole.items())

@@ -22,6 +22,7 @@ TINY = [
     "sample.n_steps=3",
 ]
 PLOTS = ["losses.png", "narrowing.png"]
+pytestmark = pytest.mark.usefixtures("short_validations")
 
 
 def bfn(*arguments):

@@ -60,6 +60,7 @@ def assert_same_run(one, other):
     assert all(torch.equal(best_one[k], best_other[k]) for k in best_one | best_other)
 
 
+@pytest.mark.usefixtures("short_validations")
 @pytest.mark.parametrize("name", ["digits", "text"])
 def test_a_run_that_is_interrupted_and_resumed_ends_with_the_same_bits(name, tiny, tmp_path):
     config = tiny(name, *SETTINGS, f"out={tmp_path / 'whole'}")
@@ -72,6 +73,7 @@ def test_a_run_that_is_interrupted_and_resumed_ends_with_the_same_bits(name, tin
     assert_same_run(whole, trained(parts, data))
 
 
+@pytest.mark.usefixtures("short_validations")
 def test_a_run_that_is_killed_goes_on_from_its_last_save(tiny, tmp_path):
     config = tiny("digits", *SETTINGS, f"out={tmp_path / 'whole'}")
     data = load_data(config)
@@ -111,6 +113,7 @@ def test_a_run_that_goes_on_to_the_step_where_it_was_interrupted_has_a_result(ti
     assert load(ended.out / MODEL_FILE)[1]["step"] == 2
 
 
+@pytest.mark.usefixtures("short_validations")
 def test_a_run_with_a_parameter_that_is_never_used_goes_on(tiny, monkeypatch):
     def with_more(config, data):
         model = build_model(config, data)
