@@ -2,6 +2,7 @@
 measured."""
 
 import dataclasses
+import functools
 import math
 import random
 import re
@@ -33,6 +34,14 @@ from benchmarks.timed_cases import CASES, Case
 
 BACKENDS = [*available(), "reference"]
 NODES = next(case for case in CASES if "quadrature" in case.options)
+of_few_messages = functools.cache(timed_cases.of_messages.__wrapped__)
+
+
+@pytest.fixture(autouse=True)
+def few_messages(monkeypatch):
+    """The table of a thousand messages about an angle takes ten seconds."""
+    monkeypatch.setattr(timed_cases, "MESSAGES", 20)
+    monkeypatch.setattr(timed_cases, "of_messages", of_few_messages)
 
 
 def tiny(case: Case) -> Case:
