@@ -38,10 +38,15 @@ def bfn(*arguments):
     return CliRunner().invoke(cli.app, [str(a) for a in arguments])
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The folder of a stand-in for the archive."""
+    return tiny_files.angles(tmp_path_factory.mktemp("angles"))
+
+
 @pytest.fixture
-def settings(tmp_path):
-    """The settings of a tiny run on a stand-in for the archive."""
-    folder = tiny_files.angles(tmp_path / "data")
+def settings(folder, tmp_path):
+    """The settings of a tiny run on the stand-in."""
     more = ["model.beta_1=200", "data.length=4", "sample.count=16", f"out={tmp_path / 'run'}"]
     return [*TINY, *MESSAGES, *more, f"data.folder={folder}"]
 
@@ -172,13 +177,14 @@ def test_settings_that_angles_cannot_have_are_one_line(override, message, settin
 
 
 def test_an_archive_that_is_damaged_is_one_line(settings, tmp_path):
-    (tmp_path / "data" / PROTEINS.file).write_bytes(b"none")
+    config, archive = load("angles", [*settings, f"data.folder={tmp_path}"]), tmp_path / PROTEINS.file
+    archive.write_bytes(b"none")
     with pytest.raises(ConfigError, match="is damaged, or is not the source archive of mdanalysistests"):
-        load_data(load("angles", settings))
-    with tarfile.open(tmp_path / "data" / PROTEINS.file, "w:gz"):
+        load_data(config)
+    with tarfile.open(archive, "w:gz"):
         pass
-    with pytest.raises(ConfigError, match="is damaged"):
-        load_data(load("angles", settings))
+    with pytest.raises(ConfigError, match="is damaged, .* has no structures"):
+        load_data(config)
 
 
 def test_pictures_of_angles(pair, tmp_path, monkeypatch):
