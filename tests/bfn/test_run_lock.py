@@ -40,7 +40,7 @@ except RunError as error:
 
 
 @pytest.fixture
-def train(tiny_settings):
+def train(tiny_settings, short_validations):
     """train("--fresh") runs `bfn train` of tiny digits."""
     return lambda *arguments: CliRunner().invoke(
         cli.app, ["train", "digits", "train.max_steps=1", *tiny_settings, *map(str, arguments)]

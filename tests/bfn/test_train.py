@@ -268,18 +268,6 @@ def test_training_stops_at_its_time_limit_and_still_yields_a_model(tiny):
     assert trainer.at.step == 1 and (trainer.out / MODEL_FILE).exists() and trainer.end == "train.max_seconds=0.001"
 
 
-def test_the_average_follows_its_rule(tiny):
-    config = tiny("digits", "train.ema_decay=0.5")
-    trainer = Trainer(config, load_data(config))
-    expected = None
-    for step in range(6):
-        trainer.step()
-        weights = trainer.model.network.stem.weight.detach().double()
-        decay = min(0.5, (1 + step) / (10 + step))
-        expected = weights if expected is None else decay * expected + (1 - decay) * weights
-    torch.testing.assert_close(trainer.averaged.network.stem.weight.double(), expected, atol=1e-6, rtol=1e-5)
-
-
 def test_a_loss_that_is_not_finite_stops_training(tiny):
     config = tiny("digits", "train.max_steps=2")
     trainer = Trainer(config, load_data(config))
