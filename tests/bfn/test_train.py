@@ -4,6 +4,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -150,6 +151,22 @@ def test_a_fresh_run_that_cannot_start_leaves_what_is_there(tiny):
 
 def test_numbers_of_one_process_need_no_float64_on_its_device():
     assert processes.means([0.5], torch.device("meta")) == [0.5]
+
+
+@pytest.mark.parametrize(("most", "tried"), [(2**30, [2**30]), (2**25, [2**30, 2**25])])
+def test_a_run_keeps_the_memory_that_it_frees_and_uses_tensor_cores(most, tried, monkeypatch):
+    """Older versions of glibc keep less."""
+    asked = []
+    glibc = SimpleNamespace(mallopt=lambda option, size: asked.append((option, size)) or size <= most)
+    with monkeypatch.context() as patched:
+        patched.setattr(processes.ctypes, "CDLL", lambda name: glibc)
+        processes.keep_freed_memory()
+    assert asked == [(option, size) for option in (-3, -1) for size in tried]
+    did = []
+    monkeypatch.setattr(processes, "keep_freed_memory", lambda: did.append("kept"))
+    torch.set_float32_matmul_precision("highest")
+    processes.start(cpu=True)
+    assert did == ["kept"] and torch.get_float32_matmul_precision() == "high"
 
 
 def test_what_is_written_while_training_goes_on_are_copies_that_it_does_not_change(tiny):
