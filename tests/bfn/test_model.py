@@ -78,7 +78,7 @@ def test_noise_follows_the_seed(pair):
     assert torch.equal(states[0], states[1]) and not torch.equal(states[0], states[2])
 
 
-def test_two_classes_are_summed_up_exactly_and_more_are_drawn(tiny):
+def test_the_loss_of_two_classes_is_a_sum_and_that_of_more_is_drawn(tiny):
     t = torch.tensor([0.0, 0.2, 0.4, 0.6, 0.8])
     for name, draws, settings in (("digits_binary", False, []), ("text", True, ["data.length=16"])):
         config = tiny(name, *settings)

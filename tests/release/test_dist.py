@@ -154,7 +154,7 @@ def test_compilers(setup, monkeypatch, tmp_path):
     assert found == {None: "clang++", "none": None, "clang++ -m64": "clang++ -m64", "clang++ -std=c++nonsense": None}
 
 
-def test_versions():
+def test_the_changelog_begins_with_this_version():
     newest = re.search(r"^## \[(\d.*)\]$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert newest and newest[1] == bfn_kernels.__version__
 

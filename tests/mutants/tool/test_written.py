@@ -17,7 +17,7 @@ def test_every_fault_can_be_put_in_and_names_its_tests():
     assert len(set(found)) == len(found), "a fault is listed twice for the same tests"
 
 
-def test_a_table():
+def test_a_table_is_parsed():
     table = "# what they are\n\na.py\n- one\n- two\n+ three\n: tests/a.py\n: tests/b.py -k c\n- four\n+\n: tests/a.py\n"
     first = ("a.py", "one\ntwo", "three")
     assert fault.parsed(table) == [
