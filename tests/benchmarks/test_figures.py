@@ -64,7 +64,7 @@ def times_by_op() -> dict[str, set[tuple[str, str]]]:
     }
 
 
-def test_ops():
+def test_times_of_ops_are_those_of_the_file():
     lines = re.findall(r"^\| `(\w+\.\w+)`.*\| ([^|]+) \| ([^|]+) \|$", (ROOT / "docs" / "ops.md").read_text(), re.M)
     lines = [line for line in lines if line[1].strip()]
     assert len(lines) > 10

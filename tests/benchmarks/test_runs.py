@@ -23,6 +23,7 @@ from benchmarks.runs_report import OURS, THEIRS, Drawn, Point, Run
 from bfn.configs import Config
 from bfn.data import Data, load_data
 from bfn.model import BFN, build_model
+from tests.bfn.workers import FORKS
 
 OFFICIAL = os.environ.get("BFN_OFFICIAL")
 TEXT = "the quality of mercy is not strained "
@@ -171,7 +172,9 @@ def test_patches_of_images(folders, tmp_path):
     assert torch.equal(place.view(4, 4), levels[0, 8:12, 12:16])
 
 
-def test_a_quick_run(folders, tmp_path, capsys):
+def test_a_quick_run(folders, tmp_path, monkeypatch):
+    """Its two processes are forked, since new ones would import torch."""
+    monkeypatch.setattr(loops.multiprocessing, "get_context", lambda method: FORKS)
     out = tmp_path / "out"
     arguments = ["--text", str(folders["text"]), "--quick", "--only", "shakespeare", "--out", str(out)]
     assert runs.main(arguments) == 0

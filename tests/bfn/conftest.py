@@ -1,5 +1,6 @@
 """Small configurations of every kind of data, that train in seconds, and networks that know the answer."""
 
+import functools
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,11 +10,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bfn.configs import Config, load
+from bfn.configs import Config, EvaluateConfig, load
 from bfn.data import Data, load_data
 from bfn.model import BFN, ContinuousBFN, build_model
 from bfn.training.trainer import Trainer
 from tests.bfn.tiny_settings import TINY
+
+
+@functools.cache
+def shipped(name: str) -> Data:
+    """The data of a configuration that ships, which all tests share: no test may change them in place."""
+    return load_data(load(name))
 
 
 @pytest.fixture
@@ -37,18 +44,23 @@ def make(tiny: Callable[..., Config], tmp_path: Path) -> Callable[..., Trainer]:
     numbers = itertools.count()
 
     def trainer(*overrides: str) -> Trainer:
-        config = tiny("digits", f"out={tmp_path / str(next(numbers))}", *overrides)
-        data = load_data(config)
+        config, data = tiny("digits", f"out={tmp_path / str(next(numbers))}", *overrides), shipped("digits")
         return Trainer(config, replace(data, validation=data.validation[:4], test=data.test[:4]))
 
     return trainer
 
 
+@pytest.fixture
+def short_validations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The validations of a run take 2 times for each example instead of 16."""
+    few = lambda n_steps, repeats, seed: EvaluateConfig(n_steps, repeats=2, seed=seed)  # noqa: E731
+    monkeypatch.setattr("bfn.training.trainer.EvaluateConfig", few)
+
+
 @pytest.fixture(params=["digits", "digits_continuous", "digits_binary", "text"])
 def pair(request: pytest.FixtureRequest, tiny: Callable[..., Config]) -> tuple[BFN, Data]:
     """A fresh model of every kind of data, and the data."""
-    config = tiny(request.param)
-    data = load_data(config)
+    config, data = tiny(request.param), shipped(request.param)
     torch.manual_seed(0)
     return build_model(config, data), data
 

@@ -1,5 +1,6 @@
 """Backbone angles of proteins: how they are read, the model of angles, and what a density estimate says of it."""
 
+import functools
 import math
 import tarfile
 
@@ -18,20 +19,34 @@ from bfn.results.evaluate import evaluate
 from bfn.sample import sample
 from bfn.training.runs import load_run
 from bfn.training.trainer import Trainer
+from bfn_kernels.schedules import VonMisesAccuracy
 from tests.bfn import tiny_files
 from tests.bfn.tiny_settings import TINY
 
 MESSAGES = ["train.n_steps=20", "evaluate.n_steps=20", "sample.n_steps=20"]
+FEW_MESSAGES = ["train.n_steps=3", "evaluate.n_steps=3", "sample.n_steps=3"]
+made_once = functools.cache(VonMisesAccuracy.linear_entropy)
+
+
+@pytest.fixture(autouse=True)
+def schedules_are_made_once(monkeypatch):
+    """A schedule and its table of quantiles take seconds."""
+    monkeypatch.setattr(VonMisesAccuracy, "linear_entropy", made_once)
 
 
 def bfn(*arguments):
     return CliRunner().invoke(cli.app, [str(a) for a in arguments])
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The folder of a stand-in for the archive."""
+    return tiny_files.angles(tmp_path_factory.mktemp("angles"))
+
+
 @pytest.fixture
-def settings(tmp_path):
-    """The settings of a tiny run on a stand-in for the archive."""
-    folder = tiny_files.angles(tmp_path / "data")
+def settings(folder, tmp_path):
+    """The settings of a tiny run on the stand-in."""
     more = ["model.beta_1=200", "data.length=4", "sample.count=16", f"out={tmp_path / 'run'}"]
     return [*TINY, *MESSAGES, *more, f"data.folder={folder}"]
 
@@ -162,13 +177,14 @@ def test_settings_that_angles_cannot_have_are_one_line(override, message, settin
 
 
 def test_an_archive_that_is_damaged_is_one_line(settings, tmp_path):
-    (tmp_path / "data" / PROTEINS.file).write_bytes(b"none")
+    config, archive = load("angles", [*settings, f"data.folder={tmp_path}"]), tmp_path / PROTEINS.file
+    archive.write_bytes(b"none")
     with pytest.raises(ConfigError, match="is damaged, or is not the source archive of mdanalysistests"):
-        load_data(load("angles", settings))
-    with tarfile.open(tmp_path / "data" / PROTEINS.file, "w:gz"):
+        load_data(config)
+    with tarfile.open(archive, "w:gz"):
         pass
-    with pytest.raises(ConfigError, match="is damaged"):
-        load_data(load("angles", settings))
+    with pytest.raises(ConfigError, match="is damaged, .* has no structures"):
+        load_data(config)
 
 
 def test_pictures_of_angles(pair, tmp_path, monkeypatch):
@@ -190,12 +206,13 @@ def test_pictures_of_angles(pair, tmp_path, monkeypatch):
 
 
 def test_training_and_sampling_end_to_end(settings, tmp_path):
-    result = bfn("train", "angles", *settings, "train.max_steps=2", "train.validate_every=1")
+    settings = [*settings, *FEW_MESSAGES, "train.validate_every=1"]
+    result = bfn("train", "angles", *settings, "train.max_steps=2")
     assert result.exit_code == 0, result.output
     assert "held-out nats per angle: " in result.output and "(density estimate " in result.output
     assert "held-out data, nats per angle by the density" in " ".join(result.output.split())
     out = tmp_path / "run"
-    again = bfn("train", "angles", *settings, "train.max_steps=3", "train.validate_every=1")
+    again = bfn("train", "angles", *settings, "train.max_steps=3")
     assert again.exit_code == 0 and "at step 2" in again.output, again.output
     for name in ("samples.png", "losses.png", "narrowing.png"):
         assert (out / name).read_bytes().startswith(b"\x89PNG")

@@ -17,8 +17,3 @@ def test_what_messages_tell_and_what_is_left_open_is_all_there_is_to_know(num_cl
     left = discrete.reconstruction_loss(x, logits)
     assert left > 0.5
     assert (nats.sum() + left).item() == pytest.approx(math.log(num_classes), rel=0.01)
-
-
-def test_the_picture_is_drawn(tmp_path, monkeypatch):
-    monkeypatch.setattr(information, "CLASSES", (27,))
-    assert information.picture(tmp_path / "information.png").stat().st_size > 10_000

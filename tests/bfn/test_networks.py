@@ -36,10 +36,16 @@ def test_the_unet_attends_from_every_place_to_all():
     torch.testing.assert_close(layer(h), h + layer.out(mixed), atol=1e-5, rtol=1e-4)
 
 
-def test_the_transformer_attends_from_every_place_to_all():
-    layer, h = lively(Layer(16, 4, 0.0)), torch.randn(2, 7, 16)
-    middle = h + layer.out(attended(layer.qkv(layer.norm_attention(h)), 4))
-    torch.testing.assert_close(layer(h), middle + layer.mlp(layer.norm_mlp(middle)), atol=1e-5, rtol=1e-4)
+@pytest.mark.parametrize("rotary", [False, True])
+def test_the_transformer_attends_from_every_place_to_all(rotary):
+    layer, h, turns = lively(Layer(16, 4, 0.0)), torch.randn(2, 7, 16), turns_of(7, 4) if rotary else None
+    qkv = layer.qkv(layer.norm_attention(h))
+    if rotary:
+        q, k, v = qkv.unflatten(-1, (3, 4, 4)).unbind(2)
+        q, k = (turned(part.transpose(1, 2), turns).transpose(1, 2) for part in (q, k))
+        qkv = torch.stack([q, k, v], 2).flatten(2)
+    middle = h + layer.out(attended(qkv, 4))
+    torch.testing.assert_close(layer(h, turns), middle + layer.mlp(layer.norm_mlp(middle)), atol=1e-5, rtol=1e-4)
 
 
 def test_times_become_points_on_circles_of_frequencies_from_a_tenth_to_a_hundred():
@@ -220,11 +226,8 @@ def test_a_rotary_transformer_needs_heads_of_even_width():
     assert VectorTransformer((6,), **sizes | {"heads": 1}, rotary=True).turns is not None
 
 
-def test_a_rotary_transformer_sees_distances():
-    """Without its own positions, it puts out at each place what the distances of the others make."""
-    torch.manual_seed(0)
-    sizes = {"width": 16, "depth": 1, "heads": 2, "dropout": 0.0}
-    plain, rotary = (Transformer((6,), 5, 5, **sizes, rotary=on) for on in (False, True))
-    rotary.load_state_dict(plain.state_dict())
+def test_a_rotary_transformer_turns_by_the_places_of_a_sequence():
+    network = lively(Transformer((6,), 5, 5, width=16, depth=1, heads=2, dropout=0.0, rotary=True))
     theta, t = torch.rand(2, 6, 5), torch.rand(2)
-    assert not torch.allclose(plain.through(theta, t)[0], rotary.through(theta, t)[0])
+    h = network.embed(theta.mT).mT + network.position + network.time(t)[:, None]
+    torch.testing.assert_close(network.through(theta, t)[0], network.norm(network.layers[0](h, turns_of(6, 8))))

@@ -74,30 +74,28 @@ def test_a_run_goes_on_with_other_processes_from_where_a_sigterm_to_any_of_them_
     assert Group(2, workers.train, [SHARDED, *rest], 3, 0).ends() == [130, 130]
     tensors, state = checkpoint.load(Path(out_of(run), STATE_FILE))
     assert state["position"]["step"] == tensors["optimizer.network.stem.weight.step"] == 4
-    assert Group(2, workers.train, [SHARDED, *rest], 4, 0).ends() == [130, 130]
     assert Group(1, workers.train, rest).ends() == [0]
     assert_alike(out_of(run), alone)
 
 
-@pytest.mark.parametrize(("more", "kills"), [([], 2), ([SHARDED], 1)], ids=["ddp", "fsdp2"])
-def test_a_run_that_is_killed_at_any_moment_goes_on_from_its_last_checkpoint(more, kills, settings, tmp_path):
+@pytest.mark.parametrize("more", [[], [SHARDED]], ids=["ddp", "fsdp2"])
+def test_a_run_that_is_killed_at_any_moment_goes_on_from_its_last_checkpoint(more, settings, tmp_path):
     """BFN_KILLS=20 kills it twenty times."""
-    kills, moments = int(os.environ.get("BFN_KILLS", kills)), random.Random(0)
+    kills, moments = int(os.environ.get("BFN_KILLS", 1)), random.Random(0)
     steps = ["train.validate_every=2", f"train.max_steps={1000 * kills}", "train.patience=1000", MICRO, *more]
     whole, parts = settings(*steps), settings(*steps)
     notes, killed_at = tmp_path / "notes", []
     for _ in range(kills):
-        group, noted = Group(2, workers.noted_train, parts, notes), len(read_notes(notes))
-        while len(read_notes(notes)) == noted:  # until it is at work
+        group, before = Group(2, workers.noted_train, parts, notes), saved_steps(notes)
+        while saved_steps(notes) == before:  # else there would be no checkpoint to go on from
             assert all(member.exitcode is None for member in group.members)
             time.sleep(0.02)
-        time.sleep(moments.uniform(0, 1))
+        time.sleep(moments.uniform(0, 0.3))
         for member in moments.sample(group.members, 2):  # as torchrun kills the others of one that has died
             member.kill()
         group.ends()
-        done = read_notes(notes)
-        at = max((step for what, step in done if what == "saved"), default=0)
-        state = checkpoint.load(Path(out_of(parts), STATE_FILE))[1] if at else {"position": {"step": 0}}
+        done, at = read_notes(notes), saved_steps(notes)[-1]
+        state = checkpoint.load(Path(out_of(parts), STATE_FILE))[1]
         # The note of a checkpoint that has just been written may be missing. While one is written training goes on to
         # the next, and waits there.
         assert state["position"]["step"] in (at, at + 2)
@@ -116,6 +114,11 @@ def read_notes(path):
     """[("step", 1), ("step", 2), ("saved", 2), ...]"""
     lines = path.read_text().splitlines() if path.exists() else []
     return [(what, int(step)) for what, step in (line.split() for line in lines)]
+
+
+def saved_steps(notes):
+    """The steps of the checkpoints that have been written."""
+    return [step for what, step in read_notes(notes) if what == "saved"]
 
 
 def test_processes_agree(tmp_path):
@@ -137,9 +140,8 @@ def test_what_the_main_process_cannot_do_is_one_line_of_all(settings, tmp_path):
     assert said.read_text() == f"error: another run is at work in {tmp_path}; wait for it, or choose another out=\n"
 
 
-@pytest.mark.parametrize("more", [[], [SHARDED]], ids=["ddp", "fsdp2"])
-def test_a_disk_that_fills_up_ends_the_run_in_all_processes(more, settings, tmp_path):
-    run, said = settings(*more), tmp_path / "said"
+def test_a_disk_that_fills_up_ends_the_run_in_all_processes(settings, tmp_path):
+    run, said = settings(), tmp_path / "said"
     (tmp_path / f".{STATE_FILE}.partial").symlink_to("/dev/full")
     assert Group(2, workers.command, said, ["train", "digits", *run, f"out={tmp_path}"]).ends() == [1, 1]
     assert said.read_text().endswith(f"error: {tmp_path / STATE_FILE}: No space left on device\n")
@@ -164,7 +166,7 @@ def test_the_commands_of_the_page_share_a_run(settings, tmp_path):
                 env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"},
             )
 
-    stopped = launch(by_torchrun, 10_000)
+    stopped = launch(by_torchrun, 1000)  # with many more steps, a slow machine would compile the network for a minute
     while not state.exists():
         assert stopped.poll() is None, said.read_text()
         time.sleep(0.1)

@@ -40,7 +40,7 @@ except RunError as error:
 
 
 @pytest.fixture
-def train(tiny_settings):
+def train(tiny_settings, short_validations):
     """train("--fresh") runs `bfn train` of tiny digits."""
     return lambda *arguments: CliRunner().invoke(
         cli.app, ["train", "digits", "train.max_steps=1", *tiny_settings, *map(str, arguments)]
@@ -252,10 +252,11 @@ def test_a_missing_extra_is_one_line(missing, tiny_settings, tmp_path, monkeypat
 
 
 def test_a_missing_extra_is_all_that_the_command_says():
-    code = "import sys, runpy; sys.modules['typer'] = None; runpy.run_module('bfn', run_name='__main__')"
+    """numpy is imported before torch, which takes long."""
+    code = "import sys, runpy; sys.modules['numpy'] = None; runpy.run_module('bfn', run_name='__main__')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1 and done.stdout == ""
-    assert re.fullmatch(r"error: .*typer.*pip install 'bfn-kernels\[train\]'\n", done.stderr)
+    assert re.fullmatch(r"error: .*numpy.*pip install 'bfn-kernels\[train\]'\n", done.stderr)
 
 
 @pytest.mark.parametrize("missing", ["bfn.results.plots", "pydoc_data"])

@@ -16,6 +16,7 @@ from bfn.training.trainer import Trainer
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 PLAIN, COMPILED = Choice("no", None), Choice("bf16", "inductor")
+pytestmark = pytest.mark.usefixtures("short_validations")
 
 
 @pytest.fixture

@@ -85,7 +85,7 @@ def test_text_is_compared_by_the_characters_that_differ():
 
 
 @pytest.mark.parametrize("name", ["text", "digits"])
-def test_only_text_is_compared_so(few, name, monkeypatch):
+def test_only_text_is_compared_by_characters(few, name, monkeypatch):
     asked = []
     monkeypatch.setattr(tables, "told_apart", lambda *args, **keywords: asked.append(keywords) or (0.5, 0.0))
     list(tables.samplers(*few(name), CPU, ["ancestral"], [1]))

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -53,6 +54,18 @@ def test_nothing_in_a_step_waits_for_the_device_or_for_other_processes(name, set
     with Reads(trainer.adamw) as reads:
         trainer.losses[0].item()
     assert reads.count.total() == 1
+
+
+def test_a_run_looks_about_once_a_second_and_at_the_latest_after_a_thousand_steps(make, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("bfn.training.trainer.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    trainer = make()
+    trainer.begin_clock()
+    for steps, seconds, next_steps in ((4, 0.5, 8), (4, 8.0, 1), (100, 0.0625, 1000)):
+        trainer.at.step += steps
+        clock[0] += seconds
+        assert not trainer.look()
+        assert trainer.next_look - trainer.at.step == next_steps
 
 
 def test_the_losses_of_a_run_that_goes_on_are_counted_from_there(make, monkeypatch):

@@ -105,7 +105,8 @@ def test_words_of_a_film(pair, tmp_path, monkeypatch):
 
     def note(film):
         frames.append((tuple(film.fig.get_size_inches()), words(film.fig)))
-        grab(film)
+        if len(frames) == 1:  # a film of no pictures could not be written
+            grab(film)
 
     monkeypatch.setattr(PillowWriter, "grab_frame", note)
     plots.animate_flow(model, data, tmp_path / "flow.gif", n_steps=3, seed=0, count=4)

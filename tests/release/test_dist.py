@@ -193,7 +193,7 @@ def test_what_a_killed_build_left_is_compiled_again(nvcc, setup, tmp_path):
     assert [path.read_text() for path in (first, second, third)] == ["compiled\n", "compiled\n", "half"]
 
 
-def test_versions():
+def test_the_changelog_begins_with_this_version():
     newest = re.search(r"^## \[(\d.*)\]$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert newest and newest[1] == bfn_kernels.__version__
 

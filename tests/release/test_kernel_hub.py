@@ -71,7 +71,7 @@ def variant(folder) -> Path:
     return folder / "build" / (COMPILED if "BFN_DIST" in os.environ else "torch-cpu")
 
 
-def test_layout(folder, variant):
+def test_every_variant_has_the_package_and_its_digest(folder, variant):
     ids = set()
     for to in (folder / "build").iterdir():
         metadata = json.loads((to / "metadata.json").read_text())
