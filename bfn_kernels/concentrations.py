@@ -82,13 +82,14 @@ def _after(law: Law, alpha: float) -> Law:
     first = (place.floor() - (_STENCIL // 2 - 1)).clamp(max=count - _STENCIL)
     # functions of the concentration are even, so that a node below 0 stands for its mirror image above 0
     first = first.clamp(min=0 if low > 0 else -_STENCIL)
-    gathered = torch.zeros(count, **_WIDE)
+    gathered, index = torch.zeros(count, **_WIDE), first.long()
+    offsets = [place - first - j for j in range(_STENCIL)]
     for k in range(_STENCIL):
-        share = weights.flatten().clone()
-        for j in range(_STENCIL):
-            if j != k:
-                share *= (place - first - j) / (k - j)
-        gathered.index_add_(0, (first.long() + k).abs(), share)
+        others = [j for j in range(_STENCIL) if j != k]
+        share = weights.flatten() / math.prod(k - j for j in others)
+        for j in others:
+            share *= offsets[j]
+        gathered.index_add_(0, (index + k).abs(), share)
     return Law(low + width * torch.arange(count, **_WIDE), gathered)
 
 
