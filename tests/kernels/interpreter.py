@@ -7,6 +7,7 @@ must be imported before any kernel runs.
 - Every lane of a load or store whose mask is True must lie within a tensor that was passed to the kernel.
 """
 
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
@@ -45,9 +46,12 @@ def _widening(dot):
 
 
 def _refusing_bfloat16(name, function):
+    narrow = tl.bfloat16.name
+
     def call(self, *arguments):
-        if any(isinstance(a, Handle) and a.dtype.scalar == tl.bfloat16 for a in arguments):
-            raise TypeError(f"{name} on bfloat16: convert to float32 right after the load")
+        for a in arguments:
+            if type(a) is Handle and a.dtype.scalar.name == narrow:
+                raise TypeError(f"{name} on bfloat16: convert to float32 right after the load")
         return function(self, *arguments)
 
     return call
@@ -76,16 +80,26 @@ def _noting_spans(initialise):
     return call
 
 
+def _outside(addresses: np.ndarray, size: int) -> int:
+    """How many numbers of this size lie outside of all tensors."""
+    if not addresses.size:
+        return 0
+    first, last = int(addresses.min()), int(addresses.max()) + size
+    if any(begin <= first and last <= end for begin, end in _spans):
+        return 0  # all lie in one tensor, as nearly always
+    inside = np.zeros(addresses.shape, bool)
+    for begin, end in _spans:
+        inside |= (addresses >= begin) & (addresses + size <= end)
+    return np.count_nonzero(~inside)
+
+
 def _checked(what, access, position):
     def call(self, pointers, *rest):
         mask = rest[position].data if rest[position] is not None else True
         addresses = pointers.data[np.broadcast_to(mask, pointers.data.shape)]
         size = max(1, pointers.dtype.scalar.element_ty.primitive_bitwidth // 8)
-        inside = np.zeros(addresses.shape, bool)
-        for begin, end in _spans:
-            inside |= (addresses >= begin) & (addresses + size <= end)
-        if not inside.all():
-            raise IndexError(f"{what}: {np.count_nonzero(~inside)} of {inside.size} lanes out of bounds")
+        if outside := _outside(addresses, size):
+            raise IndexError(f"{what}: {outside} of {addresses.size} lanes out of bounds")
         return access(self, pointers, *rest)
 
     return call
@@ -105,6 +119,10 @@ def repair() -> None:
     Builder.create_masked_load = _checked("load", Builder.create_masked_load, 0)
     Builder.create_masked_store = _checked("store", Builder.create_masked_store, 1)
     np.seterr(all="ignore")  # NaN and infinity are ordinary here
+    builder = interpreter.interpreter_builder
+    # Of int32 sums and products the interpreter computes whether they overflow, but tells it only in debugging.
+    assert not builder.options.debug
+    builder.options = dataclasses.replace(builder.options, sanitize_overflow=False)
     _patch_the_language_once()
     _remember_types()
 
