@@ -135,11 +135,12 @@ def _patch_the_language_once() -> None:
 
 
 def _remember_types() -> None:
-    """Makes each of NumPy's types, of the types of blocks and of the shapes of tensors once, and leaves alone operands
-    whose types are already equal. The interpreter does all of it for every operation, which takes half of its time."""
+    """Makes each of NumPy's types, of the types of blocks, of the shapes of tensors and of the right operands that are
+    numbers once, and leaves alone operands whose types are already equal. The interpreter does all of it for every
+    operation, which takes half of its time."""
     numpy_type, make_block, make_tensor = interpreter._get_np_dtype, tl.block_type.__init__, tl.tensor.__init__
     semantic = type(interpreter.interpreter_semantic)
-    check, numpy_types, blocks = semantic.binary_op_type_checking_impl, {}, {}
+    check, numpy_types, blocks, constants = semantic.binary_op_type_checking_impl, {}, {}, {}
 
     def known_numpy_type(of):
         name = of.scalar.name
@@ -170,7 +171,16 @@ def _remember_types() -> None:
         alike = type(left) is type(right) is tl.tensor and left.type is right.type
         if alike and not div_or_mod and not left.dtype.is_ptr():
             return left, right
-        return check(self, left, right, left_pointer, right_pointer, arithmetic_check, div_or_mod)
+        options = left_pointer, right_pointer, arithmetic_check, div_or_mod
+        if type(left) is tl.tensor and type(right) in (int, float) and right and right == right:  # neither 0 nor NaN
+            key = left.type.name, type(right), right, *options
+            if key in constants:
+                return left, constants[key]
+            of_left, constant = check(self, left, right, *options)
+            if of_left is left and len(constants) < 4096:
+                constants[key] = constant
+            return of_left, constant
+        return check(self, left, right, *options)
 
     interpreter._get_np_dtype, tl.tensor.__init__ = known_numpy_type, tensor
     tl.block_type.__new__, tl.block_type.__init__ = staticmethod(known_block), block
