@@ -60,7 +60,7 @@ def test_agrees_with_the_float64_reference(case, backend, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES[:3], ids=str)
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", [case for case in CASES if not case.alike], ids=str)
 def test_reference_in_a_narrow_type(case, dtype):
     """The reference, the yardstick of the others, loses little itself: of a result or gradient of ordinary size no
     more than 2.4e-4 of it beside the rounding of the type, and the rounding of the terms of order n that it sums."""
