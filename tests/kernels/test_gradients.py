@@ -115,7 +115,7 @@ def test_a_forward_mode_derivative_is_an_error(case, backend):
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 @pytest.mark.parametrize("backend", NATIVE)
 @pytest.mark.parametrize("shape", [(2,), (2, 3)], ids=str)
-def test_nor_has_a_time_one(backend, shape):
+def test_a_forward_mode_derivative_by_a_time_is_an_error(backend, shape):
     with forward_ad.dual_level():
         t = forward_ad.make_dual(torch.full(shape, 0.5), torch.ones(shape))
         with pytest.raises(RuntimeError, match="forward-mode"):
