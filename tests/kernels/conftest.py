@@ -54,9 +54,9 @@ def dtype_of(item) -> torch.dtype:
 
 
 def shows_something_new(item) -> bool:
-    """Whether an interpreter should run this test. Triton's own one runs no case of 3 classes, which fill a tile in part
-    as 27 do. It does not run the table in narrow types, in which tests/ptx runs every kernel as it is compiled, and
-    runs it in float64 for one case of each op."""
+    """Whether an interpreter should run this test. Triton's own one runs no case of 3 classes, which fill a tile in
+    part as 27 do. It does not run the tables in narrow types, in which tests/ptx runs every kernel as it is compiled,
+    and runs them in float64 for one case of each op."""
     name = getattr(item, "originalname", item.name)
     if name in LEFT_OUT:
         return False

@@ -135,7 +135,7 @@ def _patch_the_language_once() -> None:
 
 
 def _remember_types() -> None:
-    """Makes each of NumPy's types, of the types of blocks, of the shapes of tensors and of the right operands that are
+    """Makes each of NumPy's types, of the types of blocks, of the shapes of tensors and of the operands that are
     numbers once, and leaves alone operands whose types are already equal. The interpreter does all of it for every
     operation, which takes half of its time."""
     numpy_type, make_block, make_tensor = interpreter._get_np_dtype, tl.block_type.__init__, tl.tensor.__init__
@@ -172,15 +172,17 @@ def _remember_types() -> None:
         if alike and not div_or_mod and not left.dtype.is_ptr():
             return left, right
         options = left_pointer, right_pointer, arithmetic_check, div_or_mod
-        if type(left) is tl.tensor and type(right) in (int, float) and right and right == right:  # neither 0 nor NaN
-            key = left.type.name, type(right), right, *options
-            if key in constants:
-                return left, constants[key]
-            of_left, constant = check(self, left, right, *options)
-            if of_left is left and len(constants) < 4096:
-                constants[key] = constant
-            return of_left, constant
-        return check(self, left, right, *options)
+        at = 1 if type(right) in (int, float) else 0
+        number, other = (left, right)[at], (left, right)[1 - at]
+        if type(number) not in (int, float) or type(other) is not tl.tensor:
+            return check(self, left, right, *options)
+        key = other.type.name, repr(number), at, *options  # -0.0 is another number than 0.0, and so is 0
+        if key in constants:
+            return (other, constants[key]) if at else (constants[key], other)
+        made = check(self, left, right, *options)
+        if made[1 - at] is other and len(constants) < 4096:
+            constants[key] = made[at]
+        return made
 
     interpreter._get_np_dtype, tl.tensor.__init__ = known_numpy_type, tensor
     tl.block_type.__new__, tl.block_type.__init__ = staticmethod(known_block), block
