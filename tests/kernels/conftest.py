@@ -35,6 +35,8 @@ SHARED = {
     "test_a_second_derivative_is_an_error",
     "test_a_forward_mode_derivative_is_an_error",
     "test_other_inputs_may_not_require_a_gradient",
+    "test_a_generator_that_the_caller_passes",
+    "test_numpy_numbers",
     "test_gradients_by_torch_func",
     "test_second_derivatives_by_torch_func_are_errors",
 }
