@@ -249,5 +249,5 @@ def test_a_likely_wrong_class(num_classes, x, wrong, gap, backend, dtype):
     torch.testing.assert_close(grad.double(), want, rtol=64 * torch.finfo(dtype).eps, atol=0)
 
 
-def test_every_case_differs_from_its_neighbours():
+def test_every_case_has_a_name_of_its_own():
     assert len({case.name for case in CASES}) == len(CASES)
