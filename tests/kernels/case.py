@@ -61,6 +61,11 @@ class Case:
         """Whether this row is so long that many tests make no call."""
         return self.size > 1000
 
+    @property
+    def alike(self) -> bool:
+        """Whether it differs from a case of 2 classes only in their count and type, which only kernels ask for."""
+        return self.kernels and self.num_classes in (3, 27)
+
     def inputs(self, shape, dtype, seed: int = 0) -> dict:
         generator = torch.Generator().manual_seed(seed)
         return {name: make(tuple(shape), dtype, generator) for name, make in self.fields.items()}

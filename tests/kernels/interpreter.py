@@ -7,6 +7,7 @@ must be imported before any kernel runs.
 - Every lane of a load or store whose mask is True must lie within a tensor that was passed to the kernel.
 """
 
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
@@ -45,9 +46,12 @@ def _widening(dot):
 
 
 def _refusing_bfloat16(name, function):
+    narrow = tl.bfloat16.name
+
     def call(self, *arguments):
-        if any(isinstance(a, Handle) and a.dtype.scalar == tl.bfloat16 for a in arguments):
-            raise TypeError(f"{name} on bfloat16: convert to float32 right after the load")
+        for a in arguments:
+            if type(a) is Handle and a.dtype.scalar.name == narrow:
+                raise TypeError(f"{name} on bfloat16: convert to float32 right after the load")
         return function(self, *arguments)
 
     return call
@@ -76,16 +80,26 @@ def _noting_spans(initialise):
     return call
 
 
+def _outside(addresses: np.ndarray, size: int) -> int:
+    """How many numbers of this size lie outside of all tensors."""
+    if not addresses.size:
+        return 0
+    first, last = int(addresses.min()), int(addresses.max()) + size
+    if any(begin <= first and last <= end for begin, end in _spans):
+        return 0  # all lie in one tensor, as nearly always
+    inside = np.zeros(addresses.shape, bool)
+    for begin, end in _spans:
+        inside |= (addresses >= begin) & (addresses + size <= end)
+    return np.count_nonzero(~inside)
+
+
 def _checked(what, access, position):
     def call(self, pointers, *rest):
         mask = rest[position].data if rest[position] is not None else True
         addresses = pointers.data[np.broadcast_to(mask, pointers.data.shape)]
         size = max(1, pointers.dtype.scalar.element_ty.primitive_bitwidth // 8)
-        inside = np.zeros(addresses.shape, bool)
-        for begin, end in _spans:
-            inside |= (addresses >= begin) & (addresses + size <= end)
-        if not inside.all():
-            raise IndexError(f"{what}: {np.count_nonzero(~inside)} of {inside.size} lanes out of bounds")
+        if outside := _outside(addresses, size):
+            raise IndexError(f"{what}: {outside} of {addresses.size} lanes out of bounds")
         return access(self, pointers, *rest)
 
     return call
@@ -105,6 +119,10 @@ def repair() -> None:
     Builder.create_masked_load = _checked("load", Builder.create_masked_load, 0)
     Builder.create_masked_store = _checked("store", Builder.create_masked_store, 1)
     np.seterr(all="ignore")  # NaN and infinity are ordinary here
+    builder = interpreter.interpreter_builder
+    # Of int32 sums and products the interpreter computes whether they overflow, but tells it only in debugging.
+    assert not builder.options.debug
+    builder.options = dataclasses.replace(builder.options, sanitize_overflow=False)
     _patch_the_language_once()
     _remember_types()
 
@@ -117,11 +135,12 @@ def _patch_the_language_once() -> None:
 
 
 def _remember_types() -> None:
-    """Makes each of NumPy's types, of the types of blocks and of the shapes of tensors once, and leaves alone operands
-    whose types are already equal. The interpreter does all of it for every operation, which takes half of its time."""
+    """Makes each of NumPy's types, of the types of blocks, of the shapes of tensors and of the operands that are
+    numbers once, and leaves alone operands whose types are already equal. The interpreter does all of it for every
+    operation, which takes half of its time."""
     numpy_type, make_block, make_tensor = interpreter._get_np_dtype, tl.block_type.__init__, tl.tensor.__init__
     semantic = type(interpreter.interpreter_semantic)
-    check, numpy_types, blocks = semantic.binary_op_type_checking_impl, {}, {}
+    check, numpy_types, blocks, constants = semantic.binary_op_type_checking_impl, {}, {}, {}
 
     def known_numpy_type(of):
         name = of.scalar.name
@@ -152,7 +171,18 @@ def _remember_types() -> None:
         alike = type(left) is type(right) is tl.tensor and left.type is right.type
         if alike and not div_or_mod and not left.dtype.is_ptr():
             return left, right
-        return check(self, left, right, left_pointer, right_pointer, arithmetic_check, div_or_mod)
+        options = left_pointer, right_pointer, arithmetic_check, div_or_mod
+        at = 1 if type(right) in (int, float) else 0
+        number, other = (left, right)[at], (left, right)[1 - at]
+        if type(number) not in (int, float) or type(other) is not tl.tensor:
+            return check(self, left, right, *options)
+        key = other.type.name, repr(number), at, *options  # -0.0 is another number than 0.0, and so is 0
+        if key in constants:
+            return (other, constants[key]) if at else (constants[key], other)
+        made = check(self, left, right, *options)
+        if made[1 - at] is other and len(constants) < 4096:
+            constants[key] = made[at]
+        return made
 
     interpreter._get_np_dtype, tl.tensor.__init__ = known_numpy_type, tensor
     tl.block_type.__new__, tl.block_type.__init__ = staticmethod(known_block), block

@@ -60,7 +60,7 @@ def test_agrees_with_the_float64_reference(case, backend, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES[:3], ids=str)
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", [case for case in CASES if not case.alike], ids=str)
 def test_reference_in_a_narrow_type(case, dtype):
     """The reference, the yardstick of the others, loses little itself: of a result or gradient of ordinary size no
     more than 2.4e-4 of it beside the rounding of the type, and the rounding of the terms of order n that it sums."""
@@ -118,10 +118,15 @@ def _laid_out(x, form):
 
 @pairs(ON_CPU, lambda case: joins(case) and not case.long)
 def test_strided_inputs(case, backend):
+    given = case.inputs((2, 3, 2, 5), torch.float32)
+    same = evaluate(case, given, backend)
     for form in FORMS:
-        inputs = laid_out(case.inputs((2, 3, 2, 5), torch.float32), form)
-        dense = {k: v.contiguous() if isinstance(v, torch.Tensor) else v for k, v in inputs.items()}
-        want = evaluate(case, dense, backend)
+        if INTERPRETED and form == "offset":
+            continue  # a kernel of Triton gets the address of the first element
+        inputs, want = laid_out(given, form), same
+        if form == "expanded":  # whose numbers are others
+            dense = {k: v.contiguous() if isinstance(v, torch.Tensor) else v for k, v in inputs.items()}
+            want = evaluate(case, dense, backend)
         for name, value in evaluate(case, inputs, backend).items():
             most = 4 * ulp(value.dtype, scale(want[name]))
             assert error(value, want[name]) <= most, f"{form} {name}"
@@ -158,6 +163,8 @@ def test_forms_of_t(case, backend):
     inputs = case.inputs((3, 4), torch.float32)
     t = 2 / case.options.get("n_steps", 5)  # a time at which a step starts, if there are steps
     forms = [t, torch.tensor(t), torch.full((3,), t), torch.full((3, 1), t), torch.full((3, 4), t)]
+    if INTERPRETED:  # for all backends one number is a tensor, and [B, 1] is [B]
+        forms = [t, *forms[2::2]]
     results = [case(inputs | {"t": form}, backend) for form in forms]
     for result in results[1:]:
         torch.testing.assert_close(result, results[0], rtol=2e-6, atol=1e-6 * scale(results[0]) + 1e-30, equal_nan=True)

@@ -168,11 +168,11 @@ def test_eight_nodes_where_nothing_is_said(backend):
 @backends
 def test_a_graph_that_is_kept_keeps_its_gradients(reduction, backend):
     """A backward pass may hand out what was saved, unless another one is to follow."""
-    z = random(8, *SHAPE).requires_grad_()
+    z, of = random(8, *SHAPE).requires_grad_(), {"reduction": reduction, "backend": backend, **BETA}
     for loss in (
-        binary.continuous_time_loss(X, z, 0.5, reduction=reduction, backend=backend, **BETA),
-        binary.discrete_time_loss(X, z, step=2, n_steps=9, reduction=reduction, backend=backend, **BETA),
-        discrete.discrete_time_loss(X.long(), pair(z), step=2, n_steps=9, quadrature=4, reduction=reduction, **BETA),
+        binary.continuous_time_loss(X, z, 0.5, **of),
+        binary.discrete_time_loss(X, z, step=2, n_steps=9, **of),
+        discrete.discrete_time_loss(X.long(), pair(z), step=2, n_steps=9, quadrature=4, **of),
     ):
         (first,) = torch.autograd.grad(loss, z, retain_graph=True)
         want = first.clone()

@@ -18,6 +18,8 @@ def test_the_slow_backend_is_told_of_once(monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         backends.library("reference", mps)
+        if backends.CPU_BUILD is not None:
+            backends.library(None, torch.device("cpu"))
         backends.library(None, torch.device("meta"))  # where nothing is computed
     with pytest.warns(UserWarning, match=r"no compiled backend serves mps tensors.*there is none for this device"):
         assert backends.library(None, mps) is backends.REFERENCE

@@ -27,7 +27,8 @@ class Size(NamedTuple):
 
 
 # Triton's interpreter takes milliseconds for a kernel. Those of tests/ptx are slower still, and run every kernel there.
-SIZES = {"cpu": Size(32, 6, 200), "triton": Size(8, 3, 10)}
+FEW = Size(8, 3, 10)
+SIZES = {"cpu": Size(32, 6, 200), "triton": FEW}
 
 
 class Ops(NamedTuple):
@@ -185,14 +186,24 @@ class Band(NamedTuple):
 
 
 BANDS = {torch.float32: Band(1e-5, 2e-4), torch.bfloat16: Band(5e-3, 3e-3)}
+# Rounding to bfloat16 is the same for each estimate of L_n, and for all losses of a vocabulary, wide or narrow.
+ALIKE = {
+    "binary L_n by draws",
+    "binary L_n factorised",
+    "discrete L_n factorised",
+    "discretised L_n by draws",
+    "mixture L_n by nodes",
+    "vocabulary L∞ wide",
+    "vocabulary L_n by draws",
+}
 TABLE = [
     pytest.param(name, backend, dtype, id=f"{backend}-{name}-{dtype}")
     for name in PROBLEMS
     for backend in NATIVE
     for dtype in BANDS
     # Triton's interpreter has no products of bfloat16, and takes half a minute for the n-step loss of a mixture, whose
-    # gradient test_accuracy.py checks. In bfloat16 a wide vocabulary runs what a narrow one does.
-    if backend in SIZES and (dtype == torch.float32 or (backend != "triton" and name != "vocabulary L∞ wide"))
+    # gradient test_accuracy.py checks.
+    if backend in SIZES and (dtype == torch.float32 or (backend != "triton" and name not in ALIKE))
     if backend != "triton" or name != "mixture L_n by nodes"
 ]
 on_each = pytest.mark.parametrize(("name", "backend", "dtype"), TABLE)
@@ -205,9 +216,9 @@ def by_the_reference(name: str, size: Size, dtype: torch.dtype) -> tuple[list[fl
     return list(training), training.changes()
 
 
-def check(name: str, ops: Ops) -> None:
+def check(name: str, ops: Ops, size: Size) -> None:
     """Trains by a backend, and compares each loss as soon as it is there with the reference's, then the weights."""
-    size, band = SIZES[ops.backend], BANDS[ops.dtype]
+    band = BANDS[ops.dtype]
     wanted, changes = by_the_reference(name, size, ops.dtype)
     training = Training(name, size, ops)
     most = band.loss * sum(map(abs, wanted)) / size.steps
@@ -220,7 +231,7 @@ def check(name: str, ops: Ops) -> None:
 
 @on_each
 def test_trains_as_the_reference_does(name, backend, dtype):
-    check(name, Ops(backend, dtype))
+    check(name, Ops(backend, dtype), SIZES[backend])
     losses, _ = by_the_reference(name, SIZES[backend], dtype)
     fifth = len(losses) // 5
     if backend == "cpu":  # Triton takes too few steps here to learn much
@@ -229,7 +240,9 @@ def test_trains_as_the_reference_does(name, backend, dtype):
 
 @on_each
 def test_a_gradient_that_is_a_twentieth_too_large_is_seen(name, backend, dtype):
+    """In float32 after few steps, which are those of the first test on Triton."""
+    size = FEW if dtype == torch.float32 else SIZES[backend]
     for scaled in PROBLEMS[name].inputs:
         with pytest.raises(AssertionError):
-            check(name, Ops(backend, dtype, scaled))
+            check(name, Ops(backend, dtype, scaled), size)
             pytest.fail(f"the gradient of {scaled} may be a twentieth too large")

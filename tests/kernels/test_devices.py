@@ -2,14 +2,12 @@
 scalars on the CPU. The device of these tests is a stand-in, whose memory is the CPU's. It has the name of torch's
 device without memory, since autograd refuses the names of devices that torch was built without."""
 
-import warnings
-
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from bfn_kernels import backends, nn, samplers
+from bfn_kernels import nn, samplers
 from bfn_kernels.call import checks
 from tests.kernels.op_cases import CASES
 
@@ -76,10 +74,9 @@ def tried(monkeypatch):
     checks.has_float64.cache_clear()
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if not case.huge], ids=repr)
+@pytest.mark.parametrize("case", [case for case in CASES if not case.huge and case.num_classes <= 5], ids=repr)
 def test_every_op_on_a_device_without_float64(case):
-    """Its results, and gradients, are those on the CPU, or near them where sums are otherwise float64."""
-    exact = case.family != "vocabulary"
+    """Its results, and gradients, are those on the CPU."""
     results = []
     for device in (False, True):
         inputs = case.inputs(SHAPE, torch.float32)
@@ -91,8 +88,7 @@ def test_every_op_on_a_device_without_float64(case):
             assert isinstance(result, Elsewhere) == device
             grads = torch.autograd.grad(result.sum(), leaves) if leaves else []
             results.append([here(each.detach()) for each in (result, *grads)])
-    tolerance = {"rtol": 0, "atol": 0} if exact else {"rtol": 1e-3, "atol": 1e-4}
-    torch.testing.assert_close(results[1], results[0], equal_nan=True, **tolerance)
+    torch.testing.assert_close(results[1], results[0], rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("sampler", ["ancestral", "ode2", "sde2"])
@@ -111,16 +107,6 @@ def test_a_sampling_run_on_a_device_without_float64(sampler):
         within, _ = samplers.sample_within(reals, (2, 4), 0.1, seed=1, device=DEVICE)
     torch.testing.assert_close(here(drawn), samplers.sample(reals, (2, 4), 4, seed=1, sampler=sampler))
     torch.testing.assert_close(here(within), samplers.sample_within(reals, (2, 4), 0.1, seed=1)[0])
-
-
-def test_the_reference_that_nobody_asked_for_is_told_once(monkeypatch):
-    monkeypatch.setattr(backends, "_warned", False)
-    backends.library(None, torch.device("cpu"))
-    with pytest.warns(UserWarning, match="no compiled backend serves mps tensors"):
-        assert backends.library(None, torch.device("mps")) is backends.REFERENCE
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        backends.library(None, torch.device("mps"))
 
 
 def test_what_has_no_float64_is_found_out_by_trying():

@@ -34,6 +34,7 @@ def on_each(cases):
             for backend in NATIVE
             for case in cases
             if serves(case, backend) and not case.long and not case.hard
+            if not (case.family == "vocabulary" and case.num_classes == 2)  # of 5 classes it runs the same
         ],
     )
 

@@ -40,12 +40,12 @@ def test_an_access_beyond_ends_the_process(end, inside, outside):
 
 
 def stays_within(case, backend) -> None:
-    for end in (BEHIND, BEFORE):
-        for dtype in (torch.float32, torch.bfloat16):
-            for shape in SHAPES:
-                with guarded(end):
-                    for value in evaluate(case, case.inputs(shape, dtype), backend).values():
-                        assert value.isfinite().any()
+    # Kernels go upwards, so that one type is enough to show that none begins too early.
+    for end, dtype in ((BEHIND, torch.float32), (BEFORE, torch.float32), (BEFORE, torch.bfloat16)):
+        for shape in SHAPES:
+            with guarded(end):
+                for value in evaluate(case, case.inputs(shape, dtype), backend).values():
+                    assert value.isfinite().any()
 
 
 @pairs(NATIVE)
@@ -77,10 +77,9 @@ def depends_on_the_stack(case, backend) -> bool:
         for byte in (0x00, 0xFF):
             results = {}
             for dtype in (torch.float32, torch.bfloat16, torch.float64):
-                for shape in SHAPES:
-                    inputs = case.inputs(shape, dtype)
-                    fill_stack(byte)
-                    results |= {(dtype, shape, name): v for name, v in evaluate(case, inputs, backend).items()}
+                inputs = case.inputs(SHAPES[0], dtype)
+                fill_stack(byte)
+                results |= {(dtype, name): v for name, v in evaluate(case, inputs, backend).items()}
             found.append(results)
     finally:
         torch.set_num_threads(threads)

@@ -11,7 +11,7 @@ from bfn_kernels import continuous, discrete, discretised
 from tests.kernels.support import INTERPRETED, NATIVE
 
 DIMS = 5
-LAYOUTS = 2000
+LAYOUTS = 1000
 
 
 def layout(draw: random.Random) -> torch.Tensor:

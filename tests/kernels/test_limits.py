@@ -1,5 +1,6 @@
 """`limits=`: what a network puts out is clamped where they say, and the kernels are right wherever they may lie."""
 
+import functools
 import math
 
 import pytest
@@ -53,7 +54,7 @@ def test_before_t_min_nothing_was_received(backend):
 
 
 def evaluate(name, x, mean, log_std, dtype, **options):
-    mean, log_std = (v.to(dtype).requires_grad_() for v in (mean, log_std))
+    mean, log_std = (v.detach().to(dtype).requires_grad_() for v in (mean, log_std))
     loss = getattr(discretised, name)(
         x.to(dtype), mean, log_std, None, **LOSSES[name], **options, limits=WIDEST, reduction="none", **S,
         parametrisation="data",
@@ -61,21 +62,27 @@ def evaluate(name, x, mean, log_std, dtype, **options):
     return [v.detach().double() for v in (loss, *torch.autograd.grad(loss.sum(), (mean, log_std)))]
 
 
-@pytest.mark.parametrize("std", [1e-6, 1e-5, 1e-4, 100.0, 1e4, 1e6])
-@pytest.mark.parametrize("num_bins", [2, 16, 256, 4096] if not INTERPRETED else [2, 16])
-@pytest.mark.parametrize("name", LOSSES)
-@pytest.mark.parametrize("backend", NATIVE)
-def test_far_beyond_the_published_limits(backend, name, num_bins, std):
-    """Against the reference in float64, near the edges of bins, where all of the mass moves within a few std: losses
-    relative to 1 plus theirs, gradients by the mean times std and by ln std likewise."""
+@functools.cache
+def near_edges(name, num_bins, std):
+    """Variables near the edges of bins, where all of the mass moves within a few std, and what the reference makes of
+    them in float64."""
     count, generator = 60, torch.Generator().manual_seed(num_bins)
     edge = torch.randint(1, num_bins, (count,), generator=generator)
     log_std = torch.full((1, count), std).log()
     mean = (2 * edge / num_bins - 1 + min(std, 1) * 3 * torch.randn(count, generator=generator)).unsqueeze(0)
     index = edge - torch.randint(2, (count,), generator=generator)
-    x = ((2 * index + 1) / num_bins - 1).unsqueeze(0)
-    got = evaluate(name, x, mean, log_std, torch.float32, num_bins=num_bins, backend=backend)
-    want = evaluate(name, x, mean, log_std, torch.float64, num_bins=num_bins, backend="reference")
+    variables = ((2 * index + 1) / num_bins - 1).unsqueeze(0), mean, log_std
+    return variables, evaluate(name, *variables, torch.float64, num_bins=num_bins, backend="reference")
+
+
+@pytest.mark.parametrize("std", [1e-6, 1e-5, 1e-4, 100.0, 1e4, 1e6])
+@pytest.mark.parametrize("num_bins", [2, 16, 256, 4096] if not INTERPRETED else [2, 16])
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("backend", NATIVE)
+def test_far_beyond_the_published_limits(backend, name, num_bins, std):
+    """Losses relative to 1 plus the reference's, gradients by the mean times std and by ln std likewise."""
+    variables, want = near_edges(name, num_bins, std)
+    got = evaluate(name, *variables, torch.float32, num_bins=num_bins, backend=backend)
     size = 1 + want[0].abs()
     for what, g, w, unit in zip(("loss", "by mean", "by ln std"), got, want, (1, std, 1), strict=True):
         off = ((g - w).abs() * unit / size).max().item()

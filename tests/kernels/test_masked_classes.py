@@ -1,5 +1,7 @@
 """A logit of −∞ masks its class: everything that follows from the other classes stays finite."""
 
+import functools
+
 import pytest
 import torch
 
@@ -34,6 +36,10 @@ LOSSES = {
     "nodes": {**NODES, "receiver": "factorised"},
     "nodes of two": {**NODES, "receiver": "joint"},
 }
+N_STEP = [name for name, options in LOSSES.items() if "n_steps" in options]
+SIZED = [(name, k) for name in LOSSES for k in SIZES if k == 2 or name != "nodes of two"]
+# With a strength of 200 the mean of the density ratios leaves float's range. Other losses have none.
+STRONG = [(*sized, strength) for sized in SIZED for strength in (6.0, 200.0) if strength < 9 or sized[0] in N_STEP]
 
 
 def losses(name: str, x: torch.Tensor, z: torch.Tensor, strength: float, backend: str, **more):
@@ -49,18 +55,18 @@ def losses(name: str, x: torch.Tensor, z: torch.Tensor, strength: float, backend
     return loss.detach(), torch.autograd.grad(loss.sum(), z)[0]
 
 
+@functools.cache
+def limit(name: str, num_classes: int, strength: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """The losses and gradients that logits of −10 000 have reached in float64."""
+    return losses(name, *rows(num_classes, -1e4), strength, "reference")
+
+
 @each_backend
 @each_floor
-@each_size
-@pytest.mark.parametrize("strength", [6.0, 200.0])  # with 200 the mean of the density ratios leaves float's range
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize(("name", "num_classes", "strength"), STRONG)
 def test_losses(name, strength, num_classes, floor, backend):
-    """They are the limit that logits of −10 000 have reached in float64, and finite, but for −ln p of a class that has
-    no probability."""
-    if name == "nodes of two" and num_classes > 2:
-        return
-    x, limit = rows(num_classes, -1e4)
-    want, want_grad = losses(name, x, limit, strength, "reference")
+    """They are the limit, and finite, but for −ln p of a class that has no probability."""
+    want, want_grad = limit(name, num_classes, strength)
     if name == "reconstruction_loss":
         want = torch.where(want < 5e3, want, -floor)  # -ln p is what the logit lacks
     for dtype in (torch.float32,) if INTERPRETED else (torch.float32, torch.float64):  # slow, and of one source
@@ -78,18 +84,16 @@ def with_mask(x: torch.Tensor, z: torch.Tensor) -> dict[str, tuple]:
 
 
 @each_backend
-@each_size
 @pytest.mark.parametrize("form", ["rows", "call"])
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize(("name", "num_classes"), SIZED)
 def test_a_class_mask_is_a_logit_of_minus_infinity(name, form, num_classes, backend):
     """In a loss and its gradient. The logits behind the mask do not count, even if they are NaN."""
-    if name == "nodes of two" and num_classes > 2:
-        return
     x, z, finite, valid = with_mask(*rows(num_classes, -inf, torch.float32))[form]
     want, want_grad = losses(name, x, z, 6.0, backend)
     got, grad = losses(name, x, finite, 6.0, backend, class_mask=valid)
-    poisoned, _ = losses(name, x, torch.where(valid, z, torch.nan), 6.0, backend, class_mask=valid)
-    assert torch.equal(poisoned, got)
+    if form == "call" or not INTERPRETED:  # what is loaded is masked alike in both forms
+        poisoned, _ = losses(name, x, torch.where(valid, z, torch.nan), 6.0, backend, class_mask=valid)
+        assert torch.equal(poisoned, got)
     torch.testing.assert_close(got, want, rtol=2e-6, atol=1e-6)
     torch.testing.assert_close(grad, want_grad, rtol=1e-5, atol=1e-6)
 

@@ -1,7 +1,6 @@
 """Python numbers that change under torch.compile, fake tensors, a default device of another kind, and torch.func."""
 
 import gc
-import weakref
 
 import pytest
 import torch
@@ -78,8 +77,8 @@ FUNCTIONS_OF_A_NUMBER = {
 @pytest.mark.parametrize("name", FUNCTIONS_OF_A_NUMBER)
 def test_numbers_that_change_are_compiled_twice(name, backend):
     """If every number were a constant of its graph, torch would stop compiling after eight of them."""
-    if INTERPRETED and name != "t":
-        pytest.skip("the graph's part of a number is the same for all; the interpreter takes long")
+    if backend not in ("cpu", "reference") and name != "t":
+        pytest.skip("the graph's part of a number is the same for all")
     assert compilations(lambda value: FUNCTIONS_OF_A_NUMBER[name](value, backend), TIMES) == 2
 
 
@@ -93,7 +92,7 @@ def nodes(quadrature, backend, given=lambda tensor: tensor):
 
 
 @pytest.mark.skipif(INTERPRETED, reason="the same whatever the backend; the interpreter takes long")
-@pytest.mark.parametrize("backend", NATIVE)
+@pytest.mark.parametrize("backend", NATIVE[:1])
 def test_options_that_change_are_compiled(backend):
     """Options for which a kernel is specialised are constants of the graph."""
     few = (3, 4, 5)
@@ -156,14 +155,16 @@ def test_a_default_device_is_not_that_of_an_op(backend, forgotten):
 @pytest.mark.parametrize("backend", ON_CPU)
 def test_no_tensor_is_kept(backend, forgotten):
     """One that is made while a graph is captured lies in the graph's memory, and is gone with it."""
-    alive = lambda: [found for found in gc.get_objects() if isinstance(found, torch.Tensor)]  # noqa: E731
     nodes(5, backend)  # imports what it takes
     gc.collect()
-    before = {id(found): weakref.ref(found) for found in alive()}  # what other tests left may go meanwhile
-    nodes(6, backend)
-    continuous.flow_sample(X, 0.5, sigma_1=0.3, seed=1, backend=backend)
-    gc.collect()
-    assert sum(before.get(id(found), lambda: None)() is not found for found in alive()) == 0
+    gc.freeze()  # what is there by now is no longer listed
+    try:
+        nodes(6, backend)
+        continuous.flow_sample(X, 0.5, sigma_1=0.3, seed=1, backend=backend)
+        gc.collect()
+        assert not [found for found in gc.get_objects() if isinstance(found, torch.Tensor)]
+    finally:
+        gc.unfreeze()
 
 
 @pytest.mark.parametrize("step", [True, 1.0, None])
@@ -193,7 +194,7 @@ DIFFERENTIABLE = [
     pytest.param(c, b, id=f"{b}-{c.name}")
     for b in NATIVE
     for c in CASES
-    if c.diff and not c.hard and joins(c) and serves(c, b)
+    if c.diff and not c.hard and not c.alike and joins(c) and serves(c, b)
 ]
 
 
