@@ -183,7 +183,7 @@ def test_an_archive_that_is_damaged_is_one_line(settings, tmp_path):
         load_data(config)
     with tarfile.open(archive, "w:gz"):
         pass
-    with pytest.raises(ConfigError, match="is damaged, .* has no structures"):
+    with pytest.raises(ConfigError, match=r"is damaged, .* has no structures"):
         load_data(config)
 
 

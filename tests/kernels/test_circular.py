@@ -19,7 +19,7 @@ from bfn_kernels.schedules import ExponentialVariance, VonMisesAccuracy
 from tests.kernels.support import NATIVE, ON_CPU
 
 COUNT = 100_000
-# The published code's accuracies of ten messages (arXiv 2502.02016, its file linear_entropy_alphas_s10_1000.0).
+# Published accuracies of ten messages (arXiv 2502.02016, linear_entropy_alphas_s10_1000.0).
 PUBLISHED = (1.4780, 1.5872, 2.6274, 5.3850, 11.4376, 24.5492, 52.9927, 114.7026, 248.5802, 539.0327)
 mpmath, stats = pytest.importorskip("mpmath"), pytest.importorskip("scipy.stats")
 TEN = VonMisesAccuracy(torch.tensor(PUBLISHED, dtype=torch.float64))
@@ -126,8 +126,7 @@ def test_the_table_keeps_moments_and_quantiles(alphas, monkeypatch):
 
 
 def test_the_linear_schedule_is_linear():
-    schedule = VonMisesAccuracy.linear_entropy(50, 1000.0)
-    entropies = schedule.entropies()
+    entropies = VonMisesAccuracy.linear_entropy(50, 1000.0).entropies()
     last = concentrations.entropy(torch.tensor(1000.0, dtype=torch.float64)).item()
     want = torch.linspace(math.log(2 * math.pi), last, 51, dtype=torch.float64)
     assert (entropies - want).abs().max() < 1e-4
