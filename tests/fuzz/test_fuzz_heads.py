@@ -24,8 +24,8 @@ def cases_to_try(backend: str):
 
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
-    """Tiles of a few tokens by 64 classes: small calls have many."""
-    monkeypatch.setattr(tiles, "TOKENS", 5)
+    """Tiles of a few tokens by 64 classes: small calls have many. A tile takes the interpreter long, however small."""
+    monkeypatch.setattr(tiles, "TOKENS", 16 if INTERPRETED else 5)
     monkeypatch.setattr(tiles, "NUMBERS", {"cpu": 64})
     monkeypatch.setattr(tiles, "BLOCK", 64)
     monkeypatch.setattr(vocabulary, "WIDE", 1)
