@@ -41,7 +41,7 @@ def test_agrees_with_the_float64_reference(case, backend, dtype, small_tiles):  
 
 
 @native
-@pytest.mark.parametrize("case", [c for c in STEPS if not INTERPRETED or c.num_classes < 1000], ids=str)
+@pytest.mark.parametrize("case", [c for c in STEPS if not INTERPRETED or c.num_classes == 5], ids=str)
 def test_strided_inputs(case, backend):
     batches = [laid_out(case.inputs((2, 3, 2, 5), torch.float32, seed), form) for seed, form in enumerate(FORMS)]
     check(case, batches, backend)
