@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bfn_kernels import discrete
-from tests.kernels.support import NATIVE, error, scale, ulp
+from tests.kernels.support import INTERPRETED, NATIVE, error, scale, ulp
 
 GAPS, ACCURACIES = (60.0, 80.0, 90.0, 120.0, 250.0, 400.0, 1500.0), (100.0, 200.0, 500.0, 2000.0, 6000.0)
 
@@ -66,7 +66,7 @@ def results(x, z, accuracy, backend, receiver="factorised", **expect):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("num_classes", [2, 3, 27, 100, 1030, 4100])
+@pytest.mark.parametrize("num_classes", [2, 3, 27, 4100] if INTERPRETED else [2, 3, 27, 100, 1030, 4100])
 @pytest.mark.parametrize("backend", NATIVE)
 def test_far_logits_and_accurate_messages(num_classes, backend, dtype):
     """The error is at most the rounding of numbers as large as the gap and Kα, for nodes and for draws."""

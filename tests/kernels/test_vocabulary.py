@@ -57,6 +57,8 @@ def at_once(request, case, backend, monkeypatch):
 @native
 @cases
 def test_agrees_with_the_float64_reference(case, backend, dtype, small_tiles):
+    if backend == "cuda_on_host" and case.huge and dtype == torch.float64:
+        pytest.skip("67 classes have several tiles of float64")
     check(case, [case.inputs(shape, dtype, seed) for seed, shape in enumerate(SHAPES)], backend)
 
 
