@@ -103,7 +103,8 @@ def test_every_kernel(dtype):
     for case in [case for case in CASES if serves(case, BACKEND)]:
         for form in forms(case, dtype):
             check(case, form, BACKEND)
-            for inputs in form if {*NOISE} & {*case.fields} else ():
+            # The first shape has an odd end, and the last one whole vectors. Other shapes choose no other kernel.
+            for inputs in (form[0], form[-1]) if {*NOISE} & {*case.fields} else ():
                 check_drawn(case, inputs)
         if case.num_classes == 27 and "known" not in case.fields:
             for many in (with_classes(case, 600), with_classes(case, 4100)):  # held by a block, and read in every sweep
