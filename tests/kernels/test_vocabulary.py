@@ -17,7 +17,8 @@ from tests.kernels.test_accuracy import FORMS, check, laid_out
 from tests.kernels.test_gradients import check_gradients, second_derivatives
 from tests.kernels.vocabulary_cases import LARGE, SHAPES, WIDE
 
-cases = pytest.mark.parametrize("case", LARGE, ids=str)
+# Of many classes, noise that is passed and masks are read by the same Python on every backend.
+TABLE = [c for c in LARGE if not (INTERPRETED and c.huge and {"noise", "flow_noise", "mask"} & {*c.fields})]
 FEW = [c for c in LARGE if not c.hard and not c.huge and c not in WIDE]
 # How a tensor lies does not depend on the number of classes, and the interpreter is slow.
 OF_ANY_FORM = [c for c in LARGE if not INTERPRETED or c.num_classes == 5]
@@ -55,7 +56,7 @@ def at_once(request, case, backend, monkeypatch):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @native
-@cases
+@pytest.mark.parametrize("case", TABLE, ids=str)
 def test_agrees_with_the_float64_reference(case, backend, dtype, small_tiles):
     if backend == "cuda_on_host" and case.huge and dtype == torch.float64:
         pytest.skip("67 classes have several tiles of float64")

@@ -35,7 +35,7 @@ def close(got, want, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @native
-@pytest.mark.parametrize("case", STEPS, ids=str)
+@pytest.mark.parametrize("case", [c for c in STEPS if not (INTERPRETED and c.huge and "known" in c.fields)], ids=str)
 def test_agrees_with_the_float64_reference(case, backend, dtype, small_tiles):  # noqa: F811
     if backend == "cuda_on_host" and case.huge and dtype == torch.float64:
         pytest.skip("test_a_step_is_that_of_the_op_that_stores_the_logits has several tiles of float64")
