@@ -18,8 +18,6 @@ LEFT_OUT = {
     "test_opcheck": "the fakes are those of all backends; results have the reference's types and shapes in other tests",
     "test_kernels_stay_within_their_tensors": "tests/ptx looks at every access of the kernels as they are compiled",
     "test_bad_input": "refused before a backend is chosen; on a GPU a class out of range gives NaN",
-    "test_order_for_two_classes": "hundreds of steps, of which the table compares each kind with the reference's",
-    "test_order_for_normal_data": "hundreds of steps, too",
     "test_schemas_are_those_of_the_native_operators": "nothing runs",
     "test_tracing_for_a_gpu_that_is_not_there": "nothing runs",
 }
@@ -30,6 +28,8 @@ SHARED = {
     "test_other_inputs_may_not_require_a_gradient",
     "test_gradients_by_torch_func",
     "test_no_output_shares_memory_with_anything_that_is_given",
+    "test_order_for_normal_data",  # of hundreds of steps, of which the table compares each kind with the reference's
+    "test_order_for_two_classes",
     "test_second_derivatives_by_torch_func_are_errors",
     "test_shared_memory_is_refused",
     "test_what_autograd_asks_for",  # of losses with a head, which are composed by the same Python on every backend
