@@ -18,7 +18,6 @@ LEFT_OUT = {
     "test_opcheck": "the fakes are those of all backends; results have the reference's types and shapes in other tests",
     "test_kernels_stay_within_their_tensors": "tests/ptx looks at every access of the kernels as they are compiled",
     "test_bad_input": "refused before a backend is chosen; on a GPU a class out of range gives NaN",
-    "test_schemas_are_those_of_the_native_operators": "nothing runs",
     "test_tracing_for_a_gpu_that_is_not_there": "nothing runs",
 }
 # Tests of what all operators share, which the CPU's show.
