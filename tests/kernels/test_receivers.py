@@ -122,7 +122,7 @@ def test_a_likely_class_costs_little_to_the_last_digits(gap, backend):
 
 
 @pytest.mark.parametrize("backend", NATIVE)
-@pytest.mark.parametrize("spread", [0.01, 0.24, 0.3, 0.79, 0.81, 3.0] + ([] if INTERPRETED else [0.1, 0.5]))
+@pytest.mark.parametrize("spread", [0.01, 0.24, 0.3, 0.79, 0.81, 3.0, *([] if INTERPRETED else [0.1, 0.5])])
 @pytest.mark.parametrize("num_classes", [2, 5, 100] if INTERPRETED else [2, 5, 27, 100])
 def test_joint_messages_of_any_spread(num_classes, spread, backend):
     """The ratios of densities are near 1 if the spread √(Kα) of a message is small. Their differences from 1 count."""
