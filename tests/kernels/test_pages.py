@@ -104,6 +104,16 @@ def test_what_is_left_can_be_bounded_and_ended(usual):
     flow(8).resize_(3)  # torch's own memory
 
 
+def test_an_output_beyond_the_bound_takes_no_others_place(usual):
+    backends.keep_memory(0)
+    backends.keep_memory(20 * MIB)
+    small, large = flow(8), flow(24)
+    before = mapped()
+    del small
+    del large  # goes back to the system, and the small one stays
+    assert 20 * MIB < before - mapped() < 30 * MIB
+
+
 def test_a_bound_that_is_none():
     for most, error in ((-1, ValueError), (1.5, TypeError), ("1 GiB", TypeError)):
         with pytest.raises(error):
