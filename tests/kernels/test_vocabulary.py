@@ -140,7 +140,7 @@ def test_what_a_mask_leaves_out_is_not_read(case, backend, at_once):
     assert (nothing == 0).all()
 
 
-@on_cpu
+@native
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("case", WITHOUT_DRAWS, ids=str)
 def test_what_is_no_number_stays_none(case, bad, backend):
@@ -153,7 +153,7 @@ def test_what_is_no_number_stays_none(case, bad, backend):
         assert (got.isnan() | ~want.isnan()).all(), name
 
 
-@on_cpu
+@native
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("place", [0, 30, 66, slice(None)])
 @pytest.mark.parametrize("case", SPOILT, ids=str)
