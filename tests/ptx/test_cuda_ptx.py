@@ -96,8 +96,7 @@ def check_drawn(case: Case, inputs: dict) -> None:
         assert error(out, result) <= 4 * ulp(result.dtype, scale(result))
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_every_kernel(dtype):
+def check_every_kernel(dtype):
     """All kernels that are compiled for this type, and in float32 and bfloat16 every function of them."""
     ptx.executed()
     for case in [case for case in CASES if serves(case, BACKEND)]:
@@ -117,6 +116,11 @@ def test_every_kernel(dtype):
         assert functions(every) == functions(done)
 
 
+@pytest.mark.parametrize("dtype", DTYPES[:1], ids=str)
+def test_every_kernel(dtype):
+    check_every_kernel(dtype)
+
+
 @pytest.mark.parametrize("case", SERVED, ids=str)
 def test_blocks_in_any_order(case):
     """The same bits, and no block reads or writes what another one writes (the interpreter looks)."""
@@ -131,6 +135,12 @@ def test_blocks_in_any_order(case):
     for other in found[1:]:
         for name, value in other.items():
             assert torch.equal(value.nan_to_num(), found[0][name].nan_to_num()), name
+
+
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+def test_every_kernel_of_other_types(dtype):
+    """Not next to that of float32, so that another process takes it."""
+    check_every_kernel(dtype)
 
 
 # Rows that a team of a warp has, that a block holds, and that it reads in every sweep.
