@@ -25,9 +25,9 @@ CARRIED = {"state", "mean", "previous"}  # from step to step; the network makes 
 LAYOUTS = {"dense": torch.clone, "strided": lambda x: torch.stack([x, x], -1)[..., 0]}
 
 
-def steps(lengths: tuple[int, ...]) -> Iterator[tuple[Case, tuple[int, ...]]]:
+def steps(lengths: tuple[int, ...], counts: tuple[int, ...]) -> Iterator[tuple[Case, tuple[int, ...]]]:
     """Steps that read the prediction before, and the shapes of their data: of rows of so many classes, whose prediction
-    is made in each of the ways there are, and of numbers in one block, or in three with an odd end."""
+    is made in each of the ways there are, and two rows of so many numbers."""
     for k in lengths:
         of_k = with_classes(OF_CLASSES, k)
         for choose in ("sample", "mode", "mean"):
@@ -35,8 +35,8 @@ def steps(lengths: tuple[int, ...]) -> Iterator[tuple[Case, tuple[int, ...]]]:
             options = of_k.options | {"choose": choose}
             yield dataclasses.replace(of_k, name=f"{of_k.name} {choose}", fields=fields, options=options), (2, 1)
     for case in ELEMENTWISE:
-        yield case, (2, 40)
-        yield case, (2, 1041)
+        for count in counts:
+            yield case, (2, count)
 
 
 def inputs_of(case: Case, shape: tuple[int, ...], carried: torch.dtype, network: torch.dtype) -> dict:

@@ -143,8 +143,9 @@ def test_every_kernel_of_other_types(dtype):
     check_every_kernel(dtype)
 
 
-# Rows that a team of a warp has, that a block holds, and that it reads in every sweep.
-@pytest.mark.parametrize(("case", "shape"), [*steps((40, 1040, 8193))], ids=str)
+# Rows of classes that a team of a warp has, that a block holds, and that it reads in every sweep; and numbers in whole
+# vectors, and with an odd end.
+@pytest.mark.parametrize(("case", "shape"), [*steps((40, 1040, 8193), (40, 1041))], ids=str)
 @pytest.mark.parametrize("network", [torch.bfloat16, torch.float32], ids=str)
 def test_results_may_be_written_over_inputs(case, shape, network):
     """Of tensors whose numbers differ in width."""
