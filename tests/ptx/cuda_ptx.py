@@ -34,6 +34,8 @@ def _nvcc(*more: str) -> list[str]:
     return [str(find_tool("nvcc")), *NVCC_FLAGS, *more]
 
 
+# The sources with functions that others call and that are no templates. Of the other sources no instance is left.
+KEPT = {"loss"}
 LAUNCHER = re.compile(r"\b_ZN3bfn\d+([a-z_]+)I([fd])EEv\w+")  # a function that BFN_INSTANTIATE instantiates
 FIND = 'extern "C" { __attribute__((visibility("default"))) void* (*find)(const char*); }\n'
 STUB = """
@@ -75,7 +77,8 @@ def _with_stubs(name: str, parts: list[Path], link: list[str]) -> Path:
 def operators_on_demand() -> Path:
     """The same library, for whose kernels there are stubs."""
     parts, link = _objects()
-    rest = [_unit(path, compiled.BUILT / f"{NAME}_{path.stem}_rest.cu") for path in compiled.KERNELS]
+    kept = [path for path in compiled.KERNELS if path.stem in KEPT]
+    rest = [_unit(path, compiled.BUILT / f"{NAME}_{path.stem}_rest.cu") for path in kept]
     parts += compiled.objects(NAME, dict.fromkeys(rest, _nvcc()))
     return _with_stubs(f"{NAME}_on_demand", parts, link)
 
