@@ -97,7 +97,8 @@ def test_a_wide_bias_is_read_where_it_lies(form, dtype, backend):
         assert torch.equal(got, want)
 
 
-@on_cpu
+# The table of cases compares the gradients of the others with the reference's.
+@pytest.mark.parametrize("backend", [name for name in ("cpu", "reference") if name in ON_CPU])
 @of_few
 def test_gradcheck(case, backend, at_once):
     check_gradients(case, backend)
