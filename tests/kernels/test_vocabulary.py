@@ -35,7 +35,7 @@ def small_tiles(backend, monkeypatch):
     """Tiles of a few tokens by 64 classes, so that small cases have many, and those at the ends are smaller; where a
     loss makes its gradients in the forward pass, tiles of six tokens by all classes, 64 of whose logits are made at
     once. Without the kernels of a CPU a tile of any size takes milliseconds, so tiles have more tokens."""
-    monkeypatch.setattr(tiles, "TOKENS", 5 if backend == "cpu" else 16)
+    monkeypatch.setattr(tiles, "TOKENS", 5 if backend == "cpu" else 32)
     monkeypatch.setattr(tiles, "NUMBERS", {"cpu": 64})
     monkeypatch.setattr(tiles, "BLOCK", 64)
     monkeypatch.setattr(vocabulary, "WIDE", 1)
