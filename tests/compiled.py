@@ -66,7 +66,7 @@ def _alone(name: str) -> Iterator[None]:
 
 
 def objects(name: str, sources: Mapping[Path, Command]) -> list[Path]:
-    """The object of each source, made by its command, two at a time."""
+    """The object of each source, made by its command, two at a time, large ones first."""
 
     def compile(source: Path) -> Path:
         command = [*sources[source], "-c", source]
@@ -74,8 +74,10 @@ def objects(name: str, sources: Mapping[Path, Command]) -> list[Path]:
         files = sorted(_included(source, folders))
         return _kept(f"{name}.{source.parent.name}_{source.stem}", ".o", command, files)
 
+    large_first = sorted(sources, key=lambda source: source.stat().st_size, reverse=True)
     with _alone(name), ThreadPoolExecutor(2) as pool:
-        return list(pool.map(compile, sources))
+        made = dict(zip(large_first, pool.map(compile, large_first), strict=True))
+    return [made[source] for source in sources]
 
 
 def linked(name: str, parts: Sequence[Path], link: Command) -> Path:

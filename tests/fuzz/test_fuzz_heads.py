@@ -23,9 +23,9 @@ def cases_to_try(backend: str):
 
 
 @pytest.fixture(autouse=True)
-def small_tiles(monkeypatch):
-    """Tiles of a few tokens by 64 classes: small calls have many."""
-    monkeypatch.setattr(tiles, "TOKENS", 5)
+def small_tiles(backend, monkeypatch):
+    """Tiles of a few tokens by 64 classes: small calls have many. They take long without the kernels of a CPU."""
+    monkeypatch.setattr(tiles, "TOKENS", 5 if backend == "cpu" else 32)
     monkeypatch.setattr(tiles, "NUMBERS", {"cpu": 64})
     monkeypatch.setattr(tiles, "BLOCK", 64)
     monkeypatch.setattr(vocabulary, "WIDE", 1)

@@ -15,7 +15,7 @@ LIKE = {
     "continuous.update_sample": "mean", "continuous.predict_data": "noise_pred", "discretised.expected_value": "mean",
     "discretised.sample": "mean", "discretised.mode": "mean", "discretised.update_sample": "mean",
     "discrete.update_sample": "state", "continuous.solver_step": "mean", "discretised.solver_step": "mean",
-    "discrete.solver_step": "state", "binary.solver_step": "state",
+    "discrete.solver_step": "state", "binary.solver_step": "state", "discrete.theta": "logits",
 }  # fmt: skip
 
 

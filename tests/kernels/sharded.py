@@ -10,6 +10,7 @@ import torch
 from torch import distributed
 
 from bfn_kernels import vocabulary
+from tests.kernels.vocabulary_guide import follow
 
 WIDTH, TOKENS = 6, (3, 7)
 DTYPES = (torch.float32, torch.float16)
@@ -87,3 +88,10 @@ def work(rank, count, k, backend, folder):
         step(torch.float32, weight[part], bias[part], between, **group | {"backend": "reference"})
     torch.save(results, f"{folder}/{rank}")
     distributed.destroy_process_group()
+
+
+def work_and_follow(rank, count, k, folder):
+    """The work of a process on a CPU, and then the code of the guide."""
+    with warnings.catch_warnings():
+        work(rank, count, k, "cpu", f"{folder}/ops")
+    follow(rank, count, folder)

@@ -8,7 +8,7 @@ import torch
 
 from bfn_kernels import continuous, discrete, discretised, noise
 from tests.kernels.op_cases import CASES
-from tests.kernels.support import NATIVE, ON_CPU, error, joins, serves
+from tests.kernels.support import INTERPRETED, NATIVE, ON_CPU, error, joins, pairs, serves
 
 KNOWN_WORDS = [  # counter, key, words: the answers published with Random123
     ([0] * 4, [0] * 2, "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
@@ -100,12 +100,11 @@ def test_threads_change_nothing(case):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("case", RANDOM, ids=str)
-@pytest.mark.parametrize("backend", NATIVE)
+@pairs(NATIVE, lambda case: case in RANDOM)
 def test_backends_make_the_same_noise(case, backend, dtype):
-    if not serves(case, backend):
-        pytest.skip("the reference alone has it")
-    for shape in [(3, 7), (4, 3, 5)]:
+    if INTERPRETED and dtype == torch.float64 and not joins(case):
+        pytest.skip("the interpreter makes normals of float64 for one case of each op")
+    for shape in [(4, 3, 5)] if INTERPRETED else [(3, 7), (4, 3, 5)]:
         want, got = seeded(case, shape, "reference", -9, dtype), seeded(case, shape, backend, -9, dtype)
         # normals agree to 2e-6; what an op multiplies them with goes on top
         assert error(got, want) <= 2e-6 * max(1.0, want.abs().max().item()) * (4 if case.loss else 1)
@@ -113,7 +112,8 @@ def test_backends_make_the_same_noise(case, backend, dtype):
 
 @pytest.mark.parametrize("backend", NATIVE)
 def test_backends_make_the_same_normals(backend):
-    assert error(zeros(backend, (250_000,), 42), zeros("reference", (250_000,), 42, torch.float64)) <= 2e-6
+    count = 30_000 if INTERPRETED else 250_000
+    assert error(zeros(backend, (count,), 42), zeros("reference", (count,), 42, torch.float64)) <= 2e-6
 
 
 @random_ops
@@ -145,23 +145,22 @@ def test_fold_in():
         noise.fold_in("4", 0)
 
 
-@pytest.mark.parametrize("backend", ON_CPU)
-def test_streams_differ(backend):
-    """Sender and drawn value of one call are independent: across a batch their correlation is 0 within 5 sigma."""
+def test_streams_differ():
+    """Sender and drawn value of one call are independent: across a batch their correlation is 0 within 5 sigma. Other
+    tests compare the noise of every backend with the reference's."""
     count = 40_000
     zero = torch.zeros(count)
-    sender = zeros(backend, (count,), 8)
-    value = discretised.sample(zero, zero + 0.2, num_bins=4096, seed=8)
+    sender = zeros("reference", (count,), 8)
+    value = discretised.sample(zero, zero + 0.2, num_bins=4096, seed=8, backend="reference")
     draws = [noise.normal((count,), torch.tensor(8), noise.MONTE_CARLO, draw) for draw in range(2)]
     uniforms = noise.class_uniform((count,), torch.tensor(8))
     table = torch.corrcoef(torch.stack([sender, value, *draws, uniforms]))
     assert (table - torch.eye(5)).abs().max() < 5 / count**0.5
 
 
-@pytest.mark.parametrize("backend", ON_CPU)
-def test_moments(backend):
+def test_moments():
     count = 1_000_000
-    z = zeros(backend, (count,), 42).double()
+    z = zeros("reference", (count,), 42).double()
     # five standard errors of the mean of z, z², z³, z⁴: √(var/n) with variances 1, 2, 15, 96
     for power, (moment, variance) in enumerate([(0, 1), (1, 2), (0, 15), (3, 96)], 1):
         assert abs((z**power).mean().item() - moment) < 5 * (variance / count) ** 0.5

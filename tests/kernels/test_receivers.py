@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bfn_kernels import discrete
-from tests.kernels.support import NATIVE, error, scale, ulp
+from tests.kernels.support import INTERPRETED, NATIVE, error, scale, ulp
 
 GAPS, ACCURACIES = (60.0, 80.0, 90.0, 120.0, 250.0, 400.0, 1500.0), (100.0, 200.0, 500.0, 2000.0, 6000.0)
 
@@ -66,7 +66,7 @@ def results(x, z, accuracy, backend, receiver="factorised", **expect):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("num_classes", [2, 3, 27, 100, 1030, 4100])
+@pytest.mark.parametrize("num_classes", [2, 3, 27, 4100] if INTERPRETED else [2, 3, 27, 100, 1030, 4100])
 @pytest.mark.parametrize("backend", NATIVE)
 def test_far_logits_and_accurate_messages(num_classes, backend, dtype):
     """The error is at most the rounding of numbers as large as the gap and Kα, for nodes and for draws."""
@@ -122,8 +122,8 @@ def test_a_likely_class_costs_little_to_the_last_digits(gap, backend):
 
 
 @pytest.mark.parametrize("backend", NATIVE)
-@pytest.mark.parametrize("spread", [0.01, 0.1, 0.24, 0.3, 0.5, 0.79, 0.81, 3.0])
-@pytest.mark.parametrize("num_classes", [2, 5, 27, 100])
+@pytest.mark.parametrize("spread", [0.01, 0.24, 0.3, 0.79, 0.81, 3.0, *([] if INTERPRETED else [0.1, 0.5])])
+@pytest.mark.parametrize("num_classes", [2, 5, 100] if INTERPRETED else [2, 5, 27, 100])
 def test_joint_messages_of_any_spread(num_classes, spread, backend):
     """The ratios of densities are near 1 if the spread √(Kα) of a message is small. Their differences from 1 count."""
     generator = torch.Generator().manual_seed(num_classes)

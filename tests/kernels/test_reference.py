@@ -16,8 +16,9 @@ def _seed():
     torch.manual_seed(0)
 
 
-@pytest.mark.parametrize("num_classes", [255, 256, 300])
-@pytest.mark.parametrize("kind", [torch.uint8, torch.int32], ids=str)
+@pytest.mark.parametrize(
+    ("kind", "num_classes"), [*((torch.uint8, k) for k in (255, 256, 300)), (torch.int32, 300)], ids=str
+)
 @pytest.mark.parametrize("backend", ON_CPU)
 def test_classes_of_any_integer_type(backend, kind, num_classes):
     """uint8 cannot hold the number of classes, with which its values are compared."""

@@ -5,19 +5,13 @@ import torch
 from torch import multiprocessing
 
 from bfn_kernels import vocabulary
-from tests.kernels.sharded import DTYPES, parameters, sampled, step, work
+from tests.kernels.sharded import DTYPES, parameters, sampled, step, work, work_and_follow
 from tests.kernels.support import NATIVE, error, scale, ulp
-from tests.kernels.vocabulary_guide import follow
 
 
-@pytest.mark.parametrize(
-    ("backend", "count", "k"),
-    [run for run in (("cpu", 2, 1003), ("cpu", 3, 4), ("triton", 3, 4)) if run[0] in NATIVE],
-)
-def test_processes_are_as_one(backend, count, k, tmp_path):
-    """Also where the last of them has no class."""
-    multiprocessing.spawn(work, (count, k, backend, str(tmp_path)), count)
-    processes = [torch.load(tmp_path / str(rank)) for rank in range(count)]
+def check(folder, backend, count, k):
+    """Compares what `work` wrote with what one process computes."""
+    processes = [torch.load(folder / str(rank)) for rank in range(count)]
     for dtype, found in zip(DTYPES, zip(*processes, strict=True), strict=True):
         for same in zip(*(results[:3] for results in found), strict=True):
             assert all(torch.equal(same[0], other) for other in same[1:])
@@ -26,7 +20,7 @@ def test_processes_are_as_one(backend, count, k, tmp_path):
         one, want = step(dtype, *rounded, backend), step(torch.float64, *rounded, "reference")
         for got, alone, exact in zip(together, one, want, strict=True):
             assert error(got, exact) <= max(2 * error(alone, exact), 4 * ulp(got.dtype, scale(exact)))
-    states, same = zip(*(torch.load(tmp_path / f"sampled{rank}") for rank in range(count)), strict=True)
+    states, same = zip(*(torch.load(folder / f"sampled{rank}") for rank in range(count)), strict=True)
     want, want_same = sampled(*parameters(k)[:2], backend=backend)
     close = {"rtol": 1e-10, "atol": 1e-10}
     torch.testing.assert_close(torch.cat(states, -1), want, **close)
@@ -35,9 +29,19 @@ def test_processes_are_as_one(backend, count, k, tmp_path):
         torch.testing.assert_close(each[0], alone, **close)
 
 
+@pytest.mark.parametrize("backend", [backend for backend in ("cpu", "triton") if backend in NATIVE])
+def test_processes_are_as_one(backend, tmp_path):
+    """Also where the last of them has no class."""
+    multiprocessing.spawn(work, (3, 4, backend, str(tmp_path)), 3)
+    check(tmp_path, backend, 3, 4)
+
+
 @pytest.mark.skipif("cpu" not in NATIVE, reason="processes have the backend that is the default")
 def test_the_guide_trains_in_two_processes_as_in_one(tmp_path):
-    multiprocessing.spawn(follow, (2, str(tmp_path)), 2)
+    """The same two processes also call the ops one by one, with more classes."""
+    (tmp_path / "ops").mkdir()
+    multiprocessing.spawn(work_and_follow, (2, 1003, str(tmp_path)), 2)
+    check(tmp_path / "ops", "cpu", 2, 1003)
     first, second, alone = (torch.load(tmp_path / name) for name in ("0", "1", "alone"))
     assert {"loss", "embedding.grad", "head.grad", "bias.grad", "body.0.weight.grad", "head"} <= alone.keys()
     for name, want in alone.items():

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from bfn_kernels import discrete, nn
-from tests.kernels.support import ON_CPU
+from tests.kernels.support import INTERPRETED, ON_CPU
 
 each_backend = pytest.mark.parametrize("backend", ON_CPU)
-each_size = pytest.mark.parametrize("num_classes", [2, 5, 17, 40, 300, 4100])
+# Triton has one kernel for rows that fit in a tile.
+each_size = pytest.mark.parametrize("num_classes", [2, 5, 300, 4100] if INTERPRETED else [2, 5, 17, 40, 300, 4100])
 
 
 def data(num_classes: int, gap: float = 3.0, backend: str = "cpu"):
@@ -36,8 +37,9 @@ def test_a_one_hot_vector_is_a_class_in_flows_and_messages(num_classes, backend)
         lambda x: discrete.flow_sample(x, 0.6, beta_1=6.0 / num_classes, output="logits", mask=mask, **of),
         lambda x: discrete.sender_sample(x, torch.linspace(0, 1, len(x)), **of),
     ):
-        torch.testing.assert_close(call(one_hot), call(x), rtol=1e-6, atol=1e-6)
-        torch.testing.assert_close(call(one_hot.half()), call(x), rtol=1e-6, atol=1e-6)
+        want = call(x)
+        for soft in (one_hot, one_hot.half()):
+            torch.testing.assert_close(call(soft), want, rtol=1e-6, atol=1e-6)
 
 
 @each_backend
@@ -76,7 +78,9 @@ def test_a_one_hot_vector_is_a_known_class(num_classes, backend):
         torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-5)
 
 
-def close_gradients(loss, logits, want, wide):
+def agrees(loss, logits, want, wide, rtol, atol):
+    """The loss and its gradient by the logits are those of `want`, which was computed of the logits in float64."""
+    torch.testing.assert_close(loss.double(), want, rtol=rtol, atol=atol)
     (got,), (exact,) = torch.autograd.grad(loss.sum(), logits), torch.autograd.grad(want.sum(), wide)
     torch.testing.assert_close(got.double(), exact, rtol=1e-4, atol=1e-6)
 
@@ -90,15 +94,11 @@ def test_losses_of_any_distribution(num_classes, backend):
     logits = z.clone().requires_grad_()
     wide, options = z.double().requires_grad_(), {"reduction": "none", "backend": backend}
 
-    def agrees(loss, want, atol):
-        torch.testing.assert_close(loss.double(), want, rtol=1e-5, atol=atol)
-        (grad,), (exact,) = torch.autograd.grad(loss.sum(), logits), torch.autograd.grad(want.sum(), wide)
-        torch.testing.assert_close(grad.double(), exact, rtol=1e-4, atol=1e-6)
-
     want = torch.nn.functional.cross_entropy(wide, x.double(), reduction="none")
-    agrees(discrete.reconstruction_loss(x, logits, **options), want, 1e-5)
+    agrees(discrete.reconstruction_loss(x, logits, **options), logits, want, wide, 1e-5, 1e-5)
     want = (x.double() - wide.softmax(-1)).square().sum(-1)
-    agrees(discrete.continuous_time_loss(x, logits, 1.0, beta_1=1.0 / num_classes, **options), want, 1e-6)
+    loss = discrete.continuous_time_loss(x, logits, 1.0, beta_1=1.0 / num_classes, **options)
+    agrees(loss, logits, want, wide, 1e-5, 1e-6)
 
 
 @each_backend
@@ -106,18 +106,17 @@ def test_losses_of_any_distribution(num_classes, backend):
 @pytest.mark.parametrize("name", ["continuous_time_loss", "reconstruction_loss"])
 def test_a_class_has_half_of_the_probability(name, num_classes, backend):
     """Or half of it but for a rounding error, to either side."""
-    z = torch.full((64, num_classes), -math.log(num_classes - 1))
+    off = torch.arange(-32, 32, 1 if num_classes < 4000 else 7)  # large rows are few, since interpreters are slow
+    z = torch.full((len(off), num_classes), -math.log(num_classes - 1))
     z[:, 0] = 0
-    z[:, 1] += torch.arange(-32, 32) * 2.0**-26
-    x = torch.nn.functional.one_hot(torch.arange(64) % 2, num_classes).float()
+    z[:, 1] += off * 2.0**-26
+    x = torch.nn.functional.one_hot(torch.arange(len(off)) % 2, num_classes).float()
     logits, wide = (v.requires_grad_() for v in (z.double() if backend == "reference" else z.clone(), z.double()))
     time = {} if name == "reconstruction_loss" else {"t": 1.0, "beta_1": 1.0 / num_classes}
     loss = getattr(discrete, name)(x, logits, **time, reduction="none", backend=backend)
     p = wide.softmax(-1)
     want = (x - p).square().sum(-1) if time else -(x * p.log()).sum(-1)
-    torch.testing.assert_close(loss.double(), want, rtol=1e-6, atol=0)
-    (grad,), (exact,) = torch.autograd.grad(loss.sum(), logits), torch.autograd.grad(want.sum(), wide)
-    torch.testing.assert_close(grad.double(), exact, rtol=1e-4, atol=1e-6)
+    agrees(loss, logits, want, wide, 1e-6, 0)
 
 
 def test_a_model_trains_on_soft_data():

@@ -55,7 +55,7 @@ OTHER = (
 )
 
 
-def said(code: str, changes: tuple[str, ...]) -> list[str]:
+def said_by(code: str, changes: tuple[str, ...]) -> list[str]:
     path = sys.modules[f"bfn_kernels.{backends.CPU_BUILD}"].__file__
     command = [sys.executable, "-c", CHANGED + code, backends.CPU_BUILD, path, *changes]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -64,16 +64,15 @@ def said(code: str, changes: tuple[str, ...]) -> list[str]:
 
 
 @pytest.mark.parametrize(("changes", "differs"), [LACKS, OTHER], ids=["lacks", "other"])
-def test_a_call_and_env_say_what_differs(changes, differs):
-    """The other operators can be called, as while one is being written."""
-    why = f"the compiled extension {backends.CPU_BUILD} was built from other sources: {differs}; rebuild: make install"
-    assert said(CALLS, changes) == [f"incomplete: {why}", why]
-
-
-@pytest.mark.parametrize(("changes", "differs"), [LACKS, OTHER], ids=["lacks", "other"])
-def test_cuda_kernels_are_refused_where_they_are_loaded(changes, differs):
-    why = f"the compiled extension _cuda was built from other sources: {differs}; rebuild: make install"
-    assert said(LOADS_CUDA, changes) == [f"not available: {why}", why]
+def test_a_call_env_and_the_load_of_cuda_say_what_differs(changes, differs):
+    """The other operators of a CPU can be called, as while one is being written. CUDA's kernels are refused as a whole,
+    where they are loaded."""
+    whys = [
+        f"the compiled extension {name} was built from other sources: {differs}; rebuild: make install"
+        for name in (backends.CPU_BUILD, "_cuda")
+    ]
+    said = said_by(CALLS + LOADS_CUDA, changes)
+    assert said == [f"incomplete: {whys[0]}", whys[0], f"not available: {whys[1]}", whys[1]]
 
 
 def test_an_extension_that_says_nothing_is_of_other_sources(monkeypatch):

@@ -17,22 +17,25 @@ from tests.kernels.test_accuracy import FORMS, check, laid_out
 from tests.kernels.test_gradients import check_gradients, second_derivatives
 from tests.kernels.vocabulary_cases import LARGE, SHAPES, WIDE
 
-cases = pytest.mark.parametrize("case", LARGE, ids=str)
+# Of many classes, noise that is passed and masks are read by the same Python on every backend.
+TABLE = [c for c in LARGE if not (INTERPRETED and c.huge and {"noise", "flow_noise", "mask"} & {*c.fields})]
 FEW = [c for c in LARGE if not c.hard and not c.huge and c not in WIDE]
-# Triton's interpreter takes a minute for many tiles, which read tensors by the same views as one tile.
-OF_ANY_FORM = [c for c in LARGE if not INTERPRETED or c.num_classes < 1000]
+# How a tensor lies does not depend on the number of classes, and the interpreter is slow.
+OF_ANY_FORM = [c for c in LARGE if not INTERPRETED or c.num_classes == 5]
 WITHOUT_DRAWS = [c for c in LARGE if c.loss and "n_steps" not in c.options]
+# A CPU alone has another way to the gradients of a sum.
+SPOILT = [c for c in LARGE if c.gap == 10 and not (INTERPRETED and c.options["reduction"] == "sum")]
 of_few = pytest.mark.parametrize("case", FEW, ids=str)
 native = pytest.mark.parametrize("backend", NATIVE)
 on_cpu = pytest.mark.parametrize("backend", ON_CPU)
 
 
 @pytest.fixture
-def small_tiles(monkeypatch):
+def small_tiles(backend, monkeypatch):
     """Tiles of a few tokens by 64 classes, so that small cases have many, and those at the ends are smaller; where a
     loss makes its gradients in the forward pass, tiles of six tokens by all classes, 64 of whose logits are made at
-    once."""
-    monkeypatch.setattr(tiles, "TOKENS", 5)
+    once. Without the kernels of a CPU a tile of any size takes milliseconds, so tiles have more tokens."""
+    monkeypatch.setattr(tiles, "TOKENS", 5 if backend == "cpu" else 32)
     monkeypatch.setattr(tiles, "NUMBERS", {"cpu": 64})
     monkeypatch.setattr(tiles, "BLOCK", 64)
     monkeypatch.setattr(vocabulary, "WIDE", 1)
@@ -46,21 +49,24 @@ def in_the_forward_pass(case) -> bool:
 @pytest.fixture(params=[False, True], ids=["again", "at_once"])
 def at_once(request, case, backend, monkeypatch):
     """Both ways of a CPU to the gradients of a loss that has two."""
-    if request.param:
-        if backend != "cpu" or not in_the_forward_pass(case):
-            pytest.skip("this has one way to its gradients")
-        monkeypatch.setattr(vocabulary, "WIDE", 1)
+    if request.param and (backend != "cpu" or not in_the_forward_pass(case)):
+        pytest.skip("this has one way to its gradients")
+    monkeypatch.setattr(vocabulary, "WIDE", 1 if request.param else 1000)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @native
-@cases
+@pytest.mark.parametrize("case", TABLE, ids=str)
 def test_agrees_with_the_float64_reference(case, backend, dtype, small_tiles):
+    if backend == "cuda_on_host" and case.huge and dtype == torch.float64:
+        pytest.skip("67 classes have several tiles of float64")
     check(case, [case.inputs(shape, dtype, seed) for seed, shape in enumerate(SHAPES)], backend)
 
 
 @pytest.mark.parametrize(
-    ("case", "dtype"), [(c, torch.float32) for c in OF_ANY_FORM] + [(c, torch.float16) for c in FEW], ids=str
+    ("case", "dtype"),
+    [*((c, torch.float32) for c in OF_ANY_FORM), *((c, torch.float16) for c in FEW if c in OF_ANY_FORM)],
+    ids=str,
 )
 @native
 def test_strided_inputs(case, backend, dtype):
@@ -91,7 +97,8 @@ def test_a_wide_bias_is_read_where_it_lies(form, dtype, backend):
         assert torch.equal(got, want)
 
 
-@on_cpu
+# The table of cases compares the gradients of the others with the reference's.
+@pytest.mark.parametrize("backend", [name for name in ("cpu", "reference") if name in ON_CPU])
 @of_few
 def test_gradcheck(case, backend, at_once):
     check_gradients(case, backend)
@@ -134,9 +141,9 @@ def test_what_a_mask_leaves_out_is_not_read(case, backend, at_once):
     assert (nothing == 0).all()
 
 
-@on_cpu
+@native
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
-@pytest.mark.parametrize("case", WITHOUT_DRAWS, ids=str)
+@pytest.mark.parametrize("case", [c for c in WITHOUT_DRAWS if not (INTERPRETED and c.huge)], ids=str)
 def test_what_is_no_number_stays_none(case, bad, backend):
     inputs = case.inputs((3, 4), torch.float32)
     case = dataclasses.replace(case, options={**case.options, "reduction": "none"})
@@ -147,11 +154,11 @@ def test_what_is_no_number_stays_none(case, bad, backend):
         assert (got.isnan() | ~want.isnan()).all(), name
 
 
-@on_cpu
+@native
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("place", [0, 30, 66, slice(None)])
-@pytest.mark.parametrize("case", [c for c in LARGE if c.gap == 10], ids=str)
-def test_classes_that_are_no_number(case, place, bad, backend, at_once, small_tiles, monkeypatch):
+@pytest.mark.parametrize("case", SPOILT, ids=str)
+def test_classes_that_are_no_number(case, place, bad, backend, small_tiles, at_once, monkeypatch):
     """One of the first tile, of one in the middle or of the last, or all: losses and gradients are NaN where those of
     the reference, which stores the logits, are."""
     monkeypatch.setattr(tiles, "NUMBERS", {"cpu": 1})
@@ -290,7 +297,7 @@ def test_a_scaled_loss_keeps_its_small_gradients(loss, narrow, widest, monkeypat
     """Gradients that float16 cannot hold before they are scaled: they belong to a mean over many tokens, or to an
     unlikely class."""
     monkeypatch.setattr(vocabulary, "WIDE", widest)
-    g, count = torch.Generator().manual_seed(1), 2**16
+    g, count = torch.Generator().manual_seed(1), 2**14
     inputs = {name: torch.randn(shape, generator=g) for name, shape in (("hidden", (count, 4)), ("weight", (3, 4)))}
     inputs |= {"x": torch.randint(1, 3, (count,), generator=g), "bias": torch.tensor([-16.0, 0.0, 0.5])}
     inputs[narrow] = inputs[narrow].half()
@@ -299,7 +306,7 @@ def test_a_scaled_loss_keeps_its_small_gradients(loss, narrow, widest, monkeypat
     def gradient(inputs, backend):
         inputs = inputs | {narrow: inputs[narrow].clone().requires_grad_()}
         result = getattr(vocabulary, loss)(**inputs, **more, backend=backend)
-        return torch.autograd.grad(2**16 * result, inputs[narrow])[0]
+        return torch.autograd.grad(count * result, inputs[narrow])[0]
 
     got, want = gradient(inputs, "cpu"), gradient(widened(inputs), "reference")
     torch.testing.assert_close(got.double(), want, rtol=1e-3, atol=1e-6 * scale(want))

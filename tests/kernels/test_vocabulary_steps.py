@@ -1,11 +1,14 @@
 """Sampling with large vocabularies: each step against the op that stores the logits, and against the reference."""
 
+import itertools
+
 import pytest
 import torch
 
 from bfn_kernels import discrete, nn, samplers, vocabulary
 from bfn_kernels.nn.vocabulary import EmbeddedInput
 from bfn_kernels.solvers import Coefficients
+from bfn_kernels.vocabulary import tiles
 from tests.kernels.support import DTYPES, INTERPRETED, NATIVE
 from tests.kernels.test_accuracy import FORMS, check, laid_out
 from tests.kernels.test_distributions import has_frequencies, has_moments
@@ -14,6 +17,8 @@ from tests.kernels.vocabulary_cases import MODES, SHAPES, STEPS
 
 K, WIDTH, TOKENS = 1003, 6, (3, 7)
 CHOOSE = ("sample", "mode", "mean")
+EACH_SIZE = itertools.product((3, 67, K), (torch.float32, torch.float64))
+SIZES = [(k, dtype) for k, dtype in EACH_SIZE if not (INTERPRETED and k == K and dtype == torch.float64)]
 
 
 def head(k=K, tokens=TOKENS, dtype=torch.float32, scale=1.0):
@@ -30,13 +35,15 @@ def close(got, want, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @native
-@pytest.mark.parametrize("case", STEPS, ids=str)
+@pytest.mark.parametrize("case", [c for c in STEPS if not (INTERPRETED and c.huge and "known" in c.fields)], ids=str)
 def test_agrees_with_the_float64_reference(case, backend, dtype, small_tiles):  # noqa: F811
+    if backend == "cuda_on_host" and case.huge and dtype == torch.float64:
+        pytest.skip("test_a_step_is_that_of_the_op_that_stores_the_logits has several tiles of float64")
     check(case, [case.inputs(shape, dtype, seed) for seed, shape in enumerate(SHAPES)], backend)
 
 
 @native
-@pytest.mark.parametrize("case", STEPS, ids=str)
+@pytest.mark.parametrize("case", [c for c in STEPS if not INTERPRETED or c.num_classes == 5], ids=str)
 def test_strided_inputs(case, backend):
     batches = [laid_out(case.inputs((2, 3, 2, 5), torch.float32, seed), form) for seed, form in enumerate(FORMS)]
     check(case, batches, backend)
@@ -56,8 +63,7 @@ def test_modes(case, backend, dtype, small_tiles):  # noqa: F811
 
 
 @on_cpu
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("k", [3, 67, K])
+@pytest.mark.parametrize(("k", "dtype"), SIZES, ids=str)
 def test_a_step_is_that_of_the_op_that_stores_the_logits(k, dtype, backend, small_tiles):  # noqa: F811
     """The same noise, and the same class where the uniform is not within rounding of a boundary."""
     state, hidden, weight, bias, embedding = head(k, dtype=dtype)
@@ -137,9 +143,10 @@ def test_out_may_be_the_state(backend):
 
 
 @on_cpu
-def test_classes_that_are_drawn(backend, small_tiles):  # noqa: F811
+def test_classes_that_are_drawn(backend, small_tiles, monkeypatch):  # noqa: F811
     """The frequencies of 130 classes in three tiles, the moments of what is sent, and none that has no share."""
-    count, k = 1000 if INTERPRETED else 5000, 130
+    count, k = 5000 if backend in ("cpu", "reference") else 1000, 130
+    monkeypatch.setattr(tiles, "TOKENS", 1000)
     logits = torch.randn(k, generator=torch.Generator().manual_seed(2)).mul(2)
     logits[[5, 64, 129]] = -torch.inf
     weight, hidden, zero = torch.zeros(k, 1), torch.zeros(count, 1), torch.zeros(count, k)

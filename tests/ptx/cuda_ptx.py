@@ -7,7 +7,6 @@ import contextlib
 import ctypes
 import functools
 import re
-import shutil
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -35,6 +34,8 @@ def _nvcc(*more: str) -> list[str]:
     return [str(find_tool("nvcc")), *NVCC_FLAGS, *more]
 
 
+# The sources with functions that others call and that are no templates. Of the other sources no instance is left.
+KEPT = {"loss"}
 LAUNCHER = re.compile(r"\b_ZN3bfn\d+([a-z_]+)I([fd])EEv\w+")  # a function that BFN_INSTANTIATE instantiates
 FIND = 'extern "C" { __attribute__((visibility("default"))) void* (*find)(const char*); }\n'
 STUB = """
@@ -76,7 +77,8 @@ def _with_stubs(name: str, parts: list[Path], link: list[str]) -> Path:
 def operators_on_demand() -> Path:
     """The same library, for whose kernels there are stubs."""
     parts, link = _objects()
-    rest = [_unit(path, compiled.BUILT / f"{NAME}_{path.stem}_rest.cu") for path in compiled.KERNELS]
+    kept = [path for path in compiled.KERNELS if path.stem in KEPT]
+    rest = [_unit(path, compiled.BUILT / f"{NAME}_{path.stem}_rest.cu") for path in kept]
     parts += compiled.objects(NAME, dict.fromkeys(rest, _nvcc()))
     return _with_stubs(f"{NAME}_on_demand", parts, link)
 
@@ -147,26 +149,6 @@ def kernels() -> set[str]:
 def reload() -> None:
     """Lets options that matter when a kernel is parsed act upon those that ran already."""
     _runtime().cudart_reload()
-
-
-def compiled_with(fault: tuple[str, str, str], source: str, instance: str, folder: Path) -> str:
-    """The PTX of a source of csrc/cuda, of which this instance alone is compiled, with a fault: a file of csrc/cuda,
-    what stands there once, and what takes its place."""
-    copy = Path(shutil.copytree(ROOT / "csrc", folder / "csrc")) / "cuda"
-    changed, old, new = copy / fault[0], *fault[1:]
-    assert changed.read_text().count(old) == 1
-    changed.write_text(changed.read_text().replace(old, new))
-    unit = _unit(copy / source, folder / "unit.cu", instance)
-    command = _nvcc("-ptx", str(unit), "-o", str(folder / "ptx"))
-    subprocess.run(command, check=True, capture_output=True, text=True)
-    return (folder / "ptx").read_text()
-
-
-def in_the_place_of(text: str, other: str, kernel: str) -> str:
-    """The PTX of the kernel that the pattern names, out of `other`, under the name that it has in `text`."""
-    name = re.search(rf"\.entry (\w*{kernel}\w*)\(", other)[1]
-    body = re.search(rf"\.entry {name}\(.*?\n}}\n", other, re.DOTALL)[0]
-    return body.replace(name, re.search(r"\.entry (\w+)\(", text)[1])
 
 
 @contextlib.contextmanager

@@ -25,17 +25,20 @@ CARRIED = {"state", "mean", "previous"}  # from step to step; the network makes 
 LAYOUTS = {"dense": torch.clone, "strided": lambda x: torch.stack([x, x], -1)[..., 0]}
 
 
-def steps(lengths: tuple[int, ...]) -> Iterator[tuple[Case, tuple[int, ...]]]:
+def steps(
+    lengths: tuple[int, ...], counts: tuple[int, ...], ways: tuple[str, ...] = ("sample", "mode", "mean")
+) -> Iterator[tuple[Case, tuple[int, ...]]]:
     """Steps that read the prediction before, and the shapes of their data: of rows of so many classes, whose prediction
-    is made in each of the ways there are, and of as many numbers."""
+    is made in these ways, and two rows of so many numbers."""
     for k in lengths:
         of_k = with_classes(OF_CLASSES, k)
-        for choose in ("sample", "mode", "mean"):
+        for choose in ways:
             fields = of_k.fields | ({"draw_noise": uniform(0, 1)} if choose == "sample" else {})
             options = of_k.options | {"choose": choose}
             yield dataclasses.replace(of_k, name=f"{of_k.name} {choose}", fields=fields, options=options), (2, 1)
-        for case in ELEMENTWISE:
-            yield case, (2, k)
+    for case in ELEMENTWISE:
+        for count in counts:
+            yield case, (2, count)
 
 
 def inputs_of(case: Case, shape: tuple[int, ...], carried: torch.dtype, network: torch.dtype) -> dict:

@@ -34,10 +34,10 @@ FAULTS = {
     "read_before": ("ld.global.u32 %r0, [%in+-8];", "ld.global.u32 %r0, [%in];", "bounds of every tensor", {}),
     "write_beyond": ("st.global.u32 [%out+256], 0;", "st.global.u32 [%out], 0;", "bounds of every tensor", {}),
     "half_of_a_vector_beyond": (
-        "setp.eq.u32 %p0, %t, 31;\n@%p0 ld.global.v2.u64 {%d0, %d1}, [%in+8];",
         "setp.eq.u32 %p0, %t, 30;\n@%p0 ld.global.v2.u64 {%d0, %d1}, [%in];",
-        "misaligned|bounds of every tensor",
-        {},
+        "setp.eq.u32 %p0, %t, 28;\n@%p0 ld.global.v2.u64 {%d0, %d1}, [%in];",
+        "bounds of every tensor",
+        {"threads": 31},
     ),
     "misaligned_vector": (
         "setp.eq.u32 %p0, %t, 1;\n@%p0 ld.global.v2.u64 {%d0, %d1}, [%in];",
