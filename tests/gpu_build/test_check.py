@@ -65,10 +65,10 @@ def test_a_step_that_takes_too_long_is_stopped_with_its_children(tmp_path):
 
 
 INTERRUPTED = """
-import sys
-from pathlib import Path
+import signal, sys
 import torch
 from gpu_build import check
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background processes ignore Ctrl-C
 torch.cuda.is_available, torch.cuda.get_device_name = lambda: True, lambda: "card"
 torch.cuda.get_device_capability = lambda: (9, 0)
 code = "import os, signal, time; os.kill(os.getppid(), signal.{signal}); time.sleep({seconds})"
