@@ -256,7 +256,7 @@ BFN_HD float at_least_tiny(float std) { return ::fabsf(std) < 1e-30f ? 1e-30f : 
 BFN_HD double at_least_tiny(double std) { return std; }
 
 // x/y, where `inverse` is reciprocal(y). The product x inverse alone would be rounded twice.
-BFN_HD float quotient(float x, float y, float inverse) {
+BFN_HD float quotient(float x, float y, [[maybe_unused]] float inverse) {
 #if defined(__CUDA_ARCH__)
   const float q = x * inverse;
   return ::fabsf(q) < 1e30f && y < 1e30f ? ::fmaf(::fmaf(-q, y, x), inverse, q) : q;
