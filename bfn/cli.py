@@ -174,7 +174,8 @@ def compare_command(
         check_sampling(model, settings.sample, name)
     drawn = tables.samplers(model, data, settings, model.device, names, numbers)
     runs = len(names) * (1 if settings.sample.guide is None else 2)
-    count, calls = min(len(data.test), tables.SAMPLES), runs * sum(n + 1 for n in numbers)
+    each = 1 if settings.sample.guide is None else 1 + settings.sample.calls_of_a_step
+    count, calls = min(len(data.test), tables.SAMPLES), len(names) * each * sum(n + 1 for n in numbers)
     with fast(model, settings, count, calls, console.print):
         rows = list(shown(drawn, total=runs * len(numbers)))
     console.print(tables.samplers_table(rows, settings))

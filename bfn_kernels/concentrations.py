@@ -130,7 +130,7 @@ class VonMisesAccuracy:
         weights: n·α·A(α) of each message, the factor of 1 - cos(x - x̂) in L_n, float64 `[n]` on the CPU.
         step_weights: The weights of the steps 0 … n + 1, NaN for 0 and n + 1, which are no steps, float64 on the CPU.
         progress: Σ α·A(α), the mean of the concentration times the cosine of the mean's error after all messages.
-        digest: A string that differs for other accuracies.
+        digest: A short string by which compiled code notices other accuracies.
         log_scale: A pair `least`, `factor`. (ln c - least)·factor - 1 is -1 if the concentration c is the smallest
             accuracy. If n > 1, it is 1 if c is the sum of all accuracies, the largest concentration.
 

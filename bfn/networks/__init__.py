@@ -34,6 +34,8 @@ def build_network(config: NetworkConfig, shape: Size, features: int, outputs: in
 
 def made(network: Callable[..., nn.Module], config: NetworkConfig, *arguments: Any) -> nn.Module:
     """Calls a network's class with the sizes and the options of the configuration, if it takes all of them."""
+    if twice := sorted(config.sizes.keys() & config.options.keys()):
+        raise ConfigError(f"network.options.{twice[0]} is the setting network.{twice[0]}")
     keywords = config.sizes | config.options
     try:
         inspect.signature(network).bind(*arguments, **keywords)

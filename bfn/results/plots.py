@@ -198,7 +198,8 @@ def plot_narrowing(model: BFN, data: Data, path: Path, *, n_steps: int, seed: in
         title = f"Likeliest {kind}s of the window (the fainter, the less probable)"
         bottom.set(title=title, ylabel="messages received")
     else:
-        bottom.set_title(f"Mean of every {variable} after {', '.join(map(str, shown))} messages")
+        what = "Likeliest class" if isinstance(model, nn.Classes) and not isinstance(model, nn.Binary) else "Mean"
+        bottom.set_title(f"{what} of every {variable} after {', '.join(map(str, shown))} messages")
     return write(figure, path)
 
 
@@ -305,8 +306,8 @@ def visible(symbol: str | bytes) -> str:
 
 
 def draw_inputs(axes: Axes, model: BFN, data: Data, theta: Tensor, labels: Sequence[int], *, columns: int) -> None:
-    """Draws input distributions [N, ...]: a line of text with its label, a line of the means of angles, or an image for
-    each. columns: the number of images in a row."""
+    """Draws input distributions [N, ...]: a line of text with its label, a line of the means of angles, or an image of
+    means or of likeliest classes for each. columns: the number of images in a row."""
     if data.symbols:
         draw_lines(axes, *theta.max(-1), labels, data.symbols)
     elif isinstance(model, nn.Circular):

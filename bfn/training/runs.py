@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from bfn.configs import Config, ConfigError, build, flatten
+from bfn.configs import Config, ConfigError, build, first_line, flatten
 from bfn.data import Data, load_data
 from bfn.model import BFN, build_model
 from bfn.training import checkpoint
@@ -50,7 +50,8 @@ def resumable(out: Path, config: Config, data: Data) -> Saved:
     if state.get("tokenizer") != data.tokenizer:
         raise CheckpointError(f"{path} holds a run with other tokens; choose another out=, or --fresh")
     now = seen(data)
-    if (before := state.get("data", now)) != now:
+    before = state.get("data", now)
+    if before["examples"] != now["examples"] or not math.isclose(before["baseline"], now["baseline"], rel_tol=1e-3):
         raise CheckpointError(
             f"{path} holds a run on {before}, and the data are {now}; choose another out=, or --fresh"
         )
@@ -77,9 +78,9 @@ def tokens(data: Data) -> dict[str, str]:
     return {} if data.tokenizer is None else {"tokenizer": data.tokenizer}
 
 
-def seen(data: Data) -> str:
-    """A short description of data, from which other data differ."""
-    return f"{len(data.train)} training examples with a baseline of {data.baseline:.6f} bits"
+def seen(data: Data) -> dict[str, float]:
+    """Two numbers by which other data are noticed."""
+    return {"examples": len(data.train), "baseline": data.baseline}
 
 
 def as_csv(log: list[dict[str, Any]]) -> bytes:
@@ -113,13 +114,13 @@ def load_run(
     config = build(state["config"], overrides or [], where=str(path))
     data = load_data(config, state.get("tokenizer"))
     model = build_model(config, data).to(device)
-    built: Any = model.schedule
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
-        reason = " ".join(str(error).splitlines()[1:2]).strip()
+        reason = (str(error).splitlines()[1:] or [first_line(error)])[0].strip()
         raise CheckpointError(f"checkpoint {path} does not fit its configuration: {reason}") from error
-    kept = model.schedule  # for angles, the schedule of the file
-    if isinstance(kept, VonMisesAccuracy) and not math.isclose(kept.progress, built.progress, rel_tol=1e-6):
-        raise ConfigError(f"{path} was trained with other messages; model.beta_1 and train.n_steps must stay")
+    saved = build(state["config"], where=str(path))
+    changed = (saved.model, saved.train.n_steps) != (config.model, config.train.n_steps)
+    if changed and isinstance(model.schedule, VonMisesAccuracy):  # the file has its messages
+        raise ConfigError(f"{path} was trained with other messages; model.* and train.n_steps cannot change")
     return model, config, data

@@ -112,7 +112,7 @@ def loss(x: Tensor, prediction: Tensor, weight: Tensor, cost: int, period: float
     distance = 2 * (angle / 2).sin().square()
     if cost == COSINE:
         return reduce(weight * distance, *target)
-    c = weight * torch.where(weight >= 0, 1.0, torch.nan)  # so that the gradient is NaN, too
+    c = weight * torch.where(weight >= 0, 1.0, torch.nan).to(dtype)  # so that the gradient is NaN, too
     small = torch.special.i0(c.clamp(max=1)).log() - c  # torch has no slope of i0e at 0
     log_bessel = torch.where(c < 1, small, torch.special.i0e(c.clamp(min=1)).log())
     return reduce(log_bessel + math.log(period) + c * distance, *target)

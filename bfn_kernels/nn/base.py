@@ -182,7 +182,7 @@ class BFN(Losses):
             sampling: The options of the run.
 
         Returns:
-            The network's output or, with guidance, what `guided` makes of the two outputs, at least float32.
+            The network's output or, with guidance, what `guided` makes of the two outputs. Float16 becomes float32.
         """
         output = self.output(theta, t, sampling.cond)
         if sampling.guidance is None:

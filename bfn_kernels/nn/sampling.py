@@ -82,7 +82,7 @@ class Sampling(NamedTuple):
             logits: Logits of any shape.
 
         Returns:
-            The divided logits, at least float32; the logits themselves if the temperature is None.
+            The divided logits, in float32 if they are float16; the logits themselves if the temperature is None.
         """
         return logits if self.temperature is None else widened(logits) / self.temperature
 
@@ -91,8 +91,8 @@ PLAIN = Sampling()
 
 
 def widened(output: Tensor) -> Tensor:
-    """A network's output, at least float32. In float16, a guided output or a divided logit may overflow."""
-    return output.to(torch.promote_types(output.dtype, torch.float32))
+    """A network's output, in float32 if it is float16, in which a guided output or a divided logit may overflow."""
+    return output.float() if output.dtype == torch.float16 else output
 
 
 def row_factor(value: float | Tensor, like: Tensor) -> Tensor:

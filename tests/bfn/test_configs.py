@@ -88,6 +88,7 @@ def test_a_bad_override_is_refused_by_name(override: str, message: str):
         ("sample.temperature=0.5", "sample.temperature must be None for data without classes, got 0.5"),
         ("data.num_bins=32", "data.name='digits' does not read data.num_bins=32; it reads no other setting"),
         ("network.options.rotary=true", "network.name='unet' cannot use network.options={'rotary': True}: got an unex"),
+        ("network.options.width=64", "network.options.width is the setting network.width"),
         ("model.options.speed=3", "model.options are settings for a model.schedule of your own"),
         ("model.schedule=logarithmic", "model.schedule='logarithmic' needs model.kind='discrete', got 'discretised'"),
         (
