@@ -183,7 +183,7 @@ def load(name: str, overrides: Sequence[str] = ()) -> Config:
 
 
 def read(path: Path) -> Any:
-    """The settings of a YAML file. If it names a shipped file as `base`, they replace the settings of the shipped file."""
+    """The settings of a YAML file. If it names a shipped file as `base`, they replace the base's settings."""
     try:
         tree = OmegaConf.load(path)
     except OSError as error:
