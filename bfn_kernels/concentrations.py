@@ -217,8 +217,8 @@ class VonMisesAccuracy:
             device: The device. A copy stays there for later calls.
             name: "table" or "step_weights".
             dtype: The type of the copy.
-            digest: The schedule's `digest`. Only compiled code reads it: it calls this function again if the digest
-                has changed, but not if only the schedule has.
+            digest: The schedule's `digest`. Compiled code calls this method again for another digest. It does not
+                notice another schedule with the same digest.
         """
         key = device, name, dtype
         if key not in self._copies:

@@ -145,7 +145,7 @@ def kernels(architectures: Iterable[int | str], folder: Path, only: str = "") ->
     os.environ.setdefault("TRITON_CACHE_DIR", str(folder / "triton"))
 
     def in_a_process(architecture: int | str) -> list[Kernel]:
-        # A multiprocessing.Pool would replace a process that cannot start by the next one, without end.
+        # If a process cannot start, multiprocessing.Pool starts others without end. This class raises an error.
         with ProcessPoolExecutor(1, get_context("spawn")) as process:
             try:
                 return process.submit(_of_architecture, architecture, folder, only).result()

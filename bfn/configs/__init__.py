@@ -78,7 +78,7 @@ class TrainConfig:
     ema_decay: float = 0.999
     n_steps: int | None = None  # None trains on the continuous-time loss, n on the n-step loss
     max_steps: int = 10_000
-    max_seconds: float | None = None  # wall-clock time except for checkpoints; also the time before the run was resumed
+    max_seconds: float | None = None  # the most seconds of training, over all parts of a resumed run
     validate_every: int = 100  # steps between validations; each validation writes a row of the log and a checkpoint
     patience: int = 10  # validations without a better bound before training stops
     mixed_precision: str = "auto"  # "no", "bf16", "fp16" (only on a GPU), or "auto": bf16 if the device is fast in it

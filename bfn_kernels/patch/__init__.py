@@ -55,8 +55,8 @@ class Patch(ExitStack):
 
 
 def _put_back(cls: type, name: str, method: Any) -> None:
-    """Undoes a replacement of a method. If later patches have replaced the method again, it is taken out of the chain
-    of their methods, each of which refers to the method before as `__wrapped__`."""
+    """Undoes a replacement of a method. Each patched method keeps the method that it replaced as `__wrapped__`. If a
+    later patch replaced `method`, this patch's method gets the `__wrapped__` of `method` as its own."""
     later = getattr(cls, name)
     if later is method:
         setattr(cls, name, method.__wrapped__)

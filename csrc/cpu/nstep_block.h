@@ -74,8 +74,8 @@ class NStep {
     return {of_draw[0], of_draw[kBlock], of_draw[2 * kBlock]};
   }
 
-  // Sets the draws of a quadrature. The error of a node's sum counts times its weight w. So the sum needs only the part
-  // of the bump that lies within r of its peak, in units of s, with w exp(-r^2/2) = exp(-kReach^2/2).
+  // Sets the nodes of a quadrature as the draws. The sum of a node counts times the node's weight w, so a light node
+  // needs less of its bump: the part within r of the peak, in units of s, where w exp(-r^2/2) = exp(-kReach^2/2).
   void set_nodes() {
     double reach = 0;
     for (int64_t d = 0; d < draws; ++d) {

@@ -92,7 +92,7 @@ BFN_HD RowSlopes<T> cross_entropy_slopes(RowStats<T> row, T factor) {
 // The numbers of a row of soft data x, a distribution over the classes, from which a loss and its gradient are
 // computed. With e_k = exp(z_k - max), and m the class with p_m > 1/2, if there is one:
 // - `rest` is the sum of e_k over the classes but m. Up to rounding errors, it is at most 1 if there is an m, since e_m
-//   is 1, and at least 2 if there is none. So it tells which it is, even if p_m is 1/2 up to a rounding error.
+//   is 1, and at least 2 if there is none. So `rest < 1.5` says whether there is an m, even if p_m is nearly 1/2.
 // - For the squared distance, with d_k = x_k - p_k: `own` is p_m d_m, and `others` the sum of p_k d_k over the other
 //   classes. For the cross entropy, `others` is the sum of x_k.
 // 1 - p_m is computed as rest/total, since the difference would cancel [derived].
