@@ -33,10 +33,11 @@ def rdkit() -> Iterator[Any]:
         yield Chem
 
 
-def parsed(strings: Iterable[str]) -> list[Any]:
-    """The molecule of each string; None if the string is empty or describes no molecule."""
+def parsed(strings: Iterable[str]) -> Iterator[Any]:
+    """The molecule of each string; None if the string is empty or describes no molecule. A molecule takes 30 kB, so an
+    iterator is returned."""
     with rdkit() as chem:
-        return [chem.MolFromSmiles(string) if string else None for string in strings]
+        yield from (chem.MolFromSmiles(string) if string else None for string in strings)
 
 
 def log_p(strings: Iterable[str]) -> Tensor:
@@ -81,7 +82,7 @@ class Molecules:
         parts = {}
         for split in ("test", "test_scaffolds"):
             strings = self.read(split)
-            some = parsed(strings[:: max(1, len(strings) // REFERENCES)][:REFERENCES])
+            some = list(parsed(strings[:: max(1, len(strings) // REFERENCES)][:REFERENCES]))
             parts[split] = fragments(some), scaffolds(some)
         return parts
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from rich.progress import track
 from torch import Tensor
 
 from bfn.configs import Config, ConfigError
@@ -100,7 +101,7 @@ def property_of(molecules: Sequence[str], folder: Path) -> Tensor:
         with open(folder / ".moses_logp.lock", "a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # waits for another process that computes it
             if not path.exists():
-                numbers = log_p(molecules).numpy()
+                numbers = log_p(track(molecules, "computing logP, once")).numpy()
                 write_atomically(path, lambda file: np.save(file, numbers))
     with damage(path, f"an array of {len(molecules)} numbers"):
         return torch.from_numpy(np.load(path)).reshape(len(molecules))

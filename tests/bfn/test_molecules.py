@@ -18,7 +18,7 @@ from bfn.data import download, load_data
 from bfn.data.moses import MOLSETS, TOKEN
 from bfn.data.ngrams import Trigrams, entropy
 from bfn.model import SequenceBFN, build_model
-from bfn.molecules import Molecules
+from bfn.molecules import Molecules, log_p
 from bfn.sample import sample
 from bfn.sequences import class_of, guided, sent
 from bfn_kernels.schedules import LogarithmicAccuracy
@@ -179,6 +179,20 @@ def test_a_property_is_computed_by_one_of_several_processes(tmp_path, monkeypatc
     np.save(tmp_path / "moses_logp_2.npy", np.zeros(3))
     with pytest.raises(ConfigError, match="is damaged, or is not an array of 2 numbers"):
         moses_module.property_of(["C", "CC"], tmp_path)
+
+
+def test_logp_keeps_one_molecule_at_a_time_in_memory(monkeypatch):
+    pytest.importorskip("rdkit")
+    events = []
+
+    def strings():
+        for _ in range(3):
+            events.append("parsed")
+            yield "C"
+
+    monkeypatch.setattr("rdkit.Chem.Crippen.MolLogP", lambda molecule: events.append("computed") or 0.0)
+    log_p(strings())
+    assert events == ["parsed", "computed"] * 3
 
 
 def test_two_processes_take_the_steps_of_one(settings, tmp_path):
