@@ -110,18 +110,8 @@ def normal(
 def normals(
     like: Tensor, dtype: torch.dtype, seed: Tensor | None, noise: Tensor | None, stream: int = SENDER
 ) -> Tensor:
-    """Returns the explicit noise if there is one, else normals from the seed.
-
-    Args:
-        like: Elementwise data, whose shape the normals have.
-        dtype: Type of the arithmetic and of the result, float32 or float64.
-        seed: int64 tensor of one element; not read if there is explicit noise.
-        noise: The explicit noise, of like's shape and any floating-point type, or None.
-        stream: The use of the numbers, for example `SENDER`.
-
-    Returns:
-        Normals in the shape of `like`.
-    """
+    """The explicit noise if there is one, else normals from the seed: in the shape of `like`, elementwise data, and of
+    type `dtype`."""
     return normal(like.shape, seed, stream, dtype=dtype) if noise is None else noise.to(dtype)
 
 

@@ -224,7 +224,8 @@ def sample_within(
         shape: The shape of the data, `[count, ...]`.
         tolerance: The allowed error of a step, in units of the state, positive. Each example has an error, the root
             mean square over its variables; the largest one counts.
-        seed: An int that determines the noise of the first state. None: torch's default generator draws it.
+        seed: An int that determines the noise of the first state and, with choose="sample", all draws. None: torch's
+            default generator draws it.
         choose: What a step uses of the output distribution: a "sample", its "mode" or its "mean". None: the "mean",
             which is the only choice for continuous data and for a large vocabulary.
         temperature: As in `sample`: T, by which logits are divided.

@@ -15,7 +15,7 @@ from bfn_kernels.torch_private import constant
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 SMALL_CLASSES = (torch.int16, torch.int8)  # converted to int32
-CLASSES = (torch.int64, torch.int32, torch.uint8, *SMALL_CLASSES)
+INTEGERS = (torch.int64, torch.int32, torch.uint8, *SMALL_CLASSES)  # types of classes and of steps
 KNOWN = (*FLOATS, torch.int64, torch.int32, torch.uint8, torch.bool)  # types of known values that operators take
 ROW_TYPES = (torch.float32, torch.float64)  # types of times and accuracies that operators take
 WIDE = ("cpu", "cuda", "meta")  # types of devices that have float64, which nothing needs to try
@@ -63,7 +63,7 @@ def data(name: str, x: Tensor, allowed: Sequence[torch.dtype] = FLOATS) -> None:
 def classes(name: str, x: Tensor, booleans: bool = False) -> Tensor:
     """Checks integer classes `[B, ...]`, or booleans if they are allowed. Returns them in a type that the operators
     take."""
-    data(name, x, (*CLASSES, torch.bool) if booleans else CLASSES)
+    data(name, x, (*INTEGERS, torch.bool) if booleans else INTEGERS)
     if x.dtype == torch.bool:
         return x.view(torch.uint8)
     return x.int() if x.dtype in SMALL_CLASSES else x

@@ -16,7 +16,6 @@ from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
 
 MAX_NODES = 128
 ExplicitNoise = tuple[str, Tensor | None, Sequence[int]]  # a keyword, its value, and the shape that it must have
-STEPS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 PARAMETRISATIONS = ("noise", "data")
 
@@ -257,7 +256,7 @@ def checked_step(step: Any, last: int, x: Tensor) -> int | Tensor:
         if step > last:
             raise ValueError(f"step must lie in [1, {last}], got {step}")
         return step
-    if step.dtype not in STEPS:
+    if step.dtype not in checks.INTEGERS:
         raise TypeError(f"step must be an int or an integer tensor, got {step.dtype}")
     checks.same_device("step", step, "the data", x)
     checks.leading("step", step, x.shape)

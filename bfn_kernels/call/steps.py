@@ -109,17 +109,7 @@ def guidance_scalars(
 
 
 def checked_score(score: Tensor | None, score_clip: Any, logits: Tensor, dtype: torch.dtype) -> Score:
-    """The score of a step as operators take it.
-
-    Args:
-        score: Numbers in the logits' shape, or None.
-        score_clip: A number of at least 0, or a tensor of rows; None: the score is not clipped.
-        logits: `[B, ..., K]`.
-        dtype: The type of the arithmetic.
-
-    Returns:
-        The score, and the row scalars that clip it.
-    """
+    """Checks `score=` and `score_clip=` of a step, and returns them as operators take them."""
     if score is None:
         if score_clip is not None:
             raise ValueError(f"score must be given with score_clip, got {score_clip=}")

@@ -125,4 +125,5 @@ class Circular(BFN):
         circular.update_sample(output, mean, concentration, alpha, **options, **sampling.known_values, **self._of)
 
     def mode(self, output: Tensor, theta: Tensor, t: Tensor) -> Tensor:
-        return self._wrapped(output.to(self.dtype))  # under autocast it is narrower
+        # the output is narrower than `dtype` under autocast, and wider after guidance in float16
+        return self._wrapped(output.to(self.state_dtype)).to(self.dtype)

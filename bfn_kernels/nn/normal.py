@@ -130,7 +130,8 @@ class Continuous(Normal):
 
     def mode(self, output: Tensor, theta: Tensor, t: Tensor) -> Tensor:
         _, settings = self.arguments(output, theta)
-        return continuous.predict_data(output.to(self.dtype), theta, t, **settings)  # under autocast it is narrower
+        wide = output.to(self.state_dtype)  # narrower than `dtype` under autocast, and wider after guidance in float16
+        return continuous.predict_data(wide, theta, t, **settings).to(self.dtype)
 
 
 class Discretised(Normal):

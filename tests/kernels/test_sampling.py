@@ -290,6 +290,16 @@ def test_sharp_outputs_in_float16_do_not_overflow(model):
     torch.testing.assert_close(sampling.tempered(torch.tensor([70.0]).half()), torch.tensor([7e4]))
 
 
+def test_a_mode_is_rounded_to_float16_last():
+    """A guided output is float32, whose numbers float16 may not hold."""
+    network, output = torch.nn.Linear(1, 1).half(), torch.full((3, 4), 9e4)
+    theta, t = torch.zeros(3, 4).half(), torch.ones(3)
+    got = nn.Continuous(network, 0.5, clip=None).mode(output, theta, t)
+    torch.testing.assert_close(got, (-output / 3**0.5).half())  # √((1 − γ)/γ) is 1/√3
+    got = nn.Circular(network, VonMisesAccuracy([1.0]), period=7.0).mode(output, theta, t)
+    torch.testing.assert_close(got, torch.ones(3, 4).half())  # 9e4 is 12857 periods and 1
+
+
 # ---- Steps
 
 
