@@ -31,9 +31,9 @@ from bfn_kernels.discretised.triton_expected import expected_value as bins_mean
 from bfn_kernels.discretised.triton_nstep import nstep_loss
 from bfn_kernels.records import Bins, Draws, LossTarget, Network, Noise, OutputLimits, Sent, Solver
 from bfn_kernels.triton_ops.elementary import clamp, log
-from bfn_kernels.triton_ops.noise import OUTPUT, SENDER, noise_of
+from bfn_kernels.triton_ops.noise import OUTPUT, noise_of
 from bfn_kernels.triton_ops.reduction import Losses, write_losses
-from bfn_kernels.triton_ops.solver import extrapolated
+from bfn_kernels.triton_ops.solver import mean_step
 from bfn_kernels.triton_ops.views import (
     KERNEL_TYPES,
     WARPS,
@@ -203,14 +203,7 @@ def step(
 def _update(network, solver, sent, component_noise, noise, out, predicted, count, C: tl.constexpr, BLOCK: tl.constexpr):
     block = block_of(count, BLOCK)
     value = _chosen(network, Noise(noise.seed, sent.draw_noise), component_noise, block, C, sent.choice)
-    if sent.known[0] is not None:
-        value = tl.where(load(sent.known_mask, block, tl.int1), load(sent.known, block, C.T), value)
-    prediction = extrapolated(value, solver, predicted, block, C.T)
-    updated = load(solver.keep, block, C.T, 1.0) * load(network.mean, block, C.T)
-    updated += load(solver.take, block, C.T) * prediction
-    if solver.std[0] is not None:
-        updated += load(solver.std, block, C.T) * noise_of(noise, block, SENDER, C.T)
-    store(out, block, updated)
+    mean_step(network.mean, value, solver, sent.known, sent.known_mask, noise, out, predicted, block, C.T)
 
 
 def loss(
