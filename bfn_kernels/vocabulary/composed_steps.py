@@ -121,8 +121,9 @@ def _mode(logits: Logits, shard: Shard) -> tuple[Tensor, Tensor]:
     return shard.gathered(shard.first + mode).gather(0, process.unsqueeze(0)).squeeze(0), top.isfinite()
 
 
-def _tops_and_totals(logits: Logits) -> tuple[Tensor, Tensor]:
-    """For each tile of classes and each token, the largest logit and the sum of exp(logit − largest)."""
+def _sums_of_tiles(logits: Logits, shard: Shard) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the largest logit of each token in all processes; and for each tile of classes and each token,
+    exp(largest logit of the tile − largest) and the sum of exp(logit − largest)."""
     sums_tile = tile_function(logits.library, "sums_tile", logits.weight)
     tiles = max(1, len([*logits.grid.classes()]))
     tops = logits.hidden.new_full((tiles, len(logits.hidden)), LEAST, dtype=logits.dtype)
@@ -133,17 +134,17 @@ def _tops_and_totals(logits: Logits) -> tuple[Tensor, Tensor]:
         sums_tile(z, no_class[chunk], 0, stats)
         sums, tile = Sums.stored(stats), classes.start // logits.grid.class_step
         tops[tile, chunk], totals[tile, chunk] = sums.top, sums.rest + 1
-    return tops, totals
+    top = shard.gathered(tops.amax(0)).amax(0)
+    factors = tops.sub_(top).exp_()
+    return top, factors, totals.mul_(factors)
 
 
 def _drawn(logits: Logits, shard: Shard, uniforms: Tensor) -> Tensor:
     """Draws a class for each token from its uniform, as `noise.draw_class` does. The class is −1 if the softmax is
     NaN. The function first finds the process that has the class, then the tile, and computes the logits of this tile
     again."""
-    tops, totals = _tops_and_totals(logits)
-    top = shard.gathered(tops.amax(0)).amax(0)
-    factors = tops.sub_(top).exp_()
-    cumulative = totals.mul_(factors).cumsum_(0)
+    top, factors, totals = _sums_of_tiles(logits, shard)
+    cumulative = totals.cumsum_(0)
     of_processes = shard.gathered(cumulative[-1]).cumsum(0)
     process, target = _first_above(of_processes, uniforms * of_processes[-1], shard.gathered(factors.amax(0)))
     tile, target = _first_above(cumulative, target, factors)
@@ -188,9 +189,8 @@ class _Probabilities:
     ):
         self.logits, self.previous, self.extrapolation = logits, previous, extrapolation
         self.slopes_tile = tile_function(logits.library, "slopes_tile", logits.weight)
-        tops, totals = _tops_and_totals(logits)
-        top = shard.gathered(tops.amax(0)).amax(0)
-        total = shard.summed(totals.mul_(tops.sub_(top).exp_()).sum(0))
+        top, _, totals = _sums_of_tiles(logits, shard)
+        total = shard.summed(totals.sum(0))
         top, zero = torch.where(top > LEAST, top, torch.nan), torch.zeros_like(top)
         # From these five numbers (see `sums.Row.slopes`), `slopes_tile` computes the probability exp(logit −
         # top)/total.
