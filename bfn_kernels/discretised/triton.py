@@ -17,6 +17,7 @@ from torch import Tensor
 from bfn_kernels import records
 from bfn_kernels.call.checks import compute_dtype
 from bfn_kernels.discretised import triton_mixtures as mixtures
+from bfn_kernels.discretised.operators import value_fake
 from bfn_kernels.discretised.triton_bins import (
     Constants,
     centre,
@@ -71,7 +72,7 @@ def _components(mixture_logits: Tensor | None) -> int:
 
 def _gradients(
     shape: torch.Size, output: Sequence[Tensor | None], dtype: torch.dtype, needed: Sequence[bool]
-) -> tuple[list, list]:
+) -> tuple[list, tuple]:
     """Returns new tensors for the gradients that the forward pass stores, and their views. A tensor is empty if its
     gradient is not needed. shape: the shape of the variables. output: the predicted mean, the predicted log std and the
     mixture logits. If the log std is None, the mean has both predictions in a last dimension of size 2. The mixture
@@ -82,7 +83,7 @@ def _gradients(
     if output[1] is None and written[0] is not None:
         written[:2] = written[0].unbind(-1)
     make_view = view if output[2] is None else component_view
-    return saved, [make_view(t, shape) for t in written]
+    return saved, tuple(make_view(t, shape) for t in written)
 
 
 def output_std(
@@ -109,18 +110,13 @@ def _output_std(out, grad, network, count, C: tl.constexpr, BLOCK: tl.constexpr)
 def expected_value(
     mean: Tensor, std: Tensor, mixture_logits: Tensor | None, num_bins: int, clip: bool, *need: bool
 ) -> tuple[Tensor, ...]:
-    out = _new_values(mean, mixture_logits)
+    out = value_fake(mean, std, mixture_logits)
     results, dtype = Results(out), compute_dtype(mean, std, mixture_logits)
     saved, views = _gradients(out.shape, (mean, std, mixture_logits), dtype, need)
-    arguments = _normals(mean, std, mixture_logits), *results.views, tuple(views)
+    arguments = _normals(mean, std, mixture_logits), *results.views, views
     C = Constants(KERNEL_TYPES[dtype], num_bins, clip, _components(mixture_logits))
     _launch(_expected_value, *arguments, count=out.numel(), C=C)
     return results.finish(), *saved
-
-
-def _new_values(mean: Tensor, mixture_logits: Tensor | None) -> Tensor:
-    """A new tensor with one number for each variable, in the type of the mean."""
-    return torch.empty_like(mean) if mixture_logits is None else mean.new_empty(mean.shape[:-1])
 
 
 def _normals(mean: Tensor, std: Tensor, mixture_logits: Tensor | None) -> Network:
@@ -172,7 +168,7 @@ def _chosen(network, noise, component_noise, block, C, CHOICE: tl.constexpr):
 
 
 def choose(mean: Tensor, std: Tensor, mixture_logits, num_bins: int, choice: int, noise: Noise, component_noise):
-    out = _new_values(mean, mixture_logits)
+    out = value_fake(mean, std, mixture_logits)
     results, shape = Results(out), out.shape
     noises = noise_views(noise, shape), view(component_noise, shape)
     C = Constants(compute_type(mean, std, mixture_logits), num_bins, True, _components(mixture_logits))
@@ -214,7 +210,7 @@ def loss(
     C = Constants(KERNEL_TYPES[dtype], bins.num_bins, bins.clip, M)
     if not direct:
         C = Constants(*C[:4], kind_of(network.mean_scale), *bins[2:])
-    output = network_views(x.shape, network), tuple(written)
+    output = network_views(x.shape, network), written
     if alpha is not None:
         return *nstep_loss(x, output, alpha, n_steps, draws, target, dtype, C), *saved
     losses = Losses(x, *target, dtype, BLOCK)
