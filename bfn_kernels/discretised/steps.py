@@ -103,9 +103,8 @@ def update_sample(
     check_output(mean, "mean", output, mean, parametrisation)
     known_mask = keywords.known_values(known, known_mask, mean, mean.shape)
     if choice != MEAN:
-        names = "pred_mean", "pred_log_std", "mixture_logits"
-        predictions = dict(zip(names, output, strict=True))
-        checks.no_gradient(f'only choose="mean" has a gradient, not a {choose}', **predictions)
+        reason = f'only choose="mean" has a gradient, not a {choose}'
+        checks.no_gradient(reason, pred_mean=pred_mean, pred_log_std=pred_log_std, mixture_logits=mixture_logits)
     library, dtype = backends.library(backend, mean.device), checks.compute_dtype(*output, mean)
     scales = prediction_scalars(library, parametrisation, t, mean, dtype, sigma_1, schedule, limits)
     keep, take, std = rows.scalars(library, rows.UPDATE, alpha, mean, dtype, precision=precision)
