@@ -222,10 +222,9 @@ def mode(
         tensor([1])
     """
     checks.data("hidden", hidden)
-    checks.weight("weight", weight)
-    shard, lead = shard_of(weight, process_group, num_classes, backend), hidden.shape[:-1]
-    head = LinearHead(hidden, weight, bias, flow_scale)
+    head, lead = LinearHead(hidden, weight, bias, flow_scale), hidden.shape[:-1]
     check_head("hidden", hidden, lead, head)
+    shard = shard_of(weight, process_group, num_classes, backend)
     _check_state_and_scale(hidden, (*lead, len(weight)), flow_scale=flow_scale, state=state)
     library = backends.library(backend, hidden.device)
     return library.vocabulary.mode(*(value if value is None else value.detach() for value in (*head, state)), *shard)
