@@ -224,10 +224,10 @@ def solver_step(
     choice = checks.choice("choose", choose, CHOICES)
     schedule = continuous_schedule(sigma_1, schedule)
     bins = keywords.checked_bins(num_bins, limits)
+    check_output(mean, "mean", (pred_mean, pred_log_std, mixture_logits), mean, parametrisation)
     if unconditional is not None or guidance is not None:
         pred_mean = _guided(pred_mean, pred_log_std is None, mixture_logits, unconditional, guidance, mean)
     output = pred_mean, pred_log_std, mixture_logits
-    check_output(mean, "mean", output, mean, parametrisation)
     known_mask = keywords.known_values(known, known_mask, mean, mean.shape)
     library, dtype = backends.library(backend, mean.device), checks.compute_dtype(*output, mean, previous)
     scales = prediction_scalars(library, parametrisation, t, mean, dtype, None, schedule, limits)
