@@ -106,7 +106,7 @@ def step(
 
     embedding: `[K, d]`. embedded_out: receives softmax(z')·embedding, `[B, ..., d]`.
     """
-    dtype, previous = compute_dtype(state, *head, solver.previous, embedding), solver.previous
+    dtype, previous = compute_dtype(state, *head, solver.previous, *before, embedding), solver.previous
     if previous is not None:
         scale, y = before
         z = logits(head._replace(hidden=previous.to(dtype), flow_scale=scale), y)
