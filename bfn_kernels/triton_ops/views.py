@@ -229,7 +229,7 @@ class Results:
     def finish(self) -> Tensor:
         """Copies the results into the outputs whose strides no view describes. Returns `out`."""
         for output, written in zip(self.outputs, self.written, strict=True):
-            if output is not None and written is not output:
+            if written is not output:
                 output.copy_(written)
         return self.outputs[0]
 

@@ -55,7 +55,7 @@ def step(
             previous = _Probabilities(_logits(library, previous_head, y, dtype, grids), shard)
         p = _Probabilities(logits, shard, previous, extrapolation)
     x = _sent_classes(logits, shard, lead, sent, noise)
-    if sent.known is not None and sent.known_mask is not None:
+    if sent.known is not None:
         mask = sent.known_mask.expand(lead)
         known, valid = valid_classes("known", sent.known, shard.num_classes, mask)
         x = torch.where(mask.flatten(), known.flatten(), x)
@@ -64,7 +64,7 @@ def step(
     z, z_out = (value.reshape(count, len(head.weight)) for value in (state, out))  # copies, if the strides require it
     explicit = noise.noise if noise.noise is None else noise.noise.reshape(count, shard.num_classes)
     rows, softmax = torch.arange(count, device=x.device), None
-    if embedding is not None and embedded_out is not None:
+    if embedded_out is not None:
         sums = embedded_out.to(dtype).view(count, embedding.shape[1]).zero_()  # maybe `embedded_out` itself
         softmax = OnlineSoftmax(alpha, sums)
     for classes in grid.classes():
@@ -80,7 +80,7 @@ def step(
             step_tile(*messages, factor, eps, p is not None, False, *tiles, *exponentials)
             if softmax is not None:
                 softmax.rescaled(chunk).addmm_(numbers, vectors)  # step_tile wrote exp(z' − top) to numbers
-    if softmax is not None and embedded_out is not None:
+    if softmax is not None:
         softmax.join(shard)
         embedded_out.copy_(softmax.sums.div_(softmax.total.unsqueeze(-1)).view(embedded_out.shape))
     if z_out.data_ptr() != out.data_ptr():
@@ -200,7 +200,7 @@ class _Probabilities:
     def tile(self, chunk: slice, classes: slice) -> Tensor:
         p = self.logits.tile(chunk, classes)
         self.slopes_tile(self.no_class[chunk], self.slopes[chunk], 0, p)
-        if self.previous is None or self.extrapolation is None:
+        if self.previous is None:
             return p
         previous = self.previous.tile(chunk, classes)
         return p.add_(torch.sub(p, previous, out=previous).mul_(self.extrapolation[chunk].unsqueeze(-1)))
