@@ -15,7 +15,7 @@ from torch import Tensor
 from bfn_kernels import records
 from bfn_kernels.call.checks import compute_dtype, variables
 from bfn_kernels.discrete.operators import ROW_STATS
-from bfn_kernels.discrete.triton_nstep import discrete_time_loss
+from bfn_kernels.discrete.triton_nstep import discrete_time_loss as discrete_time_loss
 from bfn_kernels.discrete.triton_receivers import valid_class
 from bfn_kernels.discrete.triton_soft import soft_loss, soft_loss_backward
 from bfn_kernels.records import ClassLogits, Guidance, LossTarget, Noise, Score, Sent, Solver
@@ -46,15 +46,6 @@ from bfn_kernels.triton_ops.noise import CLASS, SENDER, uniforms
 from bfn_kernels.triton_ops.reduction import Losses, grad_views, load_grad, write_losses
 from bfn_kernels.triton_ops.solver import Outputs, extrapolation_of, wait_to_write_over
 from bfn_kernels.triton_ops.views import KERNEL_TYPES, block_of, compute_type, constants, load, views
-
-__all__ = [
-    "discrete_time_loss",
-    "loss",
-    "loss_backward",
-    "sender_sample",
-    "step",
-    "theta",
-]
 
 SAMPLE, MODE, MEAN = map(tl.constexpr, (records.SAMPLE, records.MODE, records.MEAN))
 
