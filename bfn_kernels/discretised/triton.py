@@ -113,16 +113,15 @@ def expected_value(
     out = value_fake(mean, std, mixture_logits)
     results, dtype = Results(out), compute_dtype(mean, std, mixture_logits)
     saved, views = _gradients(out.shape, (mean, std, mixture_logits), dtype, need)
-    arguments = _normals(mean, std, mixture_logits), *results.views, views
+    arguments = _normals(out.shape, mean, std, mixture_logits), *results.views, views
     C = Constants(KERNEL_TYPES[dtype], num_bins, clip, _components(mixture_logits))
     _launch(_expected_value, *arguments, count=out.numel(), C=C)
     return results.finish(), *saved
 
 
-def _normals(mean: Tensor, std: Tensor, mixture_logits: Tensor | None) -> Network:
+def _normals(shape: torch.Size, mean: Tensor, std: Tensor, mixture_logits: Tensor | None) -> Network:
     """The views of normals whose mean and std are arguments of the op, not predictions. The field pred_log_std has the
     std."""
-    shape = mean.shape if mixture_logits is None else mean.shape[:-1]
     return network_views(shape, Network(mean, std, mixture_logits, None, None, None))
 
 
@@ -172,7 +171,7 @@ def choose(mean: Tensor, std: Tensor, mixture_logits, num_bins: int, choice: int
     results, shape = Results(out), out.shape
     noises = noise_views(noise, shape), view(component_noise, shape)
     C = Constants(compute_type(mean, std, mixture_logits), num_bins, True, _components(mixture_logits))
-    arguments = _normals(mean, std, mixture_logits), *noises, *results.views
+    arguments = _normals(shape, mean, std, mixture_logits), *noises, *results.views
     _launch(_choice, *arguments, count=out.numel(), C=C, CHOICE=choice)
     return results.finish()
 
