@@ -112,9 +112,9 @@ def viewed(record: Any, shape: torch.Size) -> Any:
     return type(record)(*views(shape, *record))
 
 
-def noise_views(noise: Noise, shape: torch.Size) -> Noise:
+def noise_views(noise: Noise, shape: torch.Size, make_view: Callable[..., View] = view) -> Noise:
     """The noise with the view of its explicit normals."""
-    return Noise(noise.seed, view(noise.noise, shape))
+    return Noise(noise.seed, make_view(noise.noise, shape))
 
 
 def component_view(x: Tensor | None, shape: torch.Size) -> View:
