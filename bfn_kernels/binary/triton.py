@@ -179,10 +179,8 @@ def _loss(x, logits, weight, outputs, count, T: tl.constexpr, BLOCK: tl.constexp
 def discrete_time_loss(
     x: Tensor, logits: Tensor, alpha, n_steps: int, receiver: int, draws: Draws, target: LossTarget, need_logits: bool
 ) -> tuple[Tensor, ...]:
-    noise = None if draws.noise is None else draws.noise.contiguous().view(-1)
-    drawn = draws_with_tables(draws, logits, view(noise, None if noise is None else noise.shape))
     coordinates = 2 if receiver == FACTORISED else 1
-    more = drawn, n_steps
+    more = draws_with_tables(draws, logits), n_steps
     return _losses(_nstep, x, logits, alpha, target, need_logits, *more, COORDINATES=coordinates, registers=255)
 
 

@@ -24,6 +24,7 @@ from bfn_kernels.circular.losses import PERIODS, check_schedule, numbers_of, row
 from bfn_kernels.circular.losses import discrete_time_loss as discrete_time_loss
 from bfn_kernels.circular.losses import reconstruction_loss as reconstruction_loss
 from bfn_kernels.circular.operators import OPERATORS
+from bfn_kernels.noise import as_seed
 from bfn_kernels.schedules import VonMisesAccuracy
 
 backends.add_family("circular", OPERATORS)
@@ -76,7 +77,7 @@ def flow_sample(
     turn, row, dtype = checks.number("period", period, *PERIODS), rows_of(step, schedule, x, 1), checks.compute_dtype(x)
     log = checks.choice("output", output, ("concentration", "log")) == 1
     x, row = hide(checks.mask("mask", mask, "x", x, x.shape), x, row)
-    library, seed = backends.library(backend, x.device), keywords.noise_seed(x, seed, generator, ("", None, ()))
+    library, seed = backends.library(backend, x.device), as_seed(seed, x, generator)
     message = row.to(dtype), numbers_of(schedule, "table", x, torch.float32), None, None, seed
     arguments = x, None, None, *message, turn, *schedule.log_scale
     return _written(library.circular.step, arguments, (out, concentration_out, None), x, dtype, log)
@@ -112,7 +113,7 @@ def sender_sample(
     checks.no_gradient(_NO_GRADIENT, x=x)
     turn, library = checks.number("period", period, *PERIODS), backends.library(backend, x.device)
     (accuracy,) = rows.scalars(library, ("accuracy",), alpha, x, checks.compute_dtype(x))
-    seed, out = keywords.noise_seed(x, seed, generator, ("", None, ())), torch.empty_like(x)
+    seed, out = as_seed(seed, x, generator), torch.empty_like(x)
     library.circular.step(x, None, None, accuracy, None, None, None, seed, turn, 0.0, 0.0, out, None, None)
     return out
 
@@ -236,7 +237,7 @@ def _update(name, sent, state, message, period, backend, outputs=(None, None, No
     turn, library = checks.number("period", period, *PERIODS), backends.library(backend, mean.device)
     dtype = checks.compute_dtype(sent, mean, concentration)
     (accuracy,) = rows.scalars(library, ("accuracy",), alpha, mean, dtype)
-    seed = None if drawn is None else keywords.noise_seed(mean, *drawn, ("", None, ()))
+    seed = None if drawn is None else as_seed(drawn[0], mean, drawn[1])
     arguments = sent, mean, concentration, accuracy, None, known, known_mask, seed, turn, *log_scale
     return _written(library.circular.step, arguments, outputs, mean, concentration.dtype)
 

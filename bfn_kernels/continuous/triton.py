@@ -15,7 +15,7 @@ from bfn_kernels.records import LossTarget, Noise, Prediction, Solver
 from bfn_kernels.triton_ops.elementary import clamp, square
 from bfn_kernels.triton_ops.noise import SENDER, noise_of
 from bfn_kernels.triton_ops.reduction import Losses, write_losses
-from bfn_kernels.triton_ops.solver import extrapolated
+from bfn_kernels.triton_ops.solver import mean_step
 from bfn_kernels.triton_ops.views import (
     BLOCK,
     KERNEL_TYPES,
@@ -78,13 +78,7 @@ def _update(network, solver, known, known_mask, noise, out, predicted, count, T:
     block = block_of(count, BLOCK)
     x_hat, _, _ = predict(network, block, T)
     x_hat = clamp(x_hat, network.low, network.high)
-    if known[0] is not None:
-        x_hat = tl.where(load(known_mask, block, tl.int1), load(known, block, T), x_hat)
-    prediction = extrapolated(x_hat, solver, predicted, block, T)
-    updated = load(solver.keep, block, T, 1.0) * load(network.mean, block, T) + load(solver.take, block, T) * prediction
-    if solver.std[0] is not None:
-        updated += load(solver.std, block, T) * noise_of(noise, block, SENDER, T)
-    store(out, block, updated)
+    mean_step(network.mean, x_hat, solver, known, known_mask, noise, out, predicted, block, T)
 
 
 @triton.jit

@@ -22,7 +22,7 @@ from bfn_kernels.operators import (
 )
 
 SHORT_ROW = 2048  # the largest K for which the CPU kernels compute the gradient of a loss in the forward pass
-ROW_STATS = 4  # how many numbers of each row a loss saves for its backward pass
+ROW_STATS = 4  # how many numbers of each row a loss saves for its backward pass, unless it saves the gradient
 
 
 def _sender_fake(x, alpha, spread, num_classes, probs, seed, noise, dtype):
@@ -64,8 +64,6 @@ OPERATORS = [
     ),
     operator(reference.sender_sample, fake=_sender_fake),
     step_operator(reference.step, state=2),
-    # The CPU kernels compute the gradient of short rows in the forward pass. Otherwise the forward pass saves ROW_STATS
-    # numbers of each row, and `loss_backward` computes the gradient.
     operator(
         reference.loss,
         "(Tensor loss, Tensor scale, Tensor saved)",

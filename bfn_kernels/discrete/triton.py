@@ -15,7 +15,7 @@ from torch import Tensor
 from bfn_kernels import records
 from bfn_kernels.call.checks import compute_dtype, variables
 from bfn_kernels.discrete.operators import ROW_STATS
-from bfn_kernels.discrete.triton_nstep import discrete_time_loss
+from bfn_kernels.discrete.triton_nstep import discrete_time_loss as discrete_time_loss
 from bfn_kernels.discrete.triton_receivers import valid_class
 from bfn_kernels.discrete.triton_soft import soft_loss, soft_loss_backward
 from bfn_kernels.records import ClassLogits, Guidance, LossTarget, Noise, Score, Sent, Solver
@@ -45,16 +45,7 @@ from bfn_kernels.triton_ops.elementary import clamp, exp_difference, log, log1p,
 from bfn_kernels.triton_ops.noise import CLASS, SENDER, uniforms
 from bfn_kernels.triton_ops.reduction import Losses, grad_views, load_grad, write_losses
 from bfn_kernels.triton_ops.solver import Outputs, extrapolation_of, wait_to_write_over
-from bfn_kernels.triton_ops.views import KERNEL_TYPES, block_of, compute_type, constants, load, views
-
-__all__ = [
-    "discrete_time_loss",
-    "loss",
-    "loss_backward",
-    "sender_sample",
-    "step",
-    "theta",
-]
+from bfn_kernels.triton_ops.views import KERNEL_TYPES, block_of, compute_type, constants, load, noise_views, views
 
 SAMPLE, MODE, MEAN = map(tl.constexpr, (records.SAMPLE, records.MODE, records.MEAN))
 
@@ -82,14 +73,10 @@ def _theta(logits, out, count, S: tl.constexpr):
 def sender_sample(x: Tensor, alpha, spread, num_classes: int, probs: bool, noise: Noise, dtype) -> Tensor:
     shape = torch.Size((*variables(x), num_classes))
     out = torch.empty(shape, dtype=dtype, device=x.device)
-    inputs = data_view(x, shape), *views(shape[:-1], alpha, spread), _noise_views(noise, shape)
+    inputs = data_view(x, shape), *views(shape[:-1], alpha, spread), noise_views(noise, shape, class_view)
     options = {"PROBS": probs, "SOFT": x.is_floating_point()}
     launch_rows(_sender, *inputs, class_view(out, shape), shape=shape, T=compute_type(out), **options)
     return out
-
-
-def _noise_views(noise: Noise, shape: torch.Size) -> Noise:
-    return Noise(noise.seed, class_view(noise.noise, shape))
 
 
 @triton.jit
@@ -142,7 +129,7 @@ def step(
     added = Score(class_view(score.score, shape), *views(lead, score.score_clip))
     inputs = logits_view(output, guidance), class_view(state, shape), solver_views, added
     known = data_view(sent.known, shape), *views(lead, sent.known_mask, sent.draw_noise)
-    message = Sent(*constants(sent.choice), *known), _noise_views(noise, shape)
+    message = Sent(*constants(sent.choice), *known), noise_views(noise, shape, class_view)
     T = compute_type(output.logits, state, solver.previous, guidance.unconditional, score.score)
     launch_rows(_update, *inputs, *message, written, shape=shape, T=T)
     for to, result in zip(outputs, written, strict=True):

@@ -59,8 +59,7 @@ def discrete_time_loss(
     tile = tile_of(shape[-1], small=True)
     losses = Losses(x, *target, dtype, tile.rows)
     grad_logits = torch.empty(shape if need_logits else (0,), dtype=dtype, device=x.device)
-    noise = None if draws.noise is None else draws.noise.contiguous().view(-1, shape[-1])
-    drawn = draws_with_tables(draws, output.logits, class_view(noise, None if noise is None else noise.shape))
+    drawn = draws_with_tables(draws, output.logits, class_view)
     x_view, alpha_view, mask_view = views(x.shape, x, alpha, target.mask)
     inputs = x_view, logits_view(output), alpha_view, drawn, n_steps, mask_view
     gradient = class_view(grad_logits if need_logits else None, shape)

@@ -58,6 +58,8 @@ def from_levels(levels: Tensor, *, num_bins: int, dtype: torch.dtype = torch.flo
         tensor([-0.9961,  0.9961])
     """
     num_bins = checks.integer("num_bins", num_bins, 2)
+    if dtype not in checks.FLOATS:
+        raise TypeError(f"dtype must be one of {list(checks.FLOATS)}, got {dtype}")
     index, valid = checks.valid_classes("levels", checks.classes("levels", levels).long(), num_bins)
     wide = torch.promote_types(dtype, torch.float32)
     return torch.where(valid, centre(index.to(wide), num_bins), torch.nan).to(dtype)

@@ -10,15 +10,15 @@ from bfn_kernels.discretised import reference
 from bfn_kernels.operators import gradient_operator, like_argument, operator, step_operator
 
 
-def _value_fake(mean, std, mixture_logits, *others):
-    """The fake of a result with one number for each variable, in the type of the mean."""
+def value_fake(mean, std, mixture_logits, *others):
+    """A result with one number for each variable, in the type of the mean, without values."""
     return torch.empty_like(mean) if mixture_logits is None else mean.new_empty(mean.shape[:-1])
 
 
 OPERATORS = [
     gradient_operator(reference.output_std, "pred_log_std", fake=like_argument(0)),
-    gradient_operator(reference.expected_value, "mean std mixture_logits", fake=_value_fake),
-    operator(reference.choose, fake=_value_fake),
+    gradient_operator(reference.expected_value, "mean std mixture_logits", fake=value_fake),
+    operator(reference.choose, fake=value_fake),
     gradient_operator(reference.loss, "pred_mean pred_log_std mixture_logits"),
     step_operator(reference.step, state=3),
 ]

@@ -103,9 +103,8 @@ def update_sample(
     check_output(mean, "mean", output, mean, parametrisation)
     known_mask = keywords.known_values(known, known_mask, mean, mean.shape)
     if choice != MEAN:
-        names = "pred_mean", "pred_log_std", "mixture_logits"
-        predictions = dict(zip(names, output, strict=True))
-        checks.no_gradient(f'only choose="mean" has a gradient, not a {choose}', **predictions)
+        reason = f'only choose="mean" has a gradient, not a {choose}'
+        checks.no_gradient(reason, pred_mean=pred_mean, pred_log_std=pred_log_std, mixture_logits=mixture_logits)
     library, dtype = backends.library(backend, mean.device), checks.compute_dtype(*output, mean)
     scales = prediction_scalars(library, parametrisation, t, mean, dtype, sigma_1, schedule, limits)
     keep, take, std = rows.scalars(library, rows.UPDATE, alpha, mean, dtype, precision=precision)
@@ -225,10 +224,10 @@ def solver_step(
     choice = checks.choice("choose", choose, CHOICES)
     schedule = continuous_schedule(sigma_1, schedule)
     bins = keywords.checked_bins(num_bins, limits)
+    check_output(mean, "mean", (pred_mean, pred_log_std, mixture_logits), mean, parametrisation)
     if unconditional is not None or guidance is not None:
         pred_mean = _guided(pred_mean, pred_log_std is None, mixture_logits, unconditional, guidance, mean)
     output = pred_mean, pred_log_std, mixture_logits
-    check_output(mean, "mean", output, mean, parametrisation)
     known_mask = keywords.known_values(known, known_mask, mean, mean.shape)
     library, dtype = backends.library(backend, mean.device), checks.compute_dtype(*output, mean, previous)
     scales = prediction_scalars(library, parametrisation, t, mean, dtype, None, schedule, limits)

@@ -17,6 +17,7 @@ from torch import Tensor
 from bfn_kernels import records
 from bfn_kernels.call.checks import compute_dtype
 from bfn_kernels.discretised import triton_mixtures as mixtures
+from bfn_kernels.discretised.operators import value_fake
 from bfn_kernels.discretised.triton_bins import (
     Constants,
     centre,
@@ -31,9 +32,9 @@ from bfn_kernels.discretised.triton_expected import expected_value as bins_mean
 from bfn_kernels.discretised.triton_nstep import nstep_loss
 from bfn_kernels.records import Bins, Draws, LossTarget, Network, Noise, OutputLimits, Sent, Solver
 from bfn_kernels.triton_ops.elementary import clamp, log
-from bfn_kernels.triton_ops.noise import OUTPUT, SENDER, noise_of
+from bfn_kernels.triton_ops.noise import OUTPUT, noise_of
 from bfn_kernels.triton_ops.reduction import Losses, write_losses
-from bfn_kernels.triton_ops.solver import extrapolated
+from bfn_kernels.triton_ops.solver import mean_step
 from bfn_kernels.triton_ops.views import (
     KERNEL_TYPES,
     WARPS,
@@ -71,7 +72,7 @@ def _components(mixture_logits: Tensor | None) -> int:
 
 def _gradients(
     shape: torch.Size, output: Sequence[Tensor | None], dtype: torch.dtype, needed: Sequence[bool]
-) -> tuple[list, list]:
+) -> tuple[list, tuple]:
     """Returns new tensors for the gradients that the forward pass stores, and their views. A tensor is empty if its
     gradient is not needed. shape: the shape of the variables. output: the predicted mean, the predicted log std and the
     mixture logits. If the log std is None, the mean has both predictions in a last dimension of size 2. The mixture
@@ -82,7 +83,7 @@ def _gradients(
     if output[1] is None and written[0] is not None:
         written[:2] = written[0].unbind(-1)
     make_view = view if output[2] is None else component_view
-    return saved, [make_view(t, shape) for t in written]
+    return saved, tuple(make_view(t, shape) for t in written)
 
 
 def output_std(
@@ -109,24 +110,18 @@ def _output_std(out, grad, network, count, C: tl.constexpr, BLOCK: tl.constexpr)
 def expected_value(
     mean: Tensor, std: Tensor, mixture_logits: Tensor | None, num_bins: int, clip: bool, *need: bool
 ) -> tuple[Tensor, ...]:
-    out = _new_values(mean, mixture_logits)
+    out = value_fake(mean, std, mixture_logits)
     results, dtype = Results(out), compute_dtype(mean, std, mixture_logits)
     saved, views = _gradients(out.shape, (mean, std, mixture_logits), dtype, need)
-    arguments = _normals(mean, std, mixture_logits), *results.views, tuple(views)
+    arguments = _normals(out.shape, mean, std, mixture_logits), *results.views, views
     C = Constants(KERNEL_TYPES[dtype], num_bins, clip, _components(mixture_logits))
     _launch(_expected_value, *arguments, count=out.numel(), C=C)
     return results.finish(), *saved
 
 
-def _new_values(mean: Tensor, mixture_logits: Tensor | None) -> Tensor:
-    """A new tensor with one number for each variable, in the type of the mean."""
-    return torch.empty_like(mean) if mixture_logits is None else mean.new_empty(mean.shape[:-1])
-
-
-def _normals(mean: Tensor, std: Tensor, mixture_logits: Tensor | None) -> Network:
+def _normals(shape: torch.Size, mean: Tensor, std: Tensor, mixture_logits: Tensor | None) -> Network:
     """The views of normals whose mean and std are arguments of the op, not predictions. The field pred_log_std has the
     std."""
-    shape = mean.shape if mixture_logits is None else mean.shape[:-1]
     return network_views(shape, Network(mean, std, mixture_logits, None, None, None))
 
 
@@ -172,11 +167,11 @@ def _chosen(network, noise, component_noise, block, C, CHOICE: tl.constexpr):
 
 
 def choose(mean: Tensor, std: Tensor, mixture_logits, num_bins: int, choice: int, noise: Noise, component_noise):
-    out = _new_values(mean, mixture_logits)
+    out = value_fake(mean, std, mixture_logits)
     results, shape = Results(out), out.shape
     noises = noise_views(noise, shape), view(component_noise, shape)
     C = Constants(compute_type(mean, std, mixture_logits), num_bins, True, _components(mixture_logits))
-    arguments = _normals(mean, std, mixture_logits), *noises, *results.views
+    arguments = _normals(shape, mean, std, mixture_logits), *noises, *results.views
     _launch(_choice, *arguments, count=out.numel(), C=C, CHOICE=choice)
     return results.finish()
 
@@ -203,14 +198,7 @@ def step(
 def _update(network, solver, sent, component_noise, noise, out, predicted, count, C: tl.constexpr, BLOCK: tl.constexpr):
     block = block_of(count, BLOCK)
     value = _chosen(network, Noise(noise.seed, sent.draw_noise), component_noise, block, C, sent.choice)
-    if sent.known[0] is not None:
-        value = tl.where(load(sent.known_mask, block, tl.int1), load(sent.known, block, C.T), value)
-    prediction = extrapolated(value, solver, predicted, block, C.T)
-    updated = load(solver.keep, block, C.T, 1.0) * load(network.mean, block, C.T)
-    updated += load(solver.take, block, C.T) * prediction
-    if solver.std[0] is not None:
-        updated += load(solver.std, block, C.T) * noise_of(noise, block, SENDER, C.T)
-    store(out, block, updated)
+    mean_step(network.mean, value, solver, sent.known, sent.known_mask, noise, out, predicted, block, C.T)
 
 
 def loss(
@@ -221,7 +209,7 @@ def loss(
     C = Constants(KERNEL_TYPES[dtype], bins.num_bins, bins.clip, M)
     if not direct:
         C = Constants(*C[:4], kind_of(network.mean_scale), *bins[2:])
-    output = network_views(x.shape, network), tuple(written)
+    output = network_views(x.shape, network), written
     if alpha is not None:
         return *nstep_loss(x, output, alpha, n_steps, draws, target, dtype, C), *saved
     losses = Losses(x, *target, dtype, BLOCK)

@@ -40,7 +40,6 @@ from bfn_kernels.triton_ops.views import (
     static,
     store,
     table,
-    view,
     views,
 )
 
@@ -63,8 +62,7 @@ def nstep_loss(
 ) -> tuple[Tensor, Tensor]:
     """The loss and the factor by which its gradients are multiplied. x: `[B, ...]`; alpha broadcasts to it. output: the
     views of the network and of the gradients."""
-    noise = None if draws.noise is None else draws.noise.contiguous()
-    drawn = draws_with_tables(draws, x.new_empty((), dtype=dtype), view(noise, () if noise is None else noise.shape))
+    drawn = draws_with_tables(draws, x.new_empty((), dtype=dtype))
     rounds = programs(drawn.n_samples, _MOST_DRAWS)
     S = Sizes(_VARIABLES, programs(drawn.n_samples, rounds), NODES.value)
     nodes, weights = gauss.legendre(NODES.value)

@@ -4,7 +4,6 @@ float64."""
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 import triton
@@ -22,29 +21,18 @@ NO_SCHEDULE, EXPONENTIAL, QUADRATIC = (tl.constexpr(kind) for kind in range(3))
 _BLOCK, _WARPS = 128, 4
 
 
-class Arguments(NamedTuple):
-    """The last arguments of `row_scalars`. schedule: the kind, as in `rows.SCHEDULES`. parameter: σ₁ or β₁.
-    scale: a factor of the accuracies in the row scalars. t_min: the time before which mean_scale and noise_scale are 0.
-    shape: the shape of the variables. wide: True for scalars in float64, False for float32."""
-
-    schedule: int
-    parameter: float
-    num_classes: int
-    n_steps: int
-    scale: float
-    t_min: float
-    shape: Sequence[int]
-    wide: bool
-
-
-def row_scalars(value: Tensor, precision: Tensor | None, wanted: int, others: Arguments) -> list[Tensor]:
+def row_scalars(
+    value: Tensor, precision: Tensor | None, wanted: int, schedule: int, parameter: float, num_classes: int,
+    n_steps: int, scale: float, t_min: float, shape: Sequence[int], wide: bool,
+) -> list[Tensor]:  # fmt: skip
     """Returns the row scalars whose bits are set in `wanted`, in the order of `rows.FORMULAS`.
 
     value: the times or, without a schedule, the accuracies α. value and precision: `[]`, `[B]` or any leading part of
-    the shape. A value out of range gives NaN instead of an error, since reading it on the host would cost a
-    synchronisation.
+    the shape of the variables. A value out of range gives NaN instead of an error, since reading it on the host would
+    cost a synchronisation. schedule: the kind, as in `rows.SCHEDULES`. parameter: σ₁ or β₁. scale: a factor of the
+    accuracies in the row scalars. t_min: the time before which mean_scale and noise_scale are 0. wide: True for scalars
+    in float64, False for float32.
     """
-    schedule, parameter, num_classes, n_steps, scale, t_min, shape, wide = others
     names = "t" if schedule else "alpha", "precision"
     pairs = zip(names, (value, precision), strict=True)
     inputs = [None if t is None else t.reshape(checks.leading(name, t, shape)) for name, t in pairs]

@@ -1,10 +1,11 @@
-"""The prediction of a solver's step: guidance and extrapolation, the counterpart of csrc/math/solver.h."""
+"""Parts of a solver's step, the counterpart of csrc/math/solver.h: guidance, extrapolation, and the step of a mean."""
 
 from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
 
+from bfn_kernels.triton_ops.noise import SENDER, noise_of
 from bfn_kernels.triton_ops.views import load, store
 
 
@@ -40,6 +41,19 @@ def extrapolated(p, solver, predicted, block, T: tl.constexpr):
     wait_to_write_over(solver.previous, predicted)
     store(predicted, block, p)
     return prediction
+
+
+@triton.jit
+def mean_step(mean, x_hat, solver, known, known_mask, noise, out, predicted, block, T: tl.constexpr):
+    """Writes keep·μ + take·(x̂ + extrapolation·(x̂ − x̂_prev)) + std·ξ to `out`, and x̂ to `predicted`. `known` replaces x̂
+    where known_mask is True."""
+    if known[0] is not None:
+        x_hat = tl.where(load(known_mask, block, tl.int1), load(known, block, T), x_hat)
+    prediction = extrapolated(x_hat, solver, predicted, block, T)
+    updated = load(solver.keep, block, T, 1.0) * load(mean, block, T) + load(solver.take, block, T) * prediction
+    if solver.std[0] is not None:
+        updated += load(solver.std, block, T) * noise_of(noise, block, SENDER, T)
+    store(out, block, updated)
 
 
 @triton.jit

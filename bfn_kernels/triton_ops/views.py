@@ -10,7 +10,7 @@ name. No field may be called `values` or `type`, since Triton's tuples have thes
 
 import ctypes
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -112,9 +112,9 @@ def viewed(record: Any, shape: torch.Size) -> Any:
     return type(record)(*views(shape, *record))
 
 
-def noise_views(noise: Noise, shape: torch.Size) -> Noise:
+def noise_views(noise: Noise, shape: torch.Size, make_view: Callable[..., View] = view) -> Noise:
     """The noise with the view of its explicit normals."""
-    return Noise(noise.seed, view(noise.noise, shape))
+    return Noise(noise.seed, make_view(noise.noise, shape))
 
 
 def component_view(x: Tensor | None, shape: torch.Size) -> View:
@@ -164,9 +164,12 @@ def table(values: Sequence[float], dtype: torch.dtype, device: torch.device) -> 
     return out
 
 
-def draws_with_tables(draws: Draws, like: Tensor, noise: View) -> Draws:
+def draws_with_tables(draws: Draws, like: Tensor, make_view: Callable[..., View] = view) -> Draws:
     """The draws as a kernel takes them. The nodes and their weights become tables, or are None for random draws.
-    `n_samples` becomes the number of nodes or draws. noise: the view of the explicit normals."""
+    `n_samples` becomes the number of nodes or draws. make_view: makes the view of explicit normals, which are stored
+    one draw after the other."""
+    normals = draws.noise if draws.noise is None else draws.noise.contiguous()
+    noise = make_view(normals, like.shape if normals is None else normals.shape)
     if draws.n_samples:
         return Draws(None, None, draws.n_samples, draws.seed, noise)
     tables: Any = table((*draws.nodes, *draws.node_weights), compute_dtype(like), like.device).chunk(2)
@@ -226,7 +229,7 @@ class Results:
     def finish(self) -> Tensor:
         """Copies the results into the outputs whose strides no view describes. Returns `out`."""
         for output, written in zip(self.outputs, self.written, strict=True):
-            if output is not None and written is not output:
+            if written is not output:
                 output.copy_(written)
         return self.outputs[0]
 

@@ -55,7 +55,7 @@ def step(
             previous = _Probabilities(_logits(library, previous_head, y, dtype, grids), shard)
         p = _Probabilities(logits, shard, previous, extrapolation)
     x = _sent_classes(logits, shard, lead, sent, noise)
-    if sent.known is not None and sent.known_mask is not None:
+    if sent.known is not None:
         mask = sent.known_mask.expand(lead)
         known, valid = valid_classes("known", sent.known, shard.num_classes, mask)
         x = torch.where(mask.flatten(), known.flatten(), x)
@@ -64,7 +64,7 @@ def step(
     z, z_out = (value.reshape(count, len(head.weight)) for value in (state, out))  # copies, if the strides require it
     explicit = noise.noise if noise.noise is None else noise.noise.reshape(count, shard.num_classes)
     rows, softmax = torch.arange(count, device=x.device), None
-    if embedding is not None and embedded_out is not None:
+    if embedded_out is not None:
         sums = embedded_out.to(dtype).view(count, embedding.shape[1]).zero_()  # maybe `embedded_out` itself
         softmax = OnlineSoftmax(alpha, sums)
     for classes in grid.classes():
@@ -80,7 +80,7 @@ def step(
             step_tile(*messages, factor, eps, p is not None, False, *tiles, *exponentials)
             if softmax is not None:
                 softmax.rescaled(chunk).addmm_(numbers, vectors)  # step_tile wrote exp(z' − top) to numbers
-    if softmax is not None and embedded_out is not None:
+    if softmax is not None:
         softmax.join(shard)
         embedded_out.copy_(softmax.sums.div_(softmax.total.unsqueeze(-1)).view(embedded_out.shape))
     if z_out.data_ptr() != out.data_ptr():
@@ -121,8 +121,9 @@ def _mode(logits: Logits, shard: Shard) -> tuple[Tensor, Tensor]:
     return shard.gathered(shard.first + mode).gather(0, process.unsqueeze(0)).squeeze(0), top.isfinite()
 
 
-def _tops_and_totals(logits: Logits) -> tuple[Tensor, Tensor]:
-    """For each tile of classes and each token, the largest logit and the sum of exp(logit − largest)."""
+def _sums_of_tiles(logits: Logits, shard: Shard) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the largest logit of each token in all processes; and for each tile of classes and each token,
+    exp(largest logit of the tile − largest) and the sum of exp(logit − largest)."""
     sums_tile = tile_function(logits.library, "sums_tile", logits.weight)
     tiles = max(1, len([*logits.grid.classes()]))
     tops = logits.hidden.new_full((tiles, len(logits.hidden)), LEAST, dtype=logits.dtype)
@@ -133,17 +134,17 @@ def _tops_and_totals(logits: Logits) -> tuple[Tensor, Tensor]:
         sums_tile(z, no_class[chunk], 0, stats)
         sums, tile = Sums.stored(stats), classes.start // logits.grid.class_step
         tops[tile, chunk], totals[tile, chunk] = sums.top, sums.rest + 1
-    return tops, totals
+    top = shard.gathered(tops.amax(0)).amax(0)
+    factors = tops.sub_(top).exp_()
+    return top, factors, totals.mul_(factors)
 
 
 def _drawn(logits: Logits, shard: Shard, uniforms: Tensor) -> Tensor:
     """Draws a class for each token from its uniform, as `noise.draw_class` does. The class is −1 if the softmax is
     NaN. The function first finds the process that has the class, then the tile, and computes the logits of this tile
     again."""
-    tops, totals = _tops_and_totals(logits)
-    top = shard.gathered(tops.amax(0)).amax(0)
-    factors = tops.sub_(top).exp_()
-    cumulative = totals.mul_(factors).cumsum_(0)
+    top, factors, totals = _sums_of_tiles(logits, shard)
+    cumulative = totals.cumsum_(0)
     of_processes = shard.gathered(cumulative[-1]).cumsum(0)
     process, target = _first_above(of_processes, uniforms * of_processes[-1], shard.gathered(factors.amax(0)))
     tile, target = _first_above(cumulative, target, factors)
@@ -188,9 +189,8 @@ class _Probabilities:
     ):
         self.logits, self.previous, self.extrapolation = logits, previous, extrapolation
         self.slopes_tile = tile_function(logits.library, "slopes_tile", logits.weight)
-        tops, totals = _tops_and_totals(logits)
-        top = shard.gathered(tops.amax(0)).amax(0)
-        total = shard.summed(totals.mul_(tops.sub_(top).exp_()).sum(0))
+        top, _, totals = _sums_of_tiles(logits, shard)
+        total = shard.summed(totals.sum(0))
         top, zero = torch.where(top > LEAST, top, torch.nan), torch.zeros_like(top)
         # From these five numbers (see `sums.Row.slopes`), `slopes_tile` computes the probability exp(logit −
         # top)/total.
@@ -200,7 +200,7 @@ class _Probabilities:
     def tile(self, chunk: slice, classes: slice) -> Tensor:
         p = self.logits.tile(chunk, classes)
         self.slopes_tile(self.no_class[chunk], self.slopes[chunk], 0, p)
-        if self.previous is None or self.extrapolation is None:
+        if self.previous is None:
             return p
         previous = self.previous.tile(chunk, classes)
         return p.add_(torch.sub(p, previous, out=previous).mul_(self.extrapolation[chunk].unsqueeze(-1)))

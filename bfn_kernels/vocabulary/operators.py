@@ -128,8 +128,6 @@ OPERATORS = [
         composed=True,
     ),
     Operator(
-        # The continuous-time `loss`, reduced to a number, for one process on a CPU. It works in tiles that take as
-        # much memory as the weight.
         f"loss_with_gradients({_LOGITS}, Tensor? rate, Tensor? mask, int reduction, {_NEEDS}) -> "
         f"(Tensor loss, {_GRADIENTS})",
         fake=_loss_with_gradients_fake,

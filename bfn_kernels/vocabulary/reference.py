@@ -106,7 +106,7 @@ def step(
 
     embedding: `[K, d]`. embedded_out: receives softmax(z')·embedding, `[B, ..., d]`.
     """
-    dtype, previous = compute_dtype(state, *head, solver.previous, embedding), solver.previous
+    dtype, previous = compute_dtype(state, *head, solver.previous, *before, embedding), solver.previous
     if previous is not None:
         scale, y = before
         z = logits(head._replace(hidden=previous.to(dtype), flow_scale=scale), y)
@@ -114,6 +114,6 @@ def step(
     z = logits(head._replace(hidden=head.hidden.to(dtype)), state)
     solver = solver._replace(previous=previous)
     updated = discrete.step(ClassLogits(z), state, solver, Guidance(), NO_SCORE, sent, noise, out)
-    if embedding is not None and embedded_out is not None:
+    if embedded_out is not None:
         embedded_out.copy_(linear(discrete.theta(updated.to(dtype)), embedding.t().to(dtype)))
     return updated

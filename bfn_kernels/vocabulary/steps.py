@@ -222,11 +222,10 @@ def mode(
         tensor([1])
     """
     checks.data("hidden", hidden)
-    checks.weight("weight", weight)
-    shard, lead = shard_of(weight, process_group, num_classes, backend), hidden.shape[:-1]
-    head = LinearHead(hidden, weight, bias, flow_scale)
+    head, lead = LinearHead(hidden, weight, bias, flow_scale), hidden.shape[:-1]
     check_head("hidden", hidden, lead, head)
-    _check_state_and_scale(hidden, (*lead, len(weight)), flow_scale=flow_scale, state=state)
+    shard = shard_of(weight, process_group, num_classes, backend)
+    _check_state_and_scale("hidden", hidden, (*lead, len(weight)), flow_scale=flow_scale, state=state)
     library = backends.library(backend, hidden.device)
     return library.vocabulary.mode(*(value if value is None else value.detach() for value in (*head, state)), *shard)
 
@@ -262,7 +261,7 @@ class _Step:
             checks.like("previous", previous, "hidden", head.hidden)
         elif before.previous_scale is not None:
             raise ValueError("previous_scale must be None without previous")
-        _check_state_and_scale(state, state.shape, **before._asdict())
+        _check_state_and_scale("state", state, state.shape, **before._asdict())
         if embedding is not None:
             checks.weight("embedding", embedding)
             checks.same_device("embedding", embedding, "state", state)
@@ -298,11 +297,11 @@ def check_head(name: str, like: Tensor, shape: torch.Size, head: LinearHead) -> 
         checks.like("flow_scale", flow_scale, name, like, shape)
 
 
-def _check_state_and_scale(like: Tensor, shape: Sequence[int], **pair: Tensor | None) -> None:
+def _check_state_and_scale(model_name: str, model: Tensor, shape: Sequence[int], **pair: Tensor | None) -> None:
     """Raises an error for a flow_scale without a state, a state without a flow_scale, or a wrong shape of either."""
     (scale_name, scale), (name, state) = pair.items()
     if (scale is None) != (state is None):
         raise ValueError(f"{scale_name} and {name} must be given together")
-    if scale is not None and state is not None:
-        checks.like(scale_name, scale, "hidden", like, shape[:-1])
-        checks.like(name, state, "hidden", like, shape)
+    if scale is not None:
+        checks.like(scale_name, scale, model_name, model, shape[:-1])
+        checks.like(name, state, model_name, model, shape)

@@ -64,10 +64,10 @@ def step_tile(
     if out is not None:
         new = out.copy_(new)  # which rounds it to the type of the state
     top, total, kept = softmax
-    if top is None or total is None:
+    if top is None:
         if out is None:
             numbers.copy_(new)
-    elif again or kept is None:
+    elif again:
         numbers.copy_(new).sub_(top.unsqueeze(-1)).exp_().div_(total.unsqueeze(-1))
     else:
         _to_exponentials(numbers.copy_(new), top, total, kept)

@@ -186,9 +186,7 @@ def sums_tile(logits: Tensor, x: Tensor, first: int, sums: Tensor) -> None:
 
 
 @triton.jit
-def _sums_tile(
-    x, sums, logits, first, count, tokens, ROWS: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr
-):  # fmt: skip
+def _sums_tile(x, sums, logits, first, count, tokens, ROWS: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr):
     rows = block_of(tokens, ROWS)
     x, pointer = column_of(load_rows(x, rows), first), sums + (rows[0] + rows[1]) * 4
     joined, z_x = _load_sums(pointer, rows[2]), tl.zeros((ROWS,), T)
@@ -205,9 +203,7 @@ def slopes_tile(x: Tensor, slopes: Tensor, first: int, logits: Tensor) -> None:
 
 
 @triton.jit
-def _slopes_tile(
-    x, slopes, logits, first, count, tokens, ROWS: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr
-):  # fmt: skip
+def _slopes_tile(x, slopes, logits, first, count, tokens, ROWS: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr):
     rows = block_of(tokens, ROWS)
     x = column_of(load_rows(x, rows), first)
     by_x, top = _load_field(slopes, rows, 5, 0), _load_field(slopes, rows, 5, 1)

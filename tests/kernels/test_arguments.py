@@ -168,6 +168,8 @@ def test_levels_and_bin_centres(num_bins):
         assert discretised.from_levels(levels, num_bins=256, dtype=torch.float64).dtype == torch.float64
     with pytest.raises(IndexError, match=f"levels must.*{num_bins}"):
         discretised.from_levels(levels + 1, num_bins=num_bins)
+    with pytest.raises(TypeError, match=r"dtype must be one of.*int64"):
+        discretised.from_levels(levels, num_bins=num_bins, dtype=torch.int64)
 
 
 MASKS = {

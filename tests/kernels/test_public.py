@@ -6,6 +6,7 @@ import torch
 from bfn_kernels import binary, continuous, discrete, discretised, noise
 from tests.kernels.case import ROWS
 from tests.kernels.support import FIRST, INTERPRETED, ON_CPU, error, evaluate, joins, pairs, scale, ulp, widened
+from tests.kernels.vocabulary_cases import STEPS
 
 CLASSES = torch.tensor([[0, 2, 1], [1, 1, 2]])
 S = {"sigma_1": 0.1}
@@ -175,6 +176,15 @@ def test_one_argument_of_float64_is_enough(case, backend):
                 2 * ulp(gradient.dtype, scale(want[of])) if gradient.dtype != torch.float64 else 1e-9 * scale(want[of])
             )
             assert error(gradient, want[of]) <= most, f"{of} beside {name}"
+
+
+@pytest.mark.parametrize("backend", ON_CPU)
+def test_one_argument_of_float64_is_enough_for_the_logits_of_the_step_before(backend):
+    case = next(c for c in STEPS if c.name == "vocabulary.solver_step[K=5 ode2 follows]")
+    inputs = case.inputs((2, 3), torch.float32)
+    want = case(widened(inputs), "reference").float()
+    for name in ("previous", "previous_scale", "previous_state"):
+        assert torch.equal(case(inputs | {name: inputs[name].double()}, backend), want), name
 
 
 @pytest.mark.parametrize("backend", ON_CPU)

@@ -315,6 +315,7 @@ REFUSED = [
     (of_mean, {"previous": X, "rule": "ode2", "t_previous": 0.4}, ValueError, "t_previous must lie before t, got 0.4"),
     (of_mean, {"predicted_out": X}, ValueError, "predicted_out must be the previous prediction itself or share no"),
     (of_mean, {"parametrisation": "x"}, ValueError, "parametrisation must be one of"),
+    (of_bins, {"pred": 0.5, "unconditional": X, "guidance": 1.0}, TypeError, "pred_mean must be a tensor, got float"),
     (of_classes, {"guidance": 1.0}, ValueError, "unconditional and guidance must be given together"),
     (of_classes, {"unconditional": X, "guidance": 1.0}, ValueError, r"unconditional must have shape \(2, 3, 4\)"),
     (of_classes, {"score_clip": 1.0}, ValueError, "score must be given with score_clip"),
