@@ -59,10 +59,11 @@ void choose_block(const NetworkBlock<T>& from, const Sent& sent, const Noise& co
   } else if (sent.choice == Choice::kMode) {
     for (int64_t i = 0; i < from.length; ++i) out[i] = likeliest(from, i);
   } else {
-    T normals[noise_buffer_size(kBlock)];
+    T normals[noise_buffer_size(kBlock)], uniforms[noise_buffer_size(kBlock)];
     const T* eps = normals_of(sent.draw, start, from.length, normals);
+    const T* uniform = from.mixed ? uniforms_of(component, start, from.length, uniforms) : nullptr;
     for (int64_t i = 0; i < from.length; ++i) {
-      const int64_t m = from.mixed ? component_of(from, i, uniform_of<T>(component, start + i)) : 0;
+      const int64_t m = from.mixed ? component_of(from, i, uniform[i]) : 0;
       const int64_t at = i * from.components + m;
       out[i] = from.bins.quantised(m < 0 ? kNaN<T> : from.mean[at] + from.std[at] * eps[i]);
     }
