@@ -71,7 +71,7 @@ struct SortedBlock : ExpectedArrays<T, kBlock + kLanes> {
   // Computes the values of one of the first three rules. The last lanes may extend beyond the last variable of the
   // rule. The next rule overwrites their results.
   void edges(EdgeRule which, Bins<T> bins) {
-    const int64_t most = edges_added(which), count = most < bins.count - 1 ? most : bins.count - 1;
+    const int64_t count = edges_added(which, bins);
     for (int64_t at = begin[static_cast<int>(which)]; at < begin[static_cast<int>(which) + 1]; at += kLanes) {
       T leading[kLanes], rest[kLanes], unit[kLanes], below[kLanes];
       T first[kLanes], sums[3][kLanes] = {};
