@@ -81,7 +81,7 @@ void discrete_sender(const DiscreteSender& op) {
     const auto messages = [&](const Tile& tile, T* y) {
       T normals[kBlock];
       const auto nothing = [](int64_t) { return T(0); };
-      const T* eps = normal_tile(op.noise, tile, normals, 0, 0, prefetch_of<T>({&op.out}, tile));
+      const T* eps = normal_tile(op.noise, tile, normals, 0, 0, Prefetch<T>({&op.out}, tile.start()));
       if (soft) {
         T buffer[kBlock];
         sent.template messages<true>(tile, eps, load_tile(op.x, tile, buffer, T(0)), sent.share, nothing, y);

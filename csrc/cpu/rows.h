@@ -203,11 +203,6 @@ const T* load_tile(const View& view, const Tile& tile, T* buffer, T pad, int64_t
 }
 
 template <class T>
-Prefetch<T> prefetch_of(std::initializer_list<const View*> views, const Tile& tile) {
-  return {views, tile.start()};
-}
-
-template <class T>
 void store_tile(const View& view, const Tile& tile, const T* from) {
   const int64_t start = tile.start(), count = tile.rows.count, classes = tile.classes;
   if (tile.rows.lanes_are_classes && classes == tile.pitch()) return store(view, start, count * classes, from);
