@@ -57,9 +57,8 @@ void save_zeros(const DiscreteLoss& op, const Rows& rows) {
 template <class T>
 void discrete_theta(const DiscreteTheta& op) {
   if (op.num_classes <= kFewClasses) return theta_of_few_classes<T>(op);
-  const auto make = [&] { return RowScratch<T>(op.num_classes); };
   const Prefetch<T> ahead{&op.logits, &op.out};
-  for_row_blocks(op.count, op.num_classes, make, [&](const Rows& rows, RowScratch<T>& scratch) {
+  for_row_blocks<T>(op.count, op.num_classes, [&](const Rows& rows, RowScratch<T>& scratch) {
     store_probs(op.out, rows, RowSums<T>(rows, nullptr, scratch, logits_of<T>(op.logits), ahead).rest, scratch);
   });
 }
@@ -67,8 +66,7 @@ void discrete_theta(const DiscreteTheta& op) {
 template <class T>
 void discrete_sender(const DiscreteSender& op) {
   BadClass bad;
-  const auto make = [&] { return RowScratch<T>(op.num_classes); };
-  for_row_blocks(op.count, op.num_classes, make, [&](const Rows& rows, RowScratch<T>& scratch) {
+  for_row_blocks<T>(op.count, op.num_classes, [&](const Rows& rows, RowScratch<T>& scratch) {
     SentRows<T> sent(rows, op.alpha, op.spread);
     uint8_t all[kLanes];
     mask_lanes(rows, nullptr, all);
@@ -106,8 +104,7 @@ void discrete_sender(const DiscreteSender& op) {
 template <class T>
 void discrete_update(const DiscreteUpdate& op) {
   BadClass bad;
-  const auto make = [&] { return RowScratch<T>(op.num_classes); };
-  for_row_blocks(op.count, op.num_classes, make, [&](const Rows& rows, RowScratch<T>& scratch) {
+  for_row_blocks<T>(op.count, op.num_classes, [&](const Rows& rows, RowScratch<T>& scratch) {
     SentRows<T> sent(rows, op.solver.take, op.solver.std);
     uint8_t known[kLanes] = {};
     if (op.sent.known) load_lanes(op.sent.known_mask, rows, known);

@@ -76,15 +76,6 @@ inline int64_t row_width(int64_t num_classes) {
   return num_classes > kFewClasses ? round_up_to_lanes(num_classes) : num_classes;
 }
 
-// Calls f(rows, scratch) for all rows, on several threads. Each thread calls make() once, which makes its scratch
-// memory.
-template <class M, class F>
-void for_row_blocks(int64_t count, int64_t num_classes, M&& make, F&& f) {
-  for_blocks(count, row_width(num_classes), make, [&](int64_t start, int64_t length, auto& scratch) {
-    for_rows(start, length, num_classes, [&](const Rows& rows) { f(rows, scratch); });
-  });
-}
-
 // Calls f(tile) for all tiles of some rows.
 template <class F>
 void for_tiles(const Rows& rows, F&& f) {
