@@ -61,22 +61,19 @@ double sum_of_chunk(const Chunk& chunk, const T* e) {
   return sum;
 }
 
-// Returns the normals of a chunk. `buffer` must have room for noise_buffer_size(kBlock) numbers.
-template <class T>
-const T* normals_of_chunk(const Chunk& chunk, int64_t row, int64_t num_classes, uint64_t seed, T* buffer) {
-  const int64_t per_row = (num_classes + 3) / 4, skip = chunk.first % 4;
-  const auto group = static_cast<uint64_t>(row * per_row + chunk.first / 4);
-  fill_normals(buffer, (skip + chunk.count + 3) / 4, seed, group, kSender, 0, Prefetch<T>());
-  return buffer + skip;
-}
-
-// Returns the noise of a chunk, or zeros if the messages have no noise.
+// Returns the normals of a chunk, or zeros if the messages have no noise. `buffer` must have room for
+// noise_buffer_size(kBlock) numbers.
 template <class T>
 const T* noise_of_chunk(const StepTile<T>& op, const Chunk& chunk, T* buffer) {
   if (op.noise.explicit_values) return load(op.noise.explicit_values, chunk.start, chunk.count, buffer);
-  if (op.noise.seed) return normals_of_chunk(chunk, op.rows[chunk.token], op.num_classes, seed_of(op.noise), buffer);
-  std::fill_n(buffer, chunk.count, T(0));
-  return buffer;
+  if (!op.noise.seed) {
+    std::fill_n(buffer, chunk.count, T(0));
+    return buffer;
+  }
+  const int64_t per_row = (op.num_classes + 3) / 4, skip = chunk.first % 4;
+  const auto group = static_cast<uint64_t>(op.rows[chunk.token] * per_row + chunk.first / 4);
+  fill_normals(buffer, (skip + chunk.count + 3) / 4, seed_of(op.noise), group, kSender, 0, Prefetch<T>());
+  return buffer + skip;
 }
 
 // Stores the new state of a chunk. Also writes it to new_state, after it was rounded to the type of the state, with
