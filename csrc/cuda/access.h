@@ -165,6 +165,18 @@ struct Dense {
   }
 };
 
+// Replaces x by the known values where the mask is not 0, if there are known values.
+template <class At, class T, int kCount>
+__device__ __forceinline__ void replace_known(const At& at, const View& known, const View& mask, T (&x)[kCount]) {
+  if (!known) return;
+  T values[kCount];
+  bool is_known[kCount];
+  at.data(known, values);
+  at.mask(mask, is_known);
+#pragma unroll
+  for (int j = 0; j < kCount; ++j) x[j] = is_known[j] ? values[j] : x[j];
+}
+
 // Which row a variable of contiguous data belongs to. `length` consecutive variables form a row, and share their row
 // scalars.
 struct RowMap {

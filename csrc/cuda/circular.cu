@@ -29,14 +29,7 @@ __global__ void __launch_bounds__(kThreads, 2)
       for (int j = 0; j < kCount; ++j) alpha[j] = quantile_of(op.table, op.rows, alpha[j], normals[j]);
     }
     at.data(op.sent, sent);
-    if (op.known) {
-      T known[kCount];
-      bool is_known[kCount];
-      at.data(op.known, known);
-      at.mask(op.known_mask, is_known);
-#pragma unroll
-      for (int j = 0; j < kCount; ++j) sent[j] = is_known[j] ? known[j] : sent[j];
-    }
+    replace_known(at, op.known, op.known_mask, sent);
     at.data(op.mean, mean);
     at.data(op.concentration, concentration);
 #pragma unroll

@@ -72,14 +72,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     T keep[kCount], take[kCount], noise_scale[kCount], eps[kCount] = {};
 #pragma unroll
     for (int j = 0; j < kCount; ++j) from.x_hat[j] = clamp(from.x_hat[j], clip.low, clip.high);
-    if (op.known) {
-      T known[kCount];
-      bool is_known[kCount];
-      at.data(op.known, known);
-      at.mask(op.known_mask, is_known);
-#pragma unroll
-      for (int j = 0; j < kCount; ++j) from.x_hat[j] = is_known[j] ? known[j] : from.x_hat[j];
-    }
+    replace_known(at, op.known, op.known_mask, from.x_hat);
     if (op.solver.predicts) extrapolate(at, op.solver, from.x_hat);
     at.rows(op.solver.keep, keep, T(1));
     at.rows(op.solver.take, take);

@@ -102,14 +102,7 @@ __global__ void __launch_bounds__(kThreads, 2)
       values_of<kChoice>(from, eps, bins, value);
     }
     if (!active) return;
-    if (op.sent.known) {
-      T known[kCount];
-      bool is_known[kCount];
-      at.data(op.sent.known, known);
-      at.mask(op.sent.known_mask, is_known);
-#pragma unroll
-      for (int j = 0; j < kCount; ++j) value[j] = is_known[j] ? known[j] : value[j];
-    }
+    replace_known(at, op.sent.known, op.sent.known_mask, value);
     if (op.solver.predicts) extrapolate(at, op.solver, value);
     at.data(op.from.mean, state);
     at.rows(op.solver.keep, keep, T(1));
