@@ -9,6 +9,9 @@
 
 namespace bfn {
 
+// The seed of the noise, or 0 if there is none.
+__device__ __forceinline__ int64_t seed_of(const Noise& from) { return from.seed ? *from.seed : 0; }
+
 // Makes the normal of one variable.
 template <class T>
 __device__ __forceinline__ T one_normal(int64_t seed, int64_t index, uint32_t stream, uint32_t draw) {

@@ -16,7 +16,7 @@ template <class At>
 __global__ void __launch_bounds__(kThreads, 2)
     circular_step_kernel(const __grid_constant__ CircularStep op, const __grid_constant__ RowMap rows) {
   using T = typename At::Compute;
-  const int64_t seed = op.noise.seed ? *op.noise.seed : 0;
+  const int64_t seed = seed_of(op.noise);
   const T period = static_cast<T>(op.period), per_unit = static_cast<T>(1 / op.period);
   for_grid<At>(op.count, rows, [&](auto at) {
     constexpr int kCount = decltype(at)::kCount;

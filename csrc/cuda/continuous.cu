@@ -12,7 +12,7 @@ template <class At, bool kNoise>
 __global__ void __launch_bounds__(kThreads, 2)
     gaussian_step_kernel(const __grid_constant__ GaussianStep op, const __grid_constant__ RowMap rows) {
   using T = typename At::Compute;
-  const int64_t seed = kNoise && op.noise.seed ? *op.noise.seed : 0;
+  const int64_t seed = kNoise ? seed_of(op.noise) : 0;
   for_grid<At>(op.count, rows, [&](auto at) {
     constexpr int kCount = decltype(at)::kCount;
     T state[kCount], data[kCount], state_scale[kCount], data_scale[kCount], out[kCount];
@@ -65,7 +65,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     update_kernel(const __grid_constant__ ContinuousUpdate op, const __grid_constant__ RowMap rows,
                   const Interval<typename At::Compute> clip) {
   using T = typename At::Compute;
-  const int64_t seed = op.noise.seed ? *op.noise.seed : 0;
+  const int64_t seed = seed_of(op.noise);
   for_grid<At>(op.count, rows, [&](auto at) {
     constexpr int kCount = decltype(at)::kCount;
     DataPrediction<T, kCount> from(at, op.from);

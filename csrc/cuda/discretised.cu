@@ -76,7 +76,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     choose_kernel(const __grid_constant__ struct Choose op, const __grid_constant__ RowMap rows) {
   using T = typename At::Compute;
   const Bins<T> bins{op.from.num_bins, op.from.clip};
-  const int64_t seed = op.sent.draw.seed ? *op.sent.draw.seed : 0;
+  const int64_t seed = seed_of(op.sent.draw);
   for_grid<At>(op.count, rows, [&](auto at) {
     constexpr int kCount = decltype(at)::kCount;
     const Normals<T, kCount> from(at, op.from);
@@ -92,7 +92,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     update_kernel(const __grid_constant__ DiscretisedUpdate op, const __grid_constant__ RowMap rows) {
   using T = typename At::Compute;
   const Bins<T> bins{op.from.num_bins, op.from.clip};
-  const int64_t seed = op.noise.seed ? *op.noise.seed : 0, draw_seed = op.sent.draw.seed ? *op.sent.draw.seed : 0;
+  const int64_t seed = seed_of(op.noise), draw_seed = seed_of(op.sent.draw);
   for_choices<At, kChoice>(op.count, rows, [&](auto at, bool active) {
     constexpr int kCount = decltype(at)::kCount;
     T value[kCount], eps[kCount] = {}, state[kCount], keep[kCount], take[kCount], noise_scale[kCount];
