@@ -73,7 +73,7 @@ __device__ void for_choices(int64_t count, const RowMap& rows, F&& f) {
 
 template <class At, Choice kChoice>
 __global__ void __launch_bounds__(kThreads, 2)
-    choose_kernel(const __grid_constant__ struct Choose op, const __grid_constant__ RowMap rows) {
+    choose_kernel(const __grid_constant__ Choose op, const __grid_constant__ RowMap rows) {
   using T = typename At::Compute;
   const Bins<T> bins{op.from.num_bins, op.from.clip};
   const int64_t seed = seed_of(op.sent.draw);
@@ -191,7 +191,7 @@ void expected_value(const DiscretisedExpectedValue& op) {
 }
 
 template <class T>
-void choose(const struct Choose& op) {
+void choose(const Choose& op) {
   if (op.from.mixture_logits) return mixture_choose<T>(op);
   const Layout layout = layout_of(op.from).network(op.out).noise(op.sent.draw);
   with_access<T>(layout, [&](auto tag) {
@@ -247,7 +247,7 @@ void discretised_loss(const DiscretisedLoss& op) {
 
 BFN_INSTANTIATE(output_std, const OutputStd&);
 BFN_INSTANTIATE(expected_value, const DiscretisedExpectedValue&);
-BFN_INSTANTIATE(choose, const struct Choose&);
+BFN_INSTANTIATE(choose, const Choose&);
 BFN_INSTANTIATE(discretised_update, const DiscretisedUpdate&);
 BFN_INSTANTIATE(discretised_loss, const DiscretisedLoss&);
 

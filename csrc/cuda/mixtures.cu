@@ -125,7 +125,7 @@ __device__ T value_of(const NetworkOutput& from, const Sent& sent, const Noise& 
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads, 1) choose_kernel(const __grid_constant__ struct Choose op) {
+__global__ void __launch_bounds__(kThreads, 1) choose_kernel(const __grid_constant__ Choose op) {
   for_grid<General<T>>(op.count, RowMap{}, [&](auto at) {
     const T value[1] = {value_of(op.from, op.sent, op.component, at)};
     at.store_network(op.out, value);
@@ -252,7 +252,7 @@ void mixture_expected_value(const DiscretisedExpectedValue& op) {
 }
 
 template <class T>
-void mixture_choose(const struct Choose& op) {
+void mixture_choose(const Choose& op) {
   launch(&choose_kernel<T>, grid_for<General<T>>(op.count), kThreads, op);
 }
 
@@ -273,7 +273,7 @@ void mixture_loss(const DiscretisedLoss& op, const Chunks& chunks) {
 }
 
 BFN_INSTANTIATE(mixture_expected_value, const DiscretisedExpectedValue&);
-BFN_INSTANTIATE(mixture_choose, const struct Choose&);
+BFN_INSTANTIATE(mixture_choose, const Choose&);
 BFN_INSTANTIATE(mixture_update, const DiscretisedUpdate&);
 BFN_INSTANTIATE(mixture_loss, const DiscretisedLoss&, const Chunks&);
 
