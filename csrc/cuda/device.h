@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstdint>
-#include <limits>
 
 #if defined(__CUDACC__)
 #include <cuda_bf16.h>
