@@ -20,11 +20,6 @@ struct ExpectedArrays {
   }
 };
 
-template <class T>
-struct ExpectedBlock : ExpectedArrays<T, kBlock> {
-  void sum(const T* mean, const T* std, int64_t length, Bins<T> bins);
-};
-
 // The variables of a block, sorted by their rules. The arrays have room for kLanes more variables, since the last group
 // of lanes may extend beyond the last variable.
 template <class T>
@@ -97,21 +92,24 @@ struct SortedBlock : ExpectedArrays<T, kBlock + kLanes> {
   }
 };
 
+// The expected values of the variables of a block.
 template <class T>
-void ExpectedBlock<T>::sum(const T* mean, const T* std, int64_t length, Bins<T> bins) {
-  if (sizeof(T) == sizeof(double)) {
-    for (int64_t i = 0; i < length; ++i) this->set(i, expected_value(mean[i], std[i], bins));
-    return;
+struct ExpectedBlock : ExpectedArrays<T, kBlock> {
+  ExpectedBlock(const T* mean, const T* std, int64_t length, Bins<T> bins) {
+    if (sizeof(T) == sizeof(double)) {
+      for (int64_t i = 0; i < length; ++i) this->set(i, expected_value(mean[i], std[i], bins));
+      return;
+    }
+    SortedBlock<T> sorted(mean, std, length, bins);
+    for (const EdgeRule rule : {EdgeRule::kSeven, EdgeRule::kThirteen, EdgeRule::kNineteen}) sorted.edges(rule, bins);
+    sorted.each(EdgeRule::kSmooth, [bins](T m, T s) { return smooth_sum(m, s, bins); });
+    if (bins.clip) {
+      sorted.each(EdgeRule::kWide, [bins](T m, T s) { return wide_sum(m, s, bins); });
+    } else {
+      sorted.renormalise(mean, bins);
+    }
+    for (int64_t i = 0; i < length; ++i) this->set(sorted.order[i], sorted.at(i));
   }
-  SortedBlock<T> sorted(mean, std, length, bins);
-  for (const EdgeRule rule : {EdgeRule::kSeven, EdgeRule::kThirteen, EdgeRule::kNineteen}) sorted.edges(rule, bins);
-  sorted.each(EdgeRule::kSmooth, [bins](T m, T s) { return smooth_sum(m, s, bins); });
-  if (bins.clip) {
-    sorted.each(EdgeRule::kWide, [bins](T m, T s) { return wide_sum(m, s, bins); });
-  } else {
-    sorted.renormalise(mean, bins);
-  }
-  for (int64_t i = 0; i < length; ++i) this->set(sorted.order[i], sorted.at(i));
-}
+};
 
 }  // namespace bfn
