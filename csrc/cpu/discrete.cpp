@@ -69,7 +69,7 @@ void discrete_sender(const DiscreteSender& op) {
   for_row_blocks<T>(op.count, op.num_classes, [&](const Rows& rows, RowScratch<T>& scratch) {
     SentRows<T> sent(rows, op.alpha, op.spread);
     uint8_t all[kLanes];
-    mask_lanes(rows, nullptr, all);
+    std::fill_n(all, kLanes, uint8_t{1});
     const bool soft = op.x.is_floating();
     if (soft) {
       std::fill_n(sent.share, kLanes, T(1));
@@ -137,7 +137,7 @@ void discrete_loss(const DiscreteLoss& op) {
     const RowValues<T> weights(op.weight, start, length);
     for_rows(start, length, count, [&](const Rows& rows) {
       uint8_t costs[kLanes];
-      if (!mask_lanes(rows, mask ? mask + rows.first - start : nullptr, costs)) return save_zeros<T>(op, rows);
+      if (!mask_lanes(rows, mask, start, costs)) return save_zeros<T>(op, rows);
       int64_t x[kLanes];
       classes.lanes(rows, x);
       check_classes(rows, costs, x, &bad);

@@ -247,14 +247,14 @@ class RowValues {
   const T* from_;
 };
 
-// Copies the masks of the rows to `costs`: whether the loss of each row counts. `mask` points to the first row's mask.
-// If it is null, all losses count. Returns whether any loss counts.
-inline bool mask_lanes(const Rows& rows, const uint8_t* mask, uint8_t (&costs)[kLanes]) {
+// Copies the masks of the rows to `costs`: whether the loss of each row counts. `mask` points to the mask of row
+// `start`. If it is null, all losses count. Returns whether any loss counts.
+inline bool mask_lanes(const Rows& rows, const uint8_t* mask, int64_t start, uint8_t (&costs)[kLanes]) {
   if (!mask) {
     std::fill_n(costs, kLanes, uint8_t{1});
     return true;
   }
-  copy_lanes(rows, mask, costs);
+  copy_lanes(rows, mask + rows.first - start, costs);
   return std::any_of(costs, costs + kLanes, [](uint8_t cost) { return cost != 0; });
 }
 
