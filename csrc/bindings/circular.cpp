@@ -55,7 +55,7 @@ auto loss_new(Given x, Given prediction, Given weight, int64_t cost, double peri
               bool need_prediction, bool need_weight) {
   const Shape shape = shape_of(x);
   const ScalarType type = compute_type(x, prediction, weight);
-  const Reduced to = target.over(x, type);
+  const Reduced to = target.over(x, shape, type);
   const Output by_prediction = output_like(prediction, type, need_prediction);
   const Output by_weight = output_like(weight, type, need_weight);
   const CircularLoss op{

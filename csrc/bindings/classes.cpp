@@ -112,7 +112,7 @@ auto discrete_time_loss(Given x, const LogitsOf<Op>& output, Given alpha, int64_
   Given logits = tensor_of(output);
   const Shape rows = shape_of(x), shape = kHasClasses<Op> ? with(rows, classes_of(logits)) : rows;
   const ScalarType type = compute_type(logits);
-  const Reduced to = target.over(x, type);
+  const Reduced to = target.over(x, rows, type);
   const Output grad =
       kHasClasses<Op> ? bfn::output(logits, shape, type, need_logits) : output_like(logits, type, need_logits);
   Op op{

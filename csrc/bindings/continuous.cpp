@@ -87,7 +87,7 @@ auto squared_loss_new(Given x, const Prediction& network, Given weight, Maybe of
                       bool need_x, bool need_prediction, bool need_mean) {
   const Shape shape = shape_of(x);
   const ScalarType type = compute_type(x, network.prediction, network.mean);
-  const Reduced to = target.over(x, type);
+  const Reduced to = target.over(x, shape, type);
   const Output grad_x = output_like(x, type, need_x);
   const Output grad_prediction = output_like(network.prediction, type, need_prediction);
   const Output grad_mean = output_like(network.mean ? *network.mean : x, type, need_mean);

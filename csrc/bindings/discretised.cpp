@@ -122,7 +122,7 @@ auto choose_new(Given mean, Given std, Maybe mixture_logits, int64_t num_bins, i
   const Choose op{
       .count = numel(shape),
       .from = network.over(shape, type, {num_bins, true}, true),
-      .sent = sent.over(shape, noise.seed, kOutput),
+      .sent = sent.over(shape, noise.seed, kOutput, shape),
       .component = Noise{noise.seed, component_noise}.over(shape, kComponent, sent.draws() && mixture_logits),
       .out = out.view,
   };
@@ -140,7 +140,7 @@ auto step(const Network& network, const Solver& solver, const Bins& bins, const 
       .count = numel(shape),
       .from = network.over(shape, type, bins),
       .solver = solver.over(shape, shape, type, predicted_out),
-      .sent = sent.over(shape, noise.seed, kOutput),
+      .sent = sent.over(shape, noise.seed, kOutput, shape),
       .component = Noise{noise.seed, component_noise}.over(shape, kComponent, of_mixture),
       .noise = noise.over(shape, kSender, solver.std.has_value()),
       .out = view_of_out(out, shape),
@@ -154,7 +154,7 @@ auto loss_new(Given x, const Network& network, Maybe weight, Maybe alpha, bool d
               bool need_logits) {
   const Shape shape = shape_of(x);
   const ScalarType type = network.type_with(x);
-  const Reduced to = target.over(x, type);
+  const Reduced to = target.over(x, shape, type);
   const Gradients saved = network.gradients(type, need_mean, need_std, need_logits);
   const DiscretisedLoss op{
       .x = view("x", x, shape),

@@ -104,7 +104,6 @@ struct Sent {
   auto fields() const { return std::tie(choice, known, known_mask, draw_noise); }
 
   bool draws() const { return choice == static_cast<int64_t>(Choice::kSample); }
-  bfn::Sent over(const Shape& shape, Maybe seed, Stream stream) const { return over(shape, seed, stream, shape); }
   bfn::Sent over(const Shape& shape, Maybe seed, Stream stream, const Shape& known_shape) const {
     return {
         .choice = code("choice", choice, Choice::kMean),
@@ -127,8 +126,7 @@ struct LossTarget {
   int64_t reduction;
   auto fields() const { return std::tie(mask, reduction); }
 
-  // x has the shape of the losses.
-  Reduced over(Given x, ScalarType type) const { return over(x, shape_of(x), type); }
+  // The losses have this shape.
   Reduced over(Given x, const Shape& shape, ScalarType type) const {
     check(!shape.empty(), "x", " must have a batch dimension");
     const Reduction by = code("reduction", reduction, Reduction::kMean);

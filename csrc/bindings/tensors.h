@@ -3,7 +3,6 @@
 
 #include <torch/csrc/stable/tensor.h>
 
-#include <initializer_list>
 #include <optional>
 #include <stdexcept>
 #include <string>

@@ -173,7 +173,8 @@ class NewState {
   // It reads e of the tile from the scratch memory. The sums over the new state overwrite this e only afterwards.
   const T* operator()(const Tile& tile, T* new_state) const {
     T normals[kBlock], buffer[kBlock];
-    const T* eps = normals_or_zeros(op_.noise, tile, normals, prefetch_of<T>({&op_.state, &op_.out, &op_.theta}, tile));
+    const Prefetch<T> prefetch({&op_.state, &op_.out, &op_.theta}, tile.start());
+    const T* eps = normals_or_zeros(op_.noise, tile, normals, prefetch);
     T* out = target_tile(op_.out, tile, new_state);
     const T* __restrict state = load_tile(op_.state, tile, buffer, T(0));
     if (state == out) {

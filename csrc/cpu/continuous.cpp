@@ -16,14 +16,13 @@ struct NoisePrediction {
   const T *prediction, *mean, *mean_scales, *noise_scales;
   T low, high;
 
-  void read(const Prediction& from, int64_t start, int64_t length) {
-    prediction = load(from.prediction, start, length, buffers[0]);
-    mean = load(from.mean, start, length, buffers[1]);
-    mean_scales = load(from.mean_scale, start, length, buffers[2]);
-    noise_scales = load(from.noise_scale, start, length, buffers[3]);
-    low = static_cast<T>(from.low);
-    high = static_cast<T>(from.high);
-  }
+  NoisePrediction(const Prediction& from, int64_t start, int64_t length)
+      : prediction(load(from.prediction, start, length, buffers[0])),
+        mean(load(from.mean, start, length, buffers[1])),
+        mean_scales(load(from.mean_scale, start, length, buffers[2])),
+        noise_scales(load(from.noise_scale, start, length, buffers[3])),
+        low(static_cast<T>(from.low)),
+        high(static_cast<T>(from.high)) {}
   T mean_scale(int64_t i) const { return mean_scales[i]; }
   T noise_scale(int64_t i) const { return noise_scales[i]; }
   T x_hat(int64_t i) const { return predict(prediction[i], mean[i], mean_scales[i], noise_scales[i]); }
@@ -36,11 +35,10 @@ struct DataPrediction {
   const T* prediction;
   T low, high;
 
-  void read(const Prediction& from, int64_t start, int64_t length) {
-    prediction = load(from.prediction, start, length, buffer);
-    low = static_cast<T>(from.low);
-    high = static_cast<T>(from.high);
-  }
+  DataPrediction(const Prediction& from, int64_t start, int64_t length)
+      : prediction(load(from.prediction, start, length, buffer)),
+        low(static_cast<T>(from.low)),
+        high(static_cast<T>(from.high)) {}
   T mean_scale(int64_t i) const { return 0; }
   T noise_scale(int64_t i) const { return -1; }
   T x_hat(int64_t i) const { return prediction[i]; }
@@ -50,13 +48,9 @@ struct DataPrediction {
 template <class T, class F>
 void with_prediction(const Prediction& from, int64_t start, int64_t length, F&& f) {
   if (from.mean_scale || from.noise_scale) {
-    NoisePrediction<T> block;
-    block.read(from, start, length);
-    f(block);
+    f(NoisePrediction<T>(from, start, length));
   } else {
-    DataPrediction<T> block;
-    block.read(from, start, length);
-    f(block);
+    f(DataPrediction<T>(from, start, length));
   }
 }
 

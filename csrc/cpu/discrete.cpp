@@ -57,9 +57,8 @@ void save_zeros(const DiscreteLoss& op, const Rows& rows) {
 template <class T>
 void discrete_theta(const DiscreteTheta& op) {
   if (op.num_classes <= kFewClasses) return theta_of_few_classes<T>(op);
-  const auto make = [&] { return RowScratch<T>(op.num_classes); };
   const Prefetch<T> ahead{&op.logits, &op.out};
-  for_row_blocks(op.count, op.num_classes, make, [&](const Rows& rows, RowScratch<T>& scratch) {
+  for_row_blocks<T>(op.count, op.num_classes, [&](const Rows& rows, RowScratch<T>& scratch) {
     store_probs(op.out, rows, RowSums<T>(rows, nullptr, scratch, logits_of<T>(op.logits), ahead).rest, scratch);
   });
 }
@@ -67,11 +66,10 @@ void discrete_theta(const DiscreteTheta& op) {
 template <class T>
 void discrete_sender(const DiscreteSender& op) {
   BadClass bad;
-  const auto make = [&] { return RowScratch<T>(op.num_classes); };
-  for_row_blocks(op.count, op.num_classes, make, [&](const Rows& rows, RowScratch<T>& scratch) {
+  for_row_blocks<T>(op.count, op.num_classes, [&](const Rows& rows, RowScratch<T>& scratch) {
     SentRows<T> sent(rows, op.alpha, op.spread);
     uint8_t all[kLanes];
-    mask_lanes(rows, nullptr, all);
+    std::fill_n(all, kLanes, uint8_t{1});
     const bool soft = op.x.is_floating();
     if (soft) {
       std::fill_n(sent.share, kLanes, T(1));
@@ -81,7 +79,7 @@ void discrete_sender(const DiscreteSender& op) {
     const auto messages = [&](const Tile& tile, T* y) {
       T normals[kBlock];
       const auto nothing = [](int64_t) { return T(0); };
-      const T* eps = normal_tile(op.noise, tile, normals, 0, 0, prefetch_of<T>({&op.out}, tile));
+      const T* eps = normal_tile(op.noise, tile, normals, 0, 0, Prefetch<T>({&op.out}, tile.start()));
       if (soft) {
         T buffer[kBlock];
         sent.template messages<true>(tile, eps, load_tile(op.x, tile, buffer, T(0)), sent.share, nothing, y);
@@ -106,8 +104,7 @@ void discrete_sender(const DiscreteSender& op) {
 template <class T>
 void discrete_update(const DiscreteUpdate& op) {
   BadClass bad;
-  const auto make = [&] { return RowScratch<T>(op.num_classes); };
-  for_row_blocks(op.count, op.num_classes, make, [&](const Rows& rows, RowScratch<T>& scratch) {
+  for_row_blocks<T>(op.count, op.num_classes, [&](const Rows& rows, RowScratch<T>& scratch) {
     SentRows<T> sent(rows, op.solver.take, op.solver.std);
     uint8_t known[kLanes] = {};
     if (op.sent.known) load_lanes(op.sent.known_mask, rows, known);
@@ -140,7 +137,7 @@ void discrete_loss(const DiscreteLoss& op) {
     const RowValues<T> weights(op.weight, start, length);
     for_rows(start, length, count, [&](const Rows& rows) {
       uint8_t costs[kLanes];
-      if (!mask_lanes(rows, mask ? mask + rows.first - start : nullptr, costs)) return save_zeros<T>(op, rows);
+      if (!mask_lanes(rows, mask, start, costs)) return save_zeros<T>(op, rows);
       int64_t x[kLanes];
       classes.lanes(rows, x);
       check_classes(rows, costs, x, &bad);

@@ -285,7 +285,7 @@ void discrete_nstep(const DiscreteNStep& op) {
     for_single_rows(start, length, count, [&](const Rows& rows) {
       int64_t x[kLanes];
       uint8_t costs[kLanes];
-      mask_lanes(rows, mask ? mask + rows.first - start : nullptr, costs);
+      mask_lanes(rows, mask, start, costs);
       load_classes(op.x, rows, costs, x, &bad);
       NStepRows<T> nstep(op, rows, x, scratch);
       nstep.run();

@@ -53,16 +53,15 @@ void expected_values(const NetworkBlock<T>& from, const ExpectedBlock<T>& k, T* 
 template <class T>
 void choose_block(const NetworkBlock<T>& from, const Sent& sent, const Noise& component, int64_t start, T* out) {
   if (sent.choice == Choice::kMean) {
-    ExpectedBlock<T> k;
-    k.sum(from.mean, from.std, from.all(), from.bins);
-    expected_values(from, k, out);
+    expected_values(from, ExpectedBlock<T>(from.mean, from.std, from.all(), from.bins), out);
   } else if (sent.choice == Choice::kMode) {
     for (int64_t i = 0; i < from.length; ++i) out[i] = likeliest(from, i);
   } else {
-    T normals[noise_buffer_size(kBlock)];
+    T normals[noise_buffer_size(kBlock)], uniforms[noise_buffer_size(kBlock)];
     const T* eps = normals_of(sent.draw, start, from.length, normals);
+    const T* uniform = from.mixed ? uniforms_of(component, start, from.length, uniforms) : nullptr;
     for (int64_t i = 0; i < from.length; ++i) {
-      const int64_t m = from.mixed ? component_of(from, i, uniform_of<T>(component, start + i)) : 0;
+      const int64_t m = from.mixed ? component_of(from, i, uniform[i]) : 0;
       const int64_t at = i * from.components + m;
       out[i] = from.bins.quantised(m < 0 ? kNaN<T> : from.mean[at] + from.std[at] * eps[i]);
     }
@@ -75,8 +74,7 @@ void squared_error(const DiscretisedLoss& op, const NetworkBlock<T>& from, const
                    GradientBlock<T>& by) {
   T buffer[kBlock];
   const T* weight = load(op.weight, start, from.length, buffer);
-  ExpectedBlock<T> k;
-  k.sum(from.mean, from.std, from.all(), from.bins);
+  const ExpectedBlock<T> k(from.mean, from.std, from.all(), from.bins);
   if (!from.mixed) {
     for (int64_t i = 0; i < from.length; ++i) {
       const SquaredError<T> cost(weight[i], k.at(i).error(x[i]));
@@ -150,10 +148,9 @@ template <class T>
 void expected_value(const DiscretisedExpectedValue& op) {
   for_blocks(op.count, op.from.components, [&](int64_t start, int64_t length) {
     const NetworkBlock<T> from(op.from, start, length);
+    const ExpectedBlock<T> k(from.mean, from.std, from.all(), from.bins);
     GradientBlock<T> by;
-    ExpectedBlock<T> k;
     T out[kBlock];
-    k.sum(from.mean, from.std, from.all(), from.bins);
     expected_values(from, k, out);
     store(op.out, start, length, out);
     for (int64_t i = 0; i < from.all(); ++i) {

@@ -7,8 +7,6 @@
 
 namespace bfn {
 
-constexpr int64_t kVariableLanes = 16;  // the edges of so many variables are added at a time
-
 template <class T, int64_t kSize>
 struct ExpectedArrays {
   T base[kSize], shift[kSize], by_mean[kSize], by_std[kSize];
@@ -22,16 +20,11 @@ struct ExpectedArrays {
   }
 };
 
+// The variables of a block, sorted by their rules. The arrays have room for kLanes more variables, since the last group
+// of lanes may extend beyond the last variable.
 template <class T>
-struct ExpectedBlock : ExpectedArrays<T, kBlock> {
-  void sum(const T* mean, const T* std, int64_t length, Bins<T> bins);
-};
-
-// The variables of a block, sorted by their rules. The arrays have room for kVariableLanes more variables, since the
-// last group of lanes may extend beyond the last variable.
-template <class T>
-struct SortedBlock : ExpectedArrays<T, kBlock + kVariableLanes> {
-  T mean[kBlock + kVariableLanes], std[kBlock + kVariableLanes];
+struct SortedBlock : ExpectedArrays<T, kBlock + kLanes> {
+  T mean[kBlock + kLanes], std[kBlock + kLanes];
   uint16_t order[kBlock];
   uint8_t rule[kBlock];
   int64_t begin[kEdgeRules + 1] = {};
@@ -48,8 +41,8 @@ struct SortedBlock : ExpectedArrays<T, kBlock + kVariableLanes> {
       mean[at] = bins.clip ? means[i] : abs(means[i]);
       std[at] = stds[i];
     }
-    std::fill_n(mean + length, kVariableLanes, T(0));
-    std::fill_n(std + length, kVariableLanes, T(1));
+    std::fill_n(mean + length, kLanes, T(0));
+    std::fill_n(std + length, kLanes, T(1));
   }
 
   // Computes the values of the variables of one rule by f(mean, std).
@@ -73,11 +66,11 @@ struct SortedBlock : ExpectedArrays<T, kBlock + kVariableLanes> {
   // Computes the values of one of the first three rules. The last lanes may extend beyond the last variable of the
   // rule. The next rule overwrites their results.
   void edges(EdgeRule which, Bins<T> bins) {
-    const int64_t most = edges_added(which), count = most < bins.count - 1 ? most : bins.count - 1;
-    for (int64_t at = begin[static_cast<int>(which)]; at < begin[static_cast<int>(which) + 1]; at += kVariableLanes) {
-      T leading[kVariableLanes], rest[kVariableLanes], unit[kVariableLanes], below[kVariableLanes];
-      T first[kVariableLanes], sums[3][kVariableLanes] = {};
-      for (int64_t j = 0; j < kVariableLanes; ++j) {
+    const int64_t count = edges_added(which, bins);
+    for (int64_t at = begin[static_cast<int>(which)]; at < begin[static_cast<int>(which) + 1]; at += kLanes) {
+      T leading[kLanes], rest[kLanes], unit[kLanes], below[kLanes];
+      T first[kLanes], sums[3][kLanes] = {};
+      for (int64_t j = 0; j < kLanes; ++j) {
         const EdgeWindow<T> window = edge_window(mean[at + j], std[at + j], count, bins);
         leading[j] = window.origin.leading;
         rest[j] = window.origin.rest;
@@ -86,12 +79,12 @@ struct SortedBlock : ExpectedArrays<T, kBlock + kVariableLanes> {
         first[j] = window.first;
       }
       for (int64_t i = 0; i < count; ++i) {
-        for (int64_t j = 0; j < kVariableLanes; ++j) {
+        for (int64_t j = 0; j < kLanes; ++j) {
           const EdgeWindow<T> window{{leading[j], rest[j], bins.real_count()}, unit[j], below[j], first[j]};
           add_edge(window, static_cast<T>(i), sums[0][j], sums[1][j], sums[2][j]);
         }
       }
-      for (int64_t j = 0; j < kVariableLanes; ++j) {
+      for (int64_t j = 0; j < kLanes; ++j) {
         const EdgeWindow<T> window{{leading[j], rest[j], bins.real_count()}, unit[j], below[j], first[j]};
         this->set(at + j, window_value(window, sums[0][j], sums[1][j], sums[2][j], bins));
       }
@@ -99,21 +92,24 @@ struct SortedBlock : ExpectedArrays<T, kBlock + kVariableLanes> {
   }
 };
 
+// The expected values of the variables of a block.
 template <class T>
-void ExpectedBlock<T>::sum(const T* mean, const T* std, int64_t length, Bins<T> bins) {
-  if (sizeof(T) == sizeof(double)) {
-    for (int64_t i = 0; i < length; ++i) this->set(i, expected_value(mean[i], std[i], bins));
-    return;
+struct ExpectedBlock : ExpectedArrays<T, kBlock> {
+  ExpectedBlock(const T* mean, const T* std, int64_t length, Bins<T> bins) {
+    if (sizeof(T) == sizeof(double)) {
+      for (int64_t i = 0; i < length; ++i) this->set(i, expected_value(mean[i], std[i], bins));
+      return;
+    }
+    SortedBlock<T> sorted(mean, std, length, bins);
+    for (const EdgeRule rule : {EdgeRule::kSeven, EdgeRule::kThirteen, EdgeRule::kNineteen}) sorted.edges(rule, bins);
+    sorted.each(EdgeRule::kSmooth, [bins](T m, T s) { return smooth_sum(m, s, bins); });
+    if (bins.clip) {
+      sorted.each(EdgeRule::kWide, [bins](T m, T s) { return wide_sum(m, s, bins); });
+    } else {
+      sorted.renormalise(mean, bins);
+    }
+    for (int64_t i = 0; i < length; ++i) this->set(sorted.order[i], sorted.at(i));
   }
-  SortedBlock<T> sorted(mean, std, length, bins);
-  for (const EdgeRule rule : {EdgeRule::kSeven, EdgeRule::kThirteen, EdgeRule::kNineteen}) sorted.edges(rule, bins);
-  sorted.each(EdgeRule::kSmooth, [bins](T m, T s) { return smooth_sum(m, s, bins); });
-  if (bins.clip) {
-    sorted.each(EdgeRule::kWide, [bins](T m, T s) { return wide_sum(m, s, bins); });
-  } else {
-    sorted.renormalise(mean, bins);
-  }
-  for (int64_t i = 0; i < length; ++i) this->set(sorted.order[i], sorted.at(i));
-}
+};
 
 }  // namespace bfn

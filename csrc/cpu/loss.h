@@ -73,12 +73,16 @@ inline int64_t counted(const LossTarget& to) {
   return count;
 }
 
-// The factor of a mean is 1 over the number of losses that count. The forward pass multiplies the gradients by it, and
-// store_unit_scale stores a scale of 1 for the backward pass.
+// What the sum of the losses is divided by.
+inline double divisor_of(const LossTarget& to) {
+  return to.reduction == Reduction::kMean ? static_cast<double>(std::max<int64_t>(1, counted(to))) : 1.0;
+}
+
+// The factor of the sum of the losses. The forward pass multiplies the gradients by it, and store_unit_scale stores a
+// scale of 1 for the backward pass.
 template <class T>
 T known_scale(const LossTarget& to) {
-  if (to.reduction != Reduction::kMean) return T(1);
-  return static_cast<T>(1.0 / static_cast<double>(std::max<int64_t>(1, counted(to))));
+  return static_cast<T>(1 / divisor_of(to));
 }
 
 // Stores the scale of gradients that were already multiplied by known_scale.
@@ -117,23 +121,14 @@ void reduce_losses(const LossTarget& to, int64_t width, M&& make, F&& f) {
       sums[block] = sum_of(buffer, length);
     }
   });
-  T scale = 1;
-  if (to.reduction == Reduction::kBatch) {
-    for (int64_t group = 0; group < groups; ++group) {
-      double sum = 0;
-      for (int64_t block = 0; block < blocks_per_group; ++block) sum += sums[group * blocks_per_group + block];
-      const T value = static_cast<T>(sum);
-      store(to.loss, group, 1, &value);
-    }
-  } else if (to.reduction != Reduction::kNone) {
+  const double divisor = divisor_of(to);
+  for (int64_t group = 0; to.reduction != Reduction::kNone && group < groups; ++group) {
     double sum = 0;
-    for (const double s : sums) sum += s;
-    const double divisor =
-        to.reduction == Reduction::kMean ? static_cast<double>(std::max<int64_t>(counted(to), 1)) : 1.0;
+    for (int64_t block = 0; block < blocks_per_group; ++block) sum += sums[group * blocks_per_group + block];
     const T value = static_cast<T>(sum / divisor);
-    scale = static_cast<T>(1 / divisor);
-    store(to.loss, 0, 1, &value);
+    store(to.loss, group, 1, &value);
   }
+  const T scale = static_cast<T>(1 / divisor);
   store(to.scale, 0, 1, &scale);
 }
 

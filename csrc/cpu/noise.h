@@ -153,8 +153,8 @@ const T* normals_or_zeros(const Noise& noise, int64_t start, int64_t length, T* 
   return buffer;
 }
 
-// Returns the uniform numbers that draw the classes of variables [start, start + length). `buffer` must have room for
-// noise_buffer_size(length) numbers.
+// Returns the uniform numbers that draw the classes or the mixture components of variables [start, start + length).
+// `buffer` must have room for noise_buffer_size(length) numbers.
 template <class T>
 const T* uniforms_of(const Noise& noise, int64_t start, int64_t length, T* buffer) {
   if (noise.explicit_values) return load(noise.explicit_values, start, length, buffer);
@@ -169,14 +169,6 @@ const T* uniforms_of(const Noise& noise, int64_t start, int64_t length, T* buffe
     }
   });
   return buffer + skip;
-}
-
-// Returns the uniform number that draws the class or the mixture component of a row.
-template <class T>
-T uniform_of(const Noise& noise, int64_t row) {
-  T value;
-  if (noise.explicit_values) return *load(noise.explicit_values, row, 1, &value);
-  return unit_of_row<T>(seed_of(noise), row, noise.stream);
 }
 
 // Returns the weight of a draw in the expectation.

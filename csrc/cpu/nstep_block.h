@@ -22,8 +22,6 @@ class NStep {
         weights(draws),
         normals(loss.draws.n_samples * noise_buffer_size(kBlock)),
         sums(loss.from.mixture_logits ? 3 * draws * kBlock : 0),
-        terms(loss.from.components),
-        e(loss.from.components),
         sum({loss.from.num_bins, loss.from.clip}, draws) {
     for (int64_t d = 0; d < draws; ++d) weights[d] = weight_of<T>(op.draws, d);
     if (!op.draws.n_samples) set_nodes();
@@ -65,7 +63,6 @@ class NStep {
   std::vector<T> weights, normals;
   // Of mixtures: ln of the sum of every normal of a block in every draw, and its derivatives by mean and std.
   std::vector<T> sums;
-  std::vector<T> terms, e;
   NStepSum<T> sum;
   T least[kBlock], most[kBlock];  // for each variable, the eps between which windows are made
 
@@ -175,11 +172,11 @@ class NStep {
     std::fill_n(by.by_mean + first, from.components, T(0));
     std::fill_n(by.by_std + first, from.components, T(0));
     std::fill_n(by.by_logit + first, from.components, T(0));
-    T value = 0;
+    T value = 0, terms[kBlock], e[kBlock];
     for (int64_t d = 0; d < draws; ++d) {
       const T weight = -n * weights[d];
       for (int64_t m = 0; m < from.components; ++m) terms[m] = from.log_share[first + m] + sum_at(d, first + m).value;
-      const LogSum<T> total = log_sum(terms.data(), from.components, e.data());
+      const LogSum<T> total = log_sum(terms, from.components, e);
       value += weight * total.value();
       for (int64_t m = 0; m < from.components; ++m) {
         by.add(first + m, log_sum_gradient(weight, e[m] / total.sum, from.share[first + m], sum_at(d, first + m)));

@@ -224,6 +224,15 @@ struct RowScratch {
   }
 };
 
+// Calls f(rows, scratch) for all rows, on several threads. Each thread has its own scratch memory.
+template <class T, class F>
+void for_row_blocks(int64_t count, int64_t num_classes, F&& f) {
+  const auto make = [num_classes] { return RowScratch<T>(num_classes); };
+  for_blocks(count, row_width(num_classes), make, [&](int64_t start, int64_t length, RowScratch<T>& scratch) {
+    for_rows(start, length, num_classes, [&](const Rows& rows) { f(rows, scratch); });
+  });
+}
+
 // The sums over all classes of a row but x. If x is null, or -1 for a row, no class is left out.
 template <class T, SumMode kMode = SumMode::kExact>
 struct RowSums {

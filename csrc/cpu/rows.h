@@ -76,15 +76,6 @@ inline int64_t row_width(int64_t num_classes) {
   return num_classes > kFewClasses ? round_up_to_lanes(num_classes) : num_classes;
 }
 
-// Calls f(rows, scratch) for all rows, on several threads. Each thread calls make() once, which makes its scratch
-// memory.
-template <class M, class F>
-void for_row_blocks(int64_t count, int64_t num_classes, M&& make, F&& f) {
-  for_blocks(count, row_width(num_classes), make, [&](int64_t start, int64_t length, auto& scratch) {
-    for_rows(start, length, num_classes, [&](const Rows& rows) { f(rows, scratch); });
-  });
-}
-
 // Calls f(tile) for all tiles of some rows.
 template <class F>
 void for_tiles(const Rows& rows, F&& f) {
@@ -203,11 +194,6 @@ const T* load_tile(const View& view, const Tile& tile, T* buffer, T pad, int64_t
 }
 
 template <class T>
-Prefetch<T> prefetch_of(std::initializer_list<const View*> views, const Tile& tile) {
-  return {views, tile.start()};
-}
-
-template <class T>
 void store_tile(const View& view, const Tile& tile, const T* from) {
   const int64_t start = tile.start(), count = tile.rows.count, classes = tile.classes;
   if (tile.rows.lanes_are_classes && classes == tile.pitch()) return store(view, start, count * classes, from);
@@ -261,14 +247,14 @@ class RowValues {
   const T* from_;
 };
 
-// Copies the masks of the rows to `costs`: whether the loss of each row counts. `mask` points to the first row's mask.
-// If it is null, all losses count. Returns whether any loss counts.
-inline bool mask_lanes(const Rows& rows, const uint8_t* mask, uint8_t (&costs)[kLanes]) {
+// Copies the masks of the rows to `costs`: whether the loss of each row counts. `mask` points to the mask of row
+// `start`. If it is null, all losses count. Returns whether any loss counts.
+inline bool mask_lanes(const Rows& rows, const uint8_t* mask, int64_t start, uint8_t (&costs)[kLanes]) {
   if (!mask) {
     std::fill_n(costs, kLanes, uint8_t{1});
     return true;
   }
-  copy_lanes(rows, mask, costs);
+  copy_lanes(rows, mask + rows.first - start, costs);
   return std::any_of(costs, costs + kLanes, [](uint8_t cost) { return cost != 0; });
 }
 

@@ -82,7 +82,7 @@ void soft_loss(const DiscreteLoss& op) {
   const auto block = [&](int64_t start, int64_t length, const uint8_t* mask, T* loss, RowScratch<T>& scratch) {
     for_rows(start, length, count, [&](const Rows& rows) {
       uint8_t costs[kLanes];
-      mask_lanes(rows, mask ? mask + rows.first - start : nullptr, costs);
+      mask_lanes(rows, mask, start, costs);
       T weight[kLanes];
       load_lanes(op.weight, rows, weight);
       const RowSums<T> row(rows, nullptr, scratch, logits_of<T>(op.logits), {&op.logits, &op.x, &op.grad_logits});

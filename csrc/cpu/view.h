@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <initializer_list>
 
 #include "../math/float16.h"
@@ -63,7 +62,7 @@ void for_runs(const View& view, int64_t start, int64_t length, F&& f) {
 // Whether the view's numbers have the type T and are contiguous.
 template <class T>
 bool in_place(const View& view) {
-  return view.dtype == dtype_of<T>() && view.dims == 1 && view.stride[0] == 1;
+  return view.dtype == dtype_of<T>() && view.contiguous();
 }
 
 // Prefetches numbers of up to three views that will be read or written soon. A loop that first computes something else
@@ -180,14 +179,13 @@ void overwrite(const View& mask, int64_t start, int64_t length, const T* numbers
 // own memory if the tensor is contiguous and has the type T. Otherwise it is `buffer`.
 template <class T>
 T* target(const View& view, int64_t start, T* buffer) {
-  if (view.dtype == dtype_of<T>() && view.contiguous()) return static_cast<T*>(view.data) + start;
-  return buffer;
+  return in_place<T>(view) ? static_cast<T*>(view.data) + start : buffer;
 }
 
 // Stores numbers in the type of the view. If `target` returned the tensor's own memory, nothing is left to do.
 template <class T>
 void store(const View& view, int64_t start, int64_t length, const T* from) {
-  if (view.dtype == dtype_of<T>() && view.contiguous() && from == static_cast<T*>(view.data) + start) return;
+  if (in_place<T>(view) && from == static_cast<T*>(view.data) + start) return;
   with_type(view.dtype, view.data, [&](auto* data) {
     using Element = std::remove_reference_t<decltype(*data)>;
     for_runs(view, start, length, [&](int64_t offset, int64_t stride, int64_t at, int64_t run) {

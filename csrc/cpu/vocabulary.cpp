@@ -38,11 +38,11 @@ void where_in_chunk(const TileOfClasses& tile, const Chunk& chunk, F&& f) {
   if (k >= 0 && k < chunk.count) f(k);
 }
 
-// Copies a chunk of the tile `from`, and fills its padding with `pad`.
+// Copies a chunk of the tile `from`, and fills its padding with -infinity.
 template <class T>
-void load_chunk(const Chunk& chunk, const T* from, T* to, T pad) {
+void load_chunk(const Chunk& chunk, const T* from, T* to) {
   std::copy_n(from + chunk.start, chunk.count, to);
-  std::fill(to + chunk.count, to + chunk.steps() * kLanes, pad);
+  std::fill(to + chunk.count, to + chunk.steps() * kLanes, kMinusInfinity<T>);
 }
 
 // Returns the largest number of a padded chunk.
@@ -61,22 +61,19 @@ double sum_of_chunk(const Chunk& chunk, const T* e) {
   return sum;
 }
 
-// Returns the normals of a chunk. `buffer` must have room for noise_buffer_size(kBlock) numbers.
-template <class T>
-const T* normals_of_chunk(const Chunk& chunk, int64_t row, int64_t num_classes, uint64_t seed, T* buffer) {
-  const int64_t per_row = (num_classes + 3) / 4, skip = chunk.first % 4;
-  const auto group = static_cast<uint64_t>(row * per_row + chunk.first / 4);
-  fill_normals(buffer, (skip + chunk.count + 3) / 4, seed, group, kSender, 0, Prefetch<T>());
-  return buffer + skip;
-}
-
-// Returns the noise of a chunk, or zeros if the messages have no noise.
+// Returns the normals of a chunk, or zeros if the messages have no noise. `buffer` must have room for
+// noise_buffer_size(kBlock) numbers.
 template <class T>
 const T* noise_of_chunk(const StepTile<T>& op, const Chunk& chunk, T* buffer) {
   if (op.noise.explicit_values) return load(op.noise.explicit_values, chunk.start, chunk.count, buffer);
-  if (op.noise.seed) return normals_of_chunk(chunk, op.rows[chunk.token], op.num_classes, seed_of(op.noise), buffer);
-  std::fill_n(buffer, chunk.count, T(0));
-  return buffer;
+  if (!op.noise.seed) {
+    std::fill_n(buffer, chunk.count, T(0));
+    return buffer;
+  }
+  const int64_t per_row = (op.num_classes + 3) / 4, skip = chunk.first % 4;
+  const auto group = static_cast<uint64_t>(op.rows[chunk.token] * per_row + chunk.first / 4);
+  fill_normals(buffer, (skip + chunk.count + 3) / 4, seed_of(op.noise), group, kSender, 0, Prefetch<T>());
+  return buffer + skip;
 }
 
 // Stores the new state of a chunk. Also writes it to new_state, after it was rounded to the type of the state, with
@@ -128,7 +125,7 @@ void online_softmax(const StepTile<T>& op, int64_t token, T top) {
   double sum = 0;
   for_chunks(op.tile, token, [&](const Chunk& chunk) {
     T z[kBlock], e[kBlock];
-    load_chunk(chunk, op.numbers, z, kMinusInfinity<T>);
+    load_chunk(chunk, op.numbers, z);
     exp_rows<true>(1, chunk.steps() * kLanes, z, &top, e);
     sum += sum_of_chunk(chunk, e);
     std::copy_n(e, chunk.count, op.numbers + chunk.start);
@@ -189,7 +186,7 @@ void sums_tile(const SumsTile<T>& op) {
     double* const sums = op.sums + 4 * token;
     for_chunks(op.tile, token, [&](const Chunk& chunk) {
       T z[kBlock];
-      load_chunk(chunk, op.logits, z, kMinusInfinity<T>);
+      load_chunk(chunk, op.logits, z);
       where_in_chunk(op.tile, chunk, [&](int64_t k) {
         sums[0] = z[k];
         z[k] = kMinusInfinity<T>;
@@ -206,8 +203,8 @@ void slopes_tile(const SlopesTile<T>& op) {
     const T top = row[1];
     const RowSlopes<T> slopes{row[0], row[2], row[3], row[4]};
     for_chunks(op.tile, token, [&](const Chunk& chunk) {
-      T z[kBlock] = {}, e[kBlock];
-      load_chunk(chunk, op.logits, z, T(0));
+      T z[kBlock], e[kBlock];
+      load_chunk(chunk, op.logits, z);
       exp_rows<true>(1, chunk.steps() * kLanes, z, &top, e);
       T* const out = op.logits + chunk.start;
       for (int64_t k = 0; k < chunk.count; ++k) out[k] = slopes.by_other(e[k]);

@@ -9,6 +9,9 @@
 
 namespace bfn {
 
+// The seed of the noise, or 0 if there is none.
+__device__ __forceinline__ int64_t seed_of(const Noise& from) { return from.seed ? *from.seed : 0; }
+
 // Makes the normal of one variable.
 template <class T>
 __device__ __forceinline__ T one_normal(int64_t seed, int64_t index, uint32_t stream, uint32_t draw) {
@@ -164,6 +167,18 @@ struct Dense {
     store_narrowed(static_cast<X*>(view.data) + start, x);
   }
 };
+
+// Replaces x by the known values where the mask is not 0, if there are known values.
+template <class At, class T, int kCount>
+__device__ __forceinline__ void replace_known(const At& at, const View& known, const View& mask, T (&x)[kCount]) {
+  if (!known) return;
+  T values[kCount];
+  bool is_known[kCount];
+  at.data(known, values);
+  at.mask(mask, is_known);
+#pragma unroll
+  for (int j = 0; j < kCount; ++j) x[j] = is_known[j] ? values[j] : x[j];
+}
 
 // Which row a variable of contiguous data belongs to. `length` consecutive variables form a row, and share their row
 // scalars.

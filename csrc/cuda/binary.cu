@@ -12,7 +12,7 @@ template <class At>
 __global__ void __launch_bounds__(kThreads, 2)
     binary_sender_kernel(const __grid_constant__ BinarySender op, const __grid_constant__ RowMap rows) {
   using T = typename At::Compute;
-  const int64_t seed = op.noise.seed ? *op.noise.seed : 0;
+  const int64_t seed = seed_of(op.noise);
   for_grid<At>(op.count, rows, [&](auto at) {
     constexpr int kCount = decltype(at)::kCount;
     T s[kCount], alpha[kCount], spread[kCount], d[kCount];
@@ -58,7 +58,7 @@ template <class At, Choice kChoice>
 __global__ void __launch_bounds__(kThreads, 2)
     binary_update_kernel(const __grid_constant__ BinaryUpdate op, const __grid_constant__ RowMap rows) {
   using T = typename At::Compute;
-  const int64_t seed = op.noise.seed ? *op.noise.seed : 0, draw_seed = op.sent.draw.seed ? *op.sent.draw.seed : 0;
+  const int64_t seed = seed_of(op.noise), draw_seed = seed_of(op.sent.draw);
   for_grid<At>(op.count, rows, [&](auto at) {
     constexpr int kCount = decltype(at)::kCount;
     T sent[kCount], uniform[kCount] = {}, state[kCount], keep[kCount], alpha[kCount], spread[kCount], eps[kCount] = {};
@@ -131,7 +131,7 @@ __global__ void __launch_bounds__(kThreads, At::kCount > 4 ? 1 : 2)
     binary_nstep_kernel(const __grid_constant__ BinaryNStep op, const __grid_constant__ RowMap rows,
                         const __grid_constant__ Nodes<typename At::Compute> nodes, const Chunks chunks) {
   using T = typename At::Compute;
-  const int64_t seed = op.draws.noise.seed ? *op.draws.noise.seed : 0, count = op.to.batch * op.to.per_batch;
+  const int64_t seed = seed_of(op.draws.noise), count = op.to.batch * op.to.per_batch;
   const int draws = static_cast<int>(op.draws.count());
   const bool by_nodes = op.draws.n_samples == 0;
   // The factorised receiver treats the two coordinates of a message, one for each class, as independent. The loss of

@@ -16,7 +16,7 @@ template <class At>
 __global__ void __launch_bounds__(kThreads, 2)
     circular_step_kernel(const __grid_constant__ CircularStep op, const __grid_constant__ RowMap rows) {
   using T = typename At::Compute;
-  const int64_t seed = op.noise.seed ? *op.noise.seed : 0;
+  const int64_t seed = seed_of(op.noise);
   const T period = static_cast<T>(op.period), per_unit = static_cast<T>(1 / op.period);
   for_grid<At>(op.count, rows, [&](auto at) {
     constexpr int kCount = decltype(at)::kCount;
@@ -29,14 +29,7 @@ __global__ void __launch_bounds__(kThreads, 2)
       for (int j = 0; j < kCount; ++j) alpha[j] = quantile_of(op.table, op.rows, alpha[j], normals[j]);
     }
     at.data(op.sent, sent);
-    if (op.known) {
-      T known[kCount];
-      bool is_known[kCount];
-      at.data(op.known, known);
-      at.mask(op.known_mask, is_known);
-#pragma unroll
-      for (int j = 0; j < kCount; ++j) sent[j] = is_known[j] ? known[j] : sent[j];
-    }
+    replace_known(at, op.known, op.known_mask, sent);
     at.data(op.mean, mean);
     at.data(op.concentration, concentration);
 #pragma unroll

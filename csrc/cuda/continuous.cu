@@ -12,7 +12,7 @@ template <class At, bool kNoise>
 __global__ void __launch_bounds__(kThreads, 2)
     gaussian_step_kernel(const __grid_constant__ GaussianStep op, const __grid_constant__ RowMap rows) {
   using T = typename At::Compute;
-  const int64_t seed = kNoise && op.noise.seed ? *op.noise.seed : 0;
+  const int64_t seed = kNoise ? seed_of(op.noise) : 0;
   for_grid<At>(op.count, rows, [&](auto at) {
     constexpr int kCount = decltype(at)::kCount;
     T state[kCount], data[kCount], state_scale[kCount], data_scale[kCount], out[kCount];
@@ -65,21 +65,14 @@ __global__ void __launch_bounds__(kThreads, 2)
     update_kernel(const __grid_constant__ ContinuousUpdate op, const __grid_constant__ RowMap rows,
                   const Interval<typename At::Compute> clip) {
   using T = typename At::Compute;
-  const int64_t seed = op.noise.seed ? *op.noise.seed : 0;
+  const int64_t seed = seed_of(op.noise);
   for_grid<At>(op.count, rows, [&](auto at) {
     constexpr int kCount = decltype(at)::kCount;
     DataPrediction<T, kCount> from(at, op.from);
     T keep[kCount], take[kCount], noise_scale[kCount], eps[kCount] = {};
 #pragma unroll
     for (int j = 0; j < kCount; ++j) from.x_hat[j] = clamp(from.x_hat[j], clip.low, clip.high);
-    if (op.known) {
-      T known[kCount];
-      bool is_known[kCount];
-      at.data(op.known, known);
-      at.mask(op.known_mask, is_known);
-#pragma unroll
-      for (int j = 0; j < kCount; ++j) from.x_hat[j] = is_known[j] ? known[j] : from.x_hat[j];
-    }
+    replace_known(at, op.known, op.known_mask, from.x_hat);
     if (op.solver.predicts) extrapolate(at, op.solver, from.x_hat);
     at.rows(op.solver.keep, keep, T(1));
     at.rows(op.solver.take, take);

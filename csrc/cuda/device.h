@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstdint>
-#include <limits>
 
 #if defined(__CUDACC__)
 #include <cuda_bf16.h>
@@ -59,22 +58,5 @@ inline void narrow(float x, Half& to) { to = Half(x); }
 __device__ __forceinline__ void narrow(float x, float& to) { to = x; }
 
 constexpr unsigned kWholeWarp = 0xffffffffu;
-
-// Returns the sum over all threads of the block to each thread. The order of the additions depends only on the size of
-// the block.
-template <class T>
-__device__ T block_sum(T x) {
-  __shared__ T of_warp[32];
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = (blockDim.x + 31) / 32;
-#pragma unroll
-  for (int step = 16; step > 0; step /= 2) x += __shfl_xor_sync(kWholeWarp, x, step);
-  __syncthreads();  // other threads may still read an earlier sum
-  if (lane == 0) of_warp[warp] = x;
-  __syncthreads();
-  x = lane < warps ? of_warp[lane] : T(0);
-#pragma unroll
-  for (int step = 16; step > 0; step /= 2) x += __shfl_xor_sync(kWholeWarp, x, step);
-  return x;
-}
 
 }  // namespace bfn

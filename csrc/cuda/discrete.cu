@@ -70,7 +70,7 @@ __global__ void __launch_bounds__(kThreads, kLeastBlocks<A>)
   using T = typename A::Compute;
   const Team team(team_size);
   const int count = static_cast<int>(op.num_classes);
-  const int64_t seed = op.noise.seed ? *op.noise.seed : 0;
+  const int64_t seed = seed_of(op.noise);
   for_rows(team, op.count, [&](int64_t row) {
     const int64_t x = A::kReadsRare && op.x.is_floating() ? 0 : read_row<int64_t>(op.x, row);
     const MessageRow<A> message{
@@ -99,7 +99,7 @@ __global__ void __launch_bounds__(kThreads, kLeastBlocks<A, kSolves || (kSlots >
   using T = typename A::Compute;
   const Team team(team_size);
   const int count = static_cast<int>(op.num_classes);
-  const int64_t seed = op.noise.seed ? *op.noise.seed : 0, draw_seed = op.sent.draw.seed ? *op.sent.draw.seed : 0;
+  const int64_t seed = seed_of(op.noise), draw_seed = seed_of(op.sent.draw);
   for_rows(team, op.count, [&](int64_t row) {
     Logits<A> guided(op.output_logits, row, count);
     if (kSolves && op.guidance.on()) guided.guide(op.guidance);
@@ -234,7 +234,7 @@ __global__ void __launch_bounds__(kThreads, 1)
                  const Chunks chunks, int team_size) {
   using T = typename A::Compute;
   const Team team(team_size);
-  const int64_t seed = op.draws.noise.seed ? *op.draws.noise.seed : 0;
+  const int64_t seed = seed_of(op.draws.noise);
   reduce_rows<T>(team, op.to, chunks, op.x, false, op.num_classes, [&](int64_t row, int64_t x, bool on) {
     NStepRow<A, Team, kSlots> sum(team, op, nodes, seed, row, x, on);
     return sum();

@@ -73,10 +73,10 @@ __device__ void for_choices(int64_t count, const RowMap& rows, F&& f) {
 
 template <class At, Choice kChoice>
 __global__ void __launch_bounds__(kThreads, 2)
-    choose_kernel(const __grid_constant__ struct Choose op, const __grid_constant__ RowMap rows) {
+    choose_kernel(const __grid_constant__ Choose op, const __grid_constant__ RowMap rows) {
   using T = typename At::Compute;
   const Bins<T> bins{op.from.num_bins, op.from.clip};
-  const int64_t seed = op.sent.draw.seed ? *op.sent.draw.seed : 0;
+  const int64_t seed = seed_of(op.sent.draw);
   for_grid<At>(op.count, rows, [&](auto at) {
     constexpr int kCount = decltype(at)::kCount;
     const Normals<T, kCount> from(at, op.from);
@@ -92,7 +92,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     update_kernel(const __grid_constant__ DiscretisedUpdate op, const __grid_constant__ RowMap rows) {
   using T = typename At::Compute;
   const Bins<T> bins{op.from.num_bins, op.from.clip};
-  const int64_t seed = op.noise.seed ? *op.noise.seed : 0, draw_seed = op.sent.draw.seed ? *op.sent.draw.seed : 0;
+  const int64_t seed = seed_of(op.noise), draw_seed = seed_of(op.sent.draw);
   for_choices<At, kChoice>(op.count, rows, [&](auto at, bool active) {
     constexpr int kCount = decltype(at)::kCount;
     T value[kCount], eps[kCount] = {}, state[kCount], keep[kCount], take[kCount], noise_scale[kCount];
@@ -102,14 +102,7 @@ __global__ void __launch_bounds__(kThreads, 2)
       values_of<kChoice>(from, eps, bins, value);
     }
     if (!active) return;
-    if (op.sent.known) {
-      T known[kCount];
-      bool is_known[kCount];
-      at.data(op.sent.known, known);
-      at.mask(op.sent.known_mask, is_known);
-#pragma unroll
-      for (int j = 0; j < kCount; ++j) value[j] = is_known[j] ? known[j] : value[j];
-    }
+    replace_known(at, op.sent.known, op.sent.known_mask, value);
     if (op.solver.predicts) extrapolate(at, op.solver, value);
     at.data(op.from.mean, state);
     at.rows(op.solver.keep, keep, T(1));
@@ -198,7 +191,7 @@ void expected_value(const DiscretisedExpectedValue& op) {
 }
 
 template <class T>
-void choose(const struct Choose& op) {
+void choose(const Choose& op) {
   if (op.from.mixture_logits) return mixture_choose<T>(op);
   const Layout layout = layout_of(op.from).network(op.out).noise(op.sent.draw);
   with_access<T>(layout, [&](auto tag) {
@@ -254,7 +247,7 @@ void discretised_loss(const DiscretisedLoss& op) {
 
 BFN_INSTANTIATE(output_std, const OutputStd&);
 BFN_INSTANTIATE(expected_value, const DiscretisedExpectedValue&);
-BFN_INSTANTIATE(choose, const struct Choose&);
+BFN_INSTANTIATE(choose, const Choose&);
 BFN_INSTANTIATE(discretised_update, const DiscretisedUpdate&);
 BFN_INSTANTIATE(discretised_loss, const DiscretisedLoss&);
 

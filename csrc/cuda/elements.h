@@ -44,8 +44,10 @@ __device__ inline int64_t offset_of(const View& view, int64_t index) {
   return offset + index * view.stride[0];
 }
 
+// The function is not inlined, since it has many callers, and reading a view of any strides and type is slow anyway.
 template <class T>
-__device__ T read_at(const View& view, int64_t offset) {
+BFN_NOINLINE __device__ T read_any(const View& view, int64_t index) {
+  const int64_t offset = offset_of(view, index);
   switch (view.dtype) {
     case DType::kFloat:
       return static_cast<T>(static_cast<const float*>(view.data)[offset]);
@@ -65,12 +67,6 @@ __device__ T read_at(const View& view, int64_t offset) {
   return T(0);
 }
 
-// The function is not inlined, since it has many callers, and reading a view of any strides and type is slow anyway.
-template <class T>
-BFN_NOINLINE __device__ T read_any(const View& view, int64_t index) {
-  return read_at<T>(view, offset_of(view, index));
-}
-
 template <class T>
 __device__ T read(const View& view, int64_t index, T missing = T(0)) {
   return view ? read_any<T>(view, index) : missing;
@@ -87,7 +83,8 @@ __device__ __forceinline__ T read_row(const View& view, int64_t row, T missing =
 }
 
 template <class T>
-__device__ void write_at(const View& view, int64_t offset, T x) {
+BFN_NOINLINE __device__ void write(const View& view, int64_t index, T x) {
+  const int64_t offset = offset_of(view, index);
   switch (view.dtype) {
     case DType::kDouble:
       static_cast<double*>(view.data)[offset] = static_cast<double>(x);
@@ -101,11 +98,6 @@ __device__ void write_at(const View& view, int64_t offset, T x) {
     default:
       static_cast<float*>(view.data)[offset] = static_cast<float>(x);
   }
-}
-
-template <class T>
-BFN_NOINLINE __device__ void write(const View& view, int64_t index, T x) {
-  write_at(view, offset_of(view, index), x);
 }
 
 template <class T>

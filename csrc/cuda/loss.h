@@ -7,6 +7,7 @@
 
 #include "../ops/loss.h"
 #include "access.h"
+#include "team.h"
 
 namespace bfn {
 

@@ -115,8 +115,8 @@ __device__ T value_of(const NetworkOutput& from, const Sent& sent, const Noise& 
   if (sent.choice == Choice::kMean) return mixture_mean(components, bins);
   if (sent.choice == Choice::kMode) return likeliest(components, bins);
   T eps[1];
-  at.noise(sent.draw, sent.draw.seed ? *sent.draw.seed : 0, eps);
-  const T uniform = one_uniform<T>(component, component.seed ? *component.seed : 0, at.start);
+  at.noise(sent.draw, seed_of(sent.draw), eps);
+  const T uniform = one_uniform<T>(component, seed_of(component), at.start);
   const int m =
       drawn_component(components.count(), uniform, [&](int component) { return components.share(component); });
   if (m < 0) return kNaN<T>;
@@ -125,7 +125,7 @@ __device__ T value_of(const NetworkOutput& from, const Sent& sent, const Noise& 
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads, 1) choose_kernel(const __grid_constant__ struct Choose op) {
+__global__ void __launch_bounds__(kThreads, 1) choose_kernel(const __grid_constant__ Choose op) {
   for_grid<General<T>>(op.count, RowMap{}, [&](auto at) {
     const T value[1] = {value_of(op.from, op.sent, op.component, at)};
     at.store_network(op.out, value);
@@ -134,7 +134,7 @@ __global__ void __launch_bounds__(kThreads, 1) choose_kernel(const __grid_consta
 
 template <class T>
 __global__ void __launch_bounds__(kThreads, 1) update_kernel(const __grid_constant__ DiscretisedUpdate op) {
-  const int64_t seed = op.noise.seed ? *op.noise.seed : 0;
+  const int64_t seed = seed_of(op.noise);
   for_grid<General<T>>(op.count, RowMap{}, [&](auto at) {
     T value[1] = {value_of(op.from, op.sent, op.component, at)}, eps[1] = {};
     if (read<int>(op.sent.known_mask, at.start) != 0) value[0] = read<T>(op.sent.known, at.start);
@@ -252,7 +252,7 @@ void mixture_expected_value(const DiscretisedExpectedValue& op) {
 }
 
 template <class T>
-void mixture_choose(const struct Choose& op) {
+void mixture_choose(const Choose& op) {
   launch(&choose_kernel<T>, grid_for<General<T>>(op.count), kThreads, op);
 }
 
@@ -273,7 +273,7 @@ void mixture_loss(const DiscretisedLoss& op, const Chunks& chunks) {
 }
 
 BFN_INSTANTIATE(mixture_expected_value, const DiscretisedExpectedValue&);
-BFN_INSTANTIATE(mixture_choose, const struct Choose&);
+BFN_INSTANTIATE(mixture_choose, const Choose&);
 BFN_INSTANTIATE(mixture_update, const DiscretisedUpdate&);
 BFN_INSTANTIATE(mixture_loss, const DiscretisedLoss&, const Chunks&);
 

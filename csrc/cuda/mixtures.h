@@ -11,7 +11,7 @@ namespace bfn {
 template <class T>
 void mixture_expected_value(const DiscretisedExpectedValue& op);
 template <class T>
-void mixture_choose(const struct Choose& op);
+void mixture_choose(const Choose& op);
 template <class T>
 void mixture_update(const DiscretisedUpdate& op);
 // Launches the kernel of the losses. The caller must then call finish_losses.

@@ -21,7 +21,7 @@ class NStepSums {
   template <class At>
   __device__ NStepSums(const DiscretisedLoss& op, const Nodes<T>& nodes, const At& at, int first, int end) {
     const Noise& noise = op.draws.noise;
-    const int64_t seed = noise.seed ? *noise.seed : 0, variables = op.to.batch * op.to.per_batch;
+    const int64_t seed = seed_of(noise), variables = op.to.batch * op.to.per_batch;
     const T share = T(1) / static_cast<T>(op.draws.count());
 #pragma unroll
     for (int i = 0; i < kDraws; ++i) {

@@ -22,8 +22,7 @@ __global__ void __launch_bounds__(kThreads, 2) row_scalars_kernel(const __grid_c
 
 template <class T>
 void row_scalars(const RowScalars& op) {
-  const int64_t blocks = ceil_div(op.count, kThreads);
-  launch(&row_scalars_kernel<T>, blocks < kMaxBlocks ? blocks : kMaxBlocks, kThreads, op);
+  launch(&row_scalars_kernel<T>, grid_for<General<T>>(op.count), kThreads, op);
 }
 
 BFN_INSTANTIATE(row_scalars, const RowScalars&);

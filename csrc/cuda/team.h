@@ -103,4 +103,10 @@ struct BlockTeam {
   }
 };
 
+// Returns the sum over all threads of the block to each thread.
+template <class T>
+__device__ T block_sum(T x) {
+  return BlockTeam(0).reduce(x, T(0), Add());
+}
+
 }  // namespace bfn

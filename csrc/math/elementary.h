@@ -55,8 +55,18 @@ BFN_HD float exp_term(float x) {
   return x < -87.0f ? 0.0f : value;
 }
 
-// 2^x for x < 127, as a term of a sum whose largest term is about 1. A result below the normal range is 0. The
-// polynomial has an error of 2e-8, and the instruction of a GPU an error of 2e-7.
+// (2^r - 1)/r for |r| <= 1/2, which gives 2^r with an error of 2e-8.
+BFN_HD float exp2_growth(float r) {
+  float p = 0.00015353359f;
+  p = p * r + 0.0013398875f;
+  p = p * r + 0.009618437f;
+  p = p * r + 0.055503324f;
+  p = p * r + 0.24022648f;
+  return p * r + 0.6931472f;
+}
+
+// 2^x for x < 127, as a term of a sum whose largest term is about 1. A result below the normal range is 0. On a GPU its
+// error is 2e-7.
 BFN_HD float exp2_term(float x) {
 #if defined(__CUDA_ARCH__)
   float y;
@@ -65,13 +75,7 @@ BFN_HD float exp2_term(float x) {
 #else
   const float capped = x < -126.0f ? -126.0f : x, shifted = capped + 12582912.0f;
   const float r = capped - (shifted - 12582912.0f);
-  float p = 0.00015353359f;
-  p = p * r + 0.0013398875f;
-  p = p * r + 0.009618437f;
-  p = p * r + 0.055503324f;
-  p = p * r + 0.24022648f;
-  p = p * r + 0.6931472f;
-  const float value = (1.0f + p * r) * power_of_two(bit_cast<int32_t>(shifted));
+  const float value = (1.0f + exp2_growth(r) * r) * power_of_two(bit_cast<int32_t>(shifted));
   return x < -126.0f ? 0.0f : value;
 #endif
 }
@@ -85,14 +89,8 @@ BFN_HD float exp2_less(float x, float less) {
   const float capped = clamp(x, -126.0f, 128.0f);
 #endif
   const float shifted = capped + 12582912.0f, r = capped - (shifted - 12582912.0f);
-  float p = 0.00015353359f;
-  p = p * r + 0.0013398875f;
-  p = p * r + 0.009618437f;
-  p = p * r + 0.055503324f;
-  p = p * r + 0.24022648f;
-  p = p * r + 0.6931472f;
   const float scale = power_of_two(bit_cast<int32_t>(shifted));
-  return scale * (p * r) + (scale - less);
+  return scale * (exp2_growth(r) * r) + (scale - less);
 }
 
 // 2^x. If x is above 127.5, the result may be infinite or NaN. On a GPU its error is 2e-7.

@@ -39,8 +39,10 @@ enum class EdgeRule : int { kSeven, kThirteen, kNineteen, kSmooth, kWide };
 constexpr int kEdgeRules = 5;
 
 // How many edges one of the first three rules adds.
-BFN_HD int64_t edges_added(EdgeRule rule) {
-  return rule == EdgeRule::kSeven ? 7 : rule == EdgeRule::kThirteen ? 13 : 19;
+template <class T>
+BFN_HD int64_t edges_added(EdgeRule rule, Bins<T> bins) {
+  const int64_t most = rule == EdgeRule::kSeven ? 7 : rule == EdgeRule::kThirteen ? 13 : 19;
+  return most < bins.count - 1 ? most : bins.count - 1;
 }
 
 // The least std for which kWide is used. The series is wide_sum if the distribution is clipped, and WideSeries
@@ -288,8 +290,7 @@ BFN_HD ExpectedValue<T> clipped_value(T mean, T std, Bins<T> bins) {
   const EdgeRule rule = edge_rule(std, bins);
   if (rule == EdgeRule::kSmooth) return smooth_sum(mean, std, bins);
   if (rule == EdgeRule::kWide) return wide_sum(mean, std, bins);
-  const int64_t most = edges_added(rule);
-  return edge_sum(mean, std, most < bins.count - 1 ? most : bins.count - 1, bins);
+  return edge_sum(mean, std, edges_added(rule, bins), bins);
 }
 
 template <class T>
