@@ -103,7 +103,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             shares.append(share(work, device))
             print(", ".join(cells(shares[-1])), file=sys.stderr)
     Console(width=118).print(table(shares))
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     files.write(Share, shares, machine, options.out)
     return 0
 

@@ -102,14 +102,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except FileNotFoundError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
-        out.mkdir(parents=True, exist_ok=True)
         files.write(Compared, found, measure.machine(Cpu()), out / "checkouts.csv")
         return 0 if all(row.difference <= TOLERANCE for row in found) else 1
     machine = measure.begun(Cpu()) | {"quick": str(options.quick)}
     rows = timed(options.quick)
     console.print(measure.lines_of(machine))
     console.print(table(rows))
-    out.mkdir(parents=True, exist_ok=True)
     files.write(Row, rows, machine, out / "clients.csv")
     print(out / "clients.csv")
     return 0
