@@ -17,7 +17,7 @@ from markdown_it import MarkdownIt
 
 from benchmarks import files, plots, shares
 from benchmarks.competitors import BASE, COMPILED, EAGER, PRODUCTS, PUBLISHED, UNFUSED
-from benchmarks.report import MIB, Row, Target, beside_base, duration, gain, median, memory, number, targets
+from benchmarks.report import MIB, Row, Target, beside_base, duration, gain, median, memory, names, number, targets
 from benchmarks.shares import Share
 from benchmarks.timed_cases import CASES
 from bfn_kernels.backends import BACKENDS
@@ -90,10 +90,6 @@ def vocabularies(rows: Sequence[Row], backend: str) -> str:
         lines.append([case, *map(duration, (ours, *of)), f"{ours / of[0]:.2f}", gain(of[1] / ours)])
     header = ("case", backend, PRODUCTS, UNFUSED, f"{backend} / {PRODUCTS}", f"{UNFUSED} / {backend}")
     return markdown_table(header, lines)
-
-
-def names(rows: Iterable[Row]) -> list[str]:
-    return list(dict.fromkeys(row.case for row in rows))
 
 
 def revisions(rows: Sequence[Row], backend: str) -> str:
