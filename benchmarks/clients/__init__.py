@@ -9,7 +9,6 @@ molecules.py   atoms: MolCRAFT, MolPilot, GeoBFN
 crystals.py    fractional coordinates: CrysBFN
 tokens.py      strings and sequences: ChemBFN, ProfileBFN, AbBFN2
 reals.py       actions and images: condBFNPol, bsi
-every.py       all clients
 report.py      the rows of times, and their table
 checkouts.py   calls the client's own functions, if a user has a checkout of its code
 """
