@@ -7,7 +7,7 @@ page lacks one of its texts, a test fails and prints this text.
 """
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import experiments, files, page, patched, runs_report, shares, vocabularies
@@ -42,16 +42,6 @@ MAIN = (  # the cases that docs/benchmarks.md shows; docs/benchmark_cases.md has
 )
 
 
-def conditions(kind: type, path: Path) -> str:
-    """A line of a page: the machine, torch and the day of a file's times, and whether a training step ran before."""
-    machine = files.read_machine(kind, path)
-    when = [machine["date"].partition("T")[0]] if "date" in machine else []
-    # A training step leaves a heap that makes later tensors faster. Files without this column are older than this step.
-    heap = "after a training step" if "heap" in machine else "in a fresh process"
-    where = f"{machine['threads']} threads of an {machine['processor']}"
-    return f"*{', '.join([where, 'float32', 'torch ' + machine['torch'], *when])}; timed {heap}.*\n"
-
-
 def table(kind: type, name: str, module) -> Callable[[Path], str]:
     """A table of all rows of a file. `module`, which wrote the file, has the titles in COLUMNS. Its function `cells`
     makes the cells of a row."""
@@ -59,8 +49,17 @@ def table(kind: type, name: str, module) -> Callable[[Path], str]:
 
 
 def said(kind: type, name: str) -> Callable[[Path], str]:
-    """The line `conditions` for a file of the folder."""
-    return lambda folder: conditions(kind, folder / name)
+    """A line of a page: the machine, torch and the day of a file's times, and whether a training step ran before."""
+
+    def text(folder: Path) -> str:
+        machine = files.read_machine(kind, folder / name)
+        when = [machine["date"].partition("T")[0]] if "date" in machine else []
+        # A training step leaves a heap that makes later tensors faster. Files without this column are older.
+        heap = "after a training step" if "heap" in machine else "in a fresh process"
+        where = f"{machine['threads']} threads of an {machine['processor']}"
+        return f"*{', '.join([where, 'float32', 'torch ' + machine['torch'], *when])}; timed {heap}.*\n"
+
+    return text
 
 
 def client(start: str) -> Callable[[Path], str]:
@@ -164,20 +163,15 @@ FIGURES: tuple[tuple[str, Callable[[Path], str]], ...] = (
 )
 
 
-def changed(old: Path, new: Path) -> Iterator[tuple[str, str, str]]:
-    """For each text that differs: its page, the text of the folder `old`, and the text of the folder `new`."""
-    for name, text in FIGURES:
-        if text(old) != text(new):
-            yield name, text(old), text(new)
-
-
 def main(old: str) -> int:
-    for name, before, after in changed(Path(old), SHOWN):
-        path = ROOT / name
-        text = path.read_text()
-        found = before in text
+    for name, text in FIGURES:
+        before, after = text(Path(old)), text(SHOWN)
+        if before == after:
+            continue
+        content = (ROOT / name).read_text()
+        found = before in content
         print(f"{name}: {'replaced' if found else 'does not have'}\n{after if found else before}")
-        path.write_text(text.replace(before, after))
+        (ROOT / name).write_text(content.replace(before, after))
     return 0
 
 

@@ -1,9 +1,9 @@
 """Every figure of the benchmarks in README.md and docs/ comes from a file under benchmarks/results."""
 
 import csv
-import dataclasses
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -15,10 +15,6 @@ from benchmarks.report import OK
 from bfn import model
 
 RESULTS = SHOWN.parent
-
-
-def rows():
-    return files.read(report.Row, SHOWN / "results.csv")
 
 
 @pytest.mark.parametrize(("page", "text"), FIGURES, ids=[f"{page}-{i}" for i, (page, _) in enumerate(FIGURES)])
@@ -36,7 +32,7 @@ def test_a_page_is_brought_up_to_date(tmp_path, monkeypatch):
     (tmp_path / "docs" / "guides" / "policies.md").write_text(text)
     after = tmp_path / "after"
     after.mkdir()
-    found = [dataclasses.replace(row, median_ms=123.4) for row in files.read(clients.Row, SHOWN / "clients.csv")]
+    found = [replace(row, median_ms=123.4) for row in files.read(clients.Row, SHOWN / "clients.csv")]
     machine = files.read_machine(clients.Row, SHOWN / "clients.csv")
     del machine["heap"]
     files.write(clients.Row, found, machine, after / "clients.csv")
@@ -53,7 +49,7 @@ def test_a_page_is_brought_up_to_date(tmp_path, monkeypatch):
 def times_by_op() -> dict[str, set[tuple[str, str]]]:
     """For each op our median and that of eager PyTorch in every case, as a page writes them."""
     found: dict[str, dict] = {}
-    for row in rows():
+    for row in files.read(report.Row, SHOWN / "results.csv"):
         if row.status == OK:
             found.setdefault(row.op, {}).setdefault(row.case, {})[row.competitor] = row.median_ms
     return {
