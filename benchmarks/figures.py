@@ -26,20 +26,6 @@ README = {
     "a flow of 10⁷ reals": "continuous flow_sample",
 }
 PAPER = ("mnist", "cifar10", "text8")  # configurations with the paper's networks
-MAIN = (  # the cases that docs/benchmarks.md shows; docs/benchmark_cases.md has all of them
-    "discretised L∞ K=256",
-    "discretised L_n 10 draws K=256",
-    "discretised L_n 8 nodes K=256",
-    "discrete L∞ K=27",
-    "discrete L_n 10 draws K=27",
-    "discrete L∞ K=32000",
-    "discrete update_sample K=32000",
-    "binary L∞",
-    "binary update_sample",
-    "continuous flow_sample",
-    "continuous L∞",
-    "continuous L∞ of 64 with backward",
-)
 
 
 def table(kind: type, name: str, module) -> Callable[[Path], str]:
@@ -81,10 +67,6 @@ def code_bases(folder: Path) -> str:
 
 def of_cases(make: Callable[[list[Row], str], str]) -> Callable[[Path], str]:
     return lambda folder: make(files.read(Row, folder / "results.csv"), "cpu")
-
-
-def main_cases(rows: list[Row], backend: str) -> str:
-    return page.times([row for row in rows if row.case in MAIN], backend)
 
 
 def readme(rows: list[Row], backend: str) -> str:
@@ -136,7 +118,6 @@ FIGURES: tuple[tuple[str, Callable[[Path], str]], ...] = (
     ("README.md", full_size),
     ("docs/benchmark_cases.md", of_cases(page.times)),
     ("docs/benchmark_cases.md", said(Row, "results.csv")),
-    ("docs/benchmarks.md", of_cases(main_cases)),
     ("docs/benchmarks.md", of_cases(page.vocabularies)),
     ("docs/benchmarks.md", said(Row, "results.csv")),
     ("docs/results.md", table(vocabularies.Step, "vocabularies.csv", vocabularies)),
