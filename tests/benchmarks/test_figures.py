@@ -1,7 +1,6 @@
 """Every figure of the benchmarks in README.md and docs/ comes from a file under benchmarks/results."""
 
 import csv
-import re
 import shutil
 from dataclasses import replace
 
@@ -9,7 +8,6 @@ import pytest
 
 from benchmarks import figures, files, report, vocabularies
 from benchmarks.clients import report as clients
-from benchmarks.competitors import EAGER
 from benchmarks.figures import FIGURES, ROOT, SHOWN
 from benchmarks.report import OK
 from bfn import model
@@ -44,28 +42,6 @@ def test_a_page_is_brought_up_to_date(tmp_path, monkeypatch):
     new = (tmp_path / "docs" / "guides" / "policies.md").read_text()
     assert new.count("| 123 |") == 2 and "timed in a fresh process" in new
     assert all(make(after) in new for _, make in of_policies)
-
-
-def times_by_op() -> dict[str, set[tuple[str, str]]]:
-    """For each op our median and that of eager PyTorch in every case, as a page writes them."""
-    found: dict[str, dict] = {}
-    for row in files.read(report.Row, SHOWN / "results.csv"):
-        if row.status == OK:
-            found.setdefault(row.op, {}).setdefault(row.case, {})[row.competitor] = row.median_ms
-    return {
-        op: {
-            (report.duration(times["cpu"]), report.duration(times[EAGER])) for times in cases.values() if EAGER in times
-        }
-        for op, cases in found.items()
-    }
-
-
-def test_times_of_ops_are_those_of_the_file():
-    lines = re.findall(r"^\| `(\w+\.\w+)`.*\| ([^|]+) \| ([^|]+) \|$", (ROOT / "docs" / "ops.md").read_text(), re.M)
-    lines = [line for line in lines if line[1].strip()]
-    assert len(lines) > 10
-    for op, *times in lines:
-        assert tuple(times) in times_by_op()[op], op
 
 
 def test_vectors_from_many_classes_on():
