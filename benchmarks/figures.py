@@ -49,13 +49,11 @@ def said(kind: type, name: str) -> Callable[[Path], str]:
 
 
 def client(start: str) -> Callable[[Path], str]:
-    """A table of the client whose name begins with `start`, without the columns that are empty for it."""
+    """A table of the client whose name begins with `start`."""
 
     def text(folder: Path) -> str:
         rows = [row for row in files.read(clients.Row, folder / "clients.csv") if row.client.startswith(start)]
-        columns = zip(clients.COLUMNS, *map(clients.cells, rows), strict=True)
-        header, *lines = zip(*(column for column in columns if any(column[1:])), strict=True)
-        return page.markdown_table(header, lines)
+        return page.markdown_table(clients.COLUMNS, map(clients.cells, rows))
 
     return text
 
@@ -136,11 +134,6 @@ FIGURES: tuple[tuple[str, Callable[[Path], str]], ...] = (
     (GUIDE("molecules"), client(places.TYPES.client)),
     (GUIDE("molecules"), client(places.FLAGS.client)),
     (GUIDE("molecules"), said(clients.Row, "clients.csv")),
-    (GUIDE("smiles"), client(places.SMILES.client)),
-    (GUIDE("smiles"), client(places.GUIDED.client)),
-    (GUIDE("smiles"), said(clients.Row, "clients.csv")),
-    (GUIDE("policies"), client(places.POLICY.client)),
-    (GUIDE("policies"), said(clients.Row, "clients.csv")),
 )
 
 
