@@ -108,13 +108,14 @@ def goals(found: Sequence[Target]) -> str:
 
 def page(folder: Path, found: Sequence[Target] | None = None) -> str:
     """The Markdown of a run's results. Its pictures are written to the folder. found: the targets; None computes them
-    from the rows, without the errors of expectations."""
+    from the rows, without the errors of expectations. A run on a GPU has no targets."""
     results = folder / "results.csv"
     rows, machine = files.read(Row, results), files.read_machine(Row, results)
     backend = next(name for name in BACKENDS if any(row.competitor == name for row in rows))
     copying = float(machine["copy_gb_per_s"])
     if found is None:
-        found = targets([case for case in CASES if case.name in names(rows)], rows, backend, {})
+        cases = [case for case in CASES if case.name in names(rows)]
+        found = [] if "gpu" in machine else targets(cases, rows, backend, {})
     parts = ["# Benchmarks of bfn-kernels\n", markdown_table(("machine", ""), machine.items()), ABOUT]
     parts += ["## Times\n", times(rows, backend)]
     pictured = [row for row in rows if row.competitor != BASE]

@@ -45,6 +45,12 @@ def test_the_page_of_one_case_has_no_empty_pictures(tmp_path):
     assert "## Peak extra memory" not in (tmp_path / "report.md").read_text()
 
 
+def test_a_page_that_is_rebuilt_has_targets_but_not_of_a_gpu(tmp_path):
+    for machine, has_targets in ((MACHINE, True), (MACHINE | {"gpu": "of a test"}, False)):
+        written(tmp_path, [row()], machine)
+        assert ("## Targets" in (tmp_path / "report.md").read_text()) == has_targets
+
+
 def test_a_revision_that_was_faster_is_told(tmp_path):
     rows = [row(), row(competitor=BASE, median_ms=1.5)]
     written(tmp_path, rows, MACHINE | {"base": "1234567"})
