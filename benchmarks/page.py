@@ -69,15 +69,11 @@ def times(rows: Sequence[Row], backend: str) -> str:
 def peaks(rows: Sequence[Row], backend: str) -> str:
     """The peak extra memory of all competitors, in the cases in which the backend's peak was measured."""
     order = (backend, EAGER, COMPILED, PUBLISHED)
-    found = {
-        case: [memory(rows, case, name) for name in order] + [memory(rows, case, backend, "allowed_bytes")]
-        for case in names(rows)
-    }
-    lines = [
-        [case, *(number(value / MIB, ".1f") for value in values)]
-        for case, values in found.items()
-        if not math.isnan(values[0])
-    ]
+    lines = []
+    for case in names(rows):
+        values = [memory(rows, case, name) for name in order] + [memory(rows, case, backend, "allowed_bytes")]
+        if not math.isnan(values[0]):
+            lines.append([case, *(number(value / MIB, ".1f") for value in values)])
     return markdown_table(("case, MiB", *order, "allowed"), lines)
 
 

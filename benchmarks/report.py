@@ -61,8 +61,7 @@ class Target:
 
     @classmethod
     def at_most(cls, what: str, ratio: float, limit: float) -> "Target":
-        none = math.isnan(ratio)
-        return cls(what, f"≤ {limit:g}", "–" if none else f"{ratio:.2f}", None if none else ratio <= limit)
+        return cls(what, f"≤ {limit:g}", number(ratio, ".2f"), None if math.isnan(ratio) else ratio <= limit)
 
 
 def median(rows: Sequence[Row], case: str, names: Sequence[str]) -> float:
@@ -119,16 +118,13 @@ def targets(cases: Sequence[Case], rows: Sequence[Row], backend: str, errors: di
         of_series = [c for c in cases if c.series == series]
         times = [median(rows, c.name, [backend]) / (c.k if c.per_class else 1) for c in of_series]
         complete = len(times) > 1 and not any(map(math.isnan, times))
-        spread = max(times) / min(times)
-        reached = f"{spread:.2f}" if complete else "–"
-        found.append(
-            Target(f"{series}: slowest / fastest K", f"≤ {limit:g}", reached, spread <= limit if complete else None)
-        )
+        spread = max(times) / min(times) if complete else math.nan
+        found.append(Target.at_most(f"{series}: slowest / fastest K", spread, limit))
     if errors:
         of_nodes, of_draws = errors.values()
         share = of_nodes.rms / of_draws.rms
         found.append(Target("rms error of nodes / of draws", "< 0.01", f"{share:.2g}", share < 0.01))
-    measured = [row for row in rows if not math.isnan(row.peak_extra_bytes) and not math.isnan(row.allowed_bytes)]
+    measured = [row for row in rows if not math.isnan(row.peak_extra_bytes + row.allowed_bytes)]
     over = [row for row in measured if row.peak_extra_bytes > row.allowed_bytes]
     worst = max(over, key=lambda r: r.peak_extra_bytes - r.allowed_bytes, default=None)
     reached = f"{len(measured) - len(over)} of {len(measured)}"
