@@ -215,10 +215,15 @@ def row_cells(row: Row) -> list[str]:
 
 
 def table_of(
-    names: Sequence[str], lines: Iterable[Sequence[str]], left: Sequence[str], no_wrap: bool = False, **options: Any
+    names: Sequence[str],
+    lines: Iterable[Sequence[str]],
+    left: Sequence[str],
+    no_wrap: bool = False,
+    form: box.Box = box.SIMPLE_HEAD,
+    **options: Any,
 ) -> Table:
     """A table with these columns and lines. Columns in `left` are aligned to the left, and the others to the right."""
-    table = Table(**{"box": box.SIMPLE_HEAD, "pad_edge": False} | options)
+    table = Table(box=form, pad_edge=form is box.MARKDOWN, **options)
     for name in names:
         table.add_column(name, justify="left" if name in left else "right", no_wrap=no_wrap)
     for cells in lines:

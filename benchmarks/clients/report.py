@@ -68,7 +68,7 @@ def cells(row: Row) -> list[str]:
 
 def table(rows: Sequence[Row]) -> Table:
     lines = ([row.client, *cells(row)] for row in rows)
-    return table_of(("", *COLUMNS), lines, left=("",), box=box.MARKDOWN, pad_edge=True)
+    return table_of(("", *COLUMNS), lines, left=("",), form=box.MARKDOWN)
 
 
 PLACED = ("code base", "function", "file and line", "replaced by", "theirs", "ops", "theirs / ops", "share of a step")
