@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         machine["base"] = base.revision
     console.print(measure.lines_of(machine))
     rows = run_cases(options, backends, device, base)
-    needed = any(case.op.endswith("discrete_time_loss") for case in options.cases)
+    needed = any(case.op == "discretised.discrete_time_loss" for case in options.cases)
     errors = accuracy.of_expectations(backends[0], device.name) if needed else {}
     if base is not None:
         base.close()

@@ -1,7 +1,6 @@
 """The errors of a backend's n-step loss L_n by eight quadrature nodes and by ten draws. A sum over 4001 points is the
 truth."""
 
-import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -30,19 +29,12 @@ class Errors:
 
 
 def fine_rule(tensors: dict, num_bins: int) -> Tensor:
-    """The n-step loss of `closed_forms.discretised_discrete_time_loss`, as a sum over the points ε in float64."""
-    x, mean, log_std, t = (tensors[k].double() for k in ("x", "pred_mean", "pred_log_std", "t"))
-    log_p = closed_forms.log_bin_probs(mean, closed_forms.output_std(log_std), num_bins)
-    step = 2 * math.log(SIGMA_1) / N_STEPS
-    root = (-math.expm1(step) * (-step * (N_STEPS * t + 1)).exp()).sqrt().unsqueeze(-1)
-    centres = (2 * torch.arange(num_bins, dtype=x.dtype) + 1) / num_bins - 1
-    points = torch.linspace(-REACH, REACH, POINTS, dtype=x.dtype)
-    weights = (-points.square() / 2).softmax(0)
-    total = torch.zeros_like(x)
-    for eps, weight in zip(points.tolist(), weights.tolist(), strict=True):
-        z = (x * root + eps).unsqueeze(-1) - (centres * root.unsqueeze(-1))
-        total += weight * (-eps * eps / 2 - (log_p - z * z / 2).logsumexp(-1))
-    return N_STEPS * total
+    """The n-step loss as a sum over the points ε in float64."""
+    wide = {name: value.double() for name, value in tensors.items()}
+    points = torch.linspace(-REACH, REACH, POINTS, dtype=torch.float64)
+    rule = list(zip(points.tolist(), (-points.square() / 2).softmax(0).tolist(), strict=True))
+    settings = {"num_bins": num_bins, "sigma_1": SIGMA_1, "n_steps": N_STEPS}
+    return closed_forms.discretised_discrete_time_loss(**wide, **settings, quadrature=rule)
 
 
 def of_expectations(backend: str, device: str = "cpu", num_bins: int = 256) -> dict[str, Errors]:

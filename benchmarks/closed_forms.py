@@ -6,7 +6,6 @@ the uniforms that draw a class. Numbers in parentheses are equations of Graves e
 """
 
 import math
-from typing import cast
 
 import numpy as np
 import torch
@@ -90,10 +89,13 @@ def log_bin_probs(mean: Tensor, std: Tensor, num_bins: int) -> Tensor:
 
 
 def expectation(like, noise, n_samples, quadrature) -> list[tuple]:
-    """The draws of a Monte-Carlo expectation or the nodes of a quadrature, with their weights."""
+    """The draws of a Monte-Carlo expectation or the nodes of a quadrature, with their weights. quadrature: the number
+    of nodes, or such a list."""
     if n_samples:
         return [(draw, 1 / n_samples) for draw in drawn((n_samples, *like.shape), noise, like)]
-    nodes, node_weights = np.polynomial.hermite_e.hermegauss(cast(int, quadrature))
+    if isinstance(quadrature, list):
+        return quadrature
+    nodes, node_weights = np.polynomial.hermite_e.hermegauss(quadrature)
     return list(zip(nodes.tolist(), (node_weights / node_weights.sum()).tolist(), strict=True))
 
 

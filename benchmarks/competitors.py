@@ -159,8 +159,7 @@ def of_both_classes(noise: dict, tensors: dict, scale: float = 1.0) -> dict:
     return {name: torch.stack([-scale * value, scale * value], -1) for name, value in noise.items()}
 
 
-def half_for_each(noise: dict, tensors: dict) -> dict:
-    return of_both_classes(noise, tensors, 0.5**0.5)
+half_for_each = functools.partial(of_both_classes, scale=0.5**0.5)
 
 
 def bit_sent(noise: dict, tensors: dict) -> dict:
@@ -199,6 +198,11 @@ def drawn_angle(noise: dict, tensors: dict) -> dict:
 
 
 _published = Competitor(PUBLISHED, functools.partial(closed_form, published), tensors=time_per_variable)
+_factorised = replace(
+    _published,
+    truth=functools.partial(reference, receiver="factorised"),
+    held_to="float64 reference, factorised receiver",
+)
 PUBLISHED_OF_OP = {  # for ops whose published form takes other arguments or has another definition
     "discretised.discrete_time_loss": replace(
         _published,
@@ -208,11 +212,7 @@ PUBLISHED_OF_OP = {  # for ops whose published form takes other arguments or has
         held_to="float64 closed form, p floored at 1.2e-7 as torch's Categorical does, in 95 % of the variables",
         share=0.95,
     ),
-    "discrete.discrete_time_loss": replace(
-        _published,
-        truth=functools.partial(reference, receiver="factorised"),
-        held_to="float64 reference, factorised receiver",
-    ),
+    "discrete.discrete_time_loss": _factorised,
     "discrete.update_sample": replace(
         _published,
         truth=theta,
@@ -233,12 +233,7 @@ PUBLISHED_OF_OP = {  # for ops whose published form takes other arguments or has
         ),
     ),
     "binary.flow_and_loss": replace(_published, noise=half_for_each),
-    "binary.discrete_time_loss": replace(
-        _published,
-        truth=functools.partial(reference, receiver="factorised"),
-        held_to="float64 reference, factorised receiver",
-        noise=of_both_classes,
-    ),
+    "binary.discrete_time_loss": replace(_factorised, noise=of_both_classes),
     "binary.update_sample": replace(
         _published,
         truth=both_thetas,

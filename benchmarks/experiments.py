@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import files, measure
-from benchmarks.devices import DEVICES
+from benchmarks.devices import Cpu
 from bfn.results.evaluate import evaluate
 from bfn.training.runs import LOG_FILE, load_run
 
@@ -68,7 +68,7 @@ def of(command: str, path: Path) -> Run:
         last = list(csv.DictReader(file))[-1]
     size = math.nan if data.token_bytes is None else data.token_bytes
     numbers = bound.bits, bound.error, data.baseline, size, int(last["step"]), float(last["seconds"])
-    processor = measure.machine(DEVICES["cpu"]())["processor"]
+    processor = measure.machine(Cpu())["processor"]
     return Run(command, *numbers, torch.get_num_threads(), processor, torch.__version__, date.today().isoformat())
 
 
@@ -80,7 +80,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     runs = {run.command: run for run in files.read(Run, options.out)} if options.out.exists() else {}
     runs[options.command] = of(options.command, options.run)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     files.write(Run, runs.values(), {}, options.out)
     print(
         ", ".join(f"{name}: {text}" for name, text in zip(COLUMNS, cells(runs[options.command]), strict=True) if text)

@@ -7,7 +7,7 @@ page lacks one of its texts, a test fails and prints this text.
 """
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import experiments, files, page, patched, runs_report, shares, vocabularies
@@ -26,30 +26,6 @@ README = {
     "a flow of 10⁷ reals": "continuous flow_sample",
 }
 PAPER = ("mnist", "cifar10", "text8")  # configurations with the paper's networks
-MAIN = (  # the cases that docs/benchmarks.md shows; docs/benchmark_cases.md has all of them
-    "discretised L∞ K=256",
-    "discretised L_n 10 draws K=256",
-    "discretised L_n 8 nodes K=256",
-    "discrete L∞ K=27",
-    "discrete L_n 10 draws K=27",
-    "discrete L∞ K=32000",
-    "discrete update_sample K=32000",
-    "binary L∞",
-    "binary update_sample",
-    "continuous flow_sample",
-    "continuous L∞",
-    "continuous L∞ of 64 with backward",
-)
-
-
-def conditions(kind: type, path: Path) -> str:
-    """A line of a page: the machine, torch and the day of a file's times, and whether a training step ran before."""
-    machine = files.read_machine(kind, path)
-    when = [machine["date"].partition("T")[0]] if "date" in machine else []
-    # A training step leaves a heap that makes later tensors faster. Files without this column are older than this step.
-    heap = "after a training step" if "heap" in machine else "in a fresh process"
-    where = f"{machine['threads']} threads of an {machine['processor']}"
-    return f"*{', '.join([where, 'float32', 'torch ' + machine['torch'], *when])}; timed {heap}.*\n"
 
 
 def table(kind: type, name: str, module) -> Callable[[Path], str]:
@@ -59,18 +35,25 @@ def table(kind: type, name: str, module) -> Callable[[Path], str]:
 
 
 def said(kind: type, name: str) -> Callable[[Path], str]:
-    """The line `conditions` for a file of the folder."""
-    return lambda folder: conditions(kind, folder / name)
+    """A line of a page: the machine, torch and the day of a file's times, and whether a training step ran before."""
+
+    def text(folder: Path) -> str:
+        machine = files.read_machine(kind, folder / name)
+        when = [machine["date"].partition("T")[0]] if "date" in machine else []
+        # A training step leaves a heap that makes later tensors faster. Files without this column are older.
+        heap = "after a training step" if "heap" in machine else "in a fresh process"
+        where = f"{machine['threads']} threads of an {machine['processor']}"
+        return f"*{', '.join([where, 'float32', 'torch ' + machine['torch'], *when])}; timed {heap}.*\n"
+
+    return text
 
 
 def client(start: str) -> Callable[[Path], str]:
-    """A table of the client whose name begins with `start`, without the columns that are empty for it."""
+    """A table of the client whose name begins with `start`."""
 
     def text(folder: Path) -> str:
         rows = [row for row in files.read(clients.Row, folder / "clients.csv") if row.client.startswith(start)]
-        columns = zip(clients.COLUMNS, *map(clients.cells, rows), strict=True)
-        header, *lines = zip(*(column for column in columns if any(column[1:])), strict=True)
-        return page.markdown_table(header, lines)
+        return page.markdown_table(clients.COLUMNS, map(clients.cells, rows))
 
     return text
 
@@ -82,10 +65,6 @@ def code_bases(folder: Path) -> str:
 
 def of_cases(make: Callable[[list[Row], str], str]) -> Callable[[Path], str]:
     return lambda folder: make(files.read(Row, folder / "results.csv"), "cpu")
-
-
-def main_cases(rows: list[Row], backend: str) -> str:
-    return page.times([row for row in rows if row.case in MAIN], backend)
 
 
 def readme(rows: list[Row], backend: str) -> str:
@@ -137,7 +116,6 @@ FIGURES: tuple[tuple[str, Callable[[Path], str]], ...] = (
     ("README.md", full_size),
     ("docs/benchmark_cases.md", of_cases(page.times)),
     ("docs/benchmark_cases.md", said(Row, "results.csv")),
-    ("docs/benchmarks.md", of_cases(main_cases)),
     ("docs/benchmarks.md", of_cases(page.vocabularies)),
     ("docs/benchmarks.md", said(Row, "results.csv")),
     ("docs/results.md", table(vocabularies.Step, "vocabularies.csv", vocabularies)),
@@ -156,28 +134,18 @@ FIGURES: tuple[tuple[str, Callable[[Path], str]], ...] = (
     (GUIDE("molecules"), client(places.TYPES.client)),
     (GUIDE("molecules"), client(places.FLAGS.client)),
     (GUIDE("molecules"), said(clients.Row, "clients.csv")),
-    (GUIDE("smiles"), client(places.SMILES.client)),
-    (GUIDE("smiles"), client(places.GUIDED.client)),
-    (GUIDE("smiles"), said(clients.Row, "clients.csv")),
-    (GUIDE("policies"), client(places.POLICY.client)),
-    (GUIDE("policies"), said(clients.Row, "clients.csv")),
 )
 
 
-def changed(old: Path, new: Path) -> Iterator[tuple[str, str, str]]:
-    """For each text that differs: its page, the text of the folder `old`, and the text of the folder `new`."""
-    for name, text in FIGURES:
-        if text(old) != text(new):
-            yield name, text(old), text(new)
-
-
 def main(old: str) -> int:
-    for name, before, after in changed(Path(old), SHOWN):
-        path = ROOT / name
-        text = path.read_text()
-        found = before in text
+    for name, text in FIGURES:
+        before, after = text(Path(old)), text(SHOWN)
+        if before == after:
+            continue
+        content = (ROOT / name).read_text()
+        found = before in content
         print(f"{name}: {'replaced' if found else 'does not have'}\n{after if found else before}")
-        path.write_text(text.replace(before, after))
+        (ROOT / name).write_text(content.replace(before, after))
     return 0
 
 

@@ -13,6 +13,8 @@ READ: dict[Any, Callable] = {str: str, int: int, float: float, bool: lambda text
 
 
 def write(kind: type, rows: Iterable[Any], machine: dict[str, str], path: Path) -> None:
+    """Writes the file, and makes its folder if there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w", newline="") as file:
         writer = csv.DictWriter(file, [f.name for f in fields(kind)] + list(machine))
         writer.writeheader()

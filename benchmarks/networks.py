@@ -20,10 +20,14 @@ def trained(network: nn.Module, *inputs: Tensor) -> Run:
     return run
 
 
-@torch.no_grad()
-def called(network: nn.Module, *inputs: Tensor, times: int = 1) -> tuple[Tensor, ...]:
+def called(network: nn.Module, *inputs: Tensor, times: int = 1) -> Run:
     """The forward passes of a step of sampling. With guidance, there are two."""
-    return tuple(network(*inputs) for _ in range(times))
+
+    @torch.no_grad()
+    def run() -> tuple[Tensor, ...]:
+        return tuple(network(*inputs) for _ in range(times))
+
+    return run
 
 
 def transformer(num_classes: int, share: int = 1, layers: int = 12, width: int = 512) -> nn.Module:

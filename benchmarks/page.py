@@ -17,7 +17,7 @@ from markdown_it import MarkdownIt
 
 from benchmarks import files, plots, shares
 from benchmarks.competitors import BASE, COMPILED, EAGER, PRODUCTS, PUBLISHED, UNFUSED
-from benchmarks.report import MIB, Row, Target, beside_base, duration, gain, median, memory, number, targets
+from benchmarks.report import MIB, Row, Target, beside_base, duration, gain, median, memory, names, number, targets
 from benchmarks.shares import Share
 from benchmarks.timed_cases import CASES
 from bfn_kernels.backends import BACKENDS
@@ -69,15 +69,11 @@ def times(rows: Sequence[Row], backend: str) -> str:
 def peaks(rows: Sequence[Row], backend: str) -> str:
     """The peak extra memory of all competitors, in the cases in which the backend's peak was measured."""
     order = (backend, EAGER, COMPILED, PUBLISHED)
-    found = {
-        case: [memory(rows, case, name) for name in order] + [memory(rows, case, backend, "allowed_bytes")]
-        for case in names(rows)
-    }
-    lines = [
-        [case, *(number(value / MIB, ".1f") for value in values)]
-        for case, values in found.items()
-        if not math.isnan(values[0])
-    ]
+    lines = []
+    for case in names(rows):
+        values = [memory(rows, case, name) for name in order] + [memory(rows, case, backend, "allowed_bytes")]
+        if not math.isnan(values[0]):
+            lines.append([case, *(number(value / MIB, ".1f") for value in values)])
     return markdown_table(("case, MiB", *order, "allowed"), lines)
 
 
@@ -90,10 +86,6 @@ def vocabularies(rows: Sequence[Row], backend: str) -> str:
         lines.append([case, *map(duration, (ours, *of)), f"{ours / of[0]:.2f}", gain(of[1] / ours)])
     header = ("case", backend, PRODUCTS, UNFUSED, f"{backend} / {PRODUCTS}", f"{UNFUSED} / {backend}")
     return markdown_table(header, lines)
-
-
-def names(rows: Iterable[Row]) -> list[str]:
-    return list(dict.fromkeys(row.case for row in rows))
 
 
 def revisions(rows: Sequence[Row], backend: str) -> str:
@@ -112,13 +104,14 @@ def goals(found: Sequence[Target]) -> str:
 
 def page(folder: Path, found: Sequence[Target] | None = None) -> str:
     """The Markdown of a run's results. Its pictures are written to the folder. found: the targets; None computes them
-    from the rows, without the errors of expectations."""
+    from the rows, without the errors of expectations. A run on a GPU has no targets."""
     results = folder / "results.csv"
     rows, machine = files.read(Row, results), files.read_machine(Row, results)
     backend = next(name for name in BACKENDS if any(row.competitor == name for row in rows))
     copying = float(machine["copy_gb_per_s"])
     if found is None:
-        found = targets([case for case in CASES if case.name in names(rows)], rows, backend, {})
+        cases = [case for case in CASES if case.name in names(rows)]
+        found = [] if "gpu" in machine else targets(cases, rows, backend, {})
     parts = ["# Benchmarks of bfn-kernels\n", markdown_table(("machine", ""), machine.items()), ABOUT]
     parts += ["## Times\n", times(rows, backend)]
     pictured = [row for row in rows if row.competitor != BASE]

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from benchmarks import files, measure, memory
 from benchmarks.devices import Cpu
 from benchmarks.memory import Run
-from benchmarks.report import MIB, duration, factor, number, of_columns
+from benchmarks.report import MIB, duration, factor, number, table_of
 from bfn_kernels import patch
 
 WIDTH, N_STEPS, SAMPLING_STEPS = 150, 20, 10
@@ -193,13 +193,12 @@ def cells(row: Row) -> list[str]:
 
 
 def table(rows: Sequence[Row]) -> Table:
-    made = of_columns(COLUMNS, left=COLUMNS[:2], no_wrap=True)
-    before = ""
+    lines, before = [], ""
     for row in rows:
         name, *others = cells(row)
-        made.add_row(name if name != before else "", *others)
+        lines.append([name if name != before else "", *others])
         before = name
-    return made
+    return table_of(COLUMNS, lines, left=COLUMNS[:2], no_wrap=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

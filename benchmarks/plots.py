@@ -70,11 +70,10 @@ def panel(axes: Axes, title: str, found: dict[str, Points]) -> None:
 def share_of_copy(rows: Sequence[Row], backend: str, copying: float, path: Path) -> Path | None:
     """Bars: the GB/s of a backend's calls, divided by the GB/s of a copy."""
     ours = [row for row in rows if row.competitor == backend and row.gb_per_s > 0]  # NaN > 0 is False
-    shares = {row.case: row.gb_per_s / copying for row in ours}
-    if not shares:
+    if not ours:
         return None
     label = f"% of the speed of a copy, {copying:.1f} GB/s (inputs read, outputs and gradients written, once)"
-    return bars({name: 100 * share for name, share in shares.items()}, label, path)
+    return bars({row.case: 100 * row.gb_per_s / copying for row in ours}, label, path)
 
 
 def bars(values: dict[str, float], label: str, path: Path) -> Path:

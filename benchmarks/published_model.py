@@ -69,9 +69,6 @@ class Classes:
 class TwoClasses(Classes):
     """Black and white pixels. The network sees 2·θ_0 - 1, and puts out the logit of class 1."""
 
-    def flow(self, x: Tensor, t: Tensor) -> Tensor:
-        return published.binary_flow_sample(x.long(), t, beta_1=self.beta_1)
-
     def seen(self, theta: Tensor) -> Tensor:
         return (2 * theta - 1)[..., :1]
 

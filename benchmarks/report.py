@@ -1,7 +1,7 @@
 """The report of a run: its rows, the targets, and tables on the screen."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,8 +61,7 @@ class Target:
 
     @classmethod
     def at_most(cls, what: str, ratio: float, limit: float) -> "Target":
-        none = math.isnan(ratio)
-        return cls(what, f"≤ {limit:g}", "–" if none else f"{ratio:.2f}", None if none else ratio <= limit)
+        return cls(what, f"≤ {limit:g}", number(ratio, ".2f"), None if math.isnan(ratio) else ratio <= limit)
 
 
 def median(rows: Sequence[Row], case: str, names: Sequence[str]) -> float:
@@ -71,9 +70,14 @@ def median(rows: Sequence[Row], case: str, names: Sequence[str]) -> float:
     return min(found, default=math.nan)
 
 
+def names(rows: Iterable[Row]) -> list[str]:
+    """The names of the cases."""
+    return list(dict.fromkeys(row.case for row in rows))
+
+
 def beside_base(rows: Sequence[Row], backend: str) -> Iterator[tuple[str, float, float]]:
     """For each case that has a time of the other revision: the case, its time now, and this other time, in ms."""
-    for case in dict.fromkeys(row.case for row in rows):
+    for case in names(rows):
         now, before = median(rows, case, [backend]), median(rows, case, [BASE])
         if not math.isnan(before):
             yield case, now, before
@@ -114,16 +118,13 @@ def targets(cases: Sequence[Case], rows: Sequence[Row], backend: str, errors: di
         of_series = [c for c in cases if c.series == series]
         times = [median(rows, c.name, [backend]) / (c.k if c.per_class else 1) for c in of_series]
         complete = len(times) > 1 and not any(map(math.isnan, times))
-        spread = max(times) / min(times)
-        reached = f"{spread:.2f}" if complete else "–"
-        found.append(
-            Target(f"{series}: slowest / fastest K", f"≤ {limit:g}", reached, spread <= limit if complete else None)
-        )
+        spread = max(times) / min(times) if complete else math.nan
+        found.append(Target.at_most(f"{series}: slowest / fastest K", spread, limit))
     if errors:
         of_nodes, of_draws = errors.values()
         share = of_nodes.rms / of_draws.rms
         found.append(Target("rms error of nodes / of draws", "< 0.01", f"{share:.2g}", share < 0.01))
-    measured = [row for row in rows if not math.isnan(row.peak_extra_bytes) and not math.isnan(row.allowed_bytes)]
+    measured = [row for row in rows if not math.isnan(row.peak_extra_bytes + row.allowed_bytes)]
     over = [row for row in measured if row.peak_extra_bytes > row.allowed_bytes]
     worst = max(over, key=lambda r: r.peak_extra_bytes - r.allowed_bytes, default=None)
     reached = f"{len(measured) - len(over)} of {len(measured)}"
@@ -186,7 +187,7 @@ def results_table(rows: Sequence[Row]) -> Group:
         return made
 
     parts: list[Table | str] = [table(True)]
-    for case in dict.fromkeys(row.case for row in rows):
+    for case in names(rows):
         of_case, lines = [row for row in rows if row.case == case], table(False)
         first = of_case[0]
         passes = ", forward and backward" if first.backward else ""
@@ -213,49 +214,54 @@ def row_cells(row: Row) -> list[str]:
     ]
 
 
-def of_columns(names: Sequence[str], left: Sequence[str], no_wrap: bool = False, **options: Any) -> Table:
-    """A table with these columns. The columns of `left` are aligned to the left, and the others to the right."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, **options)
+def table_of(
+    names: Sequence[str],
+    lines: Iterable[Sequence[str]],
+    left: Sequence[str],
+    no_wrap: bool = False,
+    form: box.Box = box.SIMPLE_HEAD,
+    **options: Any,
+) -> Table:
+    """A table with these columns and lines. Columns in `left` are aligned to the left, and the others to the right."""
+    table = Table(box=form, pad_edge=form is box.MARKDOWN, **options)
     for name in names:
         table.add_column(name, justify="left" if name in left else "right", no_wrap=no_wrap)
+    for cells in lines:
+        table.add_row(*cells)
     return table
 
 
 def targets_table(found: Sequence[Target], quick: bool) -> Table:
     title = "What must hold" + (", but of a full run and not of a quick one" if quick else "")
-    table = of_columns(("case", "target", "measured", ""), left=("case", ""), title=title)
     words = {True: "[green]met[/]", False: "[red]not met[/]", None: "not measured"}
-    for target in found:
-        table.add_row(target.what, target.limit, target.measured, words[target.met])
-    return table
+    lines = ([target.what, target.limit, target.measured, words[target.met]] for target in found)
+    return table_of(("case", "target", "measured", ""), lines, left=("case", ""), title=title)
 
 
 def errors_table(errors: dict[str, Errors]) -> Table:
     title = "Error of L_n over 1 + |L_n|, K = 256"
-    table = of_columns(("expectation", "rms", "95 %", "worst"), left=("expectation",), title=title, min_width=50)
-    for name, e in errors.items():
-        table.add_row(name, f"{e.rms:.1e}", f"{e.p95:.1e}", f"{e.worst:.1e}")
-    return table
+    lines = ([name, f"{e.rms:.1e}", f"{e.p95:.1e}", f"{e.worst:.1e}"] for name, e in errors.items())
+    return table_of(("expectation", "rms", "95 %", "worst"), lines, left=("expectation",), title=title, min_width=50)
 
 
 def bandwidth_table(rows: Sequence[Row], backends: Sequence[str], copying: float) -> Table:
     """The bytes that must be moved, divided by the time, and the share of a copy's speed."""
     title = f"GB/s of the bytes that must be moved, and the share of a copy's {copying:.0f} GB/s"
-    table = of_columns(("case", *backends), left=("case",), title=title)
-    for case in dict.fromkeys(row.case for row in rows):
+    lines = []
+    for case in names(rows):
         of_case = {row.competitor: row.gb_per_s for row in rows if row.case == case and row.status == OK}
         speeds = [of_case.get(name, math.nan) for name in backends]
-        table.add_row(case, *("–" if math.isnan(s) else f"{s:.0f}, {s / copying:.0%}" for s in speeds))
-    return table
+        lines.append([case, *("–" if math.isnan(s) else f"{s:.0f}, {s / copying:.0%}" for s in speeds)])
+    return table_of(("case", *backends), lines, left=("case",), title=title)
 
 
 def base_table(rows: Sequence[Row], backend: str, revision: str) -> Table:
     """The times of another revision divided by the times of this revision. A case that is now more than 5 % slower is
     red."""
     title = f"Time at {revision} / time now"
-    table = of_columns(("case", "now", revision, "ratio"), left=("case",), title=title)
+    lines = []
     for case, now, before in beside_base(rows, backend):
         ratio = before / now
         colour = "red" if ratio < 1 / SLOWER else "default"
-        table.add_row(case, duration(now), duration(before), f"[{colour}]{number(ratio, '.2f')}[/]")
-    return table
+        lines.append([case, duration(now), duration(before), f"[{colour}]{number(ratio, '.2f')}[/]"])
+    return table_of(("case", "now", revision, "ratio"), lines, left=("case",), title=title)

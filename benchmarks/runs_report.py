@@ -10,7 +10,7 @@ from matplotlib import ticker
 from rich.table import Table
 
 from benchmarks.plots import saved
-from benchmarks.report import MIB, duration, gain, number, of_columns
+from benchmarks.report import MIB, duration, gain, number, table_of
 
 THEIRS, OURS = "published", "bfn"
 SPEED, QUALITY, SAMPLES = "Training: speed and memory", "Training: quality", "Samples of the same weights"
@@ -160,10 +160,7 @@ def parts(runs: Sequence[Run], drawn: Sequence[Drawn]) -> dict[str, tuple[Sequen
 
 def tables(runs: Sequence[Run], drawn: Sequence[Drawn]) -> Iterator[Table]:
     for title, (columns, rows) in parts(runs, drawn).items():
-        made = of_columns(columns, left=("experiment", "sampler"), title=title)
-        for cells in rows:
-            made.add_row(*cells)
-        yield made
+        yield table_of(columns, rows, left=("experiment", "sampler"), title=title)
 
 
 NOTES = """\

@@ -3,10 +3,8 @@
 
 import functools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from inspect import Parameter, signature
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,7 +57,7 @@ class Case:
     spread: float = 0  # largest ratio of the slowest to the fastest case among the cases that differ only in K
     per_class: bool = False  # whether `spread` compares times divided by K
     small: bool = False  # whether the overhead of a call takes most of the time; compared with eager only
-    times: str = ""  # a word for the shape of the times; if it is in PASSED, our op gets expanded times
+    times: str = ""  # words for the shape of the times; if "expanded" is the last, our op gets expanded times
     within: float = 0  # largest ratio of our time to our time in the case `against`
     against: str = ""  # the other case with which the targets compare; "" is this case
 
@@ -221,20 +219,11 @@ CASES = [
 ]  # fmt: skip
 
 
-def expanded(case: Case, row: Tensor) -> Tensor:
-    return row.unsqueeze(-1).expand(case.shape)
-
-
-PASSED: dict[str, Callable[[Case, Tensor], Any]] = {
-    "t expanded": expanded,
-    "per node, expanded": expanded,
-}
-
-
 def as_passed(case: Case, tensors: dict) -> dict:
     """The tensors as our ops take them: numbers per row are expanded if the case says so."""
-    form = PASSED.get(case.times)
-    return {k: form(case, v) if form and k in ROWS and v.dim() else v for k, v in tensors.items()}
+    if not case.times.endswith("expanded"):
+        return tensors
+    return {k: v.unsqueeze(-1).expand(case.shape) if k in ROWS and v.dim() else v for k, v in tensors.items()}
 
 
 def angles_of(tensors: dict) -> Tensor:

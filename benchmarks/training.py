@@ -10,12 +10,11 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks import files, gate, measure, timed_cases
 from benchmarks.competitors import EAGER, PUBLISHED, available, competitors, prepared
 from benchmarks.devices import DEVICES, Device
-from benchmarks.report import of_columns
+from benchmarks.report import table_of
 from benchmarks.shares import COLUMNS, Share, cells
 from benchmarks.timed_cases import Case
 from bfn.configs import load
@@ -82,13 +81,6 @@ def share(work: Workload, device: Device) -> Share:
     return Share(work.config, size, work.examples, math.prod(work.shape), ms["network"], ours, ms[EAGER], ms[PUBLISHED])
 
 
-def table(shares: Sequence[Share]) -> Table:
-    made = of_columns(COLUMNS, left=("config",), title="A training step: its network, and its flow and loss")
-    for found in shares:
-        made.add_row(*cells(found))
-    return made
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__)
     parser.add_argument("--only", default="", metavar="TEXT", help="configurations whose name has this in it")
@@ -102,8 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.only in work.config:
             shares.append(share(work, device))
             print(", ".join(cells(shares[-1])), file=sys.stderr)
-    Console(width=118).print(table(shares))
-    options.out.parent.mkdir(parents=True, exist_ok=True)
+    title = "A training step: its network, and its flow and loss"
+    Console(width=118).print(table_of(COLUMNS, map(cells, shares), left=("config",), title=title))
     files.write(Share, shares, machine, options.out)
     return 0
 

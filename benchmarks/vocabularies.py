@@ -6,14 +6,14 @@ Both networks have the sizes of `bfn train text_bpe`, and the same tokens with f
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from benchmarks import files, measure
-from benchmarks.devices import DEVICES, Device
+from benchmarks.devices import Cpu
 from benchmarks.report import duration
 from bfn.configs import load
 from bfn.data import Data
@@ -55,11 +55,11 @@ def step(model: BFN, data: Data) -> Callable[[], tuple[torch.Tensor, ...]]:
     return lambda: torch.autograd.grad(model(data.train, t, seed=1), parameters)
 
 
-def measured(num_classes: int, device: Device) -> Step:
+def measured(num_classes: int) -> Step:
     config, data = load("text_bpe"), tokens(num_classes)
     models: dict[str, BFN] = {"rows": DiscreteBFN(config, data), "vectors": VocabularyBFN(config, data)}
     runs = {name: step(model, data) for name, model in models.items()}
-    ms = {name: 1e3 * found.median for name, found in measure.timings(runs, device.seconds, device).items()}
+    ms = {name: 1e3 * found.median for name, found in measure.timings(runs, Cpu.seconds, Cpu()).items()}
     rows, vectors = (sum(p.numel() for p in model.parameters()) for model in models.values())
     return Step(num_classes, rows, vectors, ms["rows"], ms["vectors"])
 
@@ -69,17 +69,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, metavar="K")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/vocabularies.csv"), help="the CSV to write")
     options = parser.parse_args(arguments)
-    device = DEVICES["cpu"]()
-    machine = measure.begun(device)
-
-    def found() -> Iterable[Step]:
-        for num_classes in options.sizes:
-            one = measured(num_classes, device)
-            print(", ".join(cells(one)), file=sys.stderr)
-            yield one
-
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    files.write(Step, list(found()), machine, options.out)
+    machine = measure.begun(Cpu())
+    steps = []
+    for num_classes in options.sizes:
+        steps.append(measured(num_classes))
+        print(", ".join(cells(steps[-1])), file=sys.stderr)
+    files.write(Step, steps, machine, options.out)
     return 0
 
 

@@ -1,15 +1,11 @@
-"""`python -m benchmarks.clients` compares computations of other projects with the ops.
+"""`python -m benchmarks.clients` compares computations of other projects with the ops; see __main__.py.
 
-A client is a published project whose computation the ops can replace. Each computation is written here from the
-client's formulas, as a `Client`:
-
-client.py      what a client has, and how its results are compared
+client.py      what a `Client` has, and how its results are compared
 places.py      the table of docs/guides/clients.md: where the computation is in the client's code, and the call of an op
 molecules.py   atoms: MolCRAFT, MolPilot, GeoBFN
 crystals.py    fractional coordinates: CrysBFN
 tokens.py      strings and sequences: ChemBFN, ProfileBFN, AbBFN2
 reals.py       actions and images: condBFNPol, bsi
-every.py       all clients
 report.py      the rows of times, and their table
 checkouts.py   calls the client's own functions, if a user has a checkout of its code
 """

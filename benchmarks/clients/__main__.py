@@ -23,9 +23,9 @@ import torch
 from rich.console import Console
 
 from benchmarks import files, measure
+from benchmarks.clients import crystals, molecules, reals, tokens
 from benchmarks.clients.checkouts import Compared, compared
 from benchmarks.clients.client import TOLERANCE, Client, disagreement
-from benchmarks.clients.every import clients
 from benchmarks.clients.places import PLACES
 from benchmarks.clients.report import Row, measured, table
 from benchmarks.devices import Cpu
@@ -65,6 +65,23 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
+def clients(divisor: int, dtype: torch.dtype) -> list[Client]:
+    """All clients, in the order of `places.PLACES`. `divisor` divides the number of rows of each."""
+    return [
+        tokens.smiles(64 // divisor, dtype),
+        tokens.guided_step(64 // divisor, dtype),
+        molecules.types_by_draws(400 // divisor, dtype, 13, 1.5),
+        molecules.types_by_draws(400 // divisor, dtype, 2, 3.0),
+        molecules.charges(1152 // divisor, dtype),
+        crystals.fractions(256 // divisor, dtype, max(20, crystals.MESSAGES // divisor)),
+        tokens.profiles(max(1, 8 // divisor), dtype),
+        tokens.antibodies(max(1, 8 // divisor), dtype),
+        reals.policy(256 // divisor, dtype),
+        reals.images(max(1, 16 // divisor), dtype),
+        reals.inference_step(max(1, 16 // divisor), dtype),
+    ]
+
+
 def small_clients() -> list[Client]:
     """All clients in float64, with an eighth of the rows."""
     torch.manual_seed(0)
@@ -102,14 +119,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except FileNotFoundError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
-        out.mkdir(parents=True, exist_ok=True)
         files.write(Compared, found, measure.machine(Cpu()), out / "checkouts.csv")
         return 0 if all(row.difference <= TOLERANCE for row in found) else 1
     machine = measure.begun(Cpu()) | {"quick": str(options.quick)}
     rows = timed(options.quick)
     console.print(measure.lines_of(machine))
     console.print(table(rows))
-    out.mkdir(parents=True, exist_ok=True)
     files.write(Row, rows, machine, out / "clients.csv")
     print(out / "clients.csv")
     return 0

@@ -1,4 +1,4 @@
-"""Computations of MolCRAFT, MolPilot and GeoBFN on the atoms of molecules. A client is a published project."""
+"""Computations of MolCRAFT, MolPilot and GeoBFN on the atoms of molecules."""
 
 from pathlib import Path
 

@@ -183,7 +183,7 @@ def inference_step(rows: int, dtype: torch.dtype) -> Client:
         return (drawn,)
 
     def network(divisor: int) -> Call:
-        return functools.partial(networks.called, networks.images(divisor), torch.rand(rows, *PIXELS))
+        return networks.called(networks.images(divisor), torch.rand(rows, *PIXELS))
 
     name = f"step of {rows} images"
     return Client(name, places.INFERENCE, theirs, {"ops": ours}, (noise,), network, own=own)

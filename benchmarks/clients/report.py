@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from rich import box
@@ -12,7 +12,7 @@ from benchmarks import measure
 from benchmarks.clients.client import Call, Client
 from benchmarks.clients.places import PLACES
 from benchmarks.devices import Cpu
-from benchmarks.report import duration, factor
+from benchmarks.report import duration, factor, table_of
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,11 @@ class Row:
     competitor: str
     median_ms: float
     ratio: float  # the median of the client's computation, divided by this median
-    loss: float = field(default=math.nan)  # the mean of many calls
-    spread: float = field(default=math.nan)  # the standard deviation of one call's loss
+    loss: float = math.nan  # the mean of many calls
+    spread: float = math.nan  # the standard deviation of one call's loss
     # the standard deviation of one call's gradient, in the 2-norm, divided by the norm of the mean gradient
-    gradient_spread: float = field(default=math.nan)
-    network_ms: float = field(default=math.nan)  # of the network's passes in one step
+    gradient_spread: float = math.nan
+    network_ms: float = math.nan  # of the network's passes in one step
 
     @property
     def share(self) -> float:
@@ -67,12 +67,8 @@ def cells(row: Row) -> list[str]:
 
 
 def table(rows: Sequence[Row]) -> Table:
-    found = Table(box=box.MARKDOWN)
-    for place, title in enumerate(("", *COLUMNS)):
-        found.add_column(title, justify="left" if place < 2 else "right")
-    for row in rows:
-        found.add_row(row.client, *cells(row))
-    return found
+    lines = ([row.client, *cells(row)] for row in rows)
+    return table_of(("", *COLUMNS), lines, left=("",), form=box.MARKDOWN)
 
 
 PLACED = ("code base", "function", "file and line", "replaced by", "theirs", "ops", "theirs / ops", "share of a step")

@@ -1,6 +1,5 @@
 """Strings and sequences of tokens: ChemBFN, ProfileBFN and AbBFN2."""
 
-import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -100,9 +99,7 @@ def guided_step(rows: int, dtype: torch.dtype) -> Client:
         return (seen[-1],)
 
     def network(divisor: int) -> Call:
-        return functools.partial(
-            networks.called, networks.transformer(K, divisor), torch.rand(rows, LENGTH, K), times=2
-        )
+        return networks.called(networks.transformer(K, divisor), torch.rand(rows, LENGTH, K), times=2)
 
     name = f"guided step of {rows} × {LENGTH} tokens of {K}"
     return Client(name, places.GUIDED, theirs, {"ops": ours}, (noise,), network, own=own)
@@ -145,7 +142,7 @@ def profiles(rows: int, dtype: torch.dtype) -> Client:
 
     def network(divisor: int) -> Call:
         made = networks.transformer(tokens, divisor, layers=30, width=640)
-        return functools.partial(networks.called, made, torch.rand(rows, length, tokens))
+        return networks.called(made, torch.rand(rows, length, tokens))
 
     name = f"step of {rows} × {length} amino acids"
     return Client(name, places.PROTEINS, theirs, {"ops": ours}, (noise,), network, own=own)
@@ -175,7 +172,7 @@ def antibodies(rows: int, dtype: torch.dtype) -> Client:
         return (theta,)
 
     def network(divisor: int) -> Call:
-        return functools.partial(networks.called, networks.transformer(k, divisor), torch.rand(rows, length, k))
+        return networks.called(networks.transformer(k, divisor), torch.rand(rows, length, k))
 
     name = f"step of {rows} × {length} residues"
     return Client(name, places.ANTIBODIES, theirs, {"ops": ours}, (noise,), network)

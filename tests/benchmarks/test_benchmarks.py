@@ -1,7 +1,6 @@
 """The runner of the benchmarks at tiny sizes: a wrong implementation is not timed, and the report shows what was
 measured."""
 
-import dataclasses
 import functools
 import math
 import random
@@ -100,32 +99,30 @@ def test_published_takes_part_where_it_is_the_target(case):
     assert {PUBLISHED, COMPILED, EAGER} <= {c.name for c in competitors(case, BACKENDS)}
 
 
-def wrong_output(call):
-    return lambda **tensors: 1.01 * call(**tensors)
+def spoiled(competitor: Competitor, spoil) -> Competitor:
+    """The competitor, whose output `spoil` changes."""
+
+    def function(case, reduction):
+        call = competitor.function(case, reduction)
+        return lambda **tensors: spoil(call(**tensors))
+
+    return replace(competitor, function=function)
 
 
-def wrong_gradient(call):
-    def wrong(**tensors):
-        output = call(**tensors)
-        return output.detach() + 0.9 * (output - output.detach())
-
-    return wrong
+def wrong_output(output):
+    return 1.01 * output
 
 
-def wrong_in_one_row(call):
-    def wrong(**tensors):
-        output = call(**tensors)
-        return torch.cat([output[:1], 1.01 * output[1:]])
-
-    return wrong
+def wrong_gradient(output):
+    return output.detach() + 0.9 * (output - output.detach())
 
 
-def not_a_number(call):
-    def wrong(**tensors):
-        output = call(**tensors)
-        return torch.where(torch.arange(output.shape[-1]) == 1, math.nan, output)
+def wrong_in_one_row(output):
+    return torch.cat([output[:1], 1.01 * output[1:]])
 
-    return wrong
+
+def not_a_number(output):
+    return torch.where(torch.arange(output.shape[-1]) == 1, math.nan, output)
 
 
 @pytest.mark.parametrize("spoil", [wrong_output, wrong_gradient, wrong_in_one_row, not_a_number])
@@ -134,9 +131,8 @@ def test_the_gate_refuses(op, spoil):
     case = tiny(next(case for case in CASES if case.op == op))
     tensors, noise = timed_cases.inputs(case)
     good = competitors(case, BACKENDS)[0]
-    bad = replace(good, function=lambda case, reduction: spoil(good.function(case, reduction)))
     assert gate.check(case, good, tensors, noise).agrees
-    verdict = gate.check(case, bad, tensors, noise)
+    verdict = gate.check(case, spoiled(good, spoil), tensors, noise)
     assert not verdict.agrees
     assert not verdict.worst <= verdict.tolerance
     assert list(verdict.errors) == ["output", *(f"gradient of {name}" for name in case.diff)]
@@ -156,8 +152,7 @@ def test_the_error_is_that_of_the_worst_row():
 def test_a_failed_gate_has_no_time_and_status_1(monkeypatch, tmp_path, capsys):
     case = tiny(CASES[0])
     honest = competitors(case, ["cpu"])
-    spoiled = [replace(c, function=lambda case, r, f=c.function: wrong_output(f(case, r))) for c in honest]
-    monkeypatch.setattr(runner, "competitors", lambda *_: [*spoiled[:1], *honest[1:2]])
+    monkeypatch.setattr(runner, "competitors", lambda *_: [spoiled(honest[0], wrong_output), honest[1]])
     monkeypatch.setattr(runner, "CASES", [case])
     assert runner.main(["--no-memory", "--quick", "--out", str(tmp_path)]) == 1
     rows = {row.competitor: row for row in files.read(report.Row, tmp_path / "results.csv")}
@@ -314,7 +309,8 @@ def test_peak_extra_memory():
 
 def row(**more) -> Row:
     base = Row("discretised L∞ K=16", "discretised L∞", "op", "32×3072", "float32", 16, True, "cpu", OK)
-    return replace(base, median_ms=2.0, p20_ms=1.5, p80_ms=math.pi, repetitions=7, held_to="a, b", **more)
+    measured = {"median_ms": 2.0, "p20_ms": 1.5, "p80_ms": math.pi, "repetitions": 7, "held_to": "a, b"}
+    return replace(base, **measured | more)
 
 
 def test_csv_comes_back(tmp_path):
@@ -332,14 +328,13 @@ def test_targets():
     one, two, few = (case.name for case in table)
     rows = [
         row(case=one),
-        row(case=one, competitor=EAGER, **{}),
-        replace(row(case=one, competitor=COMPILED), median_ms=7.0),
-        replace(row(case=one, competitor=PUBLISHED), median_ms=20.0),
-        replace(row(case=two, k=256), median_ms=5.0, peak_extra_bytes=3.0, allowed_bytes=2.0),
-        replace(row(case=few), median_ms=0.11),
-        replace(row(case=few, competitor=EAGER), median_ms=0.1),
+        row(case=one, competitor=EAGER, median_ms=9.0),
+        row(case=one, competitor=COMPILED, median_ms=7.0),
+        row(case=one, competitor=PUBLISHED, median_ms=20.0),
+        row(case=two, k=256, median_ms=5.0, peak_extra_bytes=3.0, allowed_bytes=2.0),
+        row(case=few, median_ms=0.11),
+        row(case=few, competitor=EAGER, median_ms=0.1),
     ]
-    rows[1] = replace(rows[1], median_ms=9.0)
     errors = {"8 nodes": accuracy.Errors(1e-4, 0, 0), "10 draws": accuracy.Errors(0.1, 0, 0)}
     found = report.targets(table, rows, "cpu", errors)
     assert [(t.limit, t.measured, t.met) for t in found[:5]] == [
@@ -351,7 +346,7 @@ def test_targets():
     ]
     assert found[5].met is False
     assert "0 of 1" in found[5].measured
-    stopped = [dataclasses.replace(r, status=FAILED) if r.competitor == PUBLISHED else r for r in rows]
+    stopped = [replace(r, status=FAILED) if r.competitor == PUBLISHED else r for r in rows]
     assert report.targets(table, stopped, "cpu", errors)[0].met is None
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from benchmarks import files, measure
 from benchmarks.clients import __main__ as tool
-from benchmarks.clients import every, molecules, places, reals, report
+from benchmarks.clients import molecules, places, reals, report
 from benchmarks.clients.checkouts import Compared
 from benchmarks.clients.client import TOLERANCE, disagreement, own_disagreement
 
@@ -38,7 +38,7 @@ def sampling_tensor_discreteBayesianFlow_mbcltbf(time: not_installed.Tensor, tok
 
 def small(place, dtype=torch.float64):
     torch.manual_seed(place)
-    return every.clients(64, dtype)[place]
+    return tool.clients(64, dtype)[place]
 
 
 @each_client
@@ -98,7 +98,7 @@ def test_what_is_measured_is_written(tmp_path, monkeypatch):
 
 def test_each_place_has_a_client():
     """By the name that the client has at its full size."""
-    clients = every.clients(1, torch.float32)
+    clients = tool.clients(1, torch.float32)
     assert [client.place for client in clients] == list(places.PLACES)
     for client, place in zip(clients, places.PLACES, strict=True):
         assert [other for other in clients if other.name.startswith(place.client)] == [client]
