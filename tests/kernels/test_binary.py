@@ -164,27 +164,6 @@ def test_eight_nodes_where_nothing_is_said(backend):
     assert torch.equal(loss(receiver="joint"), loss())
 
 
-@pytest.mark.parametrize("reduction", ["mean", "sum"])
-@backends
-def test_a_graph_that_is_kept_keeps_its_gradients(reduction, backend):
-    """A backward pass may hand out what was saved, unless another one is to follow."""
-    z, of = random(8, *SHAPE).requires_grad_(), {"reduction": reduction, "backend": backend, **BETA}
-    for loss in (
-        binary.continuous_time_loss(X, z, 0.5, **of),
-        binary.discrete_time_loss(X, z, step=2, n_steps=9, **of),
-        discrete.discrete_time_loss(X.long(), pair(z), step=2, n_steps=9, quadrature=4, **of),
-    ):
-        (first,) = torch.autograd.grad(loss, z, retain_graph=True)
-        want = first.clone()
-        first.mul_(7)
-        for _ in range(3):
-            loss.backward(retain_graph=True)
-        same(z.grad, 3 * want)
-        z.grad = None
-        (last,) = torch.autograd.grad(loss, z)
-        assert torch.equal(last, want)
-
-
 @pytest.mark.parametrize("kind", [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8], ids=str)
 @backends
 def test_classes_of_any_type(kind, backend):
