@@ -18,7 +18,6 @@ LEFT_OUT = {
     "test_opcheck": "the fakes are those of all backends; results have the reference's types and shapes in other tests",
     "test_kernels_stay_within_their_tensors": "tests/ptx looks at every access of the kernels as they are compiled",
     "test_bad_input": "refused before a backend is chosen; on a GPU a class out of range gives NaN",
-    "test_distributions": "seed by seed the draws are the reference's (test_noise.py)",
     "test_a_gradient_that_is_a_twentieth_too_large_is_seen": "the CPU trains as few steps as Triton here",
     "test_no_gradient_behind_a_mask": "the table has these cases, with gradients of 0 where NaN is hidden",
     "test_tracing_for_a_gpu_that_is_not_there": "nothing runs",
