@@ -297,6 +297,7 @@ class Both(QuadraticAccuracy):
 
 EACH = (of_mean, of_bins, of_classes, of_bits)
 GIVEN, SHRINKING = Coefficients(1.0, 1.0), Coefficients(1.0, 1.0, -1.0)
+GUIDED = {"unconditional": Z, "guidance": 1.0}
 LEARNED = QuadraticAccuracy(torch.ones((), requires_grad=True))
 TOGETHER = "previous must be given together with t_previous"
 REFUSED = [
@@ -315,6 +316,9 @@ REFUSED = [
     (of_mean, {"previous": X, "rule": "ode2", "t_previous": 0.4}, ValueError, "t_previous must lie before t, got 0.4"),
     (of_mean, {"predicted_out": X}, ValueError, "predicted_out must be the previous prediction itself or share no"),
     (of_mean, {"parametrisation": "x"}, ValueError, "parametrisation must be one of"),
+    (of_mean, {"guidance": 1.0}, ValueError, "unconditional and guidance must be given together"),
+    (of_mean, {"unconditional": X[:1], "guidance": 1.0}, ValueError, r"unconditional must have shape \(2, 3\)"),
+    (of_bins, {"pred": Z, "mixture_logits": Z, **GUIDED}, ValueError, "mixture_logits must be None with guidance"),
     (of_classes, {"guidance": 1.0}, ValueError, "unconditional and guidance must be given together"),
     (of_classes, {"unconditional": X, "guidance": 1.0}, ValueError, r"unconditional must have shape \(2, 3, 4\)"),
     (of_classes, {"score_clip": 1.0}, ValueError, "score must be given with score_clip"),
@@ -336,25 +340,6 @@ REFUSED = [
 def test_refused(function, arguments, kind, words):
     with pytest.raises(kind, match=words):
         function(**arguments)
-
-
-@pytest.mark.parametrize("name", ["out", "theta_out", "predicted_out"])
-def test_results_share_no_memory(name):
-    """With each other, or with what is read; but the state may be written over, and the prediction before."""
-    state, memory = torch.rand(2, 3), torch.rand(2, 3)
-    for other in {"out", "theta_out", "predicted_out"} - {name}:
-        with pytest.raises(ValueError, match=r"must .*share no memory"):
-            of_bits(state=state, **{name: memory, other: memory})
-    second = {"rule": "ode2", "t_previous": 0.1}
-    for other in ("previous", "unconditional", "noise", "t"):
-        more = {"previous": X, **second} if other != "unconditional" else {"guidance": 1.0}
-        more = {"rule": "sde1"} if other == "noise" else more
-        shared = {other: memory if other != "t" else memory[:, 0]}
-        if (name, other) != ("predicted_out", "previous"):
-            with pytest.raises(
-                ValueError, match=f"{name} must .*share no memory with any input, but it does with {other}"
-            ):
-                of_bits(state=state, **{name: memory, **more, **shared, "t_next": 1.0})
 
 
 def test_coefficients_that_a_caller_gives():
