@@ -89,19 +89,6 @@ def test_logits_may_be_shifted(seed, shift, num_classes, t, backend):
 
 
 @on_each
-@given(seed=seeds, t=times)
-def test_losses_of_continuous_time_are_not_negative(seed, t, backend):
-    a, b, c = random(seed, 3, 2, 5)
-    c = c.clamp(-1, 1)
-    each = {"reduction": "none", "backend": backend}
-    assert (continuous.continuous_time_loss(c, a, b, t, sigma_1=0.02, **each) >= 0).all()
-    assert (discretised.continuous_time_loss(c, a, b, c, t, sigma_1=0.02, num_bins=7, **each) >= 0).all()
-    x = torch.arange(2)
-    assert (discrete.continuous_time_loss(x, 5 * a, t, beta_1=2.0, **each) >= 0).all()
-    assert (discrete.reconstruction_loss(x, 5 * a, **each) >= 0).all()
-
-
-@on_each
 @given(seed=seeds)
 @settings(max_examples=1 if INTERPRETED else 3)
 def test_many_steps_tend_to_continuous_time(seed, backend):
