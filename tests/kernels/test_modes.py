@@ -172,9 +172,12 @@ def test_steps_are_ints(step):
     for seed in (1, torch.tensor(1)):
         with pytest.raises(TypeError, match="step must be an int or an int64 tensor"):
             noise.fold_in(seed, step)
+    with pytest.raises(TypeError, match=r"seed must be an int.*str"):
+        noise.fold_in("4", 0)
 
 
 def test_fold_in_of_ints_and_of_tensors_is_the_same():
+    assert noise.fold_in(torch.tensor([4]), 7).shape == (1,)
     for seed in SEEDS:
         for step in (0, 1, -1, 2**40, -(2**63), 2**63 - 1):
             assert noise.fold_in(seed, step) == noise.fold_in(torch.tensor(noise._signed(seed)), step).item()
