@@ -231,18 +231,6 @@ def test_numpy_numbers(backend):
     assert torch.equal(got, discrete.flow_sample(CLASSES, 0.5, num_classes=5, seed=3, backend=backend, **B))
 
 
-@pytest.mark.parametrize("kind", [torch.int16, torch.int8], ids=str)
-@ON_EACH
-def test_small_integers_as_classes(kind, backend):
-    want = discrete.continuous_time_loss(CLASSES, Z, 0.5, backend=backend, **B)
-    assert torch.equal(discrete.continuous_time_loss(CLASSES.to(kind), Z, 0.5, backend=backend, **B), want)
-    got, want = (
-        discrete.update_sample(Z, Z, 1.0, known=c, known_mask=X > 0, seed=1, backend=backend)
-        for c in (CLASSES.to(kind), CLASSES)
-    )
-    assert torch.equal(got, want)
-
-
 RANDOM = {
     "flow": lambda **k: continuous.flow_sample(X, 0.5, **S, **k),
     "sender": lambda **k: continuous.sender_sample(X, 0.5, **k),

@@ -17,12 +17,14 @@ def _seed():
 
 
 @pytest.mark.parametrize(
-    ("kind", "num_classes"), [*((torch.uint8, k) for k in (255, 256, 300)), (torch.int32, 300)], ids=str
+    ("kind", "num_classes"),
+    [*((torch.uint8, k) for k in (255, 256, 300)), *((kind, 300) for kind in (torch.int32, torch.int16, torch.int8))],
+    ids=str,
 )
 @pytest.mark.parametrize("backend", ON_CPU)
 def test_classes_of_any_integer_type(backend, kind, num_classes):
     """uint8 cannot hold the number of classes, with which its values are compared."""
-    x, z = torch.tensor([[0, 7, 254, 128]]), torch.randn(1, 4, num_classes)
+    x, z = torch.tensor([[0, 7, 254, 128]]).clamp(max=torch.iinfo(kind).max), torch.randn(1, 4, num_classes)
     noise, mask, b = torch.randn(1, 4, num_classes), torch.tensor([[True, True, True, False]]), {"backend": backend}
     draw = {"known_mask": mask, "noise": noise, "draw_noise": torch.full((1, 4), 0.3), **b}
     for function in (
