@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bfn_kernels import discrete
-from tests.kernels.support import INTERPRETED, NATIVE, error, scale, ulp
+from tests.kernels.support import INTERPRETED, NATIVE, Accuracy, error, scale, ulp
 
 GAPS, ACCURACIES = (60.0, 80.0, 90.0, 120.0, 250.0, 400.0, 1500.0), (100.0, 200.0, 500.0, 2000.0, 6000.0)
 
@@ -31,22 +31,6 @@ def rows(num_classes: int, dtype: torch.dtype):
             accuracy.append(k_alpha)
             gaps.append(gap)
     return torch.stack(x), torch.stack(z).to(dtype), *torch.tensor([accuracy, gaps], dtype=torch.float64)
-
-
-class Accuracy:
-    """A schedule in which each row has an accuracy of its own."""
-
-    def __init__(self, alpha):
-        self.of = alpha
-
-    def alpha(self, i, n):
-        return self.of.expand_as(i)
-
-    def beta(self, t):
-        return t
-
-    def rate(self, t):
-        return t
 
 
 def results(x, z, accuracy, backend, receiver="factorised", **expect):
