@@ -37,10 +37,9 @@ def _large_blocks(monkeypatch):
     """Enlarges the blocks of the Triton kernels in the interpreter, where a program costs much and a variable
     little."""
     if INTERPRETED:
-        from bfn_kernels.discretised import triton, triton_nstep
+        from bfn_kernels.discretised import triton
 
         monkeypatch.setattr(triton, "BLOCK", 1024)
-        monkeypatch.setattr(triton_nstep, "_VARIABLES", 1024)
 
 
 def sum_over_edges(mean, std, num_bins):

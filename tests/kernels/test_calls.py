@@ -35,13 +35,6 @@ def test_when_there_is_a_graph():
     assert torch.equal(made, flow(x).detach())
 
 
-def test_transforms_of_functions_see_the_operators():
-    """A transform that does not see the operator would return a gradient of 0."""
-    x = torch.rand(2, 3)
-    (want,) = torch.autograd.grad(flow(x.requires_grad_()).sum(), x)
-    assert torch.equal(torch.func.grad(lambda x: flow(x).sum())(x.detach()), want) and want.all()
-
-
 class Seen:
     """Part of a mode that notes the functions it sees."""
 
