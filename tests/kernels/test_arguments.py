@@ -6,7 +6,7 @@ import torch
 
 from bfn_kernels import continuous, discrete, discretised
 from bfn_kernels.schedules import ExponentialVariance, LogarithmicAccuracy, QuadraticAccuracy
-from tests.kernels.support import INTERPRETED, ON_CPU
+from tests.kernels.support import INTERPRETED, ON_CPU, SHARED
 
 X, Z = torch.linspace(-1, 1, 12).reshape(3, 4), torch.linspace(-2, 2, 60).reshape(3, 4, 5)
 CLASSES = torch.arange(12).reshape(3, 4) % 5
@@ -217,7 +217,7 @@ def test_an_accuracy_beyond_all_integers_of_torch(alpha, backend):
         continuous.sender_sample(X, -alpha, noise=X, backend=backend)
 
 
-@ON_EACH
+@pytest.mark.parametrize("backend", SHARED)
 def test_numpy_numbers(backend):
     t = numpy.float32(0.5)
     one, two = (
@@ -246,7 +246,7 @@ RANDOM = {
 
 
 @pytest.mark.parametrize("name", RANDOM)
-@ON_EACH
+@pytest.mark.parametrize("backend", SHARED)
 def test_a_generator_that_the_caller_passes(name, backend):
     draw, state = RANDOM[name], torch.get_rng_state()
     first, second, again = (torch.Generator().manual_seed(s) for s in (1, 2, 1))

@@ -6,7 +6,7 @@ from torch.autograd import forward_ad
 
 from bfn_kernels import backends, continuous, discrete
 from tests.kernels.op_cases import CASES
-from tests.kernels.support import FIRST, NATIVE, ON_CPU, error, evaluate, joins, pairs, scale, ulp, weights_like
+from tests.kernels.support import FIRST, NATIVE, ON_CPU, SHARED, error, evaluate, joins, pairs, scale, ulp, weights_like
 
 
 def differentiable(case) -> bool:
@@ -87,7 +87,7 @@ def second_derivatives(case, inputs, backend):
     return torch.autograd.grad(sum(g.square().sum() for g in grads), leaves, allow_unused=True)
 
 
-@pairs(NATIVE, lambda case: differentiable(case) and not case.hard and not case.alike)
+@pairs(SHARED, lambda case: differentiable(case) and not case.hard and not case.alike)
 def test_a_second_derivative_is_an_error(case, backend):
     """It is an error, or right if the op is linear and its backward pass is an op too; never None or a wrong number."""
     inputs = case.inputs((2, 3), torch.float64)
@@ -106,7 +106,7 @@ def test_a_second_derivative_is_an_error(case, backend):
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch's own, of what it loads for dual numbers
-@pairs(NATIVE, lambda case: case in FIRST and differentiable(case))  # an operator refuses whatever it is called with
+@pairs(SHARED, lambda case: case in FIRST and differentiable(case))  # an operator refuses whatever it is called with
 def test_a_forward_mode_derivative_is_an_error(case, backend):
     inputs = case.inputs((2, 3), torch.float64)
     for name in case.diff:
@@ -132,7 +132,7 @@ for case in CASES:
 
 
 # Floating-point inputs that an op reads but has no gradient for, apart from noise.
-@pairs(ON_CPU, lambda case: not case.alike)
+@pairs(SHARED, lambda case: not case.alike)
 def test_other_inputs_may_not_require_a_gradient(case, backend):
     inputs = case.inputs((2, 3), torch.float32)
     for name, value in inputs.items():

@@ -7,8 +7,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bfn_kernels import continuous, discrete, discretised, gauss, noise, schedules
-from tests.kernels.op_cases import CASES
-from tests.kernels.support import INTERPRETED, NATIVE, ON_CPU, evaluate, joins, serves, weights_like
+from tests.kernels.support import INTERPRETED, NATIVE, ON_CPU, SHARED, evaluate, pairs, weights_like
 
 X, Z, CLASSES = torch.linspace(-1, 1, 12).view(3, 4), torch.linspace(-2, 2, 24).view(3, 4, 2), torch.ones(3, 4).long()
 SEEDS = [0, 1, 2, -1, -(2**63), 2**63, 2**64 - 1, 2**64 + 5, 3, 4, 5, 6]
@@ -183,6 +182,9 @@ def test_fold_in_of_ints_and_of_tensors_is_the_same():
             assert noise.fold_in(seed, step) == noise.fold_in(torch.tensor(noise._signed(seed)), step).item()
 
 
+differentiable = pairs(SHARED, lambda case: case.diff and not case.hard and not case.alike)
+
+
 def shares(inputs: dict, case, backend):
     """A scalar function of the differentiable inputs, and these inputs."""
 
@@ -193,15 +195,7 @@ def shares(inputs: dict, case, backend):
     return function, [inputs[k] for k in case.diff]
 
 
-DIFFERENTIABLE = [
-    pytest.param(c, b, id=f"{b}-{c.name}")
-    for b in NATIVE
-    for c in CASES
-    if c.diff and not c.hard and not c.alike and joins(c) and serves(c, b)
-]
-
-
-@pytest.mark.parametrize(("case", "backend"), DIFFERENTIABLE)
+@differentiable
 def test_gradients_by_torch_func(case, backend):
     inputs = case.inputs((2, 3), torch.float32)
     want = evaluate(case, inputs, backend)
@@ -210,7 +204,7 @@ def test_gradients_by_torch_func(case, backend):
         torch.testing.assert_close(got, want[name], rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize(("case", "backend"), DIFFERENTIABLE)
+@differentiable
 def test_second_derivatives_by_torch_func_are_errors(case, backend):
     """It is an error, or right if the op is linear; never silently zero or wrong."""
     inputs = case.inputs((2, 3), torch.float64)

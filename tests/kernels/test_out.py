@@ -14,10 +14,10 @@ from tests.kernels import vocabulary_cases
 from tests.kernels.case import Case
 from tests.kernels.declared import parameters, public
 from tests.kernels.op_cases import CASES
-from tests.kernels.support import INTERPRETED, NATIVE, ON_CPU, error
+from tests.kernels.support import INTERPRETED, NATIVE, ON_CPU, SHARED, error
 
 X, M = torch.linspace(-1, 1, 12).reshape(3, 4), torch.linspace(0.5, -0.5, 12).reshape(3, 4)
-ON_EACH = pytest.mark.parametrize("backend", ON_CPU)
+ON_EACH, ON_ONE = (pytest.mark.parametrize("backend", backends) for backends in (ON_CPU, SHARED))
 
 
 def gaussian(m, out, backend, **k):
@@ -90,7 +90,7 @@ def test_nothing_overlaps_nothing(backend):
 
 @STEPS
 @pytest.mark.parametrize("name", NOT_PLAIN)
-@ON_EACH
+@ON_ONE
 def test_what_is_not_plain_is_refused(name, step, backend):
     make, words = NOT_PLAIN[name]
     with pytest.raises(ValueError, match=f"^out must.*{words}"):
@@ -98,7 +98,7 @@ def test_what_is_not_plain_is_refused(name, step, backend):
 
 
 @STEPS
-@ON_EACH
+@ON_ONE
 def test_shared_memory_is_refused(step, backend):
     memory = torch.zeros(40)
     state, shifted = memory[:12].view(3, 4), memory[4:16].view(3, 4)
@@ -220,7 +220,7 @@ def variants(case: Case):
 
 
 @pytest.mark.parametrize("case", WRITING, ids=str)
-@ON_EACH
+@ON_ONE
 def test_no_output_shares_memory_with_anything_that_is_given(case, backend):
     for inputs in variants(case):
         state = case.state

@@ -31,10 +31,10 @@ from tests.kernels.optimal import (
     step_of_normal,
     step_of_two_classes,
 )
-from tests.kernels.support import ON_CPU
+from tests.kernels.support import ON_CPU, SHARED
 from tests.kernels.test_distributions import has_moments
 
-on_each = pytest.mark.parametrize("backend", ON_CPU)
+on_each, on_one = (pytest.mark.parametrize("backend", backends) for backends in (ON_CPU, SHARED))
 
 
 def orders(errors) -> list[float]:
@@ -42,7 +42,7 @@ def orders(errors) -> list[float]:
 
 
 @pytest.mark.parametrize(("rule", "order"), [("ode1", 1), ("ode2", 2), ("ode_euler", 1)])
-@on_each
+@on_one
 def test_order_for_normal_data(rule, order, backend):
     start = torch.special.ndtri(STARTS) * spread_of_normal(START) + NORMAL.gamma(START)[0] * M
     want = carried_normal(start, START, 1.0)
@@ -53,7 +53,7 @@ def test_order_for_normal_data(rule, order, backend):
 
 @pytest.mark.parametrize(("rule", "order"), [("ode1", 1), ("ode2", 2), ("ode_euler", 1)])
 @pytest.mark.parametrize("kind", ["binary", "two classes"])
-@on_each
+@on_one
 def test_order_for_two_classes(rule, order, kind, backend):
     start = quantiles_of_state(STARTS, START)
     want = quantiles_of_state(STARTS, 1.0)
