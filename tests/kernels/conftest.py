@@ -14,7 +14,6 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 PTX = os.environ.get("BFN_PTX")
 # Tests that would show nothing new in an interpreter, or take too long: it is a thousand times slower than a backend.
 LEFT_OUT = {
-    "test_gradcheck": "gradients are compared with the reference's, of which gradcheck is the test",
     "test_opcheck": "the fakes are those of all backends; results have the reference's types and shapes in other tests",
     "test_kernels_stay_within_their_tensors": "tests/ptx looks at every access of the kernels as they are compiled",
     "test_bad_input": "refused before a backend is chosen; on a GPU a class out of range gives NaN",
