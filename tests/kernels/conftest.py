@@ -18,7 +18,6 @@ LEFT_OUT = {
     "test_kernels_stay_within_their_tensors": "tests/ptx looks at every access of the kernels as they are compiled",
     "test_bad_input": "refused before a backend is chosen; on a GPU a class out of range gives NaN",
     "test_a_gradient_that_is_a_twentieth_too_large_is_seen": "the CPU trains as few steps as Triton here",
-    "test_no_gradient_behind_a_mask": "the table has these cases, with gradients of 0 where NaN is hidden",
 }
 # Tests of each case in each type.
 TABLES = {"test_agrees_with_the_float64_reference", "test_backends_make_the_same_noise"}
