@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from tests.fuzz.drawn_calls import Call, Plan
-from tests.kernels.support import error, scale, ulp, weights_like
+from tests.kernels.support import error, evaluate, scale, ulp
 
 ERRORS = (ValueError, TypeError, IndexError, RuntimeError)
 FLOAT64, FLOAT64_FLOOR = 1e-9, 1e-11  # allowed in float64, in which the reference itself has rounding errors
@@ -17,17 +17,10 @@ HUGE = 1e20  # if the reference overflows, a backend may instead return numbers 
 
 def outcome(call: Call, inputs: dict, backend: str) -> dict[str, Tensor] | Exception:
     """The result of a call and its gradients, or the error that it raised."""
-    inputs = {k: v.detach().requires_grad_() if k in call.leaves else v for k, v in inputs.items()}
     try:
-        result = call.case(inputs, backend)
+        return evaluate(call.case, inputs, backend)
     except ERRORS as raised:
         return raised
-    found = {"result": result.detach()}
-    if call.leaves:
-        weights = weights_like(result).to(result.dtype)
-        grads = torch.autograd.grad(result, [inputs[k] for k in call.leaves], weights)
-        found |= dict(zip(call.leaves, grads, strict=True))
-    return found
 
 
 def _yardsticks(call: Call) -> tuple:

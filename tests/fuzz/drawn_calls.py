@@ -92,10 +92,6 @@ class Call:
     def __repr__(self) -> str:
         return repr(self.plan)
 
-    @property
-    def leaves(self) -> tuple[str, ...]:
-        return self.case.diff
-
     def contiguous(self, dtype: torch.dtype | None = None) -> dict:
         """The inputs in new contiguous tensors, and those of floating point in `dtype` if it is not None."""
         return {k: self._plain(v, dtype) for k, v in self.inputs.items()}

@@ -4,13 +4,13 @@ one class's bias, give what the reference gives of the stored logits."""
 import pytest
 from hypothesis import given
 
-from bfn_kernels import vocabulary
-from bfn_kernels.vocabulary import tiles
 from tests.fuzz.comparison import check
 from tests.fuzz.drawn_calls import BACKENDS, examples, heads, remember
 from tests.fuzz.test_fuzz_values import check_plan
 from tests.kernels.support import INTERPRETED, serves
+from tests.kernels.test_vocabulary import small_tiles  # noqa: F401
 
+pytestmark = pytest.mark.usefixtures("small_tiles")
 each = pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "reference"])
 COUNT = 40
 
@@ -20,15 +20,6 @@ def cases_to_try(backend: str):
     losses = ("vocabulary.continuous_time_loss", "vocabulary.reconstruction_loss")
     few = lambda case: case.op in losses and not case.huge  # noqa: E731
     return lambda case: serves(case, backend) and (not INTERPRETED or few(case))
-
-
-@pytest.fixture(autouse=True)
-def small_tiles(backend, monkeypatch):
-    """Tiles of a few tokens by 64 classes: small calls have many. They take long without the kernels of a CPU."""
-    monkeypatch.setattr(tiles, "TOKENS", 5 if backend == "cpu" else 32)
-    monkeypatch.setattr(tiles, "NUMBERS", {"cpu": 64})
-    monkeypatch.setattr(tiles, "BLOCK", 64)
-    monkeypatch.setattr(vocabulary, "WIDE", 1)
 
 
 @each

@@ -14,33 +14,13 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 PTX = os.environ.get("BFN_PTX")
 # Tests that would show nothing new in an interpreter, or take too long: it is a thousand times slower than a backend.
 LEFT_OUT = {
-    "test_gradcheck": "gradients are compared with the reference's, of which gradcheck is the test",
     "test_opcheck": "the fakes are those of all backends; results have the reference's types and shapes in other tests",
     "test_kernels_stay_within_their_tensors": "tests/ptx looks at every access of the kernels as they are compiled",
     "test_bad_input": "refused before a backend is chosen; on a GPU a class out of range gives NaN",
-    "test_distributions": "seed by seed the draws are the reference's (test_noise.py)",
     "test_a_gradient_that_is_a_twentieth_too_large_is_seen": "the CPU trains as few steps as Triton here",
-    "test_no_gradient_behind_a_mask": "the table has these cases, with gradients of 0 where NaN is hidden",
-    "test_tracing_for_a_gpu_that_is_not_there": "nothing runs",
 }
 # Tests of each case in each type.
 TABLES = {"test_agrees_with_the_float64_reference", "test_backends_make_the_same_noise"}
-# Tests of what all operators share, which the CPU's show.
-SHARED = {
-    "test_a_second_derivative_is_an_error",
-    "test_a_forward_mode_derivative_is_an_error",
-    "test_other_inputs_may_not_require_a_gradient",
-    "test_a_generator_that_the_caller_passes",
-    "test_numpy_numbers",
-    "test_gradients_by_torch_func",
-    "test_no_output_shares_memory_with_anything_that_is_given",
-    "test_order_for_normal_data",  # of hundreds of steps, of which the table compares each kind with the reference's
-    "test_order_for_two_classes",
-    "test_second_derivatives_by_torch_func_are_errors",
-    "test_shared_memory_is_refused",
-    "test_what_autograd_asks_for",  # of losses with a head, which are composed by the same Python on every backend
-    "test_what_is_not_plain_is_refused",
-}
 
 
 def pytest_configure(config):
@@ -75,11 +55,6 @@ def shows_something_new(item) -> bool:
     return dtype_of(item) == torch.float64 and joins(case)
 
 
-def is_shared(item) -> bool:
-    """Whether the test shows on the CPU's operators what this backend's have too."""
-    return getattr(item, "originalname", "") in SHARED and item.callspec.params["backend"] != "cpu"
-
-
 def run_as_ptx(item) -> bool:
     """Whether tests/ptx shows the same of what nvcc compiles, by which the build of the same sources for the host shows
     nothing new. It runs the table, densely and from seeds too, of which `make test` leaves out float64 there, but no
@@ -101,10 +76,10 @@ def run_as_ptx(item) -> bool:
 def pytest_collection_modifyitems(config, items):
     if INTERPRETED or PTX:
         name = f"{PTX}_ptx" if PTX else "triton"
-        keep = [i for i in items if name in i.nodeid and shows_something_new(i) and not is_shared(i)]
+        keep = [i for i in items if name in i.nodeid and shows_something_new(i)]
     else:
         there = cuda_ptx.missing() is None
-        keep = [i for i in items if not is_shared(i) and not (there and run_as_ptx(i))]
+        keep = [i for i in items if not (there and run_as_ptx(i))]
     chosen = set(keep)
     config.hook.pytest_deselected(items=[i for i in items if i not in chosen])
     items[:] = keep

@@ -43,10 +43,6 @@ def rows(make, dims=1):
     return lambda shape, dtype, g: make(shape[:dims], torch.promote_types(dtype, torch.float32), g)
 
 
-def column(make):
-    return lambda shape, dtype, g: make((shape[0], 1), torch.promote_types(dtype, torch.float32), g)
-
-
 def classes(num_classes, kind=torch.int64):
     return lambda shape, dtype, g: torch.randint(num_classes, shape, generator=g).to(kind)
 

@@ -33,6 +33,7 @@ else:
 
 ON_CPU = [b.name for b in BACKENDS.values() if b.missing is None and b.device in (None, "cpu")]
 NATIVE = [name for name in ON_CPU if name != "reference"]
+SHARED = [name for name in NATIVE if name == "cpu"]  # one is enough for what all operators have from the same Python
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -110,3 +111,21 @@ def ulp(dtype: torch.dtype, size: float) -> float:
     """The spacing of numbers of this size. Subnormal numbers of float16 are kept; those of other types may become 0."""
     info = torch.finfo(dtype)
     return max(info.eps * size, info.smallest_normal * (info.eps if dtype == torch.float16 else 1))
+
+
+class Accuracy:
+    """A schedule of any data, in which each row has an accuracy of its own."""
+
+    def __init__(self, alpha: Tensor):
+        self.of = alpha
+
+    def alpha(self, i, n):
+        return self.of.expand_as(i)
+
+    def gamma(self, t):
+        return t, 1 - t
+
+    def rate(self, t):
+        return t
+
+    beta = rate

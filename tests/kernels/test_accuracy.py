@@ -6,7 +6,7 @@ Allowed: twice the error of the reference in that type, or 4 ulp of the result's
 import pytest
 import torch
 
-from bfn_kernels import continuous, discrete
+from bfn_kernels import continuous
 from tests.kernels.op_cases import CASES
 from tests.kernels.support import (
     DTYPES,
@@ -148,21 +148,6 @@ def test_a_dense_memory_format_is_kept(name, backend):
         if key in inputs:
             inputs[key] = inputs[key].contiguous(memory_format=torch.channels_last)
     assert named(name)(inputs, backend).is_contiguous(memory_format=torch.channels_last)
-
-
-@pytest.mark.parametrize("backend", ON_CPU)
-def test_expanded_inputs(backend):
-    """A value that stands for many, and a gradient that is one number for many."""
-    x, noise = torch.tensor([[0.3]]).expand(4, 6), torch.ones(4, 6)
-    want = continuous.flow_sample(x.contiguous(), 0.4, sigma_1=0.1, noise=noise, backend=backend)
-    assert torch.equal(continuous.flow_sample(x, 0.4, sigma_1=0.1, noise=noise, backend=backend), want)
-    logits = torch.tensor([0.5, -1.0, 2.0]).expand(4, 6, 3).detach().requires_grad_()
-    classes = torch.arange(24).view(4, 6) % 3
-    loss = discrete.continuous_time_loss(classes, logits, 0.5, beta_1=3.0, backend=backend)
-    (grad,) = torch.autograd.grad(loss, logits)  # arrives as an expanded scalar
-    dense = logits.detach().contiguous().requires_grad_()
-    again = discrete.continuous_time_loss(classes, dense, 0.5, beta_1=3.0, backend=backend)
-    torch.testing.assert_close(grad, torch.autograd.grad(again, dense)[0], rtol=1e-6, atol=0)
 
 
 @pairs(ON_CPU, lambda case: "t" in case.fields and not case.huge and joins(case))

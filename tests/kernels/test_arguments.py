@@ -6,7 +6,7 @@ import torch
 
 from bfn_kernels import continuous, discrete, discretised
 from bfn_kernels.schedules import ExponentialVariance, LogarithmicAccuracy, QuadraticAccuracy
-from tests.kernels.support import INTERPRETED, ON_CPU
+from tests.kernels.support import INTERPRETED, ON_CPU, SHARED
 
 X, Z = torch.linspace(-1, 1, 12).reshape(3, 4), torch.linspace(-2, 2, 60).reshape(3, 4, 5)
 CLASSES = torch.arange(12).reshape(3, 4) % 5
@@ -77,18 +77,15 @@ def test_times_near_that_of_a_step_are_of_the_step(family, backend, as_tensor):
 
 
 @pytest.mark.parametrize("family", L_N)
-@pytest.mark.parametrize("t", [0.3, 1.0, 0.1 + 1e-4, torch.tensor([0.0, 0.1, 0.52]), torch.tensor([0.1, 1.0, 0.1])])
+@pytest.mark.parametrize("t", [0.35, 1.0, 0.1 + 1e-4, torch.tensor([0.0, 0.1, 0.52]), torch.tensor([0.1, 1.0, 0.1])])
 @ON_EACH
 def test_times_that_no_step_has(family, t, backend):
-    loss = lambda: L_N[family](t, n_steps=9 if t == 0.3 else 10, reduction="batch", backend=backend)  # noqa: E731
-    if torch.is_tensor(t):
-        loss = lambda: L_N[family](t, n_steps=10, reduction="batch", backend=backend)  # noqa: E731
+    loss = lambda: L_N[family](t, n_steps=10, reduction="batch", backend=backend)  # noqa: E731
     if gpu_like(backend):
-        bad = torch.as_tensor(t).expand(3) * 10 % 1 > 1e-3
-        bad |= torch.as_tensor(t).expand(3) == (0.3 if not torch.is_tensor(t) and t == 0.3 else 1.0)
-        assert torch.equal(loss().isnan(), bad)
+        times = torch.as_tensor(t).expand(3)
+        assert torch.equal(loss().isnan(), (times * 10 % 1 > 1e-3) | (times == 1))
     else:
-        with pytest.raises(ValueError, match=r"^t must be \(i - 1\)/n for a step i from 1 to n = (9|10)"):
+        with pytest.raises(ValueError, match=r"^t must be \(i - 1\)/n for a step i from 1 to n = 10"):
             loss()
 
 
@@ -110,34 +107,6 @@ def test_bad_steps(arguments, kind, message, family):
     time = [arguments["t"]] if "t" in arguments else []
     with pytest.raises(kind, match=message):
         L_N[family](*time, step=arguments.get("step"), n_steps=10)
-
-
-WITH_RANGE = {
-    "continuous L_inf": lambda x, **k: continuous.continuous_time_loss(x, X / 2, X, 0.5, **S, **k),
-    "continuous L_n": lambda x, **k: continuous.discrete_time_loss(x, X / 2, X, 0.5, n_steps=2, **S, **k),
-    "continuous reconstruction": lambda x, **k: continuous.reconstruction_loss(x, X / 2, X, **S, **k),
-    "continuous bins": lambda x, **k: continuous.reconstruction_loss(x, X / 2, X, num_bins=8, **S, **k),
-    "discretised L_inf": lambda x, **k: discretised.continuous_time_loss(x, X / 2, X - 2, X, 0.5, **BINS, **k),
-    "discretised L_n": lambda x, **k: discretised.discrete_time_loss(x, X / 2, X - 2, X, 0.5, n_steps=2, **BINS, **k),
-    "discretised reconstruction": lambda x, **k: discretised.reconstruction_loss(x, X / 2, X - 2, X, **BINS, **k),
-    "log_prob": lambda x, **k: discretised.log_prob(x, X / 2, X + 2, num_bins=8, backend=k.get("backend")),
-}
-
-
-@pytest.mark.parametrize("name", WITH_RANGE)
-@pytest.mark.parametrize("bad", [1.0001, -255.0, float("inf")])
-@pytest.mark.parametrize("backend", [b for b in ON_CPU if not gpu_like(b)])
-def test_data_out_of_range(name, bad, backend):
-    """A user may pass grey levels instead of bin centres, or reals outside [-1, 1], which is the default clip."""
-    loss, x = WITH_RANGE[name], X.clone()
-    x[1, 2] = bad
-    with pytest.raises(ValueError, match=r"^x must lie in \[-1(\.0)?, 1(\.0)?\], got (-255|1.0001|inf)"):
-        loss(x, backend=backend)
-    x[1, 2] = torch.nan
-    assert loss(x, backend=backend).isnan().any()
-    if name != "log_prob":
-        x[1, 2] = bad
-        assert loss(x, backend=backend, mask=x == X).isfinite()
 
 
 @pytest.mark.parametrize("backend", [b for b in ON_CPU if not gpu_like(b)])
@@ -172,28 +141,7 @@ def test_levels_and_bin_centres(num_bins):
         discretised.from_levels(levels, num_bins=num_bins, dtype=torch.int64)
 
 
-MASKS = {
-    "leading": torch.tensor([True, False, True]),
-    "trailing": torch.tensor([True, False, True, True]),
-    "column": torch.tensor([[True], [False], [True]]),
-    "full": X > 0.2,
-}
-MASKED = {
-    "continuous": lambda **k: continuous.continuous_time_loss(X, X / 2, X, 0.5, **S, **k),
-    "discretised": lambda **k: discretised.continuous_time_loss(X, X / 2, X - 2, X, 0.5, **BINS, **k),
-    "discrete": lambda **k: discrete.continuous_time_loss(CLASSES, Z, 0.5, **B, **k),
-}
-
-
-@pytest.mark.parametrize("family", MASKED)
-@pytest.mark.parametrize("name", MASKS)
-@ON_EACH
-def test_masks_of_leading_and_of_trailing_dimensions(name, family, backend):
-    mask = MASKS[name]
-    full = (mask[:, None] if name == "leading" else mask).expand(3, 4)
-    for reduction in ("none", "mean"):
-        got, same, other = (MASKED[family](mask=m, reduction=reduction, backend=backend) for m in (mask, full, None))
-        assert torch.equal(got, same) and not torch.equal(got, other)
+LEADING = torch.tensor([True, False, True])
 
 
 def test_a_mask_must_not_fit_both_the_leading_and_the_trailing_dimension():
@@ -209,12 +157,12 @@ def test_a_mask_must_not_fit_both_the_leading_and_the_trailing_dimension():
 
 @ON_EACH
 def test_known_values_of_whole_rows(backend):
-    known = torch.where(MASKS["column"], X, torch.nan)
-    for mask in (MASKS["leading"], MASKS["column"]):
+    known = torch.where(LEADING[:, None], X, torch.nan)
+    for mask in (LEADING, LEADING[:, None]):
         new, _ = continuous.update_sample(
             X - 9, X, 1.0, 1e9, known=known, known_mask=mask, noise=torch.zeros(3, 4), backend=backend
         )
-        assert torch.equal((new - X).abs() < 1e-3, MASKS["column"].expand(3, 4))
+        assert torch.equal((new - X).abs() < 1e-3, LEADING[:, None].expand(3, 4))
 
 
 @pytest.mark.parametrize(("output", "prior"), [("probs", 0.2), ("logits", 0.0)])
@@ -238,9 +186,8 @@ def test_the_flow_of_reals_returns_the_prior_at_padding(backend):
     assert torch.equal(got.detach(), torch.where(mask, want, 0.0))
     (grad,) = torch.autograd.grad(got.sum(), data)
     assert torch.equal(grad != 0, mask)
-    rows = MASKS["leading"]
-    got = continuous.flow_sample(X, torch.tensor([0.1, 0.5, 0.9]), mask=rows, seed=1, backend=backend, **S)
-    assert torch.equal((got != 0).all(1), rows)
+    got = continuous.flow_sample(X, torch.tensor([0.1, 0.5, 0.9]), mask=LEADING, seed=1, backend=backend, **S)
+    assert torch.equal((got != 0).all(1), LEADING)
 
 
 @ON_EACH
@@ -272,7 +219,7 @@ def test_an_accuracy_beyond_all_integers_of_torch(alpha, backend):
         continuous.sender_sample(X, -alpha, noise=X, backend=backend)
 
 
-@ON_EACH
+@pytest.mark.parametrize("backend", SHARED)
 def test_numpy_numbers(backend):
     t = numpy.float32(0.5)
     one, two = (
@@ -284,18 +231,6 @@ def test_numpy_numbers(backend):
     assert torch.equal(one, two)
     got = discrete.flow_sample(CLASSES, t, num_classes=numpy.int64(5), seed=numpy.int16(3), backend=backend, **B)
     assert torch.equal(got, discrete.flow_sample(CLASSES, 0.5, num_classes=5, seed=3, backend=backend, **B))
-
-
-@pytest.mark.parametrize("kind", [torch.int16, torch.int8], ids=str)
-@ON_EACH
-def test_small_integers_as_classes(kind, backend):
-    want = discrete.continuous_time_loss(CLASSES, Z, 0.5, backend=backend, **B)
-    assert torch.equal(discrete.continuous_time_loss(CLASSES.to(kind), Z, 0.5, backend=backend, **B), want)
-    got, want = (
-        discrete.update_sample(Z, Z, 1.0, known=c, known_mask=X > 0, seed=1, backend=backend)
-        for c in (CLASSES.to(kind), CLASSES)
-    )
-    assert torch.equal(got, want)
 
 
 RANDOM = {
@@ -313,7 +248,7 @@ RANDOM = {
 
 
 @pytest.mark.parametrize("name", RANDOM)
-@ON_EACH
+@pytest.mark.parametrize("backend", SHARED)
 def test_a_generator_that_the_caller_passes(name, backend):
     draw, state = RANDOM[name], torch.get_rng_state()
     first, second, again = (torch.Generator().manual_seed(s) for s in (1, 2, 1))

@@ -164,27 +164,6 @@ def test_eight_nodes_where_nothing_is_said(backend):
     assert torch.equal(loss(receiver="joint"), loss())
 
 
-@pytest.mark.parametrize("reduction", ["mean", "sum"])
-@backends
-def test_a_graph_that_is_kept_keeps_its_gradients(reduction, backend):
-    """A backward pass may hand out what was saved, unless another one is to follow."""
-    z, of = random(8, *SHAPE).requires_grad_(), {"reduction": reduction, "backend": backend, **BETA}
-    for loss in (
-        binary.continuous_time_loss(X, z, 0.5, **of),
-        binary.discrete_time_loss(X, z, step=2, n_steps=9, **of),
-        discrete.discrete_time_loss(X.long(), pair(z), step=2, n_steps=9, quadrature=4, **of),
-    ):
-        (first,) = torch.autograd.grad(loss, z, retain_graph=True)
-        want = first.clone()
-        first.mul_(7)
-        for _ in range(3):
-            loss.backward(retain_graph=True)
-        same(z.grad, 3 * want)
-        z.grad = None
-        (last,) = torch.autograd.grad(loss, z)
-        assert torch.equal(last, want)
-
-
 @pytest.mark.parametrize("kind", [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8], ids=str)
 @backends
 def test_classes_of_any_type(kind, backend):
@@ -217,30 +196,6 @@ def test_known_noise(backend):
     draws = torch.stack([noise.normal(shape, key, noise.MONTE_CARLO, i) for i in range(2)])
     got, want = (binary.discrete_time_loss(half, zero, **of, **k) for k in ({"seed": -5}, {"noise": draws}))
     close(got, want)
-
-
-@backends
-def test_distributions(backend):
-    """As those of two classes: moments of the flow, frequencies of classes, draws and nodes; within five errors."""
-    count = 40_000
-    x = torch.arange(count) % 4 != 0
-    d = binary.flow_sample(x, 0.5, beta_1=2.0, output="logits", seed=3, backend=backend).double()
-    for s, of in ((1, d[x]), (-1, d[~x])):
-        assert abs(of.mean() - s) < 5 * (2 / len(of)) ** 0.5 and abs(of.var() - 2) < 5 * 2 * (2 / len(of)) ** 0.5
-    both = discrete.flow_sample(x.long(), 0.5, num_classes=2, beta_1=2.0, seed=4, backend=backend)[..., 1]
-    one = binary.flow_sample(x, 0.5, beta_1=2.0, seed=3, backend=backend)
-    assert abs(one.double().mean() - both.double().mean()) < 5 * (2 * 0.25 / count) ** 0.5
-    p = torch.tensor(0.8)
-    new = binary.update_sample(p.logit().expand(count), torch.zeros(count), 200.0, seed=5, backend=backend)
-    assert abs((new > 0).double().mean() - 0.8) < 5 * (0.16 / count) ** 0.5
-    for receiver in ("joint", "factorised"):
-        loss = lambda n, receiver=receiver, **k: binary.discrete_time_loss(  # noqa: E731
-            x[:n], torch.full((n,), 0.4), step=2, n_steps=4, receiver=receiver, reduction="none", backend=backend,
-            **BETA, **k,
-        )  # fmt: skip
-        draws, exact = loss(count, n_samples=2, seed=6).double(), loss(4, quadrature=64).double()
-        for own, of in ((draws[x], exact[1]), (draws[~x], exact[0])):
-            assert abs(own.mean() - of) < 5 * own.std() / len(own) ** 0.5
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

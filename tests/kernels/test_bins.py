@@ -13,7 +13,7 @@ from torch.special import ndtr
 from bfn_kernels import discretised
 from bfn_kernels.discretised.bins import log_bin_prob
 from bfn_kernels.gauss import hermite as gauss_hermite
-from tests.kernels.support import INTERPRETED, NATIVE
+from tests.kernels.support import INTERPRETED, NATIVE, Accuracy
 
 BINS = (2, 3, 5, 16, 17, 100, 256, 1000, 4096, 65536)
 
@@ -37,10 +37,9 @@ def _large_blocks(monkeypatch):
     """Enlarges the blocks of the Triton kernels in the interpreter, where a program costs much and a variable
     little."""
     if INTERPRETED:
-        from bfn_kernels.discretised import triton, triton_nstep
+        from bfn_kernels.discretised import triton
 
         monkeypatch.setattr(triton, "BLOCK", 1024)
-        monkeypatch.setattr(triton_nstep, "_VARIABLES", 1024)
 
 
 def sum_over_edges(mean, std, num_bins):
@@ -98,22 +97,6 @@ def test_log_prob(backend, num_bins):
     assert ((got - want).abs() / (1 + want.abs()))[seen].max() < 1e-6
 
 
-class Accuracy:
-    """A schedule in which every variable has an accuracy of its own."""
-
-    def __init__(self, tau):
-        self.of = tau.double() ** -2
-
-    def alpha(self, i, n):
-        return self.of
-
-    def gamma(self, t):
-        return t, 1 - t
-
-    def rate(self, t):
-        return t
-
-
 def variables(num_bins, count):
     """Values likely under the prediction and any others, τ from 1e-3 to 4, means up to outside [−1, 1]."""
     std, tau, mean = log_uniform(count, 1e-3, 1), log_uniform(count, 1e-3, 4), torch.empty(count).uniform_(-1.6, 1.6)
@@ -139,7 +122,7 @@ def n_step_loss(x, mean, log_std, tau, num_bins, **more):
         None,
         torch.zeros(len(x), 1),
         n_steps=1,
-        schedule=Accuracy(tau.unsqueeze(-1)),
+        schedule=Accuracy(tau.unsqueeze(-1).double() ** -2),
         num_bins=num_bins,
         parametrisation="data",
         reduction="none",

@@ -235,19 +235,3 @@ def test_losses_of_a_head_with_a_masked_bias(op, num_classes, backend):
         assert got.isfinite().all()
         torch.testing.assert_close(got, want, rtol=2e-4, atol=2e-6)
     assert (found[0][-1][bias == -inf] == 0).all()
-
-
-@each_backend
-@pytest.mark.parametrize("num_classes", [17, 4100])
-def test_steps_of_a_head_with_a_masked_bias(num_classes, backend):
-    hidden, weight, bias, _ = head(num_classes)
-    z = torch.nn.functional.linear(hidden, weight, bias)
-    assert torch.equal(vocabulary.mode(hidden, weight, bias, backend=backend), z.argmax(-1))
-    state, zero = torch.zeros_like(z), torch.zeros_like(z)
-    for choose in ("sample", "mode", "mean"):
-        draw = {"draw_noise": torch.full((6,), 0.4)} if choose == "sample" else {}
-        options = {"choose": choose, "noise": zero, **draw}
-        got = vocabulary.update_sample(state, hidden, weight, bias, 6.0 / num_classes, **options, backend=backend)
-        want = discrete.update_sample(z, state, 6.0 / num_classes, **options, backend="reference")
-        assert got.isfinite().all()
-        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)

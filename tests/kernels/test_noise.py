@@ -136,15 +136,6 @@ def test_seeds_that_are_drawn_have_64_bits():
     assert functools.reduce(operator.and_, drawn) & everywhere == 0
 
 
-def test_fold_in():
-    folded = [noise.fold_in(seed, step) for seed in (0, 1, -1) for step in range(50)]
-    assert len(set(folded)) == 150
-    assert int(noise.fold_in(torch.tensor(-1), 7)) == noise.fold_in(-1, 7)
-    assert noise.fold_in(torch.tensor([4]), 7).shape == (1,)
-    with pytest.raises(TypeError, match=r"seed must be an int.*str"):
-        noise.fold_in("4", 0)
-
-
 def test_streams_differ():
     """Sender and drawn value of one call are independent: across a batch their correlation is 0 within 5 sigma. Other
     tests compare the noise of every backend with the reference's."""

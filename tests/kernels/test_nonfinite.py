@@ -9,6 +9,7 @@ from bfn_kernels import discrete, discretised
 from tests.kernels.case import ROWS
 from tests.kernels.op_cases import CASES
 from tests.kernels.support import INTERPRETED, NATIVE, ON_CPU, evaluate, joins, pairs
+from tests.kernels.test_masked_classes import SIZED, losses
 
 pytestmark = pytest.mark.filterwarnings("ignore:All-NaN slice:RuntimeWarning")  # NumPy's, in Triton's interpreter
 inf, nan = torch.inf, torch.nan
@@ -136,31 +137,12 @@ def test_a_mode_shows_what_is_no_number(components, backend):
         assert discretised.mode(**normals, mixture_logits=logits, num_bins=5, backend=backend).isnan().all(), name
 
 
-LOSSES = {
-    "continuous_time_loss": {"t": 0.5, "beta_1": 2.0},
-    "reconstruction_loss": {},
-    "joint": {"n_steps": 5, "t": 0.2, "n_samples": 2, "seed": 1, "beta_1": 2.0},
-    "factorised": {"n_steps": 5, "t": 0.2, "n_samples": 2, "seed": 1, "beta_1": 2.0, "receiver": "factorised"},
-    "nodes": {"n_steps": 5, "t": 0.2, "quadrature": 8, "beta_1": 2.0, "receiver": "factorised"},
-    "nodes of two": {"n_steps": 5, "t": 0.2, "quadrature": 8, "beta_1": 2.0},
-}
-OF_SIZES = [(name, k) for name in LOSSES for k in ([2] if name == "nodes of two" else [2, 17, 4100])]
-
-
-def losses(name, x, logits, backend):
-    """The losses of each row, and their gradients."""
-    logits = logits.detach().requires_grad_()
-    op = getattr(discrete, name, discrete.discrete_time_loss)
-    loss = op(x, logits, **LOSSES[name], reduction="none", backend=backend)
-    return loss.detach(), torch.autograd.grad(loss.sum(), logits)[0]
-
-
 @pytest.mark.parametrize("backend", ON_CPU)
-@pytest.mark.parametrize(("name", "num_classes"), OF_SIZES)
+@pytest.mark.parametrize(("name", "num_classes"), SIZED)
 def test_what_a_row_without_probabilities_costs(name, num_classes, backend):
     """NaN, whichever class is the right one."""
     z = torch.full((8, num_classes), -1.0)
     z[:2, 0], z[2:4, -1], z[4:6, 0], z[6:] = nan, nan, inf, -inf
     x = torch.tensor([0, 1] * 4)
-    loss, gradient = losses(name, x, z, backend)
+    loss, gradient = losses(name, x, z, 6.0, backend)
     assert loss.isnan().all() and gradient.isnan().any(-1).all(), (loss, gradient)

@@ -2,21 +2,22 @@
 
 import inspect
 import itertools
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from torch import Tensor
 
 from bfn_kernels import binary, continuous, discrete, discretised
 from bfn_kernels.solvers import Coefficients
 from tests.kernels import vocabulary_cases
-from tests.kernels.aliases import OUTPUTS, input_of, over, tensors_of
 from tests.kernels.case import Case
 from tests.kernels.declared import parameters, public
 from tests.kernels.op_cases import CASES
-from tests.kernels.support import INTERPRETED, NATIVE, ON_CPU, error
+from tests.kernels.support import INTERPRETED, NATIVE, ON_CPU, SHARED, error
 
 X, M = torch.linspace(-1, 1, 12).reshape(3, 4), torch.linspace(0.5, -0.5, 12).reshape(3, 4)
-ON_EACH = pytest.mark.parametrize("backend", ON_CPU)
+ON_EACH, ON_ONE = (pytest.mark.parametrize("backend", backends) for backends in (ON_CPU, SHARED))
 
 
 def gaussian(m, out, backend, **k):
@@ -89,7 +90,7 @@ def test_nothing_overlaps_nothing(backend):
 
 @STEPS
 @pytest.mark.parametrize("name", NOT_PLAIN)
-@ON_EACH
+@ON_ONE
 def test_what_is_not_plain_is_refused(name, step, backend):
     make, words = NOT_PLAIN[name]
     with pytest.raises(ValueError, match=f"^out must.*{words}"):
@@ -97,7 +98,7 @@ def test_what_is_not_plain_is_refused(name, step, backend):
 
 
 @STEPS
-@ON_EACH
+@ON_ONE
 def test_shared_memory_is_refused(step, backend):
     memory = torch.zeros(40)
     state, shifted = memory[:12].view(3, 4), memory[4:16].view(3, 4)
@@ -176,7 +177,32 @@ def test_theta_has_memory_of_its_own(step, theta_of, backend):
     assert torch.equal(state, M) and torch.equal(x, X) and (memory == 0).all()
 
 
+OUTPUTS = ("out", "theta_out", "predicted_out", "concentration_out", "log_out")
 WRITING = [case for case in CASES + vocabulary_cases.STEPS if not case.long and {*OUTPUTS} & {*parameters(case.op)}]
+
+
+def input_of(output: str, state: str) -> str | None:
+    """The name of the input that may be passed as this output too, in a call whose state has the name `state`."""
+    return {"out": state, "predicted_out": "previous", "concentration_out": "concentration"}.get(output)
+
+
+def tensors_of(inputs: dict) -> Iterator[tuple[str, Tensor, Callable[[Tensor], dict]]]:
+    """Each tensor, by its argument's name, and a function that puts another in its place."""
+    for name, value in inputs.items():
+        if isinstance(value, Tensor):
+            yield name, value, lambda new, name=name: inputs | {name: new}
+        elif isinstance(value, Coefficients):
+            for part, each in value._asdict().items():
+                if isinstance(each, Tensor):
+                    put = lambda new, n=name, v=value, p=part: inputs | {n: v._replace(**{p: new})}  # noqa: E731
+                    yield f"{name}.{part}", each, put
+
+
+def over(value: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """The value, and memory for a result like another tensor, which share their first bytes."""
+    memory = torch.zeros(max(value.nbytes, like.nbytes), dtype=torch.uint8)
+    copy, out = (memory[: t.nbytes].view(t.dtype).view(t.shape) for t in (value, like))
+    return copy.copy_(value), out
 
 
 def variants(case: Case):
@@ -194,7 +220,7 @@ def variants(case: Case):
 
 
 @pytest.mark.parametrize("case", WRITING, ids=str)
-@ON_EACH
+@ON_ONE
 def test_no_output_shares_memory_with_anything_that_is_given(case, backend):
     for inputs in variants(case):
         state = case.state

@@ -276,15 +276,6 @@ def test_a_patch_upon_another(modules):
         torch.testing.assert_close(solver.ode_bfnsolver1_update(state, 0), want, rtol=0, atol=0)
 
 
-def test_it_undoes_itself(modules):
-    for module, cls in zip(modules, ("ImageBFNSolver", "TextBFNSolver"), strict=True):
-        names = [name for of, name in patch.bfn_solver.REPLACED if of == cls]
-        before = {name: getattr(getattr(module, cls), name) for name in names}
-        with patch.solver(module):
-            assert all(getattr(getattr(module, cls), name) is not before[name] for name in names)
-        assert all(getattr(getattr(module, cls), name) is before[name] for name in names)
-
-
 def test_another_module_is_refused_and_left_as_it_was():
     with pytest.raises(AttributeError, match="ImageBFNSolver"):
         patch.solver(SimpleNamespace())

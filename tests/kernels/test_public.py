@@ -129,7 +129,6 @@ def test_a_folded_seed_has_64_bits(seed):
     for step in (0, 1, 2**33 + 1):
         w0, w1, *_ = noise.philox(torch.tensor(seed), torch.tensor(step), noise.FOLD_IN).tolist()
         assert noise.fold_in(seed, step) % 2**64 == w0 + (w1 << 32)
-        assert int(noise.fold_in(torch.tensor(seed), step)) == noise.fold_in(seed, step)
     assert noise.fold_in(7, 3) == 2891134794951100292  # must not change, since saved runs depend on it
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bfn_kernels import discrete
-from tests.kernels.support import INTERPRETED, NATIVE, error, scale, ulp
+from tests.kernels.support import INTERPRETED, NATIVE, Accuracy, error, scale, ulp
 
 GAPS, ACCURACIES = (60.0, 80.0, 90.0, 120.0, 250.0, 400.0, 1500.0), (100.0, 200.0, 500.0, 2000.0, 6000.0)
 
@@ -31,22 +31,6 @@ def rows(num_classes: int, dtype: torch.dtype):
             accuracy.append(k_alpha)
             gaps.append(gap)
     return torch.stack(x), torch.stack(z).to(dtype), *torch.tensor([accuracy, gaps], dtype=torch.float64)
-
-
-class Accuracy:
-    """A schedule in which each row has an accuracy of its own."""
-
-    def __init__(self, alpha):
-        self.of = alpha
-
-    def alpha(self, i, n):
-        return self.of.expand_as(i)
-
-    def beta(self, t):
-        return t
-
-    def rate(self, t):
-        return t
 
 
 def results(x, z, accuracy, backend, receiver="factorised", **expect):
@@ -82,20 +66,6 @@ def test_far_logits_and_accurate_messages(num_classes, backend, dtype):
         assert ((loss - want).abs() <= most).all(), (loss - want).abs().div(most).max()
         off = (grad - want_grad).abs().amax(-1)
         assert (off <= most).all(), off.div(most).max()
-
-
-@pytest.mark.parametrize("backend", NATIVE)
-@pytest.mark.parametrize("num_classes", [3, 4100])
-def test_a_class_that_the_network_rules_out(num_classes, backend):
-    """Its loss is the message's own, finite, also where all but one are ruled out; and so are gradients."""
-    z = torch.zeros(1, 2, num_classes)
-    z[0, 0, 1], z[0, 1, 1:] = -torch.inf, -torch.inf
-    x = torch.ones(1, 2, dtype=torch.int64)
-    for expect in ({"quadrature": 5}, {"n_samples": 2, "seed": 1}):
-        loss, grad = results(x, z, torch.tensor([300.0]), backend, **expect)
-        want, _ = results(x, z.double(), torch.tensor([300.0]), "reference", **expect)
-        torch.testing.assert_close(loss.double(), want, rtol=1e-5, atol=0)
-        assert want.isfinite().all() and grad.isfinite().all()
 
 
 @pytest.mark.parametrize("backend", NATIVE)

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
-from bfn_kernels import continuous
 from bfn_kernels.backends import BACKENDS, LIBRARIES
 from bfn_kernels.call import checks, rows
 from bfn_kernels.schedules import ExponentialVariance, LogarithmicAccuracy, QuadraticAccuracy
@@ -180,13 +178,6 @@ def test_data_of_as_many_dimensions_as_there_may_be(backend):
         for b in (backend, "reference")
     )
     torch.testing.assert_close(got, want, rtol=2e-15, atol=0)
-
-
-@by_each_backend
-def test_fake_tensors(backend):
-    with FakeTensorMode():
-        x = continuous.flow_sample(torch.zeros(4, 3), torch.rand(4), sigma_1=0.1, seed=1, backend=backend)
-        assert x.shape == (4, 3)
 
 
 @by_each_backend

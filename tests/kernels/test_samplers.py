@@ -9,18 +9,6 @@ from bfn_kernels.schedules import VonMisesAccuracy
 from tests.kernels.test_nn import each_kind, make
 
 
-@each_kind
-@pytest.mark.parametrize("sampler", ["ancestral", "ode2", "sde1"])
-def test_samples_have_the_shape_that_is_asked_for(kind, sampler):
-    model, x = make(kind)
-    drawn = samplers.sample(model, (6, 7), 4, seed=2, sampler=sampler)
-    assert drawn.shape == (6, 7) and drawn.dtype == x.dtype
-    again, other = (samplers.sample(model, (6, 7), 4, seed=s, sampler=sampler) for s in (2, 3))
-    assert torch.equal(drawn, again) and (kind != "continuous" or not torch.equal(drawn, other))
-    drawn, calls = samplers.sample_within(model, (6, 7), 0.5, seed=2)
-    assert drawn.shape == (6, 7) and calls > 2
-
-
 def test_sampling_is_without_dropout_and_leaves_the_modes_of_modules():
     model, _ = make("continuous")
     model.network.outer = torch_nn.Sequential(torch_nn.Dropout(0.5), model.network.outer)

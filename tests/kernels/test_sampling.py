@@ -337,17 +337,3 @@ def test_guided_steps_of_reals_and_of_bins(backend):
     both, stacked = torch.stack([prediction, log_std], -1), torch.stack([other, torch.full((3, 4), math.nan)], -1)
     got = discretised.solver_step(both, None, mean, *times, unconditional=stacked, guidance=w, **bins)
     torch.testing.assert_close(got, want)
-
-
-def test_guidance_that_means_nothing_is_refused():
-    x = torch.zeros(2, 3)
-    with pytest.raises(ValueError, match="unconditional and guidance must be given together"):
-        continuous.solver_step(x, x, 0.3, 0.6, sigma_1=0.1, guidance=1.0)
-    with pytest.raises(ValueError, match=r"unconditional must have shape \(2, 3\)"):
-        continuous.solver_step(x, x, 0.3, 0.6, sigma_1=0.1, guidance=1.0, unconditional=x[:1])
-    mixture = torch.zeros(2, 3, 4)
-    with pytest.raises(ValueError, match="mixture_logits must be None with guidance"):
-        discretised.solver_step(
-            mixture, mixture, x, 0.3, 0.6, sigma_1=0.1, num_bins=8, mixture_logits=mixture, guidance=1.0,
-            unconditional=mixture,
-        )  # fmt: skip

@@ -31,10 +31,10 @@ from tests.kernels.optimal import (
     step_of_normal,
     step_of_two_classes,
 )
-from tests.kernels.support import ON_CPU
+from tests.kernels.support import ON_CPU, SHARED
 from tests.kernels.test_distributions import has_moments
 
-on_each = pytest.mark.parametrize("backend", ON_CPU)
+on_each, on_one = (pytest.mark.parametrize("backend", backends) for backends in (ON_CPU, SHARED))
 
 
 def orders(errors) -> list[float]:
@@ -42,7 +42,7 @@ def orders(errors) -> list[float]:
 
 
 @pytest.mark.parametrize(("rule", "order"), [("ode1", 1), ("ode2", 2), ("ode_euler", 1)])
-@on_each
+@on_one
 def test_order_for_normal_data(rule, order, backend):
     start = torch.special.ndtri(STARTS) * spread_of_normal(START) + NORMAL.gamma(START)[0] * M
     want = carried_normal(start, START, 1.0)
@@ -53,7 +53,7 @@ def test_order_for_normal_data(rule, order, backend):
 
 @pytest.mark.parametrize(("rule", "order"), [("ode1", 1), ("ode2", 2), ("ode_euler", 1)])
 @pytest.mark.parametrize("kind", ["binary", "two classes"])
-@on_each
+@on_one
 def test_order_for_two_classes(rule, order, kind, backend):
     start = quantiles_of_state(STARTS, START)
     want = quantiles_of_state(STARTS, 1.0)
@@ -297,6 +297,7 @@ class Both(QuadraticAccuracy):
 
 EACH = (of_mean, of_bins, of_classes, of_bits)
 GIVEN, SHRINKING = Coefficients(1.0, 1.0), Coefficients(1.0, 1.0, -1.0)
+GUIDED = {"unconditional": Z, "guidance": 1.0}
 LEARNED = QuadraticAccuracy(torch.ones((), requires_grad=True))
 TOGETHER = "previous must be given together with t_previous"
 REFUSED = [
@@ -316,6 +317,9 @@ REFUSED = [
     (of_mean, {"predicted_out": X}, ValueError, "predicted_out must be the previous prediction itself or share no"),
     (of_mean, {"parametrisation": "x"}, ValueError, "parametrisation must be one of"),
     (of_bins, {"pred": 0.5, "unconditional": X, "guidance": 1.0}, TypeError, "pred_mean must be a tensor, got float"),
+    (of_mean, {"guidance": 1.0}, ValueError, "unconditional and guidance must be given together"),
+    (of_mean, {"unconditional": X[:1], "guidance": 1.0}, ValueError, r"unconditional must have shape \(2, 3\)"),
+    (of_bins, {"pred": Z, "mixture_logits": Z, **GUIDED}, ValueError, "mixture_logits must be None with guidance"),
     (of_classes, {"guidance": 1.0}, ValueError, "unconditional and guidance must be given together"),
     (of_classes, {"unconditional": X, "guidance": 1.0}, ValueError, r"unconditional must have shape \(2, 3, 4\)"),
     (of_classes, {"score_clip": 1.0}, ValueError, "score must be given with score_clip"),
@@ -337,25 +341,6 @@ REFUSED = [
 def test_refused(function, arguments, kind, words):
     with pytest.raises(kind, match=words):
         function(**arguments)
-
-
-@pytest.mark.parametrize("name", ["out", "theta_out", "predicted_out"])
-def test_results_share_no_memory(name):
-    """With each other, or with what is read; but the state may be written over, and the prediction before."""
-    state, memory = torch.rand(2, 3), torch.rand(2, 3)
-    for other in {"out", "theta_out", "predicted_out"} - {name}:
-        with pytest.raises(ValueError, match=r"must .*share no memory"):
-            of_bits(state=state, **{name: memory, other: memory})
-    second = {"rule": "ode2", "t_previous": 0.1}
-    for other in ("previous", "unconditional", "noise", "t"):
-        more = {"previous": X, **second} if other != "unconditional" else {"guidance": 1.0}
-        more = {"rule": "sde1"} if other == "noise" else more
-        shared = {other: memory if other != "t" else memory[:, 0]}
-        if (name, other) != ("predicted_out", "previous"):
-            with pytest.raises(
-                ValueError, match=f"{name} must .*share no memory with any input, but it does with {other}"
-            ):
-                of_bits(state=state, **{name: memory, **more, **shared, "t_next": 1.0})
 
 
 def test_coefficients_that_a_caller_gives():

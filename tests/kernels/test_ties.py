@@ -54,19 +54,6 @@ def test_the_first_of_equal_maxima(count, backend):
 
 
 @on_each
-@pytest.mark.parametrize("count", COUNTS)
-def test_nan_anywhere_among_logits_is_a_nan_state(count, backend):
-    """A NaN logit makes this variable NaN and no other, even if a larger logit comes before it or after it."""
-    z = torch.zeros(4, count)
-    z[0, 0], z[1, count // 2], z[2, -1] = torch.nan, torch.nan, torch.nan
-    z[:, 1] = 5.0
-    for choice in ({"choose": "mode"}, {"choose": "sample", "draw_noise": torch.full((4,), 0.5)}):
-        zero = torch.zeros_like(z)
-        new = discrete.update_sample(z, zero, 1.0, noise=zero, backend=backend, **choice)
-        assert torch.equal(new.isnan(), torch.tensor([True, True, True, False])[:, None].expand(4, count))
-
-
-@on_each
 def test_a_prediction_exactly_at_the_clip_has_a_gradient(backend):
     """The gradient passes inside the clip and at its ends, as that of torch.clamp does."""
     x = torch.zeros(2, 6)

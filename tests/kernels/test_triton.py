@@ -1,31 +1,13 @@
-"""Tests of the Triton kernels that run none of them, such as tracing for a GPU."""
+"""Tests of the Triton kernels that run none of them."""
 
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bfn_kernels import backends, gauss
-from tests.kernels.op_cases import CASES
-from tests.kernels.support import INTERPRETED, serves
+from tests.kernels.support import INTERPRETED
 
 if backends.BACKENDS["triton"].missing is not None:
     pytest.skip(backends.BACKENDS["triton"].missing, allow_module_level=True)
-
-
-@pytest.mark.parametrize("case", [c for c in CASES if serves(c, "triton")], ids=str)
-def test_tracing_for_a_gpu_that_is_not_there(case):
-    """Shapes, types and devices, as the compiler sees them. torch's autograd knows no device that it was not built for,
-    so that backward operators are traced on the CPU alone (test_compile.py)."""
-    inputs = case.inputs((3, 4), torch.float32)
-    want = case(inputs, "reference")
-    gpu = torch.device("cuda", 0)
-    with FakeTensorMode():
-        on_gpu = {
-            k: torch.empty_strided(v.shape, v.stride(), dtype=v.dtype, device=gpu) if isinstance(v, torch.Tensor) else v
-            for k, v in inputs.items()
-        }
-        result = case(on_gpu, "triton")
-    assert (result.shape, result.dtype, result.device) == (want.shape, want.dtype, gpu)
 
 
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter has no types of arguments")

@@ -12,7 +12,7 @@ from bfn_kernels import discrete, vocabulary
 from bfn_kernels import noise as random
 from bfn_kernels.backends import BACKENDS
 from bfn_kernels.vocabulary import tiles
-from tests.kernels.support import DTYPES, INTERPRETED, NATIVE, ON_CPU, error, evaluate, scale, ulp, widened
+from tests.kernels.support import DTYPES, INTERPRETED, NATIVE, ON_CPU, SHARED, error, evaluate, scale, ulp, widened
 from tests.kernels.test_accuracy import FORMS, check, laid_out
 from tests.kernels.test_gradients import check_gradients, second_derivatives
 from tests.kernels.vocabulary_cases import LARGE, SHAPES, WIDE
@@ -104,7 +104,7 @@ def test_gradcheck(case, backend, at_once):
     check_gradients(case, backend)
 
 
-@native
+@pytest.mark.parametrize("backend", SHARED)
 @of_few
 def test_what_autograd_asks_for(case, backend, at_once):
     """Some of the gradients; the same twice of one graph; no second derivatives, and none of other inputs."""

@@ -8,10 +8,8 @@ import torch
 from bfn_kernels import discrete, nn, samplers, vocabulary
 from bfn_kernels.nn.vocabulary import EmbeddedInput
 from bfn_kernels.solvers import Coefficients
-from bfn_kernels.vocabulary import tiles
 from tests.kernels.support import DTYPES, INTERPRETED, NATIVE
 from tests.kernels.test_accuracy import FORMS, check, laid_out
-from tests.kernels.test_distributions import has_frequencies, has_moments
 from tests.kernels.test_vocabulary import native, on_cpu, small_tiles  # noqa: F401
 from tests.kernels.vocabulary_cases import MODES, SHAPES, STEPS
 
@@ -83,35 +81,6 @@ def test_a_step_is_that_of_the_op_that_stores_the_logits(k, dtype, backend, smal
 
 
 @on_cpu
-def test_a_run_of_second_order_keeps_hidden_states_in_the_place_of_predictions(backend):
-    state, hidden, weight, bias, _ = head(67)
-    mine, theirs, predicted = state.clone(), state.clone(), torch.empty_like(state)
-    before, g = None, torch.Generator().manual_seed(3)
-    for step, times in enumerate(((0.2, 0.4), (0.4, 0.7), (0.7, 1.0))):
-        hidden = torch.randn(hidden.shape, generator=g)
-        t_previous, options = (None, 0.2, 0.4)[step], {"rule": "ode2", "beta_1": 0.1, "backend": backend}
-        discrete.solver_step(
-            hidden @ weight.t() + bias, theirs, *times, t_previous=t_previous, out=theirs, predicted_out=predicted,
-            previous=None if step == 0 else predicted, **options,
-        )  # fmt: skip
-        vocabulary.solver_step(
-            mine, hidden, weight, bias, *times, t_previous=t_previous, previous=before, out=mine, **options
-        )
-        close(mine, theirs, torch.float32)
-        before = hidden
-
-
-@on_cpu
-def test_temperature_and_guidance_are_of_hidden_states(backend):
-    state, hidden, weight, bias, _ = head(67)
-    other, g, of = torch.randn(hidden.shape), 1.5, {"beta_1": 0.1, "backend": backend}
-    both = [h @ weight.t() + bias for h in (hidden, other)]
-    want = discrete.solver_step(both[0], state, 0.3, 0.6, temperature=2.0, unconditional=both[1], guidance=g, **of)
-    joined = ((1 + g) * hidden - g * other) / 2
-    close(vocabulary.solver_step(state, joined, weight, bias / 2, 0.3, 0.6, **of), want, torch.float32)
-
-
-@on_cpu
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_the_state_may_be_narrower_than_the_rest(dtype, backend, small_tiles):  # noqa: F811
     """Arithmetic is in float32, and there is one rounding at the end; what the network sees is of what was rounded."""
@@ -140,22 +109,6 @@ def test_out_may_be_the_state(backend):
     swapped = torch.full((TOKENS[1], TOKENS[0], 67), torch.nan).transpose(0, 1)
     for other in (columns, swapped):
         assert step(state, other)[0] is other and torch.equal(other, want)
-
-
-@on_cpu
-def test_classes_that_are_drawn(backend, small_tiles, monkeypatch):  # noqa: F811
-    """The frequencies of 130 classes in three tiles, the moments of what is sent, and none that has no share."""
-    count, k = 5000 if backend in ("cpu", "reference") else 1000, 130
-    monkeypatch.setattr(tiles, "TOKENS", 1000)
-    logits = torch.randn(k, generator=torch.Generator().manual_seed(2)).mul(2)
-    logits[[5, 64, 129]] = -torch.inf
-    weight, hidden, zero = torch.zeros(k, 1), torch.zeros(count, 1), torch.zeros(count, k)
-    of = {"backend": backend}
-    new = vocabulary.update_sample(zero, hidden, weight, logits, 20.0, seed=1, **of)
-    has_frequencies(new.argmax(-1), logits.softmax(-1))
-    new = vocabulary.update_sample(zero, hidden, weight, logits, 0.3, choose="mode", seed=2, **of)
-    for place in (0, int(logits.argmax()), 129):
-        has_moments(new[:, place], 0.3 * (k * (place == logits.argmax()) - 1), k * 0.3)
 
 
 @on_cpu
