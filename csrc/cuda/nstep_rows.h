@@ -7,15 +7,14 @@
 
 namespace bfn {
 
-// The loss L_n of one row. Each thread has the derivatives of its classes in registers. In a sweep they lie in
-// grad_logits instead, if a gradient is wanted.
+// The loss L_n of one row. Each thread has the derivatives of its classes in registers, or in a sweep in grad_logits.
 template <class A, class Team, int kSlots>
 class NStepRow {
  public:
   using T = typename A::Compute;
 
   __device__ NStepRow(const Team& team, const DiscreteNStep& op, const Nodes<T>& nodes, int64_t seed, int64_t row,
-                      int64_t x, bool on)
+                      int64_t x, bool on, T unused)
       : team_(team),
         op_(op),
         nodes_(nodes),
@@ -24,11 +23,12 @@ class NStepRow {
         seed_(seed),
         row_(row),
         x_(static_cast<int>(x)),
-        on_(on) {}
+        on_(on),
+        unused_(unused) {}
 
-  // Returns the loss, and writes its gradient. Both are 0 for a row that is not `on`.
+  // Returns the loss, and writes its gradient. The gradient of a row that is not `on` is `unused`.
   __device__ T operator()() {
-    clear();
+    clear(on_ ? T(0) : unused_);
     T value = 0;
     if (on_) {
       alpha_ = read<T>(op_.alpha, row_);
@@ -51,7 +51,7 @@ class NStepRow {
   int64_t seed_, row_;
   int x_;
   bool on_;
-  T alpha_, top_, inverse_;
+  T unused_, alpha_, top_, inverse_;
   // The derivatives, the probabilities, and the normals of a draw, which `joint` replaces by ratios of densities. In a
   // sweep the probabilities and the normals are computed again in every pass over the row.
   ClassRegisters<T, kSlots> gradient_, p_, eps_;
@@ -76,10 +76,10 @@ class NStepRow {
     return p(z);
   }
 
-  __device__ void clear() {
+  __device__ void clear(T value) {
     for_groups<kSlots>(team_, count_, [&](int i, int first) {
 #pragma unroll
-      for (int j = 0; j < 4; ++j) set_gradient(i, j, first + j, T(0));
+      for (int j = 0; j < 4; ++j) set_gradient(i, j, first + j, value);
     });
   }
   __device__ void set_gradient(int i, int j, int k, T value) {

@@ -112,10 +112,15 @@ def test_a_class_out_of_range_gives_nan(backend):
     """It is no error, since looking would cost a synchronisation; nothing is read or written out of bounds."""
     x, z = torch.tensor([[0, 7], [-1, 2]]), torch.zeros(2, 2, 4, requires_grad=True)
     bad = torch.tensor([[False, True], [True, False]])
-    loss = discrete.continuous_time_loss(x, z, 0.5, beta_1=1.0, reduction="none", backend=backend)
-    assert torch.equal(loss.isnan(), bad)
-    (by,) = torch.autograd.grad(loss.sum(), z)
-    assert torch.equal(by.isnan().any(-1), bad)
+    options = {"reduction": "none", "backend": backend}
+    for loss in (
+        discrete.continuous_time_loss(x, z, 0.5, beta_1=1.0, **options),
+        discrete.reconstruction_loss(x, z, **options),
+        discrete.discrete_time_loss(x, z, step=1, n_steps=3, n_samples=2, seed=1, beta_1=1.0, **options),
+    ):
+        assert torch.equal(loss.isnan(), bad)
+        (by,) = torch.autograd.grad(loss.sum(), z)
+        assert torch.equal(by.isnan().any(-1), bad)
     flow = discrete.flow_sample(x, 0.5, num_classes=4, beta_1=1.0, backend=backend)
     assert torch.equal(flow.isnan().all(-1), bad)
     new = discrete.update_sample(
