@@ -191,23 +191,11 @@ Module::Module(std::string text) : text_(std::move(text)), tokens_(tokens_of(tex
   }
 }
 
-bool Module::has(const std::string& kernel) const {
-  const auto found = functions_.find(kernel);
-  return found != functions_.end() && found->second.is_kernel;
-}
-
-std::vector<std::string> Module::kernels() const {
-  std::vector<std::string> names;
-  for (const auto& [name, function] : functions_) {
-    if (function.is_kernel) names.push_back(name);
-  }
-  return names;
-}
-
 Kernel& Module::kernel(const std::string& name) {
   auto& parsed = parsed_[name];
   if (!parsed) {
-    if (!has(name)) fail("no kernel " + name);
+    const auto found = functions_.find(name);
+    if (found == functions_.end() || !found->second.is_kernel) fail("no kernel " + name);
     parsed = Parser(*this, name).parse();
   }
   return *parsed;

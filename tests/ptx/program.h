@@ -109,9 +109,7 @@ struct Token {
 class Module {
  public:
   explicit Module(std::string text);
-  bool has(const std::string& kernel) const;
   Kernel& kernel(const std::string& name);
-  std::vector<std::string> kernels() const;
 
  private:
   friend class Parser;

@@ -43,11 +43,10 @@ def path() -> Path:
 def library() -> ctypes.CDLL:
     found = ctypes.CDLL(str(path()), ctypes.RTLD_GLOBAL)
     pointer, text = ctypes.c_void_p, ctypes.c_char_p
-    for answer in (found.ptx_error, found.ptx_kernels, found.ptx_executed, found.ptx_counts):
+    for answer in (found.ptx_error, found.ptx_executed, found.ptx_counts):
         answer.restype = text
     found.ptx_load.restype, found.ptx_load.argtypes = pointer, [text]
     found.ptx_parameters.argtypes = [pointer, text]
-    found.ptx_kernels.argtypes = [pointer]
     found.ptx_launch.argtypes = [pointer, text, pointer, pointer, pointer, ctypes.c_ulong]
     found.ptx_allow.argtypes, found.ptx_forget.argtypes = [pointer, ctypes.c_ulong], [pointer]
     return found
@@ -68,9 +67,6 @@ class Module:
         self._handle = library().ptx_load(text.encode())
         if not self._handle:
             raise _failed()
-
-    def kernels(self) -> list[str]:
-        return library().ptx_kernels(self._handle).decode().split()
 
     def parameters(self, kernel: str) -> int:
         """How many there are; the kernel is parsed."""

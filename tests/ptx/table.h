@@ -31,8 +31,6 @@ constexpr std::tuple kInts{Type<uint16_t>{"u16"}, Type<uint32_t>{"u32"}, Type<ui
                            Type<int16_t>{"s16"},  Type<int32_t>{"s32"},  Type<int64_t>{"s64"}};
 constexpr std::tuple kBits{Type<uint16_t>{"b16"}, Type<uint32_t>{"b32"}, Type<uint64_t>{"b64"}};
 constexpr std::tuple kFloats{Type<float>{"f32"}, Type<double>{"f64"}};
-constexpr std::tuple kFloat{Type<float>{"f32"}};
-constexpr std::tuple kDouble{Type<double>{"f64"}};
 constexpr std::tuple kNarrow{Type<BFloat16>{"bf16"}, Type<Half>{"f16"}};
 
 // Adds the row make(Type) for each type. The type's name replaces # in the pattern.
