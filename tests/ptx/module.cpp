@@ -52,8 +52,7 @@ std::vector<Token> tokens_of(std::string_view text) {
   return found;
 }
 
-}  // namespace
-
+// Returns the size in bytes of a type such as f32, or 0 if there is no such type.
 int bytes_of(std::string_view type) {
   if (type == "pred") return 1;
   if (type == "f16x2" || type == "bf16x2") return 4;
@@ -64,6 +63,8 @@ int bytes_of(std::string_view type) {
   }
   return std::atoi(std::string(type.substr(digits)).c_str()) / 8;
 }
+
+}  // namespace
 
 void Reader::bad(const std::string& what) const {
   fail("PTX line " + std::to_string((*tokens_)[std::min(at_, tokens_->size() - 1)].line) + ": " + what + " near '" +
@@ -80,7 +81,7 @@ void Reader::skip_braces() {
   } while (depth > 0);
 }
 
-Number Reader::number() {
+uint64_t Reader::number() {
   const bool negative = accept("-");
   const std::string t(next());
   if (!std::isdigit(static_cast<unsigned char>(t[0]))) bad("no number: " + t);
@@ -88,8 +89,8 @@ Number Reader::number() {
   const bool is_double = t.size() == 18 && (t[1] == 'd' || t[1] == 'D');
   if (t.find('.') != std::string::npos) bad("a decimal number");
   const uint64_t bits = is_float || is_double ? std::stoull(t.substr(2), nullptr, 16) : std::stoull(t, nullptr, 0);
-  if (!negative) return {bits};
-  return {is_float ? bits ^ 1u << 31 : is_double ? bits ^ uint64_t{1} << 63 : -bits};
+  if (!negative) return bits;
+  return is_float ? bits ^ 1u << 31 : is_double ? bits ^ uint64_t{1} << 63 : -bits;
 }
 
 Declared Reader::declaration() {
@@ -98,7 +99,7 @@ Declared Reader::declaration() {
   while (!peek().empty() && peek()[0] == '.') {
     const std::string_view t = next();
     if (t == ".align") {
-      d.align = static_cast<int>(number().bits);
+      d.align = static_cast<int>(number());
     } else if (t == ".v2" || t == ".v4") {
       count = t[2] - '0';
     } else if (const int size = bytes_of(t.substr(1))) {
@@ -113,7 +114,7 @@ Declared Reader::declaration() {
     if (accept("]")) {
       d.bytes = 0;  // the launch gives the size
     } else {
-      d.bytes *= static_cast<int>(number().bits);
+      d.bytes *= static_cast<int>(number());
       expect("]");
     }
   }
@@ -142,7 +143,7 @@ std::vector<char> initial_values(Reader& reader, int bytes) {
     } else if (reader.accept("}")) {
       --depth;
     } else if (!reader.accept(",")) {
-      const uint64_t bits = reader.number().bits;
+      const uint64_t bits = reader.number();
       const char* from = reinterpret_cast<const char*>(&bits);
       data.insert(data.end(), from, from + bytes);
     }

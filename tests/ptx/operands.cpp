@@ -93,7 +93,7 @@ void Parser::operands(const Row& row, Instruction& i) {
       reader_.expect(",");
       set_address(i, operand());
       reader_.expect(",");
-      i.bytes = static_cast<uint8_t>(reader_.number().bits);
+      i.bytes = static_cast<uint8_t>(reader_.number());
       if (i.bytes != 4 && i.bytes != 8 && i.bytes != 16) reader_.bad("a copy of other than 4, 8 or 16 bytes");
       if (reader_.accept(",")) add_source(i, operand());
       return;
@@ -102,7 +102,7 @@ void Parser::operands(const Row& row, Instruction& i) {
         add_results(i, operand());
         reader_.expect(",");
       }
-      if (reader_.number().bits != 0) reader_.bad("a barrier that is not number 0");
+      if (reader_.number() != 0) reader_.bad("a barrier that is not number 0");
       if (reader_.accept(",")) add_source(i, operand());
       if (i.num_sources != i.num_results) reader_.bad("a barrier of some threads");
       return;

@@ -103,7 +103,7 @@ void Parser::registers() {
   do {
     const std::string name(reader_.next());
     if (reader_.accept("<")) {
-      scopes_.back()[name] = {Symbol::kRegisters, static_cast<int64_t>(reader_.number().bits)};
+      scopes_.back()[name] = {Symbol::kRegisters, static_cast<int64_t>(reader_.number())};
       reader_.expect(">");
     } else {
       scopes_.back()[name] = {Symbol::kRegister, new_register()};
@@ -226,7 +226,7 @@ Operand Parser::operand() {
     o.negated = true;
     return o;
   }
-  if (t == "-" || starts_number(t)) return {.kind = Operand::kNumber, .bits = reader_.number().bits};
+  if (t == "-" || starts_number(t)) return {.kind = Operand::kNumber, .bits = reader_.number()};
   return named();
 }
 
@@ -236,7 +236,7 @@ Operand Parser::address() {
   o.parts.push_back(operand());
   while (!reader_.accept("]")) {
     if (!reader_.accept("+") && reader_.peek() != "-") reader_.bad("no address");
-    o.offset += static_cast<int64_t>(reader_.number().bits);
+    o.offset += static_cast<int64_t>(reader_.number());
   }
   return o;
 }
@@ -261,7 +261,7 @@ Operand Parser::named() {
     o.reg = static_cast<int>(symbol->value);
     if (reader_.accept("|")) o.second = operand().reg;
   } else {
-    while (reader_.accept("+")) o.offset += static_cast<int64_t>(reader_.number().bits);
+    while (reader_.accept("+")) o.offset += static_cast<int64_t>(reader_.number());
   }
   return o;
 }

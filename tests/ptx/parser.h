@@ -14,13 +14,6 @@
 
 namespace ptx {
 
-// Returns the size in bytes of a type such as f32, or 0 if there is no such type.
-int bytes_of(std::string_view type);
-
-struct Number {
-  uint64_t bits;
-};
-
 // Reads tokens one by one.
 class Reader {
  public:
@@ -40,7 +33,8 @@ class Reader {
   }
   [[noreturn]] void bad(const std::string& what) const;
   void skip_braces();
-  Number number();
+  // Returns the bits of a number.
+  uint64_t number();
   Declared declaration();
 
  private:
