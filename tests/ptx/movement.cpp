@@ -143,16 +143,12 @@ Lanes votes(const uint64_t* a, const Instruction& i, Lanes lanes) {
 }
 
 template <class T, class F>
-T reduced(const uint64_t* a, Lanes lanes, F&& combine) {
-  T result = static_cast<T>(a[__builtin_ctz(lanes)]);
-  for_lanes(lanes & (lanes - 1), [&](int lane) { result = combine(result, static_cast<T>(a[lane])); });
-  return result;
-}
-
-template <class T, class F>
 Row reduction(F) {
-  return gathering(
-      [](const uint64_t* a, const Instruction&, Lanes lanes) { return to_bits<T>(reduced<T>(a, lanes, F{})); });
+  return gathering([](const uint64_t* a, const Instruction&, Lanes lanes) {
+    T result = static_cast<T>(a[__builtin_ctz(lanes)]);
+    for_lanes(lanes & (lanes - 1), [&](int lane) { result = F{}(result, static_cast<T>(a[lane])); });
+    return to_bits<T>(result);
+  });
 }
 
 void add_collectives(Table& table) {
