@@ -14,8 +14,7 @@ enum class FirstTerm { kSource, kLowProduct, kHighProduct };
 template <class T, FirstTerm kFirstTerm, bool kSubtracts, bool kAddsCarry, bool kStoresCarry>
 void add_with_carry(Warp& warp, const Instruction& i, Lanes lanes) {
   uint64_t* const to = warp.result(i.results[0]);
-  for (; lanes; lanes &= lanes - 1) {
-    const int lane = __builtin_ctz(lanes);
+  for_each(lanes, [&](int lane) {
     const auto number = [&](int k) { return from_bits<T>(warp.source(i.sources[k])[lane]); };
     T x = number(0);
     if (kFirstTerm == FirstTerm::kLowProduct) x = static_cast<T>(product<T>(x, number(1)));
@@ -26,7 +25,7 @@ void add_with_carry(Warp& warp, const Instruction& i, Lanes lanes) {
     const Wide result = kSubtracts ? a - b : a + b;
     if (kStoresCarry) warp.carries[lane] = result >> 8 * sizeof(T) & 1;
     to[lane] = to_bits<T>(static_cast<T>(result));
-  }
+  });
 }
 
 template <FirstTerm kFirstTerm, bool kSubtracts>

@@ -133,11 +133,6 @@ class Schedule {
     return progress;
   }
 
-  template <class F>
-  static void for_each(Lanes lanes, F&& f) {
-    for (; lanes; lanes &= lanes - 1) f(__builtin_ctz(lanes));
-  }
-
   // Runs lanes that are at the same place, until they diverge or reach `limit`, where other lanes are.
   void run_group(Warp& warp, Lanes group, int place, int limit) {
     while (place < limit) {

@@ -84,15 +84,18 @@ struct Warp {
   char* memory_of(int lane) { return lane_memory.data() + static_cast<size_t>(lane) * block->kernel.lane_bytes; }
 };
 
-// Calls f(lane) for some lanes. For all lanes it is a loop that the compiler vectorises.
+// Calls f(lane) for some lanes, one after the other.
+template <class F>
+void for_each(Lanes lanes, F&& f) {
+  for (; lanes; lanes &= lanes - 1) f(__builtin_ctz(lanes));
+}
+
+// Calls f(lane) for some lanes in any order. For all lanes it is a loop that the compiler vectorises.
 template <class F>
 void for_lanes(Lanes lanes, F&& f) {
-  if (lanes == kAllLanes) {
+  if (lanes != kAllLanes) return for_each(lanes, f);
 #pragma GCC ivdep
-    for (int lane = 0; lane < kLanes; ++lane) f(lane);
-  } else {
-    for (; lanes; lanes &= lanes - 1) f(__builtin_ctz(lanes));
-  }
+  for (int lane = 0; lane < kLanes; ++lane) f(lane);
 }
 
 // The lanes among `of` where a predicate is true.

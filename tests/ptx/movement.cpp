@@ -36,16 +36,14 @@ void add_memory(Table& table) {
     table.add(to + ".u64", {.sources = 1, .base = {.run = from_generic, .space = space}});
   }
   for (const auto& [name, count] : {std::pair<const char*, uint8_t>{"x1", 1}, {"x2", 2}, {"x4", 4}}) {
-    const std::string shape = std::string("matrix.sync.aligned.m8n8.") + name;
-    Instruction i{.kind = Kind::kCollective, .space = Space::kShared, .count = count, .of_whole_warp = true};
-    const auto add = [&](const std::string& full, Form form, Run run) {
-      i.run = run;
-      table.add(full + "{.shared,.shared::cta}.b16", {.form = form, .base = i});
-    };
-    add("ld" + shape, Form::kLoad, load_matrices);
-    add("ld" + shape + ".trans", Form::kLoad, load_matrices_transposed);
-    add("st" + shape, Form::kStore, store_matrices);
-    add("st" + shape + ".trans", Form::kStore, store_matrices_transposed);
+    Instruction i{.run = move_matrices, .kind = Kind::kCollective, .space = Space::kShared, .count = count};
+    i.of_whole_warp = true;
+    for (const auto& [suffix, transposed] : {std::pair{"", false}, {".trans", true}}) {
+      i.transposed = transposed;
+      const std::string rest = std::string(name) + suffix + "{.shared,.shared::cta}.b16";
+      table.add("ldmatrix.sync.aligned.m8n8." + rest, {.form = Form::kLoad, .base = i});
+      table.add("stmatrix.sync.aligned.m8n8." + rest, {.form = Form::kStore, .base = i});
+    }
   }
 }
 
