@@ -36,13 +36,24 @@ def check_with(
 ) -> None:
     """With options of the interpreter the results are as accurate. reload: makes it parse kernels again."""
     try:
-        ptx.options(**options)
-        reload()
-        for case in cases:
-            check(case, batches(case, dtype), backend)
+        with ptx.options(**options):
+            reload()
+            for case in cases:
+                check(case, batches(case, dtype), backend)
     finally:
-        ptx.options()
         reload()
+
+
+def check_orders(case: Case, backend: str, architecture: int = 90) -> None:
+    """Blocks in any order leave the same bits, and none reads or writes what another one writes (the interpreter
+    looks)."""
+    inputs = case.inputs((5, 30 if case.num_classes else 300), torch.float32)
+    found = []
+    for order in ptx.ORDERS:
+        with ptx.options(order=order, architecture=architecture):
+            found.append(evaluate(case, inputs, backend))
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], rtol=0, atol=0, equal_nan=True)
 
 
 def check_rounding(case: Case, backend: str) -> None:

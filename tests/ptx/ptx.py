@@ -1,11 +1,12 @@
 """The interpreter of PTX, built when it is first asked for, and its functions."""
 
+import contextlib
 import ctypes
 import functools
 import platform
 import shutil
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -115,7 +116,7 @@ def counts() -> dict[str, dict[str, Executed]]:
 ORDERS = ("forward", "backward", "shuffled")
 
 
-def options(order: str = "forward", races=True, count=False, contract=True, shift=0, architecture=90) -> None:
+def _set(order: str = "forward", races=True, count=False, contract=True, shift=0, architecture=90) -> None:
     """Sets all options.
 
     order: of the blocks of a grid. races: whether to look for them, and for reads of shared memory that nobody wrote.
@@ -124,6 +125,16 @@ def options(order: str = "forward", races=True, count=False, contract=True, shif
     documented error. architecture: its limits hold.
     """
     library().ptx_set(ORDERS.index(order), races, count, contract, shift, architecture)
+
+
+@contextlib.contextmanager
+def options(**chosen) -> Iterator[None]:
+    """Within it the interpreter has these options of `_set`, and after it the defaults."""
+    _set(**chosen)
+    try:
+        yield
+    finally:
+        _set()
 
 
 def pointer(tensor: torch.Tensor) -> bytes:

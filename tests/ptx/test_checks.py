@@ -183,12 +183,9 @@ def test_without_races_none_is_reported(name):
     """With races=False, the interpreter reports no race, and no read of shared memory that nobody wrote."""
     fault, sound, _, options = FAULTS[name]
     threads = options.get("threads", 32) * options.get("blocks", 1)
-    try:
-        ptx.options(races=False)
+    with ptx.options(races=False):
         run(fault, [0] * threads, **options)
         run(sound, [0] * threads, **options)
-    finally:
-        ptx.options()
 
 
 # %d2: the address of the 8 bytes of output that belong to the same lane of the first warp, in both warps
@@ -230,13 +227,10 @@ def test_a_later_launch_is_in_no_race():
 
 
 def test_an_architecture_has_its_limits():
-    try:
-        ptx.options(architecture=80)
+    with ptx.options(architecture=80):
         run("", [0], shared=163 << 10)
         with pytest.raises(ptx.PtxError, match="bytes of shared memory"):
             run("", [0], shared=(163 << 10) + 1)
-    finally:
-        ptx.options()
 
 
 @pytest.mark.parametrize("order", ptx.ORDERS)
@@ -245,11 +239,8 @@ def test_the_order_of_blocks(order):
     block ran last. This is a race, so the interpreter is told not to look for races."""
     own = "mov.u32 %r0, %t;\n" + STORE
     last = "mov.u32 %r0, %t;\nsub.u64 %out, %out, %mine;\n" + STORE
-    try:
-        ptx.options(order=order, races=False)
+    with ptx.options(order=order, races=False):
         assert run(own, [0], 1, 8).tolist() == [*range(8)]
         found = run(last, [0], 1, 8).tolist()[0]
-        assert found == {"forward": 7, "backward": 0, "shuffled": found}[order]
-        assert order != "shuffled" or found not in (0, 7)
-    finally:
-        ptx.options()
+    assert found == {"forward": 7, "backward": 0, "shuffled": found}[order]
+    assert order != "shuffled" or found not in (0, 7)

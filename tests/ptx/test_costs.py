@@ -14,11 +14,8 @@ MEMORY = ".shared .align 128 .b8 memory[8192];\n"
 
 def counted(body: str, threads: int = 32, blocks: int = 1, before: str = "") -> dict[str, ptx.Executed]:
     ptx.counts()
-    try:
-        ptx.options(count=True)
+    with ptx.options(count=True):
         run(body, [0] * threads * blocks, threads, blocks, before=before)
-    finally:
-        ptx.options()
     return ptx.counts()["k"]
 
 

@@ -20,11 +20,11 @@ import torch
 from tests.kernels.case import Case
 from tests.kernels.declared import parameters
 from tests.kernels.op_cases import CASES
-from tests.kernels.support import DTYPES, FIRST, error, evaluate, named, scale, serves, ulp
+from tests.kernels.support import DTYPES, FIRST, error, named, scale, serves, ulp
 from tests.kernels.test_accuracy import SHAPES, check
 from tests.kernels.test_cuda import NOISE, check_seeded
 from tests.ptx import cuda_ptx, ptx
-from tests.ptx.case_checks import check_rounding, check_with, with_classes
+from tests.ptx.case_checks import check_orders, check_rounding, check_with, with_classes
 from tests.ptx.in_place import check_in_place, inputs_of, steps
 
 BACKEND = "cuda_ptx"
@@ -123,18 +123,7 @@ def test_every_kernel(dtype):
 
 @pytest.mark.parametrize("case", SERVED, ids=str)
 def test_blocks_in_any_order(case):
-    """The same bits, and no block reads or writes what another one writes (the interpreter looks)."""
-    inputs = case.inputs((5, 30 if case.num_classes else 300), torch.float32)
-    found = []
-    try:
-        for order in ptx.ORDERS:
-            ptx.options(order=order)
-            found.append(evaluate(case, inputs, BACKEND))
-    finally:
-        ptx.options()
-    for other in found[1:]:
-        for name, value in other.items():
-            assert torch.equal(value.nan_to_num(), found[0][name].nan_to_num()), name
+    check_orders(case, BACKEND)
 
 
 @pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)

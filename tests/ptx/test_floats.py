@@ -313,17 +313,14 @@ def test_approximations_lie_within_their_errors(name):
     """As close as the type allows, or moved by the documented error, upwards or downwards."""
     exact, numbers, allowed = APPROXIMATIONS[name]
     rows = [(number(bits(x, "f32"), "f32"),) for x in numbers]
-    try:
-        for shift in (0, 1, -1):
-            ptx.options(shift=shift)
+    for shift in (0, 1, -1):
+        with ptx.options(shift=shift):
             for word, (x,) in zip(evaluate(f"{name}.f32", "f32", ["f32"], rows), rows, strict=True):
                 off = number(word, "f32") - (exact(x) + shift * allowed(exact(x)))
                 assert abs(off) <= 0.51 * ulp(exact(x)), (shift, x, off)
             for division in ("div.full.f32", "div.approx.f32"):
                 (word,) = evaluate(division, "f32", ["f32"] * 2, [(1.0, 3.0)])
                 assert abs(number(word, "f32") - (1 / 3 + 2 * shift * ulp(1 / 3))) <= 0.51 * ulp(1 / 3)
-    finally:
-        ptx.options()
 
 
 def test_a_reciprocal_of_which_half_is_computed():

@@ -278,19 +278,15 @@ mul.f32 %f2, %f0, %f0;
 sub.f32 %f3, %f2, %f1;
 mov.b32 %r0, %f3;
 """
-    try:
-        for contract, want in ((True, 0x33800000), (False, 0)):
-            ptx.options(contract=contract)
+    for contract, want in ((True, 0x33800000), (False, 0)):
+        with ptx.options(contract=contract):
             assert {*run(body + STORE, [0]).tolist()} == {want}
-        # a product that is used twice stays, and so does one that says how it is rounded
-        ptx.options()
-        twice = body.replace("mov.b32 %r0, %f3", "mul.f32 %f3, %f3, %f2;\nmov.b32 %r0, %f3")
-        assert {*run(twice + STORE, [0]).tolist()} == {0}
-        assert {*run(body.replace("mul.f32", "mul.rn.f32") + STORE, [0]).tolist()} == {0}
-        negative = body.replace("sub.f32 %f3, %f2, %f1", "sub.f32 %f3, %f1, %f2")
-        assert {*run(negative + STORE, [0]).tolist()} == {0xB3800000}
-    finally:
-        ptx.options()
+    # a product that is used twice stays, and so does one that says how it is rounded
+    twice = body.replace("mov.b32 %r0, %f3", "mul.f32 %f3, %f3, %f2;\nmov.b32 %r0, %f3")
+    assert {*run(twice + STORE, [0]).tolist()} == {0}
+    assert {*run(body.replace("mul.f32", "mul.rn.f32") + STORE, [0]).tolist()} == {0}
+    negative = body.replace("sub.f32 %f3, %f2, %f1", "sub.f32 %f3, %f1, %f2")
+    assert {*run(negative + STORE, [0]).tolist()} == {0xB3800000}
 
 
 @pytest.mark.parametrize(
