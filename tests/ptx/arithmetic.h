@@ -100,35 +100,15 @@ D to_integer(S x) {
 template <class T>
 using Unsigned = std::make_unsigned_t<T>;
 
-// The integer type of twice the width.
+// The integer type of twice the width. The functions only say it by their types, and are never called.
+uint32_t wider(uint16_t);
+int32_t wider(int16_t);
+uint64_t wider(uint32_t);
+int64_t wider(int32_t);
+unsigned __int128 wider(uint64_t);
+__int128 wider(int64_t);
 template <class T>
-struct WiderOf;
-template <>
-struct WiderOf<uint16_t> {
-  using type = uint32_t;
-};
-template <>
-struct WiderOf<int16_t> {
-  using type = int32_t;
-};
-template <>
-struct WiderOf<uint32_t> {
-  using type = uint64_t;
-};
-template <>
-struct WiderOf<int32_t> {
-  using type = int64_t;
-};
-template <>
-struct WiderOf<uint64_t> {
-  using type = unsigned __int128;
-};
-template <>
-struct WiderOf<int64_t> {
-  using type = __int128;
-};
-template <class T>
-using Wider = typename WiderOf<T>::type;
+using Wider = decltype(wider(T()));
 
 template <class T>
 Wider<T> product(T a, T b) {

@@ -64,6 +64,34 @@ int bytes_of(std::string_view type) {
   return std::atoi(std::string(type.substr(digits)).c_str()) / 8;
 }
 
+std::vector<Declared> declarations(Reader& reader) {
+  std::vector<Declared> found;
+  if (!reader.accept("(")) return found;
+  while (!reader.accept(")")) {
+    found.push_back(reader.declaration());
+    reader.accept(",");
+  }
+  return found;
+}
+
+// Returns the initial values of a variable, each of `bytes` bytes.
+std::vector<char> initial_values(Reader& reader, int bytes) {
+  std::vector<char> data;
+  int depth = 0;
+  do {
+    if (reader.accept("{")) {
+      ++depth;
+    } else if (reader.accept("}")) {
+      --depth;
+    } else if (!reader.accept(",")) {
+      const uint64_t bits = reader.number();
+      const char* from = reinterpret_cast<const char*>(&bits);
+      data.insert(data.end(), from, from + bytes);
+    }
+  } while (depth > 0);
+  return data;
+}
+
 }  // namespace
 
 void Reader::bad(const std::string& what) const {
@@ -120,38 +148,6 @@ Declared Reader::declaration() {
   }
   return d;
 }
-
-namespace {
-
-std::vector<Declared> declarations(Reader& reader) {
-  std::vector<Declared> found;
-  if (!reader.accept("(")) return found;
-  while (!reader.accept(")")) {
-    found.push_back(reader.declaration());
-    reader.accept(",");
-  }
-  return found;
-}
-
-// Returns the initial values of a variable, each of `bytes` bytes.
-std::vector<char> initial_values(Reader& reader, int bytes) {
-  std::vector<char> data;
-  int depth = 0;
-  do {
-    if (reader.accept("{")) {
-      ++depth;
-    } else if (reader.accept("}")) {
-      --depth;
-    } else if (!reader.accept(",")) {
-      const uint64_t bits = reader.number();
-      const char* from = reinterpret_cast<const char*>(&bits);
-      data.insert(data.end(), from, from + bytes);
-    }
-  } while (depth > 0);
-  return data;
-}
-
-}  // namespace
 
 Module::Module(std::string text) : text_(std::move(text)), tokens_(tokens_of(text_)) {
   Reader reader(tokens_, 0);
