@@ -11,11 +11,37 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tests.mutants.fault import Fault, parsed
 from tests.mutants.sandbox import HERE, KILLED, SURVIVED, Pool, Sandbox, compiled, first_failure
 
 ERROR = "ERROR"
 STYLES = {KILLED: "green", SURVIVED: "bold red", ERROR: "bold red"}
+
+
+class Fault(NamedTuple):
+    """`old` stands exactly once in the file `path`, and `new` takes its place; `tests` are pytest's arguments."""
+
+    path: str
+    old: str
+    new: str
+    tests: str
+
+
+def parsed(table: str) -> list[Fault]:
+    """The faults of a table: a file, then what stands there (-), what takes its place (+), and its tests (:)."""
+    found: list[Fault] = []
+    path, old, new, before = "", [], [], ""
+    for line in table.splitlines():
+        mark, rest = line[:1], line[2:]
+        if mark == "-":
+            old, new = ([*old, rest], new) if before == "-" else ([rest], [])
+        elif mark == "+":
+            new.append(rest)
+        elif mark == ":":
+            found.append(Fault(path, "\n".join(old), "\n".join(new), rest))
+        elif line and mark != "#":
+            path = line
+        before = mark
+    return found
 
 
 class Outcome(NamedTuple):
