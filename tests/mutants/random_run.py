@@ -14,13 +14,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from tests.mutants.covering import INTERPRETED, PACKAGES, PLAIN, Covering, Test, chosen, covering, module_of
-from tests.mutants.equivalents import reason
 from tests.mutants.mutant import Mutant, drawn
 from tests.mutants.native_places import families, native_mutants
 from tests.mutants.python_places import parses, python_mutants
-from tests.mutants.sandbox import KILLED, SURVIVED, TIMEOUT, Pool, Sandbox, compiled, first_failure
+from tests.mutants.sandbox import HERE, KILLED, SURVIVED, TIMEOUT, Pool, Sandbox, compiled, first_failure
+from tests.mutants.written import parsed
 
 EQUIVALENT = "equivalent"
+EQUIVALENTS = parsed((HERE / "equivalents.txt").read_text())
 # Seconds and number of the tests that a mutant meets at first, and of those that it meets if it is alive then. The
 # first few kill most mutants, and pytest has to read few files for them.
 ROUNDS = ((5.0, 8), (15.0, 40), (60.0, 200))
@@ -42,6 +43,11 @@ class Verdict(NamedTuple):
 def runs_on_cpu(test: Test) -> bool:
     """Whether the backend `cpu` is among the test's parameters."""
     return re.search(r"\bcpu\b", test.name.partition("[")[2]) is not None
+
+
+def reason(path: str, old: str, new: str) -> str | None:
+    """Why the change is none, or None; lines are given without indentation."""
+    return next((e.tests for e in EQUIVALENTS if (e.path, e.old) == (path, old) and e.new in ("", new)), None)
 
 
 class Judge:

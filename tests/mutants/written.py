@@ -27,7 +27,8 @@ class Fault(NamedTuple):
 
 
 def parsed(table: str) -> list[Fault]:
-    """The faults of a table: a file, then what stands there (-), what takes its place (+), and its tests (:)."""
+    """The faults of a table: a file, then what stands there (-), what takes its place (+), and its tests (:). In the
+    table of equivalents the reason why no test can fail takes the place of the tests."""
     found: list[Fault] = []
     path, old, new, before = "", [], [], ""
     for line in table.splitlines():
