@@ -159,22 +159,24 @@ void Parser::set_address(Instruction& i, const Operand& o) {
 
 // call (results), name, (arguments);
 void Parser::call(Instruction& i) {
-  PendingCall pending{.call = static_cast<int>(kernel_->calls.size()), .callee = {}, .results = {}, .arguments = {}};
-  const auto places = [&](const Operand& list) {
-    std::vector<int> found;
-    for (const Operand& o : list.parts) found.push_back(static_cast<int>(o.symbol.value));
-    return found;
-  };
+  Operand results, arguments;
   if (reader_.peek() == "(") {
-    pending.results = places(operand());
+    results = operand();
     reader_.expect(",");
   }
-  pending.callee = reader_.next();
-  if (reader_.accept(",")) pending.arguments = places(operand());
-  callee(pending.callee);
-  i.target = pending.call;
-  kernel_->calls.emplace_back();
-  pending_.push_back(pending);
+  const std::string& name = called_.emplace_back(reader_.next());
+  if (reader_.accept(",")) arguments = operand();
+  const Callee& c = callee(name);
+  i.target = static_cast<int>(kernel_->calls.size());
+  Call& call = kernel_->calls.emplace_back();
+  call.return_register = c.return_register;
+  const auto place = [](const Operand& o) { return static_cast<int>(o.symbol.value); };
+  for (size_t k = 0; k < arguments.parts.size(); ++k) {
+    call.arguments.push_back({place(arguments.parts[k]), c.parameters.at(k).offset, c.parameters.at(k).bytes});
+  }
+  for (size_t k = 0; k < results.parts.size(); ++k) {
+    call.results.push_back({c.results.at(k).offset, place(results.parts[k]), c.results.at(k).bytes});
+  }
 }
 
 }  // namespace ptx

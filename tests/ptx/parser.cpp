@@ -46,7 +46,7 @@ std::unique_ptr<Kernel> Parser::parse() {
     }
     body(function.body);
   }
-  resolve_calls();
+  for (size_t k = 0; k < called_.size(); ++k) kernel_->calls[k].first = callees_.at(called_[k]).first;
   if (dynamic_shared_ >= 0 && dynamic_shared_ != kernel_->shared_bytes) {
     fail(kernel_->name + ": shared memory of a fixed size behind that whose size the launch says");
   }
@@ -139,21 +139,6 @@ void Parser::resolve_labels(int first) {
   std::vector<int> labels;
   for (const auto& [name, at] : labels_) labels.push_back(at);
   contract(*kernel_, first, labels);
-}
-
-void Parser::resolve_calls() {
-  for (const PendingCall& p : pending_) {
-    const Callee& c = callees_.at(p.callee);
-    Call& call = kernel_->calls[p.call];
-    call.first = c.first;
-    call.return_register = c.return_register;
-    for (size_t k = 0; k < p.arguments.size(); ++k) {
-      call.arguments.push_back({p.arguments[k], c.parameters.at(k).offset, c.parameters.at(k).bytes});
-    }
-    for (size_t k = 0; k < p.results.size(); ++k) {
-      call.results.push_back({c.results.at(k).offset, p.results[k], c.results.at(k).bytes});
-    }
-  }
 }
 
 Parser::Callee& Parser::callee(const std::string& name) {

@@ -70,11 +70,6 @@ class Parser {
     int first = -1, return_register = -1;
     std::vector<Parameter> results, parameters;
   };
-  struct PendingCall {
-    int call;
-    std::string callee;
-    std::vector<int> results, arguments;  // their places in lane memory
-  };
 
   Module& module_;
   Reader reader_;
@@ -82,7 +77,7 @@ class Parser {
   std::vector<std::map<std::string, Symbol, std::less<>>> scopes_;
   std::map<std::string, Callee> callees_;
   std::vector<std::string> to_parse_;
-  std::vector<PendingCall> pending_;
+  std::vector<std::string> called_;  // the callee of each call
   std::map<uint64_t, int> constants_;
   int dynamic_shared_ = -1;   // where dynamic shared memory begins; -1 if there is none
   int return_register_ = -1;  // of the function that is parsed now; -1 in the kernel itself
@@ -97,7 +92,6 @@ class Parser {
   void registers();
   void label();
   void resolve_labels(int first);
-  void resolve_calls();
   Callee& callee(const std::string& name);
 
   int new_register() { return kernel_->num_registers++; }
