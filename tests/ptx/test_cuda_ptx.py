@@ -1,9 +1,5 @@
 """What nvcc compiles, executed: every kernel, in every form that is compiled, against the reference; blocks in any
-order; and faults that are put into the PTX of our kernels.
-
-In a process of its own, as `make test` has it: BFN_PTX=cuda pytest tests/ptx. All of tests/kernels runs there too
-(`make gpu-test`).
-"""
+order; and faults that are put into the PTX of our kernels."""
 
 import os
 import re

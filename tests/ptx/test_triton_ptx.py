@@ -1,9 +1,5 @@
 """What Triton compiles for a GPU, executed: every kernel in float32 and bfloat16 against the reference, and blocks in
-any order.
-
-In a process of its own, as `make test` has it: BFN_PTX=triton pytest tests/ptx. All of tests/kernels runs there too
-(`make gpu-test`).
-"""
+any order."""
 
 import itertools
 import os
