@@ -172,20 +172,18 @@ LIMITS = {"too_many_threads": {"threads": 1024}, "too_much_shared_memory": {"sha
 @pytest.mark.parametrize("name", FAULTS)
 def test_faults_are_found(name):
     fault, sound, words, options = FAULTS[name]
-    threads = options.get("threads", 32) * options.get("blocks", 1)
     with pytest.raises(ptx.PtxError, match=words):
-        run(fault, [0] * threads, **options)
-    run(sound, [0] * threads, **(options | LIMITS.get(name, {})))
+        run(fault, **options)
+    run(sound, **(options | LIMITS.get(name, {})))
 
 
 @pytest.mark.parametrize("name", [name for name, (_, _, words, _) in FAULTS.items() if "race" in words])
 def test_without_races_none_is_reported(name):
     """With races=False, the interpreter reports no race, and no read of shared memory that nobody wrote."""
     fault, sound, _, options = FAULTS[name]
-    threads = options.get("threads", 32) * options.get("blocks", 1)
     with ptx.options(races=False):
-        run(fault, [0] * threads, **options)
-        run(sound, [0] * threads, **options)
+        run(fault, **options)
+        run(sound, **options)
 
 
 # %d2: the address of the 8 bytes of output that belong to the same lane of the first warp, in both warps
@@ -212,7 +210,7 @@ HARMLESS = {
 
 @pytest.mark.parametrize("name", HARMLESS)
 def test_harmless_accesses_of_warps_are_no_race(name):
-    run(f"{HARMLESS[name]}\n{USE}", [0] * 64, threads=64)
+    run(f"{HARMLESS[name]}\n{USE}", threads=64)
 
 
 def test_a_later_launch_is_in_no_race():
