@@ -8,13 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from tests.mutants.sandbox import HERE, KILLED, SURVIVED, Pool, Sandbox, compiled, first_failure
 
 ERROR = "ERROR"
-STYLES = {KILLED: "green", SURVIVED: "bold red", ERROR: "bold red"}
 
 
 class Fault(NamedTuple):
@@ -50,6 +47,10 @@ class Outcome(NamedTuple):
     verdict: str
     seconds: float
     said: str = ""  # the output of the build or of pytest
+
+    def __str__(self) -> str:
+        change = f"{self.fault.old.strip()} → {self.fault.new.strip() or '(nothing)'}"
+        return f"{self.verdict} {self.fault.path}: {change} ({self.seconds:.0f} s), by {self.fault.tests}"
 
 
 def faults() -> list[Fault]:
@@ -119,16 +120,6 @@ def outcome(sandbox: Sandbox, fault: Fault) -> Outcome:
     return Outcome(fault, verdict, time.monotonic() - begin, said)
 
 
-def table(outcomes: Sequence[Outcome]) -> Table:
-    shown = Table("file", "fault", "tests", "outcome", "seconds", title="mutants", show_lines=True)
-    for one in outcomes:
-        fault, style = one.fault, STYLES[one.verdict]
-        change = f"{fault.old.strip()}\n→ {fault.new.strip() or '(nothing)'}"
-        verdict = f"[{style}]{one.verdict}[/]"
-        shown.add_row(fault.path, escape(change), escape(fault.tests), verdict, f"{one.seconds:.0f}")
-    return shown
-
-
 def unfit(pool: Pool, selections: Iterable[str], console: Console) -> dict[str, str]:
     """The output of pytest for each selection of tests that does not pass without a fault."""
     selections = list(dict.fromkeys(selections))
@@ -157,16 +148,18 @@ def run(pool: Pool, chosen: Sequence[Fault], console: Console) -> list[Outcome]:
     outcomes = []
     for one in pool.map(outcome_of, chosen):
         outcomes.append(one)
-        change = f"{one.fault.path}: {one.fault.old.strip()} → {one.fault.new.strip()}"
-        console.print(f"{len(outcomes)} of {len(chosen)} {one.verdict} {change}", markup=False)
+        console.print(f"{len(outcomes)} of {len(chosen)} {one}", markup=False)
         if why := one.said if one.verdict == ERROR else first_failure(one.said)[:150]:
             console.print(f"    {why}", markup=False)
     return outcomes
 
 
 def report(outcomes: Sequence[Outcome], console: Console) -> int:
-    """The exit status is 2 if a fault's tests say nothing about it, else 1 if a fault survived."""
-    console.print(table(outcomes))
+    """Prints what was not killed. The exit status is 2 if a fault's tests say nothing about it, else 1 if a fault
+    survived."""
+    for one in outcomes:
+        if one.verdict != KILLED:
+            console.print(str(one), markup=False)
     verdicts = [one.verdict for one in outcomes]
-    console.print(", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in STYLES), markup=False)
+    console.print(", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in (KILLED, SURVIVED, ERROR)))
     return 2 if ERROR in verdicts else 1 if SURVIVED in verdicts else 0
