@@ -1,5 +1,8 @@
 """Warps, branches, calls and barriers, and what lanes do together."""
 
+import functools
+import operator
+
 import pytest
 
 from tests.ptx import ptx
@@ -186,18 +189,13 @@ def test_votes_and_reductions(mask):
         return {found[lane] for lane in named}
 
     chosen = [signed[lane] for lane in named]
-    assert of(f"redux.sync.add.s32 %r0, %r1, {mask};") == {sum(chosen) % 2**32}
-    assert of(f"redux.sync.min.s32 %r0, %r1, {mask};") == {min(chosen) % 2**32}
-    assert of(f"redux.sync.max.s32 %r0, %r1, {mask};") == {max(chosen) % 2**32}
     unsigned = [x % 2**32 for x in chosen]
-    assert of(f"redux.sync.min.u32 %r0, %r1, {mask};") == {min(unsigned)}
-    assert of(f"redux.sync.max.u32 %r0, %r1, {mask};") == {max(unsigned)}
-    conjunction, union, exclusive = 2**32 - 1, 0, 0
-    for word in unsigned:
-        conjunction, union, exclusive = conjunction & word, union | word, exclusive ^ word
-    assert of(f"redux.sync.and.b32 %r0, %r1, {mask};") == {conjunction}
-    assert of(f"redux.sync.or.b32 %r0, %r1, {mask};") == {union}
-    assert of(f"redux.sync.xor.b32 %r0, %r1, {mask};") == {exclusive}
+    reduced = {"add.s32": sum(chosen), "min.s32": min(chosen), "max.s32": max(chosen)}
+    reduced |= {"min.u32": min(unsigned), "max.u32": max(unsigned)}
+    logic = (("and", operator.and_), ("or", operator.or_), ("xor", operator.xor))
+    reduced |= {f"{name}.b32": functools.reduce(combine, unsigned) for name, combine in logic}
+    for name, want in reduced.items():
+        assert of(f"redux.sync.{name} %r0, %r1, {mask};") == {want % 2**32}, name
 
     even = "and.b32 %r2, %t, 1;\nsetp.eq.u32 %p0, %r2, 0;\n"
     ballot = sum(1 << lane for lane in named if lane % 2 == 0)
