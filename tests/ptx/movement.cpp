@@ -136,8 +136,12 @@ Row gathering(F) {
   return {.sources = 2, .base = {.run = gather<F>, .kind = Kind::kCollective}};
 }
 
-Lanes votes(const uint64_t* a, const Instruction& i, Lanes lanes) {
-  return where_true(a, lanes) ^ (i.negated ? lanes : 0);
+// F computes the result from the lanes that vote true, and from those that take part.
+template <class F>
+Row vote(F) {
+  return gathering([](const uint64_t* a, const Instruction& i, Lanes lanes) {
+    return uint64_t{F{}(where_true(a, lanes) ^ (i.negated ? lanes : 0), lanes)};
+  });
 }
 
 template <class T, class F>
@@ -158,15 +162,9 @@ void add_collectives(Table& table) {
   add_shuffle("down", shuffle<Shuffle::kDown>);
   add_shuffle("bfly", shuffle<Shuffle::kBfly>);
   add_shuffle("idx", shuffle<Shuffle::kIdx>);
-  table.add("vote.sync.any.pred", gathering([](const uint64_t* a, const Instruction& i, Lanes lanes) {
-              return uint64_t{votes(a, i, lanes) != 0};
-            }));
-  table.add("vote.sync.all.pred", gathering([](const uint64_t* a, const Instruction& i, Lanes lanes) {
-              return uint64_t{votes(a, i, lanes) == lanes};
-            }));
-  table.add("vote.sync.ballot.b32", gathering([](const uint64_t* a, const Instruction& i, Lanes lanes) {
-              return uint64_t{votes(a, i, lanes)};
-            }));
+  table.add("vote.sync.any.pred", vote([](Lanes votes, Lanes) { return votes != 0; }));
+  table.add("vote.sync.all.pred", vote([](Lanes votes, Lanes lanes) { return votes == lanes; }));
+  table.add("vote.sync.ballot.b32", vote([](Lanes votes, Lanes) { return votes; }));
   table.add("redux.sync.add.{u32,s32}", reduction<uint32_t>([](auto a, auto b) { return a + b; }));
   table.add("redux.sync.min.u32", reduction<uint32_t>([](auto a, auto b) { return smaller(a, b); }));
   table.add("redux.sync.max.u32", reduction<uint32_t>([](auto a, auto b) { return larger(a, b); }));

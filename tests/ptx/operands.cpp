@@ -41,12 +41,11 @@ void Parser::instruction() {
     guard_negated = reader_.accept("!");
     guard = operand().reg;
   }
-  const std::string full(reader_.next()), *name = nullptr;
-  const Row* row = find_row(without_hints(full), &name);
+  const std::string full(reader_.next());
+  const Row* row = find_row(without_hints(full));
   if (!row) fail("PTX line " + std::to_string(line) + ": unknown instruction " + full);
   Instruction i = row->base;
   i.line = line;
-  i.name = name;
   i.guard = guard;
   i.guard_negated = guard_negated;
   i.rounding = rounding_of(full);

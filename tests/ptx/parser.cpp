@@ -70,10 +70,8 @@ void Parser::body(size_t at) {
       statement();
     }
   }
-  const std::string* name = nullptr;
-  Instruction end = find_row("ret", &name)->base;
+  Instruction end = find_row("ret")->base;
   end.target = return_register_;
-  end.name = name;
   kernel_->code.push_back(end);
   resolve_labels(first);
 }

@@ -57,7 +57,7 @@ def run(body: str, inputs=None, threads: int = 32, blocks: int = 1, number: int 
 
 
 INFINITY, NAN = float("inf"), float("nan")
-WIDTHS = {"pred": 8, "f16": 16, "bf16": 16, "bf16x2": 32, "f16x2": 32}
+WIDTHS = {"pred": 8, "bf16": 16}  # of other types the name ends in the width
 # bits of the fraction, the smallest exponent of a normal number, and the largest exponent
 FORMATS = {"f32": (23, -126, 127), "f64": (52, -1022, 1023), "f16": (10, -14, 15), "bf16": (7, -126, 127)}
 CODES = {"f32": ("f", "I"), "f64": ("d", "Q"), "f16": ("e", "H")}

@@ -16,7 +16,7 @@ class Table {
  public:
   // Adds a row for each name of a pattern: "add{,.rn}.f32" stands for "add.f32" and "add.rn.f32".
   void add(const std::string& pattern, const Row& row);
-  const std::pair<const std::string, Row>* find(const std::string& name) const;
+  const Row* find(const std::string& name) const;
 
  private:
   std::unordered_map<std::string, Row> rows_;
