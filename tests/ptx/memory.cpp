@@ -103,12 +103,6 @@ bool SharedMemory::write(size_t at, size_t bytes, int warp, const char* value) {
 
 namespace {
 
-// A place in memory that a lane may access.
-struct Place {
-  char* address;
-  bool shared = false;
-};
-
 bool within(uintptr_t address, size_t bytes, const std::vector<char>& memory) {
   const auto begin = reinterpret_cast<uintptr_t>(memory.data());
   return begin <= address && address + bytes <= begin + memory.size();
