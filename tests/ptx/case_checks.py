@@ -26,20 +26,16 @@ def with_classes(case: Case, k: int) -> Case:
     return dataclasses.replace(case, name=f"{case.op}[K={k}]", fields=fields, options=options, num_classes=k)
 
 
-def batches(case: Case, dtype: torch.dtype) -> list[dict]:
-    """Inputs of odd sizes, for which Triton compiles the same kernels."""
-    return [case.inputs(shape, dtype, seed) for seed, shape in enumerate([(3, 7), (3, 7), (5, 33)])]
-
-
 def check_with(
     options: dict, cases: Iterable[Case], backend: str, reload: Callable[[], None], dtype: torch.dtype = torch.float32
 ) -> None:
     """With options of the interpreter the results are as accurate. reload: makes it parse kernels again."""
+    shapes = ((3, 7), (3, 7), (5, 33))  # odd sizes, for which Triton compiles the same kernels
     try:
         with ptx.options(**options):
             reload()
             for case in cases:
-                check(case, batches(case, dtype), backend)
+                check(case, [case.inputs(shape, dtype, seed) for seed, shape in enumerate(shapes)], backend)
     finally:
         reload()
 

@@ -17,7 +17,7 @@ from tests.kernels.case import Case
 from tests.kernels.declared import parameters
 from tests.kernels.op_cases import CASES
 from tests.kernels.support import DTYPES, FIRST, error, named, scale, serves, ulp
-from tests.kernels.test_accuracy import SHAPES, check
+from tests.kernels.test_accuracy import SHAPES, check, laid_out
 from tests.kernels.test_cuda import NOISE, check_seeded
 from tests.ptx import cuda_ptx, ptx
 from tests.ptx.case_checks import check_orders, check_rounding, check_with, with_classes
@@ -54,12 +54,6 @@ def functions(kernels: set[str]) -> set[str]:
     return {kernel.split("<")[0] for kernel in kernels}
 
 
-def transposed(inputs: dict) -> dict:
-    """The same numbers in other strides."""
-    turn = lambda x: x.transpose(0, 1).contiguous().transpose(0, 1)  # noqa: E731
-    return {k: turn(v) if isinstance(v, torch.Tensor) and v.dim() > 1 else v for k, v in inputs.items()}
-
-
 def forms(case: Case, dtype: torch.dtype) -> Iterator[list[dict]]:
     """Inputs that kernels read in different ways: in any layout; densely, one by one and as vectors; and, as under
     autocast, float32 data with a network's outputs in a narrow type."""
@@ -67,7 +61,7 @@ def forms(case: Case, dtype: torch.dtype) -> Iterator[list[dict]]:
     dense = [case.inputs(shape, dtype, seed) for seed, shape in enumerate(sizes)]
     yield dense
     if dtype in (torch.float32, torch.float64):
-        yield [*map(transposed, dense)]
+        yield [laid_out(inputs, "transposed") for inputs in dense]
     elif network := network_of(case):
         wide = [case.inputs(shape, torch.float32, seed) for seed, shape in enumerate(sizes)]
         yield [{name: x.to(dtype) if name in network else x for name, x in inputs.items()} for inputs in wide]
@@ -104,7 +98,7 @@ def check_every_kernel(dtype):
         if case.num_classes == 27 and "known" not in case.fields:
             for many in (with_classes(case, 600), with_classes(case, 4100)):  # held by a block, and read in every sweep
                 rows = [many.inputs((2, 2), dtype, seed) for seed in range(2)]
-                check(many, [*rows, *map(transposed, rows)], BACKEND)
+                check(many, [*rows, *(laid_out(inputs, "transposed") for inputs in rows)], BACKEND)
     every, done = readable(cuda_ptx.kernels()), readable(ptx.executed())
     every = {kernel for kernel in every if not kernel.startswith(UNREACHED)}
     assert of_dtype(every, dtype) <= done, "never executed: " + ", ".join(sorted(of_dtype(every, dtype) - done))
