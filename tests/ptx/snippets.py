@@ -31,6 +31,7 @@ mul.wide.u32 %mine, %t, 8;
 add.s64 %in, %in, %mine;
 add.s64 %out, %out, %mine;
 """
+STORE = "cvt.u64.u32 %d0, %r0;\nst.global.u64 [%out], %d0;"  # gives out %r0
 
 
 def module(body: str, before: str = "") -> ptx.Module:

@@ -6,11 +6,8 @@ import numpy as np
 import pytest
 
 from tests.ptx import ptx
-from tests.ptx.snippets import module, run
+from tests.ptx.snippets import STORE, module, run
 
-pytestmark = pytest.mark.skipif(ptx.missing() is not None, reason=str(ptx.missing()))
-
-STORE = "cvt.u64.u32 %d0, %r0;\nst.global.u64 [%out], %d0;"
 SHARED = ".shared .align 16 .b8 memory[256];\n"
 # %r2: the address of 4 bytes of shared memory for each lane; all warps of a block have the same addresses
 OWN = "mov.u32 %r2, memory;\nand.b32 %r5, %t, 31;\nmad.lo.u32 %r2, %r5, 4, %r2;\n"

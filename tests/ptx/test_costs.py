@@ -6,8 +6,6 @@ import pytest
 from tests.ptx import ptx
 from tests.ptx.snippets import run
 
-pytestmark = pytest.mark.skipif(ptx.missing() is not None, reason=str(ptx.missing()))
-
 
 def counted(body: str, threads: int = 32, blocks: int = 1, before: str = "") -> dict[str, ptx.Executed]:
     ptx.counts()

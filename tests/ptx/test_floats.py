@@ -12,8 +12,6 @@ import torch
 from tests.ptx import ptx
 from tests.ptx.snippets import FORMATS, INFINITY, NAN, bits, evaluate, evaluate_bits, number, rounded, run
 
-pytestmark = pytest.mark.skipif(ptx.missing() is not None, reason=str(ptx.missing()))
-
 KINDS = ("f32", "f64")
 ROUNDINGS = ("rn", "rz", "rm", "rp")
 CANONICAL = 0x7FFFFFFF  # the NaN of float32

@@ -7,10 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.ptx import ptx
 from tests.ptx.snippets import bits, evaluate, width
-
-pytestmark = pytest.mark.skipif(ptx.missing() is not None, reason=str(ptx.missing()))
 
 INTEGERS = {  # values at the edges of each type, and some within
     "u16": (0, 1, 2, 7, 255, 40000, 65535),

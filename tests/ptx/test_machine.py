@@ -6,12 +6,9 @@ import operator
 import pytest
 
 from tests.ptx import ptx
-from tests.ptx.snippets import run
-
-pytestmark = pytest.mark.skipif(ptx.missing() is not None, reason=str(ptx.missing()))
+from tests.ptx.snippets import STORE, run
 
 LANES = range(32)
-STORE = "cvt.u64.u32 %d0, %r0;\nst.global.u64 [%out], %d0;"
 WORDS = [1000 + 7 * lane for lane in LANES]
 LOAD = "ld.global.u32 %r1, [%in];\n"
 

@@ -2,10 +2,7 @@
 
 import pytest
 
-from tests.ptx import ptx
 from tests.ptx.snippets import bits, run
-
-pytestmark = pytest.mark.skipif(ptx.missing() is not None, reason=str(ptx.missing()))
 
 WORDS = [0x8182838485868788, 0x91929394959697F8, 0xA1A2A3A4A5A6A7A8, 0xB1B2B3B4B5B6B7B8]
 BYTES = b"".join(word.to_bytes(8, "little") for word in WORDS)
