@@ -66,24 +66,23 @@ using Half = Narrow<5, 10>;
 // Subnormal numbers become 0 of the same sign.
 inline float flush(float x) { return std::fabs(x) < std::numeric_limits<float>::min() ? std::copysign(0.0f, x) : x; }
 
-// The smaller of two numbers. If one is NaN, it is the other one. -0 is smaller than 0.
+// Whether a is less than b, where -0 is less than 0.
+template <class T>
+bool is_less(T a, T b) {
+  if constexpr (std::is_floating_point_v<T>) {
+    if (a == b) return std::signbit(a) && !std::signbit(b);
+  }
+  return a < b;
+}
+
+// The smaller and the larger of two numbers. If one is NaN, it is the other one.
 template <class T>
 T smaller(T a, T b) {
-  if constexpr (std::is_floating_point_v<T>) {
-    if (a != a) return b;
-    if (b != b) return a;
-    if (a == b) return std::signbit(a) ? a : b;
-  }
-  return b < a ? b : a;
+  return a != a || is_less(b, a) ? b : a;
 }
 template <class T>
 T larger(T a, T b) {
-  if constexpr (std::is_floating_point_v<T>) {
-    if (a != a) return b;
-    if (b != b) return a;
-    if (a == b) return std::signbit(a) ? b : a;
-  }
-  return b > a ? b : a;
+  return a != a || is_less(a, b) ? b : a;
 }
 
 // Rounds to an integer by the current rounding mode. Numbers out of range become the least or the largest integer.
