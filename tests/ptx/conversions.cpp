@@ -10,12 +10,8 @@ const auto kAllInts = std::tuple_cat(kBytes, kInts);
 // Calls f(to, from) for each pair of types.
 template <class To, class From, class F>
 void pairs(const To& to, const From& from, F&& f) {
-  std::apply(
-      [&](auto... t) {
-        const auto by_from = [&](auto one) { std::apply([&](auto... s) { (f(one, s), ...); }, from); };
-        (by_from(t), ...);
-      },
-      to);
+  const auto with_each = [&](auto t) { std::apply([&](auto... s) { (f(t, s), ...); }, from); };
+  std::apply([&](auto... t) { (with_each(t), ...); }, to);
 }
 
 std::string named(const std::string& prefix, const char* to, const char* from) {
@@ -25,12 +21,8 @@ std::string named(const std::string& prefix, const char* to, const char* from) {
 template <class D, class S>
 D clamped(S x) {
   using Limits = std::numeric_limits<D>;
-  if constexpr (std::is_signed_v<S>) {
-    if (x < 0 && !std::is_signed_v<D>) return 0;
-    if (std::is_signed_v<D> && static_cast<int64_t>(x) < static_cast<int64_t>(Limits::min())) return Limits::min();
-    if (x < 0) return static_cast<D>(x);
-  }
-  return static_cast<uint64_t>(x) > static_cast<uint64_t>(Limits::max()) ? Limits::max() : static_cast<D>(x);
+  if (std::cmp_less(x, Limits::min())) return Limits::min();
+  return std::cmp_greater(x, Limits::max()) ? Limits::max() : static_cast<D>(x);
 }
 
 void add_of_integers(Table& table) {

@@ -1,6 +1,4 @@
 // Parses one instruction: finds its row of the table, and reads its operands.
-#include <algorithm>
-
 #include "parser.h"
 
 namespace ptx {
@@ -17,18 +15,11 @@ int rounding_of(const std::string& name) {
 }
 
 // Returns the name without hints for the caches, which change no result.
-std::string without_hints(std::string_view name) {
-  std::string result;
-  for (size_t from = 0; from < name.size();) {
-    const size_t to = std::min(name.find('.', from), name.size());
-    const std::string_view part = name.substr(from, to - from);
-    if (part.substr(0, 4) != "L1::" && part.substr(0, 4) != "L2::") {
-      if (!result.empty()) result += '.';
-      result += part;
-    }
-    from = to + 1;
+std::string without_hints(std::string name) {
+  for (const char* hint : {".L1::", ".L2::"}) {
+    for (size_t at; (at = name.find(hint)) != std::string::npos;) name.erase(at, name.find('.', at + 1) - at);
   }
-  return result;
+  return name;
 }
 
 }  // namespace

@@ -1,7 +1,5 @@
 #include "parser.h"
 
-#include <algorithm>
-
 namespace ptx {
 namespace {
 

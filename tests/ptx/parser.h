@@ -1,6 +1,7 @@
 // Parses the text of a kernel and of the functions that it calls into instructions.
 #pragma once
 
+#include <algorithm>
 #include <map>
 #include <memory>
 #include <string>
