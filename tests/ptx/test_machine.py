@@ -271,7 +271,9 @@ mov.b32 %r0, %f3;
     for contract, want in ((True, 0x33800000), (False, 0)):
         with ptx.options(contract=contract):
             assert {*run(body + STORE, [0]).tolist()} == {want}
-    # a product that is used twice stays, and so does one that says how it is rounded
+    # a product that is used twice stays, and so do those that say how they are rounded, or lose a factor
+    overwritten = body.replace("sub.f32", "mov.f32 %f0, 0f00000000;\nsub.f32")
+    assert {*run(overwritten + STORE, [0]).tolist()} == {0}
     twice = body.replace("mov.b32 %r0, %f3", "mul.f32 %f3, %f3, %f2;\nmov.b32 %r0, %f3")
     assert {*run(twice + STORE, [0]).tolist()} == {0}
     assert {*run(body.replace("mul.f32", "mul.rn.f32") + STORE, [0]).tolist()} == {0}
