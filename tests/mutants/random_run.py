@@ -39,6 +39,10 @@ class Verdict(NamedTuple):
     seconds: float
     why: str  # the first line that says why a test failed, or why no test did
 
+    def __str__(self) -> str:
+        said = f"{self.verdict} {self.mutant.kind} {self.place}, {self.why} ({self.seconds:.0f} s)"
+        return f"{said}\n    - {self.old}\n    + {self.new}"
+
 
 def runs_on_cpu(test: Test) -> bool:
     """Whether the backend `cpu` is among the test's parameters."""
@@ -155,8 +159,7 @@ def run(root: Path, pool: Pool, chosen: Iterator[Mutant], count: int, console: C
     with bar(console, "mutants") as progress:
         for one in progress.track(pool.map(judge, chosen, count), total=count):
             verdicts.append(one)
-            what = f"{one.verdict} {one.mutant.kind} {one.place} ({one.seconds:.0f} s) {one.why}"
-            console.print(f"{len(verdicts)} of {count} {what}\n    - {one.old}\n    + {one.new}", markup=False)
+            console.print(f"{len(verdicts)} of {count} {one}", markup=False)
     return verdicts
 
 
@@ -165,6 +168,6 @@ def report(verdicts: Sequence[Verdict], console: Console) -> int:
     survivors = [one for one in verdicts if one.verdict == SURVIVED]
     console.print(by_kind(verdicts))
     for one in survivors:
-        console.print(f"{one.place} {one.mutant.kind}, {one.why}\n    - {one.old}\n    + {one.new}", markup=False)
+        console.print(str(one), markup=False)
     console.print(f"{len(survivors)} of {len(verdicts)} mutants survived", markup=False)
     return 1 if survivors else 0

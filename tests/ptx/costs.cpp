@@ -1,5 +1,4 @@
-#include "costs.h"
-
+// Counts what kernels execute while options.count is set.
 #include <algorithm>
 #include <array>
 #include <map>
@@ -8,7 +7,6 @@
 #include "machine.h"
 
 namespace ptx {
-
 namespace {
 
 constexpr uint64_t kSector = 32, kBank = 4, kBanks = 32;

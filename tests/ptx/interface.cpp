@@ -4,7 +4,6 @@
 #include <set>
 
 #include "arithmetic.h"
-#include "costs.h"
 #include "machine.h"
 #include "program.h"
 

@@ -6,8 +6,6 @@
 #include <numeric>
 #include <random>
 
-#include "costs.h"
-
 namespace ptx {
 
 void fail(const Warp& warp, const Instruction& i, int lane, const std::string& what) {

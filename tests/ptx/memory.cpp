@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstring>
 
-#include "costs.h"
 #include "machine.h"
 
 namespace ptx {

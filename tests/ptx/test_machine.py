@@ -127,10 +127,7 @@ ld.local.v2.u32 {%r3, %r4}, [%own0+4];
     assert word == 43
 
 
-WIDTHS = (32, 8)
-
-
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", [32, 8])
 @pytest.mark.parametrize("by", [0, 1, 5, 16, 31])
 def test_shuffles(by, width):
     """As CUDA documents __shfl_sync and its kin: lanes of a segment of `width` read from each other, or themselves."""
