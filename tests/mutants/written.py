@@ -82,15 +82,10 @@ def wrong(fault: Fault, root: Path) -> str | None:
         return f"{fault.path}: {fault.old!r} must stand there once, and does {count} times"
     if fault.old == fault.new:
         return f"{fault.path}: {fault.old!r} is not changed"
-    files = files_of(fault.tests)
+    files = [word.split("::")[0] for word in command(fault.tests)[1] if word.startswith("tests/")]
     if not files:
         return f"{fault.path}: {fault.tests!r} names no file of tests/"
     return next((f"{fault.path}: its tests {name} are not there" for name in files if not (root / name).exists()), None)
-
-
-def files_of(tests: str) -> list[str]:
-    """The files of tests that pytest's arguments name."""
-    return [word.split("::")[0] for word in command(tests)[1] if word.startswith("tests/")]
 
 
 def joined(selections: Iterable[str]) -> dict[str, str]:
