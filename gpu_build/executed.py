@@ -170,10 +170,7 @@ def executions(backend: str, only: str = "") -> list[Execution]:
     found = []
     for row in rows(backend, ops, only):
         ptx.counts()
-        ptx.options(count=True)
-        try:
+        with ptx.options(count=True):
             row.call()
-        finally:
-            ptx.options()
         found.append(execution(backend, row, ptx.counts()))
     return found

@@ -1,5 +1,4 @@
 // Kernels with one bug each, and some without a bug. `bugs NAME` runs one of them.
-#include <cmath>
 #include <cstdio>
 #include <cstring>
 

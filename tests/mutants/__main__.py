@@ -12,7 +12,6 @@ from pathlib import Path
 from rich.console import Console
 
 from tests.mutants import random_run, written
-from tests.mutants.fault import Fault
 from tests.mutants.mutant import Mutant
 from tests.mutants.sandbox import Sandbox, compiled, pool
 
@@ -31,7 +30,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def faults_to_try(options: argparse.Namespace, console: Console) -> list[Fault]:
+def faults_to_try(options: argparse.Namespace, console: Console) -> list[written.Fault]:
     """The faults of the tables that are asked for, none if one of them is badly written."""
     chosen = [fault for fault in written.faults() if any(options.only in field for field in fault)]
     if not chosen:

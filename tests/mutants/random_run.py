@@ -14,13 +14,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from tests.mutants.covering import INTERPRETED, PACKAGES, PLAIN, Covering, Test, chosen, covering, module_of
-from tests.mutants.equivalents import reason
 from tests.mutants.mutant import Mutant, drawn
 from tests.mutants.native_places import families, native_mutants
 from tests.mutants.python_places import parses, python_mutants
-from tests.mutants.sandbox import KILLED, SURVIVED, TIMEOUT, Pool, Sandbox, compiled, first_failure
+from tests.mutants.sandbox import HERE, KILLED, SURVIVED, TIMEOUT, Pool, Sandbox, compiled, first_failure
+from tests.mutants.written import parsed
 
 EQUIVALENT = "equivalent"
+EQUIVALENTS = parsed((HERE / "equivalents.txt").read_text())
 # Seconds and number of the tests that a mutant meets at first, and of those that it meets if it is alive then. The
 # first few kill most mutants, and pytest has to read few files for them.
 ROUNDS = ((5.0, 8), (15.0, 40), (60.0, 200))
@@ -38,10 +39,19 @@ class Verdict(NamedTuple):
     seconds: float
     why: str  # the first line that says why a test failed, or why no test did
 
+    def __str__(self) -> str:
+        said = f"{self.verdict} {self.mutant.kind} {self.place}, {self.why} ({self.seconds:.0f} s)"
+        return f"{said}\n    - {self.old}\n    + {self.new}"
+
 
 def runs_on_cpu(test: Test) -> bool:
     """Whether the backend `cpu` is among the test's parameters."""
     return re.search(r"\bcpu\b", test.name.partition("[")[2]) is not None
+
+
+def reason(path: str, old: str, new: str) -> str | None:
+    """Why the change is none, or None; lines are given without indentation."""
+    return next((e.tests for e in EQUIVALENTS if (e.path, e.old) == (path, old) and e.new in ("", new)), None)
 
 
 class Judge:
@@ -149,8 +159,7 @@ def run(root: Path, pool: Pool, chosen: Iterator[Mutant], count: int, console: C
     with bar(console, "mutants") as progress:
         for one in progress.track(pool.map(judge, chosen, count), total=count):
             verdicts.append(one)
-            what = f"{one.verdict} {one.mutant.kind} {one.place} ({one.seconds:.0f} s) {one.why}"
-            console.print(f"{len(verdicts)} of {count} {what}\n    - {one.old}\n    + {one.new}", markup=False)
+            console.print(f"{len(verdicts)} of {count} {one}", markup=False)
     return verdicts
 
 
@@ -159,6 +168,6 @@ def report(verdicts: Sequence[Verdict], console: Console) -> int:
     survivors = [one for one in verdicts if one.verdict == SURVIVED]
     console.print(by_kind(verdicts))
     for one in survivors:
-        console.print(f"{one.place} {one.mutant.kind}, {one.why}\n    - {one.old}\n    + {one.new}", markup=False)
+        console.print(str(one), markup=False)
     console.print(f"{len(survivors)} of {len(verdicts)} mutants survived", markup=False)
     return 1 if survivors else 0

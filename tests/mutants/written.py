@@ -8,14 +8,38 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from tests.mutants.fault import Fault, parsed
 from tests.mutants.sandbox import HERE, KILLED, SURVIVED, Pool, Sandbox, compiled, first_failure
 
 ERROR = "ERROR"
-STYLES = {KILLED: "green", SURVIVED: "bold red", ERROR: "bold red"}
+
+
+class Fault(NamedTuple):
+    """`old` stands exactly once in the file `path`, and `new` takes its place; `tests` are pytest's arguments."""
+
+    path: str
+    old: str
+    new: str
+    tests: str
+
+
+def parsed(table: str) -> list[Fault]:
+    """The faults of a table: a file, then what stands there (-), what takes its place (+), and its tests (:). In the
+    table of equivalents the reason why no test can fail takes the place of the tests."""
+    found: list[Fault] = []
+    path, old, new, before = "", [], [], ""
+    for line in table.splitlines():
+        mark, rest = line[:1], line[2:]
+        if mark == "-":
+            old, new = ([*old, rest], new) if before == "-" else ([rest], [])
+        elif mark == "+":
+            new.append(rest)
+        elif mark == ":":
+            found.append(Fault(path, "\n".join(old), "\n".join(new), rest))
+        elif line and mark != "#":
+            path = line
+        before = mark
+    return found
 
 
 class Outcome(NamedTuple):
@@ -23,6 +47,10 @@ class Outcome(NamedTuple):
     verdict: str
     seconds: float
     said: str = ""  # the output of the build or of pytest
+
+    def __str__(self) -> str:
+        change = f"{self.fault.old.strip()} → {self.fault.new.strip() or '(nothing)'}"
+        return f"{self.verdict} {self.fault.path}: {change} ({self.seconds:.0f} s), by {self.fault.tests}"
 
 
 def faults() -> list[Fault]:
@@ -54,15 +82,10 @@ def wrong(fault: Fault, root: Path) -> str | None:
         return f"{fault.path}: {fault.old!r} must stand there once, and does {count} times"
     if fault.old == fault.new:
         return f"{fault.path}: {fault.old!r} is not changed"
-    files = files_of(fault.tests)
+    files = [word.split("::")[0] for word in command(fault.tests)[1] if word.startswith("tests/")]
     if not files:
         return f"{fault.path}: {fault.tests!r} names no file of tests/"
     return next((f"{fault.path}: its tests {name} are not there" for name in files if not (root / name).exists()), None)
-
-
-def files_of(tests: str) -> list[str]:
-    """The files of tests that pytest's arguments name."""
-    return [word.split("::")[0] for word in command(tests)[1] if word.startswith("tests/")]
 
 
 def joined(selections: Iterable[str]) -> dict[str, str]:
@@ -90,16 +113,6 @@ def outcome(sandbox: Sandbox, fault: Fault) -> Outcome:
             code, said = tested(sandbox, fault.tests)
             verdict = SURVIVED if code == 0 else KILLED if code == 1 or code < 0 else ERROR
     return Outcome(fault, verdict, time.monotonic() - begin, said)
-
-
-def table(outcomes: Sequence[Outcome]) -> Table:
-    shown = Table("file", "fault", "tests", "outcome", "seconds", title="mutants", show_lines=True)
-    for one in outcomes:
-        fault, style = one.fault, STYLES[one.verdict]
-        change = f"{fault.old.strip()}\n→ {fault.new.strip() or '(nothing)'}"
-        verdict = f"[{style}]{one.verdict}[/]"
-        shown.add_row(fault.path, escape(change), escape(fault.tests), verdict, f"{one.seconds:.0f}")
-    return shown
 
 
 def unfit(pool: Pool, selections: Iterable[str], console: Console) -> dict[str, str]:
@@ -130,16 +143,18 @@ def run(pool: Pool, chosen: Sequence[Fault], console: Console) -> list[Outcome]:
     outcomes = []
     for one in pool.map(outcome_of, chosen):
         outcomes.append(one)
-        change = f"{one.fault.path}: {one.fault.old.strip()} → {one.fault.new.strip()}"
-        console.print(f"{len(outcomes)} of {len(chosen)} {one.verdict} {change}", markup=False)
+        console.print(f"{len(outcomes)} of {len(chosen)} {one}", markup=False)
         if why := one.said if one.verdict == ERROR else first_failure(one.said)[:150]:
             console.print(f"    {why}", markup=False)
     return outcomes
 
 
 def report(outcomes: Sequence[Outcome], console: Console) -> int:
-    """The exit status is 2 if a fault's tests say nothing about it, else 1 if a fault survived."""
-    console.print(table(outcomes))
+    """Prints what was not killed. The exit status is 2 if a fault's tests say nothing about it, else 1 if a fault
+    survived."""
+    for one in outcomes:
+        if one.verdict != KILLED:
+            console.print(str(one), markup=False)
     verdicts = [one.verdict for one in outcomes]
-    console.print(", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in STYLES), markup=False)
+    console.print(", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in (KILLED, SURVIVED, ERROR)))
     return 2 if ERROR in verdicts else 1 if SURVIVED in verdicts else 0

@@ -7,7 +7,6 @@
 #include <cstring>
 #include <new>
 
-#include "interface.h"
 #include "memory.h"
 
 namespace {

@@ -66,24 +66,23 @@ using Half = Narrow<5, 10>;
 // Subnormal numbers become 0 of the same sign.
 inline float flush(float x) { return std::fabs(x) < std::numeric_limits<float>::min() ? std::copysign(0.0f, x) : x; }
 
-// The smaller of two numbers. If one is NaN, it is the other one. -0 is smaller than 0.
+// Whether a is less than b, where -0 is less than 0.
+template <class T>
+bool is_less(T a, T b) {
+  if constexpr (std::is_floating_point_v<T>) {
+    if (a == b) return std::signbit(a) && !std::signbit(b);
+  }
+  return a < b;
+}
+
+// The smaller and the larger of two numbers. If one is NaN, it is the other one.
 template <class T>
 T smaller(T a, T b) {
-  if constexpr (std::is_floating_point_v<T>) {
-    if (a != a) return b;
-    if (b != b) return a;
-    if (a == b) return std::signbit(a) ? a : b;
-  }
-  return b < a ? b : a;
+  return a != a || is_less(b, a) ? b : a;
 }
 template <class T>
 T larger(T a, T b) {
-  if constexpr (std::is_floating_point_v<T>) {
-    if (a != a) return b;
-    if (b != b) return a;
-    if (a == b) return std::signbit(a) ? b : a;
-  }
-  return b > a ? b : a;
+  return a != a || is_less(a, b) ? b : a;
 }
 
 // Rounds to an integer by the current rounding mode. Numbers out of range become the least or the largest integer.
@@ -100,35 +99,15 @@ D to_integer(S x) {
 template <class T>
 using Unsigned = std::make_unsigned_t<T>;
 
-// The integer type of twice the width.
+// The integer type of twice the width. The functions only say it by their types, and are never called.
+uint32_t wider(uint16_t);
+int32_t wider(int16_t);
+uint64_t wider(uint32_t);
+int64_t wider(int32_t);
+unsigned __int128 wider(uint64_t);
+__int128 wider(int64_t);
 template <class T>
-struct WiderOf;
-template <>
-struct WiderOf<uint16_t> {
-  using type = uint32_t;
-};
-template <>
-struct WiderOf<int16_t> {
-  using type = int32_t;
-};
-template <>
-struct WiderOf<uint32_t> {
-  using type = uint64_t;
-};
-template <>
-struct WiderOf<int32_t> {
-  using type = int64_t;
-};
-template <>
-struct WiderOf<uint64_t> {
-  using type = unsigned __int128;
-};
-template <>
-struct WiderOf<int64_t> {
-  using type = __int128;
-};
-template <class T>
-using Wider = typename WiderOf<T>::type;
+using Wider = decltype(wider(T()));
 
 template <class T>
 Wider<T> product(T a, T b) {

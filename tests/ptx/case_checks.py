@@ -26,23 +26,30 @@ def with_classes(case: Case, k: int) -> Case:
     return dataclasses.replace(case, name=f"{case.op}[K={k}]", fields=fields, options=options, num_classes=k)
 
 
-def batches(case: Case, dtype: torch.dtype) -> list[dict]:
-    """Inputs of odd sizes, for which Triton compiles the same kernels."""
-    return [case.inputs(shape, dtype, seed) for seed, shape in enumerate([(3, 7), (3, 7), (5, 33)])]
-
-
 def check_with(
     options: dict, cases: Iterable[Case], backend: str, reload: Callable[[], None], dtype: torch.dtype = torch.float32
 ) -> None:
     """With options of the interpreter the results are as accurate. reload: makes it parse kernels again."""
+    shapes = ((3, 7), (3, 7), (5, 33))  # odd sizes, for which Triton compiles the same kernels
     try:
-        ptx.options(**options)
-        reload()
-        for case in cases:
-            check(case, batches(case, dtype), backend)
+        with ptx.options(**options):
+            reload()
+            for case in cases:
+                check(case, [case.inputs(shape, dtype, seed) for seed, shape in enumerate(shapes)], backend)
     finally:
-        ptx.options()
         reload()
+
+
+def check_orders(case: Case, backend: str, architecture: int = 90) -> None:
+    """Blocks in any order leave the same bits, and none reads or writes what another one writes (the interpreter
+    looks)."""
+    inputs = case.inputs((5, 30 if case.num_classes else 300), torch.float32)
+    found = []
+    for order in ptx.ORDERS:
+        with ptx.options(order=order, architecture=architecture):
+            found.append(evaluate(case, inputs, backend))
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], rtol=0, atol=0, equal_nan=True)
 
 
 def check_rounding(case: Case, backend: str) -> None:

@@ -1,5 +1,5 @@
 // ptxas fuses a product into a sum if only this sum uses the product, and no branch or label lies between them. Both
-// are then computed with one rounding.
+// are then computed with one rounding. A product whose factors are overwritten before the sum stays here.
 #include <algorithm>
 #include <unordered_map>
 
@@ -45,14 +45,22 @@ void contract(Kernel& kernel, int first, const std::vector<int>& labels) {
     const bool straight = i.kind == Kind::kPlain || i.kind == Kind::kCollective;
     if (!straight || std::find(labels.begin(), labels.end(), place) != labels.end()) products.clear();
     const Role role = role_of(i);
-    if (role == Role::kProduct && i.guard < 0 && written[i.results[0]] == 1) products[i.results[0]] = place;
-    if (role != Role::kSum && role != Role::kDifference) continue;
     for (int which : {0, 1}) {
+      if (role != Role::kSum && role != Role::kDifference) break;
       const auto found = products.find(i.sources[which]);
       if (found == products.end() || read[i.sources[which]] != 1) continue;
       fuse(i, kernel.code[found->second], which);
       break;
     }
+    // A later sum would read what the factors have become.
+    for (int k = 0; k < i.num_results; ++k) {
+      if (written[i.results[k]] == 1) continue;
+      std::erase_if(products, [&](const auto& product) {
+        const auto& factors = kernel.code[product.second].sources;
+        return factors[0] == i.results[k] || factors[1] == i.results[k];
+      });
+    }
+    if (role == Role::kProduct && i.guard < 0 && written[i.results[0]] == 1) products[i.results[0]] = place;
   }
 }
 

@@ -1,5 +1,4 @@
-#include "costs.h"
-
+// Counts what kernels execute while options.count is set.
 #include <algorithm>
 #include <array>
 #include <map>
@@ -8,7 +7,6 @@
 #include "machine.h"
 
 namespace ptx {
-
 namespace {
 
 constexpr uint64_t kSector = 32, kBank = 4, kBanks = 32;
@@ -20,10 +18,10 @@ uint64_t rounded_up(uint64_t number, uint64_t unit) { return (number + unit - 1)
 // Returns the indices of the pieces of memory that the lanes reach.
 std::set<uint64_t> pieces(const uint64_t* addresses, int64_t offset, Lanes lanes, uint64_t bytes, uint64_t piece) {
   std::set<uint64_t> found;
-  for (; lanes; lanes &= lanes - 1) {
-    const uint64_t begin = addresses[__builtin_ctz(lanes)] + offset;
+  for_each(lanes, [&](int lane) {
+    const uint64_t begin = addresses[lane] + offset;
     for (uint64_t k = begin / piece; k * piece < begin + bytes; ++k) found.insert(k);
-  }
+  });
   return found;
 }
 

@@ -70,18 +70,13 @@ void add_comparison(Table& table, const std::string& name, const Types& types, F
   const std::pair<const char*, Combine> combinations[] = {
       {"", Combine::kNone}, {".and", Combine::kAnd}, {".or", Combine::kOr}, {".xor", Combine::kXor}};
   for (const auto& [suffix, combine] : combinations) {
-    each(table, types, "setp." + name + suffix + ".#", [&](auto type) {
-      using T = typename decltype(type)::type;
-      const int sources = combine == Combine::kNone ? 2 : 3;
-      return Row{.form = Form::kResultFirst, .sources = sources, .base = {.run = compare<F, T>, .combine = combine}};
-    });
+    const std::string full = "setp." + name + suffix;
+    const auto made = [&](Run run) {
+      return Row{.sources = combine == Combine::kNone ? 2 : 3, .base = {.run = run, .combine = combine}};
+    };
+    each(table, types, full + ".#", [&]<class T>(Type<T>) { return made(compare<F, T>); });
     if constexpr (!std::is_integral_v<typename std::tuple_element_t<std::tuple_size_v<Types> - 1, Types>::type>) {
-      each(table, kNarrow, "setp." + name + suffix + ".#x2", [&](auto type) {
-        using T = typename decltype(type)::type;
-        const int sources = combine == Combine::kNone ? 2 : 3;
-        return Row{
-            .form = Form::kResultFirst, .sources = sources, .base = {.run = compare_pairs<F, T>, .combine = combine}};
-      });
+      each(table, kNarrow, full + ".#x2", [&]<class T>(Type<T>) { return made(compare_pairs<F, T>); });
     }
   }
 }
@@ -108,85 +103,54 @@ void add_comparisons(Table& table) {
   add_comparison(table, "nan", floats, [](auto a, auto b) { return a != a || b != b; });
 }
 
-template <class T, size_t>
-using Repeated = T;
-
-// Calls F with one number of type T for each index.
-template <class F, class T, class Indices>
-struct WithSources;
-template <class F, class T, size_t... k>
-struct WithSources<F, T, std::index_sequence<k...>> {
-  T operator()(Repeated<T, k>... x) const { return F{}(x...); }
-};
-
-// Adds an operation with kSources sources for float32 and float64, and its form for float32 that flushes subnormal
-// numbers.
-template <int kSources, class F>
-void add_float(Table& table, const std::string& pattern, F) {
-  using Indices = std::make_index_sequence<kSources>;
-  each(table, kFloats, pattern + ".#",
-       [](auto t) { return row(WithSources<F, typename decltype(t)::type, Indices>()); });
-  table.add(pattern + ".ftz.f32", flushed(WithSources<F, float, Indices>()));
-}
-
-// Adds an operation with kSources sources for float32, and its form that flushes subnormal numbers.
-template <int kSources, class F>
-void add_float32(Table& table, const std::string& name, F) {
-  using Indices = std::make_index_sequence<kSources>;
-  table.add(name + ".f32", row(WithSources<F, float, Indices>()));
-  table.add(name + ".ftz.f32", flushed(WithSources<F, float, Indices>()));
+// Adds an operation with kSources sources for each type, and its form for float32 that flushes subnormal numbers.
+template <int kSources, class Types, class F>
+void add_float(Table& table, const Types& types, const std::string& pattern, F f) {
+  add_each<kSources>(table, types, pattern + ".#", f);
+  add_each<kSources>(table, kFloat, pattern + ".ftz.#", Flushed<F>());
 }
 
 void add_exact(Table& table) {
   const std::string any = "{,.rn,.rz,.rm,.rp}", some = "{.rn,.rz,.rm,.rp}";
-  add_float<2>(table, "add" + any, [](auto a, auto b) { return a + b; });
-  add_float<2>(table, "sub" + any, [](auto a, auto b) { return a - b; });
-  add_float<2>(table, "mul" + any, [](auto a, auto b) { return a * b; });
-  add_float<3>(table, "fma" + some, [](auto a, auto b, auto c) { return std::fma(a, b, c); });
-  add_float<2>(table, "div" + some, [](auto a, auto b) { return a / b; });
-  add_float<1>(table, "rcp" + some, [](auto a) { return 1 / a; });
-  add_float<1>(table, "sqrt" + some, [](auto a) { return std::sqrt(a); });
-  add_float<1>(table, "neg", [](auto a) { return -a; });
-  add_float<1>(table, "abs", [](auto a) { return std::fabs(a); });
-  add_float<2>(table, "min", [](auto a, auto b) { return smaller(a, b); });
-  add_float<2>(table, "max", [](auto a, auto b) { return larger(a, b); });
-  add_float32<2>(table, "min.NaN", [](auto a, auto b) { return a != a || b != b ? a + b : smaller(a, b); });
-  add_float32<2>(table, "max.NaN", [](auto a, auto b) { return a != a || b != b ? a + b : larger(a, b); });
-  each(table, kNarrow, "abs.#", [](auto t) {
-    using N = typename decltype(t)::type;
-    return row([](N a) -> N { return {static_cast<uint16_t>(a.bits & 0x7fff)}; });
-  });
-  each(table, kNarrow, "neg.#", [](auto t) {
-    using N = typename decltype(t)::type;
-    return row([](N a) -> N { return {static_cast<uint16_t>(a.bits ^ 0x8000)}; });
-  });
+  add_float<2>(table, kFloats, "add" + any, [](auto a, auto b) { return a + b; });
+  add_float<2>(table, kFloats, "sub" + any, [](auto a, auto b) { return a - b; });
+  add_float<2>(table, kFloats, "mul" + any, [](auto a, auto b) { return a * b; });
+  add_float<3>(table, kFloats, "fma" + some, [](auto a, auto b, auto c) { return std::fma(a, b, c); });
+  add_float<2>(table, kFloats, "div" + some, [](auto a, auto b) { return a / b; });
+  add_float<1>(table, kFloats, "rcp" + some, [](auto a) { return 1 / a; });
+  add_float<1>(table, kFloats, "sqrt" + some, [](auto a) { return std::sqrt(a); });
+  add_float<1>(table, kFloats, "neg", [](auto a) { return -a; });
+  add_float<1>(table, kFloats, "abs", [](auto a) { return std::fabs(a); });
+  add_float<2>(table, kFloats, "min", [](auto a, auto b) { return smaller(a, b); });
+  add_float<2>(table, kFloats, "max", [](auto a, auto b) { return larger(a, b); });
+  add_float<2>(table, kFloat, "min.NaN", [](auto a, auto b) { return a != a || b != b ? a + b : smaller(a, b); });
+  add_float<2>(table, kFloat, "max.NaN", [](auto a, auto b) { return a != a || b != b ? a + b : larger(a, b); });
+  add_each<1>(table, kNarrow, "abs.#", []<class N>(N a) -> N { return {static_cast<uint16_t>(a.bits & 0x7fff)}; });
+  add_each<1>(table, kNarrow, "neg.#", []<class N>(N a) -> N { return {static_cast<uint16_t>(a.bits ^ 0x8000)}; });
   table.add("abs.{bf16x2,f16x2}", row([](uint32_t a) -> uint32_t { return a & 0x7fff7fff; }));
   table.add("neg.{bf16x2,f16x2}", row([](uint32_t a) -> uint32_t { return a ^ 0x80008000; }));
-  each(table, kFloats, "copysign.#", [](auto t) {
-    using T = typename decltype(t)::type;
-    return row([](T sign, T size) { return std::copysign(size, sign); });
-  });
+  add_each<2>(table, kFloats, "copysign.#", [](auto sign, auto size) { return std::copysign(size, sign); });
 }
 
 // The errors are those in the PTX manual.
 void add_approximations(Table& table) {
-  add_float32<2>(table, "div{.full,.approx}",
-                 [](float a, float b) { return approximate(double(a) / double(b), {.ulps = 2}); });
-  add_float32<1>(table, "rcp.approx", [](float a) { return approximate(1 / double(a), {.ulps = 1}); });
-  add_float32<1>(table, "sqrt.approx",
-                 [](float a) { return approximate(std::sqrt(double(a)), {.relative = std::exp2(-23)}); });
-  add_float32<1>(table, "rsqrt.approx",
-                 [](float a) { return approximate(1 / std::sqrt(double(a)), {.relative = std::exp2(-22.9)}); });
-  add_float32<1>(table, "ex2.approx", [](float a) { return approximate(std::exp2(double(a)), {.ulps = 2}); });
-  add_float32<1>(table, "lg2.approx", [](float a) {
+  add_float<2>(table, kFloat, "div{.full,.approx}",
+               [](float a, float b) { return approximate(double(a) / double(b), {.ulps = 2}); });
+  add_float<1>(table, kFloat, "rcp.approx", [](float a) { return approximate(1 / double(a), {.ulps = 1}); });
+  add_float<1>(table, kFloat, "sqrt.approx",
+               [](float a) { return approximate(std::sqrt(double(a)), {.relative = std::exp2(-23)}); });
+  add_float<1>(table, kFloat, "rsqrt.approx",
+               [](float a) { return approximate(1 / std::sqrt(double(a)), {.relative = std::exp2(-22.9)}); });
+  add_float<1>(table, kFloat, "ex2.approx", [](float a) { return approximate(std::exp2(double(a)), {.ulps = 2}); });
+  add_float<1>(table, kFloat, "lg2.approx", [](float a) {
     const bool near_one = a > 0.5f && a < 2;
     return approximate(std::log2(double(a)),
                        near_one ? Error{.absolute = std::exp2(-22)} : Error{.relative = std::exp2(-22)});
   });
-  add_float32<1>(table, "sin.approx",
-                 [](float a) { return approximate(std::sin(double(a)), {.absolute = std::exp2(-20.5)}); });
-  add_float32<1>(table, "cos.approx",
-                 [](float a) { return approximate(std::cos(double(a)), {.absolute = std::exp2(-20.5)}); });
+  add_float<1>(table, kFloat, "sin.approx",
+               [](float a) { return approximate(std::sin(double(a)), {.absolute = std::exp2(-20.5)}); });
+  add_float<1>(table, kFloat, "cos.approx",
+               [](float a) { return approximate(std::cos(double(a)), {.absolute = std::exp2(-20.5)}); });
   table.add("tanh.approx.f32",
             row([](float a) { return approximate(std::tanh(double(a)), {.relative = std::exp2(-11)}); }));
   // The lower half of the result is 0.
@@ -194,23 +158,18 @@ void add_approximations(Table& table) {
 }
 
 // The fused operation with one rounding, by which ptxas replaces two instructions.
-template <class T, bool kNegateProduct, bool kNegateSum>
-Run fused_as() {
-  static const Row made = row([](T a, T b, T c) { return std::fma(kNegateProduct ? -a : a, b, kNegateSum ? -c : c); });
+template <class T>
+Run fused_as(bool negate_product, bool negate_sum) {
+  const Row made = negate_product ? row([](T a, T b, T c) { return std::fma(-a, b, c); })
+                   : negate_sum   ? row([](T a, T b, T c) { return std::fma(a, b, -c); })
+                                  : row([](T a, T b, T c) { return std::fma(a, b, c); });
   return made.base.run;
 }
 
 }  // namespace
 
 Run fused(bool is_double, bool negate_product, bool negate_sum) {
-  if (is_double) {
-    return negate_product ? fused_as<double, true, false>()
-           : negate_sum   ? fused_as<double, false, true>()
-                          : fused_as<double, false, false>();
-  }
-  return negate_product ? fused_as<float, true, false>()
-         : negate_sum   ? fused_as<float, false, true>()
-                        : fused_as<float, false, false>();
+  return is_double ? fused_as<double>(negate_product, negate_sum) : fused_as<float>(negate_product, negate_sum);
 }
 
 void add_floats(Table& table) {

@@ -7,7 +7,9 @@ namespace ptx {
 void Table::add(const std::string& pattern, const Row& row) {
   const size_t open = pattern.find('{');
   if (open == std::string::npos) {
-    if (!rows_.emplace(pattern, row).second) fail("two rows of the table are named " + pattern);
+    const auto [added, fresh] = rows_.emplace(pattern, row);
+    if (!fresh) fail("two rows of the table are named " + pattern);
+    added->second.base.name = &added->first;
     return;
   }
   const size_t close = pattern.find('}', open);
@@ -18,12 +20,12 @@ void Table::add(const std::string& pattern, const Row& row) {
   }
 }
 
-const std::pair<const std::string, Row>* Table::find(const std::string& name) const {
+const Row* Table::find(const std::string& name) const {
   const auto found = rows_.find(name);
-  return found == rows_.end() ? nullptr : &*found;
+  return found == rows_.end() ? nullptr : &found->second;
 }
 
-const Row* find_row(const std::string& name, const std::string** table_name) {
+const Row* find_row(const std::string& name) {
   static const Table* table = [] {
     auto* made = new Table;
     add_integers(*made);
@@ -33,9 +35,7 @@ const Row* find_row(const std::string& name, const std::string** table_name) {
     add_matrices(*made);
     return made;
   }();
-  const auto* found = table->find(name);
-  if (found) *table_name = &found->first;
-  return found ? &found->second : nullptr;
+  return table->find(name);
 }
 
 }  // namespace ptx

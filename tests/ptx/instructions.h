@@ -25,12 +25,11 @@ enum class Form : uint8_t {
 struct Row {
   Form form = Form::kResultFirst;
   int sources = 0;   // how many sources, for kResultFirst and kSources
-  Instruction base;  // without its operands
+  Instruction base;  // without its operands; the table adds its name
 };
 
-// Returns the row of the instruction with this full name, or null. `table_name` becomes the table's copy of the name,
-// which lives as long as the process.
-const Row* find_row(const std::string& name, const std::string** table_name);
+// Returns the row of the instruction with this full name, or null. The row lives as long as the process.
+const Row* find_row(const std::string& name);
 
 // Returns the function that computes a·b + c with one rounding. The product a·b or the summand c may be negated.
 Run fused(bool is_double, bool negate_product, bool negate_sum);

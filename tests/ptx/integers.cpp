@@ -14,8 +14,7 @@ enum class FirstTerm { kSource, kLowProduct, kHighProduct };
 template <class T, FirstTerm kFirstTerm, bool kSubtracts, bool kAddsCarry, bool kStoresCarry>
 void add_with_carry(Warp& warp, const Instruction& i, Lanes lanes) {
   uint64_t* const to = warp.result(i.results[0]);
-  for (; lanes; lanes &= lanes - 1) {
-    const int lane = __builtin_ctz(lanes);
+  for_each(lanes, [&](int lane) {
     const auto number = [&](int k) { return from_bits<T>(warp.source(i.sources[k])[lane]); };
     T x = number(0);
     if (kFirstTerm == FirstTerm::kLowProduct) x = static_cast<T>(product<T>(x, number(1)));
@@ -26,14 +25,14 @@ void add_with_carry(Warp& warp, const Instruction& i, Lanes lanes) {
     const Wide result = kSubtracts ? a - b : a + b;
     if (kStoresCarry) warp.carries[lane] = result >> 8 * sizeof(T) & 1;
     to[lane] = to_bits<T>(static_cast<T>(result));
-  }
+  });
 }
 
 template <FirstTerm kFirstTerm, bool kSubtracts>
 void add_carrying(Table& table, const std::string& stem, const std::string& half) {
   const auto add = [&]<bool kAddsCarry, bool kStoresCarry>(const std::string& pattern) {
-    each(table, kWords, pattern, [](auto t) {
-      constexpr Run kRun = add_with_carry<typename decltype(t)::type, kFirstTerm, kSubtracts, kAddsCarry, kStoresCarry>;
+    each(table, kWords, pattern, []<class T>(Type<T>) {
+      constexpr Run kRun = add_with_carry<T, kFirstTerm, kSubtracts, kAddsCarry, kStoresCarry>;
       return Row{.sources = kFirstTerm == FirstTerm::kSource ? 2 : 3, .base = {.run = kRun}};
     });
   };
@@ -50,94 +49,45 @@ void add_carries(Table& table) {
 }
 
 void add_arithmetic(Table& table) {
-  each(table, kInts, "add.#", [](auto t) {
-    using T = typename decltype(t)::type;
-    return row([](T a, T b) -> T { return Unsigned<T>(a) + Unsigned<T>(b); });
-  });
-  each(table, kInts, "sub.#", [](auto t) {
-    using T = typename decltype(t)::type;
-    return row([](T a, T b) -> T { return Unsigned<T>(a) - Unsigned<T>(b); });
-  });
-  each(table, kInts, "mul.lo.#", [](auto t) {
-    using T = typename decltype(t)::type;
-    return row([](T a, T b) -> T { return static_cast<T>(product<T>(a, b)); });
-  });
-  each(table, kInts, "mul.hi.#", [](auto t) {
-    using T = typename decltype(t)::type;
-    return row([](T a, T b) -> T { return high_half<T>(product<T>(a, b)); });
-  });
-  each(table, kInts, "mad.lo.#", [](auto t) {
-    using T = typename decltype(t)::type;
-    return row([](T a, T b, T c) -> T { return Unsigned<T>(product<T>(a, b)) + Unsigned<T>(c); });
-  });
-  each(table, kInts, "mad.hi.#", [](auto t) {
-    using T = typename decltype(t)::type;
-    return row([](T a, T b, T c) -> T { return Unsigned<T>(high_half<T>(product<T>(a, b))) + Unsigned<T>(c); });
-  });
+  add_each<2>(table, kInts, "add.#", []<class T>(T a, T b) { return Unsigned<T>(a) + Unsigned<T>(b); });
+  add_each<2>(table, kInts, "sub.#", []<class T>(T a, T b) { return Unsigned<T>(a) - Unsigned<T>(b); });
+  add_each<2>(table, kInts, "mul.lo.#", []<class T>(T a, T b) { return static_cast<T>(product<T>(a, b)); });
+  add_each<2>(table, kInts, "mul.hi.#", []<class T>(T a, T b) { return high_half<T>(product<T>(a, b)); });
+  add_each<3>(table, kInts, "mad.lo.#",
+              []<class T>(T a, T b, T c) { return Unsigned<T>(product<T>(a, b)) + Unsigned<T>(c); });
+  add_each<3>(table, kInts, "mad.hi.#",
+              []<class T>(T a, T b, T c) { return Unsigned<T>(high_half<T>(product<T>(a, b))) + Unsigned<T>(c); });
   constexpr std::tuple narrower{Type<uint16_t>{"u16"}, Type<uint32_t>{"u32"}, Type<int16_t>{"s16"},
                                 Type<int32_t>{"s32"}};
-  each(table, narrower, "mul.wide.#", [](auto t) {
-    using T = typename decltype(t)::type;
-    return row([](T a, T b) { return product<T>(a, b); });
-  });
-  each(table, narrower, "mad.wide.#", [](auto t) {
-    using T = typename decltype(t)::type;
+  each(table, narrower, "mul.wide.#", []<class T>(Type<T>) { return row([](T a, T b) { return product<T>(a, b); }); });
+  each(table, narrower, "mad.wide.#", []<class T>(Type<T>) {
     return row(
         [](T a, T b, Wider<T> c) -> Wider<T> { return Unsigned<Wider<T>>(product<T>(a, b)) + Unsigned<Wider<T>>(c); });
   });
   // PTX does not define a division by 0.
-  each(table, kInts, "div.#", [](auto t) {
-    using T = typename decltype(t)::type;
-    return row([](T a, T b) -> T { return b == 0 ? T(-1) : b == T(-1) && T(-1) < 0 ? T(-Unsigned<T>(a)) : T(a / b); });
+  add_each<2>(table, kInts, "div.#", []<class T>(T a, T b) {
+    return b == 0 ? T(-1) : b == T(-1) && T(-1) < 0 ? T(-Unsigned<T>(a)) : T(a / b);
   });
-  each(table, kInts, "rem.#", [](auto t) {
-    using T = typename decltype(t)::type;
-    return row([](T a, T b) -> T { return b == 0 ? a : b == T(-1) && T(-1) < 0 ? T(0) : T(a % b); });
+  add_each<2>(table, kInts, "rem.#", []<class T>(T a, T b) {
+    return b == 0 ? a : b == T(-1) && T(-1) < 0 ? T(0) : T(a % b);
   });
   constexpr std::tuple sign{Type<int16_t>{"s16"}, Type<int32_t>{"s32"}, Type<int64_t>{"s64"}};
-  each(table, sign, "neg.#", [](auto t) {
-    using T = typename decltype(t)::type;
-    return row([](T a) -> T { return -Unsigned<T>(a); });
-  });
-  each(table, sign, "abs.#", [](auto t) {
-    using T = typename decltype(t)::type;
-    return row([](T a) -> T { return a < 0 ? -Unsigned<T>(a) : Unsigned<T>(a); });
-  });
-  each(table, kInts, "min.#", [](auto t) {
-    using T = typename decltype(t)::type;
-    return row([](T a, T b) -> T { return smaller(a, b); });
-  });
-  each(table, kInts, "max.#", [](auto t) {
-    using T = typename decltype(t)::type;
-    return row([](T a, T b) -> T { return larger(a, b); });
-  });
+  add_each<1>(table, sign, "neg.#", []<class T>(T a) { return -Unsigned<T>(a); });
+  add_each<1>(table, sign, "abs.#", []<class T>(T a) { return a < 0 ? -Unsigned<T>(a) : Unsigned<T>(a); });
+  add_each<2>(table, kInts, "min.#", [](auto a, auto b) { return smaller(a, b); });
+  add_each<2>(table, kInts, "max.#", [](auto a, auto b) { return larger(a, b); });
 }
 
 void add_logic(Table& table) {
   const auto with_predicates = std::tuple_cat(kBits, std::tuple{Type<uint8_t>{"pred"}});
-  each(table, with_predicates, "and.#", [](auto t) {
-    using T = typename decltype(t)::type;
-    return row([](T a, T b) -> T { return a & b; });
-  });
-  each(table, with_predicates, "or.#", [](auto t) {
-    using T = typename decltype(t)::type;
-    return row([](T a, T b) -> T { return a | b; });
-  });
-  each(table, with_predicates, "xor.#", [](auto t) {
-    using T = typename decltype(t)::type;
-    return row([](T a, T b) -> T { return a ^ b; });
-  });
-  each(table, kBits, "not.#", [](auto t) {
-    using T = typename decltype(t)::type;
-    return row([](T a) -> T { return ~a; });
-  });
+  add_each<2>(table, with_predicates, "and.#", [](auto a, auto b) { return a & b; });
+  add_each<2>(table, with_predicates, "or.#", [](auto a, auto b) { return a | b; });
+  add_each<2>(table, with_predicates, "xor.#", [](auto a, auto b) { return a ^ b; });
+  add_each<1>(table, kBits, "not.#", [](auto a) { return ~a; });
   table.add("not.pred", row([](uint8_t a) -> uint8_t { return !(a & 1); }));
-  each(table, kBits, "shl.#", [](auto t) {
-    using T = typename decltype(t)::type;
-    return row([](T a, uint32_t n) -> T { return n < 8 * sizeof(T) ? a << n : 0; });
-  });
-  each(table, std::tuple_cat(kInts, kBits), "shr.#", [](auto t) {
-    using T = typename decltype(t)::type;
+  each(table, kBits, "shl.#",
+       []<class T>(Type<T>) { return row([](T a, uint32_t n) -> T { return n < 8 * sizeof(T) ? a << n : 0; }); });
+  each(table, std::tuple_cat(kInts, kBits), "shr.#", []<class T>(Type<T>) {
     constexpr uint32_t kWidth = 8 * sizeof(T);
     return row([](T a, uint32_t n) -> T { return n < kWidth ? a >> n : a < 0 ? T(-1) : T(0); });
   });
@@ -147,8 +97,8 @@ void add_logic(Table& table) {
             }));
   table.add("shf.r.wrap.b32",
             row([](uint32_t a, uint32_t b, uint32_t n) -> uint32_t { return (uint64_t{b} << 32 | a) >> (n & 31); }));
-  each(table, std::tuple_cat(kInts, kBits, kFloats), "selp.#", [](auto t) {
-    using T = std::conditional_t<sizeof(typename decltype(t)::type) == 8, uint64_t, uint32_t>;
+  each(table, std::tuple_cat(kInts, kBits, kFloats), "selp.#", []<class Named>(Type<Named>) {
+    using T = std::conditional_t<sizeof(Named) == 8, uint64_t, uint32_t>;
     return row([](T a, T b, uint8_t p) -> T { return p & 1 ? a : b; });
   });
   table.add("lop3.b32", row([](uint32_t a, uint32_t b, uint32_t c, uint32_t truth) -> uint32_t {
@@ -174,8 +124,7 @@ void add_logic(Table& table) {
             }));
   // The bits above the field, and the field's bits above the number, are copies of the sign, which is the field's last
   // bit.
-  each(table, kWords, "bfe.#", [](auto t) {
-    using T = typename decltype(t)::type;
+  each(table, kWords, "bfe.#", []<class T>(Type<T>) {
     return row([](T a, uint32_t at, uint32_t length) -> T {
       constexpr uint32_t kWidth = 8 * sizeof(T);
       at &= 255, length &= 255;

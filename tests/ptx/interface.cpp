@@ -4,7 +4,6 @@
 #include <set>
 
 #include "arithmetic.h"
-#include "costs.h"
 #include "machine.h"
 #include "program.h"
 
@@ -26,12 +25,6 @@ auto guarded(F&& f) -> decltype(f()) {
   }
 }
 
-const char* lines(const auto& names) {
-  answer.clear();
-  for (const std::string& name : names) answer += name + "\n";
-  return answer.c_str();
-}
-
 ptx::Module& module_of(void* handle) { return *static_cast<ptx::Module*>(handle); }
 
 }  // namespace
@@ -49,9 +42,9 @@ int ptx_parameters(void* module, const char* kernel) {
   return count - 1;
 }
 
-const char* ptx_kernels(void* module) { return lines(module_of(module).kernels()); }
 const char* ptx_executed() {
-  lines(executed);
+  answer.clear();
+  for (const std::string& name : executed) answer += name + "\n";
   executed.clear();
   return answer.c_str();
 }

@@ -8,8 +8,7 @@ const char* ptx_error();
 void* ptx_load(const char* text);
 // Returns how many parameters a kernel has.
 int ptx_parameters(void* module, const char* kernel);
-// Return names of kernels, one in each line: those of a module, and those that ran to their end since the last call.
-const char* ptx_kernels(void* module);
+// Returns the names of the kernels that ran to their end since the last call, one in each line.
 const char* ptx_executed();
 // Runs a grid. Returns 1 if it ran to its end.
 int ptx_launch(void* module, const char* kernel, const unsigned* grid, const unsigned* block, void* const* arguments,

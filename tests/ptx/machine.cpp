@@ -6,8 +6,6 @@
 #include <numeric>
 #include <random>
 
-#include "costs.h"
-
 namespace ptx {
 
 void fail(const Warp& warp, const Instruction& i, int lane, const std::string& what) {
@@ -131,11 +129,6 @@ class Schedule {
       run_group(warp, group, first, next);
     }
     return progress;
-  }
-
-  template <class F>
-  static void for_each(Lanes lanes, F&& f) {
-    for (; lanes; lanes &= lanes - 1) f(__builtin_ctz(lanes));
   }
 
   // Runs lanes that are at the same place, until they diverge or reach `limit`, where other lanes are.

@@ -84,15 +84,18 @@ struct Warp {
   char* memory_of(int lane) { return lane_memory.data() + static_cast<size_t>(lane) * block->kernel.lane_bytes; }
 };
 
-// Calls f(lane) for some lanes. For all lanes it is a loop that the compiler vectorises.
+// Calls f(lane) for some lanes, one after the other.
+template <class F>
+void for_each(Lanes lanes, F&& f) {
+  for (; lanes; lanes &= lanes - 1) f(__builtin_ctz(lanes));
+}
+
+// Calls f(lane) for some lanes in any order. For all lanes it is a loop that the compiler vectorises.
 template <class F>
 void for_lanes(Lanes lanes, F&& f) {
-  if (lanes == kAllLanes) {
+  if (lanes != kAllLanes) return for_each(lanes, f);
 #pragma GCC ivdep
-    for (int lane = 0; lane < kLanes; ++lane) f(lane);
-  } else {
-    for (; lanes; lanes &= lanes - 1) f(__builtin_ctz(lanes));
-  }
+  for (int lane = 0; lane < kLanes; ++lane) f(lane);
 }
 
 // The lanes among `of` where a predicate is true.
@@ -119,5 +122,15 @@ inline Options options;
 
 // Runs a grid. `arguments` are pointers to the arguments, as for cudaLaunchKernel.
 void launch(Kernel& kernel, Dim grid, Dim block, void* const* arguments, size_t dynamic_shared);
+
+// Counts an access to memory. Each lane accesses `bytes` bytes at its address plus the instruction's offset.
+void count_access(const Warp& warp, const Instruction& i, Lanes lanes, const uint64_t* addresses, int bytes);
+// Keeps what a warp issued in a block if no other warp issued more.
+void keep_worst(Kernel& kernel, const Warp& warp);
+// Adds the counts of a launch to the kernel's total counts.
+void collect(Kernel& kernel);
+// Returns the total counts since the last call: a line for each kernel and name of an instruction, with the numbers of
+// Executed.
+std::string collected();
 
 }  // namespace ptx

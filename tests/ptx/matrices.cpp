@@ -63,8 +63,8 @@ void multiply(Warp& warp, const Instruction& i, Lanes lanes) {
 }  // namespace
 
 void add_matrices(Table& table) {
-  each(table, kNarrow, "mma.sync.aligned.m16n8k16.row.col.f32.#.#.f32", [](auto type) {
-    Instruction i{.run = multiply<typename decltype(type)::type>, .kind = Kind::kCollective, .of_whole_warp = true};
+  each(table, kNarrow, "mma.sync.aligned.m16n8k16.row.col.f32.#.#.f32", []<class T>(Type<T>) {
+    Instruction i{.run = multiply<T>, .kind = Kind::kCollective, .of_whole_warp = true};
     return Row{.sources = 10, .base = i};
   });
   table.add("cp.async.{ca,cg}.shared{,::cta}.global",

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstring>
 
-#include "costs.h"
 #include "machine.h"
 
 namespace ptx {
@@ -102,12 +101,6 @@ bool SharedMemory::write(size_t at, size_t bytes, int warp, const char* value) {
 }
 
 namespace {
-
-// A place in memory that a lane may access.
-struct Place {
-  char* address;
-  bool shared = false;
-};
 
 bool within(uintptr_t address, size_t bytes, const std::vector<char>& memory) {
   const auto begin = reinterpret_cast<uintptr_t>(memory.data());
@@ -230,38 +223,6 @@ uint64_t window(Warp& warp, Space space, int lane) {
   }
 }
 
-// Loads or stores matrices of 8 rows of 8 numbers of 16 bits. Lane 8 m + r has the address of row r of matrix m. Each
-// lane has two numbers of each matrix. They belong to row lane / 4 or, if transposed, to column lane / 4.
-template <bool kStores, bool kTransposed>
-void matrices(Warp& warp, const Instruction& i, Lanes lanes) {
-  if (lanes != kAllLanes) fail(warp, i, 0, "a matrix operation of a part of a warp");
-  const uint64_t* base = warp.source(i.sources[0]);
-  Accesses accesses(warp, i, 16, kStores);
-  for (int m = 0; m < i.count; ++m) {
-    for (int row = 0; row < 8; ++row) {
-      const auto half = [&](int column) -> uint16_t* {
-        const int lane = kTransposed ? column * 4 + row / 2 : row * 4 + column / 2;
-        const int which = kTransposed ? row % 2 : column % 2;
-        uint64_t* reg = kStores ? const_cast<uint64_t*>(warp.source(i.sources[1 + m])) : warp.result(i.results[m]);
-        return reinterpret_cast<uint16_t*>(&reg[lane]) + which;
-      };
-      const int lane = 8 * m + row;
-      uint16_t numbers[8];
-      if constexpr (kStores) {
-        for (int column = 0; column < 8; ++column) numbers[column] = *half(column);
-        std::memcpy(accesses.at(lane, base[lane], reinterpret_cast<char*>(numbers)), numbers, sizeof(numbers));
-      } else {
-        std::memcpy(numbers, accesses.at(lane, base[lane]), sizeof(numbers));
-        for (int column = 0; column < 8; ++column) *half(column) = numbers[column];
-      }
-    }
-  }
-}
-
-}  // namespace
-
-namespace {
-
 // The instruction that writes what the copy has read.
 Instruction writing(const Instruction& copy) {
   Instruction to = copy;
@@ -272,6 +233,34 @@ Instruction writing(const Instruction& copy) {
 
 }  // namespace
 
+// Lane 8 m + r has the address of row r of matrix m. Each lane has two numbers of each matrix. They belong to row
+// lane / 4 or, if transposed, to column lane / 4.
+void move_matrices(Warp& warp, const Instruction& i, Lanes lanes) {
+  const bool stores = i.num_results == 0;
+  if (lanes != kAllLanes) fail(warp, i, 0, "a matrix operation of a part of a warp");
+  const uint64_t* base = warp.source(i.sources[0]);
+  Accesses accesses(warp, i, 16, stores);
+  for (int m = 0; m < i.count; ++m) {
+    for (int row = 0; row < 8; ++row) {
+      const auto half = [&](int column) -> uint16_t* {
+        const int lane = i.transposed ? column * 4 + row / 2 : row * 4 + column / 2;
+        const int which = i.transposed ? row % 2 : column % 2;
+        uint64_t* reg = stores ? const_cast<uint64_t*>(warp.source(i.sources[1 + m])) : warp.result(i.results[m]);
+        return reinterpret_cast<uint16_t*>(&reg[lane]) + which;
+      };
+      const int lane = 8 * m + row;
+      uint16_t numbers[8];
+      if (stores) {
+        for (int column = 0; column < 8; ++column) numbers[column] = *half(column);
+        std::memcpy(accesses.at(lane, base[lane], reinterpret_cast<char*>(numbers)), numbers, sizeof(numbers));
+      } else {
+        std::memcpy(numbers, accesses.at(lane, base[lane]), sizeof(numbers));
+        for (int column = 0; column < 8; ++column) *half(column) = numbers[column];
+      }
+    }
+  }
+}
+
 // Reads the source at once. Overwrites the destination by a pattern, since no thread may read there until the lane has
 // waited for the copy and a barrier has followed.
 void begin_copy(Warp& warp, const Instruction& i, Lanes lanes) {
@@ -280,8 +269,7 @@ void begin_copy(Warp& warp, const Instruction& i, Lanes lanes) {
   const uint64_t* size = i.num_sources > 2 ? warp.source(i.sources[2]) : nullptr;
   Accesses reads(warp, i, i.bytes, false), writes(warp, to, i.bytes, true);
   Lanes reading = 0;
-  for (Lanes left = lanes; left; left &= left - 1) {
-    const int lane = __builtin_ctz(left);
+  for_each(lanes, [&](int lane) {
     const auto wanted = size ? static_cast<uint32_t>(size[lane]) : i.bytes;
     if (wanted != 0 && wanted != i.bytes) fail(warp, i, lane, "a copy of a part of its bytes");
     PendingCopy copy{.instruction = &i, .lane = lane, .to = at[lane], .group = warp.groups[lane], .value = {}};
@@ -289,7 +277,7 @@ void begin_copy(Warp& warp, const Instruction& i, Lanes lanes) {
     if (wanted) reading |= Lanes{1} << lane;
     std::memset(writes.at(lane, at[lane], copy.value.data()), 0xcd, i.bytes);
     warp.copies.push_back(copy);
-  }
+  });
   if (options.count) count_access(warp, i, reading, base, i.bytes);
 }
 
@@ -320,10 +308,5 @@ void from_generic(Warp& warp, const Instruction& i, Lanes lanes) {
   uint64_t* to = warp.result(i.results[0]);
   for_lanes(lanes, [&](int lane) { to[lane] = from[lane] - window(warp, i.space, lane); });
 }
-
-void load_matrices(Warp& warp, const Instruction& i, Lanes lanes) { matrices<false, false>(warp, i, lanes); }
-void store_matrices(Warp& warp, const Instruction& i, Lanes lanes) { matrices<true, false>(warp, i, lanes); }
-void load_matrices_transposed(Warp& warp, const Instruction& i, Lanes lanes) { matrices<false, true>(warp, i, lanes); }
-void store_matrices_transposed(Warp& warp, const Instruction& i, Lanes lanes) { matrices<true, true>(warp, i, lanes); }
 
 }  // namespace ptx

@@ -80,10 +80,8 @@ void load(Warp& warp, const Instruction& i, Lanes lanes);
 void store(Warp& warp, const Instruction& i, Lanes lanes);
 void to_generic(Warp& warp, const Instruction& i, Lanes lanes);
 void from_generic(Warp& warp, const Instruction& i, Lanes lanes);
-void load_matrices(Warp& warp, const Instruction& i, Lanes lanes);
-void store_matrices(Warp& warp, const Instruction& i, Lanes lanes);
-void load_matrices_transposed(Warp& warp, const Instruction& i, Lanes lanes);
-void store_matrices_transposed(Warp& warp, const Instruction& i, Lanes lanes);
+// Loads or stores matrices of 8 rows of 8 numbers of 16 bits.
+void move_matrices(Warp& warp, const Instruction& i, Lanes lanes);
 // Asynchronous copies from global to shared memory.
 void begin_copy(Warp& warp, const Instruction& i, Lanes lanes);
 void close_group(Warp& warp, const Instruction& i, Lanes lanes);

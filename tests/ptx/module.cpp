@@ -52,8 +52,7 @@ std::vector<Token> tokens_of(std::string_view text) {
   return found;
 }
 
-}  // namespace
-
+// Returns the size in bytes of a type such as f32, or 0 if there is no such type.
 int bytes_of(std::string_view type) {
   if (type == "pred") return 1;
   if (type == "f16x2" || type == "bf16x2") return 4;
@@ -64,63 +63,6 @@ int bytes_of(std::string_view type) {
   }
   return std::atoi(std::string(type.substr(digits)).c_str()) / 8;
 }
-
-void Reader::bad(const std::string& what) const {
-  fail("PTX line " + std::to_string((*tokens_)[std::min(at_, tokens_->size() - 1)].line) + ": " + what + " near '" +
-       std::string(peek()) + "'");
-}
-
-void Reader::skip_braces() {
-  int depth = 0;
-  do {
-    const std::string_view t = next();
-    depth += t == "{";
-    depth -= t == "}";
-    if (t.empty()) bad("unbalanced braces");
-  } while (depth > 0);
-}
-
-Number Reader::number() {
-  const bool negative = accept("-");
-  const std::string t(next());
-  if (!std::isdigit(static_cast<unsigned char>(t[0]))) bad("no number: " + t);
-  const bool is_float = t.size() == 10 && (t[1] == 'f' || t[1] == 'F');
-  const bool is_double = t.size() == 18 && (t[1] == 'd' || t[1] == 'D');
-  if (t.find('.') != std::string::npos) bad("a decimal number");
-  const uint64_t bits = is_float || is_double ? std::stoull(t.substr(2), nullptr, 16) : std::stoull(t, nullptr, 0);
-  if (!negative) return {bits};
-  return {is_float ? bits ^ 1u << 31 : is_double ? bits ^ uint64_t{1} << 63 : -bits};
-}
-
-Declared Reader::declaration() {
-  Declared d;
-  int bytes = 1, count = 1;
-  while (!peek().empty() && peek()[0] == '.') {
-    const std::string_view t = next();
-    if (t == ".align") {
-      d.align = static_cast<int>(number().bits);
-    } else if (t == ".v2" || t == ".v4") {
-      count = t[2] - '0';
-    } else if (const int size = bytes_of(t.substr(1))) {
-      bytes = size;
-    }  // other words, such as .ptr and .global, do not change the size
-  }
-  d.name = next();
-  d.element_bytes = bytes;
-  d.bytes = bytes * count;
-  d.align = std::max(d.align, d.bytes);
-  while (accept("[")) {
-    if (accept("]")) {
-      d.bytes = 0;  // the launch gives the size
-    } else {
-      d.bytes *= static_cast<int>(number().bits);
-      expect("]");
-    }
-  }
-  return d;
-}
-
-namespace {
 
 std::vector<Declared> declarations(Reader& reader) {
   std::vector<Declared> found;
@@ -142,7 +84,7 @@ std::vector<char> initial_values(Reader& reader, int bytes) {
     } else if (reader.accept("}")) {
       --depth;
     } else if (!reader.accept(",")) {
-      const uint64_t bits = reader.number().bits;
+      const uint64_t bits = reader.number();
       const char* from = reinterpret_cast<const char*>(&bits);
       data.insert(data.end(), from, from + bytes);
     }
@@ -151,6 +93,61 @@ std::vector<char> initial_values(Reader& reader, int bytes) {
 }
 
 }  // namespace
+
+void Reader::bad(const std::string& what) const {
+  fail("PTX line " + std::to_string((*tokens_)[std::min(at_, tokens_->size() - 1)].line) + ": " + what + " near '" +
+       std::string(peek()) + "'");
+}
+
+void Reader::skip_braces() {
+  int depth = 0;
+  do {
+    const std::string_view t = next();
+    depth += t == "{";
+    depth -= t == "}";
+    if (t.empty()) bad("unbalanced braces");
+  } while (depth > 0);
+}
+
+uint64_t Reader::number() {
+  const bool negative = accept("-");
+  const std::string t(next());
+  if (!std::isdigit(static_cast<unsigned char>(t[0]))) bad("no number: " + t);
+  const bool is_float = t.size() == 10 && (t[1] == 'f' || t[1] == 'F');
+  const bool is_double = t.size() == 18 && (t[1] == 'd' || t[1] == 'D');
+  if (t.find('.') != std::string::npos) bad("a decimal number");
+  const uint64_t bits = is_float || is_double ? std::stoull(t.substr(2), nullptr, 16) : std::stoull(t, nullptr, 0);
+  if (!negative) return bits;
+  return is_float ? bits ^ 1u << 31 : is_double ? bits ^ uint64_t{1} << 63 : -bits;
+}
+
+Declared Reader::declaration() {
+  Declared d;
+  int bytes = 1, count = 1;
+  while (!peek().empty() && peek()[0] == '.') {
+    const std::string_view t = next();
+    if (t == ".align") {
+      d.align = static_cast<int>(number());
+    } else if (t == ".v2" || t == ".v4") {
+      count = t[2] - '0';
+    } else if (const int size = bytes_of(t.substr(1))) {
+      bytes = size;
+    }  // other words, such as .ptr and .global, do not change the size
+  }
+  d.name = next();
+  d.element_bytes = bytes;
+  d.bytes = bytes * count;
+  d.align = std::max(d.align, d.bytes);
+  while (accept("[")) {
+    if (accept("]")) {
+      d.bytes = 0;  // the launch gives the size
+    } else {
+      d.bytes *= static_cast<int>(number());
+      expect("]");
+    }
+  }
+  return d;
+}
 
 Module::Module(std::string text) : text_(std::move(text)), tokens_(tokens_of(text_)) {
   Reader reader(tokens_, 0);
@@ -191,23 +188,11 @@ Module::Module(std::string text) : text_(std::move(text)), tokens_(tokens_of(tex
   }
 }
 
-bool Module::has(const std::string& kernel) const {
-  const auto found = functions_.find(kernel);
-  return found != functions_.end() && found->second.is_kernel;
-}
-
-std::vector<std::string> Module::kernels() const {
-  std::vector<std::string> names;
-  for (const auto& [name, function] : functions_) {
-    if (function.is_kernel) names.push_back(name);
-  }
-  return names;
-}
-
 Kernel& Module::kernel(const std::string& name) {
   auto& parsed = parsed_[name];
   if (!parsed) {
-    if (!has(name)) fail("no kernel " + name);
+    const auto found = functions_.find(name);
+    if (found == functions_.end() || !found->second.is_kernel) fail("no kernel " + name);
     parsed = Parser(*this, name).parse();
   }
   return *parsed;

@@ -36,16 +36,14 @@ void add_memory(Table& table) {
     table.add(to + ".u64", {.sources = 1, .base = {.run = from_generic, .space = space}});
   }
   for (const auto& [name, count] : {std::pair<const char*, uint8_t>{"x1", 1}, {"x2", 2}, {"x4", 4}}) {
-    const std::string shape = std::string("matrix.sync.aligned.m8n8.") + name;
-    Instruction i{.kind = Kind::kCollective, .space = Space::kShared, .count = count, .of_whole_warp = true};
-    const auto add = [&](const std::string& full, Form form, Run run) {
-      i.run = run;
-      table.add(full + "{.shared,.shared::cta}.b16", {.form = form, .base = i});
-    };
-    add("ld" + shape, Form::kLoad, load_matrices);
-    add("ld" + shape + ".trans", Form::kLoad, load_matrices_transposed);
-    add("st" + shape, Form::kStore, store_matrices);
-    add("st" + shape + ".trans", Form::kStore, store_matrices_transposed);
+    Instruction i{.run = move_matrices, .kind = Kind::kCollective, .space = Space::kShared, .count = count};
+    i.of_whole_warp = true;
+    for (const auto& [suffix, transposed] : {std::pair{"", false}, {".trans", true}}) {
+      i.transposed = transposed;
+      const std::string rest = std::string(name) + suffix + "{.shared,.shared::cta}.b16";
+      table.add("ldmatrix.sync.aligned.m8n8." + rest, {.form = Form::kLoad, .base = i});
+      table.add("stmatrix.sync.aligned.m8n8." + rest, {.form = Form::kStore, .base = i});
+    }
   }
 }
 
@@ -138,21 +136,21 @@ Row gathering(F) {
   return {.sources = 2, .base = {.run = gather<F>, .kind = Kind::kCollective}};
 }
 
-Lanes votes(const uint64_t* a, const Instruction& i, Lanes lanes) {
-  return where_true(a, lanes) ^ (i.negated ? lanes : 0);
-}
-
-template <class T, class F>
-T reduced(const uint64_t* a, Lanes lanes, F&& combine) {
-  T result = static_cast<T>(a[__builtin_ctz(lanes)]);
-  for_lanes(lanes & (lanes - 1), [&](int lane) { result = combine(result, static_cast<T>(a[lane])); });
-  return result;
+// F computes the result from the lanes that vote true, and from those that take part.
+template <class F>
+Row vote(F) {
+  return gathering([](const uint64_t* a, const Instruction& i, Lanes lanes) {
+    return uint64_t{F{}(where_true(a, lanes) ^ (i.negated ? lanes : 0), lanes)};
+  });
 }
 
 template <class T, class F>
 Row reduction(F) {
-  return gathering(
-      [](const uint64_t* a, const Instruction&, Lanes lanes) { return to_bits<T>(reduced<T>(a, lanes, F{})); });
+  return gathering([](const uint64_t* a, const Instruction&, Lanes lanes) {
+    T result = static_cast<T>(a[__builtin_ctz(lanes)]);
+    for_lanes(lanes & (lanes - 1), [&](int lane) { result = F{}(result, static_cast<T>(a[lane])); });
+    return to_bits<T>(result);
+  });
 }
 
 void add_collectives(Table& table) {
@@ -164,15 +162,9 @@ void add_collectives(Table& table) {
   add_shuffle("down", shuffle<Shuffle::kDown>);
   add_shuffle("bfly", shuffle<Shuffle::kBfly>);
   add_shuffle("idx", shuffle<Shuffle::kIdx>);
-  table.add("vote.sync.any.pred", gathering([](const uint64_t* a, const Instruction& i, Lanes lanes) {
-              return uint64_t{votes(a, i, lanes) != 0};
-            }));
-  table.add("vote.sync.all.pred", gathering([](const uint64_t* a, const Instruction& i, Lanes lanes) {
-              return uint64_t{votes(a, i, lanes) == lanes};
-            }));
-  table.add("vote.sync.ballot.b32", gathering([](const uint64_t* a, const Instruction& i, Lanes lanes) {
-              return uint64_t{votes(a, i, lanes)};
-            }));
+  table.add("vote.sync.any.pred", vote([](Lanes votes, Lanes) { return votes != 0; }));
+  table.add("vote.sync.all.pred", vote([](Lanes votes, Lanes lanes) { return votes == lanes; }));
+  table.add("vote.sync.ballot.b32", vote([](Lanes votes, Lanes) { return votes; }));
   table.add("redux.sync.add.{u32,s32}", reduction<uint32_t>([](auto a, auto b) { return a + b; }));
   table.add("redux.sync.min.u32", reduction<uint32_t>([](auto a, auto b) { return smaller(a, b); }));
   table.add("redux.sync.max.u32", reduction<uint32_t>([](auto a, auto b) { return larger(a, b); }));

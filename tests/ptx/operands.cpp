@@ -1,6 +1,4 @@
 // Parses one instruction: finds its row of the table, and reads its operands.
-#include <algorithm>
-
 #include "parser.h"
 
 namespace ptx {
@@ -17,18 +15,11 @@ int rounding_of(const std::string& name) {
 }
 
 // Returns the name without hints for the caches, which change no result.
-std::string without_hints(std::string_view name) {
-  std::string result;
-  for (size_t from = 0; from < name.size();) {
-    const size_t to = std::min(name.find('.', from), name.size());
-    const std::string_view part = name.substr(from, to - from);
-    if (part.substr(0, 4) != "L1::" && part.substr(0, 4) != "L2::") {
-      if (!result.empty()) result += '.';
-      result += part;
-    }
-    from = to + 1;
+std::string without_hints(std::string name) {
+  for (const char* hint : {".L1::", ".L2::"}) {
+    for (size_t at; (at = name.find(hint)) != std::string::npos;) name.erase(at, name.find('.', at + 1) - at);
   }
-  return result;
+  return name;
 }
 
 }  // namespace
@@ -41,12 +32,11 @@ void Parser::instruction() {
     guard_negated = reader_.accept("!");
     guard = operand().reg;
   }
-  const std::string full(reader_.next()), *name = nullptr;
-  const Row* row = find_row(without_hints(full), &name);
+  const std::string full(reader_.next());
+  const Row* row = find_row(without_hints(full));
   if (!row) fail("PTX line " + std::to_string(line) + ": unknown instruction " + full);
   Instruction i = row->base;
   i.line = line;
-  i.name = name;
   i.guard = guard;
   i.guard_negated = guard_negated;
   i.rounding = rounding_of(full);
@@ -93,7 +83,7 @@ void Parser::operands(const Row& row, Instruction& i) {
       reader_.expect(",");
       set_address(i, operand());
       reader_.expect(",");
-      i.bytes = static_cast<uint8_t>(reader_.number().bits);
+      i.bytes = static_cast<uint8_t>(reader_.number());
       if (i.bytes != 4 && i.bytes != 8 && i.bytes != 16) reader_.bad("a copy of other than 4, 8 or 16 bytes");
       if (reader_.accept(",")) add_source(i, operand());
       return;
@@ -102,7 +92,7 @@ void Parser::operands(const Row& row, Instruction& i) {
         add_results(i, operand());
         reader_.expect(",");
       }
-      if (reader_.number().bits != 0) reader_.bad("a barrier that is not number 0");
+      if (reader_.number() != 0) reader_.bad("a barrier that is not number 0");
       if (reader_.accept(",")) add_source(i, operand());
       if (i.num_sources != i.num_results) reader_.bad("a barrier of some threads");
       return;
@@ -159,22 +149,24 @@ void Parser::set_address(Instruction& i, const Operand& o) {
 
 // call (results), name, (arguments);
 void Parser::call(Instruction& i) {
-  PendingCall pending{.call = static_cast<int>(kernel_->calls.size()), .callee = {}, .results = {}, .arguments = {}};
-  const auto places = [&](const Operand& list) {
-    std::vector<int> found;
-    for (const Operand& o : list.parts) found.push_back(static_cast<int>(o.symbol.value));
-    return found;
-  };
+  Operand results, arguments;
   if (reader_.peek() == "(") {
-    pending.results = places(operand());
+    results = operand();
     reader_.expect(",");
   }
-  pending.callee = reader_.next();
-  if (reader_.accept(",")) pending.arguments = places(operand());
-  callee(pending.callee);
-  i.target = pending.call;
-  kernel_->calls.emplace_back();
-  pending_.push_back(pending);
+  const std::string& name = called_.emplace_back(reader_.next());
+  if (reader_.accept(",")) arguments = operand();
+  const Callee& c = callee(name);
+  i.target = static_cast<int>(kernel_->calls.size());
+  Call& call = kernel_->calls.emplace_back();
+  call.return_register = c.return_register;
+  const auto place = [](const Operand& o) { return static_cast<int>(o.symbol.value); };
+  for (size_t k = 0; k < arguments.parts.size(); ++k) {
+    call.arguments.push_back({place(arguments.parts[k]), c.parameters.at(k).offset, c.parameters.at(k).bytes});
+  }
+  for (size_t k = 0; k < results.parts.size(); ++k) {
+    call.results.push_back({c.results.at(k).offset, place(results.parts[k]), c.results.at(k).bytes});
+  }
 }
 
 }  // namespace ptx

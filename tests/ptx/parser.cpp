@@ -1,7 +1,5 @@
 #include "parser.h"
 
-#include <algorithm>
-
 namespace ptx {
 namespace {
 
@@ -46,7 +44,7 @@ std::unique_ptr<Kernel> Parser::parse() {
     }
     body(function.body);
   }
-  resolve_calls();
+  for (size_t k = 0; k < called_.size(); ++k) kernel_->calls[k].first = callees_.at(called_[k]).first;
   if (dynamic_shared_ >= 0 && dynamic_shared_ != kernel_->shared_bytes) {
     fail(kernel_->name + ": shared memory of a fixed size behind that whose size the launch says");
   }
@@ -70,10 +68,8 @@ void Parser::body(size_t at) {
       statement();
     }
   }
-  const std::string* name = nullptr;
-  Instruction end = find_row("ret", &name)->base;
+  Instruction end = find_row("ret")->base;
   end.target = return_register_;
-  end.name = name;
   kernel_->code.push_back(end);
   resolve_labels(first);
 }
@@ -103,7 +99,7 @@ void Parser::registers() {
   do {
     const std::string name(reader_.next());
     if (reader_.accept("<")) {
-      scopes_.back()[name] = {Symbol::kRegisters, static_cast<int64_t>(reader_.number().bits)};
+      scopes_.back()[name] = {Symbol::kRegisters, static_cast<int64_t>(reader_.number())};
       reader_.expect(">");
     } else {
       scopes_.back()[name] = {Symbol::kRegister, new_register()};
@@ -139,21 +135,6 @@ void Parser::resolve_labels(int first) {
   std::vector<int> labels;
   for (const auto& [name, at] : labels_) labels.push_back(at);
   contract(*kernel_, first, labels);
-}
-
-void Parser::resolve_calls() {
-  for (const PendingCall& p : pending_) {
-    const Callee& c = callees_.at(p.callee);
-    Call& call = kernel_->calls[p.call];
-    call.first = c.first;
-    call.return_register = c.return_register;
-    for (size_t k = 0; k < p.arguments.size(); ++k) {
-      call.arguments.push_back({p.arguments[k], c.parameters.at(k).offset, c.parameters.at(k).bytes});
-    }
-    for (size_t k = 0; k < p.results.size(); ++k) {
-      call.results.push_back({c.results.at(k).offset, p.results[k], c.results.at(k).bytes});
-    }
-  }
 }
 
 Parser::Callee& Parser::callee(const std::string& name) {
@@ -226,7 +207,7 @@ Operand Parser::operand() {
     o.negated = true;
     return o;
   }
-  if (t == "-" || starts_number(t)) return {.kind = Operand::kNumber, .bits = reader_.number().bits};
+  if (t == "-" || starts_number(t)) return {.kind = Operand::kNumber, .bits = reader_.number()};
   return named();
 }
 
@@ -236,7 +217,7 @@ Operand Parser::address() {
   o.parts.push_back(operand());
   while (!reader_.accept("]")) {
     if (!reader_.accept("+") && reader_.peek() != "-") reader_.bad("no address");
-    o.offset += static_cast<int64_t>(reader_.number().bits);
+    o.offset += static_cast<int64_t>(reader_.number());
   }
   return o;
 }
@@ -261,7 +242,7 @@ Operand Parser::named() {
     o.reg = static_cast<int>(symbol->value);
     if (reader_.accept("|")) o.second = operand().reg;
   } else {
-    while (reader_.accept("+")) o.offset += static_cast<int64_t>(reader_.number().bits);
+    while (reader_.accept("+")) o.offset += static_cast<int64_t>(reader_.number());
   }
   return o;
 }

@@ -1,6 +1,7 @@
 // Parses the text of a kernel and of the functions that it calls into instructions.
 #pragma once
 
+#include <algorithm>
 #include <map>
 #include <memory>
 #include <string>
@@ -13,13 +14,6 @@
 #include "program.h"
 
 namespace ptx {
-
-// Returns the size in bytes of a type such as f32, or 0 if there is no such type.
-int bytes_of(std::string_view type);
-
-struct Number {
-  uint64_t bits;
-};
 
 // Reads tokens one by one.
 class Reader {
@@ -40,7 +34,8 @@ class Reader {
   }
   [[noreturn]] void bad(const std::string& what) const;
   void skip_braces();
-  Number number();
+  // Returns the bits of a number.
+  uint64_t number();
   Declared declaration();
 
  private:
@@ -76,11 +71,6 @@ class Parser {
     int first = -1, return_register = -1;
     std::vector<Parameter> results, parameters;
   };
-  struct PendingCall {
-    int call;
-    std::string callee;
-    std::vector<int> results, arguments;  // their places in lane memory
-  };
 
   Module& module_;
   Reader reader_;
@@ -88,7 +78,7 @@ class Parser {
   std::vector<std::map<std::string, Symbol, std::less<>>> scopes_;
   std::map<std::string, Callee> callees_;
   std::vector<std::string> to_parse_;
-  std::vector<PendingCall> pending_;
+  std::vector<std::string> called_;  // the callee of each call
   std::map<uint64_t, int> constants_;
   int dynamic_shared_ = -1;   // where dynamic shared memory begins; -1 if there is none
   int return_register_ = -1;  // of the function that is parsed now; -1 in the kernel itself
@@ -103,7 +93,6 @@ class Parser {
   void registers();
   void label();
   void resolve_labels(int first);
-  void resolve_calls();
   Callee& callee(const std::string& name);
 
   int new_register() { return kernel_->num_registers++; }

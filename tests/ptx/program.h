@@ -39,6 +39,7 @@ struct Instruction {
   uint8_t bytes = 0, count = 1;  // for an access to memory: the bytes of an element, and the number of elements
   bool sign_extends = false;     // for a load: whether the element is signed
   bool in_lane_memory = false;   // whether the address lies in the lane's own memory
+  bool transposed = false;       // for a load or store of matrices
   bool of_whole_warp = false;    // for kCollective: whether it has no mask
   bool negated = false;          // whether the last source is negated
   bool guard_negated = false;    // whether the guard is negated
@@ -109,9 +110,7 @@ struct Token {
 class Module {
  public:
   explicit Module(std::string text);
-  bool has(const std::string& kernel) const;
   Kernel& kernel(const std::string& name);
-  std::vector<std::string> kernels() const;
 
  private:
   friend class Parser;

@@ -1,11 +1,12 @@
 """The interpreter of PTX, built when it is first asked for, and its functions."""
 
+import contextlib
 import ctypes
 import functools
 import platform
 import shutil
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,11 +44,10 @@ def path() -> Path:
 def library() -> ctypes.CDLL:
     found = ctypes.CDLL(str(path()), ctypes.RTLD_GLOBAL)
     pointer, text = ctypes.c_void_p, ctypes.c_char_p
-    for answer in (found.ptx_error, found.ptx_kernels, found.ptx_executed, found.ptx_counts):
+    for answer in (found.ptx_error, found.ptx_executed, found.ptx_counts):
         answer.restype = text
     found.ptx_load.restype, found.ptx_load.argtypes = pointer, [text]
     found.ptx_parameters.argtypes = [pointer, text]
-    found.ptx_kernels.argtypes = [pointer]
     found.ptx_launch.argtypes = [pointer, text, pointer, pointer, pointer, ctypes.c_ulong]
     found.ptx_allow.argtypes, found.ptx_forget.argtypes = [pointer, ctypes.c_ulong], [pointer]
     return found
@@ -68,9 +68,6 @@ class Module:
         self._handle = library().ptx_load(text.encode())
         if not self._handle:
             raise _failed()
-
-    def kernels(self) -> list[str]:
-        return library().ptx_kernels(self._handle).decode().split()
 
     def parameters(self, kernel: str) -> int:
         """How many there are; the kernel is parsed."""
@@ -119,7 +116,7 @@ def counts() -> dict[str, dict[str, Executed]]:
 ORDERS = ("forward", "backward", "shuffled")
 
 
-def options(order: str = "forward", races=True, count=False, contract=True, shift=0, architecture=90) -> None:
+def _set(order: str = "forward", races=True, count=False, contract=True, shift=0, architecture=90) -> None:
     """Sets all options.
 
     order: of the blocks of a grid. races: whether to look for them, and for reads of shared memory that nobody wrote.
@@ -128,6 +125,16 @@ def options(order: str = "forward", races=True, count=False, contract=True, shif
     documented error. architecture: its limits hold.
     """
     library().ptx_set(ORDERS.index(order), races, count, contract, shift, architecture)
+
+
+@contextlib.contextmanager
+def options(**chosen) -> Iterator[None]:
+    """Within it the interpreter has these options of `_set`, and after it the defaults."""
+    _set(**chosen)
+    try:
+        yield
+    finally:
+        _set()
 
 
 def pointer(tensor: torch.Tensor) -> bytes:

@@ -31,6 +31,7 @@ mul.wide.u32 %mine, %t, 8;
 add.s64 %in, %in, %mine;
 add.s64 %out, %out, %mine;
 """
+STORE = "cvt.u64.u32 %d0, %r0;\nst.global.u64 [%out], %d0;"  # gives out %r0
 
 
 def module(body: str, before: str = "") -> ptx.Module:
@@ -40,10 +41,11 @@ def module(body: str, before: str = "") -> ptx.Module:
     return ptx.Module(f"{HEADER}{before}\n.visible .entry k({parameters})\n{{{REGISTERS}{body}\nret;\n}}\n")
 
 
-def run(body: str, inputs, threads: int = 32, blocks: int = 1, number: int = 0, shared: int = 0, before: str = ""):
-    """Runs a snippet and returns the words that the threads of all blocks wrote. inputs: 64 bits for each of them."""
-    values = np.asarray(inputs, np.uint64)
+def run(body: str, inputs=None, threads: int = 32, blocks: int = 1, number: int = 0, shared: int = 0, before: str = ""):
+    """Runs a snippet and returns the words that the threads of all blocks wrote. inputs: 64 bits for each of them, 0 if
+    they are left out."""
     out = np.zeros(threads * blocks, np.uint64)
+    values = np.zeros_like(out) if inputs is None else np.asarray(inputs, np.uint64)
     for memory in (values, out):
         ptx.library().ptx_allow(memory.ctypes.data, memory.nbytes)
     try:
@@ -56,8 +58,8 @@ def run(body: str, inputs, threads: int = 32, blocks: int = 1, number: int = 0, 
 
 
 INFINITY, NAN = float("inf"), float("nan")
-WIDTHS = {"pred": 8, "f16": 16, "bf16": 16, "bf16x2": 32, "f16x2": 32}
-# float32 and float64: bits of the fraction, the smallest exponent of a normal number, and the largest exponent
+WIDTHS = {"pred": 8, "bf16": 16}  # of other types the name ends in the width
+# bits of the fraction, the smallest exponent of a normal number, and the largest exponent
 FORMATS = {"f32": (23, -126, 127), "f64": (52, -1022, 1023), "f16": (10, -14, 15), "bf16": (7, -126, 127)}
 CODES = {"f32": ("f", "I"), "f64": ("d", "Q"), "f16": ("e", "H")}
 

@@ -16,7 +16,7 @@ class Table {
  public:
   // Adds a row for each name of a pattern: "add{,.rn}.f32" stands for "add.f32" and "add.rn.f32".
   void add(const std::string& pattern, const Row& row);
-  const std::pair<const std::string, Row>* find(const std::string& name) const;
+  const Row* find(const std::string& name) const;
 
  private:
   std::unordered_map<std::string, Row> rows_;
@@ -32,7 +32,6 @@ constexpr std::tuple kInts{Type<uint16_t>{"u16"}, Type<uint32_t>{"u32"}, Type<ui
 constexpr std::tuple kBits{Type<uint16_t>{"b16"}, Type<uint32_t>{"b32"}, Type<uint64_t>{"b64"}};
 constexpr std::tuple kFloats{Type<float>{"f32"}, Type<double>{"f64"}};
 constexpr std::tuple kFloat{Type<float>{"f32"}};
-constexpr std::tuple kDouble{Type<double>{"f64"}};
 constexpr std::tuple kNarrow{Type<BFloat16>{"bf16"}, Type<Half>{"f16"}};
 
 // Adds the row make(Type) for each type. The type's name replaces # in the pattern.
@@ -64,12 +63,26 @@ void run_lanes(Warp& warp, const Instruction& i, Lanes lanes) {
 
 template <class F, class R, class... S>
 Row row_of(R (F::*)(S...) const) {
-  return {.form = Form::kResultFirst, .sources = sizeof...(S), .base = {.run = run_lanes<F, R, S...>}};
+  return {.sources = sizeof...(S), .base = {.run = run_lanes<F, R, S...>}};
 }
 // Makes the row of an instruction that computes its result from its sources, lane by lane.
 template <class F>
 Row row(F) {
   return row_of<F>(&F::operator());
+}
+
+template <class T, size_t>
+using Repeated = T;
+
+// Makes the row of an instruction whose result and sources have the type T. It has a source for each index.
+template <class F, class T, size_t... k>
+Row row_of_type(std::index_sequence<k...>) {
+  return {.sources = sizeof...(k), .base = {.run = run_lanes<F, T, Repeated<T, k>...>}};
+}
+// Adds such a row, with kSources sources, for each type.
+template <int kSources, class Types, class F>
+void add_each(Table& table, const Types& types, const std::string& pattern, F) {
+  each(table, types, pattern, []<class T>(Type<T>) { return row_of_type<F, T>(std::make_index_sequence<kSources>()); });
 }
 
 // Makes a function of float32 flush subnormal sources and results to 0.
@@ -80,13 +93,5 @@ struct Flushed {
     return flush(F{}(flush(x)...));
   }
 };
-template <class F, class... S>
-Row flushed_of(float (F::*)(S...) const) {
-  return {.form = Form::kResultFirst, .sources = sizeof...(S), .base = {.run = run_lanes<Flushed<F>, float, S...>}};
-}
-template <class F>
-Row flushed(F) {
-  return flushed_of<F>(&F::operator());
-}
 
 }  // namespace ptx

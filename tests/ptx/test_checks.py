@@ -6,11 +6,8 @@ import numpy as np
 import pytest
 
 from tests.ptx import ptx
-from tests.ptx.snippets import module, run
+from tests.ptx.snippets import STORE, module, run
 
-pytestmark = pytest.mark.skipif(ptx.missing() is not None, reason=str(ptx.missing()))
-
-STORE = "cvt.u64.u32 %d0, %r0;\nst.global.u64 [%out], %d0;"
 SHARED = ".shared .align 16 .b8 memory[256];\n"
 # %r2: the address of 4 bytes of shared memory for each lane; all warps of a block have the same addresses
 OWN = "mov.u32 %r2, memory;\nand.b32 %r5, %t, 31;\nmad.lo.u32 %r2, %r5, 4, %r2;\n"
@@ -172,23 +169,18 @@ LIMITS = {"too_many_threads": {"threads": 1024}, "too_much_shared_memory": {"sha
 @pytest.mark.parametrize("name", FAULTS)
 def test_faults_are_found(name):
     fault, sound, words, options = FAULTS[name]
-    threads = options.get("threads", 32) * options.get("blocks", 1)
     with pytest.raises(ptx.PtxError, match=words):
-        run(fault, [0] * threads, **options)
-    run(sound, [0] * threads, **(options | LIMITS.get(name, {})))
+        run(fault, **options)
+    run(sound, **(options | LIMITS.get(name, {})))
 
 
 @pytest.mark.parametrize("name", [name for name, (_, _, words, _) in FAULTS.items() if "race" in words])
 def test_without_races_none_is_reported(name):
     """With races=False, the interpreter reports no race, and no read of shared memory that nobody wrote."""
     fault, sound, _, options = FAULTS[name]
-    threads = options.get("threads", 32) * options.get("blocks", 1)
-    try:
-        ptx.options(races=False)
-        run(fault, [0] * threads, **options)
-        run(sound, [0] * threads, **options)
-    finally:
-        ptx.options()
+    with ptx.options(races=False):
+        run(fault, **options)
+        run(sound, **options)
 
 
 # %d2: the address of the 8 bytes of output that belong to the same lane of the first warp, in both warps
@@ -215,7 +207,7 @@ HARMLESS = {
 
 @pytest.mark.parametrize("name", HARMLESS)
 def test_harmless_accesses_of_warps_are_no_race(name):
-    run(f"{HARMLESS[name]}\n{USE}", [0] * 64, threads=64)
+    run(f"{HARMLESS[name]}\n{USE}", threads=64)
 
 
 def test_a_later_launch_is_in_no_race():
@@ -230,13 +222,10 @@ def test_a_later_launch_is_in_no_race():
 
 
 def test_an_architecture_has_its_limits():
-    try:
-        ptx.options(architecture=80)
+    with ptx.options(architecture=80):
         run("", [0], shared=163 << 10)
         with pytest.raises(ptx.PtxError, match="bytes of shared memory"):
             run("", [0], shared=(163 << 10) + 1)
-    finally:
-        ptx.options()
 
 
 @pytest.mark.parametrize("order", ptx.ORDERS)
@@ -245,11 +234,8 @@ def test_the_order_of_blocks(order):
     block ran last. This is a race, so the interpreter is told not to look for races."""
     own = "mov.u32 %r0, %t;\n" + STORE
     last = "mov.u32 %r0, %t;\nsub.u64 %out, %out, %mine;\n" + STORE
-    try:
-        ptx.options(order=order, races=False)
+    with ptx.options(order=order, races=False):
         assert run(own, [0], 1, 8).tolist() == [*range(8)]
         found = run(last, [0], 1, 8).tolist()[0]
-        assert found == {"forward": 7, "backward": 0, "shuffled": found}[order]
-        assert order != "shuffled" or found not in (0, 7)
-    finally:
-        ptx.options()
+    assert found == {"forward": 7, "backward": 0, "shuffled": found}[order]
+    assert order != "shuffled" or found not in (0, 7)

@@ -6,19 +6,11 @@ import pytest
 from tests.ptx import ptx
 from tests.ptx.snippets import run
 
-pytestmark = pytest.mark.skipif(ptx.missing() is not None, reason=str(ptx.missing()))
-
-BUFFER = ".global .align 128 .b8 buffer[8192];\n"
-MEMORY = ".shared .align 128 .b8 memory[8192];\n"
-
 
 def counted(body: str, threads: int = 32, blocks: int = 1, before: str = "") -> dict[str, ptx.Executed]:
     ptx.counts()
-    try:
-        ptx.options(count=True)
-        run(body, [0] * threads * blocks, threads, blocks, before=before)
-    finally:
-        ptx.options()
+    with ptx.options(count=True):
+        run(body, None, threads, blocks, before=before)
     return ptx.counts()["k"]
 
 
@@ -43,8 +35,20 @@ DONE:
 
 def test_only_what_was_asked_for_is_counted():
     counted("add.s32 %r3, %t, 1;")
-    run("add.s32 %r3, %t, 1;", [0] * 32)
+    run("add.s32 %r3, %t, 1;")
     assert ptx.counts() == {}
+
+
+def counted_access(space: str, instruction: str, stride: int) -> ptx.Executed:
+    """The counts of an access, in which a lane's address %at is the stride away from that of the lane before."""
+    body = f"""
+.reg .b64 %at;
+mov.u64 %at, memory;
+mul.wide.u32 %d1, %t, {stride};
+add.s64 %at, %at, %d1;
+{instruction}
+"""
+    return counted(body, before=f".{space} .align 128 .b8 memory[8192];\n")[instruction.split()[0]]
 
 
 @pytest.mark.parametrize(
@@ -52,16 +56,8 @@ def test_only_what_was_asked_for_is_counted():
     [(0, 4, 1, 4, 4), (0, 8, 1, 8, 4), (4, 4, 1, 5, 4), (0, 0, 1, 1, 1), (0, 32, 1, 32, 4), (0, 16, 4, 16, 16)],
 )
 def test_sectors(offset, stride, vector, sectors, least):
-    registers = "%f1" if vector == 1 else "{%f1, %f2, %f3, %f4}"
-    kind = "f32" if vector == 1 else "v4.f32"
-    body = f"""
-.reg .b64 %at;
-mov.u64 %at, buffer;
-mul.wide.u32 %d1, %t, {stride};
-add.s64 %at, %at, %d1;
-ld.global.{kind} {registers}, [%at+{offset}];
-"""
-    found = counted(body, before=BUFFER)[f"ld.global.{kind}"]
+    load = "f32 %f1" if vector == 1 else "v4.f32 {%f1, %f2, %f3, %f4}"
+    found = counted_access("global", f"ld.global.{load}, [%at+{offset}];", stride)
     assert (found.sectors, found.least_sectors, found.passes) == (sectors, least, 0)
 
 
@@ -73,15 +69,6 @@ ld.global.{kind} {registers}, [%at+{offset}];
     ],
 )  # fmt: skip
 def test_passes_of_shared_memory(stride, vector, passes, least):
-    registers = "%r1" if vector == 1 else "{%r1, %r2, %r3, %r4}"
-    kind = "b32" if vector == 1 else "v4.b32"
-    body = f"""
-.reg .b64 %at;
-mov.u64 %at, memory;
-mul.wide.u32 %d1, %t, {stride};
-add.s64 %at, %at, %d1;
-mov.u32 %r1, 7; mov.u32 %r2, 7; mov.u32 %r3, 7; mov.u32 %r4, 7;
-st.shared.{kind} [%at], {registers};
-"""
-    found = counted(body, before=MEMORY)[f"st.shared.{kind}"]
+    store = "b32 [%at], %r1;" if vector == 1 else "v4.b32 [%at], {%r1, %r2, %r3, %r4};"
+    found = counted_access("shared", f"st.shared.{store}", stride)
     assert (found.passes, found.least_passes, found.sectors) == (passes, least, 0)

@@ -1,9 +1,5 @@
 """What nvcc compiles, executed: every kernel, in every form that is compiled, against the reference; blocks in any
-order; and faults that are put into the PTX of our kernels.
-
-In a process of its own, as `make test` has it: BFN_PTX=cuda pytest tests/ptx. All of tests/kernels runs there too
-(`make gpu-test`).
-"""
+order; and faults that are put into the PTX of our kernels."""
 
 import os
 import re
@@ -20,12 +16,12 @@ import torch
 from tests.kernels.case import Case
 from tests.kernels.declared import parameters
 from tests.kernels.op_cases import CASES
-from tests.kernels.support import DTYPES, FIRST, error, evaluate, named, scale, serves, ulp
-from tests.kernels.test_accuracy import SHAPES, check
+from tests.kernels.support import DTYPES, FIRST, error, named, scale, serves, ulp
+from tests.kernels.test_accuracy import SHAPES, check, laid_out
 from tests.kernels.test_cuda import NOISE, check_seeded
 from tests.ptx import cuda_ptx, ptx
-from tests.ptx.case_checks import check_rounding, check_with, with_classes
-from tests.ptx.in_place import check_in_place, inputs_of, steps
+from tests.ptx.case_checks import check_orders, check_rounding, check_with, with_classes
+from tests.ptx.in_place import check_in_place, steps
 
 BACKEND = "cuda_ptx"
 SERVED = [case for case in FIRST if serves(case, BACKEND)]
@@ -58,12 +54,6 @@ def functions(kernels: set[str]) -> set[str]:
     return {kernel.split("<")[0] for kernel in kernels}
 
 
-def transposed(inputs: dict) -> dict:
-    """The same numbers in other strides."""
-    turn = lambda x: x.transpose(0, 1).contiguous().transpose(0, 1)  # noqa: E731
-    return {k: turn(v) if isinstance(v, torch.Tensor) and v.dim() > 1 else v for k, v in inputs.items()}
-
-
 def forms(case: Case, dtype: torch.dtype) -> Iterator[list[dict]]:
     """Inputs that kernels read in different ways: in any layout; densely, one by one and as vectors; and, as under
     autocast, float32 data with a network's outputs in a narrow type."""
@@ -71,7 +61,7 @@ def forms(case: Case, dtype: torch.dtype) -> Iterator[list[dict]]:
     dense = [case.inputs(shape, dtype, seed) for seed, shape in enumerate(sizes)]
     yield dense
     if dtype in (torch.float32, torch.float64):
-        yield [*map(transposed, dense)]
+        yield [laid_out(inputs, "transposed") for inputs in dense]
     elif network := network_of(case):
         wide = [case.inputs(shape, torch.float32, seed) for seed, shape in enumerate(sizes)]
         yield [{name: x.to(dtype) if name in network else x for name, x in inputs.items()} for inputs in wide]
@@ -108,7 +98,7 @@ def check_every_kernel(dtype):
         if case.num_classes == 27 and "known" not in case.fields:
             for many in (with_classes(case, 600), with_classes(case, 4100)):  # held by a block, and read in every sweep
                 rows = [many.inputs((2, 2), dtype, seed) for seed in range(2)]
-                check(many, [*rows, *map(transposed, rows)], BACKEND)
+                check(many, [*rows, *(laid_out(inputs, "transposed") for inputs in rows)], BACKEND)
     every, done = readable(cuda_ptx.kernels()), readable(ptx.executed())
     every = {kernel for kernel in every if not kernel.startswith(UNREACHED)}
     assert of_dtype(every, dtype) <= done, "never executed: " + ", ".join(sorted(of_dtype(every, dtype) - done))
@@ -123,18 +113,7 @@ def test_every_kernel(dtype):
 
 @pytest.mark.parametrize("case", SERVED, ids=str)
 def test_blocks_in_any_order(case):
-    """The same bits, and no block reads or writes what another one writes (the interpreter looks)."""
-    inputs = case.inputs((5, 30 if case.num_classes else 300), torch.float32)
-    found = []
-    try:
-        for order in ptx.ORDERS:
-            ptx.options(order=order)
-            found.append(evaluate(case, inputs, BACKEND))
-    finally:
-        ptx.options()
-    for other in found[1:]:
-        for name, value in other.items():
-            assert torch.equal(value.nan_to_num(), found[0][name].nan_to_num()), name
+    check_orders(case, BACKEND)
 
 
 @pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
@@ -148,9 +127,7 @@ def test_every_kernel_of_other_types(dtype):
 @pytest.mark.parametrize(("case", "shape"), [*steps((40, 1040, 8193), (40, 1041))], ids=str)
 @pytest.mark.parametrize("network", [torch.bfloat16, torch.float32], ids=str)
 def test_results_may_be_written_over_inputs(case, shape, network):
-    """Of tensors whose numbers differ in width."""
-    carried = torch.float32 if network == torch.bfloat16 else torch.bfloat16
-    check_in_place(case, inputs_of(case, shape, carried, network), BACKEND)
+    check_in_place(case, shape, network, BACKEND)
 
 
 # The barrier behind a store to shared memory, and the mask of a shuffle.

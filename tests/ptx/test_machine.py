@@ -1,14 +1,14 @@
 """Warps, branches, calls and barriers, and what lanes do together."""
 
+import functools
+import operator
+
 import pytest
 
 from tests.ptx import ptx
-from tests.ptx.snippets import run
-
-pytestmark = pytest.mark.skipif(ptx.missing() is not None, reason=str(ptx.missing()))
+from tests.ptx.snippets import STORE, run
 
 LANES = range(32)
-STORE = "cvt.u64.u32 %d0, %r0;\nst.global.u64 [%out], %d0;"
 WORDS = [1000 + 7 * lane for lane in LANES]
 LOAD = "ld.global.u32 %r1, [%in];\n"
 
@@ -127,10 +127,7 @@ ld.local.v2.u32 {%r3, %r4}, [%own0+4];
     assert word == 43
 
 
-WIDTHS = (32, 8)
-
-
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", [32, 8])
 @pytest.mark.parametrize("by", [0, 1, 5, 16, 31])
 def test_shuffles(by, width):
     """As CUDA documents __shfl_sync and its kin: lanes of a segment of `width` read from each other, or themselves."""
@@ -186,18 +183,13 @@ def test_votes_and_reductions(mask):
         return {found[lane] for lane in named}
 
     chosen = [signed[lane] for lane in named]
-    assert of(f"redux.sync.add.s32 %r0, %r1, {mask};") == {sum(chosen) % 2**32}
-    assert of(f"redux.sync.min.s32 %r0, %r1, {mask};") == {min(chosen) % 2**32}
-    assert of(f"redux.sync.max.s32 %r0, %r1, {mask};") == {max(chosen) % 2**32}
     unsigned = [x % 2**32 for x in chosen]
-    assert of(f"redux.sync.min.u32 %r0, %r1, {mask};") == {min(unsigned)}
-    assert of(f"redux.sync.max.u32 %r0, %r1, {mask};") == {max(unsigned)}
-    conjunction, union, exclusive = 2**32 - 1, 0, 0
-    for word in unsigned:
-        conjunction, union, exclusive = conjunction & word, union | word, exclusive ^ word
-    assert of(f"redux.sync.and.b32 %r0, %r1, {mask};") == {conjunction}
-    assert of(f"redux.sync.or.b32 %r0, %r1, {mask};") == {union}
-    assert of(f"redux.sync.xor.b32 %r0, %r1, {mask};") == {exclusive}
+    reduced = {"add.s32": sum(chosen), "min.s32": min(chosen), "max.s32": max(chosen)}
+    reduced |= {"min.u32": min(unsigned), "max.u32": max(unsigned)}
+    logic = (("and", operator.and_), ("or", operator.or_), ("xor", operator.xor))
+    reduced |= {f"{name}.b32": functools.reduce(combine, unsigned) for name, combine in logic}
+    for name, want in reduced.items():
+        assert of(f"redux.sync.{name} %r0, %r1, {mask};") == {want % 2**32}, name
 
     even = "and.b32 %r2, %t, 1;\nsetp.eq.u32 %p0, %r2, 0;\n"
     ballot = sum(1 << lane for lane in named if lane % 2 == 0)
@@ -240,8 +232,8 @@ add.u32 %r0, %r0, %r1;
         assert {*run(body + STORE, [0], 128).tolist()} == {3 * someone}, chosen
 
 
-def test_matrices():
-    """Lane l holds numbers 2 (l mod 4) and the next of row l / 4; transposed, of column l / 4."""
+def test_transposed_matrices():
+    """Lane l holds numbers 2 (l mod 4) and the next of column l / 4."""
     write = f"""{ADDRESS}
 st.shared.u32 [%r2], %t;
 bar.sync 0;
@@ -251,22 +243,17 @@ mad.lo.u32 %r3, %r3, 16, %r4;
 """
     # as 16-bit numbers the memory is 0, 0, 1, 0, 2, 0, …: number k is k / 2 where k is even
     number = lambda row, column: (8 * row + column) // 2 if column % 2 == 0 else 0  # noqa: E731
-    plain = run(write + "ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r0}, [%r3];" + STORE, [0], before=SHARED)
     turned = run(write + "ldmatrix.sync.aligned.m8n8.x1.trans.shared.b16 {%r0}, [%r3];" + STORE, [0], before=SHARED)
     for lane in LANES:
         a, b = lane // 4, 2 * (lane % 4)
-        assert plain[lane] == number(a, b) | number(a, b + 1) << 16
         assert turned[lane] == number(b, a) | number(b + 1, a) << 16
-    for trans in ("", ".trans"):  # what is stored is loaded again
-        body = (
-            write
-            + f"""
+    # what is stored is loaded again
+    body = f"""{write}
 mad.lo.u32 %r1, %t, 70001, 3;
-stmatrix.sync.aligned.m8n8.x1{trans}.shared.b16 [%r3], {{%r1}};
-ldmatrix.sync.aligned.m8n8.x1{trans}.shared.b16 {{%r0}}, [%r3];
+stmatrix.sync.aligned.m8n8.x1.trans.shared.b16 [%r3], {{%r1}};
+ldmatrix.sync.aligned.m8n8.x1.trans.shared.b16 {{%r0}}, [%r3];
 """
-        )
-        assert run(body + STORE, [0], before=SHARED).tolist() == [70001 * lane + 3 for lane in LANES]
+    assert run(body + STORE, [0], before=SHARED).tolist() == [70001 * lane + 3 for lane in LANES]
 
 
 def test_products_are_fused_where_ptxas_fuses_them():
@@ -278,19 +265,17 @@ mul.f32 %f2, %f0, %f0;
 sub.f32 %f3, %f2, %f1;
 mov.b32 %r0, %f3;
 """
-    try:
-        for contract, want in ((True, 0x33800000), (False, 0)):
-            ptx.options(contract=contract)
+    for contract, want in ((True, 0x33800000), (False, 0)):
+        with ptx.options(contract=contract):
             assert {*run(body + STORE, [0]).tolist()} == {want}
-        # a product that is used twice stays, and so does one that says how it is rounded
-        ptx.options()
-        twice = body.replace("mov.b32 %r0, %f3", "mul.f32 %f3, %f3, %f2;\nmov.b32 %r0, %f3")
-        assert {*run(twice + STORE, [0]).tolist()} == {0}
-        assert {*run(body.replace("mul.f32", "mul.rn.f32") + STORE, [0]).tolist()} == {0}
-        negative = body.replace("sub.f32 %f3, %f2, %f1", "sub.f32 %f3, %f1, %f2")
-        assert {*run(negative + STORE, [0]).tolist()} == {0xB3800000}
-    finally:
-        ptx.options()
+    # a product that is used twice stays, and so do those that say how they are rounded, or lose a factor
+    overwritten = body.replace("sub.f32", "mov.f32 %f0, 0f00000000;\nsub.f32")
+    assert {*run(overwritten + STORE, [0]).tolist()} == {0}
+    twice = body.replace("mov.b32 %r0, %f3", "mul.f32 %f3, %f3, %f2;\nmov.b32 %r0, %f3")
+    assert {*run(twice + STORE, [0]).tolist()} == {0}
+    assert {*run(body.replace("mul.f32", "mul.rn.f32") + STORE, [0]).tolist()} == {0}
+    negative = body.replace("sub.f32 %f3, %f2, %f1", "sub.f32 %f3, %f1, %f2")
+    assert {*run(negative + STORE, [0]).tolist()} == {0xB3800000}
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,9 @@ import numpy as np
 import pytest
 
 from tests.ptx import ptx
-from tests.ptx.snippets import bits, number, run
-
-pytestmark = pytest.mark.skipif(ptx.missing() is not None, reason=str(ptx.missing()))
+from tests.ptx.snippets import STORE, bits, number, run
 
 LANES = range(32)
-STORE = "cvt.u64.u32 %d0, %r0;\nst.global.u64 [%out], %d0;"
 SHARED = ".shared .align 16 .b8 memory[1024];\n"
 
 

@@ -1,9 +1,5 @@
 """What Triton compiles for a GPU, executed: every kernel in float32 and bfloat16 against the reference, and blocks in
-any order.
-
-In a process of its own, as `make test` has it: BFN_PTX=triton pytest tests/ptx. All of tests/kernels runs there too
-(`make gpu-test`).
-"""
+any order."""
 
 import itertools
 import os
@@ -16,12 +12,12 @@ if os.environ.get("BFN_PTX") != "triton":
 import torch
 
 from bfn_kernels.records import RECEIVERS
-from tests.kernels.support import FIRST, evaluate, named, serves
+from tests.kernels.support import FIRST, named, serves
 from tests.kernels.test_accuracy import check
 from tests.kernels.vocabulary_cases import LARGE
 from tests.ptx import ptx, triton_ptx
-from tests.ptx.case_checks import check_rounding, check_with, with_classes
-from tests.ptx.in_place import check_in_place, inputs_of, steps
+from tests.ptx.case_checks import check_orders, check_rounding, check_with, with_classes
+from tests.ptx.in_place import check_in_place, steps
 from tests.ptx.snippets import module
 
 BACKEND = "triton_ptx"
@@ -79,19 +75,11 @@ def test_every_kernel(dtype):
 @pytest.mark.parametrize("name", ["continuous.flow_sample", "discrete.continuous_time_loss[K=27]"])
 def test_blocks_in_any_order(name, architecture):
     """The same bits, whichever GPU the kernels are compiled for."""
-    inputs = named(name).inputs((5, 30 if named(name).num_classes else 300), torch.float32)
-    found = []
     try:
         triton_ptx.compile_for(architecture)
-        for order in ptx.ORDERS:
-            ptx.options(order=order, architecture=architecture)
-            found.append(evaluate(named(name), inputs, BACKEND))
+        check_orders(named(name), BACKEND, architecture)
     finally:
         triton_ptx.compile_for(90)
-        ptx.options()
-    for other in found[1:]:
-        for key, value in other.items():
-            assert torch.equal(value, found[0][key]), key
 
 
 @pytest.mark.parametrize("name", ["continuous.flow_sample", "discrete.theta[K=27]"])
@@ -125,8 +113,7 @@ def test_every_kernel_of_other_types(dtype):
 @pytest.mark.parametrize(("case", "shape"), [*steps((1040, 8193), (1040,), ("mode", "mean"))], ids=str)
 @pytest.mark.parametrize("network", [torch.bfloat16, torch.float32], ids=str)
 def test_results_may_be_written_over_inputs(case, shape, network):
-    carried = torch.float32 if network == torch.bfloat16 else torch.bfloat16
-    check_in_place(case, inputs_of(case, shape, carried, network), BACKEND)
+    check_in_place(case, shape, network, BACKEND)
 
 
 @pytest.mark.parametrize("number", range(3))

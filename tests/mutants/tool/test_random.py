@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.mutants import __main__ as command_line
-from tests.mutants import covering, equivalents, native_places, python_places, random_run
+from tests.mutants import covering, native_places, python_places, random_run, written
 
 ROOT = Path(__file__).resolve().parents[3]
 OPTIONAL = {"out", "min"}
@@ -126,8 +126,7 @@ def test_a_survivor_is_an_error_unless_it_is_known(toy, report, monkeypatch):
     assert "SURVIVED constant bfn/toy.py:2" in said and "    - if x < 0:\n    + if x < " in said
     assert "killed condition bfn/toy.py:2" in said
     assert (toy / "bfn" / "toy.py").read_text().count("x < 0") == 1
-    known = equivalents.Equivalent("bfn/toy.py", "if x < 0:", "", "a reason")
-    monkeypatch.setattr(equivalents, "EQUIVALENTS", [known])
+    monkeypatch.setattr(random_run, "EQUIVALENTS", [written.Fault("bfn/toy.py", "if x < 0:", "", "a reason")])
     status, said = report(100)
     assert status == 0 and "equivalent constant bfn/toy.py:2" in said and "a reason" in said
 
@@ -138,11 +137,11 @@ def test_what_no_test_runs_is_tried_where_its_module_is_named(toy, report, named
     if named:
         (toy / "tests" / "bfn" / "test_toy.py").write_text("def test():\n    assert 'unseen'\n")
     status, said = report(1, "--only", "unseen")
-    assert status == 1 and f"bfn/unseen.py:2 constant, {why}" in said
+    assert status == 1 and f"constant bfn/unseen.py:2, {why}" in said
 
 
 def test_equivalents_still_stand_in_their_files():
-    for one in equivalents.EQUIVALENTS:
+    for one in random_run.EQUIVALENTS:
         lines = [line.strip() for line in (ROOT / one.path).read_text().splitlines()]
         assert one.old.split("\n")[0] in lines, f"{one.path}: {one.old}"
-        assert one.reason
+        assert one.tests, "a reason"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.mutants import __main__ as command_line
-from tests.mutants import fault, written
+from tests.mutants import written
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -20,7 +20,7 @@ def test_every_fault_can_be_put_in_and_names_its_tests():
 def test_a_table_is_parsed():
     table = "# what they are\n\na.py\n- one\n- two\n+ three\n: tests/a.py\n: tests/b.py -k c\n- four\n+\n: tests/a.py\n"
     first = ("a.py", "one\ntwo", "three")
-    assert fault.parsed(table) == [
+    assert written.parsed(table) == [
         (*first, "tests/a.py"),
         (*first, "tests/b.py -k c"),
         ("a.py", "four", "", "tests/a.py"),
