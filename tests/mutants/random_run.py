@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -109,6 +110,8 @@ class Judge:
         named = " or ".join(f"{family}." for family in families(self.root, mutant.path))
         files = [file for file in CUDA_FILES if (self.root / file).exists()]
         code, said = sandbox.test([*files, "-k", f"cuda_on_host and float32 and ({named})"])
+        if code == pytest.ExitCode.NO_TESTS_COLLECTED:
+            return SURVIVED, "no test calls this file's kernels"
         return (SURVIVED, "") if code == 0 else (KILLED, _why(code, said))
 
 
