@@ -26,7 +26,7 @@ from bfn.results.evaluate import Bound, evaluate
 from bfn.sample import fast
 from bfn.sample import sample as draw
 from bfn.sample import sample_within as draw_within
-from bfn.sequences import guided
+from bfn.sequences import guiding
 from bfn.training import processes
 from bfn.training.checkpoint import CheckpointError, write_atomically
 from bfn.training.run_lock import RunError
@@ -144,7 +144,7 @@ def evaluate_command(
     model, settings, data = load_run(run, overrides, processes.start().device)
     console.quiet = not processes.is_main()
     if table:
-        bounds = tables.bounds(model, data, settings, model.device, numbers)
+        bounds = tables.bounds(model, data, settings, numbers)
         rows = list(shown(bounds, total=len(numbers) + 1))
         console.print(tables.bounds_table(rows, data, settings))
         if processes.is_main():
@@ -172,7 +172,7 @@ def compare_command(
     tables.refuse_angles(model)
     for name in names:
         check_sampling(model, settings.sample, name)
-    drawn = tables.samplers(model, data, settings, model.device, names, numbers)
+    drawn = tables.samplers(model, data, settings, names, numbers)
     runs = len(names) * (1 if settings.sample.guide is None else 2)
     each = 1 if settings.sample.guide is None else 1 + settings.sample.calls_of_a_step
     count, calls = min(len(data.test), tables.SAMPLES), len(names) * each * sum(n + 1 for n in numbers)
@@ -261,7 +261,7 @@ def directory(run: Path) -> Path:
 
 def evaluated(model: BFN, settings: Config, data: Data) -> Bound:
     """Evaluate on held-out data and print the table."""
-    bound = evaluate(model, data.test, settings.evaluate, model.device)
+    bound = evaluate(model, data.test, settings.evaluate)
     console.print(tables.bound_table(bound, data, settings))
     return bound
 
@@ -269,13 +269,13 @@ def evaluated(model: BFN, settings: Config, data: Data) -> Bound:
 def sampled(model: BFN, settings: Config, data: Data, path: Path) -> Path:
     """Draw samples, print them if they are text, and write their picture and their numbers."""
     options = settings.sample
-    more: dict[str, Any] = {"seed": options.seed, "device": model.device, **settings.sample.taking}
-    calls = options.n_steps if options.tolerance is None else options.max_calls
-    with guided(model, options), fast(model, settings, options.count, calls, console.print):
+    more: dict[str, Any] = {"seed": options.seed, **options.taking, **guiding(model, options)}
+    steps = options.n_steps if options.tolerance is None else options.max_calls
+    with fast(model, settings, options.count, options.calls_of_a_step * steps, console.print):
         started = time.monotonic()
         if options.tolerance is not None:
-            samples, calls = draw_within(model, options.count, options.tolerance, max_calls=options.max_calls, **more)
-            console.print(f"calls of the network: {options.calls_of_a_step * calls}")
+            samples, steps = draw_within(model, options.count, options.tolerance, max_calls=options.max_calls, **more)
+            console.print(f"calls of the network: {options.calls_of_a_step * steps}")
         else:
             samples = draw(model, options.count, options.n_steps, sampler=options.sampler, **more)
         samples, seconds = samples.cpu(), time.monotonic() - started

@@ -318,7 +318,7 @@ class Trainer:
         examples = len(self.data.validation)
         settings.batch_size = math.ceil(examples / math.ceil(examples / settings.batch_size))
         with self.choice.autocast(self.device), self.accelerator.autocast():
-            bound = evaluate(self.averaged, self.data.validation, settings, self.device)
+            bound = evaluate(self.averaged, self.data.validation, settings)
         steps = at.step - (self.log[-1]["step"] if self.log else 0)
         self.log.append(
             {

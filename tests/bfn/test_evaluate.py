@@ -12,6 +12,8 @@ from bfn.results.evaluate import down_to_step, evaluate, spread_times
 class Fixed(torch.nn.Module):
     """A model whose loss at time t is a known function of example and time."""
 
+    device = torch.device("cpu")
+
     def __init__(self):
         super().__init__()
         self.times: list[torch.Tensor] = []

@@ -10,8 +10,6 @@ from bfn.results import plots, tables
 from bfn.results.evaluate import Bound, evaluate
 from bfn_kernels import discrete
 
-CPU = torch.device("cpu")
-
 
 @pytest.fixture
 def few(tiny):
@@ -51,7 +49,7 @@ def test_neighbours_at_the_same_distance_count_alike():
 @pytest.mark.parametrize("name", ["digits", "digits_continuous", "digits_binary", "text"])
 def test_a_row_is_the_bound_for_its_number_of_steps(few, name):
     model, data, settings = few(name)
-    rows = list(tables.bounds(model, data, settings, CPU, [3, 20]))
+    rows = list(tables.bounds(model, data, settings, [3, 20]))
     assert [row.n_steps for row in rows] == [3, 20, None]
     for row in rows:
         assert row.bound == evaluate(model, data.test, replace(settings.evaluate, n_steps=row.n_steps))
@@ -71,7 +69,7 @@ def test_the_other_receiver_is_the_factorised_one(few):
 
 def test_every_sampler_is_drawn_with_every_number_of_steps(few):
     model, data, settings = few("digits_binary")
-    rows = list(tables.samplers(model, data, settings, CPU, ["ancestral", "ode2"], [2, 4]))
+    rows = list(tables.samplers(model, data, settings, ["ancestral", "ode2"], [2, 4]))
     assert [(row.sampler, row.calls) for row in rows] == [
         ("ancestral", 3), ("ancestral", 5), ("ode2", 3), ("ode2", 5)
     ]  # fmt: skip
@@ -88,7 +86,7 @@ def test_text_is_compared_by_the_characters_that_differ():
 def test_only_text_is_compared_by_characters(few, name, monkeypatch):
     asked = []
     monkeypatch.setattr(tables, "told_apart", lambda *args, **keywords: asked.append(keywords) or (0.5, 0.0))
-    list(tables.samplers(*few(name), CPU, ["ancestral"], [1]))
+    list(tables.samplers(*few(name), ["ancestral"], [1]))
     assert asked == [{"differing": name == "text"}]
 
 
