@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
-from bfn.configs import Config, ConfigError, SampleConfig, choose, flatten, load, shipped
+from bfn.configs import Config, ConfigError, choose, flatten, load, shipped
 from bfn.data import Data
 from bfn.data.download import DOWNLOADS, TRAINED_BY, download
 from bfn.model import BFN, check_sampling
@@ -207,9 +207,9 @@ def plot_command(run: Run, overrides: Overrides = None) -> None:
     """Plot the loss against steps and time, an input distribution after each message, and a film of the flow."""
     processes.refuse_several()
     model, settings, data = load_run(run, overrides, processes.start().device)
-    out, options = directory(run), settings.sample
-    times = plots.plot_times(model, data, out / "times.png", seed=options.seed)
-    film = plots.animate_flow(model, data, out / "flow.gif", **run_of(options))
+    out = directory(run)
+    times = plots.plot_times(model, data, out / "times.png", seed=settings.sample.seed)
+    film = plots.animate_flow(model, data, out / "flow.gif", settings.sample)
     for path in [*plotted(model, settings, data, out), times, film]:
         console.print(f"plot: {path}")
 
@@ -291,14 +291,8 @@ def sampled(model: BFN, settings: Config, data: Data, path: Path) -> Path:
     return plots.plot_samples(samples, data, path)
 
 
-def run_of(options: SampleConfig) -> dict[str, Any]:
-    """The arguments of a picture that makes a sampling run."""
-    return {"n_steps": options.n_steps, "seed": options.seed, **options.taking}
-
-
 def plotted(model: BFN, settings: Config, data: Data, out: Path) -> list[Path]:
     """Plot the loss curves, if the run has a log, and an input distribution after each message."""
-    options, log = settings.sample, out / LOG_FILE
+    log = out / LOG_FILE
     losses = [plots.plot_losses(log, data, out / "losses.png")] if log.exists() else []
-    narrowing = plots.plot_narrowing(model, data, out / "narrowing.png", **run_of(options))
-    return [*losses, narrowing]
+    return [*losses, plots.plot_narrowing(model, data, out / "narrowing.png", settings.sample)]

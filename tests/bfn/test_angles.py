@@ -10,7 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from bfn import cli
-from bfn.configs import ConfigError, load
+from bfn.configs import ConfigError, SampleConfig, load
 from bfn.data import load_data
 from bfn.data.angles import PROTEINS, Density, chains, dihedral
 from bfn.model import build_model
@@ -196,7 +196,7 @@ def test_pictures_of_angles(pair, tmp_path, monkeypatch):
     assert titles == ["Samples", "Held-out data"] and figures[0].axes[0].get_xlabel() == "φ"
     shown, there = (axes.lines[0].get_xydata() for axes in figures[0].axes)
     assert np.array_equal(shown, there) and np.allclose(there, np.degrees(data.test.reshape(-1, 2)))
-    plots.plot_narrowing(model, data, tmp_path / "narrowing.png", n_steps=20, seed=1)
+    plots.plot_narrowing(model, data, tmp_path / "narrowing.png", SampleConfig(n_steps=20, seed=1))
     top, bottom = figures[1].axes
     density = top.images[0].get_array()
     assert (density[:, 0] == 1).all() and (density[:, -1] < 0.5).mean() > 0.8  # flat, then narrow

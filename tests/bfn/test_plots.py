@@ -1,10 +1,6 @@
-import itertools
 from types import SimpleNamespace
 
 import matplotlib.image
-import numpy as np
-import PIL.Image
-import PIL.ImageSequence
 import pytest
 import torch
 from matplotlib.axes import Axes
@@ -40,15 +36,6 @@ def test_the_loss_at_every_time_is_drawn_for_every_kind_of_data(pair, tmp_path, 
     plots.plot_times(model, data, tmp_path / "times.png", seed=0, count=8)
     bound = evaluate(model, data.test[:128], EvaluateConfig(repeats=8))
     assert len(drawn[0]) == 8 and drawn[0].mean() == pytest.approx(bound.messages, rel=0.1)
-
-
-def test_a_film_shows_the_flow_of_every_kind_of_data(pair, tmp_path):
-    model, data = pair
-    path = plots.animate_flow(model, data, tmp_path / "flow.gif", n_steps=3, seed=0, count=2)
-    with PIL.Image.open(path) as film:
-        frames = [torch.from_numpy(np.array(frame.convert("L"))) for frame in PIL.ImageSequence.Iterator(film)]
-    assert len(frames) == 4  # the last one, which is shown for longer, is kept once
-    assert all((a != b).any() for a, b in itertools.pairwise(frames))
 
 
 def test_losses_are_drawn_from_the_log(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import torch
 
 from bfn.data import load_data
 from bfn.model import build_model
-from bfn.results import plots, tables
+from bfn.results import tables
 from bfn.results.evaluate import Bound, evaluate
 from bfn_kernels import discrete
 
@@ -100,15 +100,3 @@ def test_the_paper_stands_beside_what_was_measured(few):
     settings.data.num_bins = 16
     assert all("paper" not in str(column.header) for column in tables.bounds_table(rows, data, settings).columns)
     assert columns["nats per example"][0] == f"{64 * 0.12 * math.log(2):.2f} ± {64 * 0.001 * math.log(2):.2f}"
-
-
-def test_pictures_have_a_point_for_every_row(few, tmp_path, monkeypatch):
-    _, data, _ = few("digits")
-    drawn: list[tuple] = []
-    monkeypatch.setattr(plots, "write", lambda figure, path: drawn.append(figure.axes[0].containers))
-    bound = Bound(2.0, 0.1, 0.01, 12)
-    plots.plot_bounds([tables.Measured(n, bound, None) for n in (10, 25, None)], data, tmp_path)
-    plots.plot_samplers(
-        [tables.Drawn(s, n, 1.0, tables.TOLD_APART, 0.7, 0.01) for s in ("a", "b") for n in (3, 5, 9)], tmp_path
-    )
-    assert [[len(line[0].get_xdata()) for line in lines] for lines in drawn] == [[2], [3, 3]]
