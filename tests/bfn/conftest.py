@@ -24,11 +24,6 @@ def shipped(name: str) -> Data:
 
 
 @pytest.fixture
-def tiny_settings() -> list[str]:
-    return TINY
-
-
-@pytest.fixture
 def tiny(tmp_path: Path) -> Callable[..., Config]:
     """tiny("digits", "train.max_steps=3") is a small configuration that writes to a directory of its own."""
 

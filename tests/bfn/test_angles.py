@@ -7,9 +7,7 @@ import tarfile
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from bfn import cli
 from bfn.configs import ConfigError, SampleConfig, load
 from bfn.data import load_data
 from bfn.data.angles import PROTEINS, Density, chains, dihedral
@@ -21,6 +19,7 @@ from bfn.training.runs import load_run
 from bfn.training.trainer import Trainer
 from bfn_kernels.schedules import VonMisesAccuracy
 from tests.bfn import tiny_files
+from tests.bfn.command import bfn
 from tests.bfn.tiny_settings import TINY
 
 MESSAGES = ["train.n_steps=20", "evaluate.n_steps=20", "sample.n_steps=20"]
@@ -32,10 +31,6 @@ made_once = functools.cache(VonMisesAccuracy.linear_entropy)
 def schedules_are_made_once(monkeypatch):
     """A schedule and its table of quantiles take seconds."""
     monkeypatch.setattr(VonMisesAccuracy, "linear_entropy", made_once)
-
-
-def bfn(*arguments):
-    return CliRunner().invoke(cli.app, [str(a) for a in arguments])
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 import bfn_kernels
 from bfn import cli
@@ -13,6 +12,7 @@ from bfn.configs import Config, flatten, load
 from bfn.sample import sample as draw
 from bfn.training import checkpoint
 from bfn.training.runs import MODEL_FILE, STATE_FILE
+from tests.bfn.command import bfn
 
 TINY = [
     "network.width=16",
@@ -24,10 +24,6 @@ TINY = [
 ]
 PLOTS = ["losses.png", "narrowing.png"]
 pytestmark = pytest.mark.usefixtures("short_validations")
-
-
-def bfn(*arguments):
-    return CliRunner().invoke(cli.app, [str(a) for a in arguments])
 
 
 @pytest.fixture(scope="module")

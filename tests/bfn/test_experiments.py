@@ -6,7 +6,6 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
-from typer.testing import CliRunner
 
 from bfn import cli
 from bfn.configs import load
@@ -15,6 +14,7 @@ from bfn.training import checkpoint
 from bfn.training.runs import MODEL_FILE, STATE_FILE
 from bfn.training.trainer import Trainer
 from tests.bfn import tiny_files
+from tests.bfn.command import bfn
 
 PAGE = (Path(__file__).parents[2] / "docs" / "guides" / "own.md").read_text()
 TINY = [
@@ -27,10 +27,6 @@ TINY = [
     "sample.n_steps=2",
     "sample.count=2",
 ]
-
-
-def bfn(*arguments):
-    return CliRunner().invoke(cli.app, [str(a) for a in arguments])
 
 
 def state_of(out):

@@ -10,9 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn.functional import one_hot
-from typer.testing import CliRunner
 
-from bfn import cli
 from bfn.configs import ConfigError, SampleConfig, load
 from bfn.data import download, load_data
 from bfn.data.moses import MOLSETS, TOKEN
@@ -24,14 +22,11 @@ from bfn.sequences import class_of, guiding, sent
 from bfn_kernels.nn import Sampling
 from bfn_kernels.schedules import LogarithmicAccuracy
 from tests.bfn import tiny_files, workers
+from tests.bfn.command import bfn
 from tests.bfn.tiny_settings import TINY
 from tests.bfn.workers import Group
 
 moses_module = sys.modules["bfn.data.moses"]
-
-
-def bfn(*arguments):
-    return CliRunner().invoke(cli.app, [str(a) for a in arguments])
 
 
 @pytest.fixture
