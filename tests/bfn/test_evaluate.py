@@ -6,7 +6,7 @@ import torch
 from bfn.configs import EvaluateConfig
 from bfn.data import load_data
 from bfn.model import build_model
-from bfn.results.evaluate import down_to_step, evaluate, spread_times
+from bfn.results.evaluate import down_to_step, evaluate
 
 
 class Fixed(torch.nn.Module):
@@ -81,19 +81,6 @@ def test_the_same_seed_gives_the_same_bound_whatever_was_drawn_before(tiny):
         torch.rand(7)
         bounds.append(evaluate(model, data.test[:4], EvaluateConfig(repeats=2, seed=seed)).bits)
     assert bounds[0] == bounds[1] != bounds[2]
-
-
-@pytest.mark.parametrize("n_steps", [None, 4])
-def test_spread_times_put_one_in_each_stratum_in_random_order(n_steps):
-    t = spread_times(12, torch.Generator().manual_seed(3), n_steps)
-    if n_steps is None:
-        gaps = t.sort().values.diff()
-        torch.testing.assert_close(gaps, torch.full((11,), 1 / 12), atol=1e-6, rtol=0)
-        assert t.min() >= 0 and t.max() < 1
-    else:
-        assert (t * 4).round().long().bincount().tolist() == [3, 3, 3, 3]
-    assert not torch.equal(t, t.sort().values) and not torch.equal(t, t.sort(descending=True).values)
-    assert n_steps is not None or shuffled(t)
 
 
 def shuffled(t):

@@ -103,13 +103,15 @@ def test_pictures_of_samples(pair, tmp_path, figures):
         lines = 9 + 4 + 3  # the samples, held-out text, two headings and a gap
         assert size(samples) == (10, 0.4 + 0.22 * lines) and words(samples) == []
         said = [text.get_text() for text in samples.texts]
-        assert said.index("samples") == 0 and "held-out text" in said
+        assert said[:10] == ["samples", *plots.to_text(data.train[:9], data.symbols)] and "held-out text" in said
         heights = [text.get_position()[1] for text in samples.texts]
         assert heights == sorted(heights, reverse=True) and heights[-1] > 0 and heights[0] < 1
     else:
         assert size(samples) == (10, 5.2)
         assert words(samples) == [(title, "", "", []) for title in ("Samples", "Held-out data")]
         check(samples)
+        first = torch.as_tensor(samples.axes[0].images[0].get_array()[: data.shape[0], : data.shape[1]].data)
+        torch.testing.assert_close(first, plots.to_grey(data.train[0], data.num_classes))
 
 
 def test_pictures_of_the_loss_at_every_time(pair, tmp_path, figures):
