@@ -186,12 +186,14 @@ def read(path: Path) -> Any:
     """The settings of a YAML file. If it names a shipped file as `base`, they replace the base's settings."""
     try:
         tree = OmegaConf.load(path)
+        base = tree.pop("base", None) if isinstance(tree, DictConfig) else None
+        return tree if base is None else OmegaConf.merge(read(FOLDER / f"{base}.yaml"), tree)
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror or error}") from error
     except (YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    base = tree.pop("base", None) if isinstance(tree, DictConfig) else None
-    return tree if base is None else OmegaConf.merge(read(FOLDER / f"{base}.yaml"), tree)
+    except TypeError as error:
+        raise ConfigError(f"{path} does not fit its base: {first_line(error)}") from error
 
 
 def build(tree: Any, overrides: Sequence[str] = (), where: str = "the configuration") -> Config:

@@ -126,6 +126,9 @@ def test_a_file_takes_what_it_does_not_say_from_its_base(tmp_path):
     path.write_text("base: text\nnetwork: {depth: 1}\n")
     config, text = load(str(path)), load("text")
     assert config.network == dataclasses.replace(text.network, depth=1) and config.data == text.data
+    path.write_text("base: text\ntrain: [1]\n")
+    with pytest.raises(ConfigError, match=r"mine.yaml does not fit its base: Cannot merge"):
+        load(str(path))
     path.write_text("base: txt\n")
     with pytest.raises(ConfigError, match=r"cannot read the configuration .*txt.yaml: No such file"):
         load(str(path))
