@@ -230,6 +230,8 @@ def check(config: Config) -> None:
             continue
         if type(value) in (int, float) and key not in FRACTIONS | ANY_SIGN and not value > 0:
             raise ConfigError(f"{path}={value} must be positive")
+        if key == "weight_decay" and not value >= 0:
+            raise ConfigError(f"{path}={value} must not be negative")
         if key in FRACTIONS and not 0 <= value < 1:
             raise ConfigError(f"{path}={value} must lie in [0, 1)")
         if key == "seed" and not -(2**63) <= value < 2**64:

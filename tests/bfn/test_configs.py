@@ -64,6 +64,7 @@ def test_overrides_replace_what_the_file_says():
         ("network.dropout=1.0", r"network.dropout=1.0 must lie in \[0, 1\)"),
         ("train.final_learning_rate=0.1", r"train.final_learning_rate=0.1 must lie in \[0, 0\.\d+\]"),
         ("train.learning_rate=-1", r"train.learning_rate=-1.0 must be positive"),
+        ("train.weight_decay=-1", r"train.weight_decay=-1.0 must not be negative"),
         ("sample.seed=18446744073709551616", r"sample.seed=18446744073709551616 must be a number of 64 bits"),
         ("train.compiler=gcc", r"train.compiler='gcc' is not known; it takes one of .*inductor"),
         ("train.mixed_precision=fp8", r"train.mixed_precision='fp8' is not known; it takes one of no, bf16"),
