@@ -130,7 +130,7 @@ class Trainer:
         self.before = Choice(*state.get("choice", (train.get("mixed_precision", "no"), train.get("compiler"))))
         if self.accelerator.scaler is not None and "scaler" in state:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.console.print(f"continuing {self.out} at step {self.at.step}", highlight=False)
+        self.say(f"continuing {self.out} at step {self.at.step}")
 
     @property
     def sharded(self) -> bool:

@@ -143,9 +143,10 @@ def test_what_is_tried_changes_neither_weights_nor_gradients_nor_buffers(tiny, m
     assert all(torch.equal(want[name], got[name]) for name in want) and got["network.seen"] == 4
 
 
-def test_a_run_keeps_its_choice_and_says_another_one(tiny, monkeypatch):
+def test_a_run_keeps_its_choice_and_says_another_one(tiny, tmp_path, monkeypatch):
     eager = Choice("no", "eager")
-    first, _ = trainer(tiny, "train.max_steps=2", "train.mixed_precision=no", "train.compiler=eager")
+    out = f"out={tmp_path / 'a[/b]'}"  # rich would take the brackets for markup
+    first, _ = trainer(tiny, out, "train.max_steps=2", "train.mixed_precision=no", "train.compiler=eager")
     first.run()
     assert first.choice == eager
 
@@ -155,10 +156,11 @@ def test_a_run_keeps_its_choice_and_says_another_one(tiny, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr("bfn.training.trainer.choices", lambda train, device: [PLAIN, eager])
         patched.setattr("bfn.training.trainer.choose", refuse)
-        second, console = trainer(tiny, "train.max_steps=4")
+        second, console = trainer(tiny, out, "train.max_steps=4")
         second.run()
     assert second.choice == eager and "continues with" not in console.said
-    third, console = trainer(tiny, "train.max_steps=6", "train.compiler=null")
+    assert "a[/b] at step 2" in console.said
+    third, console = trainer(tiny, out, "train.max_steps=6", "train.compiler=null")
     third.run()
     assert "continues with float32, not compiled; until here: float32, compiled by eager" in console.said
 
