@@ -29,7 +29,7 @@ from bfn.training.batches import Batches
 from bfn.training.checkpoint import CheckpointError, Saved
 from bfn.training.progress import Position, progress
 from bfn.training.run_lock import RunError, lock
-from bfn.training.runs import FILES, LOG_FILE, MODEL_FILE, STATE_FILE, as_csv, require_room, resumable, seen, tokens
+from bfn.training.runs import FILES, LOG_FILE, MODEL_FILE, STATE_FILE, as_csv, require_room, resumable, seen
 from bfn.training.seeds import VALIDATION, WEIGHTS, derive
 from bfn.training.speed import PLAIN, Choice, choices, choose, timed
 
@@ -334,14 +334,14 @@ class Trainer:
         if bound.bits < at.best:
             at.best, at.best_step, at.stale = bound.bits, at.step, 0
             result = {"config": asdict(self.config), "step": at.step, "validation_bits": bound.bits}
-            self.result = states.copied(self.averaged), result | tokens(self.data)
+            self.result = states.copied(self.averaged), result | {"tokenizer": self.data.tokenizer}
 
     def save(self) -> None:
         """Start to write the training state, the log and, if they are new, the best weights. Training goes on
         meanwhile. If the previous writing failed, its error is raised here."""
         tensors = states.snapshot(self.bare, self.averaged, self.adamw)
         state: dict[str, Any] = {"config": asdict(self.config), "position": asdict(self.at), "choice": self.choice}
-        state |= {"log": list(self.log), "data": seen(self.data)} | tokens(self.data)
+        state |= {"log": list(self.log), "data": seen(self.data), "tokenizer": self.data.tokenizer}
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()
         result, self.result = self.result, None
