@@ -57,16 +57,6 @@ def test_an_experiment_starts_and_resumes_as_if_it_had_not_stopped(name, tmp_pat
     assert all(tensors[key].equal(tensors_whole[key]) for key in tensors)
 
 
-def test_files_that_are_not_there_are_one_line(tmp_path):
-    for settings, message in (
-        ([], "data.name='cifar10' needs data.folder=, the folder of data_batch_1; 'bfn data download cifar10 --folder"),
-        ([f"data.folder={tmp_path}"], f"data.folder={tmp_path} has no data_batch_1, in itself or cifar-10-batches-py"),
-    ):
-        result = bfn("train", "cifar10", *settings)
-        assert result.exit_code == 1 and result.output.count("\n") == 1
-        assert result.output.startswith(f"error: {message}")
-
-
 def fake_torchvision(monkeypatch, fetch):
     """A stand-in for torchvision, whose data sets call fetch(name, folder, download)."""
     torchvision, datasets = ModuleType("torchvision"), ModuleType("torchvision.datasets")

@@ -233,17 +233,6 @@ def test_the_log_is_in_bits_per_dimension_since_the_last_row(make, monkeypatch):
     assert (trainer.at.best, trainer.at.best_step, trainer.at.stale) == (2.0, 4, 1)
 
 
-def test_the_loss_of_a_step_is_what_is_added_up(make):
-    trainer = make()
-    losses = []
-    trainer.model.register_forward_hook(lambda module, args, loss: losses.append(loss.item()))
-    for _ in range(3):
-        trainer.step()
-    trainer.begin_clock()
-    assert not trainer.look()
-    assert trainer.at.loss_sum == pytest.approx(sum(losses))
-
-
 def test_the_seconds_of_a_run_are_those_of_its_steps_and_of_its_validations(make, monkeypatch):
     clock = [100.0]
     monkeypatch.setattr("bfn.training.trainer.time", SimpleNamespace(monotonic=lambda: clock[0]))

@@ -73,29 +73,6 @@ def test_a_run_that_is_interrupted_and_resumed_ends_with_the_same_bits(name, tin
     assert_same_run(whole, trained(parts, data))
 
 
-@pytest.mark.usefixtures("short_validations")
-def test_a_run_that_is_killed_goes_on_from_its_last_save(tiny, tmp_path):
-    config = tiny("digits", *SETTINGS, f"out={tmp_path / 'whole'}")
-    data = load_data(config)
-    whole = trained(config, data)
-    parts = tiny("digits", *SETTINGS, f"out={tmp_path / 'parts'}")
-    killed = Trainer(parts, data)
-    step = killed.step
-
-    def last_step():
-        step()
-        if killed.at.step == 7:
-            raise SystemExit
-
-    killed.step = last_step
-    with pytest.raises(SystemExit):
-        killed.run()
-    again = Trainer(parts, data)
-    assert again.at.step == 4
-    again.run()
-    assert_same_run(whole, again)
-
-
 def test_a_run_does_not_go_on_with_other_data(tiny):
     config = tiny("digits", *SETTINGS)
     data = load_data(config)
