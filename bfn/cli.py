@@ -170,14 +170,12 @@ def compare_command(
         choose(SAMPLERS, name, "--samplers")
     model, settings, data = load_run(run, overrides, processes.start().device)
     tables.refuse_angles(model)
-    for name in names:
-        check_sampling(model, settings.sample, name)
-    drawn = tables.samplers(model, data, settings, names, numbers)
-    runs = len(names) * (1 if settings.sample.guide is None else 2)
-    each = 1 if settings.sample.guide is None else 1 + settings.sample.calls_of_a_step
-    count, calls = min(len(data.test), tables.SAMPLES), len(names) * each * sum(n + 1 for n in numbers)
-    with fast(model, settings, count, calls, console.print):
-        rows = list(shown(drawn, total=runs * len(numbers)))
+    compared = tables.compared(settings.sample, names, numbers)
+    for options in compared:
+        check_sampling(model, options)
+    calls = sum(options.calls_of_a_step * (options.n_steps + 1) for options in compared)
+    with fast(model, settings, min(len(data.test), tables.SAMPLES), calls, console.print):
+        rows = [tables.drawn(model, data, options) for options in shown(compared)]
     console.print(tables.samplers_table(rows, settings))
     console.print(f"plot: {plots.plot_samplers(rows, directory(run) / 'samplers.png')}")
 

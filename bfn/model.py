@@ -176,14 +176,14 @@ def build_model(config: Config, data: Data) -> BFN:
         kind = VocabularyBFN
     model: BFN = kind(config, data)
     model.shape, model.num_classes = data.shape, data.num_classes
-    check_sampling(model, config.sample, config.sample.sampler)
+    check_sampling(model, config.sample)
     return model
 
 
-def check_sampling(model: BFN, options: SampleConfig, sampler: str) -> None:
-    """Refuses settings with which the sampler cannot draw from the model."""
+def check_sampling(model: BFN, options: SampleConfig) -> None:
+    """Refuses settings with which their sampler cannot draw from the model."""
     sampling = Sampling(**options.taking, **guiding(model, options))
     try:
-        sampling.check(choices_of(model, sampler), model.has_logits, model.shape)
+        sampling.check(choices_of(model, options.sampler), model.has_logits, model.shape)
     except ValueError as error:
-        raise ConfigError(f"sample.{error} (sampler {sampler})") from error
+        raise ConfigError(f"sample.{error} (sampler {options.sampler})") from error

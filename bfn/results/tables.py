@@ -120,23 +120,20 @@ class Drawn(NamedTuple):
     more: Mapping[str, float] = {}
 
 
-def samplers(model: BFN, data: Data, settings: Config, names: Sequence[str], steps: Sequence[int]) -> Iterator[Drawn]:
-    """Measures each sampler at each number of steps. It draws as many samples as there are held-out examples, at most
-    SAMPLES. With sample.guide, it measures each sampler once more with guidance."""
-    plain = replace(settings.sample, guide=None)
-    for name in names:
-        for options in [plain] if settings.sample.guide is None else [plain, settings.sample]:
-            label = name if options.guide is None else f"{name}, {options.guide}"
-            for n_steps in steps:
-                yield drawn(model, data, options, name, n_steps)._replace(sampler=label)
+def compared(options: SampleConfig, samplers: Sequence[str], steps: Sequence[int]) -> list[SampleConfig]:
+    """The settings of each sampler at each number of steps. With `options.guide`, each sampler is guided the second
+    time."""
+    guides = dict.fromkeys([None, options.guide])
+    return [replace(options, sampler=s, guide=guide, n_steps=n) for s in samplers for guide in guides for n in steps]
 
 
-def drawn(model: BFN, data: Data, options: SampleConfig, name: str, n_steps: int) -> Drawn:
-    """Measures a sampler at a number of steps."""
+def drawn(model: BFN, data: Data, options: SampleConfig) -> Drawn:
+    """Measures a sampler. It draws as many samples as there are held-out examples, at most SAMPLES."""
     held_out, start = data.test[:SAMPLES], time.perf_counter()
     how: dict[str, Any] = {"seed": options.seed, **options.taking, **guiding(model, options)}
-    samples = sample(model, len(held_out), n_steps, sampler=name, **how).cpu()
-    seconds, calls = time.perf_counter() - start, options.calls_of_a_step * (n_steps + 1)
+    samples = sample(model, len(held_out), options.n_steps, sampler=options.sampler, **how).cpu()
+    seconds, calls = time.perf_counter() - start, options.calls_of_a_step * (options.n_steps + 1)
+    name = options.sampler if options.guide is None else f"{options.sampler}, {options.guide}"
     if data.judge is None:
         share, error = told_apart(samples, held_out, differing=bool(data.symbols))
         return Drawn(name, calls, seconds, TOLD_APART, share, error)

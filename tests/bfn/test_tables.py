@@ -69,7 +69,8 @@ def test_the_other_receiver_is_the_factorised_one(few):
 
 def test_every_sampler_is_drawn_with_every_number_of_steps(few):
     model, data, settings = few("digits_binary")
-    rows = list(tables.samplers(model, data, settings, ["ancestral", "ode2"], [2, 4]))
+    compared = tables.compared(settings.sample, ["ancestral", "ode2"], [2, 4])
+    rows = [tables.drawn(model, data, options) for options in compared]
     assert [(row.sampler, row.calls) for row in rows] == [
         ("ancestral", 3), ("ancestral", 5), ("ode2", 3), ("ode2", 5)
     ]  # fmt: skip
@@ -86,7 +87,8 @@ def test_text_is_compared_by_the_characters_that_differ():
 def test_only_text_is_compared_by_characters(few, name, monkeypatch):
     asked = []
     monkeypatch.setattr(tables, "told_apart", lambda *args, **keywords: asked.append(keywords) or (0.5, 0.0))
-    list(tables.samplers(*few(name), ["ancestral"], [1]))
+    model, data, settings = few(name)
+    tables.drawn(model, data, settings.sample)
     assert asked == [{"differing": name == "text"}]
 
 
