@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
-from bfn.configs import Config, ConfigError, SampleConfig, choose, flatten, load, shipped
+from bfn.configs import Config, ConfigError, choose, flatten, load, shipped
 from bfn.data import Data
 from bfn.data.download import DOWNLOADS, TRAINED_BY, download
 from bfn.model import BFN, check_sampling
@@ -26,7 +26,7 @@ from bfn.results.evaluate import Bound, evaluate
 from bfn.sample import fast
 from bfn.sample import sample as draw
 from bfn.sample import sample_within as draw_within
-from bfn.sequences import guided
+from bfn.sequences import guiding
 from bfn.training import processes
 from bfn.training.checkpoint import CheckpointError, write_atomically
 from bfn.training.run_lock import RunError
@@ -144,7 +144,7 @@ def evaluate_command(
     model, settings, data = load_run(run, overrides, processes.start().device)
     console.quiet = not processes.is_main()
     if table:
-        bounds = tables.bounds(model, data, settings, model.device, numbers)
+        bounds = tables.bounds(model, data, settings, numbers)
         rows = list(shown(bounds, total=len(numbers) + 1))
         console.print(tables.bounds_table(rows, data, settings))
         if processes.is_main():
@@ -170,14 +170,12 @@ def compare_command(
         choose(SAMPLERS, name, "--samplers")
     model, settings, data = load_run(run, overrides, processes.start().device)
     tables.refuse_angles(model)
-    for name in names:
-        check_sampling(model, settings.sample, name)
-    drawn = tables.samplers(model, data, settings, model.device, names, numbers)
-    runs = len(names) * (1 if settings.sample.guide is None else 2)
-    each = 1 if settings.sample.guide is None else 1 + settings.sample.calls_of_a_step
-    count, calls = min(len(data.test), tables.SAMPLES), len(names) * each * sum(n + 1 for n in numbers)
-    with fast(model, settings, count, calls, console.print):
-        rows = list(shown(drawn, total=runs * len(numbers)))
+    compared = tables.compared(settings.sample, names, numbers)
+    for options in compared:
+        check_sampling(model, options)
+    calls = sum(options.calls_of_a_step * (options.n_steps + 1) for options in compared)
+    with fast(model, settings, min(len(data.test), tables.SAMPLES), calls, console.print):
+        rows = [tables.drawn(model, data, options) for options in shown(compared)]
     console.print(tables.samplers_table(rows, settings))
     console.print(f"plot: {plots.plot_samplers(rows, directory(run) / 'samplers.png')}")
 
@@ -207,9 +205,9 @@ def plot_command(run: Run, overrides: Overrides = None) -> None:
     """Plot the loss against steps and time, an input distribution after each message, and a film of the flow."""
     processes.refuse_several()
     model, settings, data = load_run(run, overrides, processes.start().device)
-    out, options = directory(run), settings.sample
-    times = plots.plot_times(model, data, out / "times.png", seed=options.seed)
-    film = plots.animate_flow(model, data, out / "flow.gif", **run_of(options))
+    out = directory(run)
+    times = plots.plot_times(model, data, out / "times.png", seed=settings.sample.seed)
+    film = plots.animate_flow(model, data, out / "flow.gif", settings.sample)
     for path in [*plotted(model, settings, data, out), times, film]:
         console.print(f"plot: {path}")
 
@@ -261,7 +259,7 @@ def directory(run: Path) -> Path:
 
 def evaluated(model: BFN, settings: Config, data: Data) -> Bound:
     """Evaluate on held-out data and print the table."""
-    bound = evaluate(model, data.test, settings.evaluate, model.device)
+    bound = evaluate(model, data.test, settings.evaluate)
     console.print(tables.bound_table(bound, data, settings))
     return bound
 
@@ -269,13 +267,13 @@ def evaluated(model: BFN, settings: Config, data: Data) -> Bound:
 def sampled(model: BFN, settings: Config, data: Data, path: Path) -> Path:
     """Draw samples, print them if they are text, and write their picture and their numbers."""
     options = settings.sample
-    more: dict[str, Any] = {"seed": options.seed, "device": model.device, **settings.sample.taking}
-    calls = options.n_steps if options.tolerance is None else options.max_calls
-    with guided(model, options), fast(model, settings, options.count, calls, console.print):
+    more: dict[str, Any] = {"seed": options.seed, **options.taking, **guiding(model, options)}
+    steps = options.n_steps if options.tolerance is None else options.max_calls
+    with fast(model, settings, options.count, options.calls_of_a_step * steps, console.print):
         started = time.monotonic()
         if options.tolerance is not None:
-            samples, calls = draw_within(model, options.count, options.tolerance, max_calls=options.max_calls, **more)
-            console.print(f"calls of the network: {options.calls_of_a_step * calls}")
+            samples, steps = draw_within(model, options.count, options.tolerance, max_calls=options.max_calls, **more)
+            console.print(f"calls of the network: {options.calls_of_a_step * steps}")
         else:
             samples = draw(model, options.count, options.n_steps, sampler=options.sampler, **more)
         samples, seconds = samples.cpu(), time.monotonic() - started
@@ -291,14 +289,8 @@ def sampled(model: BFN, settings: Config, data: Data, path: Path) -> Path:
     return plots.plot_samples(samples, data, path)
 
 
-def run_of(options: SampleConfig) -> dict[str, Any]:
-    """The arguments of a picture that makes a sampling run."""
-    return {"n_steps": options.n_steps, "seed": options.seed, **options.taking}
-
-
 def plotted(model: BFN, settings: Config, data: Data, out: Path) -> list[Path]:
     """Plot the loss curves, if the run has a log, and an input distribution after each message."""
-    options, log = settings.sample, out / LOG_FILE
+    log = out / LOG_FILE
     losses = [plots.plot_losses(log, data, out / "losses.png")] if log.exists() else []
-    narrowing = plots.plot_narrowing(model, data, out / "narrowing.png", **run_of(options))
-    return [*losses, narrowing]
+    return [*losses, plots.plot_narrowing(model, data, out / "narrowing.png", settings.sample)]

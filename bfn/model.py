@@ -12,7 +12,7 @@ from bfn.data import Data
 from bfn.data.splits import frequencies
 from bfn.networks import build_network, made
 from bfn.networks.transformer import VectorTransformer
-from bfn.sequences import Padded, guided
+from bfn.sequences import Padded, guiding
 from bfn_kernels import nn
 from bfn_kernels.nn import Sampling
 from bfn_kernels.samplers import choices_of
@@ -176,14 +176,14 @@ def build_model(config: Config, data: Data) -> BFN:
         kind = VocabularyBFN
     model: BFN = kind(config, data)
     model.shape, model.num_classes = data.shape, data.num_classes
-    check_sampling(model, config.sample, config.sample.sampler)
+    check_sampling(model, config.sample)
     return model
 
 
-def check_sampling(model: BFN, options: SampleConfig, sampler: str) -> None:
-    """Refuses settings with which the sampler cannot draw from the model."""
-    guided(model, options)
+def check_sampling(model: BFN, options: SampleConfig) -> None:
+    """Refuses settings with which their sampler cannot draw from the model."""
+    sampling = Sampling(**options.taking, **guiding(model, options))
     try:
-        Sampling(**options.taking).check(choices_of(model, sampler), model.has_logits, model.shape)
+        sampling.check(choices_of(model, options.sampler), model.has_logits, model.shape)
     except ValueError as error:
-        raise ConfigError(f"sample.{error} (sampler {sampler})") from error
+        raise ConfigError(f"sample.{error} (sampler {options.sampler})") from error

@@ -16,13 +16,15 @@ COMPILING = 20.0  # about how many seconds it takes to compile a network without
 
 
 def sample(model: BFN, count: int, n_steps: int, **more: Any) -> Tensor:
-    """Draws `count` examples. more: further arguments of samplers.sample."""
-    return samplers.sample(model, (count, *model.shape), n_steps, **more)
+    """Draws `count` examples on the model's device. more: further arguments of samplers.sample."""
+    options: dict[str, Any] = {"device": model.device, **more}
+    return samplers.sample(model, (count, *model.shape), n_steps, **options)
 
 
 def sample_within(model: BFN, count: int, tolerance: float, **more: Any) -> tuple[Tensor, int]:
     """Draws `count` examples in steps of adaptive length. more: further arguments of samplers.sample_within."""
-    return samplers.sample_within(model, (count, *model.shape), tolerance, **more)
+    options: dict[str, Any] = {"device": model.device, **more}
+    return samplers.sample_within(model, (count, *model.shape), tolerance, **options)
 
 
 @contextmanager

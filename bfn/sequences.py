@@ -2,8 +2,6 @@
 Classifier-free guidance (Ho and Salimans, arXiv 2207.12598) steers samples towards a property."""
 
 import math
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -27,7 +25,6 @@ class Padded(nn.Discrete):
     """
 
     lengths: Tensor
-    guide: tuple[int, float] | None = None  # the class of a property, and the strength of guidance
 
     def forward(self, x: Tensor, t: Tensor | None = None, *, reduction: str = "mean", **more: Any) -> Tensor:
         """As nn.BFN.forward. The mean is over all places, and the loss of padding is 0."""
@@ -65,25 +62,15 @@ class Padded(nn.Discrete):
         return (place > 0) & (place <= lengths[:, None])
 
     def output(self, theta: Tensor, t: Tensor, cond: Any = None) -> Tensor:
-        if self.guide is None:
-            return super().output(theta, t, cond)
-        with_property, (property_class, strength) = theta.clone(), self.guide
-        with_property[:, 0] = 0
-        with_property[:, 0, property_class] = 1
-        free, guided = super().output(theta, t, cond), super().output(with_property, t, cond)
-        return free + strength * (guided - free)
+        """As nn.BFN.output. cond: the class of the property that the network sees, if it is not the one in theta."""
+        if cond is not None:
+            theta = theta.clone()
+            theta[:, 0] = 0
+            theta[:, 0, cond] = 1
+        return super().output(theta, t)
 
     def mode(self, output: Tensor, theta: Tensor, t: Tensor) -> Tensor:
         return super().mode(output, theta, t) * self.token_places(theta)
-
-    @contextmanager
-    def guided_to(self, property_class: int, strength: float) -> Iterator[None]:
-        """Inside the `with`, samples are guided. strength: as SampleConfig.guidance."""
-        self.guide = (property_class, strength)
-        try:
-            yield
-        finally:
-            self.guide = None
 
 
 def sent(x: Tensor) -> Tensor:
@@ -99,10 +86,10 @@ def class_of(value: Tensor | float, num_classes: int) -> Tensor:
     return 1 + (share * (num_classes - 2)).round().clamp(0, num_classes - 2).long()
 
 
-def guided(model: nn.BFN, options: SampleConfig) -> AbstractContextManager[None]:
-    """Inside the `with`, samples of the model are guided by sample.guide and sample.guidance."""
+def guiding(model: nn.BFN, options: SampleConfig) -> dict[str, Any]:
+    """The arguments of a sampler that guide its samples by sample.guide and sample.guidance."""
     if options.guide is None:
-        return nullcontext()
+        return {}
     name, _, value = options.guide.partition("=")
     try:
         wanted = float(value)
@@ -111,4 +98,5 @@ def guided(model: nn.BFN, options: SampleConfig) -> AbstractContextManager[None]
     if not isinstance(model, Padded) or name != "logp" or not LOGP[0] <= wanted <= LOGP[1]:
         numbers = f"a NUMBER from {LOGP[0]:g} to {LOGP[1]:g}"
         raise ConfigError(f"sample.guide={options.guide} must be logp=NUMBER, with {numbers}, of a model of molecules")
-    return model.guided_to(int(class_of(wanted, model.num_classes)), options.guidance)
+    # A sampler's guidance of 0 is the network's output given the property, for which sample.guidance is 1.
+    return {"cond": int(class_of(wanted, model.num_classes)), "guidance": options.guidance - 1}

@@ -142,7 +142,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"a": {"b": 1}} -> {"a.b": 1}."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat
 
 
@@ -186,12 +186,14 @@ def read(path: Path) -> Any:
     """The settings of a YAML file. If it names a shipped file as `base`, they replace the base's settings."""
     try:
         tree = OmegaConf.load(path)
+        base = tree.pop("base", None) if isinstance(tree, DictConfig) else None
+        return tree if base is None else OmegaConf.merge(read(FOLDER / f"{base}.yaml"), tree)
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror or error}") from error
     except (YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    base = tree.pop("base", None) if isinstance(tree, DictConfig) else None
-    return tree if base is None else OmegaConf.merge(read(FOLDER / f"{base}.yaml"), tree)
+    except TypeError as error:
+        raise ConfigError(f"{path} does not fit its base: {first_line(error)}") from error
 
 
 def build(tree: Any, overrides: Sequence[str] = (), where: str = "the configuration") -> Config:
@@ -228,6 +230,8 @@ def check(config: Config) -> None:
             continue
         if type(value) in (int, float) and key not in FRACTIONS | ANY_SIGN and not value > 0:
             raise ConfigError(f"{path}={value} must be positive")
+        if key == "weight_decay" and not value >= 0:
+            raise ConfigError(f"{path}={value} must not be negative")
         if key in FRACTIONS and not 0 <= value < 1:
             raise ConfigError(f"{path}={value} must lie in [0, 1)")
         if key == "seed" and not -(2**63) <= value < 2**64:

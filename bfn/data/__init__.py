@@ -29,19 +29,16 @@ DATASETS: dict[str, tuple[Callable[..., Data], list[str]]] = {
 
 
 def load_data(config: Config, tokenizer: str | None = None) -> Data:
-    """The data set that `data.name` names. tokenizer: the tokenizer of an existing run, if its data are tokens."""
-    make = find({name: make for name, (make, _) in DATASETS.items()}, config.data.name, "data.name")
-    refuse_unread(config.data)
-    return make(config) if tokenizer is None else make(config, tokenizer)
+    """The data set that `data.name` names. tokenizer: the tokenizer of an existing run, if its data are tokens.
 
-
-def refuse_unread(settings: DataConfig) -> None:
-    """Refuse settings that a built-in data set does not read, since they would change nothing. data.name may also name
-    a user's function, which may read any setting: then nothing is refused."""
-    if settings.name not in DATASETS:
-        return
-    reads, defaults = DATASETS[settings.name][1], asdict(DataConfig(settings.name))
-    for key, value in asdict(settings).items():
+    Settings that a built-in data set does not read are refused, since they would change nothing. data.name may also
+    name a user's function, which may read any setting.
+    """
+    name, settings = config.data.name, asdict(config.data)
+    make = find({name: make for name, (make, _) in DATASETS.items()}, name, "data.name")
+    reads, defaults = DATASETS[name][1] if name in DATASETS else list(settings), asdict(DataConfig(name))
+    for key, value in settings.items():
         if key not in reads and value != defaults[key]:
-            used = ", ".join(f"data.{name}" for name in reads) or "no other setting"
-            raise ConfigError(f"data.name={settings.name!r} does not read data.{key}={value}; it reads {used}")
+            used = ", ".join(f"data.{each}" for each in reads) or "no other setting"
+            raise ConfigError(f"data.name={name!r} does not read data.{key}={value}; it reads {used}")
+    return make(config) if tokenizer is None else make(config, tokenizer)

@@ -1,10 +1,4 @@
-"""Crops of photographs that the wheel of scikit-image ships. Its documentation names their authors and licences:
-
-- astronaut.png, Eileen Collins, from NASA's Great Images: public domain;
-- chelsea.png, a cat, by Stéfan van der Walt: CC0;
-- coffee.png, a cup, by Rachel Michetti at the Pikolo Espresso Bar: CC0;
-- rocket.jpg, DSCOVR's Falcon 9, by SpaceX: public domain.
-"""
+"""Crops of photographs that the wheel of scikit-image ships. docs/results.md names their authors and licences."""
 
 import hashlib
 import io

@@ -29,7 +29,7 @@ class Bound:
 
 
 @torch.no_grad()
-def evaluate(model: BFN, data: Tensor, config: EvaluateConfig, device: torch.device | str = "cpu") -> Bound:
+def evaluate(model: BFN, data: Tensor, config: EvaluateConfig) -> Bound:
     """Upper bound on -log2 p(x) per dimension of data [N, ...]. Each example is evaluated at `repeats` times, spread
     evenly. Several processes share the work, and all of them get the result."""
     model.eval()
@@ -40,7 +40,7 @@ def evaluate(model: BFN, data: Tensor, config: EvaluateConfig, device: torch.dev
         times = down_to_step(times, config.n_steps)
     # Each batch of examples has one call for each of its `repeats` times, and a last call for the reconstruction.
     calls = [(start, r) for start in range(0, len(data), config.batch_size) for r in range(config.repeats + 1)]
-    wide = wide_device(torch.device(device))
+    wide = wide_device(model.device)
     nats = torch.zeros(2, len(data), dtype=torch.float64, device=wide)  # of the messages and of the reconstruction
     # With sharded weights, all processes must make the same number of calls. So some of them make a call once more and
     # drop its result.
@@ -48,11 +48,11 @@ def evaluate(model: BFN, data: Tensor, config: EvaluateConfig, device: torch.dev
         index = turn * processes.count() + processes.rank()
         start, r = calls[index % len(calls)]
         rows, last = slice(start, start + config.batch_size), r == config.repeats
-        x, seed = data[rows].to(device), derive(config.seed, start, r)
+        x, seed = data[rows].to(model.device), derive(config.seed, start, r)
         if last:
             loss = model.reconstruction(x, seed=seed, reduction="batch")
         else:
-            t = times[rows, r].to(device)
+            t = times[rows, r].to(model.device)
             loss = model(x, t, seed=seed, n_steps=config.n_steps, reduction="batch") / config.repeats
         if index < len(calls):
             nats[int(last), rows] += loss.to(wide)

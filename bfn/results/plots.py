@@ -20,6 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from bfn.configs import SampleConfig
 from bfn.data import Data
 from bfn.data.splits import readable
 from bfn.model import BFN
@@ -166,10 +167,10 @@ def plot_samplers(rows: Sequence[Drawn], path: Path) -> Path:
     return path
 
 
-def plot_narrowing(model: BFN, data: Data, path: Path, *, n_steps: int, seed: int, **taking: Any) -> Path:
+def plot_narrowing(model: BFN, data: Data, path: Path, options: SampleConfig) -> Path:
     """A run of ancestral sampling: the input distribution of one variable after each message, and below it the input
     distributions of all variables after some messages."""
-    place, history, precisions, thetas = most_varied(data), [], [], []
+    place, n_steps, history, precisions, thetas = most_varied(data), options.n_steps, [], [], []
     shown = sorted({round(i * n_steps / 8) for i in range(9)})
 
     def watch(i: int, state: nn.State) -> None:
@@ -180,7 +181,7 @@ def plot_narrowing(model: BFN, data: Data, path: Path, *, n_steps: int, seed: in
         if i in shown:  # The whole example is stored for these messages only, since it is large with many classes.
             thetas.append(theta.cpu())
 
-    drawn = sample(model, 1, n_steps, seed=seed, device=model.device, watch=watch, **taking)[0][place].item()
+    drawn = sample(model, 1, n_steps, seed=options.seed, watch=watch, **options.taking)[0][place].item()
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(10, 7), height_ratios=[2.2, 1], layout="constrained")
     inputs, angle = torch.stack(history), isinstance(model, nn.Circular)
     if isinstance(model, nn.Classes):
@@ -223,11 +224,10 @@ def plot_times(model: BFN, data: Data, path: Path, *, seed: int, count: int = 40
     return path
 
 
-def animate_flow(
-    model: BFN, data: Data, path: Path, *, n_steps: int, seed: int, count: int = 16, **taking: Any
-) -> Path:
+def animate_flow(model: BFN, data: Data, path: Path, options: SampleConfig, *, count: int = 16) -> Path:
     """A film of the input distributions of some samples as messages arrive, by ancestral sampling. It shows at most 51
     different pictures."""
+    n_steps = options.n_steps
     frames = {round(i * n_steps / 50) for i in range(51)}
     figure, axes = plt.subplots(figsize=(10, 4.5) if data.symbols else (5, 5.4), layout="constrained")
     film = PillowWriter(fps=10)
@@ -246,7 +246,7 @@ def animate_flow(
 
     with NamedTemporaryFile(suffix=path.suffix) as file:
         with film.saving(figure, file.name, dpi=80):
-            sample(model, count, n_steps, seed=seed, device=model.device, watch=watch, **taking)
+            sample(model, count, n_steps, seed=options.seed, watch=watch, **options.taking)
         write_atomically(path, Path(file.name).read_bytes())
     plt.close(figure)
     return path

@@ -15,7 +15,7 @@ from bfn.data import Data
 from bfn.model import BFN, CircularBFN, DiscreteBFN
 from bfn.results.evaluate import Bound, evaluate
 from bfn.sample import sample
-from bfn.sequences import guided
+from bfn.sequences import guiding
 
 SAMPLES = 1000  # the most samples that `samplers` draws for a row of its table
 TOLD_APART = "told apart by the nearest neighbour"  # the quality of samples of data without a judge
@@ -65,7 +65,7 @@ class Measured(NamedTuple):
     factorised: Bound | None
 
 
-def bounds(model: BFN, data: Data, settings: Config, device: torch.device, steps: Sequence[int]) -> Iterator[Measured]:
+def bounds(model: BFN, data: Data, settings: Config, steps: Sequence[int]) -> Iterator[Measured]:
     """The bound on held-out data for each number of steps, then in continuous time."""
     refuse_angles(model)
     for n_steps in (*steps, None):
@@ -73,8 +73,8 @@ def bounds(model: BFN, data: Data, settings: Config, device: torch.device, steps
         factorised = None
         if isinstance(model, DiscreteBFN) and n_steps is not None:
             with model.using("factorised"):
-                factorised = evaluate(model, data.test, config, device)
-        yield Measured(n_steps, evaluate(model, data.test, config, device), factorised)
+                factorised = evaluate(model, data.test, config)
+        yield Measured(n_steps, evaluate(model, data.test, config), factorised)
 
 
 def bounds_table(rows: Sequence[Measured], data: Data, settings: Config) -> Table:
@@ -120,26 +120,20 @@ class Drawn(NamedTuple):
     more: Mapping[str, float] = {}
 
 
-def samplers(
-    model: BFN, data: Data, settings: Config, device: torch.device, names: Sequence[str], steps: Sequence[int]
-) -> Iterator[Drawn]:
-    """Measures each sampler at each number of steps. It draws as many samples as there are held-out examples, at most
-    SAMPLES. With sample.guide, it measures each sampler once more with guidance."""
-    plain = replace(settings.sample, guide=None)
-    for name in names:
-        for options in [plain] if settings.sample.guide is None else [plain, settings.sample]:
-            label = name if options.guide is None else f"{name}, {options.guide}"
-            for n_steps in steps:
-                with guided(model, options):
-                    yield drawn(model, data, options, device, name, n_steps)._replace(sampler=label)
+def compared(options: SampleConfig, samplers: Sequence[str], steps: Sequence[int]) -> list[SampleConfig]:
+    """The settings of each sampler at each number of steps. With `options.guide`, each sampler is guided the second
+    time."""
+    guides = dict.fromkeys([None, options.guide])
+    return [replace(options, sampler=s, guide=guide, n_steps=n) for s in samplers for guide in guides for n in steps]
 
 
-def drawn(model: BFN, data: Data, options: SampleConfig, device: torch.device, name: str, n_steps: int) -> Drawn:
-    """Measures a sampler at a number of steps."""
+def drawn(model: BFN, data: Data, options: SampleConfig) -> Drawn:
+    """Measures a sampler. It draws as many samples as there are held-out examples, at most SAMPLES."""
     held_out, start = data.test[:SAMPLES], time.perf_counter()
-    how: dict[str, Any] = {"seed": options.seed, "device": device, **options.taking}
-    samples = sample(model, len(held_out), n_steps, sampler=name, **how).cpu()
-    seconds, calls = time.perf_counter() - start, options.calls_of_a_step * (n_steps + 1)
+    how: dict[str, Any] = {"seed": options.seed, **options.taking, **guiding(model, options)}
+    samples = sample(model, len(held_out), options.n_steps, sampler=options.sampler, **how).cpu()
+    seconds, calls = time.perf_counter() - start, options.calls_of_a_step * (options.n_steps + 1)
+    name = options.sampler if options.guide is None else f"{options.sampler}, {options.guide}"
     if data.judge is None:
         share, error = told_apart(samples, held_out, differing=bool(data.symbols))
         return Drawn(name, calls, seconds, TOLD_APART, share, error)

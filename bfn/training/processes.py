@@ -11,8 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType, GradientAccumulationPlugin
+from accelerate import Accelerator, utils
 from torch import Tensor
 
 from bfn.training.run_lock import RunError
@@ -69,10 +68,10 @@ def start(cpu: bool = False, mixed_precision: str = "no") -> Accelerator:
     refuse_lost()
     # without a GPU, accelerate joins the processes only if it is told to use the CPU
     cpu = cpu or not torch.accelerator.is_available()
-    steps = GradientAccumulationPlugin(num_steps=1)  # else accelerate reads the number from the environment
+    steps = utils.GradientAccumulationPlugin(num_steps=1)  # else accelerate reads the number from the environment
     # The warning is about strides of dimensions of size 1, which cost nothing.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
-    views = DistributedDataParallelKwargs(gradient_as_bucket_view=True)  # gradients lie where they are added up
+    views = utils.DistributedDataParallelKwargs(gradient_as_bucket_view=True)  # gradients lie where they are added up
     keep_freed_memory()
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True
@@ -84,7 +83,7 @@ def start(cpu: bool = False, mixed_precision: str = "no") -> Accelerator:
     if accelerator.num_processes != started:
         raise RunError(f"there are {started} processes, of which accelerate joins {accelerator.num_processes}")
     kind = accelerator.distributed_type
-    if kind != DistributedType.NO and not kind.startswith("MULTI_"):
+    if kind != utils.DistributedType.NO and not kind.startswith("MULTI_"):
         raise RunError(
             f"bfn does not train by accelerate's {kind.value}; launch it with --multi_gpu, and set "
             "train.fully_shard=true to share the weights among the GPUs"
@@ -127,10 +126,7 @@ def means(numbers: Sequence[float], device: torch.device) -> list[float]:
 
 def from_main(value: Value) -> Value:
     """The value that the main process has."""
-    values: list[Any] = [value]
-    if dist.is_initialized():
-        dist.broadcast_object_list(values)
-    return values[0]
+    return utils.broadcast_object_list([value])[0]
 
 
 @contextlib.contextmanager
@@ -143,10 +139,7 @@ def together() -> Iterator[None]:
         yield
     except Exception as error:
         own = error
-    reasons: list[Any] = [None if own is None else str(own)]
-    if dist.is_initialized():
-        reasons *= count()
-        dist.all_gather_object(reasons, reasons[0])
+    reasons = utils.gather_object([None if own is None else str(own)])
     failed = [index for index, reason in enumerate(reasons) if reason is not None]
     if failed and failed[0] == rank() and own is not None:
         raise own

@@ -73,11 +73,6 @@ def same_run(path: Path, saved: dict[str, Any], config: Config) -> None:
             )
 
 
-def tokens(data: Data) -> dict[str, str]:
-    """The entry of a checkpoint for the tokenizer of its data: weights have no meaning without it."""
-    return {} if data.tokenizer is None else {"tokenizer": data.tokenizer}
-
-
 def seen(data: Data) -> dict[str, float]:
     """Two numbers by which other data are noticed."""
     return {"examples": len(data.train), "baseline": data.baseline}

@@ -29,7 +29,7 @@ from bfn.training.batches import Batches
 from bfn.training.checkpoint import CheckpointError, Saved
 from bfn.training.progress import Position, progress
 from bfn.training.run_lock import RunError, lock
-from bfn.training.runs import FILES, LOG_FILE, MODEL_FILE, STATE_FILE, as_csv, require_room, resumable, seen, tokens
+from bfn.training.runs import FILES, LOG_FILE, MODEL_FILE, STATE_FILE, as_csv, require_room, resumable, seen
 from bfn.training.seeds import VALIDATION, WEIGHTS, derive
 from bfn.training.speed import PLAIN, Choice, choices, choose, timed
 
@@ -57,8 +57,7 @@ class Trainer:
         self.console = (console or Console()) if processes.is_main() else Console(quiet=True)
         self.at, self.choice = Position(), PLAIN
         self.before: Choice | None = None  # the choice of a continued run before it was interrupted
-        self.losses = torch.zeros(LOOK_STEPS, device=self.device)  # of each step since the last look
-        self.looked = 0  # the step of the last look
+        self.losses: list[Tensor] = []  # of each step since the last look
         self.log: list[dict[str, Any]] = []
         self.result: Saved | None = None  # the best weights, until they are saved
         self.writer = ThreadPoolExecutor(1)
@@ -126,11 +125,11 @@ class Trainer:
         except (KeyError, TypeError) as error:
             path = self.out / STATE_FILE
             raise CheckpointError(f"checkpoint {path} does not fit this version of bfn: {first_line(error)}") from error
-        self.looked, train = self.at.step, state["config"]["train"]
+        train = state["config"]["train"]
         self.before = Choice(*state.get("choice", (train.get("mixed_precision", "no"), train.get("compiler"))))
         if self.accelerator.scaler is not None and "scaler" in state:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.console.print(f"continuing {self.out} at step {self.at.step}", highlight=False)
+        self.say(f"continuing {self.out} at step {self.at.step}")
 
     @property
     def sharded(self) -> bool:
@@ -244,25 +243,23 @@ class Trainer:
     def look(self, asked: Sequence[int] = ()) -> bool:
         """Wait until the steps since the last look are done, and add up their losses and their time. All processes call
         this at the same step, and communicate once. Returns whether any process was asked to stop."""
-        losses = self.losses[: self.at.step - self.looked].tolist()  # waits until the device has finished these steps
+        losses = torch.stack(self.losses).tolist()  # waits until the device has finished these steps
         seconds, stopping, *means = self.count_time(len(asked), *losses)
-        for index, loss in enumerate(means):
+        for step, loss in enumerate(means, self.at.step - len(means) + 1):
             if not math.isfinite(loss):
-                step = self.looked + index + 1
                 raise FloatingPointError(f"the loss at step {step} is not finite; try a lower train.learning_rate")
             self.at.loss_sum += loss
-        self.looked = self.at.step
+        self.losses.clear()
         in_a_second = len(losses) * LOOK_SECONDS / max(seconds, 1e-9)
         self.next_look = self.at.step + min(LOOK_STEPS, max(1, int(in_a_second)))
         return stopping > 0
 
     def step(self) -> None:
-        """One optimizer step. Nothing in it waits for the device, except fp16's scaler. `look` must come after
-        at most LOOK_STEPS steps."""
+        """One optimizer step. Nothing in it waits for the device, except fp16's scaler."""
         train, rate = self.config.train, self.learning_rate()
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.losses[self.at.step - self.looked] = self.gradients()
+        self.losses.append(self.gradients())
         self.accelerator.clip_grad_norm_(self.model.parameters(), train.clip_norm)
         self.optimizer.step()
         if not self.optimizer.step_was_skipped:  # fp16 skips a step whose gradients are not finite
@@ -318,7 +315,7 @@ class Trainer:
         examples = len(self.data.validation)
         settings.batch_size = math.ceil(examples / math.ceil(examples / settings.batch_size))
         with self.choice.autocast(self.device), self.accelerator.autocast():
-            bound = evaluate(self.averaged, self.data.validation, settings, self.device)
+            bound = evaluate(self.averaged, self.data.validation, settings)
         steps = at.step - (self.log[-1]["step"] if self.log else 0)
         self.log.append(
             {
@@ -334,14 +331,14 @@ class Trainer:
         if bound.bits < at.best:
             at.best, at.best_step, at.stale = bound.bits, at.step, 0
             result = {"config": asdict(self.config), "step": at.step, "validation_bits": bound.bits}
-            self.result = states.copied(self.averaged), result | tokens(self.data)
+            self.result = states.copied(self.averaged), result | {"tokenizer": self.data.tokenizer}
 
     def save(self) -> None:
         """Start to write the training state, the log and, if they are new, the best weights. Training goes on
         meanwhile. If the previous writing failed, its error is raised here."""
         tensors = states.snapshot(self.bare, self.averaged, self.adamw)
         state: dict[str, Any] = {"config": asdict(self.config), "position": asdict(self.at), "choice": self.choice}
-        state |= {"log": list(self.log), "data": seen(self.data)} | tokens(self.data)
+        state |= {"log": list(self.log), "data": seen(self.data), "tokenizer": self.data.tokenizer}
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()
         result, self.result = self.result, None

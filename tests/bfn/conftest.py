@@ -24,11 +24,6 @@ def shipped(name: str) -> Data:
 
 
 @pytest.fixture
-def tiny_settings() -> list[str]:
-    return TINY
-
-
-@pytest.fixture
 def tiny(tmp_path: Path) -> Callable[..., Config]:
     """tiny("digits", "train.max_steps=3") is a small configuration that writes to a directory of its own."""
 
@@ -70,7 +65,8 @@ class Oracle(nn.Module):
 
     def __init__(self, model: BFN, x: Tensor):
         super().__init__()
-        self.kind, self.num_classes, self.schedule, self.x = type(model), model.num_classes, model.schedule, x
+        self.kind, self.num_classes, self.schedule = type(model), model.num_classes, model.schedule
+        self.x = nn.Parameter(x, requires_grad=False)
         self.seen: list[tuple[Tensor, Tensor]] = []
 
     def forward(self, features: Tensor, t: Tensor) -> Tensor:

@@ -7,10 +7,8 @@ import tarfile
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from bfn import cli
-from bfn.configs import ConfigError, load
+from bfn.configs import ConfigError, SampleConfig, load
 from bfn.data import load_data
 from bfn.data.angles import PROTEINS, Density, chains, dihedral
 from bfn.model import build_model
@@ -21,6 +19,7 @@ from bfn.training.runs import load_run
 from bfn.training.trainer import Trainer
 from bfn_kernels.schedules import VonMisesAccuracy
 from tests.bfn import tiny_files
+from tests.bfn.command import bfn
 from tests.bfn.tiny_settings import TINY
 
 MESSAGES = ["train.n_steps=20", "evaluate.n_steps=20", "sample.n_steps=20"]
@@ -32,10 +31,6 @@ made_once = functools.cache(VonMisesAccuracy.linear_entropy)
 def schedules_are_made_once(monkeypatch):
     """A schedule and its table of quantiles take seconds."""
     monkeypatch.setattr(VonMisesAccuracy, "linear_entropy", made_once)
-
-
-def bfn(*arguments):
-    return CliRunner().invoke(cli.app, [str(a) for a in arguments])
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +191,7 @@ def test_pictures_of_angles(pair, tmp_path, monkeypatch):
     assert titles == ["Samples", "Held-out data"] and figures[0].axes[0].get_xlabel() == "φ"
     shown, there = (axes.lines[0].get_xydata() for axes in figures[0].axes)
     assert np.array_equal(shown, there) and np.allclose(there, np.degrees(data.test.reshape(-1, 2)))
-    plots.plot_narrowing(model, data, tmp_path / "narrowing.png", n_steps=20, seed=1)
+    plots.plot_narrowing(model, data, tmp_path / "narrowing.png", SampleConfig(n_steps=20, seed=1))
     top, bottom = figures[1].axes
     density = top.images[0].get_array()
     assert (density[:, 0] == 1).all() and (density[:, -1] < 0.5).mean() > 0.8  # flat, then narrow

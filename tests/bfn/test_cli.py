@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+import torch
 
 import bfn_kernels
 from bfn import cli
@@ -13,28 +13,18 @@ from bfn.configs import Config, flatten, load
 from bfn.sample import sample as draw
 from bfn.training import checkpoint
 from bfn.training.runs import MODEL_FILE, STATE_FILE
+from tests.bfn.command import bfn
+from tests.bfn.tiny_settings import TINY
 
-TINY = [
-    "network.width=16",
-    "network.depth=1",
-    "network.heads=2",
-    "train.batch_size=32",
-    "evaluate.repeats=2",
-    "sample.n_steps=3",
-]
 PLOTS = ["losses.png", "narrowing.png"]
 pytestmark = pytest.mark.usefixtures("short_validations")
-
-
-def bfn(*arguments):
-    return CliRunner().invoke(cli.app, [str(a) for a in arguments])
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """The directory of a tiny run, and what training said."""
     out = tmp_path_factory.mktemp("runs") / "digits"
-    result = bfn("train", "digits", f"out={out}", "train.max_steps=2", "sample.count=4", *TINY)
+    result = bfn("train", "digits", *TINY, f"out={out}", "train.max_steps=2", "evaluate.repeats=2", "sample.n_steps=3")
     assert result.exit_code == 0, result.output
     return out, result.output
 
@@ -141,7 +131,7 @@ def test_pictures_of_a_model_file_are_written_beside_it(run):
 
 def test_the_same_command_continues_and_fresh_starts_again(run):
     out, _ = run
-    settings = [f"out={out}", "sample.count=4", *TINY]
+    settings = [f"out={out}", *TINY]
     result = bfn("train", "digits", "train.max_steps=3", *settings)
     assert "at step 2" in result.output and "trained 3 steps" in result.output
     assert "; train.max_steps=3 ended it\n" in result.output
@@ -151,7 +141,7 @@ def test_the_same_command_continues_and_fresh_starts_again(run):
 
 
 def test_text_samples_are_printed(tmp_path):
-    settings = ["data.length=16", f"out={tmp_path}", "train.max_steps=1", "sample.count=2", *TINY]
+    settings = [*TINY, "data.length=16", f"out={tmp_path}", "train.max_steps=1", "sample.count=2"]
     result = bfn("train", "text", *settings)
     assert result.exit_code == 0, result.output
     assert len(re.findall(r"^│ [a-z ]{16} │$", result.output, re.M)) == 2
@@ -188,6 +178,7 @@ def test_a_truncated_checkpoint_is_one_line(run, tmp_path, name):
 def test_an_interrupted_run_says_how_to_go_on(tmp_path, monkeypatch):
     def step(trainer):
         trainer.at.step += 1
+        trainer.losses.append(torch.zeros(()))
         signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr("bfn.training.trainer.Trainer.step", step)
@@ -197,7 +188,7 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path, monkeypatch):
 
 
 def test_a_loss_that_is_not_finite_is_one_line(tmp_path):
-    result = bfn("train", "digits", f"out={tmp_path}", "train.learning_rate=1e30", "train.warmup_steps=1", *TINY)
+    result = bfn("train", "digits", *TINY, f"out={tmp_path}", "train.learning_rate=1e30", "train.warmup_steps=1")
     assert result.exit_code == 1 and result.stderr.count("\n") == 1
     assert result.stderr.startswith("error: the loss at step 2 is not finite; try a lower train.learning_rate")
 

@@ -64,6 +64,7 @@ def test_overrides_replace_what_the_file_says():
         ("network.dropout=1.0", r"network.dropout=1.0 must lie in \[0, 1\)"),
         ("train.final_learning_rate=0.1", r"train.final_learning_rate=0.1 must lie in \[0, 0\.\d+\]"),
         ("train.learning_rate=-1", r"train.learning_rate=-1.0 must be positive"),
+        ("train.weight_decay=-1", r"train.weight_decay=-1.0 must not be negative"),
         ("sample.seed=18446744073709551616", r"sample.seed=18446744073709551616 must be a number of 64 bits"),
         ("train.compiler=gcc", r"train.compiler='gcc' is not known; it takes one of .*inductor"),
         ("train.mixed_precision=fp8", r"train.mixed_precision='fp8' is not known; it takes one of no, bf16"),
@@ -107,6 +108,8 @@ def test_a_file_is_read_and_its_unknown_keys_are_refused(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("train: {max_steps: 5}\nmodel: {sigma_1: 0.1}\n")
     assert load(str(path)).train.max_steps == 5
+    path.write_text("data: {options: {weights: {3: 0.5}}}\n")
+    assert load(str(path)).data.options == {"weights": {3: 0.5}}
     path.write_text("train: {max_stepz: 5}\n")
     with pytest.raises(ConfigError, match=r"unknown key 'train.max_stepz' in .*mine.yaml; did you mean"):
         load(str(path))
@@ -126,6 +129,9 @@ def test_a_file_takes_what_it_does_not_say_from_its_base(tmp_path):
     path.write_text("base: text\nnetwork: {depth: 1}\n")
     config, text = load(str(path)), load("text")
     assert config.network == dataclasses.replace(text.network, depth=1) and config.data == text.data
+    path.write_text("base: text\ntrain: [1]\n")
+    with pytest.raises(ConfigError, match=r"mine.yaml does not fit its base: Cannot merge"):
+        load(str(path))
     path.write_text("base: txt\n")
     with pytest.raises(ConfigError, match=r"cannot read the configuration .*txt.yaml: No such file"):
         load(str(path))

@@ -9,7 +9,6 @@ from sklearn.datasets import load_digits
 from bfn.configs import ConfigError, load
 from bfn.data import load_data
 from bfn.data.shipped import SYMBOLS, read_topics
-from bfn.data.splits import factorised_bits
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +78,6 @@ def test_unigram_baseline_of_text_is_its_cross_entropy():
     counts, held_out = Counter(text[:end]), Counter(text[end:])
     bits = -sum(n * math.log2((counts[c] + 0.5) / (end + 27 / 2)) for c, n in held_out.items()) / held_out.total()
     assert data.baseline == pytest.approx(bits, abs=1e-9)
-    assert factorised_bits(torch.tensor([[0], [0], [1]]), torch.tensor([[0], [1]]), 2) == pytest.approx(
-        -(math.log2(2.5 / 4) + math.log2(1.5 / 4)) / 2
-    )
 
 
 def test_windows_longer_than_a_split_are_refused():

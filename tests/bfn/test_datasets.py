@@ -113,11 +113,6 @@ def test_a_text_of_another_name_is_read(config, tmp_path):
     assert "".join(data.symbols[c] for c in data.train[0]) == "to be or not"
 
 
-def test_a_text_that_is_too_short_is_refused(config):
-    with pytest.raises(ConfigError, match=r"data.length=256 must be at most 88, the length of the shortest split"):
-        load_data(config("text8"))
-
-
 def test_classes_are_counted_in_each_column_a_few_rows_at_a_time():
     columns = 2**21  # with so many columns, class_counts counts two rows at a time
     classes = torch.zeros(5, columns, dtype=torch.uint8)

@@ -6,7 +6,6 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
-from typer.testing import CliRunner
 
 from bfn import cli
 from bfn.configs import load
@@ -15,6 +14,7 @@ from bfn.training import checkpoint
 from bfn.training.runs import MODEL_FILE, STATE_FILE
 from bfn.training.trainer import Trainer
 from tests.bfn import tiny_files
+from tests.bfn.command import bfn
 
 PAGE = (Path(__file__).parents[2] / "docs" / "guides" / "own.md").read_text()
 TINY = [
@@ -27,10 +27,6 @@ TINY = [
     "sample.n_steps=2",
     "sample.count=2",
 ]
-
-
-def bfn(*arguments):
-    return CliRunner().invoke(cli.app, [str(a) for a in arguments])
 
 
 def state_of(out):
@@ -59,16 +55,6 @@ def test_an_experiment_starts_and_resumes_as_if_it_had_not_stopped(name, tmp_pat
     (tensors, *rest), (tensors_whole, *rest_whole) = state_of(parts), state_of(whole)
     assert tensors.keys() == tensors_whole.keys() and rest == rest_whole
     assert all(tensors[key].equal(tensors_whole[key]) for key in tensors)
-
-
-def test_files_that_are_not_there_are_one_line(tmp_path):
-    for settings, message in (
-        ([], "data.name='cifar10' needs data.folder=, the folder of data_batch_1; 'bfn data download cifar10 --folder"),
-        ([f"data.folder={tmp_path}"], f"data.folder={tmp_path} has no data_batch_1, in itself or cifar-10-batches-py"),
-    ):
-        result = bfn("train", "cifar10", *settings)
-        assert result.exit_code == 1 and result.output.count("\n") == 1
-        assert result.output.startswith(f"error: {message}")
 
 
 def fake_torchvision(monkeypatch, fetch):

@@ -10,9 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn.functional import one_hot
-from typer.testing import CliRunner
 
-from bfn import cli
 from bfn.configs import ConfigError, SampleConfig, load
 from bfn.data import download, load_data
 from bfn.data.moses import MOLSETS, TOKEN
@@ -20,17 +18,15 @@ from bfn.data.ngrams import Trigrams, entropy
 from bfn.model import SequenceBFN, build_model
 from bfn.molecules import Molecules, log_p
 from bfn.sample import sample
-from bfn.sequences import class_of, guided, sent
+from bfn.sequences import class_of, guiding, sent
+from bfn_kernels.nn import Sampling
 from bfn_kernels.schedules import LogarithmicAccuracy
 from tests.bfn import tiny_files, workers
+from tests.bfn.command import bfn
 from tests.bfn.tiny_settings import TINY
 from tests.bfn.workers import Group
 
 moses_module = sys.modules["bfn.data.moses"]
-
-
-def bfn(*arguments):
-    return CliRunner().invoke(cli.app, [str(a) for a in arguments])
 
 
 @pytest.fixture
@@ -147,21 +143,18 @@ def test_guidance_goes_from_the_network_that_does_not_know_the_property_to_the_o
     told[:, 0] = one_hot(torch.tensor(4), data.num_classes)
     free, knowing = model.output(theta, t), model.output(told, t)
     assert (free - knowing).abs().max() > 0.01
+    assert model.output(theta, t, cond=4).equal(knowing)
     for strength in (0.0, 1.0, 2.5):
-        with model.guided_to(4, strength):
-            torch.testing.assert_close(model.output(theta, t), torch.lerp(free, knowing, strength))
-    assert model.output(theta, t).equal(free)
-    with guided(model, SampleConfig(guide="logp=5", guidance=3)):
-        assert model.guide == (data.num_classes - 1, 3)
+        options = guiding(model, SampleConfig(guide="logp=5", guidance=strength))
+        assert options["cond"] == data.num_classes - 1
+        got = model.guided_output(theta, t, Sampling(**options | {"cond": 4}))
+        torch.testing.assert_close(got, torch.lerp(free, knowing, strength))
 
 
 @pytest.mark.parametrize("guide", ["qed=0.5", "logp", "logp=high", "logp=nan", "logp=100"])
 def test_a_guide_that_means_nothing_is_refused(guide, pair):
-    with (
-        pytest.raises(ConfigError, match=f"sample.guide={guide} must be logp=NUMBER"),
-        guided(pair[0], SampleConfig(guide=guide)),
-    ):
-        pass
+    with pytest.raises(ConfigError, match=f"sample.guide={guide} must be logp=NUMBER"):
+        guiding(pair[0], SampleConfig(guide=guide))
 
 
 def test_a_property_is_computed_by_one_of_several_processes(tmp_path, monkeypatch):

@@ -29,13 +29,6 @@ def attended(qkv, heads):
     return torch.einsum("bhij,bjhd->bihd", weights, v).flatten(2)
 
 
-def test_the_unet_attends_from_every_place_to_all():
-    layer, h = lively(Attention(16, 4)), torch.randn(2, 16, 4, 6)
-    qkv = layer.qkv(layer.norm(h)).flatten(2).mT
-    mixed = attended(qkv, 4).mT.unflatten(2, (4, 6))
-    torch.testing.assert_close(layer(h), h + layer.out(mixed), atol=1e-5, rtol=1e-4)
-
-
 @pytest.mark.parametrize("rotary", [False, True])
 def test_the_transformer_attends_from_every_place_to_all(rotary):
     layer, h, turns = lively(Layer(16, 4, 0.0)), torch.randn(2, 7, 16), turns_of(7, 4) if rotary else None
@@ -63,16 +56,6 @@ def test_a_fresh_transformer_says_what_it_sees():
     network = Transformer((5,), 4, 4, width=8, depth=1, heads=2, dropout=0.0)
     theta = torch.rand(3, 5, 4).softmax(-1)
     torch.testing.assert_close(network(theta, torch.rand(3)).softmax(-1), theta)
-
-
-def test_dropout_is_of_training_alone(pair):
-    model, data = pair
-    lively(model)
-    x, t = data.test[:2], torch.full((2,), 0.5)
-    for training in (True, False):
-        model.train(training)
-        one, other = model(x, t, seed=1), model(x, t, seed=1)
-        assert torch.equal(one, other) != training
 
 
 IMAGES = {"unet": {}, "unet_improved": {"width": 32}, "unet_vdm": {"width": 32}}
@@ -162,11 +145,10 @@ def test_torch_compiles_a_network_in_one_piece(name):
     torch.testing.assert_close(compiled(features, t), network(features, t))
 
 
-@pytest.mark.parametrize(
-    ("name", "shape", "depth"), [("unet_improved", (8, 8), 1), ("unet_vdm", (8, 8), 1), ("gpt", (6,), 0)]
-)
-def test_the_papers_networks_drop_out_in_training_alone(name, shape, depth):
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_drop_out_in_training_alone(name):
     """Of gpt's embedding too, where there are no layers."""
+    shape, depth = (6,) if name in ("gpt", "transformer") else (8, 8), 0 if name == "gpt" else 1
     network = built(name, shape, 4, 4, width=32, depth=depth, dropout=0.5)
     features, t = torch.randn(2, *shape, 4).softmax(-1), torch.tensor([0.2, 0.7])
     for training in (True, False):

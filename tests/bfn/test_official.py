@@ -6,9 +6,7 @@ from dataclasses import asdict
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from bfn import cli
 from bfn.configs import ConfigError, load
 from bfn.networks.official import (
     OFFICIAL,
@@ -23,13 +21,10 @@ from bfn.training import checkpoint
 from bfn.training.checkpoint import CheckpointError
 from bfn.training.runs import MODEL_FILE
 from tests.bfn import published
+from tests.bfn.command import bfn
 
 PUBLISHED = json.loads(published.FILE.read_text())
 each_network = pytest.mark.parametrize("network", OFFICIAL)
-
-
-def bfn(*arguments):
-    return CliRunner().invoke(cli.app, [str(a) for a in arguments])
 
 
 @pytest.fixture

@@ -8,22 +8,17 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from bfn import cli
 from bfn.configs import ConfigError, load
 from bfn.data import load_data
 from bfn.data.image_codes import normals, png
 from bfn.data.photographs import SCIKIT_IMAGE
 from bfn_kernels.discretised import from_levels
 from tests.bfn import tiny_files
+from tests.bfn.command import bfn
 from tests.bfn.tiny_settings import TINY
 
 module = sys.modules["bfn.data.photographs"]  # bfn.data has a function of this name
-
-
-def bfn(*arguments):
-    return CliRunner().invoke(cli.app, [str(a) for a in arguments])
 
 
 @pytest.fixture

@@ -1,15 +1,22 @@
-"""What holds of every picture: all that is drawn can be seen, and what it is stands beside it."""
+"""What holds of every picture: all that is drawn can be seen, and words say what it is."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
+import numpy as np
+import PIL.Image
+import PIL.ImageSequence
 import pytest
 import torch
+from matplotlib.animation import PillowWriter
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
 
+from bfn.configs import SampleConfig
 from bfn.data import load_data
 from bfn.results import plots
 from bfn.results.evaluate import Bound
@@ -77,44 +84,114 @@ def check(figure: Figure) -> None:
         assert [text.get_text() for text in legend.get_texts()] == labelled if labelled else legend is None
 
 
-def test_pictures_of_every_kind_of_data(pair, tmp_path, figures):
-    model, data = pair
-    path = tmp_path / "picture.png"
-    (samples,) = figures(plots.plot_samples, data.train[:9], data, path)
+def size(figure: Figure) -> tuple[float, ...]:
+    return tuple(figure.get_size_inches())
+
+
+def words(figure: Figure) -> list[tuple]:
+    """Of all axes: the title, the names of the two directions, and the legend."""
+    legends = [axes.get_legend() for axes in figure.axes]
+    said = [[text.get_text() for text in legend.get_texts()] if legend else [] for legend in legends]
+    labels = [(axes.get_title(), axes.get_xlabel(), axes.get_ylabel()) for axes in figure.axes]
+    return [(*each, legend) for each, legend in zip(labels, said, strict=True)]
+
+
+def test_pictures_of_samples(pair, tmp_path, figures):
+    _, data = pair
+    (samples,) = figures(plots.plot_samples, data.train[:9], data, tmp_path)
     if data.symbols:
-        words = [text.get_text() for text in samples.texts]
-        assert words.index("samples") == 0 and "held-out text" in words
+        lines = 9 + 4 + 3  # the samples, held-out text, two headings and a gap
+        assert size(samples) == (10, 0.4 + 0.22 * lines) and words(samples) == []
+        said = [text.get_text() for text in samples.texts]
+        assert said[:10] == ["samples", *plots.to_text(data.train[:9], data.symbols)] and "held-out text" in said
         heights = [text.get_position()[1] for text in samples.texts]
         assert heights == sorted(heights, reverse=True) and heights[-1] > 0 and heights[0] < 1
     else:
-        assert [axes.get_title() for axes in samples.axes] == ["Samples", "Held-out data"]
+        assert size(samples) == (10, 5.2)
+        assert words(samples) == [(title, "", "", []) for title in ("Samples", "Held-out data")]
         check(samples)
-    (times,) = figures(plots.plot_times, model, data, path, seed=0, count=8)
+        first = torch.as_tensor(samples.axes[0].images[0].get_array()[: data.shape[0], : data.shape[1]].data)
+        torch.testing.assert_close(first, plots.to_grey(data.train[0], data.num_classes))
+
+
+def test_pictures_of_the_loss_at_every_time(pair, tmp_path, figures):
+    model, data = pair
+    (times,) = figures(plots.plot_times, model, data, tmp_path, seed=0, count=8)
     check(times)
     assert times.axes[0].get_xlim() == (0, 1) and times.axes[0].get_ylim()[0] == 0
-    (narrowing,) = figures(plots.plot_narrowing, model, data, path, n_steps=8, seed=0)
+    [(title, *labels)] = words(times)
+    assert size(times) == (7, 4.2)
+    assert labels == ["time t", "bits per dimension and unit of time", ["standard error"]]
+    count = len(data.test[:128])
+    assert title.startswith(f"Loss at time t of {count} held-out examples: ") and title.endswith(" bits in all")
+
+
+def test_pictures_of_narrowing(pair, tmp_path, figures):
+    model, data = pair
+    place = plots.most_varied(data)
+    (narrowing,) = figures(plots.plot_narrowing, model, data, tmp_path, SampleConfig(n_steps=8))
     check(narrowing)
-    top, bottom = narrowing.axes[:2]
-    assert "8 messages" in top.get_title()
-    if not data.symbols:  # the first of nine images is the input distribution before any message
-        first = bottom.images[0].get_array()[: data.shape[0], : data.shape[1]]
+    name = f"character {place[0]}" if data.symbols else f"the pixel in row {place[0]}, column {place[1]}"
+    top, bottom, *bar = words(narrowing)
+    assert size(narrowing) == (10, 7)
+    assert top[:2] == (f"Input distribution of {name} as 8 messages arrive", "messages received")
+    if bar:
+        assert top[2:] == ("class (red: at the end of the run)", []) and bar == [("", "", "probability", [])]
+    else:
+        *curves, value = top[3]
+        assert top[2] == "value (-1 white, 1 black)" and curves == ["mean", "mean ± standard deviation"]
+        assert value.startswith("value at the end of the run: ")
+    if data.symbols:
+        assert bottom[:3] == (
+            "Likeliest characters of the window (the fainter, the less probable)", "", "messages received"
+        )  # fmt: skip
+    else:
+        assert bottom[:3] == ("Mean of every pixel after 0, 1, 2, 3, 4, 5, 6, 7, 8 messages", "", "")
+        # the first of nine images is the input distribution before any message
+        first = narrowing.axes[1].images[0].get_array()[: data.shape[0], : data.shape[1]]
         torch.testing.assert_close(torch.as_tensor(first.data), torch.full(first.shape, 0.5))
-        assert bottom.get_title() == "Mean of every pixel after 0, 1, 2, 3, 4, 5, 6, 7, 8 messages"
+
+
+def test_a_film_shows_the_flow_of_every_kind_of_data(pair, tmp_path, monkeypatch):
+    model, data = pair
+    shown, grab = [], PillowWriter.grab_frame
+
+    def note(film):
+        shown.append((size(film.fig), words(film.fig)))
+        grab(film)
+
+    monkeypatch.setattr(PillowWriter, "grab_frame", note)
+    path = plots.animate_flow(model, data, tmp_path / "flow.gif", SampleConfig(n_steps=3), count=2)
+    assert {each for each, _ in shown} == {(10, 4.5) if data.symbols else (5, 5.4)}
+    titles = [f"Input distributions after {i} of 3 messages" for i in (0, 1, 2, *[3] * 11)]
+    assert [said for _, said in shown] == [[(title, "", "sample", [])] for title in titles]
+    with PIL.Image.open(path) as film:
+        frames = [torch.from_numpy(np.array(frame.convert("L"))) for frame in PIL.ImageSequence.Iterator(film)]
+    assert len(frames) == 4  # the last one, which is shown for longer, is kept once
+    assert all((a != b).any() for a, b in itertools.pairwise(frames))
 
 
 def test_pictures_of_numbers(tiny, tmp_path, figures):
-    data = load_data(tiny("digits"))
+    data = replace(load_data(tiny("digits")), baseline=2.4)
     log = tmp_path / "log.csv"
     log.write_text(LOG)
-    for function, arguments, curves in (
-        (plots.plot_losses, (log, data), 4),
-        (plots.plot_bounds, (BOUNDS, data), 3),
-        (plots.plot_samplers, (DRAWN,), 3),
+    rival = "factorised baseline: 2.400"
+    curves = ["training, messages only, with dropout", "validation bound, averaged weights"]
+    losses = ("Loss during training", "step", "bits per dimension", [*curves, "best: 2.050 at step 80", rival])
+    marks = ["continuous time: 1.700", rival, "n steps"]
+    bounds = ("Bound on held-out data", "steps n", "bits per dimension", marks)
+    title = "Samples against held-out data (lower is better)"
+    samplers = (title, "calls of the network", TOLD_APART, ["same distribution", "a", "b"])
+    for function, arguments, inches, wanted in (
+        (plots.plot_losses, (log, data), (8, 4.5), losses),
+        (plots.plot_bounds, (BOUNDS, data), (7, 4.2), bounds),
+        (plots.plot_samplers, (DRAWN,), (7, 4.2), samplers),
     ):
-        (figure,) = figures(function, *arguments, tmp_path / "picture.png")
+        (figure,) = figures(function, *arguments, tmp_path)
         check(figure)
-        assert len(figure.axes[0].get_legend_handles_labels()[1]) == curves
-        assert figure.axes[0].get_title()
+        assert size(figure) == inches and words(figure) == [wanted]
+        points = [len(line[0].get_xdata()) for line in figure.axes[0].containers]
+        assert points == {plots.plot_bounds: [3], plots.plot_samplers: [3, 3]}.get(function, [])
 
 
 def test_pictures_of_the_pages(tmp_path, figures, monkeypatch):

@@ -1,10 +1,5 @@
-import itertools
 from types import SimpleNamespace
 
-import matplotlib.image
-import numpy as np
-import PIL.Image
-import PIL.ImageSequence
 import pytest
 import torch
 from matplotlib.axes import Axes
@@ -16,23 +11,6 @@ from bfn.results.evaluate import evaluate
 from bfn_kernels import nn
 
 
-def ink(path, size):
-    """Standard deviation of the brightness of a picture whose size, in inches, must be near the one asked for."""
-    image = torch.from_numpy(matplotlib.image.imread(path)[..., :3])
-    for pixels, inches in zip(image.shape, reversed(size), strict=False):
-        assert pixels == pytest.approx(inches * plots.DPI, rel=0.1)
-    return image.std().item()
-
-
-def test_samples_are_drawn_beside_held_out_data(pair, tmp_path):
-    _, data = pair
-    path = plots.plot_samples(data.train[:9], data, tmp_path / "new" / "samples.png")
-    image = torch.from_numpy(matplotlib.image.imread(path)[..., :3])
-    assert image.std() > 0.05
-    other = plots.plot_samples(data.train[9:18], data, tmp_path / "other.png")
-    assert not torch.equal(image, torch.from_numpy(matplotlib.image.imread(other)[..., :3]))
-
-
 def test_the_loss_at_every_time_is_drawn_for_every_kind_of_data(pair, tmp_path, monkeypatch):
     model, data = pair
     drawn = []
@@ -42,23 +20,13 @@ def test_the_loss_at_every_time_is_drawn_for_every_kind_of_data(pair, tmp_path, 
     assert len(drawn[0]) == 8 and drawn[0].mean() == pytest.approx(bound.messages, rel=0.1)
 
 
-def test_a_film_shows_the_flow_of_every_kind_of_data(pair, tmp_path):
-    model, data = pair
-    path = plots.animate_flow(model, data, tmp_path / "flow.gif", n_steps=3, seed=0, count=2)
-    with PIL.Image.open(path) as film:
-        frames = [torch.from_numpy(np.array(frame.convert("L"))) for frame in PIL.ImageSequence.Iterator(film)]
-    assert len(frames) == 4  # the last one, which is shown for longer, is kept once
-    assert all((a != b).any() for a, b in itertools.pairwise(frames))
-
-
 def test_losses_are_drawn_from_the_log(tmp_path, monkeypatch):
     """Of the last mean over training steps, few of which there were, nothing is drawn."""
     log, drawn = tmp_path / "log.csv", []
     log.write_text("step,validation_bits,train_bits\n10,3.0,3.5\n20,2.0,2.5\n30,2.2,2.1\n31,2.1,9.0\n")
     plot = Axes.plot
     monkeypatch.setattr(Axes, "plot", lambda self, *xy, **keywords: drawn.append(xy) or plot(self, *xy, **keywords))
-    path = plots.plot_losses(log, SimpleNamespace(judge=None, baseline=2.4), tmp_path / "losses.png")
-    assert ink(path, (8, 4.5)) > 0.05
+    plots.plot_losses(log, SimpleNamespace(judge=None, baseline=2.4), tmp_path / "losses.png")
     assert drawn[:2] == [([10, 20, 30], [3.5, 2.5, 2.1]), ([10, 20, 30, 31], [3.0, 2.0, 2.2, 2.1])]
 
 

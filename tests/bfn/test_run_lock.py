@@ -13,16 +13,17 @@ from types import SimpleNamespace
 import pytest
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
-from typer.testing import CliRunner
 
-import bfn.training.processes
 from bfn import cli
 from bfn.data import load_data
+from bfn.training import processes
 from bfn.training.checkpoint import CheckpointError
 from bfn.training.processes import COUNTS, GROUP
 from bfn.training.run_lock import LOCK_FILE, RunError, lock
 from bfn.training.runs import LOG_FILE, MODEL_FILE, STATE_FILE
 from bfn.training.trainer import Trainer
+from tests.bfn.command import bfn
+from tests.bfn.tiny_settings import TINY
 
 # Tries to lock the directory that it is given. Prints "locked" and holds the lock until it is killed, or prints the
 # error and ends.
@@ -40,11 +41,9 @@ except RunError as error:
 
 
 @pytest.fixture
-def train(tiny_settings, short_validations):
+def train(short_validations):
     """train("--fresh") runs `bfn train` of tiny digits."""
-    return lambda *arguments: CliRunner().invoke(
-        cli.app, ["train", "digits", "train.max_steps=1", *tiny_settings, *map(str, arguments)]
-    )
+    return lambda *arguments: bfn("train", "digits", "train.max_steps=1", *TINY, *arguments)
 
 
 def assert_one_line(result, message):
@@ -78,7 +77,7 @@ def test_processes_that_cannot_find_each_other_are_refused_before_any_work(name,
     lost = f"{name}=2, and without .*RANK.* several processes cannot find each other; .*"
     assert_one_line(train("--fresh", f"out={tmp_path}"), lost)
     assert [path.name for path in tmp_path.iterdir()] == [STATE_FILE]
-    monkeypatch.setattr(bfn.training.processes, "Accelerator", lambda **settings: pytest.fail("work was done"))
+    monkeypatch.setattr(processes, "Accelerator", lambda **settings: pytest.fail("work was done"))
     with pytest.raises(RunError, match=f"{name}=2"):
         Trainer(config, None)
 
@@ -86,14 +85,14 @@ def test_processes_that_cannot_find_each_other_are_refused_before_any_work(name,
 @pytest.mark.parametrize("command", [["sample", "nowhere"], ["plot", "nowhere"], ["convert", "nowhere", "there"]])
 def test_commands_for_one_process_are_refused_to_several(command, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert_one_line(CliRunner().invoke(cli.app, command), "this command runs in one process, and WORLD_SIZE=2: .*")
+    assert_one_line(bfn(*command), "this command runs in one process, and WORLD_SIZE=2: .*")
 
 
 def test_of_several_processes_on_a_machine_only_one_speaks(monkeypatch):
     """The process whose LOCAL_RANK is 0 prints the error."""
     for rank, said in (("0", 1), ("1", 0)):
         monkeypatch.setenv("LOCAL_RANK", rank)
-        result = CliRunner().invoke(cli.app, ["train", "nothing"])
+        result = bfn("train", "nothing")
         assert result.exit_code == 1 and result.stderr.count("\n") == said
 
 
@@ -110,7 +109,7 @@ def test_a_wrong_setup_of_accelerate_is_refused(started, joined, kind, message, 
     for name in GROUP:
         monkeypatch.setenv(name, str(started))
     accelerator = SimpleNamespace(num_processes=joined, distributed_type=DistributedType(kind))
-    monkeypatch.setattr(bfn.training.processes, "Accelerator", lambda **settings: accelerator)
+    monkeypatch.setattr(processes, "Accelerator", lambda **settings: accelerator)
     with pytest.raises(RunError, match=message):
         Trainer(tiny("digits"), None)
 
@@ -241,9 +240,9 @@ def without():
 @pytest.mark.parametrize(
     "missing", ["accelerate", "matplotlib", "numpy", "omegaconf", "rich", "safetensors", "sklearn", "typer", "yaml"]
 )
-def test_a_missing_extra_is_one_line(missing, tiny_settings, tmp_path, monkeypatch, without):
+def test_a_missing_extra_is_one_line(missing, tmp_path, monkeypatch, without):
     without(missing)
-    monkeypatch.setattr(sys, "argv", ["bfn", "train", "digits", f"out={tmp_path}", "train.max_steps=1", *tiny_settings])
+    monkeypatch.setattr(sys, "argv", ["bfn", "train", "digits", f"out={tmp_path}", "train.max_steps=1", *TINY])
     with pytest.raises(SystemExit) as stopped:
         import_module("bfn.__main__").main()
     assert stopped.value.code == (
@@ -260,9 +259,9 @@ def test_a_missing_extra_is_all_that_the_command_says():
 
 
 @pytest.mark.parametrize("missing", ["bfn.results.plots", "pydoc_data"])
-def test_a_module_that_no_extra_installs_is_a_traceback(missing, tiny_settings, tmp_path, monkeypatch, without):
+def test_a_module_that_no_extra_installs_is_a_traceback(missing, tmp_path, monkeypatch, without):
     without(missing)
-    monkeypatch.setattr(sys, "argv", ["bfn", "train", "text", f"out={tmp_path}", "train.max_steps=1", *tiny_settings])
+    monkeypatch.setattr(sys, "argv", ["bfn", "train", "text", f"out={tmp_path}", "train.max_steps=1", *TINY])
     with pytest.raises(ModuleNotFoundError, match=missing):
         import_module("bfn.__main__").main()
 

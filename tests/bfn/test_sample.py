@@ -4,28 +4,28 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bfn.configs import ConfigError
 from bfn.data import load_data
-from bfn.model import build_model
+from bfn.model import DiscretisedBFN, build_model
 from bfn.sample import sample, sample_within
 from bfn.training.seeds import derive
 from bfn_kernels import discrete, samplers
 from bfn_kernels.samplers import SAMPLERS
-from bfn_kernels.solvers import RULES
 
 
-@pytest.mark.parametrize("name", ["digits", "digits_continuous", "digits_binary", "text"])
-def test_samples_are_valid_and_follow_the_seed(name, tiny):
-    config = tiny(name)
-    data = load_data(config)
+def lively(pair):
+    """The model with weights that make its outputs differ."""
     torch.manual_seed(0)
-    model = build_model(config, data)
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)  # an untrained head would always say the same
+    for parameter in pair[0].parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return pair[0]
+
+
+def test_samples_are_valid_and_follow_the_seed(pair):
+    model, data = lively(pair), pair[1]
     drawn = [sample(model, 8, 6, seed=s) for s in (1, 1, 2)]
     assert drawn[0].shape == (8, *data.shape) and drawn[0].dtype == data.train.dtype
     assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
-    if name == "digits":
+    if isinstance(model, DiscretisedBFN):
         levels = (drawn[0] + 1) * 17 / 2 - 0.5
         torch.testing.assert_close(levels, levels.round(), atol=1e-5, rtol=0)
     low, high = (-1, 1) if data.train.is_floating_point() else (0, data.num_classes - 1)
@@ -44,14 +44,6 @@ def test_watching_shows_every_state_and_precision_grows_to_that_of_sigma_1(tiny)
     # The accuracies of all messages add up to 1/sigma_1² - 1.
     assert precisions[0] == 1 and precisions == sorted(precisions)
     assert precisions[-1] == pytest.approx(1 / 0.03**2, rel=1e-5)
-
-
-def lively(pair):
-    """The model with weights that make its outputs differ."""
-    torch.manual_seed(0)
-    for parameter in pair[0].parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
-    return pair[0]
 
 
 def test_samples_are_those_of_steps_by_themselves(pair):
@@ -93,7 +85,7 @@ def test_samplers_call_the_network_once_a_step_and_once_at_the_end(pair, oracle,
     assert [t[0].item() for _, t in network.seen] == pytest.approx(want, abs=1e-6)
 
 
-@pytest.mark.parametrize("sampler", RULES)
+@pytest.mark.parametrize("sampler", ["ode2", "sde2"])
 def test_samples_of_a_solver_follow_the_seed(pair, sampler):
     model = lively(pair)
     drawn = [sample(model, 4, 5, seed=s, sampler=sampler) for s in (1, 1, 2)]
@@ -118,13 +110,6 @@ def test_a_run_of_second_order_is_that_of_steps_by_themselves(tiny):
             output, state, *times[i : i + 2], rule="ode2", schedule=model.schedule, **to, **before
         )
         torch.testing.assert_close(run.state, (state, theta, predicted), rtol=1e-4, atol=1e-5)
-
-
-def test_an_unknown_sampler_is_refused(pair, tiny):
-    with pytest.raises(ValueError, match=r"sampler must be one of \['ancestral', 'ode1', .*, got 'euler'"):
-        sample(pair[0], 1, 2, seed=0, sampler="euler")
-    with pytest.raises(ConfigError, match=r"sample.sampler='euler' is not known"):
-        tiny("digits", "sample.sampler=euler")
 
 
 @pytest.mark.parametrize("sampler", ["ancestral", "ode2", "sde1"])
@@ -196,11 +181,6 @@ def test_one_graph_serves_all_steps_after_the_first(pair, sampler, compiled_for_
     assert len({value.sum().item() for value, *_ in states}) == 7
     sample(model, 2, 1, **of)
     assert len(compiled_for_captured) == 1
-
-
-def test_capture_needs_a_gpu(pair):
-    with pytest.raises(ValueError, match="capture must be None or False on cpu"):
-        sample(pair[0], 1, 2, seed=0, capture=True)
 
 
 def test_adaptive_steps_can_draw_no_examples(pair):

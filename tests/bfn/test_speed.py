@@ -8,9 +8,10 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from bfn.configs import TrainConfig, load
+from bfn.configs import TrainConfig
 from bfn.data import load_data
-from bfn.training import speed
+from bfn.training import checkpoint, speed
+from bfn.training.runs import STATE_FILE
 from bfn.training.speed import Choice, can_compile, choices, choose, fast_bf16
 from bfn.training.trainer import Trainer
 
@@ -142,9 +143,10 @@ def test_what_is_tried_changes_neither_weights_nor_gradients_nor_buffers(tiny, m
     assert all(torch.equal(want[name], got[name]) for name in want) and got["network.seen"] == 4
 
 
-def test_a_run_keeps_its_choice_and_says_another_one(tiny, monkeypatch):
+def test_a_run_keeps_its_choice_and_says_another_one(tiny, tmp_path, monkeypatch):
     eager = Choice("no", "eager")
-    first, _ = trainer(tiny, "train.max_steps=2", "train.mixed_precision=no", "train.compiler=eager")
+    out = f"out={tmp_path / 'a[/b]'}"  # rich would take the brackets for markup
+    first, _ = trainer(tiny, out, "train.max_steps=2", "train.mixed_precision=no", "train.compiler=eager")
     first.run()
     assert first.choice == eager
 
@@ -154,10 +156,11 @@ def test_a_run_keeps_its_choice_and_says_another_one(tiny, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr("bfn.training.trainer.choices", lambda train, device: [PLAIN, eager])
         patched.setattr("bfn.training.trainer.choose", refuse)
-        second, console = trainer(tiny, "train.max_steps=4")
+        second, console = trainer(tiny, out, "train.max_steps=4")
         second.run()
     assert second.choice == eager and "continues with" not in console.said
-    third, console = trainer(tiny, "train.max_steps=6", "train.compiler=null")
+    assert "a[/b] at step 2" in console.said
+    third, console = trainer(tiny, out, "train.max_steps=6", "train.compiler=null")
     third.run()
     assert "continues with float32, not compiled; until here: float32, compiled by eager" in console.said
 
@@ -165,6 +168,9 @@ def test_a_run_keeps_its_choice_and_says_another_one(tiny, monkeypatch):
 def test_an_old_run_whose_choice_is_in_its_settings_keeps_it(tiny, monkeypatch):
     old, _ = trainer(tiny, "train.max_steps=2", "train.mixed_precision=no", "train.compiler=null")
     old.run()
+    tensors, state = checkpoint.load(old.out / STATE_FILE)
+    del state["choice"]
+    checkpoint.save(old.out / STATE_FILE, tensors, state)
     monkeypatch.setattr("bfn.training.trainer.choices", lambda train, device: [PLAIN, COMPILED])
     resumed, _ = trainer(tiny, "train.max_steps=4")
     assert resumed.before == PLAIN
@@ -178,7 +184,3 @@ def test_compiling_is_undone():
     assert "forward" in vars(network) and list(network.state_dict()) == ["weight", "bias"]
     PLAIN.compile(network)
     assert "forward" not in vars(network)
-
-
-def test_the_settings_that_ship_choose_themselves():
-    assert (load("mnist").train.mixed_precision, load("mnist").train.compiler) == ("auto", "auto")

@@ -6,11 +6,9 @@ import torch
 
 from bfn.data import load_data
 from bfn.model import build_model
-from bfn.results import plots, tables
+from bfn.results import tables
 from bfn.results.evaluate import Bound, evaluate
 from bfn_kernels import discrete
-
-CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -51,7 +49,7 @@ def test_neighbours_at_the_same_distance_count_alike():
 @pytest.mark.parametrize("name", ["digits", "digits_continuous", "digits_binary", "text"])
 def test_a_row_is_the_bound_for_its_number_of_steps(few, name):
     model, data, settings = few(name)
-    rows = list(tables.bounds(model, data, settings, CPU, [3, 20]))
+    rows = list(tables.bounds(model, data, settings, [3, 20]))
     assert [row.n_steps for row in rows] == [3, 20, None]
     for row in rows:
         assert row.bound == evaluate(model, data.test, replace(settings.evaluate, n_steps=row.n_steps))
@@ -71,7 +69,8 @@ def test_the_other_receiver_is_the_factorised_one(few):
 
 def test_every_sampler_is_drawn_with_every_number_of_steps(few):
     model, data, settings = few("digits_binary")
-    rows = list(tables.samplers(model, data, settings, CPU, ["ancestral", "ode2"], [2, 4]))
+    compared = tables.compared(settings.sample, ["ancestral", "ode2"], [2, 4])
+    rows = [tables.drawn(model, data, options) for options in compared]
     assert [(row.sampler, row.calls) for row in rows] == [
         ("ancestral", 3), ("ancestral", 5), ("ode2", 3), ("ode2", 5)
     ]  # fmt: skip
@@ -88,7 +87,8 @@ def test_text_is_compared_by_the_characters_that_differ():
 def test_only_text_is_compared_by_characters(few, name, monkeypatch):
     asked = []
     monkeypatch.setattr(tables, "told_apart", lambda *args, **keywords: asked.append(keywords) or (0.5, 0.0))
-    list(tables.samplers(*few(name), CPU, ["ancestral"], [1]))
+    model, data, settings = few(name)
+    tables.drawn(model, data, settings.sample)
     assert asked == [{"differing": name == "text"}]
 
 
@@ -102,15 +102,3 @@ def test_the_paper_stands_beside_what_was_measured(few):
     settings.data.num_bins = 16
     assert all("paper" not in str(column.header) for column in tables.bounds_table(rows, data, settings).columns)
     assert columns["nats per example"][0] == f"{64 * 0.12 * math.log(2):.2f} ± {64 * 0.001 * math.log(2):.2f}"
-
-
-def test_pictures_have_a_point_for_every_row(few, tmp_path, monkeypatch):
-    _, data, _ = few("digits")
-    drawn: list[tuple] = []
-    monkeypatch.setattr(plots, "write", lambda figure, path: drawn.append(figure.axes[0].containers))
-    bound = Bound(2.0, 0.1, 0.01, 12)
-    plots.plot_bounds([tables.Measured(n, bound, None) for n in (10, 25, None)], data, tmp_path)
-    plots.plot_samplers(
-        [tables.Drawn(s, n, 1.0, tables.TOLD_APART, 0.7, 0.01) for s in ("a", "b") for n in (3, 5, 9)], tmp_path
-    )
-    assert [[len(line[0].get_xdata()) for line in lines] for lines in drawn] == [[2], [3, 3]]

@@ -52,7 +52,7 @@ def test_nothing_in_a_step_waits_for_the_device_or_for_other_processes(name, set
     trainer.look()
     assert asked == [5]  # once: for the seconds, whether to stop, and three losses
     with Reads(trainer.adamw) as reads:
-        trainer.losses[0].item()
+        torch.ones(()).item()
     assert reads.count.total() == 1
 
 
@@ -63,6 +63,7 @@ def test_a_run_looks_about_once_a_second_and_at_the_latest_after_a_thousand_step
     trainer.begin_clock()
     for steps, seconds, next_steps in ((4, 0.5, 8), (4, 8.0, 1), (100, 0.0625, 1000)):
         trainer.at.step += steps
+        trainer.losses = [torch.zeros(())] * steps
         clock[0] += seconds
         assert not trainer.look()
         assert trainer.next_look - trainer.at.step == next_steps
@@ -75,7 +76,7 @@ def test_the_losses_of_a_run_that_goes_on_are_counted_from_there(make, monkeypat
     parts.run()
     rest = Trainer(replace(parts.config, train=replace(parts.config.train, max_steps=9)), parts.data)
     rest.run()
-    assert rest.looked == 9 and len(rest.losses) == 2
+    assert not rest.losses
     assert rest.log[-1]["train_bits"] > 0
     bits = [row["train_bits"] * steps for row, steps in zip(rest.log, (5, 4), strict=True)]
     assert sum(bits) == pytest.approx(9 * whole.log[-1]["train_bits"], rel=1e-6)
