@@ -23,10 +23,9 @@ from bfn.model import BFN, check_sampling
 from bfn.networks.official import convert, convert_back
 from bfn.results import plots, tables
 from bfn.results.evaluate import Bound, evaluate
-from bfn.sample import fast
+from bfn.sample import fast, settings_of
 from bfn.sample import sample as draw
 from bfn.sample import sample_within as draw_within
-from bfn.sequences import guiding
 from bfn.training import processes
 from bfn.training.checkpoint import CheckpointError, write_atomically
 from bfn.training.run_lock import RunError
@@ -267,7 +266,7 @@ def evaluated(model: BFN, settings: Config, data: Data) -> Bound:
 def sampled(model: BFN, settings: Config, data: Data, path: Path) -> Path:
     """Draw samples, print them if they are text, and write their picture and their numbers."""
     options = settings.sample
-    more: dict[str, Any] = {"seed": options.seed, **options.taking, **guiding(model, options)}
+    more = settings_of(model, options)
     steps = options.n_steps if options.tolerance is None else options.max_calls
     with fast(model, settings, options.count, options.calls_of_a_step * steps, console.print):
         started = time.monotonic()

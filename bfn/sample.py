@@ -7,12 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bfn.configs import Config
+from bfn.configs import Config, SampleConfig
 from bfn.model import BFN
+from bfn.sequences import guiding
 from bfn.training.speed import PLAIN, Choice, choices, choose, timed
 from bfn_kernels import samplers
 
 COMPILING = 20.0  # about how many seconds it takes to compile a network without its backward pass
+
+
+def settings_of(model: BFN, options: SampleConfig) -> dict[str, Any]:
+    """The arguments of `sample` and `sample_within` that the settings `sample.*` give."""
+    return {"seed": options.seed, **options.taking, **guiding(model, options)}
 
 
 def sample(model: BFN, count: int, n_steps: int, **more: Any) -> Tensor:

@@ -25,7 +25,7 @@ from bfn.data import Data
 from bfn.data.splits import readable
 from bfn.model import BFN
 from bfn.results.tables import TOLD_APART, Drawn, Measured
-from bfn.sample import sample
+from bfn.sample import sample, settings_of
 from bfn.training.checkpoint import write_atomically
 from bfn.training.seeds import derive
 from bfn_kernels import discrete, nn
@@ -181,7 +181,7 @@ def plot_narrowing(model: BFN, data: Data, path: Path, options: SampleConfig) ->
         if i in shown:  # The whole example is stored for these messages only, since it is large with many classes.
             thetas.append(theta.cpu())
 
-    drawn = sample(model, 1, n_steps, seed=options.seed, watch=watch, **options.taking)[0][place].item()
+    drawn = sample(model, 1, n_steps, watch=watch, **settings_of(model, options))[0][place].item()
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(10, 7), height_ratios=[2.2, 1], layout="constrained")
     inputs, angle = torch.stack(history), isinstance(model, nn.Circular)
     if isinstance(model, nn.Classes):
@@ -246,7 +246,7 @@ def animate_flow(model: BFN, data: Data, path: Path, options: SampleConfig, *, c
 
     with NamedTemporaryFile(suffix=path.suffix) as file:
         with film.saving(figure, file.name, dpi=80):
-            sample(model, count, n_steps, seed=options.seed, watch=watch, **options.taking)
+            sample(model, count, n_steps, watch=watch, **settings_of(model, options))
         write_atomically(path, Path(file.name).read_bytes())
     plt.close(figure)
     return path

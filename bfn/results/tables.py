@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from rich.table import Column, Table
@@ -14,8 +14,7 @@ from bfn.configs import Config, ConfigError, DataConfig, SampleConfig
 from bfn.data import Data
 from bfn.model import BFN, CircularBFN, DiscreteBFN
 from bfn.results.evaluate import Bound, evaluate
-from bfn.sample import sample
-from bfn.sequences import guiding
+from bfn.sample import sample, settings_of
 
 SAMPLES = 1000  # the most samples that `samplers` draws for a row of its table
 TOLD_APART = "told apart by the nearest neighbour"  # the quality of samples of data without a judge
@@ -130,7 +129,7 @@ def compared(options: SampleConfig, samplers: Sequence[str], steps: Sequence[int
 def drawn(model: BFN, data: Data, options: SampleConfig) -> Drawn:
     """Measures a sampler. It draws as many samples as there are held-out examples, at most SAMPLES."""
     held_out, start = data.test[:SAMPLES], time.perf_counter()
-    how: dict[str, Any] = {"seed": options.seed, **options.taking, **guiding(model, options)}
+    how = settings_of(model, options)
     samples = sample(model, len(held_out), options.n_steps, sampler=options.sampler, **how).cpu()
     seconds, calls = time.perf_counter() - start, options.calls_of_a_step * (options.n_steps + 1)
     name = options.sampler if options.guide is None else f"{options.sampler}, {options.guide}"

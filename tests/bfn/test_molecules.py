@@ -17,6 +17,7 @@ from bfn.data.moses import MOLSETS, TOKEN
 from bfn.data.ngrams import Trigrams, entropy
 from bfn.model import SequenceBFN, build_model
 from bfn.molecules import Molecules, log_p
+from bfn.results import plots
 from bfn.sample import sample
 from bfn.sequences import class_of, guiding, sent
 from bfn_kernels.nn import Sampling
@@ -149,6 +150,16 @@ def test_guidance_goes_from_the_network_that_does_not_know_the_property_to_the_o
         assert options["cond"] == data.num_classes - 1
         got = model.guided_output(theta, t, Sampling(**options | {"cond": 4}))
         torch.testing.assert_close(got, torch.lerp(free, knowing, strength))
+
+
+def test_pictures_of_a_run_follow_the_guide(pair, tmp_path, monkeypatch):
+    model, data = pair
+    passed, draw = [], plots.sample
+    monkeypatch.setattr(plots, "sample", lambda *run, **more: passed.append(more) or draw(*run, **more))
+    options = SampleConfig(guide="logp=5", guidance=3.0, n_steps=2)
+    plots.plot_narrowing(model, data, tmp_path / "narrowing.png", options)
+    plots.animate_flow(model, data, tmp_path / "flow.gif", options, count=2)
+    assert [(more["cond"], more["guidance"]) for more in passed] == [(data.num_classes - 1, 2.0)] * 2
 
 
 @pytest.mark.parametrize("guide", ["qed=0.5", "logp", "logp=high", "logp=nan", "logp=100"])
