@@ -203,7 +203,7 @@ def test_a_sampler_and_its_steps_are_options(run, monkeypatch):
     )
     assert bfn("sample", out, "--sampler", "ode2", "--steps", 2).exit_code == 0
     assert bfn("sample", out, "sample.sampler=sde1").exit_code == 0
-    assert asked == [(2, "ode2"), (3, "sde1")]
+    assert asked == [(2, "ode2"), (5, "sde1")]
     refused = bfn("sample", out, "--sampler", "euler")
     assert refused.exit_code == 1 and "sample.sampler='euler' is not known" in refused.output
     within = bfn("sample", out, "--sampler", "ode2", "--tolerance", 0.5)
