@@ -2,12 +2,10 @@
 
 python -m benchmarks.page runs/benchmarks/<date>     # rebuilds the page from results.csv
 
-If the folder has training.csv (python -m benchmarks.training) or gpu_predicted.csv (python -m gpu_build --csv), the
-page has their tables, too.
+If the folder has training.csv (python -m benchmarks.training), the page has its table, too.
 """
 
 import base64
-import csv
 import math
 import sys
 from collections.abc import Iterable, Sequence
@@ -39,12 +37,6 @@ NETWORKS = """\
 The ops pay if they are much of the work. In a training step of a network of full size, the flow and the loss are little
 work in any implementation. The table has the times of a network's forward and backward pass, and of a flow sample with
 the loss and its gradient. "before" and "after" are the shares of the published form and of our ops in a step.
-"""
-PREDICTED = "gpu_predicted.csv"
-GPU = """\
-**A prediction, not a measurement**: nothing here ran on a GPU. The interpreter of tests/ptx executed the compiled
-kernels (PTX for sm_90), and counted instructions and sectors of memory for each variable. The bound is for an H100, by
-the assumptions at the top of gpu_build/table.py. `python -m gpu_build --csv` writes these numbers.
 """
 
 
@@ -131,18 +123,7 @@ def page(folder: Path, found: Sequence[Target] | None = None) -> str:
     if (folder / "training.csv").exists():
         lines = map(shares.cells, files.read(Share, folder / "training.csv"))
         parts += ["## Where they do not pay\n", NETWORKS, markdown_table(shares.COLUMNS, lines)]
-    if (folder / PREDICTED).exists():
-        parts += ["## Predicted bounds on a GPU\n", GPU, predicted(folder / PREDICTED)]
-        parts += picture(
-            plots.predicted(folder / PREDICTED, folder / "predicted.png"), "predicted share of the bandwidth"
-        )
     return "\n".join(parts)
-
-
-def predicted(path: Path) -> str:
-    with open(path, newline="") as file:
-        header, *lines = csv.reader(file)
-    return markdown_table([" ".join([name, *["predicted"] * (i > 4)]) for i, name in enumerate(header)], lines)
 
 
 def picture(path: Path | None, text: str) -> list[str]:

@@ -1,6 +1,5 @@
 """The pictures of a report: time and memory against K, and speed as a share of a copy's speed."""
 
-import csv
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -68,36 +67,19 @@ def panel(axes: Axes, title: str, found: dict[str, Points]) -> None:
 
 
 def share_of_copy(rows: Sequence[Row], backend: str, copying: float, path: Path) -> Path | None:
-    """Bars: the GB/s of a backend's calls, divided by the GB/s of a copy."""
+    """A bar for each call of a backend: its GB/s, divided by the GB/s of a copy. A line at 100 %."""
     ours = [row for row in rows if row.competitor == backend and row.gb_per_s > 0]  # NaN > 0 is False
     if not ours:
         return None
-    label = f"% of the speed of a copy, {copying:.1f} GB/s (inputs read, outputs and gradients written, once)"
-    return bars({row.case: 100 * row.gb_per_s / copying for row in ours}, label, path)
-
-
-def bars(values: dict[str, float], label: str, path: Path) -> Path:
-    """A bar for each percentage, and a line at 100."""
-    figure, axes = plt.subplots(figsize=(9, 1 + 0.2 * len(values)), layout="constrained")
-    axes.barh(list(values), list(values.values()), color="C0")
+    figure, axes = plt.subplots(figsize=(9, 1 + 0.2 * len(ours)), layout="constrained")
+    axes.barh([row.case for row in ours], [100 * row.gb_per_s / copying for row in ours], color="C0")
     axes.axvline(100, color="black", linewidth=1)
     axes.invert_yaxis()
     axes.margins(y=0.01)
     axes.tick_params(axis="y", labelsize="small")
-    axes.set_xlabel(label)
+    axes.set_xlabel(f"% of the speed of a copy, {copying:.1f} GB/s (inputs read, outputs and gradients written, once)")
     axes.grid(axis="x", alpha=0.3)
     return saved(figure, path)
-
-
-def predicted(path: Path, to: Path) -> Path:
-    """Bars: the predicted share of a GPU's bandwidth of every call in the CSV of gpu_build."""
-    with open(path, newline="") as file:
-        lines = list(csv.DictReader(file))
-    return bars(
-        {f"{line['backend']} {line['call']}": 100 * float(line["share_of_bandwidth"]) for line in lines},
-        "predicted % of an H100's bandwidth",
-        to,
-    )
 
 
 def saved(figure: plt.Figure, path: Path) -> Path:
