@@ -134,6 +134,19 @@ def test_the_linear_schedule_is_linear():
     assert 0.05 < off.abs().max() < 0.2  # of the published search, which assumes that all messages agree
 
 
+@pytest.mark.parametrize(("n_steps", "last"), [(1, 1e-6), (3, 1e-5), (3, 1e-2), (2, 1e6)])
+def test_the_linear_schedule_is_linear_for_every_last_concentration(n_steps, last):
+    """Relative to the whole fall, which is ¼last² nats for a small `last`."""
+    schedule = VonMisesAccuracy.linear_entropy(n_steps, last)
+    laws = concentrations.laws(schedule.alphas.tolist())
+    falls = [law.mean(concentrations.entropy_fall(law.nodes)) for law in laws]
+    with mpmath.workdps(40):
+        first, second = mpmath.besseli(0, last), mpmath.besseli(1, last)
+        total = float(last * second / first - mpmath.log(first))
+    for step, fall in enumerate(falls, 1):
+        assert fall == pytest.approx(total * step / n_steps, rel=1e-5)
+
+
 @pytest.mark.skipif("cpu" not in NATIVE, reason="the interpreters take minutes for so many")
 @pytest.mark.parametrize("concentration", [0.0, *(3.0 * 10**e for e in range(-2, 6)), 1e6])
 def test_draws_are_von_mises(concentration):
