@@ -5,8 +5,10 @@ the first message. A message y of accuracy α about x is drawn from vM(x, α). A
 `schedules.VonMisesAccuracy`, the accuracies of n messages, and there is no continuous-time loss. Only the losses are
 differentiable. docs/mathematics/circular.md derives all formulas that are marked [derived].
 
-Angles are `[B, ...]` in radians, or have any other period (`period=`). Any number stands for an angle; results lie in
-[−period/2, period/2). `help(bfn_kernels)` describes what all families share: times, types, random numbers, errors.
+Angles are `[B, ...]` in radians, or have any other period (`period=`). Any number below 2²² periods stands for an
+angle. A larger one, or a larger difference of two angles, counts as 0, also in float64. Results lie in [−period/2,
+period/2], ends included, since rounding may reach both. `help(bfn_kernels)` describes what all families share: times,
+types, random numbers, errors.
 """
 
 import math
