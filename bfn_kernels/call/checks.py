@@ -266,7 +266,8 @@ def interval(name: str, value: tuple[float, float] | None) -> tuple[float, float
     """The two ends of an interval; None stands for the whole real line."""
     if value is None:
         return -math.inf, math.inf
-    if not (isinstance(value, (tuple, list)) and len(value) == 2 and value[0] < value[1]):
+    is_pair = isinstance(value, (tuple, list)) and len(value) == 2
+    if not (is_pair and all(isinstance(end, (Real, Tensor)) for end in value) and value[0] < value[1]):
         raise ValueError(f"{name} must be None or a pair (low, high) with low < high, got {value!r}")
     return float(value[0]), float(value[1])
 

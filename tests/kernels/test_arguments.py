@@ -115,6 +115,14 @@ def test_an_error_of_a_range_shows_the_given_range(backend):
         continuous.continuous_time_loss(X / X * 0.2, X, X, 0.5, clip=(0, 0.1), backend=backend, **S)
 
 
+@pytest.mark.parametrize(
+    "clip", [(0, None), (None, 1), ("low", "high"), (1, 0), (0, torch.nan), (0, 1, 2), (), 1.0], ids=str
+)
+def test_a_range_that_is_none(clip):
+    with pytest.raises(ValueError, match=r"^clip must be None or a pair \(low, high\) with low < high, got "):
+        continuous.predict_data(X, X, 0.5, clip=clip, **S)
+
+
 @ON_EACH
 def test_data_without_bounds(backend):
     for loss in (continuous.continuous_time_loss, continuous.discrete_time_loss):
