@@ -7,6 +7,7 @@ import functools
 import math
 from collections.abc import Sequence
 from numbers import Integral, Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -160,8 +161,7 @@ def rows(name: str, value: float | Tensor, shape: Sequence[int], model: Tensor, 
     if isinstance(value, Real) and not isinstance(value, bool):
         if not low <= value <= high:
             raise ValueError(f"{name} must lie in [{low}, {high}], got {value}")
-        if isinstance(value, int) and abs(value) >= 2**63:  # torch refuses such an int, and float() may overflow
-            value = float(min(max(value, -(2**1023)), 2**1023))
+        value = finite(value)
         if torch.compiler.is_compiling():  # with torch.full, compiled code would contain the number as a constant
             return torch.zeros((1,) * len(shape), dtype=torch.float64, device=device) + value
         return torch.full((1,) * len(shape), float(value), dtype=torch.float64, device=device)
@@ -179,6 +179,13 @@ def rows(name: str, value: float | Tensor, shape: Sequence[int], model: Tensor, 
     if shows(value) or (low == -math.inf and high == math.inf):
         return wide
     return wide.masked_fill(wide != wide.clamp(low, high), math.nan)
+
+
+def finite(value: Any) -> float:
+    """The number. An int that torch refuses becomes a float within ±2¹⁰²³, since float() may overflow."""
+    if isinstance(value, int) and abs(value) >= 2**63:
+        return float(min(max(value, -(2**1023)), 2**1023))
+    return value
 
 
 def shows(x: Tensor) -> bool:
