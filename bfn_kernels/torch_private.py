@@ -19,6 +19,17 @@ below_autograd: Any = getattr(torch._C, "_AutoDispatchBelowAutograd", contextlib
 # Whether saved tensors may be read again after the current backward pass. With the substitute, saved gradients are
 # always copied.
 keeps_saved: Callable[[], bool] = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
+# Functions that look into the tensors of torch.func. With the substitute, the reference does not go under vmap.
+_functorch: Any = getattr(torch._C, "_functorch", None)
+
+
+def batched(x: torch.Tensor) -> bool:
+    """Whether x is under vmap: its values cannot be read then, since there is one for each lane."""
+    while _functorch is not None and transformed() and _functorch.is_functorch_wrapped_tensor(x):
+        if _functorch.is_batchedtensor(x):
+            return True
+        x = _functorch.get_unwrapped(x)
+    return False
 
 
 def constant(function: Callable) -> Callable:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bfn_kernels.torch_private import constant
+from bfn_kernels.torch_private import batched, constant
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 SMALL_CLASSES = (torch.int16, torch.int8)  # converted to int32
@@ -95,7 +95,7 @@ def valid_classes(name: str, x: Tensor, num_classes: int, mask: Tensor | None = 
     index = x.long()  # uint8 cannot be compared with a number of classes above 255
     within = (index >= 0) & (index < num_classes)
     valid = within if mask is None else within | ~mask
-    if shows(x) and not valid.all():
+    if shows(valid) and not valid.all():  # the mask may be under vmap
         raise IndexError(f"{name} must hold classes in [0, {num_classes}), got {x[~valid][0].item()}")
     return torch.where(within, index, 0), valid
 
@@ -189,9 +189,10 @@ def finite(value: Any) -> float:
 
 
 def shows(x: Tensor) -> bool:
-    """Whether the values of x can be read at no cost. Fake tensors have no values. On other devices than the CPU and
-    in compiled code, reading values would cost a synchronisation."""
-    return x.device.type == "cpu" and type(x) in (Tensor, torch.nn.Parameter) and not torch.compiler.is_compiling()
+    """Whether the values of x can be read at no cost. Fake tensors have no values, and under vmap there is one for each
+    lane. On other devices than the CPU and in compiled code, reading values would cost a synchronisation."""
+    plain = x.device.type == "cpu" and type(x) in (Tensor, torch.nn.Parameter)
+    return plain and not torch.compiler.is_compiling() and not batched(x)
 
 
 def leading(name: str, value: Tensor, shape: Sequence[int]) -> tuple[int, ...]:
