@@ -21,6 +21,9 @@ below_autograd: Any = getattr(torch._C, "_AutoDispatchBelowAutograd", contextlib
 keeps_saved: Callable[[], bool] = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
 # Functions that look into the tensors of torch.func. With the substitute, the reference does not go under vmap.
 _functorch: Any = getattr(torch._C, "_functorch", None)
+# A context without torch's dispatch modes, in which tensors have values even under a fake mode. With the substitute,
+# circular data need a table that was computed before the fake mode.
+outside_modes: Any = getattr(torch._C, "_DisableTorchDispatch", contextlib.nullcontext)
 
 
 def batched(x: torch.Tensor) -> bool:

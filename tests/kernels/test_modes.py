@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from bfn_kernels import continuous, discrete, discretised, gauss, noise, schedules
+from bfn_kernels import circular, continuous, discrete, discretised, gauss, noise, schedules
 from tests.kernels.support import FIRST, INTERPRETED, NATIVE, ON_CPU, SHARED, evaluate, pairs, weights_like
 
 X, Z, CLASSES = torch.linspace(-1, 1, 12).view(3, 4), torch.linspace(-2, 2, 24).view(3, 4, 2), torch.ones(3, 4).long()
@@ -132,6 +132,16 @@ def test_nodes_under_fake_tensors(backend, forgotten):
         fakes, nodes(5, backend), strict=True
     ):  # these use the nodes that were computed under the mode
         assert isinstance(real.item(), float) and real.isfinite() and real.dtype == fake.dtype
+
+
+@pytest.mark.skipif(INTERPRETED, reason="no backend has a part in it")
+def test_a_table_of_angles_under_fake_tensors():
+    """The first call of a schedule computes its table, which later calls read."""
+    schedule = schedules.VonMisesAccuracy([1.0, 2.0, 3.0])
+    with FakeTensorMode() as mode:
+        mean, concentration = circular.flow_sample(mode.from_tensor(X), 2, schedule=schedule, seed=1)
+    assert mean.shape == concentration.shape == X.shape
+    assert type(schedule.table) is torch.Tensor and schedule.table.isfinite().all()
 
 
 @pytest.mark.parametrize("backend", ON_CPU)
