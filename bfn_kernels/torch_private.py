@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch._ops import OpOverload
+from torch.autograd import forward_ad
 
 # Whether a transform of torch.func is active. torch has no public function for it. With the substitute, a gradient that
 # only an outer transform needs is an error.
@@ -24,6 +25,11 @@ _functorch: Any = getattr(torch._C, "_functorch", None)
 # A context without torch's dispatch modes, in which tensors have values even under a fake mode. With the substitute,
 # circular data need a table that was computed before the fake mode.
 outside_modes: Any = getattr(torch._C, "_DisableTorchDispatch", contextlib.nullcontext)
+
+
+def forward_mode() -> bool:
+    """Whether tensors may have forward-mode tangents. With the substitute, every tensor is asked, which is slow."""
+    return not torch.compiler.is_compiling() and getattr(forward_ad, "_current_level", 0) >= 0
 
 
 def batched(x: torch.Tensor) -> bool:

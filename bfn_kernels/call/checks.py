@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from bfn_kernels.torch_private import batched, constant
+from bfn_kernels.torch_private import batched, constant, forward_mode
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 SMALL_CLASSES = (torch.int16, torch.int8)  # converted to int32
@@ -170,6 +171,8 @@ def rows(name: str, value: float | Tensor, shape: Sequence[int], model: Tensor, 
     _tensor(name, value, FLOATS)
     same_device(name, value, "the data", model)
     no_gradient("none is defined for it", **{name: value})
+    if forward_mode() and forward_ad.unpack_dual(value).tangent is not None:  # which detach would drop
+        raise ValueError(f"{name} has a forward-mode tangent, but none is defined for it; pass {name}.detach()")
     lead = leading(name, value, shape)
     if value.numel() and shows(value):
         least, most = (v.item() for v in value.detach().aminmax())
