@@ -12,7 +12,7 @@ from torch.autograd import forward_ad
 from torch.overrides import has_torch_function
 
 from bfn_kernels.extensions import as_refused
-from bfn_kernels.torch_private import below_autograd, below_python, transformed
+from bfn_kernels.torch_private import below_autograd, below_python, forward_mode, transformed
 
 if TYPE_CHECKING:
     from bfn_kernels.operators import Library, Operator
@@ -253,7 +253,5 @@ def _any_requires_grad(tensors: Sequence[Tensor | None]) -> bool:
 
 
 def _refuse_tangents(overload: OpOverload, args: Sequence) -> None:
-    if getattr(forward_ad, "_current_level", 0) < 0:  # private to torch, but checking every tensor is slow
-        return
-    if any(isinstance(t, Tensor) and forward_ad.unpack_dual(t).tangent is not None for t in args):
+    if forward_mode() and any(isinstance(t, Tensor) and forward_ad.unpack_dual(t).tangent is not None for t in args):
         raise RuntimeError(f"{overload} has no forward-mode derivative")

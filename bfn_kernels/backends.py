@@ -19,7 +19,7 @@ from torch._ops import OpOverload
 
 from bfn_kernels import triton_ops
 from bfn_kernels.call import checks
-from bfn_kernels.extensions import REFUSALS, difference
+from bfn_kernels.extensions import REFUSALS, Refusal, difference
 from bfn_kernels.operators import NATIVE, TRITON, Library, Operator
 from bfn_kernels.records import grouped
 from bfn_kernels.torch_private import constant
@@ -37,26 +37,28 @@ def builds() -> tuple[str, ...]:
     return CPU_BUILDS.get(torch.backends.cpu.get_cpu_capability(), ("_cpu_generic",))
 
 
-def _load(name: str) -> dict[str, str]:
-    """Loads an extension. Returns a dict that maps the name of each operator to the types of its arguments and
-    results."""
+def _load(name: str) -> tuple[Refusal, dict[str, str]]:
+    """Loads an extension. Returns its function for `REFUSALS`, and a dict that maps the name of each operator to the
+    types of its arguments and results."""
     extension = importlib.import_module(f"{NATIVE}.{name}")
-    REFUSALS.append(extension.refusal)
     lines = (line.partition("(") for line in extension.signatures().splitlines())
-    return {operator: bracket + types for operator, bracket, types in lines}
+    return extension.refusal, {operator: bracket + types for operator, bracket, types in lines}
 
 
 def _load_cpu() -> tuple[str | None, str | None, dict[str, str]]:
-    """Loads the CPU kernels. Returns the name of the extension, None, and the result of `_load`. If no extension can be
+    """Loads the CPU kernels. Returns the name of the extension, None, and the dict of `_load`. If no extension can be
     loaded, returns None, the reason, and an empty dict."""
     reason = "the compiled extension is missing; install with a C++ compiler: pip install --no-build-isolation ."
     for name in builds():
         try:
-            return name, None, _load(name)
+            refusal, compiled = _load(name)
         except ModuleNotFoundError:
             continue
         except (ImportError, AttributeError) as error:
             reason = _does_not_load(name, error)
+        else:
+            REFUSALS.append(refusal)
+            return name, None, compiled
     return None, reason, {}
 
 
@@ -106,7 +108,7 @@ def _load_cuda() -> None:
 @functools.cache
 def _load_cuda_once() -> None:
     try:
-        compiled = _load("_cuda")
+        refusal, compiled = _load("_cuda")
     except (ImportError, AttributeError) as error:
         raise RuntimeError(_does_not_load("_cuda", error)) from error
     shared = [(f, o) for f, operators in FAMILIES.items() for o in operators if not (o.composed or o.library)]
@@ -114,6 +116,7 @@ def _load_cuda_once() -> None:
         for name in (operator.name, f"{operator.name}_out")[: 1 + operator.in_place]:
             if differs := difference(getattr(getattr(torch.ops, NATIVE), f"{family}_{name}").default, compiled):
                 raise RuntimeError(_of_other_sources("_cuda", differs))
+    REFUSALS.append(refusal)  # at the end, since each call loads an extension again that was not taken
 
 
 def _missing_triton() -> str | None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.special import i0e, i1e
 
 from bfn_kernels.call import checks
-from bfn_kernels.torch_private import constant
+from bfn_kernels.torch_private import constant, outside_modes
 
 QUANTILES = 256  # csrc/math/circular.h has the same QUANTILES and TABLE_END, and reads the table of quantiles
 TABLE_END = 6.0  # the quantiles are at probabilities Φ(z), for equidistant z from −TABLE_END to TABLE_END
@@ -198,7 +198,8 @@ class VonMisesAccuracy:
     def table(self) -> Tensor:
         """The quantiles of the concentration after 0 … n messages, float32 `[n + 1, 256]`, at the probabilities Φ(z)
         for 256 equidistant z from -6 to 6. The first access computes them."""
-        return torch.stack([quantiles(law).float() for law in (PRIOR, *laws(self.alphas.tolist()))])
+        with outside_modes():  # a fake tensor would be kept for calls with real ones
+            return torch.stack([quantiles(law).float() for law in (PRIOR, *laws(self.alphas.tolist()))])
 
     def alpha(self, i: Tensor, n: int) -> Tensor:
         """Returns α_i, float64 of i's shape.

@@ -8,7 +8,8 @@ from torch._ops import OpOverload
 # turns both into RuntimeError. So each extension has a function that returns its last error: an index into REFUSED, 0
 # for none, and the message.
 REFUSED = (RuntimeError, ValueError, IndexError)
-REFUSALS: list[Callable[[], tuple[int, str]]] = []
+Refusal = Callable[[], tuple[int, str]]
+REFUSALS: list[Refusal] = []
 
 
 def difference(overload: OpOverload, compiled: Mapping[str, str]) -> str | None:

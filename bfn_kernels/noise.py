@@ -281,8 +281,12 @@ def as_seed(seed: int | Tensor | None, like: Tensor, generator: torch.Generator 
             raise ValueError(f"generator must be on {like.device}, got {generator.device}")
         return draw_seed(like.device, generator)
     if seed is None:
-        # in a traced torch.randint, the compiler would replace the generator; it does not look into this operator
-        return _draw_seed_op(like) if torch.compiler.is_compiling() else draw_seed(like.device)
+        if not torch.compiler.is_compiling():
+            return draw_seed(like.device)
+        # In a traced torch.randint, the compiler would replace the generator; it does not look into this operator. But
+        # it merges calls of an operator with the same arguments, and would draw one seed for several ops of one `like`.
+        # It never merges calls of torch.empty.
+        return _draw_seed_op(torch.empty(0, device=like.device))
     seed = _int_or_tensor("seed", seed)
     if isinstance(seed, Tensor):
         if seed.dtype != torch.int64 or seed.numel() != 1:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch._ops import OpOverload
+from torch.autograd import forward_ad
 
 # Whether a transform of torch.func is active. torch has no public function for it. With the substitute, a gradient that
 # only an outer transform needs is an error.
@@ -19,6 +20,25 @@ below_autograd: Any = getattr(torch._C, "_AutoDispatchBelowAutograd", contextlib
 # Whether saved tensors may be read again after the current backward pass. With the substitute, saved gradients are
 # always copied.
 keeps_saved: Callable[[], bool] = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
+# Functions that look into the tensors of torch.func. With the substitute, the reference does not go under vmap.
+_functorch: Any = getattr(torch._C, "_functorch", None)
+# A context without torch's dispatch modes, in which tensors have values even under a fake mode. With the substitute,
+# circular data need a table that was computed before the fake mode.
+outside_modes: Any = getattr(torch._C, "_DisableTorchDispatch", contextlib.nullcontext)
+
+
+def forward_mode() -> bool:
+    """Whether tensors may have forward-mode tangents. With the substitute, every tensor is asked, which is slow."""
+    return not torch.compiler.is_compiling() and getattr(forward_ad, "_current_level", 0) >= 0
+
+
+def batched(x: torch.Tensor) -> bool:
+    """Whether x is under vmap: its values cannot be read then, since there is one for each lane."""
+    while _functorch is not None and transformed() and _functorch.is_functorch_wrapped_tensor(x):
+        if _functorch.is_batchedtensor(x):
+            return True
+        x = _functorch.get_unwrapped(x)
+    return False
 
 
 def constant(function: Callable) -> Callable:

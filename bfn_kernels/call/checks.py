@@ -7,11 +7,13 @@ import functools
 import math
 from collections.abc import Sequence
 from numbers import Integral, Real
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from bfn_kernels.torch_private import constant
+from bfn_kernels.torch_private import batched, constant, forward_mode
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 SMALL_CLASSES = (torch.int16, torch.int8)  # converted to int32
@@ -94,7 +96,7 @@ def valid_classes(name: str, x: Tensor, num_classes: int, mask: Tensor | None = 
     index = x.long()  # uint8 cannot be compared with a number of classes above 255
     within = (index >= 0) & (index < num_classes)
     valid = within if mask is None else within | ~mask
-    if shows(x) and not valid.all():
+    if shows(valid) and not valid.all():  # the mask may be under vmap
         raise IndexError(f"{name} must hold classes in [0, {num_classes}), got {x[~valid][0].item()}")
     return torch.where(within, index, 0), valid
 
@@ -160,8 +162,7 @@ def rows(name: str, value: float | Tensor, shape: Sequence[int], model: Tensor, 
     if isinstance(value, Real) and not isinstance(value, bool):
         if not low <= value <= high:
             raise ValueError(f"{name} must lie in [{low}, {high}], got {value}")
-        if isinstance(value, int) and abs(value) >= 2**63:  # torch refuses such an int, and float() may overflow
-            value = float(min(max(value, -(2**1023)), 2**1023))
+        value = finite(value)
         if torch.compiler.is_compiling():  # with torch.full, compiled code would contain the number as a constant
             return torch.zeros((1,) * len(shape), dtype=torch.float64, device=device) + value
         return torch.full((1,) * len(shape), float(value), dtype=torch.float64, device=device)
@@ -170,6 +171,8 @@ def rows(name: str, value: float | Tensor, shape: Sequence[int], model: Tensor, 
     _tensor(name, value, FLOATS)
     same_device(name, value, "the data", model)
     no_gradient("none is defined for it", **{name: value})
+    if forward_mode() and forward_ad.unpack_dual(value).tangent is not None:  # which detach would drop
+        raise ValueError(f"{name} has a forward-mode tangent, but none is defined for it; pass {name}.detach()")
     lead = leading(name, value, shape)
     if value.numel() and shows(value):
         least, most = (v.item() for v in value.detach().aminmax())
@@ -181,10 +184,18 @@ def rows(name: str, value: float | Tensor, shape: Sequence[int], model: Tensor, 
     return wide.masked_fill(wide != wide.clamp(low, high), math.nan)
 
 
+def finite(value: Any) -> float:
+    """The number. An int that torch refuses becomes a float within ±2¹⁰²³, since float() may overflow."""
+    if isinstance(value, int) and abs(value) >= 2**63:
+        return float(min(max(value, -(2**1023)), 2**1023))
+    return value
+
+
 def shows(x: Tensor) -> bool:
-    """Whether the values of x can be read at no cost. Fake tensors have no values. On other devices than the CPU and
-    in compiled code, reading values would cost a synchronisation."""
-    return x.device.type == "cpu" and type(x) in (Tensor, torch.nn.Parameter) and not torch.compiler.is_compiling()
+    """Whether the values of x can be read at no cost. Fake tensors have no values, and under vmap there is one for each
+    lane. On other devices than the CPU and in compiled code, reading values would cost a synchronisation."""
+    plain = x.device.type == "cpu" and type(x) in (Tensor, torch.nn.Parameter)
+    return plain and not torch.compiler.is_compiling() and not batched(x)
 
 
 def leading(name: str, value: Tensor, shape: Sequence[int]) -> tuple[int, ...]:

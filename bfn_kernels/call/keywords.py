@@ -273,7 +273,7 @@ def updated_precision(precision: PerRow, alpha: PerRow, model: Tensor) -> PerRow
     terms: dict[str, Any] = {"precision": precision, "alpha": alpha}
     tensors = [value for value in terms.values() if isinstance(value, Tensor)]
     if not tensors:
-        return float(precision) + float(alpha)
+        return float(checks.finite(precision)) + float(checks.finite(alpha))
     rho, sent = (checks.once(name, v, model.shape) if isinstance(v, Tensor) else v for name, v in terms.items())
     if len(tensors) == 2 and (rho.shape, rho.dtype) == (sent.shape, sent.dtype) and rho.dtype in checks.ROW_TYPES:
         total = rho + sent

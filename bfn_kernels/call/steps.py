@@ -83,9 +83,9 @@ def _checked_times(rule: str, times: tuple[Any, Any, Any], shape: torch.Size, st
     least = 0.0 if solvers.rule_of(rule).from_prior else sys.float_info.min
     start, end = checks.rows("t", t, shape, state, least, 1), checks.rows("t_next", t_next, shape, state, 0, 1)
     before = None if t_previous is None else checks.rows("t_previous", t_previous, shape, state, 0, 1)
-    if checks.shows(start) and (start > end).any():
+    if checks.shows(start) and checks.shows(end) and (start > end).any():
         raise ValueError(f"t_next must not lie before t, got {t_next} and {t}")
-    if before is not None and checks.shows(start) and (before >= start).any():
+    if before is not None and checks.shows(start) and checks.shows(before) and (before >= start).any():
         raise ValueError(f"t_previous must lie before t, got {t_previous} and {t}")
     return [start, end, before]
 

@@ -89,7 +89,7 @@ class Vocabulary(Discrete):
             self.head.weight = self.embedding.weight
         if frequencies is not None:
             checks.like("frequencies", frequencies, "num_classes", self.head.bias, (num_classes,))
-            if not (frequencies > 0).all():
+            if not frequencies.is_meta and not (frequencies > 0).all():
                 raise ValueError(f"frequencies must be above 0, got {frequencies.min().item()}")
             p = frequencies / frequencies.sum()
             self.share = (num_classes * p.unsqueeze(-1)).to(self.embedding.weight.dtype)

@@ -46,6 +46,7 @@ class Patch(ExitStack):
         def method(self: Any, *args: Any, **kwargs: Any) -> Any:
             return function(method.__wrapped__, self, *args, **kwargs)
 
+        vars(method)["replaced"] = vars(cls).get(name)
         setattr(cls, name, method)
         self.callback(_put_back, cls, name, method)
 
@@ -55,15 +56,18 @@ class Patch(ExitStack):
 
 
 def _put_back(cls: type, name: str, method: Any) -> None:
-    """Undoes a replacement of a method. Each patched method keeps the method that it replaced as `__wrapped__`. If a
-    later patch replaced `method`, this patch's method gets the `__wrapped__` of `method` as its own."""
+    """Undoes a replacement of a method. Each patched method keeps the method that it replaced as `__wrapped__`, and as
+    `replaced` what the class itself had under this name, or None if it inherited the method. If a later patch replaced
+    `method`, this patch's method gets both from `method`."""
     later = getattr(cls, name)
-    if later is method:
-        setattr(cls, name, method.__wrapped__)
+    if later is method and method.replaced is None:
+        delattr(cls, name)
+    elif later is method:
+        setattr(cls, name, method.replaced)
     while later is not None:
         before = getattr(later, "__wrapped__", None)
         if before is method:
-            later.__wrapped__ = method.__wrapped__
+            later.__wrapped__, later.replaced = method.__wrapped__, method.replaced
         later = before
 
 

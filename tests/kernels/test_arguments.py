@@ -225,6 +225,9 @@ def test_an_accuracy_beyond_all_integers_of_torch(alpha, backend):
     torch.testing.assert_close(got, X, rtol=1e-6, atol=1e-6)
     with pytest.raises(ValueError, match="alpha must lie in"):
         continuous.sender_sample(X, -alpha, noise=X, backend=backend)
+    mean, precision = continuous.bayesian_update(X, 1, X + 1, alpha, backend=backend)
+    torch.testing.assert_close(mean, X + 1)
+    assert precision == float(min(alpha, 2**1023))
 
 
 @pytest.mark.parametrize("backend", SHARED)

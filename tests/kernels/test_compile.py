@@ -97,6 +97,15 @@ def test_seeds_in_compiled_code(backend):
     assert torch.equal(function(x, None), first) and not torch.equal(first, second)
 
 
+@pytest.mark.parametrize("backend", NATIVE[:1])
+def test_two_draws_in_compiled_code_differ(backend):
+    """Of calls of an operator with the same arguments, the compiler of a graph with gradients keeps only one."""
+    draws = lambda x: [continuous.sender_sample(x, 1.0, backend=backend) for _ in range(2)]  # noqa: E731
+    compiler = "aot_eager_decomp_partition"  # partitions the graph as inductor does
+    one, two = torch.compile(draws, fullgraph=True, backend=compiler)(torch.rand(3, 5, requires_grad=True))
+    assert not torch.equal(one, two)
+
+
 class Step(torch.nn.Module):
     """A network and an op."""
 

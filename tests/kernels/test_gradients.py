@@ -127,6 +127,18 @@ def test_a_forward_mode_derivative_by_a_time_is_an_error(backend, shape):
             continuous.flow_sample(torch.rand(2, 3), t, sigma_1=0.1, backend=backend)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_the_reference_drops_no_tangent():
+    """It has forward-mode derivatives, but not by times, which once came out as zero."""
+    x, t = torch.rand(2, 3), torch.full((2,), 0.5)
+    flow = lambda x, t: continuous.flow_sample(x, t, sigma_1=0.1, noise=torch.ones(2, 3), backend="reference")  # noqa: E731
+    _, tangent = torch.func.jvp(lambda x: flow(x, t), (x,), (torch.ones_like(x),))
+    torch.testing.assert_close(tangent, torch.full_like(x, 1 - 0.1))
+    for context in (torch.enable_grad, torch.no_grad):
+        with context(), pytest.raises(ValueError, match="t has a forward-mode tangent, but none is defined for it"):
+            torch.func.jvp(lambda t: flow(x, t), (t,), (torch.ones_like(t),))
+
+
 DIFFERENTIABLE: dict[str, set] = {case.op: set() for case in CASES}
 for case in CASES:
     DIFFERENTIABLE[case.op] |= set(case.diff)

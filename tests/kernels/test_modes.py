@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from bfn_kernels import continuous, discrete, discretised, gauss, noise, schedules
-from tests.kernels.support import INTERPRETED, NATIVE, ON_CPU, SHARED, evaluate, pairs, weights_like
+from bfn_kernels import circular, continuous, discrete, discretised, gauss, noise, schedules
+from tests.kernels.support import FIRST, INTERPRETED, NATIVE, ON_CPU, SHARED, evaluate, pairs, weights_like
 
 X, Z, CLASSES = torch.linspace(-1, 1, 12).view(3, 4), torch.linspace(-2, 2, 24).view(3, 4, 2), torch.ones(3, 4).long()
 SEEDS = [0, 1, 2, -1, -(2**63), 2**63, 2**64 - 1, 2**64 + 5, 3, 4, 5, 6]
@@ -134,6 +134,16 @@ def test_nodes_under_fake_tensors(backend, forgotten):
         assert isinstance(real.item(), float) and real.isfinite() and real.dtype == fake.dtype
 
 
+@pytest.mark.skipif(INTERPRETED, reason="no backend has a part in it")
+def test_a_table_of_angles_under_fake_tensors():
+    """The first call of a schedule computes its table, which later calls read."""
+    schedule = schedules.VonMisesAccuracy([1.0, 2.0, 3.0])
+    with FakeTensorMode() as mode:
+        mean, concentration = circular.flow_sample(mode.from_tensor(X), 2, schedule=schedule, seed=1)
+    assert mean.shape == concentration.shape == X.shape
+    assert type(schedule.table) is torch.Tensor and schedule.table.isfinite().all()
+
+
 @pytest.mark.parametrize("backend", ON_CPU)
 def test_a_default_device_is_not_that_of_an_op(backend, forgotten):
     """The inputs decide the device of the results, and no number is made on the default device."""
@@ -233,6 +243,17 @@ def test_a_gradient_beyond_an_inner_transform(backend):
     got, want = (torch.func.grad(inner)(Z, by) for by in (backend, "reference"))
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-6)
     assert want.abs().max() > 1e-3
+
+
+@pairs(["reference"], lambda case: case in FIRST and not (case.hard or case.huge or case.into))
+def test_the_reference_goes_under_vmap(case, backend):
+    """It reads no value of a tensor there, although it lies on the CPU."""
+    lanes = [case.inputs((2, 3), torch.float32, seed) for seed in (0, 1)]
+    wants = torch.stack([case(inputs, backend) for inputs in lanes])
+    names = [name for name, value in lanes[0].items() if isinstance(value, torch.Tensor)]
+    stacked = {name: torch.stack([inputs[name] for inputs in lanes]) for name in names}
+    got = torch.vmap(lambda inputs: case(lanes[0] | inputs, backend))(stacked)
+    torch.testing.assert_close(got, wants, equal_nan=True)
 
 
 @pytest.mark.parametrize("backend", NATIVE)

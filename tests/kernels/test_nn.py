@@ -224,6 +224,17 @@ def test_frequencies_take_the_type_of_the_weight():
     assert model.weight().dtype == torch.float32
 
 
+def test_a_model_with_frequencies_may_be_made_without_memory():
+    """As a loader of checkpoints makes it, which gives it memory and numbers later."""
+    options = {"num_classes": 5, "width": 6}
+    model = nn.Vocabulary(Network(6, 7), 0.1, frequencies=torch.arange(1.0, 6), **options)
+    with torch.device("meta"):
+        other = nn.Vocabulary(Network(6, 7), 0.1, frequencies=torch.ones(5), **options)
+    other.to_empty(device="cpu").load_state_dict(model.state_dict())
+    x = torch.arange(5).view(1, 5)
+    assert torch.equal(other(x, seed=1), model(x, seed=1))
+
+
 def test_a_large_vocabulary_has_no_other_receiver():
     model = nn.Vocabulary(torch_nn.Linear(6, 7), 0.1, num_classes=5, width=6)
     with (

@@ -144,6 +144,27 @@ def test_two_patches_are_undone_in_any_order():
         assert module.CtsBayesianFlow.forward is before
 
 
+def test_an_inherited_method_is_inherited_again():
+    """It once became an attribute of the class, which hid later changes of the class that it was inherited from."""
+
+    class Base:
+        def name(self):
+            return "base"
+
+    class Inherits(Base):
+        pass
+
+    for first in (0, 1):
+        patches = [patch.Patch(), patch.Patch()]
+        for number, each in enumerate(patches):
+            each.replace(Inherits, "name", lambda original, self, number=number: f"{number} of {original(self)}")
+        assert Inherits().name() == "1 of 0 of base" and Base().name() == "base"
+        patches.pop(first).undo()
+        assert Inherits().name() == f"{1 - first} of base"
+        patches.pop().undo()
+        assert "name" not in vars(Inherits) and Inherits().name() == "base"
+
+
 @each_kind
 def test_losses_take_the_arguments_of_theirs(kind):
     """As keywords, too, and the number of draws, by which only theirs would be another."""

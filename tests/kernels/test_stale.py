@@ -3,6 +3,7 @@ no operator is called with arguments that it would misread."""
 
 import subprocess
 import sys
+import types
 
 import pytest
 import torch
@@ -81,6 +82,17 @@ def test_an_extension_that_says_nothing_is_of_other_sources(monkeypatch):
     name, why, _ = backends._load_cpu()
     assert name is None and why.startswith("the compiled extension _cpu_generic was built from other sources: ")
     assert why.endswith("; rebuild: make install")
+
+
+def test_errors_of_a_refused_extension_are_not_read(monkeypatch):
+    """Each call tries to load CUDA's kernels again, and once made the list of extensions longer."""
+    stale = types.SimpleNamespace(refusal=lambda: (0, ""), signatures=lambda: "")
+    monkeypatch.setitem(sys.modules, "bfn_kernels._cuda", stale)
+    before = list(backends.REFUSALS)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="_cuda was built from other sources: it has no operator"):
+            backends._load_cuda()
+    assert before == backends.REFUSALS
 
 
 def test_every_operator_is_compiled_as_it_is_declared():
