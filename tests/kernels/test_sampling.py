@@ -290,6 +290,17 @@ def test_sharp_outputs_in_float16_do_not_overflow(model):
     torch.testing.assert_close(sampling.tempered(torch.tensor([70.0]).half()), torch.tensor([7e4]))
 
 
+def test_what_a_large_vocabulary_keeps_of_the_previous_step_does_not_overflow():
+    """A guided output is float32, whose numbers the model's float16 may not hold."""
+
+    def sharp(theta, t, cond=-1):
+        return torch.tensor([cond * 4e4] + [0.0] * 6).half().expand(*theta.shape[:-1], 7)
+
+    model = nn.Vocabulary(sharp, 0.5, num_classes=30, width=6).half()
+    states, _ = drawn(model, "ode2", cond=1, guidance=1.0)
+    assert states.isfinite().all()
+
+
 def test_a_mode_is_rounded_to_float16_last():
     """A guided output is float32, whose numbers float16 may not hold."""
     network, output = torch.nn.Linear(1, 1).half(), torch.full((3, 4), 9e4)
