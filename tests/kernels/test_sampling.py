@@ -223,6 +223,21 @@ def test_what_a_model_cannot_do_is_refused(kind, how, message):
             draw(make(kind)[0], SHAPE, 2, **how)
 
 
+@pytest.mark.parametrize(
+    ("how", "error", "message"),
+    [
+        ({"known": [[0] * 4] * 3, "known_mask": torch.ones(4) > 0}, TypeError, "known must be a tensor, got list"),
+        ({"guidance": "2"}, TypeError, "guidance must be a number, got str"),
+        ({"guidance": True}, TypeError, "guidance must be a number, got bool"),
+        ({"guidance": math.nan}, ValueError, "guidance must lie in .*, got nan"),
+    ],
+)
+def test_options_that_are_no_tensors_or_numbers_are_refused(how, error, message):
+    for draw in (samplers.sample, samplers.sample_within):
+        with pytest.raises(error, match=message):
+            draw(make("binary")[0], SHAPE, 2, **how)
+
+
 def test_a_second_order_step_of_a_large_vocabulary_refuses_what_was_sent():
     model = make("vocabulary")[0]
     for draw in (
