@@ -100,6 +100,14 @@ def widened(output: Tensor) -> Tensor:
     return output.float() if output.dtype == torch.float16 else output
 
 
+def apart(output: Tensor, theta: Any) -> Tensor:
+    """A network's output; a copy if it is in the memory of theta, which a step overwrites."""
+    if torch.compiler.is_compiling():  # the compiler finds tensors that share memory, and copies them
+        return output
+    memory = [value.untyped_storage().data_ptr() for value in (output, theta) if isinstance(value, Tensor)]
+    return output.clone() if len(memory) == 2 and memory[0] == memory[1] else output
+
+
 def row_factor(value: float | Tensor, like: Tensor) -> Tensor:
     """A number, or a number for each example `[B]`, in the type of a tensor `[B, ...]` and broadcastable to it."""
     if not isinstance(value, Tensor):

@@ -281,6 +281,15 @@ def test_the_error_of_a_step_of_a_large_vocabulary_is_that_of_what_is_sent():
     assert model.step_error(step, state, before, known) == 0
 
 
+@pytest.mark.parametrize("sampler", RUNS)
+def test_a_network_may_return_what_it_was_given(sampler):
+    """A step overwrites it, but not before the output was read."""
+    for kind, more in ((nn.Continuous, {"sigma_1": 0.1}), (nn.Binary, {"beta_1": 9.0})):
+        given, copied = (kind(network, **more) for network in (lambda theta, t: theta, lambda theta, t: theta.clone()))
+        for got, want in zip(drawn(given, sampler), drawn(copied, sampler), strict=True):
+            assert torch.equal(got, want)
+
+
 def test_plain_sampling_asks_for_nothing():
     assert Sampling().sent("mean") == {"choose": "mean", "known": None, "known_mask": None}
 
