@@ -114,6 +114,7 @@ def row_factor(value: float | Tensor, like: Tensor) -> Tensor:
         return like.new_full((1,) * like.dim(), value)  # a CUDA graph can record new_full, but not a copy from the CPU
     if value.dim() > 0 and value.shape != like.shape[:1]:
         raise ValueError(f"guidance must be a number or have shape [{len(like)}], got {tuple(value.shape)}")
+    checks.same_device("guidance", value, "the network's output", like)
     return value.to(like.dtype).view(-1, *(1,) * (like.dim() - 1))
 
 

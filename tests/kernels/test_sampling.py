@@ -230,9 +230,10 @@ def test_what_a_model_cannot_do_is_refused(kind, how, message):
         ({"guidance": "2"}, TypeError, "guidance must be a number, got str"),
         ({"guidance": True}, TypeError, "guidance must be a number, got bool"),
         ({"guidance": math.nan}, ValueError, "guidance must lie in .*, got nan"),
+        ({"guidance": torch.ones(3, device="meta")}, ValueError, "guidance must be on cpu, .*, got meta"),
     ],
 )
-def test_options_that_are_no_tensors_or_numbers_are_refused(how, error, message):
+def test_options_of_a_wrong_type_or_device_are_refused(how, error, message):
     for draw in (samplers.sample, samplers.sample_within):
         with pytest.raises(error, match=message):
             draw(make("binary")[0], SHAPE, 2, **how)
