@@ -61,8 +61,9 @@ def sample(
             condition.
         guidance: w of (1 + w)·output − w·unconditional output, a number or a tensor `[count]`. None: one call for each
             step.
-        start: The state from which the run starts: means of this shape, or logits with a last dimension of K
-            for classes. None: the prior or, if the sampler cannot start at t = 0, noise at a later time.
+        start: The state from which the run starts: means of this shape, logits of this shape for binary data, or logits
+            with a last dimension of K for classes. None: the prior or, if the sampler cannot start at t = 0, noise at a
+            later time.
         device: The device of the network and of the data.
         capture: Whether to record one step as a CUDA graph and to replay it for the other steps. This does not change
             the samples. With few examples, launches take most of the time of a step, and a graph saves this time. None:
@@ -234,8 +235,7 @@ def sample_within(
         cond: As in `sample`: the condition of the network.
         unconditional: As in `sample`: the condition of the second call in a guided step.
         guidance: As in `sample`: w, a number or a tensor `[count]`.
-        start: The state from which the run starts: means of this shape, or logits with a last dimension of K
-            for classes. None: noise at a time above 0.
+        start: As in `sample`: the state from which the run starts, at the model's `solver_start`. None: noise.
         max_calls: The largest number of calls of the network, at least 1. The two calls of a guided step count as one.
         device: The device of the network and of the data.
 

@@ -51,6 +51,8 @@ class ContinuousSchedule(Protocol):
     def alpha(self, i: Tensor, n: int) -> Tensor:
         """Returns α_i, the accuracy of the i-th of n messages, float64 of i's shape.
 
+        In `samplers`, the precision is 1 before the first message, so α_i must be 1/(1 − γ(i/n)) − 1/(1 − γ((i−1)/n)).
+
         Args:
             i: Which of the messages, from 1 to n, float64 of any shape.
             n: How many messages there are.

@@ -231,7 +231,8 @@ def coefficients(
         The coefficients, each None or a float64 tensor of the times' shape.
 
     Raises:
-        ValueError: If there is no such rule, or t_previous is passed for a rule of first order.
+        ValueError: If there is no such rule, or t_previous is passed for a rule of first order. If t is 0, on the CPU,
+            and the rule cannot start there.
 
     Example:
         >>> from bfn_kernels.schedules import ExponentialVariance
@@ -241,6 +242,8 @@ def coefficients(
     step = rule_of(rule)
     if step.order == 1 and t_previous is not None:
         raise ValueError(f"t_previous must be None with rule={rule!r}, which is of first order, got {t_previous}")
+    if not step.from_prior and _any_is_zero(t):  # the coefficients would be infinite, and the states NaN
+        raise ValueError(f"t must be above 0 with rule={rule!r}, which cannot start at the prior, got {t}")
     start, end = flow_at(schedule, t), flow_at(schedule, t_next)
     continuous = isinstance(start, Mean)
     first_order: Coefficients = (step.continuous if continuous else step.classes)(start, end)  # type: ignore[arg-type]
@@ -248,6 +251,12 @@ def coefficients(
         return first_order
     ahead: Any = step.ahead if continuous else step.classes_ahead
     return first_order._replace(extrapolation=ahead(flow_at(schedule, t_previous), start, end))
+
+
+def _any_is_zero(t: float | Tensor) -> bool:
+    """Whether one of the times is 0, where they can be read at no cost."""
+    times = t if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64, device="cpu")
+    return checks.shows(times) and bool((times == 0).any())
 
 
 def start_variance(schedule: Any, t: float | Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from bfn_kernels.adaptive import error_of_step
 from bfn_kernels.call import checks
 from bfn_kernels.nn.losses import Losses
-from bfn_kernels.nn.sampling import PLAIN, Sampling, known_where, row_factor, widened
+from bfn_kernels.nn.sampling import PLAIN, Sampling, apart, known_where, row_factor, widened
 from bfn_kernels.nn.seeds import part, random_seed, spread_times
 from bfn_kernels.schedules import ContinuousSchedule, DiscreteSchedule
 from bfn_kernels.solvers import Coefficients
@@ -36,8 +36,8 @@ class BFN(Losses):
     or `dtype` are float64, and float32 otherwise.
 
     Args:
-        network: A module, or another function of theta and of t `[B]`. Each kind of data says what theta is and what
-            the network puts out.
+        network: A module, or another function of theta and of t `[B]`, which it must not change. Each kind of data says
+            what theta is and what the network puts out.
 
     Attributes:
         network: The network.
@@ -186,7 +186,7 @@ class BFN(Losses):
         """
         output = self.output(theta, t, sampling.cond)
         if sampling.guidance is None:
-            return output
+            return apart(output, theta)
         output, other = widened(output), self.output(theta, t, sampling.unconditional)
         return self.guided(output, other, row_factor(sampling.guidance, output))
 

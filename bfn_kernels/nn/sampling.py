@@ -1,5 +1,6 @@
 """The options of a sampling run, which it passes to a model in every step."""
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -70,10 +71,14 @@ class Sampling(NamedTuple):
                 raise ValueError(f"temperature must be None for data without classes, got {self.temperature}")
         if (self.known is None) != (self.known_mask is None):
             raise ValueError("known and known_mask must be given together")
+        if self.known is not None and not isinstance(self.known, Tensor):
+            raise TypeError(f"known must be a tensor, got {type(self.known).__name__}")
         if self.known is not None and tuple(self.known.shape) != tuple(shape):
             raise ValueError(f"known must have shape {tuple(shape)}, got {tuple(self.known.shape)}")
         if self.guidance is None and self.unconditional is not None:
             raise ValueError("guidance must be given with unconditional")
+        if self.guidance is not None and not isinstance(self.guidance, Tensor):
+            checks.number("guidance", self.guidance, -math.inf, math.inf)
 
     def tempered(self, logits: Tensor) -> Tensor:
         """Divides logits by the temperature.
@@ -95,12 +100,21 @@ def widened(output: Tensor) -> Tensor:
     return output.float() if output.dtype == torch.float16 else output
 
 
+def apart(output: Tensor, theta: Any) -> Tensor:
+    """A network's output; a copy if it is in the memory of theta, which a step overwrites."""
+    if torch.compiler.is_compiling():  # the compiler finds tensors that share memory, and copies them
+        return output
+    memory = [value.untyped_storage().data_ptr() for value in (output, theta) if isinstance(value, Tensor)]
+    return output.clone() if len(memory) == 2 and memory[0] == memory[1] else output
+
+
 def row_factor(value: float | Tensor, like: Tensor) -> Tensor:
     """A number, or a number for each example `[B]`, in the type of a tensor `[B, ...]` and broadcastable to it."""
     if not isinstance(value, Tensor):
         return like.new_full((1,) * like.dim(), value)  # a CUDA graph can record new_full, but not a copy from the CPU
     if value.dim() > 0 and value.shape != like.shape[:1]:
         raise ValueError(f"guidance must be a number or have shape [{len(like)}], got {tuple(value.shape)}")
+    checks.same_device("guidance", value, "the network's output", like)
     return value.to(like.dtype).view(-1, *(1,) * (like.dim() - 1))
 
 

@@ -11,7 +11,7 @@ from bfn_kernels.call import checks
 from bfn_kernels.nn.base import BFN, Network, State
 from bfn_kernels.nn.classes import Discrete
 from bfn_kernels.nn.layers import LinearHead, NoisyEmbedding, embedded_state, few_tokens
-from bfn_kernels.nn.sampling import PLAIN, Sampling
+from bfn_kernels.nn.sampling import PLAIN, Sampling, widened
 from bfn_kernels.schedules import DiscreteSchedule
 from bfn_kernels.solvers import Coefficients
 from bfn_kernels.vocabulary.reference import linear
@@ -163,7 +163,8 @@ class Vocabulary(Discrete):
         variance = self.state_scale * float(solvers.start_variance(self.schedule, t))
         logits = self.solver_noise((*shape, self.num_classes), variance, device, seed)
         vectors = embedded_state(logits, self.weight())
-        return logits, vectors, torch.zeros_like(logits), vectors.new_zeros(*shape, vectors.shape[-1] + 1)
+        output = widened(vectors.new_zeros(*shape, vectors.shape[-1] + 1))  # as a guided output
+        return logits, vectors, torch.zeros_like(logits), output
 
     def theta(self, state: State) -> Any:
         return EmbeddedInput(state[1], state=state[0])

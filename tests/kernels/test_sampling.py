@@ -223,6 +223,22 @@ def test_what_a_model_cannot_do_is_refused(kind, how, message):
             draw(make(kind)[0], SHAPE, 2, **how)
 
 
+@pytest.mark.parametrize(
+    ("how", "error", "message"),
+    [
+        ({"known": [[0] * 4] * 3, "known_mask": torch.ones(4) > 0}, TypeError, "known must be a tensor, got list"),
+        ({"guidance": "2"}, TypeError, "guidance must be a number, got str"),
+        ({"guidance": True}, TypeError, "guidance must be a number, got bool"),
+        ({"guidance": math.nan}, ValueError, "guidance must lie in .*, got nan"),
+        ({"guidance": torch.ones(3, device="meta")}, ValueError, "guidance must be on cpu, .*, got meta"),
+    ],
+)
+def test_options_of_a_wrong_type_or_device_are_refused(how, error, message):
+    for draw in (samplers.sample, samplers.sample_within):
+        with pytest.raises(error, match=message):
+            draw(make("binary")[0], SHAPE, 2, **how)
+
+
 def test_a_second_order_step_of_a_large_vocabulary_refuses_what_was_sent():
     model = make("vocabulary")[0]
     for draw in (
@@ -266,6 +282,15 @@ def test_the_error_of_a_step_of_a_large_vocabulary_is_that_of_what_is_sent():
     assert model.step_error(step, state, before, known) == 0
 
 
+@pytest.mark.parametrize("sampler", RUNS)
+def test_a_network_may_return_what_it_was_given(sampler):
+    """A step overwrites it, but not before the output was read."""
+    for kind, more in ((nn.Continuous, {"sigma_1": 0.1}), (nn.Binary, {"beta_1": 9.0})):
+        given, copied = (kind(network, **more) for network in (lambda theta, t: theta, lambda theta, t: theta.clone()))
+        for got, want in zip(drawn(given, sampler), drawn(copied, sampler), strict=True):
+            assert torch.equal(got, want)
+
+
 def test_plain_sampling_asks_for_nothing():
     assert Sampling().sent("mean") == {"choose": "mean", "known": None, "known_mask": None}
 
@@ -288,6 +313,17 @@ def test_sharp_outputs_in_float16_do_not_overflow(model):
     output = model(network, 0.5).guided_output(theta, t, sampling)
     torch.testing.assert_close(output, torch.full((3, 4), 9e4))
     torch.testing.assert_close(sampling.tempered(torch.tensor([70.0]).half()), torch.tensor([7e4]))
+
+
+def test_what_a_large_vocabulary_keeps_of_the_previous_step_does_not_overflow():
+    """A guided output is float32, whose numbers the model's float16 may not hold."""
+
+    def sharp(theta, t, cond=-1):
+        return torch.tensor([cond * 4e4] + [0.0] * 6).half().expand(*theta.shape[:-1], 7)
+
+    model = nn.Vocabulary(sharp, 0.5, num_classes=30, width=6).half()
+    states, _ = drawn(model, "ode2", cond=1, guidance=1.0)
+    assert states.isfinite().all()
 
 
 def test_a_mode_is_rounded_to_float16_last():

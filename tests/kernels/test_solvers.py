@@ -343,6 +343,17 @@ def test_refused(function, arguments, kind, words):
         function(**arguments)
 
 
+@pytest.mark.parametrize("schedule", [NORMAL, CLASSES], ids=["normal", "classes"])
+def test_a_table_of_a_run_does_not_start_where_its_rule_cannot(schedule):
+    for rule, kind in RULES.items():
+        for t in (0.0, torch.tensor([0.0, 0.5])):
+            if kind.from_prior:
+                assert all(each is None or torch.isfinite(each).all() for each in coefficients(rule, schedule, t, 0.6))
+                continue
+            with pytest.raises(ValueError, match=f"t must be above 0 with rule='{rule}'"):
+                coefficients(rule, schedule, t, 0.6)
+
+
 def test_coefficients_that_a_caller_gives():
     """In the place of a rule: any solver, and A = 0."""
     step = Coefficients(keep=torch.tensor([0.0, 2.0]), take=0.5, extrapolation=1.0)
