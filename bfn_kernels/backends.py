@@ -8,6 +8,7 @@ folder, with plain PyTorch functions of the same names.
 import functools
 import importlib
 import importlib.util
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -209,7 +210,7 @@ def keep_memory(most: int) -> None:
         >>> keep_memory(2**28)
         >>> keep_memory(2**30)
     """
-    most = checks.integer("most", most, 0)
+    most = checks.integer("most", most, 0, math.inf)
     if CPU_BUILD is not None:
         importlib.import_module(f"{NATIVE}.{CPU_BUILD}").keep_memory(min(most, 2**62))
 

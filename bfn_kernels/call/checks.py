@@ -241,12 +241,15 @@ def values(name: str, x: Tensor, low: float, high: float) -> None:
         raise ValueError(f"{name} must lie in [{low}, {high}], got {x[outside][0].item()}")
 
 
-def integer(name: str, value: int, low: int) -> int:
-    """Checks an integer, also a NumPy one, and returns it as a Python int."""
+def integer(name: str, value: int, low: int, high: float = 2**63 - 1) -> int:
+    """Checks an integer, also a NumPy one, and returns it as a Python int. high: the largest allowed integer, by
+    default the largest one that an operator takes."""
     if isinstance(value, bool) or not isinstance(value, (int, Integral)):
         raise TypeError(f"{name} must be an int, got {type(value).__name__}")
     if value < low:
         raise ValueError(f"{name} must be at least {low}, got {value}")
+    if not torch.compiler.is_compiling() and value > high:  # compiled code has only integers of 64 bits
+        raise ValueError(f"{name} must be at most {high}, got {value}")
     return value if isinstance(value, int) else int(value)
 
 

@@ -15,6 +15,7 @@ from bfn_kernels.records import NO_DRAWS
 from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
 
 MAX_NODES = 128
+MAX_SAMPLES = 2**31 - 1  # CUDA kernels count draws by numbers of 32 bits
 ExplicitNoise = tuple[str, Tensor | None, Sequence[int]]  # a keyword, its value, and the shape that it must have
 
 PARAMETRISATIONS = ("noise", "data")
@@ -156,7 +157,7 @@ def expectation(
             raise ValueError("generator, seed and noise must be None with quadrature, which draws nothing")
         nodes, weights = gauss.hermite(quadrature)
         return nodes, weights, 0, None, None
-    n_samples = checks.integer("n_samples", n_samples, 1)
+    n_samples = checks.integer("n_samples", n_samples, 1, MAX_SAMPLES)
     seed = noise_seed(like, seed, generator, ("noise", noise, (n_samples, *like.shape)))
     return None, None, n_samples, seed, noise
 

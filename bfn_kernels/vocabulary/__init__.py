@@ -35,7 +35,7 @@ from torch import Tensor
 from bfn_kernels import backends
 from bfn_kernels.autograd import needs
 from bfn_kernels.call import checks, rows
-from bfn_kernels.call.keywords import Seed, noise_seed, step_time
+from bfn_kernels.call.keywords import MAX_SAMPLES, Seed, noise_seed, step_time
 from bfn_kernels.call.reduction import MEAN, SUM, hide
 from bfn_kernels.call.rows import PerRow
 from bfn_kernels.records import NO_FLOW, FlowLogits, LinearHead, LossTarget
@@ -228,7 +228,7 @@ def discrete_time_loss(
         >>> discrete_time_loss(torch.tensor([1]), *head, 0.0, n_steps=9, beta_1=3.0, n_samples=1, noise=noise)
         tensor(0.3272)
     """
-    n_samples = checks.integer("n_samples", n_samples, 1)
+    n_samples = checks.integer("n_samples", n_samples, 1, MAX_SAMPLES)
     head = LinearHead(hidden, weight, bias, flow_scale)
     loss = _Loss(x, head, mask, reduction, (process_group, num_classes), backend)
     t, n_steps = step_time(t, step, n_steps, loss.x)

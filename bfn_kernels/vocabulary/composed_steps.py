@@ -3,6 +3,7 @@
 over the state computes the new state and its embedding. Logits are not stored but computed again when they are needed.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -89,7 +90,8 @@ def step(
 
 def _logits(library: Any, head: LinearHead, y: Tensor | None, dtype: torch.dtype, grids: int = 1) -> Logits:
     """The logits of a head, with all tokens in one dimension. With a flow_scale, flow_scale·y is added to them."""
-    hidden = head.hidden.reshape(-1, head.hidden.shape[-1])
+    *lead, width = head.hidden.shape
+    hidden = head.hidden.reshape(math.prod(lead), width)  # width may be 0, for which reshape knows no -1
     scale = head.flow_scale if head.flow_scale is None else head.flow_scale.flatten()
     state = y if y is None else y.reshape(len(hidden), y.shape[-1])
     return Logits(library, head._replace(hidden=hidden, flow_scale=scale), state, dtype, grids)

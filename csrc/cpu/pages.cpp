@@ -25,6 +25,8 @@ struct Pages {
   bool resident;  // the system must not reclaim these pages
 };
 
+// A process may be forked while another thread holds the mutex, which then stays locked in the child for good. So an
+// output does not wait for the mutex: it goes without the cache if another thread holds it.
 struct FreedPages {
   std::mutex mutex;
   std::vector<Pages> pages;  // in the order in which they were freed
@@ -76,8 +78,8 @@ void* allocate_pages(size_t used) {
   const size_t bytes = whole_pages(used);
   {
     FreedPages& freed = freed_pages();
-    const std::lock_guard<std::mutex> lock(freed.mutex);
-    if (freed.limit == 0) return nullptr;
+    const std::unique_lock<std::mutex> lock(freed.mutex, std::try_to_lock);
+    if (!lock || freed.limit == 0) return nullptr;
     for (size_t i = freed.pages.size(); i-- > 0;) {
       if (freed.pages[i].bytes != bytes) continue;
       void* const at = freed.pages[i].at;
@@ -91,9 +93,9 @@ void* allocate_pages(size_t used) {
 void free_pages(void* pages, size_t used) {
   const size_t bytes = whole_pages(used);
   FreedPages& freed = freed_pages();
-  const std::lock_guard<std::mutex> lock(freed.mutex);
-  const bool resident = freed.resident + bytes <= kMostResident;
-  if (bytes > freed.limit || (!resident && madvise(pages, bytes, MADV_FREE) != 0)) {
+  const std::unique_lock<std::mutex> lock(freed.mutex, std::try_to_lock);
+  const bool resident = lock && freed.resident + bytes <= kMostResident;
+  if (!lock || bytes > freed.limit || (!resident && madvise(pages, bytes, MADV_FREE) != 0)) {
     munmap(pages, bytes);
     return;
   }

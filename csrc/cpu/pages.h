@@ -8,7 +8,8 @@
 namespace bfn {
 
 // Returns `bytes` of memory in huge pages, or null if the caller must allocate the memory itself: if `bytes` is less
-// than one huge page, if the cache is off, if the system is not Linux, or if it refuses the memory.
+// than one huge page, if the cache is off or another thread uses it, if the system is not Linux, or if it refuses the
+// memory.
 void* allocate_pages(size_t bytes);
 void free_pages(void* pages, size_t bytes);
 

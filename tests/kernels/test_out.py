@@ -125,6 +125,20 @@ def test_autograd_notices(step, backend):
         loss.backward()
 
 
+@pytest.mark.skipif("cpu" not in NATIVE, reason="only these kernels find a class out of range while they compute")
+@pytest.mark.parametrize("step", [classed, bits])
+def test_autograd_notices_a_step_that_fails(step):
+    """The kernel finds the class that is out of range only after it has written over the state."""
+    state, w = M.clone(), torch.ones(3, 4, requires_grad=True)
+    loss = (state * w).sum()
+    known = torch.full(state.shape[: 1 if step is classed else 2], 9)
+    with pytest.raises(IndexError, match="known must hold classes in"):
+        step(state, state, "cpu", known=known, known_mask=known > 0)
+    assert not torch.equal(state, M)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
 @STEPS
 @ON_EACH
 def test_a_lazy_clone_leaves_its_original_alone(step, backend):

@@ -112,6 +112,12 @@ def test_out_may_be_the_state(backend):
 
 
 @on_cpu
+def test_hidden_states_may_have_no_numbers(backend):
+    """Only the bias then makes logits."""
+    assert vocabulary.mode(torch.zeros(2, 0), torch.zeros(5, 0), torch.arange(5.0), backend=backend).tolist() == [4, 4]
+
+
+@on_cpu
 def test_the_ends_of_the_uniform(backend, small_tiles):  # noqa: F811
     """The first class at 0; at 1 the last that has a share, in whichever tile it is."""
     k, zero = 200, torch.zeros(3, 200)
