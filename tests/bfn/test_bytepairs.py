@@ -3,14 +3,16 @@ and what a run keeps of its tokenizer."""
 
 import json
 import re
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bfn import cli, model
-from bfn.configs import ConfigError
+from bfn.configs import ConfigError, load
 from bfn.data import byte_pairs, load_data
 from bfn.data.splits import frequencies, readable
 from bfn.model import DiscreteBFN, VocabularyBFN, build_model
@@ -207,6 +209,18 @@ def test_a_run_of_other_tokens_is_not_continued(settings):
     Trainer(config, few).run()
     with pytest.raises(CheckpointError, match="holds a run with other tokens"):
         Trainer(config, replace(few, tokenizer="{}"))
+
+
+def test_only_byte_pairs_take_the_tokenizer_of_a_run(settings, monkeypatch):
+    """A user's function may make data with a tokenizer, and `bfn evaluate` may name other data than a run was
+    trained on. Both functions take a configuration alone."""
+    config = settings()
+    data = load_data(config)
+    monkeypatch.setitem(sys.modules, "mine", SimpleNamespace(tokens=lambda config: data))
+    assert load_data(replace(config, data=replace(config.data, name="mine:tokens")), data.tokenizer) is data
+    assert load_data(load("text"), data.tokenizer).tokenizer is None
+    few = byte_pairs.learn("", 256).to_str()
+    assert load_data(config, few).tokenizer == few and load_data(config, few).num_classes == 256
 
 
 def test_messages_and_frequencies_make_the_model(settings):
