@@ -42,4 +42,8 @@ def load_data(config: Config, tokenizer: str | None = None) -> Data:
         if key not in reads and value != defaults[key]:
             used = ", ".join(f"data.{each}" for each in reads) or "no other setting"
             raise ConfigError(f"data.name={name!r} does not read data.{key}={value}; it reads {used}")
-    return text_bpe(config, tokenizer) if make is text_bpe else make(config)
+    data = text_bpe(config, tokenizer) if make is text_bpe else make(config)
+    for split in ("train", "validation", "test"):
+        if len(getattr(data, split)) == 0:
+            raise ConfigError(f"data.name={name!r} has no {split} examples")
+    return data
