@@ -89,6 +89,12 @@ def test_a_file_that_is_no_text_is_refused(settings, tmp_path):
         load_data(config)
 
 
+def test_windows_longer_than_a_training_split_of_few_tokens_are_refused(settings):
+    other = "".join(map(chr, range(33, 127)))  # letters that the vocabulary has not seen beside each other
+    with pytest.raises(ConfigError, match=r"data.length=8 must be at most [1-7], the length of the shortest split"):
+        load_data(settings(text="a" * 1024 + other))
+
+
 def test_a_saved_tokenizer_is_the_one_that_was_learned():
     learned = byte_pairs.learn(TEXT, 400)
     again = byte_pairs.parsed(learned.to_str())
