@@ -75,6 +75,7 @@ def test_the_vocabulary_is_learned_of_what_is_trained_on(settings):
     [
         ("data.vocabulary=256", "data.vocabulary=256 must be more than 256, since each byte is an entry"),
         ("data.file=none.txt", "has no none.txt"),
+        ("data.folder=null", "data.file=play.txt needs data.folder="),
     ],
 )
 def test_settings_that_no_text_has_are_refused(settings, content, message):
