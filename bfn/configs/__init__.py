@@ -165,7 +165,7 @@ def imported(path: str, key: str) -> Any:
         sys.path.append(here)  # at the end, so that no file in it hides a package
     try:
         return getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:  # a relative name is a TypeError
         raise ConfigError(f"{key}={path!r} cannot be imported: {error}") from error
 
 
