@@ -1,6 +1,7 @@
 """Configurations: what each key means, the YAML files that ship, and the checks made before work starts."""
 
 import difflib
+import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -132,6 +133,7 @@ class Config:
 FOLDER = Path(__file__).parent  # of the YAML files
 FRACTIONS = {"dropout", "ema_decay", "beta_2"}  # keys that must lie in [0, 1)
 ANY_SIGN = {"seed", "weight_decay", "guidance", "final_learning_rate"}  # the other keys of numbers must be positive
+ENDLESS = {"max_seconds", "clip_norm", "tolerance"}  # keys that may be infinite, which means no limit
 
 
 def first_line(error: Exception) -> str:
@@ -230,6 +232,8 @@ def check(config: Config) -> None:
             continue
         if type(value) in (int, float) and key not in FRACTIONS | ANY_SIGN and not value > 0:
             raise ConfigError(f"{path}={value} must be positive")
+        if isinstance(value, float) and key not in ENDLESS and not math.isfinite(value):
+            raise ConfigError(f"{path}={value} must be finite")
         if key == "weight_decay" and not value >= 0:
             raise ConfigError(f"{path}={value} must not be negative")
         if key in FRACTIONS and not 0 <= value < 1:

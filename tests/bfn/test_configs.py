@@ -65,6 +65,8 @@ def test_overrides_replace_what_the_file_says():
         ("train.final_learning_rate=0.1", r"train.final_learning_rate=0.1 must lie in \[0, 0\.\d+\]"),
         ("train.learning_rate=-1", r"train.learning_rate=-1.0 must be positive"),
         ("train.weight_decay=-1", r"train.weight_decay=-1.0 must not be negative"),
+        ("model.beta_1=.inf", r"model.beta_1=inf must be finite"),
+        ("sample.guidance=.nan", r"sample.guidance=nan must be finite"),
         ("sample.seed=18446744073709551616", r"sample.seed=18446744073709551616 must be a number of 64 bits"),
         ("train.compiler=gcc", r"train.compiler='gcc' is not known; it takes one of .*inductor"),
         ("train.mixed_precision=fp8", r"train.mixed_precision='fp8' is not known; it takes one of no, bf16"),
