@@ -105,7 +105,8 @@ def train(
     try:
         trainer.run()
     except Interrupted:
-        console.print(f"interrupted and saved at step {trainer.at.step}; the same command continues from there")
+        command = "the same command without --fresh" if fresh else "the same command"
+        console.print(f"interrupted and saved at step {trainer.at.step}; {command} continues from there")
         processes.leave()
         raise typer.Exit(130) from None
     at, out = trainer.at, trainer.out
