@@ -105,7 +105,8 @@ class SampleConfig:
     tolerance: float | None = None  # the largest error of a step of ode2; with it, only plots use n_steps
     guide: str | None = None  # the property to which samples of molecules are guided, such as "logp=3"
     guidance: float = 2.0  # 0 ignores the property, 1 is the network's output given the property, above 1 exaggerates
-    max_calls: int = 1000  # with a tolerance: the most calls of the network in one sampling run
+    # with a tolerance: the most calls of the network in one sampling run; the two of a guided step count as one
+    max_calls: int = 1000
     seed: int = 0
 
     @property
