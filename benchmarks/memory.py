@@ -35,19 +35,25 @@ def start_server() -> None:
 
 
 def peak_of(run: Run) -> int | None:
-    """The bytes by which a call raises the resident set of this process; None if the system does not say."""
+    """Makes a call. Returns the bytes by which it raises the resident set of this process; None if the system does not
+    say."""
     gc.collect()
+    before = _reset()
+    results = run()  # the results count as well
+    peak = _status("VmHWM")
+    del results
+    return None if before is None or peak is None else peak - before
+
+
+def _reset() -> int | None:
+    """Resets the peak of the resident set. Returns the bytes of the set; None if the system cannot reset the peak."""
     try:
         ctypes.CDLL(None).malloc_trim(0)
         with open("/proc/self/clear_refs", "w") as clear:
-            clear.write("5")  # resets the peak
-        before = _status("VmRSS")
-        results = run()  # the results count as well
-        peak = _status("VmHWM")
+            clear.write("5")
     except (OSError, AttributeError):
         return None
-    del results
-    return peak - before
+    return _status("VmRSS")
 
 
 def peak_in_a_process(make: Callable[..., tuple[Run, Run]], *arguments: Any, seconds: float = 120) -> int | None:
@@ -81,6 +87,10 @@ def runs_of(case: Case, name: str) -> tuple[Run, Run]:
     return tuple(prepared(competitor, of, timed_cases.inputs(of)[0]) for of in (case, few))  # type: ignore[return-value]
 
 
-def _status(key: str) -> int:
-    with open("/proc/self/status") as lines:
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
+def _status(key: str) -> int | None:
+    """The bytes that the system says under a key; None if it does not say."""
+    try:
+        with open("/proc/self/status") as lines:
+            return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(key)), None)
+    except OSError:
+        return None

@@ -87,13 +87,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", choices=tuple(DEVICES), default="cpu")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/training.csv"), help="the CSV to write")
     options = parser.parse_args(arguments)
+    chosen = [work for work in WORKLOADS if options.only in work.config]
+    if not chosen:
+        parser.error(f"--only {options.only!r} is in the name of no configuration")
     device = DEVICES[options.device]()
     machine = measure.begun(device)
     shares = []
-    for work in WORKLOADS:
-        if options.only in work.config:
-            shares.append(share(work, device))
-            print(", ".join(cells(shares[-1])), file=sys.stderr)
+    for work in chosen:
+        shares.append(share(work, device))
+        print(", ".join(cells(shares[-1])), file=sys.stderr)
     title = "A training step: its network, and its flow and loss"
     Console(width=118).print(table_of(COLUMNS, map(cells, shares), left=("config",), title=title))
     files.write(Share, shares, machine, options.out)

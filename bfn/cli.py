@@ -29,7 +29,7 @@ from bfn.sample import sample_within as draw_within
 from bfn.training import processes
 from bfn.training.checkpoint import CheckpointError, write_atomically
 from bfn.training.run_lock import RunError
-from bfn.training.runs import LOG_FILE, MODEL_FILE, data_of, load_run
+from bfn.training.runs import LOG_FILE, MODEL_FILE, STATE_FILE, data_of, load_run
 from bfn.training.trainer import Interrupted, Trainer
 from bfn_kernels import __version__
 from bfn_kernels.adaptive import TooManyCalls
@@ -105,7 +105,8 @@ def train(
     try:
         trainer.run()
     except Interrupted:
-        console.print(f"interrupted and saved at step {trainer.at.step}; the same command continues from there")
+        command = "the same command without --fresh" if fresh else "the same command"
+        console.print(f"interrupted and saved at step {trainer.at.step}; {command} continues from there")
         processes.leave()
         raise typer.Exit(130) from None
     at, out = trainer.at, trainer.out
@@ -226,7 +227,7 @@ def convert_command(
             raise ConfigError("with --back, convert takes neither --config nor settings; the model file has its own")
         convert_back(source / MODEL_FILE if source.is_dir() else source, out)
     else:
-        if (out / MODEL_FILE).exists():
+        if any((out / name).exists() for name in (MODEL_FILE, STATE_FILE)):  # a young run has only its state
             raise RunError(f"{out} holds a run, which a checkpoint would replace; choose another directory")
         out = out / MODEL_FILE
         convert(source, out, config, overrides)

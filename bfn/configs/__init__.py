@@ -1,6 +1,7 @@
 """Configurations: what each key means, the YAML files that ship, and the checks made before work starts."""
 
 import difflib
+import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -104,7 +105,8 @@ class SampleConfig:
     tolerance: float | None = None  # the largest error of a step of ode2; with it, only plots use n_steps
     guide: str | None = None  # the property to which samples of molecules are guided, such as "logp=3"
     guidance: float = 2.0  # 0 ignores the property, 1 is the network's output given the property, above 1 exaggerates
-    max_calls: int = 1000  # with a tolerance: the most calls of the network in one sampling run
+    # with a tolerance: the most calls of the network in one sampling run; the two of a guided step count as one
+    max_calls: int = 1000
     seed: int = 0
 
     @property
@@ -132,6 +134,9 @@ class Config:
 FOLDER = Path(__file__).parent  # of the YAML files
 FRACTIONS = {"dropout", "ema_decay", "beta_2"}  # keys that must lie in [0, 1)
 ANY_SIGN = {"seed", "weight_decay", "guidance", "final_learning_rate"}  # the other keys of numbers must be positive
+ENDLESS = {"max_seconds", "clip_norm", "tolerance"}  # keys that may be infinite, which means no limit
+TEXTS = {"out", "name", "folder", "file", "kind", "schedule"}  # keys of texts
+TEXTS |= {"mixed_precision", "compiler", "sampler", "choose", "guide"}
 
 
 def first_line(error: Exception) -> str:
@@ -165,7 +170,7 @@ def imported(path: str, key: str) -> Any:
         sys.path.append(here)  # at the end, so that no file in it hides a package
     try:
         return getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:  # a relative name is a TypeError
         raise ConfigError(f"{key}={path!r} cannot be imported: {error}") from error
 
 
@@ -204,7 +209,7 @@ def build(tree: Any, overrides: Sequence[str] = (), where: str = "the configurat
     try:
         merged = OmegaConf.merge(OmegaConf.structured(Config), tree)
         where = "an override"
-        merged = OmegaConf.merge(merged, OmegaConf.from_dotlist(list(overrides)))
+        merged = OmegaConf.merge(merged, replacing(overrides))
         config = OmegaConf.to_object(merged)
     except ConfigKeyError as error:
         known = flatten(asdict(Config()))
@@ -222,6 +227,20 @@ def build(tree: Any, overrides: Sequence[str] = (), where: str = "the configurat
     return config
 
 
+def replacing(overrides: Sequence[str]) -> DictConfig:
+    """The settings of `key=value` overrides. YAML reads the values. A text that YAML takes for a number or a boolean
+    stays as it is: out=001 is not the directory 1."""
+    tree = OmegaConf.from_dotlist(list(overrides))
+    given: Any = OmegaConf.to_container(tree)
+    values = flatten(given)
+    for override in overrides:
+        key, _, text = override.partition("=")
+        is_text = key.rpartition(".")[2] in TEXTS and ".options." not in key
+        if is_text and isinstance(values.get(key), bool | int | float):
+            OmegaConf.update(tree, key, text.strip())
+    return tree
+
+
 def check(config: Config) -> None:
     """Refuse values that have the right type but no meaning."""
     for path, value in flatten(asdict(config)).items():
@@ -230,6 +249,8 @@ def check(config: Config) -> None:
             continue
         if type(value) in (int, float) and key not in FRACTIONS | ANY_SIGN and not value > 0:
             raise ConfigError(f"{path}={value} must be positive")
+        if isinstance(value, float) and key not in ENDLESS and not math.isfinite(value):
+            raise ConfigError(f"{path}={value} must be finite")
         if key == "weight_decay" and not value >= 0:
             raise ConfigError(f"{path}={value} must not be negative")
         if key in FRACTIONS and not 0 <= value < 1:

@@ -29,7 +29,8 @@ DATASETS: dict[str, tuple[Callable[..., Data], list[str]]] = {
 
 
 def load_data(config: Config, tokenizer: str | None = None) -> Data:
-    """The data set that `data.name` names. tokenizer: the tokenizer of an existing run, if its data are tokens.
+    """The data set that `data.name` names. tokenizer: the tokenizer of an existing run, if its data are tokens. Only
+    text_bpe takes it.
 
     Settings that a built-in data set does not read are refused, since they would change nothing. data.name may also
     name a user's function, which may read any setting.
@@ -41,4 +42,8 @@ def load_data(config: Config, tokenizer: str | None = None) -> Data:
         if key not in reads and value != defaults[key]:
             used = ", ".join(f"data.{each}" for each in reads) or "no other setting"
             raise ConfigError(f"data.name={name!r} does not read data.{key}={value}; it reads {used}")
-    return make(config) if tokenizer is None else make(config, tokenizer)
+    data = text_bpe(config, tokenizer) if make is text_bpe else make(config)
+    for split in ("train", "validation", "test"):
+        if len(getattr(data, split)) == 0:
+            raise ConfigError(f"data.name={name!r} has no {split} examples")
+    return data

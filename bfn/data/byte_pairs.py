@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from bfn.configs import Config, ConfigError, first_line
+from bfn.configs import Config, ConfigError, DataConfig, first_line
 from bfn.data.files import find_text, read_text
 from bfn.data.shipped import topics
 from bfn.data.splits import Data, ends, windows
@@ -27,6 +27,8 @@ def text_bpe(config: Config, tokenizer: str | None = None) -> Data:
     """
     settings = config.data
     if settings.folder is None:
+        if settings.file != DataConfig.file:
+            raise ConfigError(f"data.file={settings.file} needs data.folder=, the folder of this file")
         whole = "\n\n".join(text for _, text in sorted(topics().items()))
     else:
         whole = read_text(find_text(config))

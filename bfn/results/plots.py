@@ -185,8 +185,7 @@ def plot_narrowing(model: BFN, data: Data, path: Path, options: SampleConfig) ->
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(10, 7), height_ratios=[2.2, 1], layout="constrained")
     inputs, angle = torch.stack(history), isinstance(model, nn.Circular)
     if isinstance(model, nn.Classes):
-        probabilities = torch.stack([1 - inputs, inputs], -1) if isinstance(model, nn.Binary) else inputs
-        draw_probabilities(top, probabilities, int(drawn), data.symbols)
+        draw_probabilities(top, probabilities(model, inputs), int(drawn), data.symbols)
     else:
         draw_density(top, inputs[:, 0] if angle else inputs, torch.tensor(precisions).rsqrt(), drawn, angle=angle)
     kind = "character" if data.tokenizer is None else "token"
@@ -257,6 +256,11 @@ def parameters(model: BFN, state: nn.State) -> Tensor:
     return discrete.theta(state[0]) if isinstance(model, nn.Vocabulary) else model.theta(state)
 
 
+def probabilities(model: BFN, theta: Tensor) -> Tensor:
+    """The probabilities [..., K] of classes. For two classes, theta has only that of class 1."""
+    return torch.stack([1 - theta, theta], -1) if isinstance(model, nn.Binary) else theta
+
+
 def most_varied(data: Data) -> tuple[int, ...]:
     """The variable that differs most between examples. A variable that is the same in all of them would show little."""
     rows = data.train if data.train.shape[1:] == data.shape else data.validation
@@ -309,7 +313,7 @@ def draw_inputs(axes: Axes, model: BFN, data: Data, theta: Tensor, labels: Seque
     """Draws input distributions [N, ...]: a line of text with its label, a line of the means of angles, or an image of
     means or of likeliest classes for each. columns: the number of images in a row."""
     if data.symbols:
-        draw_lines(axes, *theta.max(-1), labels, data.symbols)
+        draw_lines(axes, *probabilities(model, theta).max(-1), labels, data.symbols)
     elif isinstance(model, nn.Circular):
         axes.imshow(theta[..., 0].flatten(1), cmap="twilight", vmin=-math.pi, vmax=math.pi, aspect="auto")
     else:
@@ -319,14 +323,15 @@ def draw_inputs(axes: Axes, model: BFN, data: Data, theta: Tensor, labels: Seque
 
 
 def draw_lines(
-    axes: Axes, probabilities: Tensor, classes: Tensor, labels: Sequence[int], symbols: Sequence[str | bytes]
+    axes: Axes, likeliest: Tensor, classes: Tensor, labels: Sequence[int], symbols: Sequence[str | bytes]
 ) -> None:
-    """Draws lines of the likeliest characters or tokens, [lines, L]. Tokens that do not fit are left out."""
+    """Draws lines of the likeliest characters or tokens, [lines, L], and how likely they are. Tokens that do not fit
+    are left out."""
     texts = [[visible(symbols[c]) for c in line] for line in classes.tolist()]
     wide = max(len(text) for line in texts for text in line)
     count = min(classes.shape[1], max(1, 64 // wide)) if wide > 1 else classes.shape[1]
     font: dict[str, Any] = {"family": "monospace", "size": 9, "ha": "center", "va": "center", "parse_math": False}
-    for row, (line, weights) in enumerate(zip(texts, probabilities.tolist(), strict=True)):
+    for row, (line, weights) in enumerate(zip(texts, likeliest.tolist(), strict=True)):
         for column, (text, p) in enumerate(zip(line[:count], weights, strict=False)):
             axes.text(column, row, text, alpha=max(0.1, p), **font)
     axes.set(xlim=(-1, count), ylim=(len(labels) - 0.5, -0.5))

@@ -71,7 +71,10 @@ def load(path: Path) -> Saved:
 def state(path: Path) -> dict[str, Any]:
     """The state of a file that `save` wrote. This reads no tensors and does not compare the checksum."""
     with opened(path) as (_, metadata):
-        return json.loads(metadata["state"])
+        try:
+            return json.loads(metadata["state"])
+        except ValueError as error:
+            raise CheckpointError(f"checkpoint {path} is damaged: its state is not JSON") from error
 
 
 @contextmanager

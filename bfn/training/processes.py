@@ -160,7 +160,8 @@ def asked_to_stop() -> Iterator[list[int]]:
             signal.signal(number, old[number])
 
     if threading.current_thread() is threading.main_thread():
-        old = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+        # None is a handler that Python did not set, and cannot set again
+        old = {number: signal.signal(number, handler) or signal.SIG_DFL for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield asked
     finally:

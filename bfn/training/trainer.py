@@ -316,6 +316,8 @@ class Trainer:
         settings.batch_size = math.ceil(examples / math.ceil(examples / settings.batch_size))
         with self.choice.autocast(self.device), self.accelerator.autocast():
             bound = evaluate(self.averaged, self.data.validation, settings)
+        if math.isnan(bound.bits):  # a checkpoint of such weights could not be continued
+            raise FloatingPointError(f"the bound at step {at.step} is not a number; try a lower train.learning_rate")
         steps = at.step - (self.log[-1]["step"] if self.log else 0)
         self.log.append(
             {

@@ -103,6 +103,14 @@ def test_the_share_of_a_step(tmp_path, monkeypatch, capsys):
     assert f"| {' | '.join(shares.cells(found))} |" in page.page(tmp_path)
 
 
+def test_no_share_of_a_step_is_written_if_no_configuration_is_chosen(tmp_path, capsys):
+    (tmp_path / "training.csv").write_text("of an earlier run")
+    with pytest.raises(SystemExit):
+        training.main(["--only", "nothing", "--out", str(tmp_path / "training.csv")])
+    assert "--only 'nothing' is in the name of no configuration" in capsys.readouterr().err
+    assert (tmp_path / "training.csv").read_text() == "of an earlier run"
+
+
 def test_workloads_are_those_of_their_configurations():
     for work in training.WORKLOADS:
         case = work.case()

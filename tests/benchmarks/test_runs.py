@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import figures, files, grey, loops, runs, runs_report
+from benchmarks import figures, files, grey, loops, memory, runs, runs_report
 from benchmarks.loops import AVERAGED, CURRENT, Timed
 from benchmarks.published_model import as_published, published_model
 from benchmarks.runs_report import OURS, THEIRS, Drawn, Point, Run
@@ -197,3 +197,23 @@ def test_a_run_without_data_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit):
         runs.main(["--mnist", str(tmp_path), "--only", "shakespeare"])
     assert "no experiment is left" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("missing", ["clear_refs", "VmHWM"])
+def test_a_loop_runs_even_if_the_system_does_not_say_its_peak(missing, monkeypatch, tmp_path):
+    """The process of a loop gets its commands within the call whose peak is measured."""
+    sizes = {key: size for key, size in {"VmRSS": 3, "VmHWM": 5}.items() if key != missing}
+    (tmp_path / "status").write_text("".join(f"{key}: {size} kB\n" for key, size in sizes.items()))
+    (tmp_path / "clear_refs").touch()
+
+    def opened(path, mode="r"):
+        if Path(path).name == missing:
+            raise FileNotFoundError(path)
+        return open(tmp_path / Path(path).name, mode)
+
+    made = []
+    monkeypatch.setattr(memory, "open", opened, raising=False)
+    assert memory.peak_of(lambda: made.append(1)) is None and made == [1]
+    missing = ""
+    (tmp_path / "status").write_text("VmRSS: 3 kB\nVmHWM: 5 kB\n")
+    assert memory.peak_of(lambda: made.append(2)) == 2048 and made == [1, 2]

@@ -3,14 +3,16 @@ and what a run keeps of its tokenizer."""
 
 import json
 import re
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bfn import cli, model
-from bfn.configs import ConfigError
+from bfn.configs import ConfigError, load
 from bfn.data import byte_pairs, load_data
 from bfn.data.splits import frequencies, readable
 from bfn.model import DiscreteBFN, VocabularyBFN, build_model
@@ -73,6 +75,7 @@ def test_the_vocabulary_is_learned_of_what_is_trained_on(settings):
     [
         ("data.vocabulary=256", "data.vocabulary=256 must be more than 256, since each byte is an entry"),
         ("data.file=none.txt", "has no none.txt"),
+        ("data.folder=null", "data.file=play.txt needs data.folder="),
     ],
 )
 def test_settings_that_no_text_has_are_refused(settings, content, message):
@@ -85,6 +88,12 @@ def test_a_file_that_is_no_text_is_refused(settings, tmp_path):
     (tmp_path / "play.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match=r"play\.txt is damaged, or is not a text in UTF-8"):
         load_data(config)
+
+
+def test_windows_longer_than_a_training_split_of_few_tokens_are_refused(settings):
+    other = "".join(map(chr, range(33, 127)))  # letters that the vocabulary has not seen beside each other
+    with pytest.raises(ConfigError, match=r"data.length=8 must be at most [1-7], the length of the shortest split"):
+        load_data(settings(text="a" * 1024 + other))
 
 
 def test_a_saved_tokenizer_is_the_one_that_was_learned():
@@ -207,6 +216,18 @@ def test_a_run_of_other_tokens_is_not_continued(settings):
     Trainer(config, few).run()
     with pytest.raises(CheckpointError, match="holds a run with other tokens"):
         Trainer(config, replace(few, tokenizer="{}"))
+
+
+def test_only_byte_pairs_take_the_tokenizer_of_a_run(settings, monkeypatch):
+    """A user's function may make data with a tokenizer, and `bfn evaluate` may name other data than a run was
+    trained on. Both functions take a configuration alone."""
+    config = settings()
+    data = load_data(config)
+    monkeypatch.setitem(sys.modules, "mine", SimpleNamespace(tokens=lambda config: data))
+    assert load_data(replace(config, data=replace(config.data, name="mine:tokens")), data.tokenizer) is data
+    assert load_data(load("text"), data.tokenizer).tokenizer is None
+    few = byte_pairs.learn("", 256).to_str()
+    assert load_data(config, few).tokenizer == few and load_data(config, few).num_classes == 256
 
 
 def test_messages_and_frequencies_make_the_model(settings):

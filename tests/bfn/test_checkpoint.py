@@ -118,6 +118,12 @@ def test_a_flipped_bit_is_found_in_tensors_and_in_the_state(path):
             checkpoint.load(path)
 
 
+def test_a_state_that_is_damaged_is_one_clear_error_even_without_the_tensors(path):
+    path.write_bytes(path.read_bytes().replace(b'\\"step\\": 1', b'\\"step\\"; 1'))
+    with pytest.raises(CheckpointError, match=r"c.safetensors is damaged: its state is not JSON"):
+        checkpoint.state(path)
+
+
 def test_tensors_that_change_names_or_shape_are_found(path):
     tensors = {"a": torch.arange(4.0), "b": -torch.arange(4.0)}
     checkpoint.save(path, tensors, {})

@@ -175,16 +175,17 @@ def test_a_truncated_checkpoint_is_one_line(run, tmp_path, name):
     assert f"{name} cannot be read, it may be truncated" in result.output
 
 
-def test_an_interrupted_run_says_how_to_go_on(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("more", "command"), [([], "command"), (["--fresh"], "command without --fresh")])
+def test_an_interrupted_run_says_how_to_go_on(more, command, tmp_path, monkeypatch):
     def step(trainer):
         trainer.at.step += 1
         trainer.losses.append(torch.zeros(()))
         signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr("bfn.training.trainer.Trainer.step", step)
-    result = bfn("train", "digits", f"out={tmp_path}", *TINY)
+    result = bfn("train", "digits", f"out={tmp_path}", *TINY, *more)
     assert result.exit_code == 130 and not (tmp_path / MODEL_FILE).exists()
-    assert result.output.endswith("interrupted and saved at step 1; the same command continues from there\n")
+    assert result.output.endswith(f"interrupted and saved at step 1; the same {command} continues from there\n")
 
 
 def test_a_loss_that_is_not_finite_is_one_line(tmp_path):

@@ -51,6 +51,13 @@ def test_overrides_replace_what_the_file_says():
         assert load("digits", [f"train.mixed_precision={precision}"]).train.mixed_precision == precision
 
 
+def test_texts_that_look_like_numbers_stay_as_they_are():
+    config = load("digits", ["out=001", "data.folder=12:30", "data.options.name=001", "sample.guide=null"])
+    assert (config.out, config.data.folder, config.sample.guide) == ("001", "12:30", None)
+    assert config.data.options == {"name": 1}
+    assert load("digits", ["out=1", "out=007"]).out == "007" and load("digits", ["out=${train.seed}"]).out == "0"
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -65,6 +72,8 @@ def test_overrides_replace_what_the_file_says():
         ("train.final_learning_rate=0.1", r"train.final_learning_rate=0.1 must lie in \[0, 0\.\d+\]"),
         ("train.learning_rate=-1", r"train.learning_rate=-1.0 must be positive"),
         ("train.weight_decay=-1", r"train.weight_decay=-1.0 must not be negative"),
+        ("model.beta_1=.inf", r"model.beta_1=inf must be finite"),
+        ("sample.guidance=.nan", r"sample.guidance=nan must be finite"),
         ("sample.seed=18446744073709551616", r"sample.seed=18446744073709551616 must be a number of 64 bits"),
         ("train.compiler=gcc", r"train.compiler='gcc' is not known; it takes one of .*inductor"),
         ("train.mixed_precision=fp8", r"train.mixed_precision='fp8' is not known; it takes one of no, bf16"),

@@ -1,5 +1,8 @@
 import math
+import sys
 from collections import Counter
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -85,3 +88,11 @@ def test_windows_longer_than_a_split_are_refused():
     assert len(load_data(load("text", [f"data.length={shortest}"])).validation) == 1
     with pytest.raises(ConfigError, match=f"data.length={shortest + 1} must be at most {shortest}"):
         load_data(load("text", [f"data.length={shortest + 1}"]))
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_data_without_examples_are_refused(split, digits, monkeypatch):
+    data = replace(digits, **{split: getattr(digits, split)[:0]})
+    monkeypatch.setitem(sys.modules, "mine", SimpleNamespace(few=lambda config: data))
+    with pytest.raises(ConfigError, match=f"data.name='mine:few' has no {split} examples"):
+        load_data(load("digits", ["data.name=mine:few"]))

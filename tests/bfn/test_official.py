@@ -19,7 +19,7 @@ from bfn.networks.official import (
 )
 from bfn.training import checkpoint
 from bfn.training.checkpoint import CheckpointError
-from bfn.training.runs import MODEL_FILE
+from bfn.training.runs import MODEL_FILE, STATE_FILE
 from tests.bfn import published
 from tests.bfn.command import bfn
 
@@ -188,7 +188,10 @@ def test_the_command_writes_a_run_that_evaluates_and_goes_back(network, files, t
     result = bfn("convert", "--back", run, back)
     assert (result.exit_code, result.output) == (0, f"checkpoint: {back}\n")
     assert published.checksum(torch.load(back, weights_only=True)) == PUBLISHED["gpt"]["names"]
-    result = bfn("convert", theirs, run)
-    assert result.exit_code == 1 and result.output.startswith(f"error: {run} holds a run, which a checkpoint would")
+    (tmp_path / "young").mkdir()
+    (tmp_path / "young" / STATE_FILE).touch()
+    for there in (run, tmp_path / "young"):
+        result = bfn("convert", theirs, there)
+        assert result.exit_code == 1 and result.output.startswith(f"error: {there} holds a run, which a checkpoint")
     result = bfn("convert", "--config", "text", theirs, tmp_path / "other")
     assert result.exit_code == 1 and result.output.startswith(f"error: {theirs} is a gpt, and the configuration has")

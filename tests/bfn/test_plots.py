@@ -58,6 +58,16 @@ def test_classes_without_symbols_are_numbers_and_grey_levels():
     plots.plt.close(figure)
 
 
+def test_two_classes_with_symbols_are_text():
+    """Their input distributions have only the probability of class 1."""
+    figure, axes = plots.plt.subplots()
+    model, theta = nn.Binary(torch.nn.Identity(), beta_1=1.0), torch.tensor([[0.25, 0.75], [1.0, 0.0]])
+    plots.draw_inputs(axes, model, SimpleNamespace(symbols="ab", num_classes=2), theta, [0, 1], columns=2)
+    found = [(text.get_text(), text.get_alpha()) for text in axes.texts]
+    assert found == [("a", 0.75), ("b", 0.75), ("b", 1), ("a", 1)]
+    plots.plt.close(figure)
+
+
 def test_tiles_in_colour_have_white_between_them():
     figure, axes = plots.plt.subplots()
     images = torch.zeros(2, 2, 3, 3)

@@ -12,7 +12,7 @@ from accelerate.state import AcceleratorState
 from torch._dynamo.utils import counters
 
 from bfn.configs import Config, flatten, load
-from bfn.training import checkpoint
+from bfn.training import checkpoint, processes
 from bfn.training.checkpoint import CheckpointError
 from bfn.training.runs import LOG_FILE, MODEL_FILE, STATE_FILE, same_run
 from bfn.training.trainer import Interrupted
@@ -324,6 +324,21 @@ def test_signals_mean_during_a_run_alone_that_it_should_stop(make):
     trainer.run()
     assert list(map(signal.getsignal, numbers)) == before
     assert not {*before} & {*during}
+
+
+def test_a_handler_that_python_did_not_set_becomes_the_default_action(monkeypatch):
+    handlers = {signal.SIGINT: None, signal.SIGTERM: None}
+
+    def exchange(number, handler):
+        if handler is None:
+            raise TypeError("signal handler must be signal.SIG_IGN, signal.SIG_DFL, or a callable object")
+        before, handlers[number] = handlers[number], handler
+        return before
+
+    monkeypatch.setattr(processes.signal, "signal", exchange)
+    with processes.asked_to_stop() as asked:
+        handlers[signal.SIGINT](signal.SIGINT, None)
+    assert asked == [signal.SIGINT] and set(handlers.values()) == {signal.SIG_DFL}
 
 
 def test_a_run_that_is_asked_to_stop_in_its_last_step_is_done(make):

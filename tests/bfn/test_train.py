@@ -259,6 +259,22 @@ def test_every_kind_of_data_learns(name, steps, more, tiny):
     assert (trainer.out / LOG_FILE).read_text().count("\n") == 3
 
 
+def test_weights_that_are_not_numbers_are_not_saved(make):
+    """The losses show them one step later, which may be after a validation."""
+    trainer = make("train.max_steps=4", "train.validate_every=2")
+    step = trainer.step
+
+    def wrong_step():
+        step()
+        if trainer.at.step == 4:
+            next(trainer.averaged.parameters()).data.fill_(torch.nan)
+
+    trainer.step = wrong_step
+    with pytest.raises(FloatingPointError, match="the bound at step 4 is not a number"):
+        trainer.run()
+    assert load(trainer.out / STATE_FILE)[1]["position"]["step"] == 2
+
+
 def test_files_are_written_while_training_goes_on_one_save_at_a_time_and_what_failed_is_raised_later(make):
     trainer, going_on, done = make(), threading.Event(), []
 

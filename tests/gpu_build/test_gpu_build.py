@@ -14,7 +14,7 @@ from bfn_kernels.operators import TRITON
 from gpu_build import cuda, executed, extension, sass
 from gpu_build.__main__ import BUDGET, SHARED, allowed, main, over_budget, oversized, rewritten, spilling, verdict
 from gpu_build.calls import Row
-from gpu_build.table import CLOCK, SMS, Execution, Kernel
+from gpu_build.table import CLOCK, SMS, Execution, Kernel, write_csv
 from tests.ptx import ptx
 
 ROOT = Path(executed.__file__).parents[1]
@@ -256,3 +256,9 @@ def test_without_nvcc_the_cuda_kernels_are_left_out(monkeypatch, capsys):
     said = capsys.readouterr()
     assert "left out: the cuda kernels, since their compiler is not installed" in said.err
     assert "nothing was executed" in said.out
+
+
+def test_a_csv_is_written_into_a_folder_that_is_not_there(tmp_path):
+    ran = [Execution(backend="cuda", name="f", instructions={"fma": 2.0}, bytes=8.0)]
+    write_csv(ran, tmp_path / "new" / "f.csv")
+    assert (tmp_path / "new" / "f.csv").read_text().splitlines()[1].startswith("cuda,f,2.0,8,")
