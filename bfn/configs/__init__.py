@@ -135,8 +135,6 @@ FOLDER = Path(__file__).parent  # of the YAML files
 FRACTIONS = {"dropout", "ema_decay", "beta_2"}  # keys that must lie in [0, 1)
 ANY_SIGN = {"seed", "weight_decay", "guidance", "final_learning_rate"}  # the other keys of numbers must be positive
 ENDLESS = {"max_seconds", "clip_norm", "tolerance"}  # keys that may be infinite, which means no limit
-TEXTS = {"out", "name", "folder", "file", "kind", "schedule"}  # keys of texts
-TEXTS |= {"mixed_precision", "compiler", "sampler", "choose", "guide"}
 
 
 def first_line(error: Exception) -> str:
@@ -209,7 +207,7 @@ def build(tree: Any, overrides: Sequence[str] = (), where: str = "the configurat
     try:
         merged = OmegaConf.merge(OmegaConf.structured(Config), tree)
         where = "an override"
-        merged = OmegaConf.merge(merged, replacing(overrides))
+        merged = OmegaConf.merge(merged, OmegaConf.from_dotlist(list(overrides)))
         config = OmegaConf.to_object(merged)
     except ConfigKeyError as error:
         known = flatten(asdict(Config()))
@@ -225,20 +223,6 @@ def build(tree: Any, overrides: Sequence[str] = (), where: str = "the configurat
         config.train.mixed_precision = "no"  # YAML reads `no` as the boolean False
     check(config)
     return config
-
-
-def replacing(overrides: Sequence[str]) -> DictConfig:
-    """The settings of `key=value` overrides. YAML reads the values. A text that YAML takes for a number or a boolean
-    stays as it is: out=001 is not the directory 1."""
-    tree = OmegaConf.from_dotlist(list(overrides))
-    given: Any = OmegaConf.to_container(tree)
-    values = flatten(given)
-    for override in overrides:
-        key, _, text = override.partition("=")
-        is_text = key.rpartition(".")[2] in TEXTS and ".options." not in key
-        if is_text and isinstance(values.get(key), bool | int | float):
-            OmegaConf.update(tree, key, text.strip())
-    return tree
 
 
 def check(config: Config) -> None:

@@ -51,13 +51,6 @@ def test_overrides_replace_what_the_file_says():
         assert load("digits", [f"train.mixed_precision={precision}"]).train.mixed_precision == precision
 
 
-def test_texts_that_look_like_numbers_stay_as_they_are():
-    config = load("digits", ["out=001", "data.folder=12:30", "data.options.name=001", "sample.guide=null"])
-    assert (config.out, config.data.folder, config.sample.guide) == ("001", "12:30", None)
-    assert config.data.options == {"name": 1}
-    assert load("digits", ["out=1", "out=007"]).out == "007" and load("digits", ["out=${train.seed}"]).out == "0"
-
-
 @pytest.mark.parametrize(
     ("override", "message"),
     [
