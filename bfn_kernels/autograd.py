@@ -42,7 +42,7 @@ def writing(overload: OpOverload, operator: "Operator") -> Callable:
             out = operator.fake(*inputs)  # called with real tensors, a fake makes real results
         _refuse_tangents(overload, (*inputs, out, *others))
         if not torch.compiler.is_compiling():  # compiled code increases the version itself
-            # before the call, since an operator that finds a class out of range has already written
+            # before the call: an operator that raises an error for a class out of range has already written its results
             torch.autograd.graph.increment_version([t for t in (out, *others) if t is not None])
         overload(*inputs, out, *others)
         return out

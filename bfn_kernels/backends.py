@@ -117,7 +117,7 @@ def _load_cuda_once() -> None:
         for name in (operator.name, f"{operator.name}_out")[: 1 + operator.in_place]:
             if differs := difference(getattr(getattr(torch.ops, NATIVE), f"{family}_{name}").default, compiled):
                 raise RuntimeError(_of_other_sources("_cuda", differs))
-    REFUSALS.append(refusal)  # at the end, since each call loads an extension again that was not taken
+    REFUSALS.append(refusal)  # only for an extension that is used: after an error, the next call loads it again
 
 
 def _missing_triton() -> str | None:

@@ -49,8 +49,8 @@ def entropy(concentration: Tensor) -> Tensor:
 
 
 def entropy_fall(concentration: Tensor) -> Tensor:
-    """How far the entropy lies below ln 2π, the entropy of the concentration 0: c·A(c) − ln I₀(c). A small fall is a
-    series, since the difference of two entropies would have lost its digits."""
+    """Returns how far the entropy lies below ln 2π, the entropy of the concentration 0: c·A(c) − ln I₀(c). For small c,
+    the difference of the two entropies would lose its digits, so the function computes a series."""
     x = concentration.square() / 4
     series = x * (1 - x * (3 / 4 - x * (5 / 9 - x * (77 / 192 - x * (57 / 200)))))
     return torch.where(concentration < 0.1, series, math.log(2 * math.pi) - entropy(concentration))
@@ -182,7 +182,7 @@ class VonMisesAccuracy:
         """
         n_steps = checks.integer("n_steps", n_steps, 1)
         total = float(entropy_fall(torch.tensor(checks.number("last", last, 1e-6, 1e6), **_WIDE)))
-        tolerance = min(1e-10, 1e-6 * total / n_steps)  # of a fall: a step of a small `last` falls by less than 1e-10
+        tolerance = min(1e-10, 1e-6 * total / n_steps)  # if `last` is small, the fall in a step is below 1e-10
         law, alphas = PRIOR, [1.0]  # the first number is where the search for α_1 starts
         for step in range(1, n_steps + 1):
             alphas.append(_accuracy(law, total * step / n_steps, tolerance, alphas[-1]))
@@ -198,7 +198,7 @@ class VonMisesAccuracy:
     def table(self) -> Tensor:
         """The quantiles of the concentration after 0 … n messages, float32 `[n + 1, 256]`, at the probabilities Φ(z)
         for 256 equidistant z from -6 to 6. The first access computes them."""
-        with outside_modes():  # a fake tensor would be kept for calls with real ones
+        with outside_modes():  # under a fake mode, the property would keep a fake tensor for all later calls
             return torch.stack([quantiles(law).float() for law in (PRIOR, *laws(self.alphas.tolist()))])
 
     def alpha(self, i: Tensor, n: int) -> Tensor:
@@ -237,8 +237,8 @@ class VonMisesAccuracy:
 
 
 def _accuracy(law: Law, wanted: float, tolerance: float, guess: float) -> float:
-    """The accuracy of a message after which the expected entropy has fallen by `wanted`, up to the tolerance. The
-    secant method finds it in ln α, which a step changes by at most 1."""
+    """Returns the accuracy of a message after which the expected entropy has fallen by `wanted`, up to the tolerance.
+    The secant method searches for ln α. Each of its steps changes ln α by at most 1."""
 
     def excess(log_alpha: float) -> float:
         moved, weights = _moved(law, math.exp(log_alpha))

@@ -110,8 +110,8 @@ def normal(
 def normals(
     like: Tensor, dtype: torch.dtype, seed: Tensor | None, noise: Tensor | None, stream: int = SENDER
 ) -> Tensor:
-    """The explicit noise if there is one, else normals from the seed: in the shape of `like`, elementwise data, and of
-    type `dtype`."""
+    """Returns the explicit noise if it is given, else normals from the seed. The result has the type `dtype` and the
+    shape of `like`, which is elementwise data."""
     return normal(like.shape, seed, stream, dtype=dtype) if noise is None else noise.to(dtype)
 
 
@@ -283,9 +283,9 @@ def as_seed(seed: int | Tensor | None, like: Tensor, generator: torch.Generator 
     if seed is None:
         if not torch.compiler.is_compiling():
             return draw_seed(like.device)
-        # In a traced torch.randint, the compiler would replace the generator; it does not look into this operator. But
-        # it merges calls of an operator with the same arguments, and would draw one seed for several ops of one `like`.
-        # It never merges calls of torch.empty.
+        # The compiler would replace the generator of a traced torch.randint. It does not look into this operator, but
+        # merges calls of an operator that have the same arguments. With `like` as the argument, several ops would get
+        # one seed. The compiler never merges calls of torch.empty, so here each call has an argument of its own.
         return _draw_seed_op(torch.empty(0, device=like.device))
     seed = _int_or_tensor("seed", seed)
     if isinstance(seed, Tensor):

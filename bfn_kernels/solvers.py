@@ -254,7 +254,7 @@ def coefficients(
 
 
 def _any_is_zero(t: float | Tensor) -> bool:
-    """Whether one of the times is 0, where they can be read at no cost."""
+    """Whether any time is 0. Returns False for times that cannot be read at no cost."""
     times = t if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64, device="cpu")
     return checks.shows(times) and bool((times == 0).any())
 

@@ -20,7 +20,7 @@ below_autograd: Any = getattr(torch._C, "_AutoDispatchBelowAutograd", contextlib
 # Whether saved tensors may be read again after the current backward pass. With the substitute, saved gradients are
 # always copied.
 keeps_saved: Callable[[], bool] = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
-# Functions that look into the tensors of torch.func. With the substitute, the reference does not go under vmap.
+# Functions that inspect the tensors of torch.func. With the substitute, the reference fails under vmap.
 _functorch: Any = getattr(torch._C, "_functorch", None)
 # A context without torch's dispatch modes, in which tensors have values even under a fake mode. With the substitute,
 # circular data need a table that was computed before the fake mode.
@@ -28,12 +28,13 @@ outside_modes: Any = getattr(torch._C, "_DisableTorchDispatch", contextlib.nullc
 
 
 def forward_mode() -> bool:
-    """Whether tensors may have forward-mode tangents. With the substitute, every tensor is asked, which is slow."""
+    """Whether tensors may have forward-mode tangents. With the substitute, this is always True outside of compiled
+    code, so callers look at every tensor, which is slow."""
     return not torch.compiler.is_compiling() and getattr(forward_ad, "_current_level", 0) >= 0
 
 
 def batched(x: torch.Tensor) -> bool:
-    """Whether x is under vmap: its values cannot be read then, since there is one for each lane."""
+    """Whether vmap maps over x. Then each element of x has a value for each lane, and none of them can be read."""
     while _functorch is not None and transformed() and _functorch.is_functorch_wrapped_tensor(x):
         if _functorch.is_batchedtensor(x):
             return True

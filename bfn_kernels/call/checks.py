@@ -185,15 +185,17 @@ def rows(name: str, value: float | Tensor, shape: Sequence[int], model: Tensor, 
 
 
 def finite(value: Any) -> float:
-    """The number. An int that torch refuses becomes a float within ±2¹⁰²³, since float() may overflow."""
+    """Returns the number. Torch refuses an int of 64 bits or more, and float() may overflow for it. So the function
+    clamps such an int to ±2¹⁰²³ and returns a float."""
     if isinstance(value, int) and abs(value) >= 2**63:
         return float(min(max(value, -(2**1023)), 2**1023))
     return value
 
 
 def shows(x: Tensor) -> bool:
-    """Whether the values of x can be read at no cost. Fake tensors have no values, and under vmap there is one for each
-    lane. On other devices than the CPU and in compiled code, reading values would cost a synchronisation."""
+    """Whether the values of x can be read at no cost. Fake tensors have no values. Under vmap, an element of x has a
+    value for each lane. On other devices than the CPU and in compiled code, reading values would cost a
+    synchronisation."""
     plain = x.device.type == "cpu" and type(x) in (Tensor, torch.nn.Parameter)
     return plain and not torch.compiler.is_compiling() and not batched(x)
 

@@ -15,7 +15,7 @@ from bfn_kernels.records import NO_DRAWS
 from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
 
 MAX_NODES = 128
-MAX_SAMPLES = 2**31 - 1  # CUDA kernels count draws by numbers of 32 bits
+MAX_SAMPLES = 2**31 - 1  # the CUDA kernels count draws in 32-bit integers
 ExplicitNoise = tuple[str, Tensor | None, Sequence[int]]  # a keyword, its value, and the shape that it must have
 
 PARAMETRISATIONS = ("noise", "data")

@@ -11,7 +11,7 @@ from bfn_kernels.operators import gradient_operator, like_argument, operator, st
 
 
 def value_fake(mean, std, mixture_logits, *others):
-    """A result with one number for each variable, in the type of the mean, without values."""
+    """Returns an uninitialized tensor with one number for each variable, in the type of the mean."""
     return torch.empty_like(mean) if mixture_logits is None else mean.new_empty(mean.shape[:-1])
 
 

@@ -101,7 +101,8 @@ def widened(output: Tensor) -> Tensor:
 
 
 def apart(output: Tensor, theta: Any) -> Tensor:
-    """A network's output; a copy if it is in the memory of theta, which a step overwrites."""
+    """Returns a network's output. If the output shares memory with theta, returns a copy, since a step overwrites
+    theta."""
     if torch.compiler.is_compiling():  # the compiler finds tensors that share memory, and copies them
         return output
     memory = [value.untyped_storage().data_ptr() for value in (output, theta) if isinstance(value, Tensor)]

@@ -163,7 +163,7 @@ class Vocabulary(Discrete):
         variance = self.state_scale * float(solvers.start_variance(self.schedule, t))
         logits = self.solver_noise((*shape, self.num_classes), variance, device, seed)
         vectors = embedded_state(logits, self.weight())
-        output = widened(vectors.new_zeros(*shape, vectors.shape[-1] + 1))  # as a guided output
+        output = widened(vectors.new_zeros(*shape, vectors.shape[-1] + 1))  # in the type of a guided output
         return logits, vectors, torch.zeros_like(logits), output
 
     def theta(self, state: State) -> Any:

@@ -56,9 +56,9 @@ class Patch(ExitStack):
 
 
 def _put_back(cls: type, name: str, method: Any) -> None:
-    """Undoes a replacement of a method. Each patched method keeps the method that it replaced as `__wrapped__`, and as
-    `replaced` what the class itself had under this name, or None if it inherited the method. If a later patch replaced
-    `method`, this patch's method gets both from `method`."""
+    """Undoes a replacement of a method. Each patched method keeps the method that it replaced as `__wrapped__`. Its
+    `replaced` is the class's own attribute of this name, or None if the class inherited the method. If a later patch
+    replaced `method`, the later patch's method takes both values from `method`."""
     later = getattr(cls, name)
     if later is method and method.replaced is None:
         delattr(cls, name)

@@ -166,8 +166,8 @@ def table(values: Sequence[float], dtype: torch.dtype, device: torch.device) -> 
 
 def draws_with_tables(draws: Draws, like: Tensor, make_view: Callable[..., View] = view) -> Draws:
     """The draws as a kernel takes them. The nodes and their weights become tables, or are None for random draws.
-    `n_samples` becomes the number of nodes or draws. make_view: makes the view of explicit normals, which are stored
-    one draw after the other."""
+    `n_samples` becomes the number of nodes or draws. make_view: a function that makes the view of explicit normals. The
+    normals of each draw are contiguous in memory."""
     normals = draws.noise if draws.noise is None else draws.noise.contiguous()
     noise = make_view(normals, like.shape if normals is None else normals.shape)
     if draws.n_samples:

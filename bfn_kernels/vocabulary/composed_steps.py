@@ -91,7 +91,7 @@ def step(
 def _logits(library: Any, head: LinearHead, y: Tensor | None, dtype: torch.dtype, grids: int = 1) -> Logits:
     """The logits of a head, with all tokens in one dimension. With a flow_scale, flow_scale·y is added to them."""
     *lead, width = head.hidden.shape
-    hidden = head.hidden.reshape(math.prod(lead), width)  # width may be 0, for which reshape knows no -1
+    hidden = head.hidden.reshape(math.prod(lead), width)  # not -1, which reshape cannot infer if width is 0
     scale = head.flow_scale if head.flow_scale is None else head.flow_scale.flatten()
     state = y if y is None else y.reshape(len(hidden), y.shape[-1])
     return Logits(library, head._replace(hidden=hidden, flow_scale=scale), state, dtype, grids)
@@ -124,8 +124,9 @@ def _mode(logits: Logits, shard: Shard) -> tuple[Tensor, Tensor]:
 
 
 def _sums_of_tiles(logits: Logits, shard: Shard) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns the largest logit of each token in all processes; and for each tile of classes and each token,
-    exp(largest logit of the tile − largest) and the sum of exp(logit − largest)."""
+    """Returns three tensors. The first is the largest logit of each token, over all processes. The other two have a
+    number for each tile of classes and each token: exp(largest logit of the tile − largest logit), and the tile's sum
+    of exp(logit − largest logit)."""
     sums_tile = tile_function(logits.library, "sums_tile", logits.weight)
     tiles = max(1, len([*logits.grid.classes()]))
     tops = logits.hidden.new_full((tiles, len(logits.hidden)), LEAST, dtype=logits.dtype)
