@@ -12,7 +12,7 @@ int64_t classes_of(Given logits) {
   const int64_t num_classes = logits.dim() == 0 ? 0 : logits.size(logits.dim() - 1);
   check(num_classes >= 2, "", "there must be at least 2 classes");
 #ifdef BFN_CUDA
-  check(num_classes <= INT32_MAX, "", "CUDA kernels count classes by numbers of 32 bits: at most 2147483647");
+  check(num_classes <= INT32_MAX, "", "the CUDA kernels support at most 2147483647 classes");
 #endif
   return num_classes;
 }

@@ -126,7 +126,7 @@ struct LossTarget {
   int64_t reduction;
   auto fields() const { return std::tie(mask, reduction); }
 
-  // The losses have this shape.
+  // `shape` is the shape of the losses.
   Reduced over(Given x, const Shape& shape, ScalarType type) const {
     check(!shape.empty(), "x", " must have a batch dimension");
     const Reduction by = code("reduction", reduction, Reduction::kMean);

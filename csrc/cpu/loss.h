@@ -73,13 +73,13 @@ inline int64_t counted(const LossTarget& to) {
   return count;
 }
 
-// What the sum of the losses is divided by.
+// Returns the number by which the sum of the losses is divided.
 inline double divisor_of(const LossTarget& to) {
   return to.reduction == Reduction::kMean ? static_cast<double>(std::max<int64_t>(1, counted(to))) : 1.0;
 }
 
-// The factor of the sum of the losses. The forward pass multiplies the gradients by it, and store_unit_scale stores a
-// scale of 1 for the backward pass.
+// Returns the factor by which the sum of the losses is multiplied. The forward pass multiplies the gradients by this
+// factor, and store_unit_scale stores a scale of 1 for the backward pass.
 template <class T>
 T known_scale(const LossTarget& to) {
   return static_cast<T>(1 / divisor_of(to));

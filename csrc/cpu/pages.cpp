@@ -25,8 +25,8 @@ struct Pages {
   bool resident;  // the system must not reclaim these pages
 };
 
-// A process may be forked while another thread holds the mutex, which then stays locked in the child for good. So an
-// output does not wait for the mutex: it goes without the cache if another thread holds it.
+// A process may be forked while another thread holds the mutex. In the child, the mutex then stays locked forever. So
+// allocate_pages and free_pages never wait for the mutex. If another thread holds it, they do not use the cache.
 struct FreedPages {
   std::mutex mutex;
   std::vector<Pages> pages;  // in the order in which they were freed

@@ -248,7 +248,7 @@ class RowValues {
 };
 
 // Copies the masks of the rows to `costs`: whether the loss of each row counts. `mask` points to the mask of row
-// `start`. If it is null, all losses count. Returns whether any loss counts.
+// `start`. If `mask` is null, all losses count. Returns whether any loss counts.
 inline bool mask_lanes(const Rows& rows, const uint8_t* mask, int64_t start, uint8_t (&costs)[kLanes]) {
   if (!mask) {
     std::fill_n(costs, kLanes, uint8_t{1});

@@ -9,7 +9,7 @@
 
 namespace bfn {
 
-// The seed of the noise, or 0 if there is none.
+// Returns the seed of the noise, or 0 if the noise has no seed.
 __device__ __forceinline__ int64_t seed_of(const Noise& from) { return from.seed ? *from.seed : 0; }
 
 // Makes the normal of one variable.
@@ -168,7 +168,7 @@ struct Dense {
   }
 };
 
-// Replaces x by the known values where the mask is not 0, if there are known values.
+// Replaces x by the known values where the mask is not 0. Without known values, x stays as it is.
 template <class At, class T, int kCount>
 __device__ __forceinline__ void replace_known(const At& at, const View& known, const View& mask, T (&x)[kCount]) {
   if (!known) return;

@@ -33,7 +33,7 @@ void* current_stream();
 template <class... P, class... A>
 void launch(void (*kernel)(P...), int64_t blocks, int threads, const A&... arguments) {
   if (blocks <= 0) return;
-  if (blocks > INT32_MAX) throw std::runtime_error("CUDA: a kernel has at most 2147483647 blocks");
+  if (blocks > INT32_MAX) throw std::runtime_error("CUDA: a kernel launch can have at most 2147483647 blocks");
   kernel<<<static_cast<unsigned>(blocks), threads, 0, static_cast<cudaStream_t>(current_stream())>>>(arguments...);
   const cudaError_t error = cudaGetLastError();
   if (error != cudaSuccess) throw std::runtime_error(std::string("CUDA: ") + cudaGetErrorString(error));

@@ -236,7 +236,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   const Team team(team_size);
   const int64_t seed = seed_of(op.draws.noise);
   reduce_rows<T>(team, op.to, chunks, op.x, false, op.num_classes, [&](int64_t row, int64_t x, bool on) {
-    // The row of a class out of range has the gradient NaN, and a row behind the mask 0.
+    // A row whose class is out of range gets the gradient NaN. A row that the mask excludes gets the gradient 0.
     const T unused = read<int>(op.to.mask, row, 1) != 0 ? kNaN<T> : T(0);
     NStepRow<A, Team, kSlots> sum(team, op, nodes, seed, row, x, on, unused);
     return sum();

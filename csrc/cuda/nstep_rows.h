@@ -7,7 +7,8 @@
 
 namespace bfn {
 
-// The loss L_n of one row. Each thread has the derivatives of its classes in registers, or in a sweep in grad_logits.
+// The loss L_n of one row. Each thread keeps the derivatives of its classes in registers. In a sweep, it keeps the
+// derivatives in grad_logits.
 template <class A, class Team, int kSlots>
 class NStepRow {
  public:
@@ -26,7 +27,7 @@ class NStepRow {
         on_(on),
         unused_(unused) {}
 
-  // Returns the loss, and writes its gradient. The gradient of a row that is not `on` is `unused`.
+  // Returns the loss, and writes its gradient. A row that is not `on` has the loss 0 and the gradient `unused`.
   __device__ T operator()() {
     clear(on_ ? T(0) : unused_);
     T value = 0;

@@ -65,8 +65,8 @@ BFN_HD float exp2_growth(float r) {
   return p * r + 0.6931472f;
 }
 
-// 2^x for x < 127, as a term of a sum whose largest term is about 1. A result below the normal range is 0. On a GPU its
-// error is 2e-7.
+// 2^x for x < 127, as a term of a sum whose largest term is about 1. A result below the normal range is 0. On a GPU,
+// results have an error of 2e-7.
 BFN_HD float exp2_term(float x) {
 #if defined(__CUDA_ARCH__)
   float y;
