@@ -89,8 +89,8 @@ def log_bin_probs(mean: Tensor, std: Tensor, num_bins: int) -> Tensor:
 
 
 def expectation(like, noise, n_samples, quadrature) -> list[tuple]:
-    """The draws of a Monte-Carlo expectation or the nodes of a quadrature, with their weights. quadrature: the number
-    of nodes, or such a list."""
+    """Returns the draws of a Monte-Carlo expectation or the nodes of a quadrature, each with its weight. quadrature:
+    the number of nodes, or a list of pairs (node, weight), which is returned unchanged."""
     if n_samples:
         return [(draw, 1 / n_samples) for draw in drawn((n_samples, *like.shape), noise, like)]
     if isinstance(quadrature, list):

@@ -35,12 +35,14 @@ def table(kind: type, name: str, module) -> Callable[[Path], str]:
 
 
 def said(kind: type, name: str) -> Callable[[Path], str]:
-    """A line of a page: the machine, torch and the day of a file's times, and whether a training step ran before."""
+    """A line about the times in a file: the machine, the version of torch, the day, and whether a training step ran
+    before them."""
 
     def text(folder: Path) -> str:
         machine = files.read_machine(kind, folder / name)
         when = [machine["date"].partition("T")[0]] if "date" in machine else []
-        # A training step leaves a heap that makes later tensors faster. Files without this column are older.
+        # A training step leaves a heap that makes later tensors faster. Older files, which lack the column `heap`, were
+        # timed without this step.
         heap = "after a training step" if "heap" in machine else "in a fresh process"
         where = f"{machine['threads']} threads of an {machine['processor']}"
         return f"*{', '.join([where, 'float32', 'torch ' + machine['torch'], *when])}; timed {heap}.*\n"

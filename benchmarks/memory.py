@@ -35,8 +35,8 @@ def start_server() -> None:
 
 
 def peak_of(run: Run) -> int | None:
-    """Makes a call. Returns the bytes by which it raises the resident set of this process; None if the system does not
-    say."""
+    """Calls `run`. Returns the bytes by which the call raises the peak of this process's resident set, or None if the
+    system does not report them."""
     gc.collect()
     before = _reset()
     results = run()  # the results count as well
@@ -46,7 +46,8 @@ def peak_of(run: Run) -> int | None:
 
 
 def _reset() -> int | None:
-    """Resets the peak of the resident set. Returns the bytes of the set; None if the system cannot reset the peak."""
+    """Resets the peak of the resident set. Returns the current bytes of the set, or None if the system cannot reset the
+    peak."""
     try:
         ctypes.CDLL(None).malloc_trim(0)
         with open("/proc/self/clear_refs", "w") as clear:
@@ -88,7 +89,7 @@ def runs_of(case: Case, name: str) -> tuple[Run, Run]:
 
 
 def _status(key: str) -> int | None:
-    """The bytes that the system says under a key; None if it does not say."""
+    """The bytes that /proc/self/status has under a key, or None if the system does not report them."""
     try:
         with open("/proc/self/status") as lines:
             return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(key)), None)

@@ -67,7 +67,7 @@ def panel(axes: Axes, title: str, found: dict[str, Points]) -> None:
 
 
 def share_of_copy(rows: Sequence[Row], backend: str, copying: float, path: Path) -> Path | None:
-    """A bar for each call of a backend: its GB/s, divided by the GB/s of a copy. A line at 100 %."""
+    """Draws a bar for each call of a backend: its GB/s as a percentage of the GB/s of a copy. A line marks 100 %."""
     ours = [row for row in rows if row.competitor == backend and row.gb_per_s > 0]  # NaN > 0 is False
     if not ours:
         return None

@@ -71,7 +71,7 @@ def median(rows: Sequence[Row], case: str, names: Sequence[str]) -> float:
 
 
 def names(rows: Iterable[Row]) -> list[str]:
-    """The names of the cases."""
+    """The name of each case, once, in the order of the rows."""
     return list(dict.fromkeys(row.case for row in rows))
 
 

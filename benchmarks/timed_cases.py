@@ -57,7 +57,7 @@ class Case:
     spread: float = 0  # largest ratio of the slowest to the fastest case among the cases that differ only in K
     per_class: bool = False  # whether `spread` compares times divided by K
     small: bool = False  # whether the overhead of a call takes most of the time; compared with eager only
-    times: str = ""  # words for the shape of the times; if "expanded" is the last, our op gets expanded times
+    times: str = ""  # words for the shape of the times; if the last word is "expanded", our op gets expanded times
     within: float = 0  # largest ratio of our time to our time in the case `against`
     against: str = ""  # the other case with which the targets compare; "" is this case
 

@@ -136,8 +136,8 @@ PREDICTED = ("backend", "call", "instructions", "bytes", "sectors", "bound_by", 
 
 
 def write_csv(executions: Iterable[Execution], path: Path) -> None:
-    """A line for each call, with numbers per variable. The last three columns are predictions for an H100. Makes the
-    file's folder if there is none."""
+    """Writes a line for each call, with numbers per variable. The last three columns are predictions for an H100. Makes
+    the file's folder if there is none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w", newline="") as file:
         writer = csv.writer(file)

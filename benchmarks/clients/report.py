@@ -25,7 +25,7 @@ class Row:
     spread: float = math.nan  # the standard deviation of one call's loss
     # the standard deviation of one call's gradient, in the 2-norm, divided by the norm of the mean gradient
     gradient_spread: float = math.nan
-    network_ms: float = math.nan  # of the network's passes in one step
+    network_ms: float = math.nan  # the time of the network's passes in one step
 
     @property
     def share(self) -> float:
