@@ -181,7 +181,7 @@ def build_model(config: Config, data: Data) -> BFN:
 
 
 def check_sampling(model: BFN, options: SampleConfig) -> None:
-    """Refuses settings with which their sampler cannot draw from the model."""
+    """Raises an error if the sampler `options.sampler` cannot draw from the model with these options."""
     sampling = Sampling(**options.taking, **guiding(model, options))
     try:
         sampling.check(choices_of(model, options.sampler), model.has_logits, model.shape)

@@ -34,8 +34,8 @@ def rdkit() -> Iterator[Any]:
 
 
 def parsed(strings: Iterable[str]) -> Iterator[Any]:
-    """The molecule of each string; None if the string is empty or describes no molecule. A molecule takes 30 kB, so an
-    iterator is returned."""
+    """Yields the molecule of each string, or None if the string is empty or describes no molecule. A molecule takes
+    30 kB, so the function does not return a list."""
     with rdkit() as chem:
         yield from (chem.MolFromSmiles(string) if string else None for string in strings)
 

@@ -62,7 +62,7 @@ class Padded(nn.Discrete):
         return (place > 0) & (place <= lengths[:, None])
 
     def output(self, theta: Tensor, t: Tensor, cond: Any = None) -> Tensor:
-        """As nn.BFN.output. cond: the class of the property that the network sees, if it is not the one in theta."""
+        """As nn.BFN.output. cond: the class of the property, which replaces the class in theta. None: theta's class."""
         if cond is not None:
             theta = theta.clone()
             theta[:, 0] = 0
@@ -98,5 +98,5 @@ def guiding(model: nn.BFN, options: SampleConfig) -> dict[str, Any]:
     if not isinstance(model, Padded) or name != "logp" or not LOGP[0] <= wanted <= LOGP[1]:
         numbers = f"a NUMBER from {LOGP[0]:g} to {LOGP[1]:g}"
         raise ConfigError(f"sample.guide={options.guide} must be logp=NUMBER, with {numbers}, of a model of molecules")
-    # A sampler's guidance of 0 is the network's output given the property, for which sample.guidance is 1.
+    # With guidance 0, a sampler uses the network's output given the property. With sample.guidance=1, `bfn` does so.
     return {"cond": int(class_of(wanted, model.num_classes)), "guidance": options.guidance - 1}

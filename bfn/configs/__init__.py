@@ -105,7 +105,7 @@ class SampleConfig:
     tolerance: float | None = None  # the largest error of a step of ode2; with it, only plots use n_steps
     guide: str | None = None  # the property to which samples of molecules are guided, such as "logp=3"
     guidance: float = 2.0  # 0 ignores the property, 1 is the network's output given the property, above 1 exaggerates
-    # with a tolerance: the most calls of the network in one sampling run; the two of a guided step count as one
+    # with a tolerance: the largest number of network calls in one run; the two calls of a guided step count as one
     max_calls: int = 1000
     seed: int = 0
 
@@ -168,7 +168,7 @@ def imported(path: str, key: str) -> Any:
         sys.path.append(here)  # at the end, so that no file in it hides a package
     try:
         return getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:  # a relative name is a TypeError
+    except (ImportError, AttributeError, ValueError, TypeError) as error:  # TypeError: a relative name
         raise ConfigError(f"{key}={path!r} cannot be imported: {error}") from error
 
 

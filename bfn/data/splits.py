@@ -100,7 +100,7 @@ def windows(splits: Sequence[Tensor], length: int, stride: int, symbols: Sequenc
     """Windows of the three splits of a text. Training windows start at every `stride`-th place, so they may overlap.
     more: further fields of Data."""
     train, validation, test = splits
-    if length > (shortest := min(map(len, splits))):  # in tokens, training data may be the shortest
+    if length > (shortest := min(map(len, splits))):  # counted in tokens, the training split may be the shortest
         raise ConfigError(f"data.length={length} must be at most {shortest}, the length of the shortest split")
     return Data(
         train.unfold(0, length, stride),

@@ -257,7 +257,7 @@ def parameters(model: BFN, state: nn.State) -> Tensor:
 
 
 def probabilities(model: BFN, theta: Tensor) -> Tensor:
-    """The probabilities [..., K] of classes. For two classes, theta has only that of class 1."""
+    """The probabilities [..., K] of classes. For two classes, theta holds only the probability of class 1."""
     return torch.stack([1 - theta, theta], -1) if isinstance(model, nn.Binary) else theta
 
 
@@ -325,8 +325,8 @@ def draw_inputs(axes: Axes, model: BFN, data: Data, theta: Tensor, labels: Seque
 def draw_lines(
     axes: Axes, likeliest: Tensor, classes: Tensor, labels: Sequence[int], symbols: Sequence[str | bytes]
 ) -> None:
-    """Draws lines of the likeliest characters or tokens, [lines, L], and how likely they are. Tokens that do not fit
-    are left out."""
+    """Draws lines of the likeliest characters or tokens, [lines, L]. The less probable a character is, the fainter it
+    is. Tokens that do not fit are left out. likeliest: the probabilities of `classes`."""
     texts = [[visible(symbols[c]) for c in line] for line in classes.tolist()]
     wide = max(len(text) for line in texts for text in line)
     count = min(classes.shape[1], max(1, 64 // wide)) if wide > 1 else classes.shape[1]

@@ -120,8 +120,8 @@ class Drawn(NamedTuple):
 
 
 def compared(options: SampleConfig, samplers: Sequence[str], steps: Sequence[int]) -> list[SampleConfig]:
-    """The settings of each sampler at each number of steps. With `options.guide`, each sampler is guided the second
-    time."""
+    """The settings of each sampler at each number of steps. With `options.guide`, the list has each sampler without
+    guidance, then with guidance."""
     guides = dict.fromkeys([None, options.guide])
     return [replace(options, sampler=s, guide=guide, n_steps=n) for s in samplers for guide in guides for n in steps]
 

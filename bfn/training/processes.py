@@ -71,7 +71,7 @@ def start(cpu: bool = False, mixed_precision: str = "no") -> Accelerator:
     steps = utils.GradientAccumulationPlugin(num_steps=1)  # else accelerate reads the number from the environment
     # The warning is about strides of dimensions of size 1, which cost nothing.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
-    views = utils.DistributedDataParallelKwargs(gradient_as_bucket_view=True)  # gradients lie where they are added up
+    views = utils.DistributedDataParallelKwargs(gradient_as_bucket_view=True)  # gradients are views of the buckets
     keep_freed_memory()
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True
@@ -160,7 +160,7 @@ def asked_to_stop() -> Iterator[list[int]]:
             signal.signal(number, old[number])
 
     if threading.current_thread() is threading.main_thread():
-        # None is a handler that Python did not set, and cannot set again
+        # signal.signal returns None for a handler that Python did not install. Python cannot install it again.
         old = {number: signal.signal(number, handler) or signal.SIG_DFL for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield asked

@@ -57,7 +57,7 @@ class Trainer:
         self.console = (console or Console()) if processes.is_main() else Console(quiet=True)
         self.at, self.choice = Position(), PLAIN
         self.before: Choice | None = None  # the choice of a continued run before it was interrupted
-        self.losses: list[Tensor] = []  # of each step since the last look
+        self.losses: list[Tensor] = []  # the loss of each step since the last look
         self.log: list[dict[str, Any]] = []
         self.result: Saved | None = None  # the best weights, until they are saved
         self.writer = ThreadPoolExecutor(1)
@@ -316,7 +316,7 @@ class Trainer:
         settings.batch_size = math.ceil(examples / math.ceil(examples / settings.batch_size))
         with self.choice.autocast(self.device), self.accelerator.autocast():
             bound = evaluate(self.averaged, self.data.validation, settings)
-        if math.isnan(bound.bits):  # a checkpoint of such weights could not be continued
+        if math.isnan(bound.bits):  # no run could continue from a checkpoint of these weights
             raise FloatingPointError(f"the bound at step {at.step} is not a number; try a lower train.learning_rate")
         steps = at.step - (self.log[-1]["step"] if self.log else 0)
         self.log.append(
