@@ -75,7 +75,7 @@ bool is_less(T a, T b) {
   return a < b;
 }
 
-// The smaller and the larger of two numbers. If one is NaN, it is the other one.
+// Return the smaller and the larger of two numbers. If one number is NaN, they return the other number.
 template <class T>
 T smaller(T a, T b) {
   return a != a || is_less(b, a) ? b : a;
@@ -99,7 +99,7 @@ D to_integer(S x) {
 template <class T>
 using Unsigned = std::make_unsigned_t<T>;
 
-// The integer type of twice the width. The functions only say it by their types, and are never called.
+// Each function maps an integer type to the type of twice the width. No code calls these functions.
 uint32_t wider(uint16_t);
 int32_t wider(int16_t);
 uint64_t wider(uint32_t);

@@ -30,7 +30,7 @@ def check_with(
     options: dict, cases: Iterable[Case], backend: str, reload: Callable[[], None], dtype: torch.dtype = torch.float32
 ) -> None:
     """With options of the interpreter the results are as accurate. reload: makes it parse kernels again."""
-    shapes = ((3, 7), (3, 7), (5, 33))  # odd sizes, for which Triton compiles the same kernels
+    shapes = ((3, 7), (3, 7), (5, 33))  # Triton compiles the same kernels for all odd sizes
     try:
         with ptx.options(**options):
             reload()
@@ -41,8 +41,8 @@ def check_with(
 
 
 def check_orders(case: Case, backend: str, architecture: int = 90) -> None:
-    """Blocks in any order leave the same bits, and none reads or writes what another one writes (the interpreter
-    looks)."""
+    """Checks that the results have the same bits for any order of the blocks. The interpreter raises an error if a
+    block reads or writes memory that another block writes."""
     inputs = case.inputs((5, 30 if case.num_classes else 300), torch.float32)
     found = []
     for order in ptx.ORDERS:

@@ -1,4 +1,4 @@
-"""Without a compiler there is no interpreter."""
+"""Skips the tests if there is no compiler for the interpreter."""
 
 import pytest
 

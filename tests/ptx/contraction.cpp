@@ -1,5 +1,5 @@
 // ptxas fuses a product into a sum if only this sum uses the product, and no branch or label lies between them. Both
-// are then computed with one rounding. A product whose factors are overwritten before the sum stays here.
+// are then computed with one rounding. This code does not fuse a product if a factor is overwritten before the sum.
 #include <algorithm>
 #include <unordered_map>
 
@@ -52,7 +52,7 @@ void contract(Kernel& kernel, int first, const std::vector<int>& labels) {
       fuse(i, kernel.code[found->second], which);
       break;
     }
-    // A later sum would read what the factors have become.
+    // Drops products whose factors this instruction overwrites, since a later sum would read the new values.
     for (int k = 0; k < i.num_results; ++k) {
       if (written[i.results[k]] == 1) continue;
       std::erase_if(products, [&](const auto& product) {

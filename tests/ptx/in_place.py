@@ -42,8 +42,8 @@ def steps(
 
 
 def check_in_place(case: Case, shape: tuple[int, ...], network: torch.dtype, backend: str) -> None:
-    """The results are the same bits, whether they are written over what the step has read or elsewhere; the interpreter
-    looks for races. The numbers of the network differ in width from those that are carried."""
+    """Checks that results written over the inputs have the same bits as results in other memory. The interpreter also
+    looks for races. The network's outputs and the CARRIED tensors have types of different widths."""
     carried = case.inputs(shape, torch.float32 if network == torch.bfloat16 else torch.bfloat16)
     inputs = case.inputs(shape, network) | {name: carried[name] for name in CARRIED & carried.keys()}
     for layout, make in LAYOUTS.items():

@@ -90,7 +90,7 @@ void for_each(Lanes lanes, F&& f) {
   for (; lanes; lanes &= lanes - 1) f(__builtin_ctz(lanes));
 }
 
-// Calls f(lane) for some lanes in any order. For all lanes it is a loop that the compiler vectorises.
+// Calls f(lane) for some lanes in any order. If `lanes` are all lanes, the compiler vectorises the loop.
 template <class F>
 void for_lanes(Lanes lanes, F&& f) {
   if (lanes != kAllLanes) return for_each(lanes, f);
@@ -125,12 +125,12 @@ void launch(Kernel& kernel, Dim grid, Dim block, void* const* arguments, size_t 
 
 // Counts an access to memory. Each lane accesses `bytes` bytes at its address plus the instruction's offset.
 void count_access(const Warp& warp, const Instruction& i, Lanes lanes, const uint64_t* addresses, int bytes);
-// Keeps what a warp issued in a block if no other warp issued more.
+// Stores how often a warp issued each instruction in its block, unless an earlier warp issued as many or more in all.
 void keep_worst(Kernel& kernel, const Warp& warp);
 // Adds the counts of a launch to the kernel's total counts.
 void collect(Kernel& kernel);
-// Returns the total counts since the last call: a line for each kernel and name of an instruction, with the numbers of
-// Executed.
+// Returns the total counts since the last call. There is a line for each kernel and name of an instruction, with the
+// fields of Executed.
 std::string collected();
 
 }  // namespace ptx

@@ -223,7 +223,7 @@ uint64_t window(Warp& warp, Space space, int lane) {
   }
 }
 
-// The instruction that writes what the copy has read.
+// Returns the instruction that writes the bytes that `copy` has read.
 Instruction writing(const Instruction& copy) {
   Instruction to = copy;
   to.space = Space::kShared;

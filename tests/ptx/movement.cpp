@@ -136,7 +136,7 @@ Row gathering(F) {
   return {.sources = 2, .base = {.run = gather<F>, .kind = Kind::kCollective}};
 }
 
-// F computes the result from the lanes that vote true, and from those that take part.
+// F computes the result from two masks: the lanes that vote true, and all lanes that take part.
 template <class F>
 Row vote(F) {
   return gathering([](const uint64_t* a, const Instruction& i, Lanes lanes) {

@@ -129,7 +129,8 @@ def _set(order: str = "forward", races=True, count=False, contract=True, shift=0
 
 @contextlib.contextmanager
 def options(**chosen) -> Iterator[None]:
-    """Within it the interpreter has these options of `_set`, and after it the defaults."""
+    """Inside the `with`, the interpreter has these options, which are arguments of `_set`. Afterwards it has the
+    defaults."""
     _set(**chosen)
     try:
         yield

@@ -31,7 +31,7 @@ mul.wide.u32 %mine, %t, 8;
 add.s64 %in, %in, %mine;
 add.s64 %out, %out, %mine;
 """
-STORE = "cvt.u64.u32 %d0, %r0;\nst.global.u64 [%out], %d0;"  # gives out %r0
+STORE = "cvt.u64.u32 %d0, %r0;\nst.global.u64 [%out], %d0;"  # the result of each thread is %r0
 
 
 def module(body: str, before: str = "") -> ptx.Module:
@@ -42,8 +42,8 @@ def module(body: str, before: str = "") -> ptx.Module:
 
 
 def run(body: str, inputs=None, threads: int = 32, blocks: int = 1, number: int = 0, shared: int = 0, before: str = ""):
-    """Runs a snippet and returns the words that the threads of all blocks wrote. inputs: 64 bits for each of them, 0 if
-    they are left out."""
+    """Runs a snippet and returns the words that the threads of all blocks wrote. inputs: a word of 64 bits for each
+    thread. None: zeros."""
     out = np.zeros(threads * blocks, np.uint64)
     values = np.zeros_like(out) if inputs is None else np.asarray(inputs, np.uint64)
     for memory in (values, out):
@@ -58,7 +58,7 @@ def run(body: str, inputs=None, threads: int = 32, blocks: int = 1, number: int 
 
 
 INFINITY, NAN = float("inf"), float("nan")
-WIDTHS = {"pred": 8, "bf16": 16}  # of other types the name ends in the width
+WIDTHS = {"pred": 8, "bf16": 16}  # the names of other types end with the width
 # bits of the fraction, the smallest exponent of a normal number, and the largest exponent
 FORMATS = {"f32": (23, -126, 127), "f64": (52, -1022, 1023), "f16": (10, -14, 15), "bf16": (7, -126, 127)}
 CODES = {"f32": ("f", "I"), "f64": ("d", "Q"), "f16": ("e", "H")}

@@ -79,7 +79,7 @@ template <class F, class T, size_t... k>
 Row row_of_type(std::index_sequence<k...>) {
   return {.sources = sizeof...(k), .base = {.run = run_lanes<F, T, Repeated<T, k>...>}};
 }
-// Adds such a row, with kSources sources, for each type.
+// Adds a row for each type. The result and the kSources sources have this type.
 template <int kSources, class Types, class F>
 void add_each(Table& table, const Types& types, const std::string& pattern, F) {
   each(table, types, pattern, []<class T>(Type<T>) { return row_of_type<F, T>(std::make_index_sequence<kSources>()); });

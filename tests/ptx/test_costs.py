@@ -40,7 +40,7 @@ def test_only_what_was_asked_for_is_counted():
 
 
 def counted_access(space: str, instruction: str, stride: int) -> ptx.Executed:
-    """The counts of an access, in which a lane's address %at is the stride away from that of the lane before."""
+    """The counts of an access. The address %at of a lane is `stride` bytes above the address of the lane before it."""
     body = f"""
 .reg .b64 %at;
 mov.u64 %at, memory;

@@ -1,5 +1,5 @@
-"""What nvcc compiles, executed: every kernel, in every form that is compiled, against the reference; blocks in any
-order; and faults that are put into the PTX of our kernels."""
+"""Tests that execute the PTX that nvcc compiles. They compare every form of every kernel with the reference, run blocks
+in several orders, and put faults into the PTX of our kernels."""
 
 import os
 import re

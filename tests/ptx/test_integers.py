@@ -20,7 +20,7 @@ INTEGERS = {  # values at the edges of each type, and some within
 
 
 def check(name: str, kinds: list[str], result: str, rows: list[tuple], answer: Callable) -> None:
-    """The instruction has the answer for each row of sources, cut to the type of the result."""
+    """Checks that an instruction gives the answer for each row of sources. The answer is cut to the result's type."""
     assert evaluate(name, result, kinds, rows) == [bits(answer(*row), result) for row in rows], name
 
 
@@ -28,7 +28,7 @@ def quotient(a, b):
     return abs(a) // abs(b) * (1 if (a < 0) == (b < 0) else -1)
 
 
-WHOLE = {  # names without the type: the number of sources, and of the type's width and of them the answer
+WHOLE = {  # by name without the type: the number of sources, and a function of the type's width and the sources
     "add": (2, lambda size, a, b: a + b),
     "sub": (2, lambda size, a, b: a - b),
     "mul.lo": (2, lambda size, a, b: a * b),
@@ -127,13 +127,13 @@ def test_predicates():
 
 
 def inserted(a, b, at, length):
-    """Bits of a, which take the place of a field of b."""
+    """The number b, in which the lowest bits of a replace the field of `length` bits from bit `at`."""
     mask = (2 ** min(length, 64) - 1) << at & 0xFFFFFFFF
     return b & ~mask | a << at & mask
 
 
 def extracted(size, signed, x, at, length):
-    """The field of x; beyond it there is its sign."""
+    """The field of `length` bits of x from bit `at`. If `signed`, copies of the field's highest bit fill the result."""
     field = [x >> min(k, size - 1) & 1 if signed or k < size else 0 for k in range(at, at + length)]
     field += (field[-1:] if signed else [0]) * size
     return sum(bit << k for k, bit in enumerate(field[:size])) if length else 0

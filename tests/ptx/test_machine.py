@@ -233,7 +233,7 @@ add.u32 %r0, %r0, %r1;
 
 
 def test_transposed_matrices():
-    """Lane l holds numbers 2 (l mod 4) and the next of column l / 4."""
+    """Lane l holds two numbers of column l / 4, from rows 2 (l mod 4) and 2 (l mod 4) + 1."""
     write = f"""{ADDRESS}
 st.shared.u32 [%r2], %t;
 bar.sync 0;
@@ -247,7 +247,7 @@ mad.lo.u32 %r3, %r3, 16, %r4;
     for lane in LANES:
         a, b = lane // 4, 2 * (lane % 4)
         assert turned[lane] == number(b, a) | number(b + 1, a) << 16
-    # what is stored is loaded again
+    # the load returns the numbers that the store has written
     body = f"""{write}
 mad.lo.u32 %r1, %t, 70001, 3;
 stmatrix.sync.aligned.m8n8.x1.trans.shared.b16 [%r3], {{%r1}};
@@ -268,7 +268,7 @@ mov.b32 %r0, %f3;
     for contract, want in ((True, 0x33800000), (False, 0)):
         with ptx.options(contract=contract):
             assert {*run(body + STORE, [0]).tolist()} == {want}
-    # a product that is used twice stays, and so do those that say how they are rounded, or lose a factor
+    # a product is not fused if a factor is overwritten, if it is used twice, or if it names a rounding mode
     overwritten = body.replace("sub.f32", "mov.f32 %f0, 0f00000000;\nsub.f32")
     assert {*run(overwritten + STORE, [0]).tolist()} == {0}
     twice = body.replace("mov.b32 %r0, %f3", "mul.f32 %f3, %f3, %f2;\nmov.b32 %r0, %f3")

@@ -1,5 +1,5 @@
-"""What Triton compiles for a GPU, executed: every kernel in float32 and bfloat16 against the reference, and blocks in
-any order."""
+"""Tests that execute the PTX that Triton compiles. They compare every kernel in float32 and bfloat16 with the
+reference, and run blocks in several orders."""
 
 import itertools
 import os
