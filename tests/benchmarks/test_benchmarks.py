@@ -100,7 +100,7 @@ def test_published_takes_part_where_it_is_the_target(case):
 
 
 def spoiled(competitor: Competitor, spoil) -> Competitor:
-    """The competitor, whose output `spoil` changes."""
+    """Returns the competitor, with a function `spoil` that changes its output."""
 
     def function(case, reduction):
         call = competitor.function(case, reduction)

@@ -201,7 +201,7 @@ def test_a_run_without_data_is_refused(tmp_path, capsys):
 
 @pytest.mark.parametrize("missing", ["clear_refs", "VmHWM"])
 def test_a_loop_runs_even_if_the_system_does_not_say_its_peak(missing, monkeypatch, tmp_path):
-    """The process of a loop gets its commands within the call whose peak is measured."""
+    """`peak_of` calls the function even if it cannot measure the peak, since the function runs the loop."""
     sizes = {key: size for key, size in {"VmRSS": 3, "VmHWM": 5}.items() if key != missing}
     (tmp_path / "status").write_text("".join(f"{key}: {size} kB\n" for key, size in sizes.items()))
     (tmp_path / "clear_refs").touch()

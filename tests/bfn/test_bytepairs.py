@@ -91,7 +91,7 @@ def test_a_file_that_is_no_text_is_refused(settings, tmp_path):
 
 
 def test_windows_longer_than_a_training_split_of_few_tokens_are_refused(settings):
-    other = "".join(map(chr, range(33, 127)))  # letters that the vocabulary has not seen beside each other
+    other = "".join(map(chr, range(33, 127)))  # training data have no such pairs, so each letter is a token
     with pytest.raises(ConfigError, match=r"data.length=8 must be at most [1-7], the length of the shortest split"):
         load_data(settings(text="a" * 1024 + other))
 

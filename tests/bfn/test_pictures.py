@@ -1,4 +1,4 @@
-"""What holds of every picture: all that is drawn can be seen, and words say what it is."""
+"""Checks of every picture: everything drawn is visible, and titles, labels and legends name it."""
 
 import itertools
 import math
@@ -89,7 +89,7 @@ def size(figure: Figure) -> tuple[float, ...]:
 
 
 def words(figure: Figure) -> list[tuple]:
-    """Of all axes: the title, the names of the two directions, and the legend."""
+    """The title, the labels of both axes and the legend of each panel."""
     legends = [axes.get_legend() for axes in figure.axes]
     said = [[text.get_text() for text in legend.get_texts()] if legend else [] for legend in legends]
     labels = [(axes.get_title(), axes.get_xlabel(), axes.get_ylabel()) for axes in figure.axes]
@@ -167,7 +167,7 @@ def test_a_film_shows_the_flow_of_every_kind_of_data(pair, tmp_path, monkeypatch
     assert [said for _, said in shown] == [[(title, "", "sample", [])] for title in titles]
     with PIL.Image.open(path) as film:
         frames = [torch.from_numpy(np.array(frame.convert("L"))) for frame in PIL.ImageSequence.Iterator(film)]
-    assert len(frames) == 4  # the last one, which is shown for longer, is kept once
+    assert len(frames) == 4  # the file has the last picture once, but shows it for longer
     assert all((a != b).any() for a, b in itertools.pairwise(frames))
 
 

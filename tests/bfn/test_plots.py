@@ -59,7 +59,7 @@ def test_classes_without_symbols_are_numbers_and_grey_levels():
 
 
 def test_two_classes_with_symbols_are_text():
-    """Their input distributions have only the probability of class 1."""
+    """An input distribution over two classes holds only the probability of class 1."""
     figure, axes = plots.plt.subplots()
     model, theta = nn.Binary(torch.nn.Identity(), beta_1=1.0), torch.tensor([[0.25, 0.75], [1.0, 0.0]])
     plots.draw_inputs(axes, model, SimpleNamespace(symbols="ab", num_classes=2), theta, [0, 1], columns=2)

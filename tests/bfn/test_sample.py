@@ -13,7 +13,7 @@ from bfn_kernels.samplers import SAMPLERS
 
 
 def lively(pair):
-    """The model with weights that make its outputs differ."""
+    """Gives the model random weights, so that its outputs depend on its inputs."""
     torch.manual_seed(0)
     for parameter in pair[0].parameters():
         torch.nn.init.normal_(parameter, std=0.1)

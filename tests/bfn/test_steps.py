@@ -273,7 +273,7 @@ def test_the_averaged_weights_are_what_a_run_results_in(make):
     assert state == want
 
 
-# The settings of data, model, network and training that may change while a run goes on. All others made the run.
+# The settings of data, model, network and training that may change when a run continues. All others must stay equal.
 MAY_CHANGE = {"train.max_steps", "train.max_seconds", "train.patience", "train.micro_batch", "train.fully_shard"}
 MAY_CHANGE |= {"train.mixed_precision", "train.compiler", "data.folder"}
 

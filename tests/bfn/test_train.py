@@ -260,7 +260,7 @@ def test_every_kind_of_data_learns(name, steps, more, tiny):
 
 
 def test_weights_that_are_not_numbers_are_not_saved(make):
-    """The losses show them one step later, which may be after a validation."""
+    """The loss becomes NaN only in the step after the weights, and a validation may come before this step."""
     trainer = make("train.max_steps=4", "train.validate_every=2")
     step = trainer.step
 

@@ -1,5 +1,5 @@
-"""Outputs that share the memory of arguments which the step reads before it writes there: the result is the same as in
-memory of their own."""
+"""An output may share memory with an argument that the step reads before it writes the output. The result is the same
+as with an output in separate memory."""
 
 import dataclasses
 

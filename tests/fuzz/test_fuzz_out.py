@@ -1,5 +1,5 @@
-"""`out=` is plain memory of its own or the state itself, and gets what would have been returned. What is refused,
-tests/kernels/test_out.py has."""
+"""`out=` may be a plain tensor with separate memory, or the state itself. It receives the result that a call without
+`out=` returns. tests/kernels/test_out.py tests which tensors are refused."""
 
 import re
 from random import Random
@@ -79,7 +79,7 @@ def keep(case) -> bool:
 @examples(150)
 @given(plan=plans(keep, extremes=False), kind=st.sampled_from(TAKEN + MAYBE), backend=backends)
 def test_taken(plan, kind, backend):
-    """It holds what would have been returned, and nothing else has changed; or it was refused, and nothing has."""
+    """Either `out` receives the result and no other tensor changes, or `out` is refused and no tensor changes."""
     assume(serves(plan.case, backend))
     remember((kind.__name__, backend, plan))
     call = plan.make()

@@ -33,7 +33,7 @@ else:
 
 ON_CPU = [b.name for b in BACKENDS.values() if b.missing is None and b.device in (None, "cpu")]
 NATIVE = [name for name in ON_CPU if name != "reference"]
-SHARED = [name for name in NATIVE if name == "cpu"]  # one is enough for what all operators have from the same Python
+SHARED = [name for name in NATIVE if name == "cpu"]  # one backend is enough to test Python code that all share
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 

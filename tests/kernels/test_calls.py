@@ -36,7 +36,7 @@ def test_when_there_is_a_graph():
 
 
 class Seen:
-    """Part of a mode that notes the functions it sees."""
+    """A base class of modes, which records the functions that a mode sees."""
 
     def __init__(self):
         super().__init__()

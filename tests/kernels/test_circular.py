@@ -136,7 +136,7 @@ def test_the_linear_schedule_is_linear():
 
 @pytest.mark.parametrize(("n_steps", "last"), [(1, 1e-6), (3, 1e-5), (3, 1e-2), (2, 1e6)])
 def test_the_linear_schedule_is_linear_for_every_last_concentration(n_steps, last):
-    """Relative to the whole fall, which is ¼last² nats for a small `last`."""
+    """The entropy falls by ¼last² nats in all if `last` is small. The error is relative to this fall."""
     schedule = VonMisesAccuracy.linear_entropy(n_steps, last)
     laws = concentrations.laws(schedule.alphas.tolist())
     falls = [law.mean(concentrations.entropy_fall(law.nodes)) for law in laws]

@@ -99,7 +99,7 @@ def test_seeds_in_compiled_code(backend):
 
 @pytest.mark.parametrize("backend", NATIVE[:1])
 def test_two_draws_in_compiled_code_differ(backend):
-    """Of calls of an operator with the same arguments, the compiler of a graph with gradients keeps only one."""
+    """In a graph with gradients, the compiler merges calls of an operator that have the same arguments."""
     draws = lambda x: [continuous.sender_sample(x, 1.0, backend=backend) for _ in range(2)]  # noqa: E731
     compiler = "aot_eager_decomp_partition"  # partitions the graph as inductor does
     one, two = torch.compile(draws, fullgraph=True, backend=compiler)(torch.rand(3, 5, requires_grad=True))

@@ -1,5 +1,6 @@
-"""The distribution of what random ops draw. A bound is five standard errors, which chance exceeds once in two million.
-Seed by seed all backends draw what the reference does (test_noise.py), so that one of them is enough here."""
+"""The distributions from which random ops draw. A bound is five standard errors, which chance exceeds once in two
+million. With the same seed, all backends draw what the reference draws (test_noise.py), so one backend is enough here.
+"""
 
 import pytest
 import torch

@@ -42,14 +42,16 @@ def test_a_class_out_of_range_is_named(case, backend):
 
 
 REALS = [case for case in CASES if case.family in ("continuous", "discretised") and not case.huge]
-COMPARED = [case for case in REALS if case.loss or case.op == "discretised.log_prob"]  # with what is predicted
+# these ops compare x with a prediction
+COMPARED = [case for case in REALS if case.loss or case.op == "discretised.log_prob"]
 CLIPPED = [case for case in COMPARED if "clip" not in case.options or case.family == "discretised"]
 
 
 @pytest.mark.parametrize("backend", ON_A_CPU)
 @pytest.mark.parametrize("case", CLIPPED, ids=repr)
 def test_data_out_of_range_are_named(case, backend):
-    """One number among many, wherever it stands, unless a mask says that nobody looks. NaN is no error, but stays."""
+    """One number out of range is an error at any place, unless the mask excludes it. A NaN is no error: the result is
+    NaN."""
     inputs = case.inputs(SHAPE, torch.float64)
     mask = inputs.get("mask")
     seen = torch.ones(SHAPE, dtype=torch.bool) if mask is None else mask.expand(SHAPE)

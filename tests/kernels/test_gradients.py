@@ -50,12 +50,12 @@ def test_one_gradient_at_a_time(case, backend):
 
 @pairs(NATIVE, lambda case: differentiable(case) and joins(case))
 def test_the_graph_can_be_used_twice(case, backend):
-    """A backward pass may hand out what was saved, unless another one is to follow."""
+    """A backward pass may return a saved tensor as a gradient, but only if no other backward pass follows."""
     inputs = case.inputs((3, 5), torch.float32)
     inputs |= {k: inputs[k].requires_grad_() for k in case.diff}
     result, leaves = case(inputs, backend), [inputs[k] for k in case.diff]
     weights = weights_like(result).to(result.dtype)
-    first = torch.autograd.grad(result, leaves, weights.clone(), retain_graph=True)  # which may be a gradient itself
+    first = torch.autograd.grad(result, leaves, weights.clone(), retain_graph=True)  # it may return the clone itself
     copies = [g.clone() for g in first]
     for g in first:
         g.mul_(7)
@@ -68,7 +68,7 @@ def test_the_graph_can_be_used_twice(case, backend):
         torch.testing.assert_close(twice, 2 * want, rtol=1e-5, atol=1e-30, equal_nan=True)
 
 
-# The table of cases compares all backends with these numbers.
+# Only the reference is tested here, since other tests compare all backends with its gradients.
 @pairs(["reference"], lambda case: differentiable(case) and "mask" in case.fields)
 def test_no_gradient_behind_a_mask(case, backend):
     inputs = case.inputs((3, 5), torch.float32)
@@ -107,7 +107,7 @@ def test_a_second_derivative_is_an_error(case, backend):
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch's own, of what it loads for dual numbers
-@pairs(SHARED, lambda case: case in FIRST and differentiable(case))  # an operator refuses whatever it is called with
+@pairs(SHARED, lambda case: case in FIRST and differentiable(case))  # one case of each op is enough
 def test_a_forward_mode_derivative_is_an_error(case, backend):
     inputs = case.inputs((2, 3), torch.float64)
     for name in case.diff:
@@ -129,7 +129,8 @@ def test_a_forward_mode_derivative_by_a_time_is_an_error(backend, shape):
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 def test_the_reference_drops_no_tangent():
-    """It has forward-mode derivatives, but not by times, which once came out as zero."""
+    """The reference has forward-mode derivatives by data, but not by times. A derivative by a time is an error, and was
+    once zero."""
     x, t = torch.rand(2, 3), torch.full((2,), 0.5)
     flow = lambda x, t: continuous.flow_sample(x, t, sigma_1=0.1, noise=torch.ones(2, 3), backend="reference")  # noqa: E731
     _, tangent = torch.func.jvp(lambda x: flow(x, t), (x,), (torch.ones_like(x),))

@@ -1,5 +1,5 @@
 """A result that has an input's shape also has the strides that torch.empty_like would give it, for any strides of the
-input. Compiled code relies on the fakes, which say so (test_fuzz_layouts.py)."""
+input. Compiled code relies on the strides of the fakes, which test_fuzz_layouts.py compares with real results."""
 
 import random
 

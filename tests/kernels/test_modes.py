@@ -136,7 +136,7 @@ def test_nodes_under_fake_tensors(backend, forgotten):
 
 @pytest.mark.skipif(INTERPRETED, reason="no backend has a part in it")
 def test_a_table_of_angles_under_fake_tensors():
-    """The first call of a schedule computes its table, which later calls read."""
+    """The first call with a schedule computes the schedule's table, and later calls read this table."""
     schedule = schedules.VonMisesAccuracy([1.0, 2.0, 3.0])
     with FakeTensorMode() as mode:
         mean, concentration = circular.flow_sample(mode.from_tensor(X), 2, schedule=schedule, seed=1)
@@ -247,7 +247,7 @@ def test_a_gradient_beyond_an_inner_transform(backend):
 
 @pairs(["reference"], lambda case: case in FIRST and not (case.hard or case.huge or case.into))
 def test_the_reference_goes_under_vmap(case, backend):
-    """It reads no value of a tensor there, although it lies on the CPU."""
+    """Under vmap, the reference reads no values of tensors, although the tensors are on the CPU."""
     lanes = [case.inputs((2, 3), torch.float32, seed) for seed in (0, 1)]
     wants = torch.stack([case(inputs, backend) for inputs in lanes])
     names = [name for name, value in lanes[0].items() if isinstance(value, torch.Tensor)]

@@ -225,7 +225,7 @@ def test_frequencies_take_the_type_of_the_weight():
 
 
 def test_a_model_with_frequencies_may_be_made_without_memory():
-    """As a loader of checkpoints makes it, which gives it memory and numbers later."""
+    """A loader of checkpoints makes a model on the meta device, and later gives it memory and values."""
     options = {"num_classes": 5, "width": 6}
     model = nn.Vocabulary(Network(6, 7), 0.1, frequencies=torch.arange(1.0, 6), **options)
     with torch.device("meta"):

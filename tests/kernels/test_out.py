@@ -196,12 +196,13 @@ WRITING = [case for case in CASES + vocabulary_cases.STEPS if not case.long and 
 
 
 def input_of(output: str, state: str) -> str | None:
-    """The name of the input that may be passed as this output too, in a call whose state has the name `state`."""
+    """The name of the input that may be the same tensor as this output, or None. state: the name of the state."""
     return {"out": state, "predicted_out": "previous", "concentration_out": "concentration"}.get(output)
 
 
 def tensors_of(inputs: dict) -> Iterator[tuple[str, Tensor, Callable[[Tensor], dict]]]:
-    """Each tensor, by its argument's name, and a function that puts another in its place."""
+    """Yields the name and the value of each tensor, and a function that returns the inputs with another tensor in its
+    place."""
     for name, value in inputs.items():
         if isinstance(value, Tensor):
             yield name, value, lambda new, name=name: inputs | {name: new}
@@ -213,7 +214,7 @@ def tensors_of(inputs: dict) -> Iterator[tuple[str, Tensor, Callable[[Tensor], d
 
 
 def over(value: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-    """The value, and memory for a result like another tensor, which share their first bytes."""
+    """Returns a copy of `value` and a tensor like `like`, which share their first bytes."""
     memory = torch.zeros(max(value.nbytes, like.nbytes), dtype=torch.uint8)
     copy, out = (memory[: t.nbytes].view(t.dtype).view(t.shape) for t in (value, like))
     return copy.copy_(value), out

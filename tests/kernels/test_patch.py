@@ -145,7 +145,7 @@ def test_two_patches_are_undone_in_any_order():
 
 
 def test_an_inherited_method_is_inherited_again():
-    """It once became an attribute of the class, which hid later changes of the class that it was inherited from."""
+    """Undoing a patch once left the method as an attribute of the class, which hid later changes of the base class."""
 
     class Base:
         def name(self):

@@ -123,7 +123,7 @@ def test_many_steps_tend_to_continuous_time(seed, backend):
 def reductions(loss):
     """The result of a function of (mask, reduction) for each reduction."""
     mask, nothing = (torch.arange(12) % 3 != 0).reshape(3, 4), torch.zeros(3, 4, dtype=torch.bool)
-    leading, trailing = (mask[:, 0], mask[:, :1]), (mask[0], mask[:1])  # as they are given, and in both dimensions
+    leading, trailing = (mask[:, 0], mask[:, :1]), (mask[0], mask[:1])  # the argument, and the same with 2 dimensions
     masks = [(None, ~nothing), leading, trailing, (nothing, nothing), (mask, mask), (mask[:, :1], mask[:, :1])]
     for chosen, full in masks[: 4 if INTERPRETED else 6]:
         each, full = loss(chosen, "none"), full.expand(3, 4)

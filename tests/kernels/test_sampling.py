@@ -284,7 +284,7 @@ def test_the_error_of_a_step_of_a_large_vocabulary_is_that_of_what_is_sent():
 
 @pytest.mark.parametrize("sampler", RUNS)
 def test_a_network_may_return_what_it_was_given(sampler):
-    """A step overwrites it, but not before the output was read."""
+    """A step overwrites the network's input. So the run copies an output that shares memory with the input."""
     for kind, more in ((nn.Continuous, {"sigma_1": 0.1}), (nn.Binary, {"beta_1": 9.0})):
         given, copied = (kind(network, **more) for network in (lambda theta, t: theta, lambda theta, t: theta.clone()))
         for got, want in zip(drawn(given, sampler), drawn(copied, sampler), strict=True):
@@ -316,7 +316,7 @@ def test_sharp_outputs_in_float16_do_not_overflow(model):
 
 
 def test_what_a_large_vocabulary_keeps_of_the_previous_step_does_not_overflow():
-    """A guided output is float32, whose numbers the model's float16 may not hold."""
+    """A guided output has type float32. Its numbers may overflow the model's type float16."""
 
     def sharp(theta, t, cond=-1):
         return torch.tensor([cond * 4e4] + [0.0] * 6).half().expand(*theta.shape[:-1], 7)
@@ -327,7 +327,7 @@ def test_what_a_large_vocabulary_keeps_of_the_previous_step_does_not_overflow():
 
 
 def test_a_mode_is_rounded_to_float16_last():
-    """A guided output is float32, whose numbers float16 may not hold."""
+    """A guided output has type float32. Its numbers may overflow float16."""
     network, output = torch.nn.Linear(1, 1).half(), torch.full((3, 4), 9e4)
     theta, t = torch.zeros(3, 4).half(), torch.ones(3)
     got = nn.Continuous(network, 0.5, clip=None).mode(output, theta, t)

@@ -85,7 +85,7 @@ def test_an_extension_that_says_nothing_is_of_other_sources(monkeypatch):
 
 
 def test_errors_of_a_refused_extension_are_not_read(monkeypatch):
-    """Each call tries to load CUDA's kernels again, and once made the list of extensions longer."""
+    """Each call tries to load the CUDA kernels again. Each call once added the refused extension to REFUSALS."""
     stale = types.SimpleNamespace(refusal=lambda: (0, ""), signatures=lambda: "")
     monkeypatch.setitem(sys.modules, "bfn_kernels._cuda", stale)
     before = list(backends.REFUSALS)

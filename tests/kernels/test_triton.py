@@ -1,4 +1,4 @@
-"""Tests of the Triton kernels that run none of them."""
+"""Tests of the Triton kernels that run no kernel."""
 
 import pytest
 import torch

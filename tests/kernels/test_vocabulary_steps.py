@@ -113,7 +113,7 @@ def test_out_may_be_the_state(backend):
 
 @on_cpu
 def test_hidden_states_may_have_no_numbers(backend):
-    """Only the bias then makes logits."""
+    """If hidden states have width 0, the logits are the bias."""
     assert vocabulary.mode(torch.zeros(2, 0), torch.zeros(5, 0), torch.arange(5.0), backend=backend).tolist() == [4, 4]
 
 

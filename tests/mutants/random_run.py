@@ -51,7 +51,7 @@ def runs_on_cpu(test: Test) -> bool:
 
 
 def reason(path: str, old: str, new: str) -> str | None:
-    """Why the change is none, or None; lines are given without indentation."""
+    """The reason why no test can see the change, or None if there is no such reason. The lines have no indentation."""
     return next((e.tests for e in EQUIVALENTS if (e.path, e.old) == (path, old) and e.new in ("", new)), None)
 
 

@@ -24,8 +24,8 @@ class Fault(NamedTuple):
 
 
 def parsed(table: str) -> list[Fault]:
-    """The faults of a table: a file, then what stands there (-), what takes its place (+), and its tests (:). In the
-    table of equivalents the reason why no test can fail takes the place of the tests."""
+    """The faults of a table. A table has the path of a file, then for each fault the old lines (-), the new lines (+)
+    and the arguments of pytest (:). In the table of equivalents, (:) is the reason why no test can fail."""
     found: list[Fault] = []
     path, old, new, before = "", [], [], ""
     for line in table.splitlines():
@@ -150,8 +150,8 @@ def run(pool: Pool, chosen: Sequence[Fault], console: Console) -> list[Outcome]:
 
 
 def report(outcomes: Sequence[Outcome], console: Console) -> int:
-    """Prints what was not killed. The exit status is 2 if a fault's tests say nothing about it, else 1 if a fault
-    survived."""
+    """Prints the faults that were not killed. Returns the exit status: 2 if the tests of a fault gave no verdict, else
+    1 if a fault survived, else 0."""
     for one in outcomes:
         if one.verdict != KILLED:
             console.print(str(one), markup=False)
