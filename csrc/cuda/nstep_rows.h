@@ -7,8 +7,7 @@
 
 namespace bfn {
 
-// The loss L_n of one row. Each thread keeps the derivatives of its classes in registers. In a sweep, it keeps the
-// derivatives in grad_logits.
+// The loss L_n of one row. Each thread keeps the derivatives of its classes in registers, or in a sweep in grad_logits.
 template <class A, class Team, int kSlots>
 class NStepRow {
  public:
