@@ -171,8 +171,7 @@ def rows(name: str, value: float | Tensor, shape: Sequence[int], model: Tensor, 
     _tensor(name, value, FLOATS)
     same_device(name, value, "the data", model)
     no_gradient("none is defined for it", **{name: value})
-    if forward_mode() and forward_ad.unpack_dual(value).tangent is not None:  # which detach would drop
-        raise ValueError(f"{name} has a forward-mode tangent, but none is defined for it; pass {name}.detach()")
+    no_tangent(name, value)
     lead = leading(name, value, shape)
     if value.numel() and shows(value):
         least, most = (v.item() for v in value.detach().aminmax())
@@ -261,7 +260,7 @@ def number(name: str, value: float, low: float, high: float) -> float:
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
     if not low <= value <= high:
         raise ValueError(f"{name} must lie in [{low}, {high}], got {value}")
-    return float(value)
+    return float(finite(value))
 
 
 def boolean(name: str, value: bool) -> bool:
@@ -283,9 +282,13 @@ def interval(name: str, value: tuple[float, float] | None) -> tuple[float, float
     if value is None:
         return -math.inf, math.inf
     is_pair = isinstance(value, (tuple, list)) and len(value) == 2
-    if not (is_pair and all(isinstance(end, (Real, Tensor)) for end in value) and value[0] < value[1]):
+    if not (is_pair and all(map(_is_number, value)) and value[0] < value[1]):
         raise ValueError(f"{name} must be None or a pair (low, high) with low < high, got {value!r}")
     return float(value[0]), float(value[1])
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) or (isinstance(value, Tensor) and value.numel() == 1)
 
 
 def mask(name: str, value: Tensor | None, model_name: str, model: Tensor, shape: Sequence[int]) -> Tensor | None:
@@ -325,6 +328,12 @@ def class_mask(value: Tensor | None, logits: Tensor) -> Tensor | None:
         shape = tuple(logits.shape)
         raise ValueError(f"class_mask must have shape {shape[-1:]} or broadcast to {shape}, got {tuple(value.shape)}")
     return value
+
+
+def no_tangent(name: str, value: object) -> None:
+    """Refuses a tensor with a forward-mode tangent, which would be dropped in silence."""
+    if forward_mode() and isinstance(value, Tensor) and forward_ad.unpack_dual(value).tangent is not None:
+        raise ValueError(f"{name} has a forward-mode tangent, but none is defined for it; pass {name}.detach()")
 
 
 def no_gradient(reason: str, **tensors: object) -> None:

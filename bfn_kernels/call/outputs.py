@@ -35,10 +35,10 @@ def check_outputs(state_name: str, arguments: dict[str, Any]) -> None:
         _check_output(name, out, state, inputs)
     if torch.compiler.is_compiling():  # the compiler finds tensors that share memory, and copies them
         return
-    read = {name: _memory(tensor) for name, tensor in inputs.items()}
+    read = {name: memory_of(tensor) for name, tensor in inputs.items()}
     for name, out in outputs.items():
         itself, description = may_be.get(name, ("", ""))
-        written = _memory(out)
+        written = memory_of(out)
         for other, memory in read.items():
             if written[0] >= memory[1] or memory[0] >= written[1]:
                 continue
@@ -100,7 +100,7 @@ def _overlaps_itself(x: Tensor) -> bool:
     return False
 
 
-def _memory(x: Tensor) -> tuple[int, int]:
+def memory_of(x: Tensor) -> tuple[int, int]:
     """The address of the first element and the address after the last element. (0, 0) for a tensor without memory."""
     try:
         first = 0 if x.is_meta else x.data_ptr()  # also 0 for a fake tensor

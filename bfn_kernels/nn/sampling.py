@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from bfn_kernels.call import checks
+from bfn_kernels.call.outputs import memory_of
 
 
 class Sampling(NamedTuple):
@@ -103,16 +104,18 @@ def widened(output: Tensor) -> Tensor:
 def apart(output: Tensor, theta: Any) -> Tensor:
     """Returns a network's output. If the output shares memory with theta, returns a copy, since a step overwrites
     theta."""
-    if torch.compiler.is_compiling():  # the compiler finds tensors that share memory, and copies them
+    # The compiler finds tensors that share memory, and copies them.
+    if torch.compiler.is_compiling() or not (isinstance(output, Tensor) and isinstance(theta, Tensor)):
         return output
-    memory = [value.untyped_storage().data_ptr() for value in (output, theta) if isinstance(value, Tensor)]
-    return output.clone() if len(memory) == 2 and memory[0] == memory[1] else output
+    (first, end), (start, stop) = memory_of(output), memory_of(theta)
+    return output.clone() if first < stop and start < end else output
 
 
 def row_factor(value: float | Tensor, like: Tensor) -> Tensor:
     """A number, or a number for each example `[B]`, in the type of a tensor `[B, ...]` and broadcastable to it."""
     if not isinstance(value, Tensor):
-        return like.new_full((1,) * like.dim(), value)  # a CUDA graph can record new_full, but not a copy from the CPU
+        # a CUDA graph can record new_full, but not a copy from the CPU
+        return like.new_full((1,) * like.dim(), checks.finite(value))
     if value.dim() > 0 and value.shape != like.shape[:1]:
         raise ValueError(f"guidance must be a number or have shape [{len(like)}], got {tuple(value.shape)}")
     checks.same_device("guidance", value, "the network's output", like)

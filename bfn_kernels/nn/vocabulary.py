@@ -89,7 +89,8 @@ class Vocabulary(Discrete):
             self.head.weight = self.embedding.weight
         if frequencies is not None:
             checks.like("frequencies", frequencies, "num_classes", self.head.bias, (num_classes,))
-            if not frequencies.is_meta and not (frequencies > 0).all():
+            readable = type(frequencies) in (Tensor, nn.Parameter) and not frequencies.is_meta
+            if readable and not (frequencies > 0).all():
                 raise ValueError(f"frequencies must be above 0, got {frequencies.min().item()}")
             p = frequencies / frequencies.sum()
             self.share = (num_classes * p.unsqueeze(-1)).to(self.embedding.weight.dtype)
@@ -139,7 +140,9 @@ class Vocabulary(Discrete):
             The logits, `[B, ..., K]`.
         """
         hidden, scale = hidden_and_scale(output)
-        return linear(hidden, self.head.weight, self.head.bias) + scale.unsqueeze(-1) * flow
+        dtype = torch.promote_types(hidden.dtype, self.head.weight.dtype)  # a guided float16 output is float32
+        head = linear(hidden, self.head.weight.to(dtype), self.head.bias.to(dtype))
+        return head + scale.unsqueeze(-1) * flow
 
     @property
     def losses(self) -> LinearHead:

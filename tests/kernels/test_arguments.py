@@ -116,7 +116,9 @@ def test_an_error_of_a_range_shows_the_given_range(backend):
 
 
 @pytest.mark.parametrize(
-    "clip", [(0, None), (None, 1), ("low", "high"), (1, 0), (0, torch.nan), (0, 1, 2), (), 1.0], ids=str
+    "clip",
+    [(0, None), (None, 1), ("low", "high"), (1, 0), (0, torch.nan), (0, 1, 2), (), 1.0, (X, X + 1)],
+    ids=str,
 )
 def test_a_range_that_is_none(clip):
     with pytest.raises(ValueError, match=r"^clip must be None or a pair \(low, high\) with low < high, got "):

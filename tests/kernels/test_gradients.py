@@ -5,6 +5,7 @@ import torch
 from torch.autograd import forward_ad
 
 from bfn_kernels import backends, continuous, discrete
+from bfn_kernels.schedules import VonMisesAccuracy
 from tests.kernels.op_cases import CASES
 from tests.kernels.support import FIRST, NATIVE, ON_CPU, SHARED, error, evaluate, joins, pairs, scale, ulp, weights_like
 
@@ -138,6 +139,17 @@ def test_the_reference_drops_no_tangent():
     for context in (torch.enable_grad, torch.no_grad):
         with context(), pytest.raises(ValueError, match="t has a forward-mode tangent, but none is defined for it"):
             torch.func.jvp(lambda t: flow(x, t), (t,), (torch.ones_like(t),))
+
+
+@pytest.mark.parametrize("backend", ON_CPU)
+def test_no_tangent_of_a_schedule_is_dropped(backend):
+    one, x = torch.tensor(0.1), torch.rand(2, 3)
+    for name, call in (
+        ("sigma_1", lambda s: continuous.flow_sample(x, 0.5, sigma_1=s, noise=x, backend=backend)),
+        ("alphas", lambda a: VonMisesAccuracy(a.view(1)).alphas),
+    ):
+        with pytest.raises(ValueError, match=f"{name} has a forward-mode tangent, but none is defined for it"):
+            torch.func.jvp(call, (one,), (torch.ones_like(one),))
 
 
 DIFFERENTIABLE: dict[str, set] = {case.op: set() for case in CASES}

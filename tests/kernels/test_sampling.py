@@ -291,6 +291,12 @@ def test_a_network_may_return_what_it_was_given(sampler):
             assert torch.equal(got, want)
 
 
+def test_a_step_without_guidance_goes_under_transforms():
+    model, t = nn.Continuous(lambda theta, t: 3 * theta, sigma_1=0.1), torch.full((2,), 0.5)
+    found = torch.func.grad(lambda theta: model.guided_output(theta, t, Sampling()).sum())(torch.ones(2, 3))
+    assert found.eq(3).all()
+
+
 def test_plain_sampling_asks_for_nothing():
     assert Sampling().sent("mean") == {"choose": "mean", "known": None, "known_mask": None}
 
@@ -324,6 +330,8 @@ def test_what_a_large_vocabulary_keeps_of_the_previous_step_does_not_overflow():
     model = nn.Vocabulary(sharp, 0.5, num_classes=30, width=6).half()
     states, _ = drawn(model, "ode2", cond=1, guidance=1.0)
     assert states.isfinite().all()
+    drawn_within, _ = samplers.sample_within(model, (2, 3), 0.1, seed=1, cond=1, guidance=1.0)
+    assert drawn_within.shape == (2, 3)
 
 
 def test_a_mode_is_rounded_to_float16_last():
