@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("short_validations")
 def run(tmp_path_factory):
     """The directory of a tiny run, and what training said."""
     out = tmp_path_factory.mktemp("runs") / "digits"
-    result = bfn("train", "digits", *TINY, f"out={out}", "train.max_steps=2", "evaluate.repeats=2", "sample.n_steps=3")
+    result = bfn("train", "digits", *TINY, f"out={out}", "train.max_steps=2", "evaluate.repeats=2")
     assert result.exit_code == 0, result.output
     return out, result.output
 

@@ -1,5 +1,6 @@
 from types import SimpleNamespace
 
+import PIL.Image
 import pytest
 import torch
 from matplotlib.axes import Axes
@@ -18,6 +19,14 @@ def test_the_loss_at_every_time_is_drawn_for_every_kind_of_data(pair, tmp_path, 
     plots.plot_times(model, data, tmp_path / "times.png", seed=0, count=8)
     bound = evaluate(model, data.test[:128], EvaluateConfig(repeats=8))
     assert len(drawn[0]) == 8 and drawn[0].mean() == pytest.approx(bound.messages, rel=0.1)
+
+
+def test_a_picture_is_written_into_a_new_folder_in_its_size(tmp_path):
+    figure, axes = plots.plt.subplots(figsize=(8, 4.5), layout="constrained")
+    axes.plot([0, 1], [0, 1], color="black")
+    with PIL.Image.open(plots.write(figure, tmp_path / "new" / "picture.png")) as picture:
+        assert picture.size == pytest.approx((8 * plots.DPI, 4.5 * plots.DPI), rel=0.1)
+        assert picture.convert("L").getextrema() == (0, 255)
 
 
 def test_losses_are_drawn_from_the_log(tmp_path, monkeypatch):

@@ -99,6 +99,14 @@ def test_what_is_not_plain_is_refused(name, step, backend):
 
 @STEPS
 @ON_ONE
+def test_a_state_that_negates_its_memory_is_not_written_over(step, backend):
+    state = torch._neg_view(M.clone())
+    with pytest.raises(ValueError, match="^out must be a plain tensor"):
+        step(state, state, backend)
+
+
+@STEPS
+@ON_ONE
 def test_shared_memory_is_refused(step, backend):
     memory = torch.zeros(40)
     state, shifted = memory[:12].view(3, 4), memory[4:16].view(3, 4)

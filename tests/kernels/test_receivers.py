@@ -69,6 +69,19 @@ def test_far_logits_and_accurate_messages(num_classes, backend, dtype):
 
 
 @pytest.mark.parametrize("backend", NATIVE)
+@pytest.mark.parametrize("num_classes", [3, 4100])
+def test_a_class_that_is_ruled_out_beside_an_accurate_message(num_classes, backend):
+    """Its loss is the message's own, also where all but one are ruled out. Losses and gradients are finite."""
+    z, x = torch.zeros(1, 2, num_classes), torch.ones(1, 2, dtype=torch.int64)
+    z[0, 0, 1], z[0, 1, 1:] = -torch.inf, -torch.inf
+    for expect in ({"quadrature": 5}, {"n_samples": 2, "seed": 1}):
+        loss, grad = results(x, z, torch.tensor([300.0]), backend, **expect)
+        want, _ = results(x, z.double(), torch.tensor([300.0]), "reference", **expect)
+        torch.testing.assert_close(loss.double(), want, rtol=1e-5, atol=0)
+        assert want.isfinite().all() and grad.isfinite().all()
+
+
+@pytest.mark.parametrize("backend", NATIVE)
 @pytest.mark.parametrize("gap", [8.0, 12.0, 20.0])
 def test_a_likely_class_costs_little_to_the_last_digits(gap, backend):
     """1 - p, subtracted, would have none of them."""
