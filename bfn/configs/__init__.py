@@ -145,7 +145,9 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"a": {"b": 1}} -> {"a.b": 1}."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+        if not isinstance(key, str):  # a checkpoint would make it a text, since it is JSON
+            raise ConfigError(f"the key {key} in {prefix.rstrip('.')} must be a text; put it in quotes")
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
     return flat
 
 
@@ -164,11 +166,13 @@ def find(table: Mapping[str, Any], name: str, key: str) -> Any:
 def imported(path: str, key: str) -> Any:
     """The object that module:function names; the module may lie in the current directory."""
     module, _, name = path.partition(":")
+    if module.startswith("."):
+        raise ConfigError(f"{key}={path!r} cannot be imported: the name of a module does not begin with a dot")
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)  # at the end, so that no file in it hides a package
     try:
         return getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:  # TypeError: a relative name
+    except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"{key}={path!r} cannot be imported: {error}") from error
 
 

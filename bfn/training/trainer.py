@@ -316,8 +316,9 @@ class Trainer:
         settings.batch_size = math.ceil(examples / math.ceil(examples / settings.batch_size))
         with self.choice.autocast(self.device), self.accelerator.autocast():
             bound = evaluate(self.averaged, self.data.validation, settings)
-        if math.isnan(bound.bits):  # no run could continue from a checkpoint of these weights
-            raise FloatingPointError(f"the bound at step {at.step} is not a number; try a lower train.learning_rate")
+        # A checkpoint of weights that are not finite could not be continued. A bound may also overflow in 16 bits.
+        if math.isnan(bound.bits) and processes.means([not self.finite()], self.device)[0] > 0:
+            raise FloatingPointError(f"weights are not finite at step {at.step}; try a lower train.learning_rate")
         steps = at.step - (self.log[-1]["step"] if self.log else 0)
         self.log.append(
             {
@@ -334,6 +335,10 @@ class Trainer:
             at.best, at.best_step, at.stale = bound.bits, at.step, 0
             result = {"config": asdict(self.config), "step": at.step, "validation_bits": bound.bits}
             self.result = states.copied(self.averaged), result | {"tokenizer": self.data.tokenizer}
+
+    def finite(self) -> bool:
+        """Whether all averaged weights of this process are finite."""
+        return all(bool(weight.isfinite().all()) for weight in self.averaged.parameters())
 
     def save(self) -> None:
         """Start to write the training state, the log and, if they are new, the best weights. Training goes on

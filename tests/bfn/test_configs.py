@@ -111,7 +111,10 @@ def test_a_file_is_read_and_its_unknown_keys_are_refused(tmp_path):
     path.write_text("train: {max_steps: 5}\nmodel: {sigma_1: 0.1}\n")
     assert load(str(path)).train.max_steps == 5
     path.write_text("data: {options: {weights: {3: 0.5}}}\n")
-    assert load(str(path)).data.options == {"weights": {3: 0.5}}
+    with pytest.raises(ConfigError, match=r"the key 3 in data.options.weights must be a text; put it in quotes"):
+        load(str(path))
+    path.write_text("data: {options: {weights: {'3': 0.5}}}\n")
+    assert load(str(path)).data.options == {"weights": {"3": 0.5}}
     path.write_text("train: {max_stepz: 5}\n")
     with pytest.raises(ConfigError, match=r"unknown key 'train.max_stepz' in .*mine.yaml; did you mean"):
         load(str(path))

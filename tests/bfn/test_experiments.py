@@ -182,7 +182,10 @@ def test_the_example_of_the_page_trains_on_data_a_network_and_a_schedule_of_its_
         ("data.name=my_modul:rings", "data.name='my_modul:rings' cannot be imported: No module named 'my_modul'"),
         ("network.name=my_module:Loca", "network.name='my_module:Loca' cannot be imported: module 'my_module' has no"),
         ("model.schedule=:Even", "model.schedule=':Even' cannot be imported: Empty module name"),
-        ("data.name=./my_module.py:rings", "data.name='./my_module.py:rings' cannot be imported: "),
+        (
+            "data.name=./my_module.py:rings",
+            "data.name='./my_module.py:rings' cannot be imported: the name of a module does not",
+        ),
         (
             "data.name=my_module",
             "data.name='my_module' is not known; it takes one of digits, digits_binary, text, text_bpe, mnist,",

@@ -270,7 +270,7 @@ def test_weights_that_are_not_numbers_are_not_saved(make):
             next(trainer.averaged.parameters()).data.fill_(torch.nan)
 
     trainer.step = wrong_step
-    with pytest.raises(FloatingPointError, match="the bound at step 4 is not a number"):
+    with pytest.raises(FloatingPointError, match="weights are not finite at step 4"):
         trainer.run()
     assert load(trainer.out / STATE_FILE)[1]["position"]["step"] == 2
 

@@ -101,7 +101,7 @@ def test_what_is_not_plain_is_refused(name, step, backend):
 @ON_ONE
 def test_a_state_that_negates_its_memory_is_not_written_over(step, backend):
     state = torch._neg_view(M.clone())
-    with pytest.raises(ValueError, match="^out must be a plain tensor"):
+    with pytest.raises(ValueError, match=r"^out must be a plain tensor"):
         step(state, state, backend)
 
 
