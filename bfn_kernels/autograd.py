@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
-from torch.autograd import forward_ad
 from torch.overrides import has_torch_function
 
 from bfn_kernels.extensions import as_refused
-from bfn_kernels.torch_private import below_autograd, below_python, forward_mode, transformed
+from bfn_kernels.torch_private import below_autograd, below_python, forward_mode, has_tangent, transformed
 
 if TYPE_CHECKING:
     from bfn_kernels.operators import Library, Operator
@@ -254,5 +253,5 @@ def _any_requires_grad(tensors: Sequence[Tensor | None]) -> bool:
 
 
 def _refuse_tangents(overload: OpOverload, args: Sequence) -> None:
-    if forward_mode() and any(isinstance(t, Tensor) and forward_ad.unpack_dual(t).tangent is not None for t in args):
+    if forward_mode() and any(map(has_tangent, args)):
         raise RuntimeError(f"{overload} has no forward-mode derivative")

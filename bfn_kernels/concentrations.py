@@ -149,8 +149,7 @@ class VonMisesAccuracy:
     """
 
     def __init__(self, alphas: Sequence[float] | Tensor):
-        checks.no_gradient("none is defined for it", alphas=alphas)
-        checks.no_tangent("alphas", alphas)
+        checks.no_derivative("alphas", alphas)
         self.alphas = torch.as_tensor(alphas, **_WIDE).detach().clone()
         if self.alphas.dim() != 1 or not len(self.alphas) or not ((self.alphas > 0) & self.alphas.isfinite()).all():
             raise ValueError(f"alphas must be a vector of positive, finite numbers, got {alphas}")

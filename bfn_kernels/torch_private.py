@@ -33,6 +33,11 @@ def forward_mode() -> bool:
     return not torch.compiler.is_compiling() and getattr(forward_ad, "_current_level", 0) >= 0
 
 
+def has_tangent(value: object) -> bool:
+    """Whether the value is a tensor with a forward-mode tangent."""
+    return isinstance(value, torch.Tensor) and forward_ad.unpack_dual(value).tangent is not None
+
+
 def batched(x: torch.Tensor) -> bool:
     """Whether vmap maps over x. Then each element of x has a value for each lane, and none of them can be read."""
     while _functorch is not None and transformed() and _functorch.is_functorch_wrapped_tensor(x):

@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
-from bfn_kernels.torch_private import batched, constant, forward_mode
+from bfn_kernels.torch_private import batched, constant, forward_mode, has_tangent
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 SMALL_CLASSES = (torch.int16, torch.int8)  # converted to int32
@@ -170,8 +169,7 @@ def rows(name: str, value: float | Tensor, shape: Sequence[int], model: Tensor, 
         raise TypeError(f"{name} must be a number or a tensor, got {type(value).__name__}")
     _tensor(name, value, FLOATS)
     same_device(name, value, "the data", model)
-    no_gradient("none is defined for it", **{name: value})
-    no_tangent(name, value)
+    no_derivative(name, value)
     lead = leading(name, value, shape)
     if value.numel() and shows(value):
         least, most = (v.item() for v in value.detach().aminmax())
@@ -330,9 +328,10 @@ def class_mask(value: Tensor | None, logits: Tensor) -> Tensor | None:
     return value
 
 
-def no_tangent(name: str, value: object) -> None:
-    """Refuses a tensor with a forward-mode tangent, which would be dropped in silence."""
-    if forward_mode() and isinstance(value, Tensor) and forward_ad.unpack_dual(value).tangent is not None:
+def no_derivative(name: str, value: object) -> None:
+    """Refuses a tensor that requires a gradient or has a forward-mode tangent, which would be dropped in silence."""
+    no_gradient("none is defined for it", **{name: value})
+    if forward_mode() and has_tangent(value):
         raise ValueError(f"{name} has a forward-mode tangent, but none is defined for it; pass {name}.detach()")
 
 

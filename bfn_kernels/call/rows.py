@@ -92,8 +92,7 @@ MESSAGE = "accuracy", "spread"
 def _parameter(name: str, value: float | Tensor) -> float:
     """σ₁ or β₁ of a schedule as a float."""
     if type(value) is not float:
-        checks.no_gradient("none is defined for it", **{name: value})
-        checks.no_tangent(name, value)
+        checks.no_derivative(name, value)
     return float(value)
 
 
