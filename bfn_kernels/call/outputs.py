@@ -40,7 +40,7 @@ def check_outputs(state_name: str, arguments: dict[str, Any]) -> None:
         itself, description = may_be.get(name, ("", ""))
         written = memory_of(out)
         for other, memory in read.items():
-            if written[0] >= memory[1] or memory[0] >= written[1]:
+            if not overlap(written, memory):
                 continue
             if other != itself or written != memory or _dims(out) != _dims(tensors[other]):
                 allowed = f"be {description} itself or " if itself else ""
@@ -98,6 +98,11 @@ def _overlaps_itself(x: Tensor) -> bool:
             return True
         span += stride * (size - 1)
     return False
+
+
+def overlap(a: tuple[int, int], b: tuple[int, int]) -> bool:
+    """Whether two results of `memory_of` have addresses in common."""
+    return a[0] < b[1] and b[0] < a[1]
 
 
 def memory_of(x: Tensor) -> tuple[int, int]:

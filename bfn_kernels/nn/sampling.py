@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from bfn_kernels.call import checks
-from bfn_kernels.call.outputs import memory_of
+from bfn_kernels.call.outputs import memory_of, overlap
 
 
 class Sampling(NamedTuple):
@@ -107,8 +107,7 @@ def apart(output: Tensor, theta: Any) -> Tensor:
     # The compiler finds tensors that share memory, and copies them.
     if torch.compiler.is_compiling() or not (isinstance(output, Tensor) and isinstance(theta, Tensor)):
         return output
-    (first, end), (start, stop) = memory_of(output), memory_of(theta)
-    return output.clone() if first < stop and start < end else output
+    return output.clone() if overlap(memory_of(output), memory_of(theta)) else output
 
 
 def row_factor(value: float | Tensor, like: Tensor) -> Tensor:
