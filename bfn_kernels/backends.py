@@ -215,12 +215,13 @@ def keep_memory(most: int) -> None:
         importlib.import_module(f"{NATIVE}.{CPU_BUILD}").keep_memory(min(most, 2**62))
 
 
-def choose(name: str | None, device: torch.device) -> Backend:
+def choose(name: str | None, device: torch.device, first: str | None = None) -> Backend:
     """Finds the backend of a name, or the best backend for the device.
 
     Args:
         name: A name of `BACKENDS`, or None for the first of them that is available for the device.
         device: The device of the tensors.
+        first: The name of a backend that comes before all others if `name` is None.
 
     Returns:
         The backend.
@@ -235,7 +236,7 @@ def choose(name: str | None, device: torch.device) -> Backend:
     """
     if name is None:
         kind = device.type
-        for backend in BACKENDS.values():
+        for backend in [*([BACKENDS[first]] if first else []), *BACKENDS.values()]:
             if backend.missing is None and (backend.device is None or backend.device == kind):
                 return backend
     if name not in BACKENDS:
@@ -265,13 +266,14 @@ def _warn_of_reference(device: str) -> None:
         )
 
 
-def library(name: str | None, device: torch.device) -> Any:
+def library(name: str | None, device: torch.device, first: str | None = None) -> Any:
     """Returns the operators of the backend that `choose` returns, as `library.<family>.<operator>`.
 
-    It loads the CUDA kernels if they serve the call. It warns once in a process if the reference serves a call that
-    names no backend.
+    `first="cuda"` is for an operator that the CUDA kernels are predicted to run faster than Triton in every call of
+    benchmarks/results/predicted/executed.csv. The function loads the CUDA kernels if they serve the call. It warns once
+    in a process if the reference serves a call that names no backend.
     """
-    backend = choose(name, device)
+    backend = choose(name, device, first)
     if backend.device != "cpu":
         if backend.name == "cuda":
             _load_cuda()

@@ -79,7 +79,7 @@ def flow_sample(
     turn, row, dtype = checks.number("period", period, *PERIODS), rows_of(step, schedule, x, 1), checks.compute_dtype(x)
     log = checks.choice("output", output, ("concentration", "log")) == 1
     x, row = hide(checks.mask("mask", mask, "x", x, x.shape), x, row)
-    library, seed = backends.library(backend, x.device), as_seed(seed, x, generator)
+    library, seed = backends.library(backend, x.device, first="cuda"), as_seed(seed, x, generator)
     message = row.to(dtype), numbers_of(schedule, "table", x, torch.float32), None, None, seed
     arguments = x, None, None, *message, turn, *schedule.log_scale
     return _written(library.circular.step, arguments, (out, concentration_out, None), x, dtype, log)
@@ -113,7 +113,7 @@ def sender_sample(
     """
     checks.data("x", x)
     checks.no_gradient(_NO_GRADIENT, x=x)
-    turn, library = checks.number("period", period, *PERIODS), backends.library(backend, x.device)
+    turn, library = checks.number("period", period, *PERIODS), backends.library(backend, x.device, first="cuda")
     (accuracy,) = rows.scalars(library, ("accuracy",), alpha, x, checks.compute_dtype(x))
     seed, out = as_seed(seed, x, generator), torch.empty_like(x)
     library.circular.step(x, None, None, accuracy, None, None, None, seed, turn, 0.0, 0.0, out, None, None)
@@ -236,7 +236,7 @@ def _update(name, sent, state, message, period, backend, outputs=(None, None, No
     checks.like(name, sent, "mean", mean)
     known_mask = keywords.known_values(known, known_mask, mean, mean.shape)
     checks.no_gradient(_NO_GRADIENT, mean=mean, concentration=concentration, **{name: sent})
-    turn, library = checks.number("period", period, *PERIODS), backends.library(backend, mean.device)
+    turn, library = checks.number("period", period, *PERIODS), backends.library(backend, mean.device, first="cuda")
     dtype = checks.compute_dtype(sent, mean, concentration)
     (accuracy,) = rows.scalars(library, ("accuracy",), alpha, mean, dtype)
     seed = None if drawn is None else as_seed(drawn[0], mean, drawn[1])

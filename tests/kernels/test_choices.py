@@ -1,6 +1,10 @@
-"""What serves a call: the warning of the slow backend, and who computes on tiles."""
+"""What serves a call: the best backend, the warning of the slow backend, and who computes on tiles."""
 
+import csv
+import dataclasses
 import warnings
+from collections import defaultdict
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +13,10 @@ import torch
 from bfn_kernels import backends
 from bfn_kernels.operators import NATIVE, TRITON
 from bfn_kernels.vocabulary.tile_functions import kernel_of, sums_tile, tile_function
+from tests.kernels.support import FIRST
+
+PREDICTED = Path(__file__).parents[2] / "benchmarks/results/predicted/executed.csv"
+CIRCULAR = {f"circular.{op}" for op in ("flow_sample", "sender_sample", "bayesian_update", "update_sample", "renoise")}
 
 
 def test_the_slow_backend_is_told_of_once(monkeypatch):
@@ -26,6 +34,43 @@ def test_the_slow_backend_is_told_of_once(monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         backends.library(None, mps)
+
+
+@pytest.mark.parametrize(("missing", "usual", "circular"), [
+    ((), "triton", "cuda"),
+    (("cuda",), "triton", "triton"),
+    (("triton",), "cuda", "cuda"),
+    (("triton", "cuda"), "reference", "reference"),
+])  # fmt: skip
+def test_the_best_backend_of_a_gpu(monkeypatch, missing, usual, circular):
+    gpu = torch.device("cuda")
+    for name in ("triton", "cuda"):
+        reason = "it is missing" if name in missing else None
+        monkeypatch.setitem(backends.BACKENDS, name, dataclasses.replace(backends.BACKENDS[name], missing=reason))
+    assert (backends.choose(None, gpu).name, backends.choose(None, gpu, first="cuda").name) == (usual, circular)
+    assert backends.choose("reference", gpu, first="cuda").name == "reference"
+
+
+def test_cuda_comes_first_where_it_is_predicted_to_be_faster(monkeypatch):
+    """By a fifth in every call of an op, for each op that has such a prediction."""
+    seconds = defaultdict(dict)
+    with open(PREDICTED, newline="") as file:
+        for row in csv.DictReader(file):
+            seconds[row["call"]][row["backend"]] = float(row["picoseconds"])
+    ratios = defaultdict(list)
+    for call, of in seconds.items():
+        if len(of) == 2:
+            ratios[call.partition(",")[0]].append(of["triton"] / of["cuda"])
+    faster = {op for op, found in ratios.items() if min(found) > 1.2}
+    assert faster == {"expected_value", "circular flow", "circular sender", "circular update", "circular new update"}
+
+    asked, library = [], backends.library
+    monkeypatch.setattr(backends, "library", lambda *which, first=None: asked.append(first) or library(*which))
+    for case in FIRST:
+        asked.clear()
+        case(case.inputs((2, 3), torch.float32), "reference")
+        first = case.op == "discretised.expected_value" or case.op in CIRCULAR
+        assert set(asked) <= {"cuda" if first else None}, case.op
 
 
 @pytest.mark.parametrize(("kind", "device", "own"), [
