@@ -73,13 +73,13 @@ struct BlockTeam {
   template <class T, class F>
   __device__ T reduce(T x, T neutral, F combine) const {
     __shared__ T of_warp[32];
-    const int warps = size / 32;
+    const int lane = threadIdx.x % 32, warps = blockDim.x / 32;  // unsigned, since a signed division takes longer
 #pragma unroll
     for (int step = 16; step > 0; step /= 2) x = combine(x, __shfl_xor_sync(kWholeWarp, x, step));
     __syncthreads();  // other threads may still read the result of an earlier reduction
-    if (rank % 32 == 0) of_warp[rank / 32] = x;
+    if (lane == 0) of_warp[threadIdx.x / 32] = x;
     __syncthreads();
-    x = rank % 32 < warps ? of_warp[rank % 32] : neutral;
+    x = lane < warps ? of_warp[lane] : neutral;
 #pragma unroll
     for (int step = 16; step > 0; step /= 2) x = combine(x, __shfl_xor_sync(kWholeWarp, x, step));
     return x;
@@ -87,18 +87,18 @@ struct BlockTeam {
   template <class T>
   __device__ T sum_before(T x) const {
     __shared__ T of_warp[32];
-    const int lane = rank % 32;
+    const int lane = threadIdx.x % 32, warp_of_thread = threadIdx.x / 32;
 #pragma unroll
     for (int step = 1; step < 32; step *= 2) {
       const T lower = __shfl_up_sync(kWholeWarp, x, step);
       if (lane >= step) x += lower;
     }
     __syncthreads();
-    if (lane == 31) of_warp[rank / 32] = x;
+    if (lane == 31) of_warp[warp_of_thread] = x;
     __syncthreads();
     T before = __shfl_up_sync(kWholeWarp, x, 1);
     if (lane == 0) before = T(0);
-    for (int warp = 0; warp < rank / 32; ++warp) before += of_warp[warp];
+    for (int warp = 0; warp < warp_of_thread; ++warp) before += of_warp[warp];
     return before;
   }
 };
