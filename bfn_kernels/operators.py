@@ -202,7 +202,7 @@ def gradient_fake(like: Tensor, needed: bool, dtype: torch.dtype, dense: bool = 
 
 
 def times_saved(
-    library: Library, grad: Tensor, scale: Tensor | None, saved: Sequence[Tensor], forward: Forward, first: int = 0
+    library: Library, grad: Tensor, scale: Tensor | None, saved: Sequence[Tensor], forward: Forward, first: int
 ) -> list[Tensor | None]:
     """The gradients of the arguments from index `first` on: the saved derivatives times the gradient of the result.
 

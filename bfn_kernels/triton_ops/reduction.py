@@ -118,7 +118,7 @@ def _finish(values, counts, length, divisor, loss, scale, BLOCK: tl.constexpr):
     count = tl.zeros((BLOCK,), tl.int64)
     for done in range(0, length, BLOCK):
         mask = offsets < length - done
-        total += tl.load(values + row * length + done + offsets, mask=mask, other=0).to(tl.float64)
+        total += tl.load(values + row * length + done + offsets, mask=mask, other=0)
         if counts is not None:
             count += tl.load(counts + done + offsets, mask=mask, other=0)
     count_or_one = tl.zeros((), tl.float64) + divisor

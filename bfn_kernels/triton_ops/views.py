@@ -259,7 +259,7 @@ def grid_offset(view, start, offsets):
     inner_type: tl.constexpr = tl.uint64 if inner.dtype == tl.int64 else tl.uint32
     from_row = (start - row * inner).to(inner_type) + offsets.to(inner_type)
     rows = from_row // inner.to(inner_type)
-    column = (from_row - rows * inner.to(inner_type)).to(tl.int64)
+    column = (from_row - rows * inner).to(tl.int64)
     return (row + rows.to(tl.int64)) * outer_stride + column * inner_stride
 
 

@@ -132,11 +132,11 @@ class LossLogits(Logits):
         return Messages(self.library, self.tokens, cost.alpha, spread, Noise(cost.seed, cost.noise))
 
     def scale_of(self, reduction: int) -> Tensor:
-        """The factor by which the reduction multiplies a sum of losses."""
+        """The factor by which the reduction multiplies a sum of losses. It may be ∞ if no token counts."""
         one, mask = self.hidden.new_ones((), dtype=widest(self.hidden.device)), self.tokens.mask
         if reduction != MEAN:
             return one
-        return one / (max(self.tokens.shape.numel(), 1) if mask is None else mask.sum().clamp(min=1))
+        return one / (self.tokens.shape.numel() if mask is None else mask.sum())
 
     def reduced(self, losses: Tensor, reduction: int) -> Tensor:
         losses = self.tokens.scatter(torch.where(self.tokens.valid, losses, torch.nan))

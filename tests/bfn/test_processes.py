@@ -14,7 +14,7 @@ import pytest
 
 from bfn.configs import EvaluateConfig
 from bfn.results.evaluate import evaluate
-from bfn.training import checkpoint
+from bfn.training import checkpoint, processes
 from bfn.training.run_lock import lock
 from bfn.training.runs import LOG_FILE, MODEL_FILE, STATE_FILE, load_run
 from tests.bfn import workers
@@ -34,6 +34,19 @@ SHARDED = "train.fully_shard=true"
 def settings(tmp_path_factory):
     """settings("train.seed=1") are those of a tiny run in a new directory, which is the last of them."""
     return lambda *more: [*TINY, *STEPS, *more, f"out={tmp_path_factory.mktemp('run')}"]
+
+
+@pytest.mark.parametrize(
+    ("gpu", "settings", "cpu"), [(True, {}, False), (True, {"cpu": True}, True), (False, {}, True)]
+)
+def test_a_gpu_is_used_if_there_is_one(gpu, settings, cpu, monkeypatch):
+    def refuse(*, cpu, **more):
+        raise LookupError(f"cpu={cpu}")
+
+    monkeypatch.setattr(processes, "Accelerator", refuse)
+    monkeypatch.setattr(processes.torch.accelerator, "is_available", lambda: gpu)
+    with pytest.raises(LookupError, match=f"cpu={cpu}"):
+        processes.start(**settings)
 
 
 def out_of(settings):

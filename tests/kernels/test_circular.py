@@ -233,6 +233,15 @@ def test_messages_one_by_one_are_an_update(backend):
 
 
 @on_each
+def test_an_angle_of_too_many_turns_counts_as_zero(backend):
+    """From 2²² turns on, a float32 has too few digits for the place on the circle."""
+    nothing, y = torch.zeros(4), torch.tensor([2**22 + 0.5, -(2**22) - 0.5, 2**22 - 0.25, 0.25 - 2**22])
+    mean, concentration = circular.bayesian_update(nothing, nothing, y, 2.0, period=1.0, backend=backend)
+    torch.testing.assert_close(mean, torch.tensor([0, 0, -0.25, 0.25]))
+    torch.testing.assert_close(concentration, nothing + 2)
+
+
+@on_each
 def test_periods_and_scaled_logarithms(backend):
     x = torch.rand(50, generator=torch.Generator().manual_seed(1))
     of = {"schedule": TEN, "seed": 3, "backend": backend}

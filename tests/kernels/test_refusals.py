@@ -1,9 +1,12 @@
 """Every tensor that a public op takes is refused by its name, if it is of another type, of another shape, on another
-device, or no tensor at all."""
+device, or no tensor at all. So is every word that is not one of those that an argument may be."""
+
+from dataclasses import replace
 
 import pytest
 import torch
 
+from tests.kernels.declared import parameters
 from tests.kernels.support import FIRST
 from tests.kernels.vocabulary_cases import LARGE, STEPS
 
@@ -51,3 +54,15 @@ def test_tensors_that_do_not_fit_each_other_are_refused(case, name):
             case(inputs | {name: make(inputs[name])})
             pytest.fail(f"{wrong}: it was taken")
         assert str(caught.value).split(" ")[0] in inputs, wrong
+
+
+WORDS = ("choose", "output", "parametrisation", "receiver", "reduction", "rule")
+
+
+@pytest.mark.parametrize("case", TABLE, ids=str)
+def test_a_word_that_an_argument_may_not_be_is_refused(case):
+    inputs = case.inputs((2, 3), torch.float32)
+    for name in set(WORDS).intersection(parameters(case.op)):
+        with pytest.raises((TypeError, ValueError), match=name):
+            replace(case, options=case.options | {name: "another"})(inputs)
+            pytest.fail(f"{name}: it was taken")

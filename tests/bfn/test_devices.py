@@ -1,0 +1,63 @@
+"""Whatever `bfn` does with a model, it makes every tensor on the model's device. The device is a stand-in."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bfn.configs import EvaluateConfig, SampleConfig
+from bfn.model import BFN
+from bfn.results import plots
+from bfn.results.evaluate import evaluate
+from bfn.sample import sample, sample_within
+from bfn_kernels.call import checks
+from tests.stand_in import DEVICE, Device, here, moved
+
+
+def there(model: BFN) -> BFN:
+    """A copy of the model on the stand-in."""
+    model = deepcopy(model)
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            setattr(module, name, torch.nn.Parameter(moved(parameter)))
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            setattr(module, name, moved(buffer))
+    return model
+
+
+def drawn(function: Callable, *args, **more) -> np.ndarray:
+    """The pixels of a picture."""
+    figures: list = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "write", lambda figure, path: figures.append(figure))
+        function(*args, **more)
+    figures[0].canvas.draw()
+    return np.asarray(figures[0].canvas.buffer_rgba()).copy()
+
+
+OPTIONS = SampleConfig(n_steps=3, count=4)
+USES = {
+    "evaluate": lambda model, data: evaluate(model, data.test[:5], EvaluateConfig(repeats=2, batch_size=3)).bits,
+    "evaluate n": lambda model, data: evaluate(model, data.test[:5], EvaluateConfig(n_steps=4, repeats=2)).bits,
+    "sample": lambda model, data: here(sample(model, 2, 3, seed=1)),
+    "sample within": lambda model, data: here(sample_within(model, 2, 0.5, seed=1)[0]),
+    "times": lambda model, data: drawn(plots.plot_times, model, data, Path(), seed=1, count=3),
+    "narrowing": lambda model, data: drawn(plots.plot_narrowing, model, data, Path(), OPTIONS),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_model_is_used_on_its_device(use, pair, monkeypatch):
+    model, data = pair
+    monkeypatch.setattr(checks, "WIDE", ("cpu",))  # that the stand-in has no float64 is found out by trying
+    checks.has_float64.cache_clear()
+    want = USES[use](model, data)
+    with Device():
+        elsewhere = there(model)
+        assert elsewhere.device == DEVICE
+        got = USES[use](elsewhere, data)
+    checks.has_float64.cache_clear()
+    np.testing.assert_allclose(got, want, rtol=1e-5)
