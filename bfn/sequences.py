@@ -45,7 +45,7 @@ class Padded(nn.Discrete):
     def known(self, theta: Tensor, x: Tensor, mask: Tensor) -> Tensor:
         """theta where `mask` is True. Elsewhere no messages are sent, and the class of x has the probability 1."""
         classes = torch.arange(self.num_classes, device=x.device)
-        return torch.where(mask[..., None], theta, (x[..., None] == classes).to(theta))
+        return torch.where(mask[..., None], theta, x[..., None] == classes)
 
     def theta(self, state: nn.State) -> Tensor:
         theta = super().theta(state)

@@ -77,6 +77,14 @@ class Covering:
             found |= self.of_imports
         return found or self._that_name(module_of(path))
 
+    def in_processes(self, path: str) -> set[Test]:
+        """The tests that start processes, in the folder of tests of the file's package. No record has the lines that
+        these processes run."""
+        folder = "tests/bfn/" if path.startswith("bfn/") else "tests/kernels/"
+        files = {test.name.partition("::")[0] for test in self.tests if test.name.startswith(folder)}
+        starting = {file for file in files if "subprocess" in (self.root / file).read_text()}
+        return {test for test in self.tests if test.environment == PLAIN and test.name.partition("::")[0] in starting}
+
     def _that_name(self, module: str) -> set[Test]:
         """The tests of files with this word, or of the file for this module, and those of several processes."""
         word = re.compile(rf"\b((test_)?{module}|processes)\b")

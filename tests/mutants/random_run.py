@@ -24,7 +24,7 @@ from tests.mutants.written import parsed
 EQUIVALENT = "equivalent"
 EQUIVALENTS = parsed((HERE / "equivalents.txt").read_text())
 # Seconds and number of the tests that a mutant meets at first, and of those that it meets if it is alive then. The
-# first few kill most mutants, and pytest has to read few files for them.
+# first few kill most mutants, and pytest has to read few files for them. What is alive then meets tests of processes.
 ROUNDS = ((5.0, 8), (15.0, 40), (60.0, 200))
 START = 180.0  # the most seconds for pytest to collect, on a machine that does other things, too
 NATIVE_EVERY = 8  # one in so many mutants is C++
@@ -92,15 +92,16 @@ class Judge:
         if mutant.path.startswith("csrc/cuda/"):
             return self.tested_on_host(sandbox, mutant)
         tests, seen = self.tests(mutant), set()
-        for budget, count in ROUNDS:
+        rounds = [(tests, *most) for most in ROUNDS] + [(self.covered.in_processes(mutant.path), *ROUNDS[-1])]
+        for some, budget, count in rounds:
             for environment in (PLAIN, INTERPRETED):
-                left = [test for test in tests - seen if test.environment == environment]
-                some = chosen(left, budget, count, module_of(mutant.path))
-                seen.update(some)
-                if some:
+                left = [test for test in some - seen if test.environment == environment]
+                now = chosen(left, budget, count, module_of(mutant.path))
+                seen.update(now)
+                if now:
                     settings = dict(part.split("=") for part in environment.split())
-                    limit = START + 10 * sum(test.seconds for test in some)
-                    code, said = sandbox.test([test.name for test in some], limit, **settings)
+                    limit = START + 10 * sum(test.seconds for test in now)
+                    code, said = sandbox.test([test.name for test in now], limit, **settings)
                     if code != 0:
                         return KILLED, _why(code, said)
         return SURVIVED, f"by {len(seen)} tests" if tests else "no test runs this line"
