@@ -66,3 +66,12 @@ def test_a_word_that_an_argument_may_not_be_is_refused(case):
         with pytest.raises((TypeError, ValueError), match=name):
             replace(case, options=case.options | {name: "another"})(inputs)
             pytest.fail(f"{name}: it was taken")
+
+
+@pytest.mark.parametrize("case", [c for c in TABLE if "component_noise" in parameters(c.op)], ids=str)
+def test_noise_that_draws_nothing_is_refused(case):
+    """Only a mixture has components to draw."""
+    inputs = case.inputs((2, 3), torch.float32)
+    if "mixture_logits" not in inputs:
+        with pytest.raises(ValueError, match=r"^component_noise must be None without mixture_logits"):
+            case(inputs | {"component_noise": torch.zeros(2, 3)})

@@ -29,6 +29,7 @@ ROUNDS = ((5.0, 8), (15.0, 40), (60.0, 200))
 START = 180.0  # the most seconds for pytest to collect, on a machine that does other things, too
 NATIVE_EVERY = 8  # one in so many mutants is C++
 CUDA_FILES = [f"tests/kernels/test_{name}.py" for name in ("binary", "ties", "times", "gradients", "accuracy")]
+TABLE_FILES = ["tests/kernels/test_accuracy.py", "tests/kernels/test_bins.py"]  # which hold kernels to the reference
 
 
 class Verdict(NamedTuple):
@@ -104,7 +105,22 @@ class Judge:
                     code, said = sandbox.test([test.name for test in now], limit, **settings)
                     if code != 0:
                         return KILLED, _why(code, said)
+        code, said = self.tested_on_every_case(sandbox, mutant.path)
+        if code != 0:
+            return KILLED, _why(code, said)
         return SURVIVED, f"by {len(seen)} tests" if tests else "no test runs this line"
+
+    def tested_on_every_case(self, sandbox: Sandbox, path: str) -> tuple[int, str]:
+        """Runs a kernel's whole table of cases, of which the records have a part. Another file passes at once."""
+        triton = re.fullmatch(r"bfn_kernels/(\w+)/triton\w*\.py|bfn_kernels/triton_ops/\w+\.py", path)
+        if not triton and not path.startswith("csrc/"):
+            return 0, ""
+        backend, settings = ("triton", {"TRITON_INTERPRET": "1"}) if triton else ("cpu", {})
+        own = {triton[1]} if triton and triton[1] else families(self.root, path)
+        files = [file for file in TABLE_FILES if (self.root / file).exists()]
+        named = " or ".join(f"{family}." for family in own | {"test_bins"})
+        code, said = sandbox.test([*files, "-k", f"{backend} and ({named})"], **settings)
+        return (0, "") if code == pytest.ExitCode.NO_TESTS_COLLECTED else (code, said)
 
     def tested_on_host(self, sandbox: Sandbox, mutant: Mutant) -> tuple[str, str]:
         """CUDA's kernels are compiled for the host when the first of these tests asks for them."""
