@@ -40,6 +40,9 @@ def drawn(function: Callable, *args, **more) -> np.ndarray:
 
 OPTIONS = SampleConfig(n_steps=3, count=4)
 USES = {
+    "loss": lambda model, data: here(model(data.test[:3].to(model.device), seed=1).detach()),
+    "loss n": lambda model, data: here(model(data.test[:3].to(model.device), seed=1, n_steps=4).detach()),
+    "reconstruction": lambda model, data: here(model.reconstruction(data.test[:3].to(model.device), seed=1).detach()),
     "evaluate": lambda model, data: evaluate(model, data.test[:5], EvaluateConfig(repeats=2, batch_size=3)).bits,
     "evaluate n": lambda model, data: evaluate(model, data.test[:5], EvaluateConfig(n_steps=4, repeats=2)).bits,
     "sample": lambda model, data: here(sample(model, 2, 3, seed=1)),

@@ -29,7 +29,8 @@ ROUNDS = ((5.0, 8), (15.0, 40), (60.0, 200))
 START = 180.0  # the most seconds for pytest to collect, on a machine that does other things, too
 NATIVE_EVERY = 8  # one in so many mutants is C++
 CUDA_FILES = [f"tests/kernels/test_{name}.py" for name in ("binary", "ties", "times", "gradients", "accuracy")]
-TABLE_FILES = ["tests/kernels/test_accuracy.py", "tests/kernels/test_bins.py"]  # which hold kernels to the reference
+# The files that hold kernels to the reference, and one that calls compiled operators with bad arguments.
+TABLE_FILES = [f"tests/kernels/test_{name}.py" for name in ("accuracy", "bins", "errors")]
 
 
 class Verdict(NamedTuple):
@@ -119,7 +120,8 @@ class Judge:
         own = {triton[1]} if triton and triton[1] else families(self.root, path)
         files = [file for file in TABLE_FILES if (self.root / file).exists()]
         named = " or ".join(f"{family}." for family in own | {"test_bins"})
-        code, said = sandbox.test([*files, "-k", f"{backend} and ({named})"], **settings)
+        chosen = f"{backend} and ({named}){'' if triton else ' or called_directly'}"
+        code, said = sandbox.test([*files, "-k", chosen], **settings)
         return (0, "") if code == pytest.ExitCode.NO_TESTS_COLLECTED else (code, said)
 
     def tested_on_host(self, sandbox: Sandbox, mutant: Mutant) -> tuple[str, str]:

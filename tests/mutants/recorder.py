@@ -11,7 +11,7 @@ import coverage
 import pytest
 
 PACKAGES = ["bfn", "bfn_kernels"]
-LIMIT = 8  # seconds of this process after which the rest of a file is left out
+LIMIT = 20  # seconds of this process after which the rest of a file is left out
 
 
 class Recorder:
