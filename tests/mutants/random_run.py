@@ -120,8 +120,8 @@ class Judge:
         own = {triton[1]} if triton and triton[1] else families(self.root, path)
         files = [file for file in TABLE_FILES if (self.root / file).exists()]
         named = " or ".join(f"{family}." for family in own | {"test_bins"})
-        chosen = f"{backend} and ({named}){'' if triton else ' or called_directly'}"
-        code, said = sandbox.test([*files, "-k", chosen], **settings)
+        expression = f"{backend} and ({named}){'' if triton else ' or called_directly'}"
+        code, said = sandbox.test([*files, "-k", expression], **settings)
         return (0, "") if code == pytest.ExitCode.NO_TESTS_COLLECTED else (code, said)
 
     def tested_on_host(self, sandbox: Sandbox, mutant: Mutant) -> tuple[str, str]:
