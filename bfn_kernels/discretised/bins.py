@@ -43,7 +43,7 @@ def log_ndtr(z: Tensor) -> Tensor:
 def log_interval(left: Tensor, right: Tensor, middle: Tensor, width: Tensor) -> Tensor:
     """ln(Φ(right) − Φ(left)). An interval right of 0 is mirrored, so that its Φ are not close to 1. For a narrow
     interval it is a series in `middle` and `width`, the middle and the width of the interval."""
-    most_width, most_slope = (0.1, 0.3) if left.dtype == torch.float32 else (1e-3, 1e-2)
+    most_width, most_slope = (0.1, 0.3) if left.dtype == torch.float32 else (1e-2, 1.5e-2)
     narrow = (width < most_width) & ((middle * width).abs() < most_slope)
     flip = left > 0
     low, high = torch.where(flip, -right, left), torch.where(flip, -left, right)
