@@ -124,6 +124,12 @@ def to_centre(origin, i, K: tl.constexpr):
 
 
 @triton.jit
+def std_of_finite(mean, std):
+    """The std, or NaN if the mean is infinite or NaN, since such a distribution has no probabilities."""
+    return std + 0.0 * mean
+
+
+@triton.jit
 def _by_mean_and_std(value, by_left, by_right, left, right, inverse_std):
     """The value with its derivatives by mean and std. left, right: the edges, relative to the mean, in units of std.
     by_left, by_right: the derivatives by these edges."""
@@ -214,7 +220,7 @@ def scaled_end_bin(z, first: tl.constexpr, inverse_std):
 @triton.jit
 def log_total(mean, std):
     """ln of the mass in [−1, 1], as if it were one bin, and its derivatives by mean and std."""
-    std = at_least_tiny(std)
+    std = at_least_tiny(std_of_finite(mean, std))
     inverse = reciprocal(std)
     left, right = quotient(-1.0 - mean, std, inverse), quotient(1.0 - mean, std, inverse)
     return log_inner_bin(left, right, quotient(-mean, std, inverse), 2.0 * inverse, log(2.0 * inverse), inverse)
@@ -273,4 +279,4 @@ def mode(mean, std, K: tl.constexpr):
         log_p, _, _ = log_bin_prob(end, mean, std, K, True)
         best = tl.where(log_p > best_log_p, end, best)
         best_log_p = tl.where(log_p > best_log_p, log_p, best_log_p)
-    return tl.where(std == std, centre(best, K), std)
+    return tl.where(best_log_p == best_log_p, centre(best, K), best_log_p)

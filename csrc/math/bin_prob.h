@@ -101,7 +101,7 @@ BFN_HD ScaledBin<T> scaled_inner_bin(T left, T right, T z, T d, T inverse_std) {
 // ln of the mass in [-1, 1], computed as the mass of one wide bin.
 template <class T>
 BFN_HD WithGradient<T> log_total(T mean, T std) {
-  std = at_least_tiny(std);
+  std = at_least_tiny(std_of_finite(mean, std));
   const T inverse = reciprocal(std), width = 2 * inverse;
   const T left = quotient(-1 - mean, std, inverse), right = quotient(1 - mean, std, inverse);
   return log_inner_bin(left, right, quotient(-mean, std, inverse), width, log(width), inverse);
@@ -158,7 +158,7 @@ BFN_HD T mode(T mean, T std, Bins<T> bins) {
   };
   consider(T(0));
   consider(bins.last());
-  return std == std ? bins.centre(best) : std;  // a std of NaN gives NaN
+  return best_log_p == best_log_p ? bins.centre(best) : best_log_p;  // a probability of NaN gives NaN
 }
 
 }  // namespace bfn
