@@ -75,10 +75,11 @@ FORMULAS: dict[str, Callable[[Inputs], Tensor]] = {
     "log_normaliser": lambda row: (2 * math.pi * row.gamma()[1]).log() / 2,
     "beta": Inputs.beta,
     "beta_spread": lambda row: (row.scale * row.beta()).sqrt(),  # √(Kβ) (185)
-    # the update μ' = (ρμ + αy)/ρ', ρ' = ρ + α (49, 50); the noise of the message y has the std 1/√α
-    "keep": lambda row: row.precision / (row.precision + row.value),
-    "take": lambda row: row.value / (row.precision + row.value),
-    "update_std": lambda row: row.value.sqrt() / (row.precision + row.value),
+    # The update μ' = (ρμ + αy)/ρ', ρ' = ρ + α (49, 50). The noise of the message y has the std 1/√α. The formulas are
+    # ρ/ρ', α/ρ' and √α/ρ', written such that their limits are right if ρ or α is 0 or infinite.
+    "keep": lambda row: 1 / (1 + row.value / row.precision),
+    "take": lambda row: 1 / (1 + row.precision / row.value),
+    "update_std": lambda row: 1 / (row.value.sqrt() + row.precision / row.value.sqrt()),
     "sender_std": lambda row: row.value.rsqrt(),
     "accuracy": lambda row: row.value,
     "spread": lambda row: (row.scale * row.value).sqrt(),  # √(Kα)

@@ -91,7 +91,7 @@ def step(
         angle = 2 * math.pi * wrapped(y - before)
         across, along = concentration.to(dtype) + c * angle.cos(), c * angle.sin()
         y = before + torch.atan2(along, across) / (2 * math.pi)
-        c = (across * across + along * along).sqrt()
+        c = torch.hypot(across, along)
     if log_out is not None:
         log_out.copy_(scaled_log(c, circle.log_least, circle.log_factor))
     new = (circle.period * wrapped(y)).to(sent.dtype if mean is None else mean.dtype)

@@ -47,8 +47,9 @@ def _wrapped(turns):
 
 
 @triton.jit
-def _turns_of(y, x):
-    """atan2(y, x)/(2π). In float64 two Newton steps follow the polynomial of float32, whose error is 1.6e-8."""
+def _polar(y, x):
+    """atan2(y, x)/(2π), and √(x² + y²). Squares of x and y are not computed, since they may overflow or underflow. In
+    float64 two Newton steps follow the polynomial of float32, whose error is 1.6e-8."""
     across, along = tl.abs(x), tl.abs(y)
     steep = along > across
     larger, smaller = tl.where(steep, along, across), tl.where(steep, across, along)
@@ -70,7 +71,7 @@ def _turns_of(y, x):
             acute += (t * cosine - sine) / ((t * sine + cosine) * (2.0 * _PI))
     acute = tl.where(steep, 0.25 - acute, acute)
     acute = tl.where(x < 0.0, 0.5 - acute, acute)
-    return tl.where(y < 0.0, -acute, acute) + 0.0 * (x + y)
+    return tl.where(y < 0.0, -acute, acute) + 0.0 * (x + y), larger * tl.sqrt(1.0 + s)
 
 
 @triton.jit
@@ -80,7 +81,8 @@ def _attempt(root, least, twice, angle, height, T: tl.constexpr):
     y = root * sine
     c = least + twice * (y * y / (cosine * cosine + y * y))
     accepted = (unit(height).to(T) > c * exp(clamp(1.0 - c, -87.0, 1.0))) == 0
-    return 2.0 * _turns_of(y, cosine), accepted
+    turns, _ = _polar(y, cosine)
+    return 2.0 * turns, accepted
 
 
 @triton.jit
@@ -140,8 +142,8 @@ def _step(
         before = load(mean, block, T) * (1.0 / circle.period)
         sine, cosine = sincospi(2.0 * _wrapped(y - before))
         across, along = load(concentration, block, T) + c * cosine, c * sine
-        y = before + _turns_of(along, across)
-        c = tl.sqrt(across * across + along * along)
+        turns, c = _polar(along, across)
+        y = before + turns
     store(out, block, circle.period * _wrapped(y))
     store(concentration_out, block, c)
     if log_out[0] is not None:

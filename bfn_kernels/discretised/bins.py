@@ -43,7 +43,7 @@ def log_ndtr(z: Tensor) -> Tensor:
 def log_interval(left: Tensor, right: Tensor, middle: Tensor, width: Tensor) -> Tensor:
     """ln(Φ(right) − Φ(left)). An interval right of 0 is mirrored, so that its Φ are not close to 1. For a narrow
     interval it is a series in `middle` and `width`, the middle and the width of the interval."""
-    most_width, most_slope = (0.1, 0.3) if left.dtype == torch.float32 else (1e-3, 1e-2)
+    most_width, most_slope = (0.1, 0.3) if left.dtype == torch.float32 else (1e-2, 1.5e-2)
     narrow = (width < most_width) & ((middle * width).abs() < most_slope)
     flip = left > 0
     low, high = torch.where(flip, -right, left), torch.where(flip, -left, right)
@@ -54,10 +54,15 @@ def log_interval(left: Tensor, right: Tensor, middle: Tensor, width: Tensor) -> 
     return torch.where(narrow, -(z**2) / 2 - math.log(2 * math.pi) / 2 + d.log() + series.log1p(), wide_value)
 
 
+def _nan_if_infinite(mean: Tensor) -> Tensor:
+    """The mean, or NaN for ±∞. A distribution with an infinite mean has no probabilities, so that it is not hidden."""
+    return mean + 0 * mean
+
+
 def log_bin_prob(index: Tensor, mean: Tensor, std: Tensor, num_bins: int, clip: bool) -> Tensor:
     """ln p_k of the bins `index` (107–109). With `clip`, the first and the last bin get the mass beyond [−1, 1].
     Without it, the distribution is renormalised in [−1, 1]."""
-    h = 2 / num_bins
+    mean, h = _nan_if_infinite(mean), 2 / num_bins
     left, right = (-1 + h * index - mean) / std, (-1 + h * (index + 1) - mean) / std
     inside = log_interval(left, right, (centre(index, num_bins) - mean) / std, h / std)
     if clip:
@@ -71,12 +76,13 @@ def unclipped_total(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
     """The logarithm of the mass in [−1, 1], ln(Φ((1−mean)/std) − Φ((−1−mean)/std)), and True where the mass is too
     small to divide by."""
     log_total = log_interval((-1 - mean) / std, (1 - mean) / std, -mean / std, 2 / std)
-    return log_total, (log_total < math.log(TINY_TOTAL)) | mean.isinf()  # log_total is NaN for an infinite mean
+    return log_total, log_total < math.log(TINY_TOTAL)
 
 
 def mean_of_bins(mean: Tensor, std: Tensor, num_bins: int, clip: bool) -> Tensor:
     """k̂ = Σ p_k c_k for one normal, where c_k is the centre of bin k. With `clip`, it is (1 − 1/K) − h·Σ Φ((b_j −
     mean)/std) over the inner edges b_j of the bins [derived]."""
+    mean = _nan_if_infinite(mean)
     edges = -1 + 2 / num_bins * torch.arange(1, num_bins, dtype=mean.dtype, device=mean.device)
     last = 1 - 1 / num_bins
     if clip:

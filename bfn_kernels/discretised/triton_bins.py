@@ -124,6 +124,12 @@ def to_centre(origin, i, K: tl.constexpr):
 
 
 @triton.jit
+def std_of_finite(mean, std):
+    """The std, or NaN if the mean is infinite or NaN, since such a distribution has no probabilities."""
+    return std + 0.0 * mean
+
+
+@triton.jit
 def _by_mean_and_std(value, by_left, by_right, left, right, inverse_std):
     """The value with its derivatives by mean and std. left, right: the edges, relative to the mean, in units of std.
     by_left, by_right: the derivatives by these edges."""
@@ -132,7 +138,11 @@ def _by_mean_and_std(value, by_left, by_right, left, right, inverse_std):
 
 @triton.jit
 def _is_narrow(z, d):
-    return (d < 0.3) & (tl.abs(z * d) < 0.5)
+    """Whether `_narrow_bin` is used, as csrc/math/bin_prob.h decides it."""
+    if z.dtype == tl.float64:
+        return (d < 0.01) & (tl.abs(z * d) < 0.015)
+    else:
+        return (d < 0.3) & (tl.abs(z * d) < 0.5)
 
 
 @triton.jit
@@ -160,13 +170,12 @@ def log_inner_bin(left, right, z, d, log_d, inverse_std):
     """
     value, by_left, by_right = log_interval(left, right, z, d)
     value, by_mean, by_std = _by_mean_and_std(value, by_left, by_right, left, right, inverse_std)
-    if z.dtype != tl.float64:
-        narrow, series, tilt, growth = _narrow_bin(z, d)
-        total = 1.0 + series
-        by_z, by_d = tilt / total - z, 1.0 + growth / total  # by_d is the derivative by d, times d
-        value = tl.where(narrow, -0.5 * z * z - _HALF_LOG_TWO_PI + log_d + log1p(tl.where(narrow, series, 0.0)), value)
-        by_mean = tl.where(narrow, -by_z * inverse_std, by_mean)
-        by_std = tl.where(narrow, -(z * by_z + by_d) * inverse_std, by_std)
+    narrow, series, tilt, growth = _narrow_bin(z, d)
+    total = 1.0 + series
+    by_z, by_d = tilt / total - z, 1.0 + growth / total  # by_d is the derivative by d, times d
+    value = tl.where(narrow, -0.5 * z * z - _HALF_LOG_TWO_PI + log_d + log1p(tl.where(narrow, series, 0.0)), value)
+    by_mean = tl.where(narrow, -by_z * inverse_std, by_mean)
+    by_std = tl.where(narrow, -(z * by_z + by_d) * inverse_std, by_std)
     return value, by_mean, by_std
 
 
@@ -177,9 +186,8 @@ def bin_place(left, right, z, d):
     it is the right edge, else 0."""
     at = tl.where(left > 0.0, left, tl.where(right < 0.0, right, 0.0))
     side = tl.where(left > 0.0, -1.0, tl.where(right < 0.0, 1.0, 0.0))
-    if z.dtype != tl.float64:
-        narrow = _is_narrow(z, d)
-        at, side = tl.where(narrow, z, at), tl.where(narrow, 0.0, side)
+    narrow = _is_narrow(z, d)
+    at, side = tl.where(narrow, z, at), tl.where(narrow, 0.0, side)
     return at, side
 
 
@@ -189,13 +197,12 @@ def scaled_inner_bin(left, right, z, d, inverse_std):
     and std, all divided by exp(−y²/2), so that they do not underflow. `log_inner_bin` explains the arguments."""
     _, front, lost, of_left, of_right = scaled_interval(left, right, z, d)
     mass, by_mean, by_std = front - lost, of_left - of_right, left * of_left - right * of_right
-    if z.dtype != tl.float64:
-        narrow, series, tilt, growth = _narrow_bin(z, d)
-        total, scale = 1.0 + series, SCALE * d
-        by_z = z * total - tilt
-        mass = tl.where(narrow, scale * total, mass)
-        by_mean = tl.where(narrow, scale * by_z, by_mean)
-        by_std = tl.where(narrow, scale * (z * by_z - (total + growth)), by_std)
+    narrow, series, tilt, growth = _narrow_bin(z, d)
+    total, scale = 1.0 + series, SCALE * d
+    by_z = z * total - tilt
+    mass = tl.where(narrow, scale * total, mass)
+    by_mean = tl.where(narrow, scale * by_z, by_mean)
+    by_std = tl.where(narrow, scale * (z * by_z - (total + growth)), by_std)
     y, side = bin_place(left, right, z, d)
     return y, side, mass, by_mean * inverse_std, by_std * inverse_std
 
@@ -213,7 +220,7 @@ def scaled_end_bin(z, first: tl.constexpr, inverse_std):
 @triton.jit
 def log_total(mean, std):
     """ln of the mass in [−1, 1], as if it were one bin, and its derivatives by mean and std."""
-    std = at_least_tiny(std)
+    std = at_least_tiny(std_of_finite(mean, std))
     inverse = reciprocal(std)
     left, right = quotient(-1.0 - mean, std, inverse), quotient(1.0 - mean, std, inverse)
     return log_inner_bin(left, right, quotient(-mean, std, inverse), 2.0 * inverse, log(2.0 * inverse), inverse)
@@ -272,4 +279,4 @@ def mode(mean, std, K: tl.constexpr):
         log_p, _, _ = log_bin_prob(end, mean, std, K, True)
         best = tl.where(log_p > best_log_p, end, best)
         best_log_p = tl.where(log_p > best_log_p, log_p, best_log_p)
-    return tl.where(std == std, centre(best, K), std)
+    return tl.where(best_log_p == best_log_p, centre(best, K), best_log_p)

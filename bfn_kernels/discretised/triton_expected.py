@@ -11,7 +11,7 @@ both types, a wide unclipped distribution has another series.
 import triton
 import triton.language as tl
 
-from bfn_kernels.discretised.triton_bins import TINY_TOTAL, centre, index, origin_of, position, to_edge
+from bfn_kernels.discretised.triton_bins import TINY_TOTAL, centre, index, origin_of, position, std_of_finite, to_edge
 from bfn_kernels.triton_ops.elementary import at_least_tiny, clamp, reciprocal
 from bfn_kernels.triton_ops.normal import tail, within
 
@@ -252,7 +252,7 @@ def expected_value(mean, std, K: tl.constexpr, CLIP: tl.constexpr):
     compute (x − base) − shift, which does not cancel. In float32, a rule runs only if a variable of the block needs
     it."""
     h: tl.constexpr = 2.0 / K
-    m, std = mean if CLIP else tl.abs(mean), at_least_tiny(std)
+    m, std = mean if CLIP else tl.abs(mean), at_least_tiny(std_of_finite(mean, std))
     if mean.dtype == tl.float64:  # all edges, since the rules below are not accurate enough for float64
         parts = _edge_sum(m, std, K - 1.0, K - 1, K)
     else:

@@ -123,13 +123,13 @@ def _from_variance(numbers, t, NAME: tl.constexpr):
 
 @triton.jit
 def _from_message(numbers, alpha, precision, NAME: tl.constexpr):
-    """The row scalars that are functions of an accuracy α and a precision ρ."""
+    """The row scalars that are functions of an accuracy α and a precision ρ, as csrc/math/schedules.h writes them."""
     if NAME == "keep":
-        return precision / (precision + alpha)
+        return 1.0 / (1.0 + alpha / precision)
     elif NAME == "take":
-        return alpha / (precision + alpha)
+        return 1.0 / (1.0 + precision / alpha)
     elif NAME == "update_std":
-        return tl.sqrt(alpha) / (precision + alpha)
+        return 1.0 / (tl.sqrt(alpha) + precision / tl.sqrt(alpha))
     elif NAME == "sender_std":
         return 1.0 / tl.sqrt(alpha)
     elif NAME == "accuracy":

@@ -39,7 +39,7 @@ struct SortedBlock : ExpectedArrays<T, kBlock + kLanes> {
       const int64_t at = next[rule[i]]++;
       order[at] = static_cast<uint16_t>(i);
       mean[at] = bins.clip ? means[i] : abs(means[i]);
-      std[at] = stds[i];
+      std[at] = std_of_finite(means[i], stds[i]);
     }
     std::fill_n(mean + length, kLanes, T(0));
     std::fill_n(std + length, kLanes, T(1));

@@ -73,11 +73,13 @@ __device__ T read(const View& view, int64_t index, T missing = T(0)) {
 }
 
 // Like `read`, for a view with one number for each row of classes. It makes no function call in the usual case: the
-// numbers have the type T, and each row has a number, or `size[1]` consecutive rows share one.
+// numbers have the type T, and each row has a number, or `size[1]` consecutive rows share one. The row and this size
+// must then fit 32 bits, in which they are divided.
 template <class T>
 __device__ __forceinline__ T read_row(const View& view, int64_t row, T missing = T(0)) {
   const T* data = static_cast<const T*>(view.data);
-  const bool each = view.dims == 1, repeated = view.dims == 2 && view.stride[1] == 0 && row <= INT32_MAX;
+  const bool each = view.dims == 1;
+  const bool repeated = view.dims == 2 && view.stride[1] == 0 && (row | view.size[1]) <= INT32_MAX;
   if (view.dtype != dtype_of<T>() || !(each || repeated)) return read<T>(view, row, missing);
   return data[(each ? row : static_cast<uint32_t>(row) / static_cast<uint32_t>(view.size[1])) * view.stride[0]];
 }

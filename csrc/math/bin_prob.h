@@ -28,10 +28,14 @@ struct NarrowBin {
     tilt = d2 * z * (by_12 + by_480 * d2 * (z2 - 3));
     growth = d2 * (by_12 * (z2 - 1) + fourth);
   }
-  // Whether the series is used. In float, it is then more accurate than scaled_interval, in which the terms of the two
-  // edges cancel. In double it is never used.
+  // Whether the series is used. It is then more accurate than scaled_interval, in which the terms of the two edges
+  // cancel. The first term that the series leaves out is d^6 He_6(z)/322560, with He_6(z) = z^6 - 15 z^4 + 45 z^2 - 15,
+  // and six times as much of `growth`. In these regions, d^6 He_6(z)/53760 is below 4e-7 in float and below 5e-16 in
+  // double.
   BFN_HD static bool applies(T z, T d) {
-    return sizeof(T) == sizeof(float) && (d < T(0.3)) & (abs(z * d) < T(0.5));  // && would prevent vectorisation
+    const bool is_float = sizeof(T) == sizeof(float);
+    const T most = is_float ? T(0.3) : T(0.01), most_product = is_float ? T(0.5) : T(0.015);
+    return (d < most) & (abs(z * d) < most_product);  // && would prevent vectorisation
   }
 };
 
@@ -40,7 +44,6 @@ struct NarrowBin {
 template <class T>
 BFN_HD WithGradient<T> log_inner_bin(T left, T right, T z, T d, T log_d, T inverse_std) {
   const auto wide = by_mean_and_std(log_interval(left, right, z, d), left, right, inverse_std);
-  if (sizeof(T) == sizeof(double)) return wide;
   const bool narrow = NarrowBin<T>::applies(z, d);
   const NarrowBin<T> bin(z, d);
   const T by_z = bin.tilt / bin.total - z, by_d = 1 + bin.growth / bin.total;  // by_d is the derivative by d, times d
@@ -98,7 +101,7 @@ BFN_HD ScaledBin<T> scaled_inner_bin(T left, T right, T z, T d, T inverse_std) {
 // ln of the mass in [-1, 1], computed as the mass of one wide bin.
 template <class T>
 BFN_HD WithGradient<T> log_total(T mean, T std) {
-  std = at_least_tiny(std);
+  std = at_least_tiny(std_of_finite(mean, std));
   const T inverse = reciprocal(std), width = 2 * inverse;
   const T left = quotient(-1 - mean, std, inverse), right = quotient(1 - mean, std, inverse);
   return log_inner_bin(left, right, quotient(-mean, std, inverse), width, log(width), inverse);
@@ -155,7 +158,7 @@ BFN_HD T mode(T mean, T std, Bins<T> bins) {
   };
   consider(T(0));
   consider(bins.last());
-  return std == std ? bins.centre(best) : std;  // a std of NaN gives NaN
+  return best_log_p == best_log_p ? bins.centre(best) : best_log_p;  // a probability of NaN gives NaN
 }
 
 }  // namespace bfn

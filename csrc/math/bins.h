@@ -23,6 +23,12 @@ struct Bins {
 template <class T>
 constexpr T kTinyTotal = T(1e-5);  // if an unclipped distribution has less mass in [-1, 1], the uniform one replaces it
 
+// The std, or NaN if the mean is infinite or NaN, since such a distribution has no probabilities.
+template <class T>
+BFN_HD T std_of_finite(T mean, T std) {
+  return fused(T(0), mean, std);
+}
+
 BFN_HD float leading_bits(float x) { return bit_cast<float>(bit_cast<uint32_t>(x) & 0xFFFF0000u); }
 BFN_HD double leading_bits(double x) { return x; }
 

@@ -19,12 +19,25 @@ BFN_HD T wrapped(T turns) {
   return abs(turns) >= T(kMostTurns) ? 0 * turns : rest;  // NaN if `turns` is infinite
 }
 
+// The vector (x, y). `larger` is the larger of |x| and |y|, and `steep` says whether it is |y|. `ratio` is the smaller
+// one divided by the larger one, and 0 if both are 0.
+template <class T>
+struct Vector {
+  T y, x, larger, ratio;
+  bool steep;
+
+  BFN_HD Vector(T y, T x) : y(y), x(x), steep(abs(y) > abs(x)) {
+    const T across = abs(x), along = abs(y), smaller = steep ? across : along;
+    larger = steep ? along : across;
+    ratio = smaller + larger == T(0) ? T(0) : smaller / larger;
+  }
+  // The square root of x^2 + y^2. The squares of x and y are not computed, since they may overflow or underflow.
+  BFN_HD T length() const { return larger * sqrt(fused(ratio, ratio, T(1))); }
+};
+
 // atan2(y, x) / (2 pi). In float it is a polynomial, whose relative error is 1.6e-8.
-BFN_HD float turns_of(float y, float x) {
-  const float across = abs(x), along = abs(y);
-  const bool steep = along > across;
-  const float larger = steep ? along : across, smaller = steep ? across : along;
-  const float t = smaller + larger == 0.0f ? 0.0f : smaller / larger, s = t * t;
+BFN_HD float turns_of(Vector<float> v) {
+  const float t = v.ratio, s = t * t;
   float p = 0.00045357359f;
   p = p * s - 0.0025573994f;
   p = p * s + 0.0067945621f;
@@ -34,10 +47,10 @@ BFN_HD float turns_of(float y, float x) {
   p = p * s + 0.031819243f;
   p = p * s - 0.053051233f;
   p = p * s + 0.15915494f;
-  const float acute = steep ? 0.25f - t * p : t * p;
-  return flip_sign(x < 0.0f ? 0.5f - acute : acute, bit_cast<uint32_t>(y));
+  const float acute = v.steep ? 0.25f - t * p : t * p;
+  return flip_sign(v.x < 0.0f ? 0.5f - acute : acute, bit_cast<uint32_t>(v.y));
 }
-BFN_HD double turns_of(double y, double x) { return ::atan2(y, x) / (2 * kPi); }
+BFN_HD double turns_of(Vector<double> v) { return ::atan2(v.y, v.x) / (2 * kPi); }
 
 // Draws angles of a von Mises distribution with mean 0 by the rejection method of Best and Fisher (1979), written for
 // half of the angle, so that no digits cancel at any concentration.
@@ -57,7 +70,7 @@ struct VonMises {
     T sine, cosine;
     sincospi(static_cast<T>(static_cast<float>(static_cast<int32_t>(angle)) * 0x1p-32f), sine, cosine);
     const T y = root * sine, yy = y * y, c = fused(twice, yy / fused(cosine, cosine, yy), least);
-    turns = 2 * turns_of(y, cosine);
+    turns = 2 * turns_of(Vector<T>(y, cosine));
     return !(static_cast<T>(unit(height)) > c * exp_normal(clamp(1 - c, T(-87), T(1))));
   }
   // Returns the first accepted angle, in turns, from number `call` of the calls of Philox of variable `index` on.
@@ -97,9 +110,9 @@ template <class T>
 BFN_HD void add_message(T& mean, T& concentration, T y, T alpha) {
   T sine, cosine;
   sincospi(2 * wrapped(y - mean), sine, cosine);
-  const T across = fused(alpha, cosine, concentration), along = alpha * sine;
-  mean = wrapped(mean + turns_of(along, across));
-  concentration = sqrt(fused(across, across, along * along));
+  const Vector<T> sum(alpha * sine, fused(alpha, cosine, concentration));  // relative to the mean
+  mean = wrapped(mean + turns_of(sum));
+  concentration = sum.length();
 }
 
 // `scaled` is I_0(k) exp(-k), and `fall` is 1 - I_1(k) / I_0(k), for k >= 0. They are means over an angle u, computed

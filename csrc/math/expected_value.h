@@ -300,6 +300,7 @@ BFN_HD_APART ExpectedValue<T> wide_unclipped_value(T mean, T std, Bins<T> bins) 
 
 template <class T>
 BFN_HD ExpectedValue<T> expected_value(T mean, T std, Bins<T> bins) {
+  std = std_of_finite(mean, std);
   if (bins.clip) return clipped_value(mean, std, bins);
   if (std >= wide_std(bins)) return wide_unclipped_value(mean, std, bins);
   return renormalised(clipped_value(abs(mean), std, bins), mean, std, bins);

@@ -96,7 +96,9 @@ BFN_HD double flow_beta(const Schedule& schedule, double t) {
   return std::sqrt(beta) < kRootBetaMin ? 0 : beta;
 }
 
-// Computes one row scalar. `value` is a time or an alpha. `rho` is the precision of the state before a message.
+// Computes one row scalar. `value` is a time or an alpha. `rho` is the precision of the state before a message. kKeep,
+// kTake and kUpdateStd are rho, alpha and sqrt(alpha), divided by rho + alpha. They are written such that their limits
+// are right if rho or alpha is 0 or infinite.
 BFN_HD double row_scalar(RowScalar which, const RowContext& context, double value, double rho) {
   const Schedule& schedule = context.schedule;
   const double t = value, alpha = value;
@@ -124,11 +126,11 @@ BFN_HD double row_scalar(RowScalar which, const RowContext& context, double valu
     case RowScalar::kBetaSpread:
       return std::sqrt(context.scale * flow_beta(schedule, t));
     case RowScalar::kKeep:
-      return rho / (rho + alpha);
+      return 1 / (1 + alpha / rho);
     case RowScalar::kTake:
-      return alpha / (rho + alpha);
+      return 1 / (1 + rho / alpha);
     case RowScalar::kUpdateStd:
-      return std::sqrt(alpha) / (rho + alpha);
+      return 1 / (std::sqrt(alpha) + rho / std::sqrt(alpha));
     case RowScalar::kSenderStd:
       return 1 / std::sqrt(alpha);
     case RowScalar::kAccuracy:

@@ -2,6 +2,7 @@
 #include <cstdio>
 #include <cstring>
 
+#include "../../csrc/cuda/elements.h"
 #include "../../csrc/cuda/team.h"
 
 namespace {
@@ -89,6 +90,12 @@ void sound_teams(const float* x, float* out) {
   out[threadIdx.x] = team.reduce(x[threadIdx.x], 0.0f, bfn::Add()) + block.sum_before(x[threadIdx.x]);
 }
 
+// Of a row scalar that 2^32 rows share, a number whose lower 32 bits are 0.
+void sound_row_scalar(const float* x, float* out) {
+  bfn::View view{const_cast<float*>(x), bfn::DType::kFloat, 2, {2, int64_t{1} << 32}, {1, 0}};
+  out[threadIdx.x] = bfn::read_row<float>(view, threadIdx.x);
+}
+
 struct Kernel {
   const char* name;
   void (*run)(const float*, float*);
@@ -100,7 +107,7 @@ constexpr Kernel kKernels[] = {
     KERNEL(sound_warp_barrier), KERNEL(read_out_of_bounds),   KERNEL(write_out_of_bounds),
     KERNEL(misaligned_vector),  KERNEL(shared_out_of_bounds), KERNEL(divergent_barrier),
     KERNEL(barrier_after_exit), KERNEL(lane_outside_mask),    KERNEL(lanes_missing_from_shuffle),
-    KERNEL(sound_mask),         KERNEL(sound_teams),
+    KERNEL(sound_mask),         KERNEL(sound_teams),          KERNEL(sound_row_scalar),
 };
 
 }  // namespace

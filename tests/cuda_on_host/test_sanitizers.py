@@ -26,7 +26,7 @@ BUGS = [  # the kernel, the sanitizer that finds its bug, and words of the repor
     ("lane_outside_mask", "address", "reads a lane that the mask leaves out"),
 ]
 PRELOADED = {"address": ("libasan.so", "libubsan.so", "libstdc++.so"), "thread": ("libtsan.so", "libstdc++.so")}
-SOUND = ("sound_barrier", "sound_warp_barrier", "sound_mask", "sound_teams")
+SOUND = ("sound_barrier", "sound_warp_barrier", "sound_mask", "sound_teams", "sound_row_scalar")
 
 
 def run(command: list, **environment: str) -> subprocess.CompletedProcess:

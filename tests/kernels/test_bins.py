@@ -5,6 +5,7 @@ import functools
 import math
 from typing import NamedTuple
 
+import mpmath  # comes with torch, by way of sympy
 import pytest
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from torch.special import ndtr
 from bfn_kernels import discretised
 from bfn_kernels.discretised.bins import log_bin_prob
 from bfn_kernels.gauss import hermite as gauss_hermite
-from tests.kernels.support import INTERPRETED, NATIVE, Accuracy
+from tests.kernels.support import INTERPRETED, NATIVE, ON_CPU, Accuracy
 
 BINS = (2, 3, 5, 16, 17, 100, 256, 1000, 4096, 65536)
 
@@ -95,6 +96,38 @@ def test_log_prob(backend, num_bins):
     seen = want > -1e4
     assert seen.sum() > count / 2
     assert ((got - want).abs() / (1 + want.abs()))[seen].max() < 1e-6
+
+
+def exact_log_prob(x, mean, std, num_bins, clip):
+    """ln p of an inner bin and its derivatives by mean and std, times std, computed with 50 digits."""
+
+    def log_mass(left, right):
+        left, right = (left - mpmath.mpf(mean)) / std, (right - mpmath.mpf(mean)) / std
+        mass, at_left, at_right = mpmath.ncdf(right) - mpmath.ncdf(left), mpmath.npdf(left), mpmath.npdf(right)
+        return mpmath.log(mass), (at_left - at_right) / mass, (left * at_left - right * at_right) / mass
+
+    with mpmath.workdps(50):
+        left = mpmath.mpf(round((x + 1) * num_bins - 1)) / num_bins - 1
+        log_p = log_mass(left, left + mpmath.mpf(2) / num_bins)
+        return [float(a if clip else a - b) for a, b in zip(log_p, log_mass(-1, 1), strict=True)]
+
+
+@pytest.mark.parametrize("clip", [True, False])
+@pytest.mark.parametrize("num_bins", [16, 65536])
+@pytest.mark.parametrize("backend", ON_CPU)
+def test_float64_keeps_its_digits_in_wide_normals(backend, num_bins, clip):
+    """ln p and its derivatives times std are within 1e-13 of 1 plus their sizes. The bins of such normals are as narrow
+    as 3e-10 std, and the probabilities below the two edges of a bin are close to each other."""
+    std = log_uniform(60, 1, 1e5 if clip else 5e3).double()
+    x = (2 * torch.randint(1, num_bins - 1, std.shape).double() + 1) / num_bins - 1
+    mean = (x + std * torch.empty_like(x).uniform_(-2, 2)).requires_grad_()
+    std.requires_grad_()
+    value = discretised.log_prob(x, mean, std, num_bins=num_bins, clip=clip, backend=backend)
+    by_mean, by_std = torch.autograd.grad(value.sum(), (mean, std))
+    got = torch.stack([value, by_mean * std, by_std * std], -1).detach()
+    variables = torch.stack([x, mean, std], -1).tolist()
+    want = torch.tensor([exact_log_prob(*v, num_bins, clip) for v in variables], dtype=torch.float64)
+    assert ((got - want).abs() / (1 + want.abs())).max() < 1e-13
 
 
 def variables(num_bins, count):

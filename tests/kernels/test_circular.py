@@ -261,6 +261,18 @@ def test_periods_and_scaled_logarithms(backend):
     torch.testing.assert_close(log_out, want.clamp(-1, 1), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e-20, 1e20, 1e30])
+@on_each
+def test_the_square_of_a_concentration_need_not_be_a_number_of_float32(backend, size):
+    """If the accuracy is as large or small as the concentration, the new mean depends on their ratio alone."""
+    mean, y, c = torch.tensor([[-3.0, 0.2, 2.0], [-1.0, 1.0, 3.0], [0.0, 0.5, 4.0]]).unbind()
+    alpha = torch.tensor([1.0, 2.0, 0.5])
+    got = circular.bayesian_update(mean, size * c, y, size * alpha, backend=backend)
+    want = circular.bayesian_update(mean.double(), c.double(), y.double(), alpha, backend="reference")
+    torch.testing.assert_close(got[0].double(), want[0], rtol=1e-6, atol=0)
+    torch.testing.assert_close(got[1].double(), size * want[1], rtol=1e-6, atol=0)
+
+
 @on_each
 def test_padding_and_steps_of_nodes(backend):
     x, step = torch.linspace(-3, 3, 12).view(4, 3), torch.tensor([1, 4, 11, 7])

@@ -1,6 +1,7 @@
 """NaN and infinities: no backend hides them, and the reference, which is the specification, does not either."""
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -125,16 +126,25 @@ def test_what_a_mixture_without_shares_gives(components, backend):
 
 @pytest.mark.parametrize("backend", ON_CPU)
 @pytest.mark.parametrize("components", [None, 3])
-def test_a_mode_shows_what_is_no_number(components, backend):
-    """NaN in a mean or in a std of any component is kept, since no bin is the likeliest of a distribution without
-    probabilities."""
-    shape = (2,) if components is None else (2 * components, components)
-    each = torch.arange(2 * components if components else 2)
-    for name in ("mean", "std"):
-        normals = {"mean": torch.full(shape, 0.3), "std": torch.full(shape, 0.1)}
-        normals[name][(each,) if components is None else (each, each % components)] = nan
-        logits = None if components is None else torch.zeros(shape)
-        assert discretised.mode(**normals, mixture_logits=logits, num_bins=5, backend=backend).isnan().all(), name
+def test_a_normal_without_probabilities(components, backend):
+    """If a mean of any component is NaN or infinite, or a std is NaN, no bin has a probability, and nothing that is
+    computed from probabilities is a number. This holds for a std of each rule of the sums over bins."""
+    shape = (4,) if components is None else (4 * components, components)
+    each = torch.arange(shape[0])
+    at = (each,) if components is None else (each, each % components)
+    std = torch.tensor([1e-3, 0.3, 1.0, 5.0]).repeat_interleave(components or 1)
+    for name, bad in (("mean", nan), ("mean", inf), ("mean", -inf), ("std", nan)):
+        normals = {"mean": torch.full(shape, 0.3), "std": (std if components is None else std[:, None]).expand(shape)}
+        normals[name] = normals[name].clone()
+        normals[name][at] = bad
+        for num_bins in (5, 200):
+            more = {"num_bins": num_bins, "backend": backend}
+            more |= {} if components is None else {"mixture_logits": torch.zeros(shape)}
+            assert discretised.mode(**normals, **more).isnan().all(), (name, bad)
+            for clip, index in itertools.product((True, False), (0, 1, num_bins - 1)):
+                x = torch.full(shape[:1], (2 * index + 1) / num_bins - 1)
+                assert discretised.log_prob(x, **normals, clip=clip, **more).isnan().all(), (name, bad, clip, index)
+                assert discretised.expected_value(**normals, clip=clip, **more).isnan().all(), (name, bad, clip)
 
 
 @pytest.mark.parametrize("backend", ON_CPU)

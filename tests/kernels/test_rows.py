@@ -119,6 +119,17 @@ def test_precision_and_accuracy_of_different_shapes(backend):
         torch.testing.assert_close(got, want, rtol=2e-15, atol=0)
 
 
+@pytest.mark.parametrize("backend", ["reference", *NATIVE])
+def test_an_infinite_accuracy_or_precision(backend):
+    """A message of infinite accuracy replaces the mean, and a mean of infinite precision stays."""
+    alpha, precision = torch.tensor(
+        [[torch.inf, torch.inf, 3.0, 0.0, torch.inf], [0.0, 2.0, torch.inf, 1.0, torch.inf]]
+    )
+    keep, take, std = scalars(backend, rows.UPDATE, alpha, precision=precision)
+    assert keep[:4].flatten().tolist() == [0, 0, 1, 1] and take[:4].flatten().tolist() == [1, 1, 0, 0]
+    assert not std[:4].any() and all(number[4].isnan() for number in (keep, take))
+
+
 @by_each_backend
 def test_operators_serve_the_schedules_that_they_know(backend, monkeypatch):
     def no_formula(*args):
