@@ -26,6 +26,7 @@ EQUIVALENTS = parsed((HERE / "equivalents.txt").read_text())
 # Seconds and number of the tests that a mutant meets at first, and of those that it meets if it is alive then. The
 # first few kill most mutants, and pytest has to read few files for them. What is alive then meets tests of processes.
 ROUNDS = ((5.0, 8), (15.0, 40), (60.0, 200))
+IN_PROCESSES = 200.0, 200
 START = 180.0  # the most seconds for pytest to collect, on a machine that does other things, too
 NATIVE_EVERY = 8  # one in so many mutants is C++
 CUDA_FILES = [f"tests/kernels/test_{name}.py" for name in ("binary", "ties", "times", "gradients", "accuracy")]
@@ -94,7 +95,7 @@ class Judge:
         if mutant.path.startswith("csrc/cuda/"):
             return self.tested_on_host(sandbox, mutant)
         tests, seen = self.tests(mutant), set()
-        rounds = [(tests, *most) for most in ROUNDS] + [(self.covered.in_processes(mutant.path), *ROUNDS[-1])]
+        rounds = [(tests, *most) for most in ROUNDS] + [(self.covered.in_processes(mutant.path), *IN_PROCESSES)]
         for some, budget, count in rounds:
             for environment in (PLAIN, INTERPRETED):
                 left = [test for test in some - seen if test.environment == environment]
