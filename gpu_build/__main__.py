@@ -119,6 +119,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(width=180)
     if kernels:
         console.print(table.compiled(kernels))
+        if any(k.straight for k in kernels):
+            console.print(table.straight(kernels))
     console.print(table.executed(ran))
     if options.csv:
         table.write_csv(ran, options.csv)

@@ -24,7 +24,7 @@ CLASSES = (4, 27, 128, 2048)
 # mul.lo.s64 counts as one of 32-bit numbers, as in a random number; in an address it takes up to four instructions.
 # Moves and conversions of pointers count as nothing, since ptxas makes them part of other instructions. Masks and
 # shifts of 64 bits count as nothing, too: nvcc takes the halves of a product of two 32-bit numbers by them, and ptxas
-# has the halves in two registers. docs/gpu.md compares the counts with the disassembly.
+# has the halves in two registers. ptxas.py compares the counts with the machine code.
 FREE: dict[str, float] = {}
 RULES: list[tuple[str, dict[str, float]]] = [
     (r"mov\..*|cvta.*|ld\.param.*|st\.param.*|(neg|abs)(\.ftz)?\.(f32|f64|bf16|f16)|cvt\.u64\.u32|cvt\.u32\.u64|"
