@@ -20,8 +20,8 @@ from gpu_build.executed import executions
 from gpu_build.table import Execution, Kernel
 
 ARCHITECTURES = 80, 90, 100
-AMD = ("gfx942",)  # MI300, for which only Triton compiles
-SHARED = {"sm_80": 166912, "sm_90": 232448, "sm_100": 232448, "gfx942": 65536}  # the most bytes that a block may take
+AMD = "gfx90a", "gfx942"  # MI200 and MI300, for which only Triton compiles
+SHARED = {"sm_80": 166912, "sm_90": 232448, "sm_100": 232448} | dict.fromkeys(AMD, 65536)  # the most bytes of a block
 BUDGET = Path(__file__).with_name("budget.json")
 SLACK = 1.02  # a new limit is the count times SLACK, since another version of the compiler may need a little more
 
@@ -119,6 +119,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(width=180)
     if kernels:
         console.print(table.compiled(kernels))
+        if any(k.straight for k in kernels):
+            console.print(table.straight(kernels))
     console.print(table.executed(ran))
     if options.csv:
         table.write_csv(ran, options.csv)

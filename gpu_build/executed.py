@@ -20,9 +20,11 @@ CLASSES = (4, 27, 128, 2048)
 
 # A rule is a pattern for the names of PTX instructions, and the machine instructions that ptxas makes of one: how many
 # of each class, such as "fma" or "memory" (see PIPES in table.py). The first rule that matches the whole name counts.
+# Divisions and roots that are rounded correctly also have a path for rare numbers, which does not count. The product
+# mul.lo.s64 counts as one of 32-bit numbers, as in a random number; in an address it takes up to four instructions.
 # Moves and conversions of pointers count as nothing, since ptxas makes them part of other instructions. Masks and
 # shifts of 64 bits count as nothing, too: nvcc takes the halves of a product of two 32-bit numbers by them, and ptxas
-# has the halves in two registers. docs/gpu.md compares the counts with the disassembly.
+# has the halves in two registers. ptxas.py compares the counts with the machine code.
 FREE: dict[str, float] = {}
 RULES: list[tuple[str, dict[str, float]]] = [
     (r"mov\..*|cvta.*|ld\.param.*|st\.param.*|(neg|abs)(\.ftz)?\.(f32|f64|bf16|f16)|cvt\.u64\.u32|cvt\.u32\.u64|"
@@ -34,32 +36,35 @@ RULES: list[tuple[str, dict[str, float]]] = [
     (r"mma\.sync\.aligned\.m16n8k16\..*", {"tensor": 1}),
     (r"(shfl|vote|match|redux)\..*", {"shuffle": 1}),
     (r"(bra|ret|exit|call|bar|barrier|brx|membar|fence|nanosleep|griddepcontrol)(\..*|)", {"control": 1}),
-    (r"div\.rn(\.ftz)?\.f32", {"special": 1, "fma": 7, "alu": 1, "control": 1}),
-    (r"div\.full.*|div\.approx.*", {"special": 1, "fma": 2}),
-    (r"rcp\.rn(\.ftz)?\.f32", {"special": 1, "fma": 3, "alu": 1, "control": 1}),
-    (r"sqrt\.rn(\.ftz)?\.f32", {"special": 1, "fma": 4, "alu": 1, "control": 1}),
-    (r"(ex2|lg2|rcp|rsqrt|sqrt)\.approx\.ftz\.f32|tanh\.approx.*", {"special": 1}),
-    (r"(ex2|lg2|rcp|rsqrt|sqrt)\.approx\.f32|(sin|cos)\.approx(\.ftz)?\.f32", {"special": 1, "fma": 1, "alu": 1}),
-    (r"(div|sqrt|rcp)\..*f64", {"special": 1, "fp64": 8, "control": 1}),
-    (r"(add|sub|mul|fma|mad|min|max|setp)\..*f64", {"fp64": 1}),
+    (r"div\.rn(\.ftz)?\.f32", {"special": 2, "fma": 5, "control": 3}),
+    (r"div\.full.*", {"special": 1, "fma": 4, "alu": 2}),
+    (r"div\.approx.*", {"special": 1, "fma": 3, "alu": 1}),
+    (r"rcp\.rn(\.ftz)?\.f32", {"special": 1, "fma": 3, "alu": 3, "control": 3}),
+    (r"sqrt\.rn(\.ftz)?\.f32", {"special": 1, "fma": 4, "alu": 2, "control": 3}),
+    (r"(ex2|lg2|rcp|rsqrt|sqrt)\.approx\.ftz\.f32|tanh\.approx.*|rcp\.approx\.ftz\.f64", {"special": 1}),
+    (r"(ex2|lg2|rcp|rsqrt|sqrt)\.approx\.f32|(sin|cos)\.approx(\.ftz)?\.f32", {"special": 1, "fma": 2, "alu": 1}),
+    (r"(div|sqrt|rcp)\..*f64", {"special": 1, "fp64": 8, "alu": 5, "control": 3}),
+    (r"(min|max)\.f64", {"fp64": 1, "alu": 5}),
+    (r"(add|sub|mul|fma|mad|setp)\..*f64", {"fp64": 1}),
     (r"cvt\..*f64.*", {"special": 1}),
     (r"cvt\.r[nzpm]i(\.ftz)?\.f32\.f32", {"special": 1}),
-    (r"cvt\.(r[nz]\.)?(f32\.(bf16|f16)|(bf16|f16)\.f32|(bf16x2|f16x2)\.f32)", {"alu": 1}),
-    (r"cvt\.(r[nzpm]i?\.)?(sat\.)?(ftz\.)?(f32\.[us]\d+|[us]\d+\.f32|(b?f16)\.[us]\d+)", {"special": 1}),
+    (r"cvt\.(r[nz]\.)?(f32\.(bf16|f16|[us](8|16|32))|(bf16|f16)\.f32|(bf16x2|f16x2)\.f32)", {"alu": 1}),
+    (r"cvt\.(r[nzpm]i?\.)?(sat\.)?(ftz\.)?(f32\.[us]64|[us]\d+\.f32|(b?f16)\.[us]\d+)", {"special": 1}),
     (r"cvt\.[us]64\..*", {"alu": 1}),
     (r"(add|sub|mul|fma|mad)\.(rn\.)?(ftz\.)?(sat\.)?(f32|bf16|f16|bf16x2|f16x2)(x2)?", {"fma": 1}),
-    (r"mul\.hi\.[us]32", {"imad": 2}),
-    (r"(mul|mad)\.(lo|wide)\.[usb](16|32)|mad\.wide.*|mul24.*", {"imad": 1}),
-    (r"(mul|mad)\.lo\.[usb]64", {"imad": 1}),
+    (r"mul\.hi\.[us]32|(mul|mad)\.(lo|wide)\.[usb](16|32)|mad\.wide.*|mul24.*|mul\.lo\.[usb]64", {"imad": 1}),
+    (r"mad\.lo\.[usb]64", {"imad": 3, "alu": 1}),
     (r"(add|sub|xor)\.[sub]64", {"alu": 1}),
-    (r"(mul|mad)\.hi\.[us]64", {"imad": 8, "alu": 4}),
-    (r"(div|rem)\.[us]32", {"special": 2, "imad": 4, "alu": 10}),
+    (r"(mul|mad)\.hi\.[us]64", {"imad": 4, "alu": 3}),
+    (r"(div|rem)\.u32", {"special": 2, "imad": 4, "alu": 10}),
+    (r"(div|rem)\.s32", {"special": 3, "imad": 9, "alu": 13}),
     (r"(div|rem)\.[us]64", {"special": 2, "imad": 30, "alu": 30, "control": 4}),
     (r"(popc|clz|brev|bfind)\..*", {"special": 1}),
     (r"(and|or|xor|not)\.pred|(setp|selp|min|max|slct|set|abs|neg)\..*(f32|bf16|f16|[usb](16|32)|x2)", {"alu": 1}),
     (r"(add|sub|addc|subc|shl|shr|and|or|xor|not|neg|abs|lop3|prmt|shf|bfe|bfi|sad|szext|dp4a|testp|copysign)"
      r"\..*(32|16|pred|8)", {"alu": 1}),
-    (r"(addc|subc|shl|shr|or|not|neg|abs|setp|selp|min|max|bfe|bfi|slct)\..*64", {"alu": 2}),
+    (r"(min|max)\.[us]64", {"alu": 3}),
+    (r"(addc|subc|shl|shr|or|not|neg|abs|setp|selp|bfe|bfi|slct)\..*64", {"alu": 2}),
 ]  # fmt: skip
 
 

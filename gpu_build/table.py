@@ -1,7 +1,7 @@
 """The resources of compiled kernels, the costs of executed calls, a predicted bound on their time, and tables."""
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,10 +25,16 @@ PIPES = {
 ISSUE = 1 / 128  # the cycles for issuing an instruction of one lane, whatever its pipe
 
 
+def cycles(instructions: Mapping[str, float]) -> dict[str, float]:
+    """The cycles of each pipe of a multiprocessor, and of the issue, for numbers of instructions of one lane."""
+    pipes = {pipe: sum(instructions.get(c, 0.0) * n for c, n in of.items()) for pipe, of in PIPES.items()}
+    return pipes | {"issue": sum(instructions.values()) * ISSUE}
+
+
 @dataclass(frozen=True)
 class Kernel:
     """The registers of a thread, the shared memory and the spills of a kernel. architecture: what it was compiled for,
-    such as "sm_90" or AMD's "gfx942"."""
+    such as "sm_90" or AMD's "gfx942". straight: its columns in the table `straight`, if it has a row there."""
 
     backend: str
     name: str
@@ -36,6 +42,7 @@ class Kernel:
     registers: int
     shared: int = 0  # bytes
     spills: int = 0  # bytes
+    straight: dict[str, float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +78,7 @@ class Execution:
     def seconds(self) -> dict[str, float]:
         """The predicted time for one variable if it were limited only by one pipe, by the issue of instructions, by the
         cache or by memory."""
-        cycles = {pipe: sum(self.instructions.get(c, 0.0) * n for c, n in of.items()) for pipe, of in PIPES.items()}
-        pipes = {name: count / SMS / CLOCK for name, count in (cycles | {"issue": self.total * ISSUE}).items()}
+        pipes = {name: count / SMS / CLOCK for name, count in cycles(self.instructions).items()}
         return pipes | {"cache": 32 * self.sectors / CACHE, "bandwidth": self.bytes / BANDWIDTH}
 
     def bound_by(self) -> str:
@@ -105,6 +111,19 @@ def compiled(kernels: Iterable[Kernel]) -> Table:
     table = made("Compiled", ("compiled for", "registers", "shared", "spilled"))
     for k in kernels:
         table.add_row(f"{k.backend} {k.name}", k.architecture, *map(str, (k.registers, k.shared, k.spills)))
+    return table
+
+
+def straight(kernels: Iterable[Kernel]) -> Table:
+    title = (
+        "Kernels without loops, for sm_90: a warp's instructions by the rules for PTX and by ptxas, and their ratio in "
+        "each class. alone: the cycles of a warp that has a scheduler for itself. resident: the warps that a scheduler "
+        "has. latency: alone / resident, divided by the predicted cycles of the issue or the busiest pipe."
+    )
+    found = [(f"{k.backend} {k.name}", k.straight) for k in kernels if k.straight]
+    table = made(title, list(found[0][1]) if found else [])
+    for name, columns in found:
+        table.add_row(name, *(f"{n:.2f}" if n < 10 else f"{n:.0f}" for n in columns.values()))
     return table
 
 

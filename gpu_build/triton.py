@@ -23,7 +23,7 @@ from bfn_kernels.operators import TRITON, python_code
 from bfn_kernels.triton_ops import implement
 from bfn_kernels.triton_ops.reduction import _finish
 from bfn_kernels.triton_ops.views import write_table
-from gpu_build import sass
+from gpu_build import ptxas, sass
 from gpu_build.calls import of_angles, of_bits, of_classes, of_data, of_products, of_tiles
 from gpu_build.table import Kernel
 
@@ -100,9 +100,16 @@ def resources(name: str, launch: Launch, architecture: int, folder: Path) -> Ker
     command = [sass.find_tool("cuobjdump"), "-res-usage", str(cubin)]
     usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     registers, stack = (int(re.search(rf"{what}:(\d+)", usage)[1]) for what in ("REG", "STACK"))
-    spilled = any(opcode.split(".")[0] in ("LDL", "STL") for opcode in sass.opcodes(cubin))
+    code = sass.machine_code(cubin)
+    spilled = any(i.name.split(".")[0] in ("LDL", "STL") for i in code)
     # The launch allocates the shared memory, so the machine code does not say how much it takes.
-    return Kernel("triton", name, f"sm_{architecture}", registers, kernel.metadata.shared, stack if spilled else 0)
+    shared, straight = kernel.metadata.shared, None
+    if architecture == 90:
+        # A multiprocessor has 65536 registers and 228 KiB of shared memory, and four schedulers of 16 warps at most.
+        warps, of_warp = kernel.metadata.num_warps, (32 * registers + 255) // 256 * 256
+        programs = min(65536 // of_warp // warps, 64 // warps, 32, 233472 // (shared + 1024))
+        straight = ptxas.compared(kernel.asm["ptx"], code, programs * warps / 4)
+    return Kernel("triton", name, f"sm_{architecture}", registers, shared, stack if spilled else 0, straight)
 
 
 def resources_of_amd(name: str, launch: Launch, architecture: str) -> Kernel:

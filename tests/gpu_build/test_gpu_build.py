@@ -11,7 +11,7 @@ import pytest
 
 from bfn_kernels.backends import CPU_BUILD, FAMILIES
 from bfn_kernels.operators import TRITON
-from gpu_build import cuda, executed, extension, sass
+from gpu_build import cuda, executed, extension, ptxas, sass
 from gpu_build.__main__ import BUDGET, SHARED, allowed, main, over_budget, oversized, rewritten, spilling, verdict
 from gpu_build.calls import Row
 from gpu_build.table import CLOCK, SMS, Execution, Kernel, write_csv
@@ -159,6 +159,53 @@ def test_what_is_executed_is_taken_for_machine_instructions():
     assert found.lanes == 160 / 256
     with pytest.raises(ValueError, match=r"no rule for the instruction 'wgmma\.mma'"):
         executed.machine_instructions("wgmma.mma")
+
+
+PTX = """
+	@!%p1 bra $L__BB0_1;
+	div.s64 %rd3, %rd1, %rd2;
+	bra.uni $L__BB0_2;
+$L__BB0_1:
+	div.u32 %r3, %r1, %r2;
+$L__BB0_2:
+	@%p2 ld.global.v4.b32 { %r4, %r5, %r6, %r7 }, [ %rd3 + 0 ];
+	ret;
+"""
+
+
+def instruction(name: str, stall=1, result=7, read=7, waits=0, guarded=False) -> sass.Instruction:
+    return sass.Instruction(name, guarded, "", stall << 41 | result << 46 | read << 49 | waits << 52)
+
+
+def test_a_warp_waits_for_stalls_and_barriers():
+    code = [
+        instruction("LDG.E", result=0), instruction("MUFU.EX2", result=1), instruction("FADD", stall=4, waits=0b10),
+        instruction("STG.E", read=0, waits=0b1), instruction("EXIT", waits=0b1),
+    ]  # fmt: skip
+    assert [ptxas.alone(code[:n]) for n in range(6)] == [0, 1, 2, 35, 601, 631]
+
+
+def test_a_kernel_without_loops_is_compared():
+    code = [
+        instruction("BRA", guarded=True), instruction("CALL.REL"), sass.Instruction("", False, ".L_x_0"),
+        instruction("EXIT", guarded=True), instruction("LDG.E.128"), instruction("IMAD.MOV.U32"), instruction("EXIT"),
+        instruction("FFMA"),
+    ]  # fmt: skip
+    found = ptxas.compared(PTX, code, 2)
+    assert (found["rules"], found["ptxas"], found["memory"], found["integer"]) == (19, 5, 1, 14)
+    assert (found["alone"], found["latency"]) == (5, 0.125)
+    assert ptxas.compared(PTX + "bra.uni $L__BB0_1;", code, 2) is None
+    assert ptxas.compared(PTX + "@%p3 bra $L__BB0_3;\n$L__BB0_3:\n", code, 2) is None
+
+
+def test_the_rules_agree_with_ptxas(tmp_path, monkeypatch):
+    """In a kernel with divisions and with conversions of integers."""
+    pytest.importorskip("triton")
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    compiler = importlib.import_module("gpu_build.triton")
+    (kernel,) = compiler.kernels([90], tmp_path, "binary update, a draw, float32")
+    for kind, most in {"rules/ptxas": 0.05, "fma": 0.03, "special": 0.12, "memory": 0.01, "integer": 0.1}.items():
+        assert kernel.straight[kind] == pytest.approx(1, abs=most), kind
 
 
 @pytest.mark.parametrize(
