@@ -145,13 +145,15 @@ class NStep {
     }
   }
 
-  // Stores the losses of variables, the expectations over their draws, and their gradients.
+  // Stores the losses of variables, the expectations over their draws, and their gradients. Unrolled, the short loop
+  // would not be vectorised.
   void expect_lanes(const int32_t* places, T* loss, GradientBlock<T>& by) const {
     const T n = static_cast<T>(op.n_steps);
     Lanes<T> value{}, by_mean{}, by_std{};
     for (int64_t d = 0; d < draws; ++d) {
       const T weight = -n * weights[d];
       const DrawLanes<T>& of_draw = sum.draws[d];
+#pragma GCC unroll 1
       for (int64_t j = 0; j < kLanes; ++j) {
         value[j] += weight * of_draw.value[j];
         by_mean[j] += weight * of_draw.by_mean[j];
