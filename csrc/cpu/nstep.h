@@ -93,6 +93,7 @@ class NStepSum {
       set_windows<false>(in, windows_, origins_, normals_);
     }
     set_slopes();
+    bounded_ = false;
     const int count = static_cast<int>(*std::max_element(windows_.count, windows_.count + kLanes));
     for (int i = 0, end; i < count; i = end) {
       end = std::min(count, i + kMostStored - num_stored_);
@@ -187,6 +188,7 @@ class NStepSum {
   bool narrow_;  // whether all bins of all windows are narrow
   TermLanes<T> stored_[kMostStored];
   int num_stored_ = 0;
+  bool bounded_;  // whether all terms are less than 2^90, so that sums need not be divided by the largest term
 
   template <bool kClip>
   BFN_VECTORISED void set_windows(const NStepInputs<T>& in, WindowLanes& __restrict windows,
@@ -246,13 +248,13 @@ class NStepSum {
 
   // Adds the terms of evenly spaced points. Term i of a draw is c_i r^(i - middle) times a factor, where only r and the
   // factor depend on the draw. So a sum is a polynomial in r and another one in 1/r, and needs one exponential for all
-  // its terms. Returns false, and adds nothing, if the points are not evenly spaced or if a number could overflow.
-  // Unrolled, the short loops would not be vectorised.
+  // its terms. Returns false, and adds nothing, if the points are not evenly spaced or if a number could overflow. Sets
+  // bounded_. Unrolled, the short loops would not be vectorised.
   BFN_VECTORISED bool add_powers(TermLanes<T>* __restrict terms, int count) {
     const int middle = count / 2;
-    const T reach = static_cast<T>(middle + 1);
-    Lanes<T> largest, steepest{}, unfit, ends{};
+    Lanes<T> largest, ends, steepest{}, unfit, needed;
     std::fill_n(largest, kLanes, T(-1e30));
+    std::fill_n(ends, kLanes, T(-1e30));
     for (int i = 0; i < count; ++i) {
 #pragma GCC unroll 1
       for (int64_t j = 0; j < kLanes; ++j) largest[j] = larger(terms[i].exponent[j], largest[j]);
@@ -261,21 +263,22 @@ class NStepSum {
 #pragma GCC unroll 1
       for (int64_t j = 0; j < kLanes; ++j) steepest[j] = larger(abs(slopes_[d * kLanes + j]), steepest[j]);
     }
-#pragma GCC unroll 1
-    for (int64_t j = 0; j < kLanes; ++j) {
-      const bool fits = (abs(largest[j]) < T(30)) & (steepest[j] * windows_.step[j] * reach < T(60));
-      unfit[j] = fits & !(windows_.panels[j] > T(0)) ? T(0) : T(1);
-    }
-    if (any(unfit)) return false;
-    // The end bins, which are already stored, are dropped if they are negligible in every draw.
     for (int i = 0; i < num_stored_; ++i) {
 #pragma GCC unroll 1
       for (int64_t j = 0; j < kLanes; ++j) {
-        const T most = stored_[i].exponent[j] + abs(stored_[i].distance[j]) * steepest[j];
-        ends[j] = most < largest[j] - T(100) ? ends[j] : T(1);
+        ends[j] = larger(stored_[i].exponent[j] + abs(stored_[i].distance[j]) * steepest[j], ends[j]);
       }
     }
-    if (!any(ends)) num_stored_ = 0;
+#pragma GCC unroll 1
+    for (int64_t j = 0; j < kLanes; ++j) {
+      const T from = windows_.offset[j], steps = windows_.panels[j] > T(0) ? windows_.panels[j] : T(count);
+      const T far = larger(abs(from), abs(from + windows_.step[j] * steps));
+      unfit[j] = (abs(largest[j]) < T(30)) & (steepest[j] * far < T(60)) & (ends[j] < T(60)) ? T(0) : T(1);
+      needed[j] = ends[j] < largest[j] - T(80) ? T(0) : T(1);
+    }
+    bounded_ = !any(unfit);
+    if (!bounded_ || any(windows_.panels)) return false;
+    if (!any(needed)) num_stored_ = 0;  // the end bins are negligible in every draw
     for (int i = 0; i < count; ++i) {
       for (int64_t j = 0; j < kLanes; ++j) {
         const T e = exp2_term(terms[i].exponent[j]);
@@ -316,7 +319,11 @@ class NStepSum {
     for (size_t d = 0; d < draws.size(); ++d) {
       Lanes<T> top;
       std::copy_n(draws[d].top, kLanes, top);
-      find_tops(stored_, num_stored_, slopes_.data() + d * kLanes, top);
+      if (bounded_) {
+        std::fill_n(top, kLanes, T(0));
+      } else {
+        find_tops(stored_, num_stored_, slopes_.data() + d * kLanes, top);
+      }
       add_terms(stored_, num_stored_, slopes_.data() + d * kLanes, top, draws[d]);
     }
     num_stored_ = 0;
