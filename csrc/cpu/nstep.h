@@ -26,9 +26,10 @@ template <class T>
 struct TermLanes {
   alignas(kCacheLine) Lanes<T> exponent, distance, mass, by_mean, by_std;
 
-  // A term that does not count changes neither the sums nor the largest term.
-  void set(int64_t j, const NStepTerm<T>& term, bool counts) {
-    exponent[j] = counts ? term.exponent : T(-1e30);
+  // Stores a term for slopes that are less by `tilt`. A term that does not count changes neither the sums nor the
+  // largest term.
+  void set(int64_t j, const NStepTerm<T>& term, T tilt, bool counts) {
+    exponent[j] = counts ? term.exponent + term.distance * tilt : T(-1e30);
     distance[j] = counts ? term.distance : T(0);
     mass[j] = counts ? term.mass.value : T(0);
     by_mean[j] = counts ? term.mass.by_mean : T(0);
@@ -51,6 +52,12 @@ struct DrawLanes {
     value[j] += e * term.mass.value;
     by_mean[j] += e * term.mass.by_mean;
     by_std[j] += e * term.mass.by_std;
+  }
+  // Multiplies the sums by a factor and adds a mass. Repeated, this computes polynomials by Horner's rule.
+  void append(T factor, const WithGradient<T>& mass, int64_t j) {
+    value[j] = value[j] * factor + mass.value;
+    by_mean[j] = by_mean[j] * factor + mass.by_mean;
+    by_std[j] = by_std[j] * factor + mass.by_std;
   }
 };
 
@@ -86,6 +93,7 @@ class NStepSum {
       set_windows<false>(in, windows_, origins_, normals_);
     }
     set_slopes();
+    bounded_ = false;
     const int count = static_cast<int>(*std::max_element(windows_.count, windows_.count + kLanes));
     for (int i = 0, end; i < count; i = end) {
       end = std::min(count, i + kMostStored - num_stored_);
@@ -94,10 +102,11 @@ class NStepSum {
       } else {
         set_points<false>(i, end, stored_ + num_stored_);
       }
+      if (i == 0 && end == count && add_powers(stored_ + num_stored_, count)) break;
       num_stored_ += end - i;
       if (num_stored_ == kMostStored) add_stored();
     }
-    add_stored();
+    if (num_stored_) add_stored();
     if (any(windows_.cut_low)) add_cuts<true>();
     if (any(windows_.cut_high)) add_cuts<false>();
     finish();
@@ -133,7 +142,7 @@ class NStepSum {
   };
   struct NormalLanes {
     alignas(kCacheLine) Lanes<T> x, mean, std, tau, inverse_std, unit, q_unit, uniform;
-    alignas(kCacheLine) Lanes<T> total, total_by_mean, total_by_std;
+    alignas(kCacheLine) Lanes<T> total, total_by_mean, total_by_std, tilt;
 
     void set(int64_t j, const NStepNormal<T>& normal) {
       x[j] = normal.terms.x;
@@ -157,7 +166,7 @@ class NStepSum {
     alignas(kCacheLine) Lanes<T> slope, slope_by_eps, bend, slope_by_mean, slope_by_std, bend_by_std;
 
     void set(int64_t j, const NStepCut<T>& cut) {
-      bin.set(j, cut.bin, true);
+      bin.set(j, cut.bin, T(0), true);
       slope[j] = cut.slope;
       slope_by_eps[j] = cut.slope_by_eps;
       bend[j] = cut.bend;
@@ -179,6 +188,7 @@ class NStepSum {
   bool narrow_;  // whether all bins of all windows are narrow
   TermLanes<T> stored_[kMostStored];
   int num_stored_ = 0;
+  bool bounded_;  // whether all terms are less than 2^90, so that sums need not be divided by the largest term
 
   template <bool kClip>
   BFN_VECTORISED void set_windows(const NStepInputs<T>& in, WindowLanes& __restrict windows,
@@ -192,6 +202,7 @@ class NStepSum {
       origins.set(j, origin);
       windows.set(j, window);
       normals.set(j, normal);
+      normals.tilt[j] = normal.terms.slope(origin, T(0.5) * (in.least[j] + in.most[j]));
       wide[j] = normal.terms.narrow(origin, window) ? T(0) : T(1);
     }
     narrow_ = !any(wide);
@@ -202,7 +213,7 @@ class NStepSum {
     for (size_t d = 0; d < draws.size(); ++d) {
       Lanes<T> slopes;
       for (int64_t j = 0; j < kLanes; ++j) {
-        slopes[j] = normals_.at(j, bins).slope(origins_.at(j), eps[d * kLanes + j]);
+        slopes[j] = normals_.at(j, bins).slope(origins_.at(j), eps[d * kLanes + j]) - normals_.tilt[j];
       }
       std::copy_n(slopes, kLanes, slopes_.data() + d * kLanes);
     }
@@ -215,7 +226,9 @@ class NStepSum {
   template <bool kFirst>
   BFN_VECTORISED void set_end(TermLanes<T>& __restrict terms) {
     const Bins<T> bins = bins_;
-    for (int64_t j = 0; j < kLanes; ++j) terms.set(j, normals_.at(j, bins).end_bin(origins_.at(j), kFirst), true);
+    for (int64_t j = 0; j < kLanes; ++j) {
+      terms.set(j, normals_.at(j, bins).end_bin(origins_.at(j), kFirst), normals_.tilt[j], true);
+    }
   }
 
   // Makes the terms of the points [first, end).
@@ -228,9 +241,77 @@ class NStepSum {
         const Point<T> point = windows_.at(j).point(i, node, weight);
         const NStepTerms<T> normal = normals_.at(j, bins);
         const bool counts = !(index >= windows_.count[j]);
-        terms[i - first].set(j, normal.template point<kNarrow>(origins_.at(j), point), counts);
+        terms[i - first].set(j, normal.template point<kNarrow>(origins_.at(j), point), normals_.tilt[j], counts);
       }
     }
+  }
+
+  // Adds the terms of evenly spaced points. Term i of a draw is c_i r^(i - middle) times a factor, where only r and the
+  // factor depend on the draw. So a sum is a polynomial in r and another one in 1/r, and needs one exponential for all
+  // its terms. Returns false, and adds nothing, if the points are not evenly spaced or if a number could overflow. Sets
+  // bounded_. Unrolled, the short loops would not be vectorised.
+  BFN_VECTORISED bool add_powers(TermLanes<T>* __restrict terms, int count) {
+    const int middle = count / 2;
+    Lanes<T> largest, ends, steepest{}, unfit, needed;
+    std::fill_n(largest, kLanes, T(-1e30));
+    std::fill_n(ends, kLanes, T(-1e30));
+    for (int i = 0; i < count; ++i) {
+#pragma GCC unroll 1
+      for (int64_t j = 0; j < kLanes; ++j) largest[j] = larger(terms[i].exponent[j], largest[j]);
+    }
+    for (size_t d = 0; d < draws.size(); ++d) {
+#pragma GCC unroll 1
+      for (int64_t j = 0; j < kLanes; ++j) steepest[j] = larger(abs(slopes_[d * kLanes + j]), steepest[j]);
+    }
+    for (int i = 0; i < num_stored_; ++i) {
+#pragma GCC unroll 1
+      for (int64_t j = 0; j < kLanes; ++j) {
+        ends[j] = larger(stored_[i].exponent[j] + abs(stored_[i].distance[j]) * steepest[j], ends[j]);
+      }
+    }
+#pragma GCC unroll 1
+    for (int64_t j = 0; j < kLanes; ++j) {
+      const T from = windows_.offset[j], steps = windows_.panels[j] > T(0) ? windows_.panels[j] : T(count);
+      const T far = larger(abs(from), abs(from + windows_.step[j] * steps));
+      unfit[j] = (abs(largest[j]) < T(30)) & (steepest[j] * far < T(60)) & (ends[j] < T(60)) ? T(0) : T(1);
+      needed[j] = ends[j] < largest[j] - T(80) ? T(0) : T(1);
+    }
+    bounded_ = !any(unfit);
+    if (!bounded_ || any(windows_.panels)) return false;
+    if (!any(needed)) num_stored_ = 0;  // the end bins are negligible in every draw
+    for (int i = 0; i < count; ++i) {
+      for (int64_t j = 0; j < kLanes; ++j) {
+        const T e = exp2_term(terms[i].exponent[j]);
+        terms[i].mass[j] *= e;
+        terms[i].by_mean[j] *= e;
+        terms[i].by_std[j] *= e;
+      }
+    }
+    for (size_t d = 0; d < draws.size(); ++d) {
+      DrawLanes<T> above, below;
+      Lanes<T> ratio, inverse;
+      for (int64_t j = 0; j < kLanes; ++j) {
+        const T slope = slopes_[d * kLanes + j], step = windows_.step[j];
+        below.top[j] = slope * (windows_.offset[j] + step * static_cast<T>(middle));
+        ratio[j] = exp2_term(slope * step);
+        inverse[j] = 1 / ratio[j];
+      }
+      for (int i = 0; i < middle; ++i) {
+#pragma GCC unroll 1
+        for (int64_t j = 0; j < kLanes; ++j) {
+          above.append(ratio[j], terms[count - 1 - i].at(j).mass, j);
+          below.append(inverse[j], terms[i].at(j).mass, j);
+        }
+      }
+      if (count % 2) {
+#pragma GCC unroll 1
+        for (int64_t j = 0; j < kLanes; ++j) above.append(ratio[j], terms[middle].at(j).mass, j);
+      }
+#pragma GCC unroll 1
+      for (int64_t j = 0; j < kLanes; ++j) below.append(inverse[j], above.at(j), j);
+      draws[d] = below;
+    }
+    return true;
   }
 
   // Adds the stored terms to the sums.
@@ -238,7 +319,11 @@ class NStepSum {
     for (size_t d = 0; d < draws.size(); ++d) {
       Lanes<T> top;
       std::copy_n(draws[d].top, kLanes, top);
-      find_tops(stored_, num_stored_, slopes_.data() + d * kLanes, top);
+      if (bounded_) {
+        std::fill_n(top, kLanes, T(0));
+      } else {
+        find_tops(stored_, num_stored_, slopes_.data() + d * kLanes, top);
+      }
       add_terms(stored_, num_stored_, slopes_.data() + d * kLanes, top, draws[d]);
     }
     num_stored_ = 0;
@@ -286,7 +371,7 @@ class NStepSum {
       DrawLanes<T> draw = draws[d];
       TermLanes<T> terms;
       for (int64_t j = 0; j < kLanes; ++j) {
-        terms.set(j, cuts.at(j).of(each[j]), counts[j] > T(0));
+        terms.set(j, cuts.at(j).of(each[j]), normals_.tilt[j], counts[j] > T(0));
         draw.add(terms.at(j), j, slopes[j]);
       }
       draws[d] = draw;

@@ -101,7 +101,9 @@ class NStep {
     std::copy_n(sorted, count, places);
   }
 
-  // A key has the number of a window's points, at most kMostPoints, a bit for each cut, and a bit for wide bins.
+  // A key has a bit for each cut, a bit for wide bins, and the number of a window's points, at most kMostPoints.
+  // Without a low cut it decreases with this number, so that neighbours with different bits have similar numbers of
+  // points.
   template <bool kClip>
   [[gnu::noinline]] void set_keys(const NetworkBlock<T>& from, const T* x, const T* tau, T* __restrict key) const {
     const Bins<T> bins{from.bins.count, kClip};
@@ -111,7 +113,8 @@ class NStep {
       const NStepWindow<T> window = normal.window(first, least[i], most[i]);
       const T wide = normal.terms.narrow(first, window) ? T(0) : T(1);
       const T bits = window.cut_low + 2 * window.cut_high + 4 * wide;
-      key[i] = smaller(window.count, T(kMostPoints)) + (kMostPoints + 1) * bits;
+      const T points = smaller(window.count, T(kMostPoints));
+      key[i] = (window.cut_low > T(0) ? points : kMostPoints - points) + (kMostPoints + 1) * bits;
     }
   }
 
@@ -145,13 +148,15 @@ class NStep {
     }
   }
 
-  // Stores the losses of variables, the expectations over their draws, and their gradients.
+  // Stores the losses of variables, the expectations over their draws, and their gradients. Unrolled, the short loop
+  // would not be vectorised.
   void expect_lanes(const int32_t* places, T* loss, GradientBlock<T>& by) const {
     const T n = static_cast<T>(op.n_steps);
     Lanes<T> value{}, by_mean{}, by_std{};
     for (int64_t d = 0; d < draws; ++d) {
       const T weight = -n * weights[d];
       const DrawLanes<T>& of_draw = sum.draws[d];
+#pragma GCC unroll 1
       for (int64_t j = 0; j < kLanes; ++j) {
         value[j] += weight * of_draw.value[j];
         by_mean[j] += weight * of_draw.by_mean[j];

@@ -230,6 +230,27 @@ def test_n_step_sum_of_terms_that_underflow(backend, num_bins):
         assert ((g - w).abs() / w.abs()).max() < most
 
 
+@pytest.mark.parametrize("backend", NATIVE)
+def test_n_step_sum_of_draws_far_apart(backend):
+    """A window is shared by draws whose largest terms lie 40 widths of a term's bump apart, without overflow."""
+    count, num_bins, eps = 60, 1000, 20.0
+    std, tau = log_uniform(count, 0.1, 0.3), log_uniform(count, 0.01, 0.02)
+    x, mean = (2 * torch.randint(400, 600, (count,)) + 1) / num_bins - 1, torch.empty(count).uniform_(-0.3, 0.3)
+    noise = torch.tensor([-eps, eps]).view(2, 1, 1).expand(2, count, 1)
+    loss = n_step_loss(x, mean, std.log(), tau, num_bins, n_samples=2, noise=noise, backend=backend)
+    want = divergence(x, mean.double(), std.log().double().exp(), tau, num_bins, (-eps, eps), (0.5, 0.5))
+    assert ((loss - want).abs() / (1 + want.abs())).max() < 2e-6
+
+
+@pytest.mark.parametrize("backend", NATIVE)
+def test_n_step_sum_of_a_bump_far_from_the_largest_term(backend):
+    """The mean is 25 std beyond the first bin, whose term is then larger than the terms of a bump elsewhere."""
+    x, mean, log_std, tau = (torch.full((16,), v) for v in (0.325, -5.37140417, -1.75650573, 0.04192125))
+    want = divergence(x, mean.double(), log_std.double().exp(), tau, 1000, *gauss_hermite(8))
+    loss = n_step_loss(x, mean, log_std, tau, 1000, backend=backend)
+    assert ((loss - want).abs() / (1 + want.abs())).max() < 2e-6
+
+
 @pytest.mark.parametrize(("nodes", "most"), [(4, 3e-3), (8, 4e-4), (16, 5e-5)])
 def test_quadrature(nodes, most):
     """The 95th percentile of the error, relative to 1 + |value|, as documented; ten draws have 0.1 to 0.2."""
