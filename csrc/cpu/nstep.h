@@ -5,69 +5,9 @@
 #include <algorithm>
 #include <vector>
 
-#include "../math/nstep.h"
-#include "parallel.h"
+#include "nstep_lanes.h"
 
 namespace bfn {
-
-// A number for each variable.
-template <class T>
-using Lanes = T[kLanes];
-constexpr size_t kCacheLine = 64;  // in bytes; a vector that crosses the end of a line takes twice as long to read
-
-// The variables whose sums are computed together. Their windows are those of draws from `least` to `most`.
-template <class T>
-struct NStepInputs {
-  Lanes<T> x, mean, std, tau, least, most;
-};
-
-// The terms of one point.
-template <class T>
-struct TermLanes {
-  alignas(kCacheLine) Lanes<T> exponent, distance, mass, by_mean, by_std;
-
-  // Stores a term for slopes that are less by `tilt`. A term that does not count changes neither the sums nor the
-  // largest term.
-  void set(int64_t j, const NStepTerm<T>& term, T tilt, bool counts) {
-    exponent[j] = counts ? term.exponent + term.distance * tilt : T(-1e30);
-    distance[j] = counts ? term.distance : T(0);
-    mass[j] = counts ? term.mass.value : T(0);
-    by_mean[j] = counts ? term.mass.by_mean : T(0);
-    by_std[j] = counts ? term.mass.by_std : T(0);
-  }
-  NStepTerm<T> at(int64_t j) const { return {exponent[j], distance[j], {mass[j], by_mean[j], by_std[j]}}; }
-};
-
-// The sums of one draw, divided by 2^top. NStepSum turns them into ln sum_k p_k exp(q_k (eps - q_k / 2)) and its
-// derivatives by mean and std.
-template <class T>
-struct DrawLanes {
-  alignas(kCacheLine) Lanes<T> top, value, by_mean, by_std;
-
-  DrawLanes() : value{}, by_mean{}, by_std{} { std::fill_n(top, kLanes, T(-1e30)); }
-  WithGradient<T> at(int64_t j) const { return {value[j], by_mean[j], by_std[j]}; }
-
-  void add(const NStepTerm<T>& term, int64_t j, T slope) {
-    const T e = exp2_term(term.exponent + term.distance * slope - top[j]);
-    value[j] += e * term.mass.value;
-    by_mean[j] += e * term.mass.by_mean;
-    by_std[j] += e * term.mass.by_std;
-  }
-  // Multiplies the sums by a factor and adds a mass. Repeated, this computes polynomials by Horner's rule.
-  void append(T factor, const WithGradient<T>& mass, int64_t j) {
-    value[j] = value[j] * factor + mass.value;
-    by_mean[j] = by_mean[j] * factor + mass.by_mean;
-    by_std[j] = by_std[j] * factor + mass.by_std;
-  }
-};
-
-// A function with loops over lanes. Nothing in these loops is a branch, so that compilers vectorise them. But two
-// passes of GCC would first turn selections of a long loop into branches.
-#if defined(__GNUC__) && !defined(__clang__)
-#define BFN_VECTORISED [[gnu::noinline, gnu::optimize("no-tree-pre", "no-thread-jumps")]]
-#else
-#define BFN_VECTORISED [[gnu::noinline]]
-#endif
 
 template <class T>
 class NStepSum {
@@ -102,7 +42,7 @@ class NStepSum {
       } else {
         set_points<false>(i, end, stored_ + num_stored_);
       }
-      if (i == 0 && end == count && add_powers(stored_ + num_stored_, count)) break;
+      if (i == 0 && end == count && add_evenly_spaced(stored_ + num_stored_, count)) break;
       num_stored_ += end - i;
       if (num_stored_ == kMostStored) add_stored();
     }
@@ -246,12 +186,19 @@ class NStepSum {
     }
   }
 
-  // Adds the terms of evenly spaced points. Term i of a draw is c_i r^(i - middle) times a factor, where only r and the
-  // factor depend on the draw. So a sum is a polynomial in r and another one in 1/r, and needs one exponential for all
-  // its terms. Returns false, and adds nothing, if the points are not evenly spaced or if a number could overflow. Sets
-  // bounded_. Unrolled, the short loops would not be vectorised.
-  BFN_VECTORISED bool add_powers(TermLanes<T>* __restrict terms, int count) {
-    const int middle = count / 2;
+  // Adds the terms of evenly spaced points, which are all points of the windows. Returns false, and adds nothing, if
+  // the points are not evenly spaced or if a number could overflow. Sets bounded_.
+  bool add_evenly_spaced(TermLanes<T>* terms, int count) {
+    const bool ends_matter = bound(terms, count);
+    if (!bounded_ || any(windows_.panels)) return false;
+    if (!ends_matter) num_stored_ = 0;
+    add_powers(terms, count);
+    return true;
+  }
+
+  // Sets bounded_, from the terms of all points and from the end bins, which are stored. Returns whether the end bins
+  // matter in some draw. Unrolled, the short loops would not be vectorised.
+  BFN_VECTORISED bool bound(const TermLanes<T>* __restrict terms, int count) {
     Lanes<T> largest, ends, steepest{}, unfit, needed;
     std::fill_n(largest, kLanes, T(-1e30));
     std::fill_n(ends, kLanes, T(-1e30));
@@ -277,8 +224,13 @@ class NStepSum {
       needed[j] = ends[j] < largest[j] - T(80) ? T(0) : T(1);
     }
     bounded_ = !any(unfit);
-    if (!bounded_ || any(windows_.panels)) return false;
-    if (!any(needed)) num_stored_ = 0;  // the end bins are negligible in every draw
+    return any(needed);
+  }
+
+  // Term i of a draw is c_i r^(i - middle) times a factor, where only r and the factor depend on the draw. So a sum is
+  // a polynomial in r and another one in 1/r, and needs one exponential for all its terms.
+  BFN_VECTORISED void add_powers(TermLanes<T>* __restrict terms, int count) {
+    const int middle = count / 2;
     for (int i = 0; i < count; ++i) {
       for (int64_t j = 0; j < kLanes; ++j) {
         const T e = exp2_term(terms[i].exponent[j]);
@@ -311,7 +263,6 @@ class NStepSum {
       for (int64_t j = 0; j < kLanes; ++j) below.append(inverse[j], above.at(j), j);
       draws[d] = below;
     }
-    return true;
   }
 
   // Adds the stored terms to the sums.
