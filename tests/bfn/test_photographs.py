@@ -116,6 +116,16 @@ def test_normals_are_narrow_where_the_pixels_before_are_alike():
     assert entropy(20) < wide < entropy(20) + 0.3 and entropy(2) < narrow < entropy(2) + 0.3
 
 
+def test_normals_are_narrow_where_the_colours_before_are_near_their_means():
+    def values(seed):
+        random = np.random.default_rng(seed)
+        stds = random.choice([2, 20], size=(100, 9, 9, 1))
+        return centres(128 + stds * random.normal(size=(100, 9, 9, 3)))
+
+    red, _, blue = normals(values(0), values(1)).mean((0, 1, 2))
+    assert red - 0.3 > blue
+
+
 def test_normals_know_only_the_values_before():
     train, test = correlated(50, 0), correlated(1, 1)
     bits = normals(train, test).flatten()

@@ -58,6 +58,16 @@ def test_into_memory_of_its_own_and_into_the_state(step, backend):
         assert step(state, state, backend) is state and torch.equal(state, want)
 
 
+@pytest.mark.parametrize("place", [0, 1, 2])
+@STEPS
+@ON_ONE
+def test_it_may_lie_right_before_or_behind_an_input(step, place, backend):
+    memory = torch.empty(3, 3, 4)
+    memory[place], memory[place - 1] = M, X
+    out = memory[place - 2]
+    assert torch.equal(step(memory[place], out, backend, x=memory[place - 1]), step(M, None, backend))
+
+
 @ON_EACH
 def test_a_transform_writes_into_it_too(backend):
     """torch.func does not show which tensor needs a gradient."""

@@ -4,6 +4,7 @@ fit."""
 import dataclasses
 import gc
 import itertools
+import math
 
 import pytest
 import torch
@@ -383,3 +384,12 @@ def test_kernels_of_tiles_refuse_what_does_not_fit():
     for wrong in ((tile.t(), x, 0, sums), (tile, x[:2], 0, sums), (tile, x, 0, sums.float()), (tile[0], x, 0, sums)):
         with pytest.raises(ValueError, match="tile"):
             call(*wrong)
+
+
+@native
+def test_the_cost_of_a_likely_class_keeps_its_digits(backend):
+    """−ln p is far below the smallest difference between numbers near 1, or between the logits."""
+    hidden, weight = torch.ones(2, 1), torch.tensor([[60.0], [0.0], [0.0]])
+    x = torch.zeros(2, dtype=torch.long)
+    cost = vocabulary.reconstruction_loss(x, hidden, weight, reduction="none", backend=backend)
+    torch.testing.assert_close(cost, torch.full((2,), 2 * math.exp(-60)), rtol=1e-5, atol=0)
