@@ -4,7 +4,8 @@ and what a run keeps of its tokenizer."""
 import json
 import re
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -18,7 +19,7 @@ from bfn.data.splits import frequencies, readable
 from bfn.model import DiscreteBFN, VocabularyBFN, build_model
 from bfn.training import checkpoint
 from bfn.training.checkpoint import CheckpointError
-from bfn.training.runs import MODEL_FILE, STATE_FILE
+from bfn.training.runs import MODEL_FILE, STATE_FILE, data_of
 from bfn.training.trainer import Trainer
 from bfn_kernels import discrete
 from bfn_kernels.schedules import final_accuracy
@@ -216,6 +217,18 @@ def test_a_run_of_other_tokens_is_not_continued(settings):
     Trainer(config, few).run()
     with pytest.raises(CheckpointError, match="holds a run with other tokens"):
         Trainer(config, replace(few, tokenizer="{}"))
+
+
+def test_a_run_goes_on_with_its_tokenizer(settings):
+    """The text may have changed since the run began. A run on other data has no tokenizer for this text."""
+    began, config = load_data(settings(text=TEXT.upper())), settings()
+    state = {"config": asdict(config), "tokenizer": began.tokenizer}
+    checkpoint.save(Path(config.out) / STATE_FILE, {}, state)
+    assert data_of(config).tokenizer == began.tokenizer != load_data(config).tokenizer
+    assert data_of(config, fresh=True).tokenizer == load_data(config).tokenizer
+    state["config"]["data"]["name"] = "another"
+    checkpoint.save(Path(config.out) / STATE_FILE, {}, state)
+    assert data_of(config).tokenizer == load_data(config).tokenizer
 
 
 def test_only_byte_pairs_take_the_tokenizer_of_a_run(settings, monkeypatch):

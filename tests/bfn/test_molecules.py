@@ -250,7 +250,8 @@ def test_measures_of_samples():
     assert rings["scaffolds, test"] == 1 and rings["uniqueness"] == pytest.approx(2 / 3)
     assert judge().measures(rows("CC", "CC"))["internal diversity"] == 0
     assert judge().measures(rows("(")) == {"validity": 0}
-    share, _, more = judge(train=["C"]).score(rows("CC", "C", "(", "1"))
+    share, error, more = judge(train=["C"]).score(rows("CC", "C", "(", "1"))
+    assert error == pytest.approx(0.5 / math.sqrt(4))  # of a share of one half
     assert (share, more["uniqueness"], more["novelty"]) == (0.5, 1, 0.5)
 
 
