@@ -128,4 +128,4 @@ class Row(NamedTuple):
         slope = 2 * rate * factor / total.square()
         by_x = -slope / total * self.x * (self.rest.square() + self.square)
         level = slope / total * (self.x * self.rest + above)
-        return torch.stack([by_x, self.max, slope, level, wrong.to(total)], -1)
+        return torch.stack([by_x, self.max, slope, level, wrong], -1)
