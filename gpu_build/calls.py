@@ -204,10 +204,12 @@ def of_classes(ops: Any, z: torch.Tensor) -> list[Row]:
     alpha = row * (15.2 / classes * 19 / 20**2)
     update, second, guidance = Solver(None, row, row), Solver(row, row, None, z, row), Guidance(row, z, row)
     of, masked = ClassLogits(z), ClassLogits(z, torch.arange(classes) % 3 != 1)
+    # For each class of a token, in elements: the token's class x, and the numbers that a loss saves for its gradient.
+    given, saved = (each / classes / width for each in (x.element_size(), 4 * ROW_STATS))
     plain, all_of = (*update, *Guidance(), *NO_SCORE, *DRAW), (*second, *guidance, *Score(z, row), *WHOLE)
     calls = [
         ("theta", 2, lambda: ops.discrete.theta(z)),
-        ("sender", 1, lambda: ops.discrete.sender_sample(x, row, row, classes, True, *noise, z.dtype)),
+        ("sender", 1 + given, lambda: ops.discrete.sender_sample(x, row, row, classes, True, *noise, z.dtype)),
         ("update, a draw", 3, lambda: ops.discrete.step(*of, z, *plain, *noise)),
         ("update with theta, a draw", 4, lambda: ops.discrete.step_out(*of, z, *plain, *noise, *outs, None)),
         (
@@ -220,12 +222,15 @@ def of_classes(ops: Any, z: torch.Tensor) -> list[Row]:
             "solver step, class mask and score", 8,
             lambda: ops.discrete.step_out(*masked, z, *all_of, *NO_NOISE, *outs, torch.empty_like(z)),
         ),
-        ("loss", 1, lambda: ops.discrete.loss(x, *of, row, *ALL, False, True)),
-        ("loss, class mask", 1, lambda: ops.discrete.loss(x, *masked, row, *ALL, False, True)),
-        ("loss_backward", 2, lambda: ops.discrete.loss_backward(row, scale, x, *of, row, None, stats)),
+        ("loss", 1 + given + saved, lambda: ops.discrete.loss(x, *of, row, *ALL, False, True)),
+        ("loss, class mask", 1 + given + saved, lambda: ops.discrete.loss(x, *masked, row, *ALL, False, True)),
+        (
+            "loss_backward", 2 + given + saved,
+            lambda: ops.discrete.loss_backward(row, scale, x, *of, row, None, stats),
+        ),
         *(
             (
-                f"L_n, {receiver}, 10 draws", 1 + 4 / width,
+                f"L_n, {receiver}, 10 draws", 1 + 4 / width + given,
                 lambda place=place: ops.discrete.discrete_time_loss(x, *of, alpha, 7, place, *draws, *ALL, True),
             )
             for place, receiver in enumerate(RECEIVERS)
