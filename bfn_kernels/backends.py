@@ -120,6 +120,15 @@ def _load_cuda_once() -> None:
     REFUSALS.append(refusal)  # only for an extension that is used: after an error, the next call loads it again
 
 
+@constant
+def _cuda_loads() -> bool:
+    try:
+        _load_cuda_once()
+    except RuntimeError:
+        return False
+    return True
+
+
 def _missing_triton() -> str | None:
     """The reason why the Triton kernels are not available, or None. Triton is imported when one of the kernels is first
     called."""
@@ -236,7 +245,7 @@ def choose(name: str | None, device: torch.device, first: str | None = None) -> 
     """
     if name is None:
         kind = device.type
-        for backend in [*([BACKENDS[first]] if first else []), *BACKENDS.values()]:
+        for backend in sorted(BACKENDS.values(), key=lambda each: each.name != first):
             if backend.missing is None and (backend.device is None or backend.device == kind):
                 return backend
     if name not in BACKENDS:
@@ -270,10 +279,14 @@ def library(name: str | None, device: torch.device, first: str | None = None) ->
     """Returns the operators of the backend that `choose` returns, as `library.<family>.<operator>`.
 
     `first="cuda"` is for an operator that the CUDA kernels are predicted to run faster than Triton in every call of
-    benchmarks/results/predicted/executed.csv. The function loads the CUDA kernels if they serve the call. It warns once
-    in a process if the reference serves a call that names no backend.
+    benchmarks/results/predicted/executed.csv. If they cannot be loaded, the call is served as without `first`.
+
+    The function loads the CUDA kernels if they serve the call. It warns once in a process if the reference serves a
+    call that names no backend.
     """
     backend = choose(name, device, first)
+    if backend.name == first == "cuda" and name is None and not _cuda_loads():
+        backend = choose(None, device)
     if backend.device != "cpu":
         if backend.name == "cuda":
             _load_cuda()

@@ -96,9 +96,12 @@ def of_data(ops: Any, x: torch.Tensor, noise_scale: float = 1.0) -> list[Row]:
         ("squared_loss", 3, squared(False, False, False)),
         ("squared_loss, with gradients", 3 + 8 / width, squared(False, True, True)),
         ("output_std", 2 + 4 / width, lambda: ops.discretised.output_std(x, row, row, *bins[2:], True)),
-        (
-            "expected_value, unclipped", 4 + 8 / width,
-            lambda: ops.discretised.expected_value(x, x, None, 256, False, *gradients),
+        *(
+            (
+                f"expected_value{'' if clip else ', unclipped'}", 3 + 8 / width,
+                lambda clip=clip: ops.discretised.expected_value(x, x.exp(), None, 256, clip, *gradients),
+            )
+            for clip in (True, False)
         ),
         ("discretised sample", 3, lambda: ops.discretised.choose(x, x.exp(), None, 256, SAMPLE, *noise, None)),
         ("discretised update, a draw", 4, draw(one)),

@@ -20,7 +20,7 @@ CLASSES = (4, 27, 128, 2048)
 
 # A rule is a pattern for the names of PTX instructions, and the machine instructions that ptxas makes of one: how many
 # of each class, such as "fma" or "memory" (see PIPES in table.py). The first rule that matches the whole name counts.
-# Divisions and roots that are rounded correctly also have a path for rare numbers, which does not count. The product
+# A correctly rounded division or root also has a slow path for rare operands. The rules leave it out. The product
 # mul.lo.s64 counts as one of 32-bit numbers, as in a random number; in an address it takes up to four instructions.
 # Moves and conversions of pointers count as nothing, since ptxas makes them part of other instructions. Masks and
 # shifts of 64 bits count as nothing, too: nvcc takes the halves of a product of two 32-bit numbers by them, and ptxas

@@ -1,5 +1,6 @@
 """Compares the instructions that `executed.RULES` counts with those that ptxas makes, and predicts how long a warp
-takes. Only kernels without loops are compared. A warp executes each of their instructions once, so nothing has to run.
+takes. Only kernels without loops and without branches that depend on data are compared. A warp executes each of their
+instructions once, so nothing has to run.
 """
 
 import re
@@ -40,9 +41,9 @@ def without(rare: str, code: Sequence[Instruction]) -> tuple[list[Instruction], 
 
 
 def alone(code: Sequence[Instruction]) -> int:
-    """The cycles of a warp that has a scheduler for itself. The control bits of an instruction say after how many
-    cycles the next one may issue. They also name one of six barriers that is closed until the result is there, one that
-    is closed until the operands are read, and the barriers for which the instruction waits."""
+    """The cycles that a warp takes if no other warp uses its scheduler. Each instruction has control bits. They say
+    after how many cycles the next instruction may issue. They name the barrier that opens when the result is there, the
+    one that opens when the operands are read, and the barriers that the instruction waits for."""
     now, opens = 0, [0] * 6
     for i in code:
         stall, result, read, waits = (i.control >> bit & mask for bit, mask in ((41, 15), (46, 7), (49, 7), (52, 63)))
@@ -72,7 +73,7 @@ def compared(ptx: str, machine_code: Sequence[Instruction], resident: float) -> 
     names = Counter(i.name.split(".")[0] for i in made)
     ptxas = {kind: sum(n for name, n in names.items() if re.fullmatch(of, name)) for kind, of in CLASSES.items()}
     classes = {kind: ratio(rules[kind], ptxas[kind]) for kind in ("fma", "special", "memory")}
-    integer = (rules["alu"] + rules["imad"]) / (len(made) - sum(ptxas.values()))
+    integer = ratio(rules["alu"] + rules["imad"], len(made) - sum(ptxas.values()))
     # A scheduler issues one instruction of 32 lanes in a cycle. A multiprocessor has four schedulers.
     latency = alone(made) / resident / (128 * max(cycles(rules).values()))
     found = {"rules": rules.total(), "ptxas": len(made), "rules/ptxas": rules.total() / len(made), **classes}

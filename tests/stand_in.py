@@ -1,11 +1,16 @@
 """A device that this machine lacks: a stand-in, whose memory is the CPU's, and which has no float64. It has the name of
 torch's device without memory, since autograd refuses the names of devices that torch was built without."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
+
+from bfn_kernels.call import checks
 
 DEVICE = torch.device("meta")
 
@@ -59,3 +64,12 @@ class Device(TorchDispatchMode):
 def moved(value: Any) -> Any:
     """A copy of a tensor on the stand-in; any other value as it is."""
     return Elsewhere(value.detach().clone()) if isinstance(value, torch.Tensor) else value
+
+
+@contextmanager
+def tried() -> Iterator[None]:
+    """Nothing is known of the stand-in before it is tried."""
+    with patch.object(checks, "WIDE", ("cpu",)):
+        checks.has_float64.cache_clear()
+        yield
+    checks.has_float64.cache_clear()

@@ -76,7 +76,8 @@ FORMULAS: dict[str, Callable[[Inputs], Tensor]] = {
     "beta": Inputs.beta,
     "beta_spread": lambda row: (row.scale * row.beta()).sqrt(),  # √(Kβ) (185)
     # The update μ' = (ρμ + αy)/ρ', ρ' = ρ + α (49, 50). The noise of the message y has the std 1/√α. The formulas are
-    # ρ/ρ', α/ρ' and √α/ρ', written such that their limits are right if ρ or α is 0 or infinite.
+    # ρ/ρ', α/ρ' and √α/ρ', written such that their limits are right if one of ρ and α is 0 or infinite. If both are,
+    # the result is NaN.
     "keep": lambda row: 1 / (1 + row.value / row.precision),
     "take": lambda row: 1 / (1 + row.precision / row.value),
     "update_std": lambda row: 1 / (row.value.sqrt() + row.precision / row.value.sqrt()),

@@ -55,7 +55,8 @@ def log_interval(left: Tensor, right: Tensor, middle: Tensor, width: Tensor) -> 
 
 
 def _nan_if_infinite(mean: Tensor) -> Tensor:
-    """The mean, or NaN for ±∞. A distribution with an infinite mean has no probabilities, so that it is not hidden."""
+    """The mean, or NaN if it is infinite. A normal with an infinite mean has no probabilities, so all results must be
+    NaN."""
     return mean + 0 * mean
 
 

@@ -132,7 +132,8 @@ class LossLogits(Logits):
         return Messages(self.library, self.tokens, cost.alpha, spread, Noise(cost.seed, cost.noise))
 
     def scale_of(self, reduction: int) -> Tensor:
-        """The factor by which the reduction multiplies a sum of losses. It may be ∞ if no token counts."""
+        """The factor by which the reduction multiplies a sum of losses. The factor is ∞ if no token counts. The
+        gradients then use it for no token."""
         one, mask = self.hidden.new_ones((), dtype=widest(self.hidden.device)), self.tokens.mask
         if reduction != MEAN:
             return one

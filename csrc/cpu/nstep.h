@@ -128,7 +128,7 @@ class NStepSum {
   bool narrow_;  // whether all bins of all windows are narrow
   TermLanes<T> stored_[kMostStored];
   int num_stored_ = 0;
-  bool bounded_;  // whether all terms are less than 2^90, so that sums need not be divided by the largest term
+  bool bounded_;  // whether no term is above 2^90 times its mass, so that sums need no division by the largest term
 
   template <bool kClip>
   BFN_VECTORISED void set_windows(const NStepInputs<T>& in, WindowLanes& __restrict windows,
@@ -187,18 +187,21 @@ class NStepSum {
   }
 
   // Adds the terms of evenly spaced points, which are all points of the windows. Returns false, and adds nothing, if
-  // the points are not evenly spaced or if a number could overflow. Sets bounded_.
+  // the points are not evenly spaced or if a number could overflow. Discards the stored end bins if they do not change
+  // a sum. Sets bounded_.
   bool add_evenly_spaced(TermLanes<T>* terms, int count) {
-    const bool ends_matter = bound(terms, count);
+    const bool ends_matter = bound_terms(terms, count);
     if (!bounded_ || any(windows_.panels)) return false;
     if (!ends_matter) num_stored_ = 0;
     add_powers(terms, count);
     return true;
   }
 
-  // Sets bounded_, from the terms of all points and from the end bins, which are stored. Returns whether the end bins
-  // matter in some draw. Unrolled, the short loops would not be vectorised.
-  BFN_VECTORISED bool bound(const TermLanes<T>* __restrict terms, int count) {
+  // Sets bounded_, from the terms of all points and from the end bins, which are stored. Then a term is at most
+  // 2^(30 + 60) times its mass, which a float can hold. Returns whether the end bins matter in some draw: whether a
+  // term of an end bin is above 2^-80 of the largest. Masses differ by at most 2^37, since `Limits` keeps each std
+  // below 1e6. Unrolled, the short loops would not be vectorised.
+  BFN_VECTORISED bool bound_terms(const TermLanes<T>* __restrict terms, int count) {
     Lanes<T> largest, ends, steepest{}, unfit, needed;
     std::fill_n(largest, kLanes, T(-1e30));
     std::fill_n(ends, kLanes, T(-1e30));

@@ -102,8 +102,8 @@ class NStep {
   }
 
   // A key has a bit for each cut, a bit for wide bins, and the number of a window's points, at most kMostPoints.
-  // Without a low cut it decreases with this number, so that neighbours with different bits have similar numbers of
-  // points.
+  // The key falls with the number of points if there is no low cut, and rises if there is one. So variables with
+  // different bits that become neighbours have similar numbers of points.
   template <bool kClip>
   [[gnu::noinline]] void set_keys(const NetworkBlock<T>& from, const T* x, const T* tau, T* __restrict key) const {
     const Bins<T> bins{from.bins.count, kClip};

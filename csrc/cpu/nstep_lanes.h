@@ -24,8 +24,8 @@ template <class T>
 struct TermLanes {
   alignas(kCacheLine) Lanes<T> exponent, distance, mass, by_mean, by_std;
 
-  // Stores a term for slopes that are less by `tilt`. A term that does not count changes neither the sums nor the
-  // largest term.
+  // Stores a term whose exponent includes distance * tilt. The slopes of the draws must then be reduced by `tilt`. A
+  // term that does not count changes neither the sums nor the largest term.
   void set(int64_t j, const NStepTerm<T>& term, T tilt, bool counts) {
     exponent[j] = counts ? term.exponent + term.distance * tilt : T(-1e30);
     distance[j] = counts ? term.distance : T(0);

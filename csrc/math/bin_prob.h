@@ -29,9 +29,9 @@ struct NarrowBin {
     growth = d2 * (by_12 * (z2 - 1) + fourth);
   }
   // Whether the series is used. It is then more accurate than scaled_interval, in which the terms of the two edges
-  // cancel. The first term that the series leaves out is d^6 He_6(z)/322560, with He_6(z) = z^6 - 15 z^4 + 45 z^2 - 15,
-  // and six times as much of `growth`. In these regions, d^6 He_6(z)/53760 is below 4e-7 in float and below 5e-16 in
-  // double.
+  // cancel. The first term that the series leaves out is d^6 He_6(z)/322560, with He_6(z) = z^6 - 15 z^4 + 45 z^2 - 15.
+  // The first term that `growth` leaves out is six times as large, d^6 He_6(z)/53760. In these regions, it is below
+  // 4e-7 in float and below 5e-16 in double.
   BFN_HD static bool applies(T z, T d) {
     const bool is_float = sizeof(T) == sizeof(float);
     const T most = is_float ? T(0.3) : T(0.01), most_product = is_float ? T(0.5) : T(0.015);

@@ -96,9 +96,9 @@ BFN_HD double flow_beta(const Schedule& schedule, double t) {
   return std::sqrt(beta) < kRootBetaMin ? 0 : beta;
 }
 
-// Computes one row scalar. `value` is a time or an alpha. `rho` is the precision of the state before a message. kKeep,
-// kTake and kUpdateStd are rho, alpha and sqrt(alpha), divided by rho + alpha. They are written such that their limits
-// are right if rho or alpha is 0 or infinite.
+// Computes one row scalar. `value` is a time or an alpha. `rho` is the precision of the state before a message. kKeep
+// is rho/(rho + alpha), kTake is alpha/(rho + alpha), and kUpdateStd is sqrt(alpha)/(rho + alpha). They are written
+// such that their limits are right if one of rho and alpha is 0 or infinite. If both are, the result is NaN.
 BFN_HD double row_scalar(RowScalar which, const RowContext& context, double value, double rho) {
   const Schedule& schedule = context.schedule;
   const double t = value, alpha = value;

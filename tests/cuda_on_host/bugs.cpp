@@ -90,7 +90,7 @@ void sound_teams(const float* x, float* out) {
   out[threadIdx.x] = team.reduce(x[threadIdx.x], 0.0f, bfn::Add()) + block.sum_before(x[threadIdx.x]);
 }
 
-// Of a row scalar that 2^32 rows share, a number whose lower 32 bits are 0.
+// Reads a row scalar that 2^32 rows share. The lower 32 bits of this number are 0, so a division in 32 bits would fail.
 void sound_row_scalar(const float* x, float* out) {
   bfn::View view{const_cast<float*>(x), bfn::DType::kFloat, 2, {2, int64_t{1} << 32}, {1, 0}};
   out[threadIdx.x] = bfn::read_row<float>(view, threadIdx.x);

@@ -166,7 +166,7 @@ def test_without_a_gpu(monkeypatch, capsys):
 def test_what_is_sanitized_runs(monkeypatch):
     """Every call must name its backend, since otherwise the best one would serve all calls."""
     asked, choose = set(), backends.choose
-    monkeypatch.setattr(backends, "choose", lambda name, device: asked.add(name) or choose(name, device))
+    monkeypatch.setattr(backends, "choose", lambda name, *where: asked.add(name) or choose(name, *where))
     sanitized.main("cpu")
     assert asked == {
         backend.name for backend in BACKENDS.values() if backend.missing is None and backend.device == "cpu"

@@ -126,6 +126,12 @@ def test_the_table_keeps_moments_and_quantiles(alphas, monkeypatch):
         before = law
 
 
+def test_a_draw_beyond_the_table_has_its_last_quantile():
+    step, table = torch.ones(1), TEN.table[3:6]
+    within, beyond = (circular.reference.concentrations(step, table, torch.tensor([-z, z])) for z in (6.0, 7.0))
+    assert torch.equal(beyond, within) and within[0] < within[1]
+
+
 def test_the_linear_schedule_is_linear():
     entropies = VonMisesAccuracy.linear_entropy(50, 1000.0).entropies()
     last = concentrations.entropy(torch.tensor(1000.0, dtype=torch.float64)).item()

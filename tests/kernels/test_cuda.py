@@ -196,13 +196,6 @@ def _on_gpu(value):
     return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="cuda")
 
 
-def test_which_comes_first_on_a_gpu(monkeypatch):
-    for name in ("cuda", "triton"):
-        monkeypatch.setitem(backends.BACKENDS, name, dataclasses.replace(backends.BACKENDS[name], missing=None))
-    assert backends.choose(None, torch.device("cuda")).name == "triton"
-    assert backends.choose(None, torch.device("meta")).name == "reference"
-
-
 @on_cpu
 @pytest.mark.parametrize("clip", [True, False])
 def test_expected_values_do_not_depend_on_their_neighbours(clip, backend):

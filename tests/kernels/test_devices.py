@@ -8,18 +8,15 @@ from bfn_kernels import nn, samplers
 from bfn_kernels.call import checks
 from tests.kernels.op_cases import CASES
 from tests.kernels.vocabulary_cases import LARGE, MODES, STEPS
-from tests.stand_in import DEVICE, Device, Elsewhere, here, moved
+from tests.stand_in import DEVICE, Device, Elsewhere, here, moved, tried
 
 SHAPE = (3, 5)
 
 
 @pytest.fixture(autouse=True)
-def tried(monkeypatch):
-    """Nothing is known of the stand-in before it is tried."""
-    monkeypatch.setattr(checks, "WIDE", ("cpu",))
-    checks.has_float64.cache_clear()
-    yield
-    checks.has_float64.cache_clear()
+def unknown():
+    with tried():
+        yield
 
 
 ELSEWHERE = [c for c in CASES if not c.huge and c.num_classes <= 5] + [
@@ -46,8 +43,7 @@ def test_every_op_on_a_device_without_float64(case):
 
 @pytest.mark.parametrize("case", [case for case in ELSEWHERE if case.loss and "mask" in case.fields], ids=repr)
 def test_a_loss_of_nothing_is_zero_on_every_device(case):
-    """A mask may leave out every variable. The loss and its gradients are then 0, where a device computes with what is
-    left out, too."""
+    """If a mask leaves out every variable, the loss and its gradients are 0."""
     inputs = case.inputs(SHAPE, torch.float32)
     inputs["mask"] = torch.zeros_like(inputs["mask"])
     for each in of_call(case, {name: moved(value) for name, value in inputs.items()}):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 
 import pytest
 import torch
@@ -145,6 +146,9 @@ def test_a_normal_without_probabilities(components, backend):
                 x = torch.full(shape[:1], (2 * index + 1) / num_bins - 1)
                 assert discretised.log_prob(x, **normals, clip=clip, **more).isnan().all(), (name, bad, clip, index)
                 assert discretised.expected_value(**normals, clip=clip, **more).isnan().all(), (name, bad, clip)
+            if components is None and name == "mean" and bad in (inf, -inf):
+                end = math.copysign(1 - 1 / num_bins, bad)
+                assert (discretised.sample(**normals, seed=1, **more) == torch.tensor(end)).all(), (bad, num_bins)
 
 
 @pytest.mark.parametrize("backend", ON_CPU)

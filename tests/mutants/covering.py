@@ -78,8 +78,8 @@ class Covering:
         return found or self._that_name(module_of(path))
 
     def in_processes(self, path: str) -> set[Test]:
-        """The tests that start processes, in the folder of tests of the file's package. No record has the lines that
-        these processes run."""
+        """The tests that start processes, in the folder of tests of the file's package. The records lack the
+        lines that run in other processes."""
         folder = "tests/bfn/" if path.startswith("bfn/") else "tests/kernels/"
         files = {test.name.partition("::")[0] for test in self.tests if test.name.startswith(folder)}
         starting = {file for file in files if "subprocess" in (self.root / file).read_text()}

@@ -113,7 +113,8 @@ class Judge:
         return SURVIVED, f"by {len(seen)} tests" if tests else "no test runs this line"
 
     def tested_on_every_case(self, sandbox: Sandbox, path: str) -> tuple[int, str]:
-        """Runs a kernel's whole table of cases, of which the records have a part. Another file passes at once."""
+        """Runs a kernel's whole table of cases, of which the records have only a part. A file without kernels
+        passes at once."""
         triton = re.fullmatch(r"bfn_kernels/(\w+)/triton\w*\.py|bfn_kernels/triton_ops/\w+\.py", path)
         if not triton and not path.startswith("csrc/"):
             return 0, ""
