@@ -45,8 +45,8 @@ def test_the_slow_backend_is_told_of_once(monkeypatch):
 def test_the_best_backend_of_a_gpu(monkeypatch, missing, usual, circular):
     gpu = torch.device("cuda")
     for name in ("triton", "cuda"):
-        reason = "it is missing" if name in missing else None
-        monkeypatch.setitem(backends.BACKENDS, name, dataclasses.replace(backends.BACKENDS[name], missing=reason))
+        has = {"device": "cuda", "missing": "it is missing" if name in missing else None}
+        monkeypatch.setitem(backends.BACKENDS, name, dataclasses.replace(backends.BACKENDS[name], **has))
     assert (backends.choose(None, gpu).name, backends.choose(None, gpu, first="cuda").name) == (usual, circular)
     assert backends.choose("reference", gpu, first="cuda").name == "reference"
     assert backends.choose(None, torch.device("meta"), first="cuda").name == "reference"
@@ -60,7 +60,8 @@ def test_cuda_kernels_that_do_not_load_serve_nobody_who_did_not_ask(monkeypatch)
 
     gpu, tritons = torch.device("cuda"), object()
     for name in ("triton", "cuda"):
-        monkeypatch.setitem(backends.BACKENDS, name, dataclasses.replace(backends.BACKENDS[name], missing=None))
+        has = {"device": "cuda", "missing": None}
+        monkeypatch.setitem(backends.BACKENDS, name, dataclasses.replace(backends.BACKENDS[name], **has))
     monkeypatch.setitem(backends.LIBRARIES, TRITON, tritons)
     monkeypatch.setattr(backends, "_load_cuda_once", refuse)
     assert backends.library(None, gpu, first="cuda") is tritons

@@ -135,7 +135,7 @@ BARRIER, MASK = r"(st\.shared\.f\d\d [^;]*;\n(?:[^\n]*\n){0,12}?)bar\.sync 0;", 
 VECTOR = r"(ld\.global\.v4\.f32 .*\[%rd\d+)\]"
 SQUARED, NSTEP = "squared_loss_kernel.*DenseIffLi4", "nstep_kernel.*DenseClassesIf.*WarpTeam"
 OF_A_BLOCK, OF_A_WARP = "theta_kernel.*DenseClassesIf.*BlockTeamELi4", "theta_kernel.*DenseClassesIf.*WarpTeam"
-OF_ONE_WARP = r"shl\.b32 (%r\d+), %r\d+, 2;(\s+mov\.u32 %r\d+, \w+of_warp;\s+add\.s32 [^;]*;\s+st\.shared)"
+OF_ONE_WARP = r"and\.b32 (%r\d+), %r\d+, \d+;(\s+mov\.u32 %r\d+, \w+of_warp;\s+add\.s32 [^;]*;\s+st\.shared)"
 UNORDERED, LEFT_OUT = "race in shared memory|nobody wrote", "the mask leaves out a lane"
 DATA, LOSS, THETA = map(named, ("continuous.predict_data", "continuous.continuous_time_loss", "discrete.theta[K=27]"))
 LONG, NSTEP_LOSS = with_classes(THETA, 1024), named("discrete.discrete_time_loss[K=27 factorised]")
