@@ -244,8 +244,8 @@ def choose(name: str | None, device: torch.device, first: str | None = None) -> 
         'reference'
     """
     if name is None:
-        kind = device.type
-        for backend in sorted(BACKENDS.values(), key=lambda each: each.name != first):
+        kind, order = device.type, BACKENDS.values()
+        for backend in order if first is None else sorted(order, key=lambda each: each.name != first):
             if backend.missing is None and (backend.device is None or backend.device == kind):
                 return backend
     if name not in BACKENDS:

@@ -28,8 +28,8 @@ def parsed(ptx: str) -> list[Instruction]:
 
 
 def without(rare: str, code: Sequence[Instruction]) -> tuple[list[Instruction], int]:
-    """The instructions, without the blocks in which one has a name that begins like `rare`, and the number of these
-    blocks. A block begins at a label, and after a branch."""
+    """Leaves out each block with an instruction whose name begins like `rare`. Returns the other instructions, and the
+    number of blocks that were left out. A block begins at a label, and after a branch."""
     blocks: list[list[Instruction]] = [[]]
     for i in code:
         if i.name:

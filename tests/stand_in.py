@@ -71,5 +71,7 @@ def tried() -> Iterator[None]:
     """Nothing is known of the stand-in before it is tried."""
     with patch.object(checks, "WIDE", ("cpu",)):
         checks.has_float64.cache_clear()
-        yield
-    checks.has_float64.cache_clear()
+        try:
+            yield
+        finally:
+            checks.has_float64.cache_clear()

@@ -13,7 +13,7 @@ template <class T>
 using Lanes = T[kLanes];
 constexpr size_t kCacheLine = 64;  // in bytes; a vector that crosses the end of a line takes twice as long to read
 
-// The variables whose sums are computed together. Their windows are those of draws from `least` to `most`.
+// The variables whose sums are computed together. The window of a variable serves all draws from `least` to `most`.
 template <class T>
 struct NStepInputs {
   Lanes<T> x, mean, std, tau, least, most;

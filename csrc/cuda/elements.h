@@ -73,8 +73,8 @@ __device__ T read(const View& view, int64_t index, T missing = T(0)) {
 }
 
 // Like `read`, for a view with one number for each row of classes. It makes no function call in the usual case: the
-// numbers have the type T, and each row has a number, or `size[1]` consecutive rows share one. For
-// the division in 32 bits, the row and `size[1]` must be at most 2^31 - 1. Otherwise `read` is called.
+// numbers have the type T, and each row has a number, or `size[1]` consecutive rows share one. For the division in 32
+// bits, the row and `size[1]` must be at most 2^31 - 1. Otherwise `read` is called.
 template <class T>
 __device__ __forceinline__ T read_row(const View& view, int64_t row, T missing = T(0)) {
   const T* data = static_cast<const T*>(view.data);

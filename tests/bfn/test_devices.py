@@ -1,10 +1,10 @@
 """Whatever `bfn` does with a model, it makes every tensor on the model's device. The device is a stand-in."""
 
-from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 
@@ -27,36 +27,33 @@ def there(model: BFN) -> BFN:
     return model
 
 
-def drawn(function: Callable, *args, **more) -> np.ndarray:
-    """The pixels of a picture."""
-    figures: list = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plots, "write", lambda figure, path: figures.append(figure))
-        function(*args, **more)
-    figures[0].canvas.draw()
-    return np.asarray(figures[0].canvas.buffer_rgba()).copy()
+def pixels(path: Path) -> np.ndarray:
+    with PIL.Image.open(path) as picture:
+        return np.asarray(picture)
 
 
 OPTIONS = SampleConfig(n_steps=3, count=4)
 USES = {
-    "loss": lambda model, data: here(model(data.test[:3].to(model.device), seed=1).detach()),
-    "loss n": lambda model, data: here(model(data.test[:3].to(model.device), seed=1, n_steps=4).detach()),
-    "reconstruction": lambda model, data: here(model.reconstruction(data.test[:3].to(model.device), seed=1).detach()),
-    "evaluate": lambda model, data: evaluate(model, data.test[:5], EvaluateConfig(repeats=2, batch_size=3)).bits,
-    "evaluate n": lambda model, data: evaluate(model, data.test[:5], EvaluateConfig(n_steps=4, repeats=2)).bits,
-    "sample": lambda model, data: here(sample(model, 2, 3, seed=1)),
-    "sample within": lambda model, data: here(sample_within(model, 2, 0.5, seed=1)[0]),
-    "times": lambda model, data: drawn(plots.plot_times, model, data, Path(), seed=1, count=3),
-    "narrowing": lambda model, data: drawn(plots.plot_narrowing, model, data, Path(), OPTIONS),
+    "loss": lambda model, data, _: here(model(data.test[:3].to(model.device), seed=1).detach()),
+    "loss n": lambda model, data, _: here(model(data.test[:3].to(model.device), seed=1, n_steps=4).detach()),
+    "reconstruction": lambda model, data, _: here(
+        model.reconstruction(data.test[:3].to(model.device), seed=1).detach()
+    ),
+    "evaluate": lambda model, data, _: evaluate(model, data.test[:5], EvaluateConfig(repeats=2, batch_size=3)).bits,
+    "evaluate n": lambda model, data, _: evaluate(model, data.test[:5], EvaluateConfig(n_steps=4, repeats=2)).bits,
+    "sample": lambda model, data, _: here(sample(model, 2, 3, seed=1)),
+    "sample within": lambda model, data, _: here(sample_within(model, 2, 0.5, seed=1)[0]),
+    "times": lambda model, data, path: pixels(plots.plot_times(model, data, path, seed=1, count=3)),
+    "narrowing": lambda model, data, path: pixels(plots.plot_narrowing(model, data, path, OPTIONS)),
 }
 
 
 @pytest.mark.parametrize("use", USES)
-def test_a_model_is_used_on_its_device(use, pair):
-    model, data = pair
-    want = USES[use](model, data)
+def test_a_model_is_used_on_its_device(use, pair, tmp_path):
+    (model, data), picture = pair, tmp_path / "picture.png"
+    want = USES[use](model, data, picture)
     with tried(), Device():
         elsewhere = there(model)
         assert elsewhere.device == DEVICE
-        got = USES[use](elsewhere, data)
+        got = USES[use](elsewhere, data, picture)
     np.testing.assert_allclose(got, want, rtol=1e-5)

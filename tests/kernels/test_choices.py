@@ -1,4 +1,4 @@
-"""What serves a call: the best backend, the warning of the slow backend, and who computes on tiles."""
+"""Tests of the choice of a backend, of the warning about the slow backend, and of the choice of functions for tiles."""
 
 import csv
 import dataclasses
@@ -36,17 +36,25 @@ def test_the_slow_backend_is_told_of_once(monkeypatch):
         backends.library(None, mps)
 
 
-@pytest.mark.parametrize(("missing", "usual", "circular"), [
-    ((), "triton", "cuda"),
-    (("cuda",), "triton", "triton"),
-    (("triton",), "cuda", "cuda"),
-    (("triton", "cuda"), "reference", "reference"),
-])  # fmt: skip
-def test_the_best_backend_of_a_gpu(monkeypatch, missing, usual, circular):
-    gpu = torch.device("cuda")
+def serve_gpus(monkeypatch, *missing):
+    """Makes backends for GPUs of Triton and of the CUDA kernels. The `missing` ones are not available."""
     for name in ("triton", "cuda"):
         has = {"device": "cuda", "missing": "it is missing" if name in missing else None}
         monkeypatch.setitem(backends.BACKENDS, name, dataclasses.replace(backends.BACKENDS[name], **has))
+
+
+@pytest.mark.parametrize(
+    ("missing", "usual", "circular"),
+    [
+        ((), "triton", "cuda"),
+        (("cuda",), "triton", "triton"),
+        (("triton",), "cuda", "cuda"),
+        (("triton", "cuda"), "reference", "reference"),
+    ],
+)
+def test_the_best_backend_of_a_gpu(monkeypatch, missing, usual, circular):
+    gpu = torch.device("cuda")
+    serve_gpus(monkeypatch, *missing)
     assert (backends.choose(None, gpu).name, backends.choose(None, gpu, first="cuda").name) == (usual, circular)
     assert backends.choose("reference", gpu, first="cuda").name == "reference"
     assert backends.choose(None, torch.device("meta"), first="cuda").name == "reference"
@@ -59,9 +67,7 @@ def test_cuda_kernels_that_do_not_load_serve_nobody_who_did_not_ask(monkeypatch)
         raise RuntimeError("built from other sources")
 
     gpu, tritons = torch.device("cuda"), object()
-    for name in ("triton", "cuda"):
-        has = {"device": "cuda", "missing": None}
-        monkeypatch.setitem(backends.BACKENDS, name, dataclasses.replace(backends.BACKENDS[name], **has))
+    serve_gpus(monkeypatch)
     monkeypatch.setitem(backends.LIBRARIES, TRITON, tritons)
     monkeypatch.setattr(backends, "_load_cuda_once", refuse)
     assert backends.library(None, gpu, first="cuda") is tritons

@@ -1,5 +1,5 @@
 """Every tensor that a public op takes is refused by its name, if it is of another type, of another shape, on another
-device, or no tensor at all. So is every word that is not one of those that an argument may be."""
+device, or no tensor at all. An op also refuses a word that an argument does not allow."""
 
 from dataclasses import replace
 

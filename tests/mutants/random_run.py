@@ -113,24 +113,30 @@ class Judge:
         return SURVIVED, f"by {len(seen)} tests" if tests else "no test runs this line"
 
     def tested_on_every_case(self, sandbox: Sandbox, path: str) -> tuple[int, str]:
-        """Runs a kernel's whole table of cases, of which the records have only a part. A file without kernels
-        passes at once."""
+        """Runs all cases of the families of a kernel, since the records have only some of these cases. A file without
+        kernels passes at once."""
         triton = re.fullmatch(r"bfn_kernels/(\w+)/triton\w*\.py|bfn_kernels/triton_ops/\w+\.py", path)
         if not triton and not path.startswith("csrc/"):
             return 0, ""
         backend, settings = ("triton", {"TRITON_INTERPRET": "1"}) if triton else ("cpu", {})
         own = {triton[1]} if triton and triton[1] else families(self.root, path)
-        files = [file for file in TABLE_FILES if (self.root / file).exists()]
-        named = " or ".join(f"{family}." for family in own | {"test_bins"})
-        expression = f"{backend} and ({named}){'' if triton else ' or called_directly'}"
-        code, said = sandbox.test([*files, "-k", expression], **settings)
+        more = "" if triton else " or called_directly"
+        code, said = self.of_families(sandbox, TABLE_FILES, backend, own | {"test_bins"}, more, **settings)
         return (0, "") if code == pytest.ExitCode.NO_TESTS_COLLECTED else (code, said)
+
+    def of_families(
+        self, sandbox: Sandbox, files: Sequence[str], words: str, names: set[str], more: str = "", **settings: str
+    ) -> tuple[int, str]:
+        """Runs the tests in these files whose names match `words` and contain one of the `names` of families, or match
+        the expression `more` of pytest."""
+        there = [file for file in files if (self.root / file).exists()]
+        named = " or ".join(f"{name}." for name in names)
+        return sandbox.test([*there, "-k", f"{words} and ({named}){more}"], **settings)
 
     def tested_on_host(self, sandbox: Sandbox, mutant: Mutant) -> tuple[str, str]:
         """CUDA's kernels are compiled for the host when the first of these tests asks for them."""
-        named = " or ".join(f"{family}." for family in families(self.root, mutant.path))
-        files = [file for file in CUDA_FILES if (self.root / file).exists()]
-        code, said = sandbox.test([*files, "-k", f"cuda_on_host and float32 and ({named})"])
+        own = families(self.root, mutant.path)
+        code, said = self.of_families(sandbox, CUDA_FILES, "cuda_on_host and float32", own)
         if code == pytest.ExitCode.NO_TESTS_COLLECTED:
             return SURVIVED, "no test calls this file's kernels"
         return (SURVIVED, "") if code == 0 else (KILLED, _why(code, said))
