@@ -65,7 +65,7 @@ def moses(config: Config) -> Data:
         validation,
         scored,
         len(symbols),
-        image_baseline(rows, validation, scored, len(symbols)),
+        image_baseline(rows, validation, scored, len(symbols), known=PADDING + 1),
         symbols,
         draw=lambda rows, generator: rows.long(),
         lengths=lengths.sort().values[torch.linspace(0, len(lengths) - 1, LENGTHS).long()],

@@ -126,3 +126,10 @@ def test_the_factorised_baseline_scores_other_data_than_it_counted():
     counted, scored = torch.tensor([[0, 2], [1, 2], [1, 0]]), torch.tensor([[0, 1], [0, 2]])
     bits = [math.log2(4.5 / p) for p in (1.5, 0.5, 1.5, 2.5)]
     assert factorised_bits(counted, scored, 3) == pytest.approx(sum(bits) / 4)
+
+
+def test_the_factorised_baseline_does_not_pay_for_known_classes():
+    """A model that knows where the class 0 is needs no bits for it, and it divides the probability among the others."""
+    counted, scored = torch.tensor([[0, 2], [1, 2], [1, 0]]), torch.tensor([[0, 1], [0, 2]])
+    bits = [math.log2(3 / p) for p in (0.5, 2.5)]
+    assert factorised_bits(counted, scored, 3, known=1) == pytest.approx(sum(bits) / 4)

@@ -15,6 +15,7 @@ from bfn.configs import ConfigError, SampleConfig, load
 from bfn.data import download, load_data
 from bfn.data.moses import MOLSETS, TOKEN
 from bfn.data.ngrams import Trigrams, entropy
+from bfn.data.splits import class_counts
 from bfn.model import SequenceBFN, build_model
 from bfn.molecules import Molecules, log_p
 from bfn.results import plots
@@ -63,6 +64,13 @@ def test_rows_are_the_property_the_tokens_and_padding(pair, tmp_path):
     assert not data.validation[:, 0].any() and not data.test[:, 0].any()
     assert data.judge.tokens == (data.test > 0).sum() / data.test.numel()
     assert data.lengths.equal(data.lengths.sort().values) and len(data.lengths) == 1000
+
+
+def test_the_baseline_pays_only_for_tokens_as_the_bound_does(pair):
+    _, data = pair
+    counts = [c[1:] + 0.5 for c in class_counts(torch.cat([data.train, data.validation]), data.num_classes)]
+    shares = [counts[place][c - 1] / counts[place].sum() for row in data.test for place, c in enumerate(row) if c > 0]
+    assert data.baseline == pytest.approx(-sum(math.log2(share) for share in shares) / data.test.numel())
 
 
 def test_bins_of_a_property_are_even_and_never_padding():
