@@ -6,8 +6,9 @@ The command replaces each text made from OLD by the text made from `SHOWN`. `FIG
 page lacks one of its texts, a test fails and prints this text.
 """
 
+import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks import experiments, files, page, patched, runs_report, shares, vocabularies
@@ -139,9 +140,12 @@ FIGURES: tuple[tuple[str, Callable[[Path], str]], ...] = (
 )
 
 
-def main(old: str) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.figures", description="Update the pages' figures.")
+    parser.add_argument("old", type=Path, help="a copy of the results that the pages show now")
+    old = parser.parse_args(arguments).old
     for name, text in FIGURES:
-        before, after = text(Path(old)), text(SHOWN)
+        before, after = text(old), text(SHOWN)
         if before == after:
             continue
         content = (ROOT / name).read_text()
@@ -152,4 +156,4 @@ def main(old: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main())

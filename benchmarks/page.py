@@ -5,9 +5,9 @@ python -m benchmarks.page runs/benchmarks/<date>     # rebuilds the page from re
 If the folder has training.csv (python -m benchmarks.training), the page has its table, too.
 """
 
+import argparse
 import base64
 import math
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -148,4 +148,6 @@ def write(folder: Path, found: Sequence[Target] | None = None) -> Path:
 
 
 if __name__ == "__main__":
-    print(write(Path(sys.argv[1])))
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.page", description="Rebuild the page about one run.")
+    parser.add_argument("folder", type=Path, help="the folder of the run, with results.csv")
+    print(write(parser.parse_args().folder))

@@ -38,7 +38,7 @@ def test_a_page_is_brought_up_to_date(tmp_path, monkeypatch):
     monkeypatch.setattr(figures, "FIGURES", of_molecules)
     monkeypatch.setattr(figures, "ROOT", tmp_path)
     monkeypatch.setattr(figures, "SHOWN", after)
-    assert figures.main(str(before)) == 0
+    assert figures.main([str(before)]) == 0
     new = (tmp_path / "docs" / "guides" / "molecules.md").read_text()
     assert new.count("| 123 |") == 7 and "timed in a fresh process" in new
     assert all(make(after) in new for _, make in of_molecules)
