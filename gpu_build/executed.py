@@ -34,6 +34,8 @@ RULES: list[tuple[str, dict[str, float]]] = [
     (r"cp\.async\.ca\..*", {"memory": 1}),
     (r"cp\.async\.(commit|wait)_group", {"control": 1}),
     (r"mma\.sync\.aligned\.m16n8k16\..*", {"tensor": 1}),
+    *((rf"wgmma\.mma_async\.sync\.aligned\.m64n{n}k16\..*", {"tensor": n / 8}) for n in (16, 32, 64, 128)),
+    (r"wgmma\.(fence|commit_group|wait_group)\..*", {"control": 1}),
     (r"(shfl|vote|match|redux)\..*", {"shuffle": 1}),
     (r"(bra|ret|exit|call|bar|barrier|brx|membar|fence|nanosleep|griddepcontrol)(\..*|)", {"control": 1}),
     (r"div\.rn(\.ftz)?\.f32", {"special": 2, "fma": 5, "control": 3}),

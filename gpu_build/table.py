@@ -10,9 +10,9 @@ from rich.table import Table
 # The assumptions of every prediction, for an H100: its multiprocessors, its clock in Hz, and the bytes per second of
 # its memory and of its second-level cache (CACHE, as others have measured it). A pipe is a unit of a multiprocessor.
 # PIPES has, for each pipe, the classes of instructions that it executes, and the cycles that it takes for an
-# instruction of one lane (CUDA programming guide, compute capability 9.0). At their peak, tensor cores take one cycle
-# for a warp's product of 16 by 8 by 16. Products by four warps at once come near this peak; products by one warp reach
-# two thirds.
+# instruction of one lane (CUDA programming guide, compute capability 9.0). The unit of "tensor" is a product of 16 by 8
+# by 16 for a warp, which takes one cycle at the peak of tensor cores. Products by four warps at once come near this
+# peak; products by one warp reach two thirds.
 SMS, CLOCK, BANDWIDTH, CACHE = 132, 1.7e9, 3.35e12, 5.5e12
 PIPES = {
     "fma": {"fma": 1 / 128, "imad": 1 / 64},  # half of the lanes can multiply integers
@@ -22,13 +22,15 @@ PIPES = {
     "memory": {"memory": 1 / 32, "shuffle": 1 / 32},
     "tensor": {"tensor": 1 / 32},
 }
-ISSUE = 1 / 128  # the cycles for issuing an instruction of one lane, whatever its pipe
+# The cycles for issuing an instruction of one lane, whatever its pipe. Units of "tensor" are left out, since one
+# instruction stands for many of them.
+ISSUE = 1 / 128
 
 
 def cycles(instructions: Mapping[str, float]) -> dict[str, float]:
     """The cycles of each pipe of a multiprocessor, and of the issue, for numbers of instructions of one lane."""
     pipes = {pipe: sum(instructions.get(c, 0.0) * n for c, n in of.items()) for pipe, of in PIPES.items()}
-    return pipes | {"issue": sum(instructions.values()) * ISSUE}
+    return pipes | {"issue": sum(count for c, count in instructions.items() if c != "tensor") * ISSUE}
 
 
 @dataclass(frozen=True)
@@ -140,8 +142,8 @@ def executed(executions: Iterable[Execution]) -> Table:
         "predicted bound",
     )
     title = (
-        "Executed, as PTX for sm_90 (with products on tensor cores: sm_80). Instructions, bytes and sectors are per "
-        "variable. The bound is predicted for an H100, with the share of its bandwidth and of its tensor cores' peak."
+        "Executed, as PTX for sm_90. Instructions, bytes and sectors are per variable. The bound is predicted for an "
+        "H100, with the share of its bandwidth and of its tensor cores' peak."
     )
     table = made(title, columns)
     for e in executions:

@@ -72,7 +72,8 @@ def class_counts(classes: Tensor, num_classes: int) -> Tensor:
 
 def factorised_bits(counted: Tensor, scored: Tensor, num_classes: int, known: int = 0) -> float:
     """The bits per dimension of `scored` [N, D] if its columns are independent, with probabilities from the counts of
-    `counted` [M, D], each plus 1/2. known: the number of first classes that cost nothing, since a model knows where they are."""
+    `counted` [M, D], each plus 1/2. known: the number of first classes that cost nothing, since a model knows their
+    places."""
     counts = class_counts(counted, num_classes)[:, known:] + 0.5
     log_probs = (counts / counts.sum(-1, keepdim=True)).log2()
     return -(log_probs * class_counts(scored, num_classes)[:, known:]).sum().item() / scored.numel()

@@ -9,13 +9,14 @@ namespace ptx {
 
 // How the operands of an instruction are written.
 enum class Form : uint8_t {
-  kResultFirst,  // d, a, b, ...; a result may be a pair d|p
-  kMove,         // d, a; either may be a vector {x, y}
-  kLoad,         // d, [a]
-  kStore,        // [a], b
-  kCopy,         // [to], [from], bytes; then maybe how many bytes are read, where 0 makes it write zeros
-  kSources,      // a, b, ...
-  kBarrier,      // the number of a barrier, which is 0
+  kResultFirst,   // d, a, b, ...; a result may be a pair d|p
+  kMove,          // d, a; either may be a vector {x, y}
+  kLoad,          // d, [a]
+  kStore,         // [a], b
+  kCopy,          // [to], [from], bytes; then maybe how many bytes are read, where 0 makes it write zeros
+  kSources,       // a, b, ...
+  kGroupProduct,  // {d, ...}, a, b, ...; d are also sources, behind all others
+  kBarrier,       // the number of a barrier, which is 0
   kLabel,
   kBranchTable,  // an index and the name of a table
   kCall,

@@ -83,6 +83,8 @@ class Schedule {
       warp.raced.begin(block_.kernel.num_registers);
       warp.copies.clear();
       warp.groups.fill(0);
+      warp.products.clear();
+      warp.product_groups = 0;
       warp.issued.assign(block_.kernel.executed.size(), 0);
       for (const auto& [reg, name] : block_.kernel.specials) {
         for (int lane = 0; lane < kLanes; ++lane) {

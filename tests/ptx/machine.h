@@ -31,6 +31,16 @@ struct PendingCopy {
   std::array<char, 16> value;
 };
 
+// A product of matrices by four warps at once. Each warp computes 16 rows of it, at the latest possible time: when it
+// waits for the group of products to which the product belongs. So a result that is read too early is an old value, and
+// so is a matrix that is overwritten too early.
+struct PendingProduct {
+  const Instruction* instruction;
+  void (*finish)(Warp&, const PendingProduct&);
+  uint64_t group, a, b;  // a and b describe matrices in shared memory
+  bool adds;             // whether the product is added to the old sums
+};
+
 // The values that a warp loaded while another warp of its block wrote to the same memory. Triton lets all warps load
 // what one of them needs. So such a load is an error only if its value is used: stored, passed to other lanes, or
 // branched on. This class tracks which registers depend on such values.
@@ -75,6 +85,8 @@ struct Warp {
   RacedValues raced;
   std::vector<PendingCopy> copies;
   std::array<uint64_t, kLanes> groups{};  // how many groups of copies each lane has closed
+  std::vector<PendingProduct> products;
+  uint64_t product_groups = 0;  // how many groups of products the warp has closed
 
   const uint64_t* source(int i) const {
     return i >= 0 ? &registers[static_cast<size_t>(i) * kLanes]

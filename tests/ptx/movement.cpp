@@ -75,8 +75,6 @@ void add_moves(Table& table) {
   table.add("mov.pred", {.form = Form::kMove, .base = {.run = move, .bytes = 1}});
 }
 
-void nothing(Warp&, const Instruction&, Lanes) {}
-
 void add_control(Table& table) {
   const auto add = [&](const char* pattern, Form form, Kind kind) {
     table.add(pattern, {.form = form, .base = {.run = nothing, .kind = kind}});
@@ -95,6 +93,7 @@ void add_control(Table& table) {
   }
   // Blocks run one after the other, and their lanes see every write at once. So fences do nothing.
   add("{membar,fence.acq_rel}.{cta,gl,gpu}", Form::kNone, Kind::kPlain);
+  add("fence.proxy.async.shared::cta", Form::kNone, Kind::kPlain);
 }
 
 enum class Shuffle { kUp, kDown, kBfly, kIdx };

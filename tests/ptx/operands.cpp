@@ -58,6 +58,12 @@ void Parser::operands(const Row& row, Instruction& i) {
       }
       if (i.num_sources != row.sources) reader_.bad("another number of operands");
       return;
+    case Form::kGroupProduct:
+      add_results(i, operand());
+      while (reader_.accept(",")) add_sources(i, operand());
+      if (i.num_results != i.count) reader_.bad("another number of results");
+      for (int k = 0; k < i.num_results; ++k) i.sources.at(i.num_sources++) = i.results[k];
+      return;
     case Form::kMove:
       add_results(i, operand());
       reader_.expect(",");

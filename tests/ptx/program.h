@@ -46,8 +46,8 @@ struct Instruction {
   uint8_t num_results = 0, num_sources = 0;
   int rounding = FE_TONEAREST;
   int guard = -1;                 // the predicate that lets a lane take part; -1 if all do
-  std::array<int, 8> results{};   // registers; a result in register -1 is dropped
-  std::array<int, 10> sources{};  // registers; source ~n is constant n
+  std::array<int, 64> results{};  // registers; a result in register -1 is dropped
+  std::array<int, 73> sources{};  // registers; source ~n is constant n
   int64_t offset = 0;             // is added to the address
   int64_t offset_to = 0;          // for a copy: is added to the address that it writes to
   int target = -1;                // a place in the code, or the index of a call or of a branch table

@@ -12,6 +12,8 @@
 
 namespace ptx {
 
+inline void nothing(Warp&, const Instruction&, Lanes) {}
+
 class Table {
  public:
   // Adds a row for each name of a pattern: "add{,.rn}.f32" stands for "add.f32" and "add.rn.f32".

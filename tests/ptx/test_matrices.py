@@ -1,4 +1,6 @@
-"""Products of matrices by a warp, and asynchronous copies from global to shared memory."""
+"""Products of matrices by a warp or by four warps, and asynchronous copies from global to shared memory."""
+
+import struct
 
 import numpy as np
 import pytest
@@ -105,3 +107,109 @@ def test_an_instruction_of_a_part_of_a_warp_is_refused():
     sums, product = "{%f0, %f1, %f2, %f3}", "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32"
     with pytest.raises(ptx.PtxError, match="a part of a warp"):
         run(f"{product} {sums}, {{%r0, %r1, %r2, %r3}}, {{%r4, %r5}}, {sums};", [0], threads=16)
+
+
+COLUMNS, LEADING, STRIDE = 16, 4096, 2048  # of a product by four warps; the last two are in bytes
+AT_B, BYTES, THREADS = 8 * STRIDE, 12 * STRIDE, 128  # matrix a is in front of b
+
+
+def place(line, depth, pitch, transposed):
+    """The address of an element in a matrix, by the layouts of the PTX ISA, with rows of `pitch` bytes."""
+    at = line // 8 * STRIDE + line % 8 * pitch + 2 * depth
+    if transposed:
+        at = 2 * line // pitch * LEADING + depth // 8 * STRIDE + depth % 8 * pitch + 2 * line % pitch
+    return at ^ at // 128 % (pitch // 16) * 16
+
+
+def group_product(a, b, in_registers, pitch=128, transposed=0, before_product="bar.sync 0;", wait="0", **changes):
+    """Computes d = a·b + 1 for a of 64 lines and b of COLUMNS lines. Their depth is 16. Each run returns one of the
+    8 sums of each thread."""
+    image = np.zeros(BYTES, np.uint8)
+    for at, lines in ((0, a), (AT_B, b)):
+        for (line, depth), x in np.ndenumerate(lines):
+            where = at + place(line, depth, pitch, transposed)
+            image[where : where + 2] = np.frombuffer(struct.pack("H", bits(float(x), "bf16")), np.uint8)
+    rows = np.zeros((THREADS, 4), np.uint32)
+    for thread in range(THREADS):
+        row, column = thread // 32 * 16 + thread % 32 // 4, thread % 4 * 2
+        for k, (below, right) in enumerate([(0, 0), (8, 0), (0, 8), (8, 8)]):
+            low, high = (bits(float(a[row + below, column + right + n]), "bf16") for n in (0, 1))
+            rows[thread, k] = low | high << 16
+    words = np.concatenate([image.view(np.uint64), rows.view(np.uint64).ravel()])
+    copy = "".join(
+        f"ld.global.u64 %d1, [%in+{8 * j}];\nst.shared.u64 [%r3+{8 * j}], %d1;\n" for j in range(0, BYTES // 8, THREADS)
+    )
+    mode = {128: 1, 64: 2, 32: 3}[pitch]
+    describe = (mode << 62) + (STRIDE // 16 << 32) + (LEADING // 16 << 16)
+    sums = f"{{{', '.join(f'%f{k}' for k in range(8))}}}"
+    first = "{%r4, %r5, %r6, %r7}" if in_registers else "%d1"
+    flags = f"{transposed}" if in_registers else f"{transposed}, {transposed}"
+    body = f"""mov.u32 %r3, memory;
+mad.lo.u32 %r3, %t, 8, %r3;
+{copy}
+mul.wide.u32 %d1, %t, 8;
+add.s64 %d1, %in, %d1;
+ld.global.v4.u32 {{%r4, %r5, %r6, %r7}}, [%d1+{BYTES}];
+mov.u64 %d1, {changes.get("a_descriptor", describe)};
+mov.u64 %d2, {describe + AT_B // 16};
+setp.eq.u32 %p1, 0, 0;
+{"".join(f"mov.f32 %f{k}, 0f3F800000;" for k in range(8))}
+{before_product}
+fence.proxy.async.shared::cta;
+wgmma.fence.sync.aligned;
+wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 {sums}, {first}, %d2, %p1, 1, 1, {flags};
+wgmma.commit_group.sync.aligned;
+{changes.get("before_wait", "")}
+wgmma.wait_group.sync.aligned {wait};
+"""
+    found = np.zeros((64, COLUMNS))
+    memory = f".shared .align 1024 .b8 memory[{BYTES}];\n"
+    for k in range(8):
+        last = f"mov.b32 %r0, %f{k};\n"
+        for thread, word in enumerate(
+            run(body + last + STORE, words, threads=changes.get("threads", 128), before=memory)
+        ):
+            row, column = thread // 32 * 16 + thread % 32 // 4, thread % 4 * 2
+            found[row + k // 2 % 2 * 8, column + k // 4 * 8 + k % 2] = number(word, "f32")
+    return found
+
+
+def whole_numbers():
+    g = np.random.default_rng(2)
+    return g.integers(-9, 9, (64, 16)), g.integers(-9, 9, (COLUMNS, 16))
+
+
+@pytest.mark.parametrize("pitch", [32, 64, 128])
+@pytest.mark.parametrize("transposed", [0, 1])
+@pytest.mark.parametrize("in_registers", [False, True])
+def test_products_by_four_warps(pitch, transposed, in_registers):
+    a, b = whole_numbers()
+    assert (group_product(a, b, in_registers, pitch, transposed) == a @ b.T + 1).all()
+
+
+def test_products_by_four_warps_are_there_once_they_were_waited_for():
+    a, b = whole_numbers()
+    assert (group_product(a, b, False, wait="1") == 1).all()
+    another = "wgmma.commit_group.sync.aligned;"
+    assert (group_product(a, b, False, wait="1", before_wait=another) == a @ b.T + 1).all()
+    # Until then, both matrices are in use.
+    overwritten = "bar.sync 0;\nmov.u64 %d3, 0;\nst.shared.u64 [%r3{}], %d3;"
+    for at, in_registers in (("", False), (f"+{AT_B}", False), (f"+{AT_B}", True)):
+        found = group_product(a, b, in_registers, before_wait=overwritten.format(at))
+        assert (found != a @ b.T + 1).any(), at
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"before_product": ""}, "nobody wrote"),
+        ({"before_product": "bar.sync 0;\nst.shared.u64 [%r3], %d2;"}, "race"),
+        ({"threads": 96}, "fewer than four warps"),
+        ({"a_descriptor": 0}, "without a swizzle"),
+        ({"a_descriptor": (1 << 62) + (1 << 49)}, "base offset"),
+        ({"a_descriptor": (1 << 62) + BYTES // 16}, "bounds of shared"),
+    ],
+)
+def test_products_by_four_warps_are_refused(changes, message):
+    with pytest.raises(ptx.PtxError, match=message):
+        group_product(*whole_numbers(), False, **changes)

@@ -75,11 +75,8 @@ def test_every_kernel(dtype):
 @pytest.mark.parametrize("name", ["continuous.flow_sample", "discrete.continuous_time_loss[K=27]"])
 def test_blocks_in_any_order(name, architecture):
     """The same bits, whichever GPU the kernels are compiled for."""
-    try:
-        triton_ptx.compile_for(architecture)
+    with triton_ptx.compiled_for(architecture):
         check_orders(named(name), BACKEND, architecture)
-    finally:
-        triton_ptx.compile_for(90)
 
 
 @pytest.mark.parametrize("name", ["continuous.flow_sample", "discrete.theta[K=27]"])
@@ -117,9 +114,15 @@ def test_results_may_be_written_over_inputs(case, shape, network):
 
 
 @pytest.mark.parametrize("number", range(3))
-def test_products_on_tensor_cores(number):
+@pytest.mark.parametrize("architecture", [80, 90])
+def test_products_on_tensor_cores(number, architecture):
     """Of blocks that are not full, in any strides and types; of small whole numbers the sums are exact. Each of twelve
     combinations is compiled for one of three sizes, since compiling one takes half a second."""
+    with triton_ptx.compiled_for(architecture):
+        check_products(number)
+
+
+def check_products(number):
     tokens, classes, width = ((1, 1, 1), (130, 70, 100), (5, 200, 129))[number]
     product = getattr(torch.ops, triton_ptx.NAMESPACE).vocabulary_product
     a, b, sums = (torch.randint(-8, 9, s).float() for s in ((tokens, width), (width, classes), (tokens, classes)))

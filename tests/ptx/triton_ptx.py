@@ -7,6 +7,7 @@ import os
 import pkgutil
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -51,8 +52,6 @@ def _run(self, *arguments, grid, warmup, **options):
     if 0 in grid:
         return None
     kernel = _compile(self, *arguments, grid=grid, warmup=True, **options)
-    if "wgmma" in kernel.asm["ptx"]:
-        kernel = _without_groups_of_warps(self, *arguments, grid=grid, warmup=True, **options)
     name = kernel.metadata.name
     if kernel.hash not in _modules:
         _modules[kernel.hash] = ptx.Module(kernel.asm["ptx"])
@@ -70,15 +69,6 @@ def _run(self, *arguments, grid, warmup, **options):
 _compile: Any = None
 
 
-def _without_groups_of_warps(self, *arguments, **options) -> Any:
-    """What Triton compiles for compute capability 8.0: the interpreter does not know products by four warps at once."""
-    compile_for(80)
-    try:
-        return _compile(self, *arguments, **options)
-    finally:
-        compile_for(90)
-
-
 def compile_for(architecture: int) -> None:
     """For a GPU with this compute capability, times ten."""
     from triton.runtime import driver
@@ -86,6 +76,16 @@ def compile_for(architecture: int) -> None:
     from gpu_build.triton import NoGPU
 
     driver.set_active(NoGPU(architecture))
+
+
+@contextmanager
+def compiled_for(architecture: int) -> Iterator[None]:
+    """Compiles the kernels of this context for another GPU than the usual one."""
+    compile_for(architecture)
+    try:
+        yield
+    finally:
+        compile_for(90)
 
 
 def register(on_demand: bool = True) -> None:
