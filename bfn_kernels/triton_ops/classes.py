@@ -33,8 +33,10 @@ from bfn_kernels.triton_ops.views import (
     views,
 )
 
-# For each tile: the largest K for which it is used, the numbers in it, and its warps. A thread has about 16 numbers.
-_TILES = ((2048, 2048, 4), (4096, 4096, 8), (8192, 8192, 16))
+# For each tile: the largest K for which it is used, the numbers in it, and its warps. A thread has about 16 numbers, or
+# 32 of short rows, so that there are at least as many rows as threads. With fewer rows, Triton would let all threads of
+# a row load the row's scalars and compute where they lie, instead of one.
+_TILES = ((32, 2048, 2), (2048, 2048, 4), (4096, 4096, 8), (8192, 8192, 16))
 _LARGE = 4096, 8  # the numbers and warps of a tile of longer rows, which take several tiles
 # The tiles of kernels that need many registers for each number. So a thread has fewer numbers.
 _SMALL_TILES = ((512, 512, 4), (1024, 1024, 4), (2048, 2048, 8))
