@@ -3,9 +3,10 @@ part of one row.
 
 S is the `Sizes` of a tile, which are constants of a compiled kernel. The view of a tensor `[B, ..., K]` is the view of
 its first class `[B, ...]`, followed by the stride between classes. The view of a contiguous tensor has the kind DENSE
-instead: the numbers of a row follow one another, and so do the rows. A tile may have more columns than there are
-classes; the columns beyond K hold −∞ or 0. `rows` is the block of the tile's rows, which `block_of` returns, and
-`first` is the tile's first class. Numbers in parentheses are equations of Graves et al. 2023.
+instead: the numbers of a row follow one another, and so do the rows. The kind is SCALAR if all rows have the same
+numbers, such as those of a class mask `[K]`. A tile may have more columns than there are classes; the columns beyond K
+hold −∞ or 0. `rows` is the block of the tile's rows, which `block_of` returns, and `first` is the tile's first class.
+Numbers in parentheses are equations of Graves et al. 2023.
 """
 
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from bfn_kernels.triton_ops.solver import guided
 from bfn_kernels.triton_ops.views import (
     DENSE,
     GRID,
+    SCALAR,
     View,
     grid_offset,
     joined,
@@ -82,8 +84,8 @@ def class_view(x: Tensor | None, shape: torch.Size) -> View:
         return x, DENSE, 0, 0, 0, 1
     if len(joined(x[..., 0], shape[:-1])) > 2:
         return class_view(x.contiguous(), shape)
-    _, _, inner, outer_stride, inner_stride = view(x[..., 0], shape[:-1])
-    return x, GRID, inner, outer_stride, inner_stride, x.stride(-1)
+    _, kind, inner, outer_stride, inner_stride = view(x[..., 0], shape[:-1])
+    return x, SCALAR if kind == SCALAR else GRID, inner, outer_stride, inner_stride, x.stride(-1)
 
 
 def data_view(x: Tensor | None, shape: torch.Size) -> View:
@@ -106,9 +108,9 @@ def logits_view(output: ClassLogits, guidance: Guidance = NO_GUIDANCE) -> View:
 def _pointers(view, rows, k, S):
     start, offsets, _, _ = rows
     if view[1] == DENSE:
-        return view[0] + start * S.K + (offsets[:, None] * S.K + k[None, :])
+        return view[0] + start * S.K + (offsets * S.K + k)
     else:
-        return view[0] + (grid_offset(view, start, offsets)[:, None] + k[None, :].to(tl.int64) * view[5])
+        return view[0] + (grid_offset(view, start, offsets) + k.to(tl.int64) * view[5])
 
 
 @triton.jit
@@ -118,9 +120,18 @@ def class_mask(first, S):
 
 
 @triton.jit
+def _column(rows):
+    """The block of rows as a column of a tile."""
+    return rows[0], rows[1][:, None], rows[2][:, None], rows[3]
+
+
+@triton.jit
 def _load(view, rows, k, S):
-    mask = rows[2][:, None] & (k < S.K)[None, :]
-    return tl.load(_pointers(view, rows, k, S), mask=mask, other=0).to(S.T)
+    if view[1] == SCALAR:
+        same = tl.load(view[0] + k.to(tl.int64) * view[5], mask=k < S.K, other=0)
+        return tl.broadcast_to(same.to(S.T), (rows[1] + k).shape)
+    else:
+        return tl.load(_pointers(view, rows, k, S), mask=rows[2] & (k < S.K), other=0).to(S.T)
 
 
 @triton.jit
@@ -132,7 +143,7 @@ def _load_logits(view, rows, k, S):
             other = tl.zeros(z.shape, S.T)
             if view[7][0] is not None:
                 other = _load(view[7], rows, k, S)
-            z = guided(z, load(view[6], rows, S.T, 1.0)[:, None], other, load(view[8], rows, S.T)[:, None])
+            z = guided(z, load(view[6], rows, S.T, 1.0), other, load(view[8], rows, S.T))
         if view[9][0] is not None:
             z = tl.where(_load(view[9], rows, k, S) != 0, z, float("-inf"))
     return z
@@ -141,7 +152,7 @@ def _load_logits(view, rows, k, S):
 @triton.jit
 def load_classes(view, rows, first, S, OTHER: tl.constexpr = float("-inf")):
     """Loads the numbers of a tile, or logits by their `logits_view`; OTHER in columns beyond K."""
-    z = _load_logits(view, rows, first + tl.arange(0, S.TILE), S)
+    z = _load_logits(view, _column(rows), first + tl.arange(0, S.TILE)[None, :], S)
     return tl.where(class_mask(first, S), z, OTHER)
 
 
@@ -153,7 +164,7 @@ def load_for_sums(view, rows, first, S):
     if S.K % 4 == 0 or S.K > S.TILE:
         return load_classes(view, rows, first, S)
     else:
-        group = 4 * tl.arange(0, S.TILE // 4)
+        group = 4 * tl.arange(0, S.TILE // 4)[None, :]
         return interleave(
             _load_each(view, rows, group, S),
             _load_each(view, rows, group + 1, S),
@@ -164,13 +175,13 @@ def load_for_sums(view, rows, first, S):
 
 @triton.jit
 def _load_each(view, rows, k, S):
-    return tl.where((k < S.K)[None, :], _load_logits(view, rows, k, S), float("-inf"))
+    return tl.where(k < S.K, _load_logits(view, _column(rows), k, S), float("-inf"))
 
 
 @triton.jit
 def store_classes(view, rows, first, value, S):
-    mask = rows[2][:, None] & class_mask(first, S)
-    tl.store(_pointers(view, rows, first + tl.arange(0, S.TILE), S), value.to(view[0].dtype.element_ty), mask=mask)
+    k, rows = first + tl.arange(0, S.TILE)[None, :], _column(rows)
+    tl.store(_pointers(view, rows, k, S), value.to(view[0].dtype.element_ty), mask=rows[2] & (k < S.K))
 
 
 @triton.jit
