@@ -17,27 +17,29 @@ from bfn_kernels.call.checks import compute_dtype, variables
 from bfn_kernels.discrete.operators import ROW_STATS
 from bfn_kernels.discrete.triton_nstep import discrete_time_loss as discrete_time_loss
 from bfn_kernels.discrete.triton_receivers import valid_class
-from bfn_kernels.discrete.triton_soft import soft_loss, soft_loss_backward
+from bfn_kernels.discrete.triton_soft import load_stats, soft_loss, soft_loss_backward, store_stats
 from bfn_kernels.records import ClassLogits, Guidance, LossTarget, Noise, Score, Sent, Solver
 from bfn_kernels.triton_ops.classes import (
     class_mask,
     class_noise,
     class_view,
     data_view,
+    distributed,
     exp_of_rows,
     finite,
     first_largest,
     is_class,
     launch_rows,
     load_classes,
-    load_for_sums,
+    load_logit,
+    load_quarters,
     logits_view,
     message,
     no_tile,
+    rescaling,
     row_total,
     softmax,
     store_classes,
-    sum_where,
     tile_of,
     with_tile,
 )
@@ -99,7 +101,7 @@ def _sender(x, beta, spread, noise, out, count, S: tl.constexpr, PROBS: tl.const
     if PROBS and S.K > S.TILE:
         top, total = no_tile(rows, S)
         for first in range(0, S.K, S.TILE):
-            top, total = with_tile(_flow(x, beta, spread, noise, rows, first, S, SOFT), top, total)
+            top, total = with_tile(_flow(x, beta, spread, noise, rows, first, S, SOFT), top, total, S)
         inverse = reciprocal(total)
         for first in range(0, S.K, S.TILE):
             y = _flow(x, beta, spread, noise, rows, first, S, SOFT)
@@ -216,7 +218,7 @@ def _update(logits, state, solver, score, sent, noise, results, count, S: tl.con
             if S.K <= S.TILE:
                 store_classes(results.theta, rows, 0, softmax(z), S)
             else:
-                new_top, new_total = with_tile(z, new_top, new_total)
+                new_top, new_total = with_tile(z, new_top, new_total, S)
     if results.theta[0] is not None and S.K > S.TILE:
         tl.debug_barrier()  # the thread that reads an element may not be the thread that wrote it
         new_inverse = reciprocal(new_total)
@@ -226,23 +228,22 @@ def _update(logits, state, solver, score, sent, noise, results, count, S: tl.con
 
 
 @triton.jit
-def _stats(view, x, rows, S):
-    """Returns, with e = exp(z − max): e_x; `rest`, `rest_square` and `below_top`, which are the sums of e, e² and e(1 −
-    e) over the classes but x; max; and z_x."""
+def _stats(view, x, z_x, rows, S):
+    """Returns max and, with e = exp(z − max), the sums of e, e² and e(1 − e) over the classes but x. The last sum is
+    right only if z_x is below max. It is computed without the difference of the other two, which would cancel."""
     top, rest = no_tile(rows, S)
-    rest_square, below_top, z_x = rest, rest, rest
+    shift, quadratic = rest, rest  # `quadratic` is the sum of e(e − shift)
     for first in range(0, S.K, S.TILE):
-        z = load_for_sums(view, rows, first, S)
-        is_x = is_class(x, first, S.TILE)
+        z = load_quarters(view, rows, first, S)
         new = tl.maximum(top, tl.max(z, 1))
-        e = tl.where(is_x, 0.0, exp_difference(z, finite(new)[:, None]))
-        rescale = tl.where(top == new, 1.0, exp_difference(top, new))
+        rescale = rescaling(top, new, S)
+        next_shift = tl.where(z_x < new, 1.0, 0.0)
+        e = tl.where(is_class(x, first, S.TILE), 0.0, exp_difference(z, finite(new)[:, None]))
+        quadratic = rescale * (rescale * quadratic + (rescale * shift - next_shift) * rest)
+        quadratic += tl.sum(e * (e - next_shift[:, None]), 1)
         rest = rest * rescale + tl.sum(e, 1)
-        below_top = rescale * (below_top + (1.0 - rescale) * rest_square) + tl.sum(e * (1.0 - e), 1)
-        rest_square = rest_square * rescale * rescale + tl.sum(e * e, 1)
-        z_x += sum_where(is_x, z)
-        top = new
-    return exp_difference(z_x, top), rest, rest_square, below_top, top, z_x
+        top, shift = new, next_shift
+    return top, rest, quadratic + shift * rest, -quadratic
 
 
 @triton.jit
@@ -267,22 +268,23 @@ def _loss(x, logits, weight, mask, stats, losses, count, S: tl.constexpr):
     """Writes L∞ = weight·(q² + s) (205), where s is Σ p_k² over the classes but x, or, without a weight, −ln p_x."""
     rows = block_of(count, S.ROWS)
     x = load(x, rows, tl.int64)
-    e_x, rest, rest_square, below_top, top, z_x = _stats(logits, x, rows, S)
+    valid = valid_class(x, S.K)
+    z_x = load_logit(logits, rows, tl.where(valid, x, 0), S)
+    top, rest, rest_square, below_top = _stats(logits, x, z_x, rows, S)
+    top, rest = distributed(top, rows), distributed(rest, rows)
+    rest_square, below_top = distributed(rest_square, rows), distributed(below_top, rows)
+    e_x = exp_difference(z_x, top)
     total = e_x + rest
     if stats is not None:
-        at = stats + 4 * (rows[0] + rows[1])
-        tl.store(at, top, mask=rows[2])
-        tl.store(at + 1, e_x, mask=rows[2])
-        tl.store(at + 2, rest, mask=rows[2])
         # if a wrong class is likely, the backward pass computes Σe² as Σe − Σe(1 − e), and needs Σe(1 − e) itself, too
-        tl.store(at + 3, tl.where(_wrong(e_x, total), below_top, rest_square), mask=rows[2])
+        store_stats(stats, rows, top, e_x, rest, tl.where(_wrong(e_x, total), below_top, rest_square), S)
     if weight[0] is not None:
         inverse = reciprocal(total)
         loss = load(weight, rows, S.T) * (square(rest * inverse) + rest_square * square(inverse))
     else:
         # if e_x underflows, z_x is still accurate
         loss = tl.where(e_x > 0.5, log1p(rest / tl.where(e_x > 0.5, e_x, 1.0)), log(total) + top - z_x)
-    loss = tl.where(valid_class(x, S.K), loss, float("nan"))
+    loss = tl.where(valid, loss, float("nan"))
     write_losses(loss, load(mask, rows, tl.int1, True), rows, losses)
 
 
@@ -300,9 +302,7 @@ def loss_backward(grad: Tensor, scale: Tensor, x: Tensor, logits: Tensor, class_
 def _loss_backward(grad, weight, mask, x, logits, stats, grad_logits, count, S: tl.constexpr):
     rows = block_of(count, S.ROWS)
     x = load(x, rows, tl.int64)
-    row = stats + 4 * (rows[0] + rows[1])
-    top, e_x = tl.load(row, mask=rows[2]), tl.load(row + 1, mask=rows[2])
-    rest, fourth = tl.load(row + 2, mask=rows[2]), tl.load(row + 3, mask=rows[2])
+    top, e_x, rest, fourth = load_stats(stats, rows, S)
     total = e_x + rest
     rest_square = tl.where(_wrong(e_x, total), rest - fourth, fourth)
     inverse = reciprocal(total)

@@ -72,7 +72,7 @@ def _log_rest(logits, rows, x, row_top, S):
     z_x = tl.zeros(rows[1].shape, S.T)
     for first in range(0, S.K, S.TILE):
         z, is_x = load_classes(logits, rows, first, S), is_class(x, first, S.TILE)
-        top, total = with_tile(tl.where(is_x, float("-inf"), z), top, total)
+        top, total = with_tile(tl.where(is_x, float("-inf"), z), top, total, S)
         z_x += sum_where(is_x, z)
     return log(total) + (top - row_top), z_x - row_top
 
@@ -120,8 +120,8 @@ def joint_sums(x, logits, alpha, draws, n_steps, mask, losses, sums, count, S: t
                 eps = class_noise(draws, rows, first, MONTE_CARLO, draw, count, S)
                 y = _shifted(logits, rows, x, first, top, message, eps, S)
                 is_x = is_class(x, first, S.TILE)
-                y_top, y_total = with_tile(y, y_top, y_total)
-                others_top, others_total = with_tile(tl.where(is_x, float("-inf"), y), others_top, others_total)
+                y_top, y_total = with_tile(y, y_top, y_total, S)
+                others_top, others_total = with_tile(tl.where(is_x, float("-inf"), y), others_top, others_total, S)
                 ratio = exp(_difference(x, first, message, eps, eps_x, S))
                 mixture += tl.sum(_probs(logits, rows, first, top, total, S) * ratio, 1)
             y_x = tl.sum(message[0] * eps_x[:, None] + message[1], 1)
@@ -238,7 +238,7 @@ def factorised(x, logits, alpha, draws, n_steps, mask, losses, grad_logits, coun
     for first in range(0, S.K, S.TILE):
         z = load_classes(logits, rows, first, S)
         other = tl.where(is_class(likeliest, first, S.TILE), float("-inf"), z)
-        top_other, others = with_tile(other, top_other, others)
+        top_other, others = with_tile(other, top_other, others, S)
         z_x += sum_where(is_class(x, first, S.TILE), z)
     rest = exp_difference(top_other, top) * others / total
     log_p, log_rest = z_x - top - log(total), top_other - top + log(others) - log(total)

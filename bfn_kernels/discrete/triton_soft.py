@@ -9,8 +9,27 @@ import triton.language as tl
 
 from bfn_kernels.triton_ops.classes import load_classes, row_total, store_classes
 from bfn_kernels.triton_ops.elementary import exp_difference, log, log1p, reciprocal, square
+from bfn_kernels.triton_ops.noise import interleave
 from bfn_kernels.triton_ops.reduction import load_grad, write_losses
 from bfn_kernels.triton_ops.views import block_of, load
+
+
+@triton.jit
+def store_stats(stats, rows, a, b, c, d, S):
+    """Writes four numbers for each row, next to each other."""
+    place = tl.arange(0, 4 * S.ROWS)
+    tl.store(stats + 4 * rows[0] + place, interleave(a, b, c, d), mask=place < 4 * rows[3])
+
+
+@triton.jit
+def load_stats(stats, rows, S):
+    """The four numbers of each row that `store_stats` wrote."""
+    place = tl.arange(0, 4 * S.ROWS)
+    numbers = tl.reshape(tl.load(stats + 4 * rows[0] + place, mask=place < 4 * rows[3]), (S.ROWS, 2, 2))
+    even, odd = tl.split(numbers)
+    a, c = tl.split(even)
+    b, d = tl.split(odd)
+    return a, b, c, d
 
 
 @triton.jit
@@ -45,20 +64,15 @@ def soft_loss(x, logits, weight, mask, stats, losses, count, S: tl.constexpr):
     else:
         loss += others * tl.where(has_m, log1p(tl.where(has_m, rest, 0.0)), log(total))
     if stats is not None:
-        at = stats + 4 * (rows[0] + rows[1])
-        tl.store(at, top, mask=rows[2])
-        tl.store(at + 1, own, mask=rows[2])
-        tl.store(at + 2, rest, mask=rows[2])
-        tl.store(at + 3, others, mask=rows[2])
+        store_stats(stats, rows, top, own, rest, others, S)
     write_losses(loss, load(mask, rows, tl.int1, True), rows, losses)
 
 
 @triton.jit
 def soft_loss_backward(grad, weight, mask, x, logits, stats, grad_logits, count, S: tl.constexpr):
     rows = block_of(count, S.ROWS)
-    row = stats + 4 * (rows[0] + rows[1])
-    top, own = tl.load(row, mask=rows[2])[:, None], tl.load(row + 1, mask=rows[2])[:, None]
-    rest, others = tl.load(row + 2, mask=rows[2])[:, None], tl.load(row + 3, mask=rows[2])[:, None]
+    top, own, rest, others = load_stats(stats, rows, S)
+    top, own, rest, others = top[:, None], own[:, None], rest[:, None], others[:, None]
     inverse = reciprocal(tl.where(rest < 1.5, 1.0 + rest, rest))
     q = rest * inverse
     factor = load_grad(grad, rows, S.T)

@@ -179,6 +179,24 @@ def _load_each(view, rows, k, S):
 
 
 @triton.jit
+def load_quarters(view, rows, first, S):
+    """The numbers that `load_classes` loads, for kernels that only sum over rows. A thread loads from each quarter of
+    the tile. So it has more numbers of each row, and sums them before any number moves between threads."""
+    if S.TILE < 32:
+        return load_classes(view, rows, first, S)
+    k = first + tl.arange(0, S.TILE // 4)[None, :]
+    outer = tl.join(_load_each(view, rows, k, S), _load_each(view, rows, k + S.TILE // 2, S))
+    inner = tl.join(_load_each(view, rows, k + S.TILE // 4, S), _load_each(view, rows, k + S.TILE // 4 * 3, S))
+    return tl.reshape(tl.permute(tl.join(outer, inner), (0, 2, 3, 1)), (S.ROWS, S.TILE))
+
+
+@triton.jit
+def load_logit(view, rows, x, S):
+    """The logit of the class x of each row."""
+    return _load_logits(view, rows, x, S)
+
+
+@triton.jit
 def store_classes(view, rows, first, value, S):
     k, rows = first + tl.arange(0, S.TILE)[None, :], _column(rows)
     tl.store(_pointers(view, rows, k, S), value.to(view[0].dtype.element_ty), mask=rows[2] & (k < S.K))
@@ -212,6 +230,13 @@ def message(p, beta, spread, eps, K):
 
 
 @triton.jit
+def distributed(x, rows):
+    """The numbers of rows x, each in one thread if there are enough rows. All threads of a row have a sum over the row,
+    and each of them would repeat the operations that follow."""
+    return tl.gather(x, rows[1], 0)
+
+
+@triton.jit
 def exp_of_rows(z):
     """exp(z − max) and max of whole rows."""
     top = tl.max(z, 1)
@@ -240,7 +265,7 @@ def row_total(view, rows, S):
     """The largest number of each row and the sum of exp(z − max), over all tiles of the row."""
     top, total = no_tile(rows, S)
     for first in range(0, S.K, S.TILE):
-        top, total = with_tile(load_classes(view, rows, first, S), top, total)
+        top, total = with_tile(load_classes(view, rows, first, S), top, total, S)
     return top, total
 
 
@@ -251,11 +276,20 @@ def no_tile(rows, S):
 
 
 @triton.jit
-def with_tile(z, top, total):
+def with_tile(z, top, total, S):
     """Updates the largest number of each row and the sum of exp(z − max) by the tile z."""
     new = tl.maximum(top, tl.max(z, 1))
-    rescale = tl.where(top == new, 1.0, exp_difference(top, new))
-    return new, total * rescale + tl.sum(exp_difference(z, finite(new)[:, None]), 1)
+    return new, total * rescaling(top, new, S) + tl.sum(exp_difference(z, finite(new)[:, None]), 1)
+
+
+@triton.jit
+def rescaling(top, new, S):
+    """exp(top − new), the factor of sums of earlier tiles when `new` replaces `top`. A row of one tile has no earlier
+    sums."""
+    if S.K <= S.TILE:
+        return tl.full(top.shape, 1.0, S.T)
+    else:
+        return tl.where(top == new, 1.0, exp_difference(top, new))
 
 
 @triton.jit
