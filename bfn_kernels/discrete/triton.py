@@ -31,6 +31,7 @@ from bfn_kernels.triton_ops.classes import (
     is_class,
     launch_rows,
     load_classes,
+    load_for_sums,
     load_logit,
     load_quarters,
     logits_view,
@@ -155,7 +156,7 @@ def _draw(logits, uniform, rows, S):
     """Draws the first class whose cumulative probability exceeds u or, if none does, the last class with p > 0. −1 if p
     is NaN."""
     if S.K <= S.TILE:
-        e, top = exp_of_rows(load_classes(logits, rows, 0, S))
+        e, top = exp_of_rows(load_for_sums(logits, rows, 0, S))
         total = tl.sum(e, 1)
         drawn, last, _ = _first_beyond(e, tl.zeros(rows[1].shape, S.T), uniform * total, 0, S)
     else:
