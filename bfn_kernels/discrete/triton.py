@@ -192,7 +192,7 @@ def _update(logits, state, solver, score, sent, noise, results, count, S: tl.con
     for first in range(0, S.K, S.TILE):
         p = is_class(x, first, S.TILE).to(S.T) + poison[:, None]
         if sent.choice == MEAN:
-            e = exp_difference(load_classes(logits, rows, first, S), top[:, None])
+            e = exp_difference(load_quarters(logits, rows, first, S), top[:, None])
             p = tl.where(is_known[:, None], p, e * inverse[:, None])
         if len(sent.known) > 5:  # soft data
             p = tl.where(is_known[:, None], load_classes(sent.known, rows, first, S, 0.0), p)

@@ -7,7 +7,7 @@ the difference would cancel. For each row, the forward pass saves four numbers, 
 import triton
 import triton.language as tl
 
-from bfn_kernels.triton_ops.classes import load_classes, row_total, store_classes
+from bfn_kernels.triton_ops.classes import load_classes, load_quarters, row_total, store_classes
 from bfn_kernels.triton_ops.elementary import exp_difference, log, log1p, reciprocal, square
 from bfn_kernels.triton_ops.noise import interleave
 from bfn_kernels.triton_ops.reduction import load_grad, write_losses
@@ -42,8 +42,8 @@ def soft_loss(x, logits, weight, mask, stats, losses, count, S: tl.constexpr):
     zero = tl.zeros(top.shape, S.T)
     rest, x_m, own, others, loss = zero, zero, zero, zero, zero
     for first in range(0, S.K, S.TILE):
-        z = load_classes(logits, rows, first, S)
-        x_k = load_classes(x, rows, first, S, 0.0)
+        z = load_quarters(logits, rows, first, S)
+        x_k = load_quarters(x, rows, first, S, 0.0)
         e = exp_difference(z, top[:, None])
         p = e * inverse[:, None]
         is_m = p > 0.5

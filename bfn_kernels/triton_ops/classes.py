@@ -174,20 +174,23 @@ def load_for_sums(view, rows, first, S):
 
 
 @triton.jit
-def _load_each(view, rows, k, S):
-    return tl.where(k < S.K, _load_logits(view, _column(rows), k, S), float("-inf"))
+def _load_each(view, rows, k, S, OTHER: tl.constexpr = float("-inf")):
+    return tl.where(k < S.K, _load_logits(view, _column(rows), k, S), OTHER)
 
 
 @triton.jit
-def load_quarters(view, rows, first, S):
-    """The numbers that `load_classes` loads, for kernels that only sum over rows. A thread loads from each quarter of
-    the tile. So it has more numbers of each row, and sums them before any number moves between threads."""
+def load_quarters(view, rows, first, S, OTHER: tl.constexpr = float("-inf")):
+    """The numbers that `load_classes` loads, for kernels that sum over rows. A thread loads from each quarter of the
+    tile. So it has more numbers of each row, and sums them before any number moves between threads."""
     if S.TILE < 32:
-        return load_classes(view, rows, first, S)
-    k = first + tl.arange(0, S.TILE // 4)[None, :]
-    outer = tl.join(_load_each(view, rows, k, S), _load_each(view, rows, k + S.TILE // 2, S))
-    inner = tl.join(_load_each(view, rows, k + S.TILE // 4, S), _load_each(view, rows, k + S.TILE // 4 * 3, S))
-    return tl.reshape(tl.permute(tl.join(outer, inner), (0, 2, 3, 1)), (S.ROWS, S.TILE))
+        return load_classes(view, rows, first, S, OTHER)
+    else:
+        k = first + tl.arange(0, S.TILE // 4)[None, :]
+        a, b = _load_each(view, rows, k, S, OTHER), _load_each(view, rows, k + S.TILE // 4, S, OTHER)
+        k += S.TILE // 2
+        c, d = _load_each(view, rows, k, S, OTHER), _load_each(view, rows, k + S.TILE // 4, S, OTHER)
+        joined = tl.join(tl.join(a, c), tl.join(b, d))
+        return tl.reshape(tl.permute(joined, (0, 2, 3, 1)), (S.ROWS, S.TILE))
 
 
 @triton.jit
@@ -265,7 +268,7 @@ def row_total(view, rows, S):
     """The largest number of each row and the sum of exp(z − max), over all tiles of the row."""
     top, total = no_tile(rows, S)
     for first in range(0, S.K, S.TILE):
-        top, total = with_tile(load_classes(view, rows, first, S), top, total, S)
+        top, total = with_tile(load_quarters(view, rows, first, S), top, total, S)
     return top, total
 
 
