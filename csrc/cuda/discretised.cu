@@ -147,15 +147,6 @@ __global__ void __launch_bounds__(kThreads, 1)
   });
 }
 
-Layout layout_of(const NetworkOutput& from) {
-  return Layout()
-      .network(from.prediction)
-      .network(from.log_std)
-      .data(from.mean)
-      .rows(from.mean_scale)
-      .rows(from.noise_scale);
-}
-
 // Calls f(Tag<At>, choice). For a mode a thread handles one variable at a time, since each mode takes much work.
 template <class At, class F>
 void with_choice(Choice choice, F&& f) {
@@ -223,7 +214,10 @@ void discretised_update(const DiscretisedUpdate& op) {
 template <class T>
 void discretised_loss(const DiscretisedLoss& op) {
   Chunks chunks = chunks_of(op.to, kThreads);
-  if (op.from.mixture_logits) {
+  if (op.from.mixture_logits && op.alpha) {
+    mixture_nstep_loss<T>(op, chunks);
+  } else if (op.from.mixture_logits) {
+    chunks = chunks_of(op.to, variables_of_chunk(op.from));
     mixture_loss<T>(op, chunks);
   } else if (op.alpha) {
     with_draws<T>(op.draws, [&](auto draws) {

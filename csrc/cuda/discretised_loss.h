@@ -47,6 +47,17 @@ struct Normals {
   }
 };
 
+// The layout of a network's output.
+inline Layout layout_of(const NetworkOutput& from) {
+  return Layout()
+      .network(from.prediction)
+      .network(from.log_std)
+      .network(from.mixture_logits)
+      .data(from.mean)
+      .rows(from.mean_scale)
+      .rows(from.noise_scale);
+}
+
 // L_inf (101), or -ln p of the bin of x (107-109).
 template <class At, bool kSquared>
 __global__ void __launch_bounds__(kThreads, 2)

@@ -25,6 +25,8 @@ struct NetworkOutput {
 
 struct NetworkGradients {
   View grad_prediction, grad_log_std, grad_mixture_logits;  // null for a gradient that is not needed
+
+  BFN_HD bool any() const { return grad_prediction || grad_log_std || grad_mixture_logits; }
 };
 
 // out is the std of the output normal. If `grad` is not null, it receives the derivative of this std by log_std. The

@@ -1,0 +1,257 @@
+// A tile of variables of discretised data whose output distributions are mixtures, with all their components.
+#pragma once
+
+#include "../math/mixtures.h"
+#include "discretised_loss.h"
+#include "mixtures.h"
+
+namespace bfn {
+
+constexpr int kEach = kTileSize / kThreads;  // the most components of a thread
+// A tile from which a component is drawn has room for more components, since only their logits are read.
+constexpr int kLogitTileSize = 4 * kTileSize;
+
+struct TileShape {
+  int components, variables;
+  uint32_t inverse;  // 2^24 divided by `components`, rounded up
+  int padding;       // behind the components of a variable, so that these take an odd number of places in shared memory
+
+  explicit TileShape(const NetworkOutput& from, int size = kTileSize)
+      : components(static_cast<int>(from.components)),
+        variables(static_cast<int>(variables_of_tile(from, size))),
+        inverse((1u << 24) / static_cast<uint32_t>(components) + 1),
+        padding(1 - components % 2) {}
+  // The variable of component i. The result is exact, since i components is below 2^24, and i inverse below 2^32.
+  __device__ int variable_of(int i) const { return static_cast<int>(static_cast<uint32_t>(i) * inverse >> 24); }
+  // The place of component i in shared memory. Neighbouring variables have their m-th components in different banks.
+  __device__ int place_of(int i) const { return i + variable_of(i) * padding; }
+};
+
+// The components of a tile of variables. The threads of a block read them together, so that each warp reads
+// neighbouring numbers. Then each thread with `active` handles one variable, to which `at` is the access.
+template <class At>
+struct Components {
+  using T = typename At::Compute;
+  const NetworkOutput& from;
+  const TileShape& shape;
+  int64_t first;  // the first component of the tile
+  int size;       // the number of its components
+  bool active;
+  At at;
+  T *logits, *logit;  // in shared memory: of all components, and of those of the thread's variable
+
+  __device__ Components(const NetworkOutput& of, const TileShape& tile, const RowMap& rows, int64_t start, int64_t end,
+                        T* shared)
+      : from(of), shape(tile), first(start * tile.components), logits(shared) {
+    const int variables = end - start < tile.variables ? static_cast<int>(end - start) : tile.variables;
+    size = variables * tile.components;
+    active = static_cast<int>(threadIdx.x) < variables;
+    at = At{start + threadIdx.x, active ? rows.length.divide(start + threadIdx.x) : 0};
+    logit = shared + threadIdx.x * (tile.components + tile.padding);
+  }
+
+  __device__ At component(int i) const { return {first + i, 0}; }
+  __device__ void read_logit(int i) const {
+    T z[1];
+    component(i).network(from.mixture_logits, z);
+    logits[shape.place_of(i)] = z[0];
+  }
+  __device__ OutputNormal<T> normal(int i, T state, T mean_scale, T noise_scale) const {
+    T prediction[1], log_std[1];
+    component(i).network(from.prediction, prediction);
+    component(i).network(from.log_std, log_std);
+    return output_normal(from.kind, from.limits, prediction[0], log_std[0], state, mean_scale, noise_scale);
+  }
+  // Replaces the logits of the thread's variable by numbers that are proportional to the shares. Returns the factor.
+  __device__ T exponentiate() const { return 1 / log_sum(logit, shape.components, logit).sum; }
+};
+
+// What the threads of a block know together: numbers of each component, and below those of each variable.
+template <class T>
+struct TileMemory {
+  T logit[kTileSize + kThreads], value[kTileSize + kThreads];
+  T by_prediction[kTileSize], by_log_std[kTileSize];  // the derivatives of k or ln p by the network's predictions
+  T x[kThreads], state[kThreads], mean_scale[kThreads], noise_scale[kThreads];
+};
+
+// A tile whose components have values. All threads of the block call `evaluate...`, `likeliest` and `store`. They
+// compute the value of each component once. In between, threads with `active` call the other methods for their
+// variables.
+template <class At>
+class Tile : public Components<At> {
+ public:
+  using T = typename At::Compute;
+  using Base = Components<At>;
+  using Base::active, Base::at, Base::logit, Base::shape, Base::size;
+
+  __device__ Tile(const NetworkOutput& from, const TileShape& tile, const RowMap& rows, int64_t start, int64_t end,
+                  TileMemory<T>& memory)
+      : Base(from, tile, rows, start, end, memory.logit),
+        memory_(memory),
+        bins_{from.num_bins, from.clip},
+        value_(memory.value + (logit - memory.logit)) {}
+
+  // Writes what the components of the thread's variable share. This comes first.
+  __device__ void prepare(T x) const {
+    T state[1], mean_scale[1], noise_scale[1];
+    at.data(this->from.mean, state);
+    at.rows(this->from.mean_scale, mean_scale);
+    at.rows(this->from.noise_scale, noise_scale);
+    memory_.x[threadIdx.x] = x;
+    memory_.state[threadIdx.x] = state[0];
+    memory_.mean_scale[threadIdx.x] = mean_scale[0];
+    memory_.noise_scale[threadIdx.x] = noise_scale[0];
+  }
+  // Makes the values ln p of bin x.
+  __device__ void evaluate_log_probs() const {
+    evaluate([&](const OutputNormal<T>& of, T x) { return log_bin_prob(x, of.mean, of.std, bins_); });
+  }
+  // Makes the values x - k. Only for float are the components sorted by their rules (expected_values).
+  __device__ void evaluate_errors() const {
+    if constexpr (sizeof(T) == sizeof(double)) {
+      evaluate([&](const OutputNormal<T>& of, T x) { return error_of(expected_value(of.mean, of.std, bins_), x); });
+    } else {
+      evaluate_sorted_errors();
+    }
+  }
+  // The centre of the likeliest bin. All threads call this function, but it serves the threads with `active`.
+  __device__ T likeliest() const {
+    __syncthreads();
+#pragma unroll 1
+    for (int i = threadIdx.x; i < size; i += kThreads) {
+      const OutputNormal<T> of = read(i);
+      memory_.by_prediction[i] = of.mean;
+      memory_.by_log_std[i] = of.std;
+    }
+    __syncthreads();
+    const T factor = active ? this->exponentiate() : T(0);
+    return mixture_mode(bins_, [&](T bin) {
+#pragma unroll 1
+      for (int i = threadIdx.x; i < size; i += kThreads) {
+        const auto p = log_bin_prob(bin, memory_.by_prediction[i], memory_.by_log_std[i], bins_);
+        memory_.value[shape.place_of(i)] = exp(p.value);
+      }
+      __syncthreads();
+      T mass = 0;
+      for (int m = 0; active && m < shape.components; ++m) mass += logit[m] * value_[m];
+      __syncthreads();
+      return factor * mass;
+    });
+  }
+  // Stores the gradients: of a function of the errors, or of -ln p.
+  template <bool kErrors>
+  __device__ void store(const NetworkGradients& to) const {
+    if (!to.any()) return;
+    __syncthreads();
+#pragma unroll
+    for (int j = 0; j < kEach; ++j) {
+      const int i = threadIdx.x + j * kThreads, place = shape.place_of(i);
+      if (i >= size) break;
+      const T share = memory_.logit[place], value = memory_.value[place];
+      const T by_prediction = memory_.by_prediction[i], by_log_std = memory_.by_log_std[i];
+      const auto by = kErrors ? mean_gradient(share, {T(0), T(0), by_prediction, by_log_std}, value)
+                              : log_sum_gradient(T(-1), value, share, {T(0), by_prediction, by_log_std});
+      store_one(to.grad_prediction, i, by.by_mean);
+      store_one(to.grad_log_std, i, by.by_std);
+      store_one(to.grad_mixture_logits, i, by.by_logit);
+    }
+  }
+
+  // The mean error over the components. If slope_of(error) is the derivative of a function by k, this replaces the
+  // logits by the shares times the derivative, and the values by k_m - k. The errors are often nearly equal. So their
+  // differences from the first one are added, which loses fewer digits of k_m - k.
+  template <class F>
+  __device__ T mean_error(F&& slope_of) const {
+    const T first = value_[0], factor = this->exponentiate();
+    T rest = 0;
+    for (int m = 0; m < shape.components; ++m) rest += logit[m] * (value_[m] - first);
+    rest *= factor;
+    const T slope = factor * slope_of(first + rest);
+    for (int m = 0; m < shape.components; ++m) {
+      logit[m] *= slope;
+      value_[m] = rest - (value_[m] - first);
+    }
+    return first + rest;
+  }
+  // -ln of the mean of p over the components. It replaces the logits by the shares, and the values by the shares after
+  // x is known.
+  __device__ T bin_cost() const {
+    const int count = shape.components;
+    const T top = largest(logit, count);
+    for (int m = 0; m < count; ++m) value_[m] += logit[m] - top;
+    const T factor = this->exponentiate();
+    const LogSum<T> total = log_sum(value_, count, value_);
+    const T inverse = 1 / total.sum;
+    for (int m = 0; m < count; ++m) {
+      logit[m] *= factor;
+      value_[m] *= inverse;
+    }
+    return -(total.value() + log(factor));
+  }
+  // Makes the gradients of the variable 0.
+  __device__ void clear() const {
+    const int first = threadIdx.x * shape.components;
+    for (int m = 0; m < shape.components; ++m) {
+      logit[m] = value_[m] = memory_.by_prediction[first + m] = memory_.by_log_std[first + m] = 0;
+    }
+  }
+
+ private:
+  TileMemory<T>& memory_;
+  Bins<T> bins_;
+  T* value_;  // of the thread's variable
+
+  // Reads component i. Its normal is returned, and its logit is written to shared memory.
+  __device__ OutputNormal<T> read(int i) const {
+    const int v = shape.variable_of(i);
+    this->read_logit(i);
+    return this->normal(i, memory_.state[v], memory_.mean_scale[v], memory_.noise_scale[v]);
+  }
+  // Makes the values f(normal, x) with their derivatives, one by one.
+  template <class F>
+  __device__ void evaluate(F&& f) const {
+    __syncthreads();
+#pragma unroll 1
+    for (int i = threadIdx.x; i < size; i += kThreads) {
+      const OutputNormal<T> of = read(i);
+      put(i, of, f(of, memory_.x[shape.variable_of(i)]));
+    }
+    __syncthreads();
+  }
+  __device__ void evaluate_sorted_errors() const {
+    OutputNormal<T> normals[kEach];
+    T mean[kEach], std[kEach];
+    ExpectedValue<T> k[kEach];
+    __syncthreads();
+#pragma unroll
+    for (int j = 0; j < kEach; ++j) {
+      const int i = threadIdx.x + j * kThreads;
+      normals[j] = j == 0 ? OutputNormal<T>{T(0), T(1), T(1), T(1)} : normals[0];
+      if (i < size) normals[j] = read(i);
+      mean[j] = normals[j].mean;
+      std[j] = normals[j].std;
+    }
+    expected_values(mean, std, bins_, k);
+#pragma unroll
+    for (int j = 0; j < kEach; ++j) {
+      const int i = threadIdx.x + j * kThreads;
+      if (i < size) put(i, normals[j], error_of(k[j], memory_.x[shape.variable_of(i)]));
+    }
+    __syncthreads();
+  }
+  // The error x - k with the derivatives of k.
+  __device__ static WithGradient<T> error_of(const ExpectedValue<T>& k, T x) {
+    return {k.error(x), k.by_mean, k.by_std};
+  }
+  __device__ void put(int i, const OutputNormal<T>& of, WithGradient<T> value) const {
+    memory_.value[shape.place_of(i)] = value.value;
+    memory_.by_prediction[i] = value.by_mean * of.mean_by_prediction;
+    memory_.by_log_std[i] = value.by_std * of.std_by_log_std;
+  }
+  __device__ void store_one(const View& to, int i, T x) const {
+    const T each[1] = {x};
+    if (to) this->component(i).store_compute(to, each);
+  }
+};
+
+}  // namespace bfn
