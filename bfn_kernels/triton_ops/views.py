@@ -252,15 +252,25 @@ def numbered_block(number, count, BLOCK: tl.constexpr):
 
 @triton.jit
 def grid_offset(view, start, offsets):
-    """The offsets in memory of the elements of a block. Only the block's first index needs a signed division by
-    `inner`. Each element needs an unsigned division, which is cheaper."""
+    """The offsets in memory of the elements of a block. Only the block's first index needs a division by `inner`."""
     inner, outer_stride, inner_stride = view[2], view[3], view[4]
     row = start // inner
     inner_type: tl.constexpr = tl.uint64 if inner.dtype == tl.int64 else tl.uint32
     from_row = (start - row * inner).to(inner_type) + offsets.to(inner_type)
-    rows = from_row // inner.to(inner_type)
+    rows = _rows_passed(from_row, inner.to(inner_type), offsets.shape[0])
     column = (from_row - rows * inner).to(tl.int64)
     return (row + rows.to(tl.int64)) * outer_stride + column * inner_stride
+
+
+@triton.jit
+def _rows_passed(from_row, inner, BLOCK: tl.constexpr):
+    """from_row // inner, for from_row < inner + BLOCK. A row of at least BLOCK elements ends at most once in a block.
+    For a shorter row, from_row is multiplied by 2³²/inner, rounded up, since a division would take longer. The result
+    is exact, as from_row·inner < 2³²."""
+    tl.static_assert(BLOCK <= 32768)
+    short = tl.minimum(inner, BLOCK).to(tl.uint32)
+    passed = tl.umulhi(from_row.to(tl.uint32), 0xFFFFFFFF // short + 1)
+    return tl.where(inner < BLOCK, passed.to(inner.dtype), (from_row >= inner).to(inner.dtype))
 
 
 @triton.jit
