@@ -89,7 +89,6 @@ def _flow(x, beta, spread, noise, rows, first, S, SOFT: tl.constexpr):
         y = message(load_classes(x, rows, first, S, 0.0), beta, spread, eps, S.K)
     else:
         y = message(is_class(x, first, S.TILE).to(S.T), beta, spread, eps, S.K)
-        y = tl.where(valid_class(x, S.K)[:, None], y, float("nan"))
     return tl.where(class_mask(first, S), y, float("-inf"))
 
 
@@ -99,6 +98,7 @@ def _sender(x, beta, spread, noise, out, count, S: tl.constexpr, PROBS: tl.const
     beta, spread = load(beta, rows, S.T), load(spread, rows, S.T)
     if not SOFT:
         x = load(x, rows, tl.int64)
+        beta = tl.where(valid_class(x, S.K), beta, float("nan"))
     if PROBS and S.K > S.TILE:
         top, total = no_tile(rows, S)
         for first in range(0, S.K, S.TILE):
