@@ -58,24 +58,27 @@ def quotient(x, y, inverse):
 
 
 @triton.jit
-def _reduced_exp(x):
-    """2ⁿ and e^r − 1 of x = n·ln 2 + r, n from −126 to 127."""
+def _reduced_exp(x, gained):
+    """2ⁿ and e^r − 1 of x − gained = n·ln 2 + r, n from −126 to 127. gained: a rounding error of x, or 0."""
     shifted = x * 1.44269504 + _ROUND
     n = shifted - _ROUND
-    r = x - n * _LN2_HIGH - n * _LN2_LOW
+    r = x - n * _LN2_HIGH - n * _LN2_LOW - gained
     q = 0.49999994 + r * (0.16666515 + r * (0.041668456 + r * (0.0083694188 + r * 0.0013813145)))
     power = ((shifted.to(tl.int32, bitcast=True) << 23) + 0x3F800000).to(tl.float32, bitcast=True)
     return power, r + r * r * q
 
 
 @triton.jit
+def _exp_less(x, gained):
+    """e^(x − gained) for x < 88 in float32."""
+    power, excess = _reduced_exp(x, gained)
+    return tl.where(x < -87.33654, 0.0, power + power * excess)
+
+
+@triton.jit
 def exp(x):
     """e^x for x < 88. In float32, results below the range of normal numbers are 0."""
-    if x.dtype == tl.float64:
-        return tl.exp(x)
-    else:
-        power, excess = _reduced_exp(x)
-        return tl.where(x < -87.33654, 0.0, power + power * excess)
+    return tl.exp(x) if x.dtype == tl.float64 else _exp_less(x, 0.0)
 
 
 @triton.jit
@@ -113,7 +116,7 @@ def expm1(x):
         near = tl.where((e == 1.0) | (e < 0.5) | (e > 2.0), 2.0, e)
         return tl.where(e == 1.0, x, tl.where(near == e, (e - 1.0) * x / tl.log(near), e - 1.0))
     else:
-        power, excess = _reduced_exp(tl.where(x < -80.0, -80.0, x))
+        power, excess = _reduced_exp(tl.where(x < -80.0, -80.0, x), 0.0)
         return power * excess + (power - 1.0)
 
 
@@ -201,6 +204,9 @@ def exp_difference(a, b):
     """exp(a − b) for a ≤ b, corrected for the rounding of a − b, which is most of the error if logits are far apart."""
     difference = a - b
     back = difference - a
-    lost = (a - (difference - back)) - (b + back)
-    e = exp(difference)
-    return tl.where(lost - lost == 0.0, e + e * lost, e)
+    gained = (b + back) - (a - (difference - back))
+    if difference.dtype == tl.float64:
+        e = tl.exp(difference)
+        return tl.where(gained - gained == 0.0, e - e * gained, e)
+    else:
+        return _exp_less(difference, gained)
