@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 
 #if defined(__CUDACC__)
 #define BFN_HD __host__ __device__ __forceinline__
@@ -42,11 +43,35 @@ BFN_HD To bit_cast(From from) {
   return to;
 }
 
-// If x is NaN, the result is NaN, since every comparison with NaN is false.
+// The larger of x and `low`. If x is NaN, the result is NaN, since every comparison with NaN is false.
+template <class T>
+BFN_HD T at_least(T x, T low) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  if constexpr (std::is_same_v<T, float>) {
+    float larger;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(larger) : "f"(x), "f"(low));
+    return larger;
+  }
+#endif
+  return x < low ? low : x;
+}
+
+// The smaller of x and `high`. NaN stays NaN.
+template <class T>
+BFN_HD T at_most(T x, T high) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  if constexpr (std::is_same_v<T, float>) {
+    float smaller;
+    asm("min.NaN.f32 %0, %1, %2;" : "=f"(smaller) : "f"(x), "f"(high));
+    return smaller;
+  }
+#endif
+  return x > high ? high : x;
+}
+
 template <class T>
 BFN_HD T clamp(T x, T low, T high) {
-  x = x < low ? low : x;
-  return x > high ? high : x;
+  return at_most(at_least(x, low), high);
 }
 
 template <class T>

@@ -35,10 +35,12 @@ BFN_HD OutputNormal<T> output_normal(Parametrisation kind, OutputLimits limits, 
   }
   const T low = T(limits.std_min), high = T(limits.std_max), most = T(limits.log_std_max);
   const bool early = mean_scale == T(0) && noise_scale == T(0);  // t < t_min
-  const T std = abs(noise_scale) * exp_normal(clamp(log_std, -most, most));
-  const bool flat = early | (log_std < -most) | (log_std > most) | (std < low) | (std > high);
+  const T capped = clamp(log_std, -most, most), std = abs(noise_scale) * exp_normal(capped);
+  const T clamped = clamp(std, low, high);
+  const auto differ = [](T a, T b) { return (a < b) | (a > b); };  // false for NaN, and one instruction
+  const bool flat = early | differ(capped, log_std) | differ(clamped, std);
   const T mu = (mean_scale == T(0) ? T(0) : mean_scale * mean) - (early ? T(0) : noise_scale * prediction);
-  return {mu, early ? T(1) : clamp(std, low, high), -noise_scale, flat ? T(0) : std};
+  return {mu, early ? T(1) : clamped, -noise_scale, flat ? T(0) : std};
 }
 
 }  // namespace bfn

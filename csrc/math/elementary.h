@@ -23,7 +23,7 @@ struct ReducedExp {
 BFN_HD ReducedExp reduced_exp(float x) {
   const float shifted = x * 1.44269504f + 12582912.0f;
   const float n = shifted - 12582912.0f;
-  const float r = x - n * 0.693359375f + n * 2.12194440e-4f;
+  const float r = fused(n, -0.693359375f, x) + n * 2.12194440e-4f;
   const float q = 0.49999994f + r * (0.16666515f + r * (0.041668456f + r * (0.0083694188f + r * 0.0013813145f)));
   return {bit_cast<int32_t>(shifted), r + r * r * q};
 }
@@ -82,12 +82,7 @@ BFN_HD float exp2_term(float x) {
 
 // 2^x - less, where less is 0 or 1. The difference does not cancel. The result is NaN if x is above 127.5.
 BFN_HD float exp2_less(float x, float less) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-  float capped;  // NaN stays NaN
-  asm("max.NaN.f32 %0, %1, 0fC2FC0000;\n\tmin.NaN.f32 %0, %0, 0f43000000;" : "=f"(capped) : "f"(x));
-#else
   const float capped = clamp(x, -126.0f, 128.0f);
-#endif
   const float shifted = capped + 12582912.0f, r = capped - (shifted - 12582912.0f);
   const float scale = power_of_two(bit_cast<int32_t>(shifted));
   return scale * (exp2_growth(r) * r) + (scale - less);
@@ -239,7 +234,7 @@ BFN_HD void sincospi(double v, double& sine, double& cosine) {
 // 1/x for x >= 1e-30. It is faster on a GPU than a division, which also handles smaller numbers.
 BFN_HD float reciprocal(float x) {
 #if defined(__CUDA_ARCH__)
-  const float capped = x > 1e30f ? 1e30f : x;
+  const float capped = at_most(x, 1e30f);
   float y;
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(capped));
   return ::fmaf(y, ::fmaf(-capped, y, 1.0f), y);
