@@ -224,16 +224,13 @@ void discretised_loss(const DiscretisedLoss& op) {
       launch(&nstep_kernel<T, decltype(draws)::value>, chunks.blocks, kThreads, op, Nodes<T>(op.draws), chunks);
     });
   } else {
-    Layout layout = layout_of(op.from).data(op.x).rows(op.weight).bytes(op.to.mask);
-    if (op.weight) layout.whole_packs(op.to.batch * op.to.per_batch).losses(op.to);
+    Layout layout = layout_of(op.from).data(op.x).rows(op.weight).bytes(op.to.mask).losses(op.to);
+    if (op.weight) layout.whole_packs(op.to.batch * op.to.per_batch);
     with_network_access<T>(layout, [&](auto tag) {
       using At = typename decltype(tag)::type;
-      if (op.weight) {
-        chunks = chunks_of(op.to, int64_t{kThreads} * At::kCount);
-        launch(&loss_kernel<At, true>, chunks.blocks, kThreads, op, layout.row_map(), chunks);
-      } else {
-        launch(&loss_kernel<typename At::One, false>, chunks.blocks, kThreads, op, layout.row_map(), chunks);
-      }
+      chunks = chunks_of(op.to, int64_t{kThreads} * At::kCount);
+      const auto kernel = op.weight ? &loss_kernel<At, true> : &loss_kernel<At, false>;
+      launch(kernel, chunks.blocks, kThreads, op, layout.row_map(), chunks);
     });
   }
   finish_losses<T>(op.to, chunks);

@@ -22,15 +22,21 @@ struct Normals {
     at.data(from.mean, state);
     at.rows(from.mean_scale, mean_scale);
     at.rows(from.noise_scale, noise_scale);
+    const auto read = [&](auto kind) {  // `kind` is a compile-time constant, so that the loop has no branch
 #pragma unroll
-    for (int j = 0; j < kCount; ++j) {
-      const OutputNormal<T> normal =
-          output_normal(from.kind, from.limits, prediction[j], log_std[j], state[j], mean_scale[j], noise_scale[j]);
-      mean[j] = normal.mean;
-      std[j] = normal.std;
-      mean_by_prediction[j] = normal.mean_by_prediction;
-      std_by_log_std[j] = normal.std_by_log_std;
-    }
+      for (int j = 0; j < kCount; ++j) {
+        const OutputNormal<T> normal = output_normal(decltype(kind)::value, from.limits, prediction[j], log_std[j],
+                                                     state[j], mean_scale[j], noise_scale[j]);
+        mean[j] = normal.mean;
+        std[j] = normal.std;
+        mean_by_prediction[j] = normal.mean_by_prediction;
+        std_by_log_std[j] = normal.std_by_log_std;
+      }
+    };
+    using P = Parametrisation;
+    if (from.kind == P::kDirect) read(std::integral_constant<P, P::kDirect>{});
+    if (from.kind == P::kData) read(std::integral_constant<P, P::kData>{});
+    if (from.kind == P::kNoise) read(std::integral_constant<P, P::kNoise>{});
   }
 
   // Turns the derivatives by mean and std into derivatives by the predictions, and stores them.
@@ -63,9 +69,9 @@ template <class At, bool kSquared>
 __global__ void __launch_bounds__(kThreads, 2)
     loss_kernel(const __grid_constant__ DiscretisedLoss op, const __grid_constant__ RowMap rows, const Chunks chunks) {
   using T = typename At::Compute;
-  constexpr int kCount = At::kCount;
   const Bins<T> bins{op.from.num_bins, op.from.clip};
-  reduce_losses_in_rounds<At>(op.to, chunks, rows, [&](const At& at, bool active, const auto& on, auto& loss) {
+  const auto losses = [&](auto at, bool active, const auto& on, auto& loss) {
+    constexpr int kCount = decltype(at)::kCount;
     Normals<T, kCount> normals(at, op.from);
     T x[kCount], by_mean[kCount], by_std[kCount];
     at.data(op.x, x);
@@ -91,13 +97,20 @@ __global__ void __launch_bounds__(kThreads, 2)
       }
     }
     if (!active) return;
+    if (op.to.mask) {
 #pragma unroll
-    for (int j = 0; j < kCount; ++j) {
-      if (on[j]) continue;  // if the mask is 0, the gradient is 0, even if it was computed as NaN
-      by_mean[j] = by_std[j] = normals.mean_by_prediction[j] = normals.std_by_log_std[j] = 0;
+      for (int j = 0; j < kCount; ++j) {
+        if (on[j]) continue;  // if the mask is 0, the gradient is 0, even if it was computed as NaN
+        by_mean[j] = by_std[j] = normals.mean_by_prediction[j] = normals.std_by_log_std[j] = 0;
+      }
     }
     normals.store_gradients(at, op.gradients, by_mean, by_std);
-  });
+  };
+  if constexpr (kSquared) {
+    reduce_losses_in_rounds<At>(op.to, chunks, rows, losses);
+  } else {
+    reduce_losses<At>(op.to, chunks, rows, [&](auto at, const auto& on, auto& loss) { losses(at, true, on, loss); });
+  }
 }
 
 }  // namespace bfn

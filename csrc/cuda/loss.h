@@ -40,8 +40,10 @@ struct Range {
 
 // Returns the variables of this block's chunk.
 __device__ inline Range range_of(const Chunks& chunks) {
-  const uint32_t per_group = static_cast<uint32_t>(chunks.per_group), index = blockIdx.x % per_group;
-  const int64_t first = blockIdx.x / per_group * chunks.group_size, begin = first + int64_t{index} * chunks.size;
+  const uint32_t per_group = static_cast<uint32_t>(chunks.per_group);
+  const uint32_t group = gridDim.x == per_group ? 0 : blockIdx.x / per_group;  // usually without a division
+  const uint32_t index = blockIdx.x - group * per_group;
+  const int64_t first = group * chunks.group_size, begin = first + int64_t{index} * chunks.size;
   return {begin, index + 1 == per_group ? first + chunks.group_size : begin + chunks.size};
 }
 
@@ -71,12 +73,15 @@ struct LossSum {
   __device__ void add(const LossTarget& to, const At& at, const bool (&on)[At::kCount],
                       typename At::Compute (&loss)[At::kCount]) {
     typename At::Compute of_pack = 0;
+    if (to.mask) {
 #pragma unroll
-    for (int j = 0; j < At::kCount; ++j) {
-      loss[j] = on[j] ? loss[j] : 0;
-      of_pack += loss[j];
-      count += on[j];
+      for (int j = 0; j < At::kCount; ++j) {
+        loss[j] = on[j] ? loss[j] : 0;
+        count += on[j];
+      }
     }
+#pragma unroll
+    for (int j = 0; j < At::kCount; ++j) of_pack += loss[j];
     sum += of_pack;
     if (to.reduction == Reduction::kNone) at.store_compute(to.loss, loss);
   }

@@ -39,17 +39,39 @@ struct NarrowBin {
   }
 };
 
-// ln of the mass of a bin. z and d are as in NarrowBin, and log_d is ln d. The edges `left` and `right` are arguments,
-// too, since z +- d/2 would lose digits of the nearer edge if the bin is wide. inverse_std is 1/std.
 template <class T>
-BFN_HD WithGradient<T> log_inner_bin(T left, T right, T z, T d, T log_d, T inverse_std) {
-  const auto wide = by_mean_and_std(log_interval(left, right, z, d), left, right, inverse_std);
-  const bool narrow = NarrowBin<T>::applies(z, d);
+BFN_HD WithGradient<T> select(bool first, WithGradient<T> a, WithGradient<T> b) {
+  return {first ? a.value : b.value, first ? a.by_mean : b.by_mean, first ? a.by_std : b.by_std};
+}
+
+// ln of the mass of a narrow bin. z and d are as in NarrowBin.
+template <class T>
+BFN_HD WithGradient<T> log_narrow_bin(T z, T d, T inverse_std) {
   const NarrowBin<T> bin(z, d);
-  const T by_z = bin.tilt / bin.total - z, by_d = 1 + bin.growth / bin.total;  // by_d is the derivative by d, times d
-  const T value = T(-0.5) * z * z - static_cast<T>(kLogTwoPi / 2) + log_d + log1p(bin.series);
-  return {narrow ? value : wide.value, narrow ? -by_z * inverse_std : wide.by_mean,
-          narrow ? -(z * by_z + by_d) * inverse_std : wide.by_std};
+  // ln(1 + s) and 1/(1 + s) as series in s, which lies between -0.004 and 0.011.
+  const T s = bin.series, inverse = 1 - s * (1 - s * (1 - s * (1 - s)));
+  const T log_total = s * (1 - s * (T(0.5) - s * (T(1.0 / 3) - s * T(0.25))));
+  const T by_z = bin.tilt * inverse - z, by_d = 1 + bin.growth * inverse;  // by_d is the derivative by d, times d
+  const T value = T(-0.5) * z * z - static_cast<T>(kLogTwoPi / 2) + log_normal(d) + log_total;
+  return {value, -by_z * inverse_std, -(z * by_z + by_d) * inverse_std};
+}
+
+// ln of the mass of a bin that need not be narrow.
+template <class T>
+BFN_HD_APART WithGradient<T> log_wide_bin(T left, T right, T z, T d, T inverse_std) {
+  return by_mean_and_std(log_interval(left, right, z, d), left, right, inverse_std);
+}
+
+// ln of the mass of a bin. z and d are as in NarrowBin. in_stds(distance) divides a distance by the std. It is called
+// for the distances `left` and `right` from the mean to the edges, since z +- d/2 would lose digits of the nearer edge
+// if the bin is wide. inverse_std is 1/std.
+template <class T, class F>
+BFN_HD WithGradient<T> log_inner_bin(T left, T right, T z, T d, T inverse_std, F&& in_stds) {
+  const bool narrow = NarrowBin<T>::applies(z, d);
+  WithGradient<T> p{};
+  if (needed(!narrow)) p = log_wide_bin(in_stds(left), in_stds(right), z, d, inverse_std);
+  if (needed(narrow)) p = select(narrow, log_narrow_bin(z, d, inverse_std), p);
+  return p;
 }
 
 // The mass of a bin and its derivatives by mean and std, all divided by exp(-z^2/2), so that they do not underflow. z
@@ -72,11 +94,6 @@ struct BinPlace {
     side = narrow ? T(0) : above ? T(-1) : below ? T(1) : T(0);
   }
 };
-
-template <class T>
-BFN_HD WithGradient<T> select(bool first, WithGradient<T> a, WithGradient<T> b) {
-  return {first ? a.value : b.value, first ? a.by_mean : b.by_mean, first ? a.by_std : b.by_std};
-}
 
 // The mass of a narrow bin, divided by exp(-z^2/2), and its derivatives, multiplied by std.
 template <class T>
@@ -102,15 +119,15 @@ BFN_HD ScaledBin<T> scaled_inner_bin(T left, T right, T z, T d, T inverse_std) {
 template <class T>
 BFN_HD WithGradient<T> log_total(T mean, T std) {
   std = at_least_tiny(std_of_finite(mean, std));
-  const T inverse = reciprocal(std), width = 2 * inverse;
-  const T left = quotient(-1 - mean, std, inverse), right = quotient(1 - mean, std, inverse);
-  return log_inner_bin(left, right, quotient(-mean, std, inverse), width, log(width), inverse);
+  const T inverse = reciprocal(std);
+  const auto in_stds = [&](T distance) { return quotient(distance, std, inverse); };
+  return log_inner_bin(-1 - mean, 1 - mean, in_stds(-mean), 2 * inverse, inverse, in_stds);
 }
 
 // ln of the mass of an end bin of a clipped distribution. z is the bin's inner edge, relative to the mean, in units of
 // std. The last bin is computed as the mirror image of the first.
 template <class T>
-BFN_HD WithGradient<T> log_end_bin(T z, bool first, T inverse_std) {
+BFN_HD_APART WithGradient<T> log_end_bin(T z, bool first, T inverse_std) {
   const auto p = log_cdf(first ? z : -z);
   const T slope = (first ? -p.by_right : p.by_right) * inverse_std;
   return {p.value, slope, z * slope};
@@ -132,17 +149,21 @@ template <class T>
 BFN_HD WithGradient<T> log_bin_prob(T index, T mean, T std, Bins<T> bins) {
   std = at_least_tiny(std);
   const Origin<T> origin = origin_of(mean, bins);
-  const T scale = bins.real_count() * std, unit = reciprocal(scale), inverse_std = reciprocal(std);
+  const T scale = bins.real_count() * std, unit = reciprocal(scale), inverse_std = bins.real_count() * unit;
   const auto in_stds = [&](T distance) { return quotient(distance, scale, unit); };
-  const T left = in_stds(origin.to_edge(index)), right = in_stds(origin.to_edge(index + 1));
-  const auto inner = log_inner_bin(left, right, in_stds(origin.to_centre(index)), 2 * unit, log(2 * unit), inverse_std);
-  if (bins.clip) {
-    const bool first = index == T(0);
-    const auto end = log_end_bin(in_stds(origin.to_edge(first ? T(1) : bins.last())), first, inverse_std);
-    return select(first | (index == bins.last()), end, inner);
+  const bool first = index == T(0), at_end = bins.clip & (first | (index == bins.last()));
+  WithGradient<T> p{};
+  if (needed(!at_end)) {
+    const T left = origin.to_edge(index), right = origin.to_edge(index + 1), z = in_stds(origin.to_centre(index));
+    p = log_inner_bin(left, right, z, 2 * unit, inverse_std, in_stds);
   }
+  if (needed(at_end)) {
+    const T edge = in_stds(origin.to_edge(first ? T(1) : bins.last()));
+    p = select(at_end, log_end_bin(edge, first, inverse_std), p);
+  }
+  if (bins.clip) return p;
   const auto total = log_total(mean, std);
-  const WithGradient<T> share{inner.value - total.value, inner.by_mean - total.by_mean, inner.by_std - total.by_std};
+  const WithGradient<T> share{p.value - total.value, p.by_mean - total.by_mean, p.by_std - total.by_std};
   return select(exp(total.value) < kTinyTotal<T>, {-log(bins.real_count()), T(0), T(0)}, share);
 }
 

@@ -74,6 +74,16 @@ BFN_HD T clamp(T x, T low, T high) {
   return at_most(at_least(x, low), high);
 }
 
+// Whether to compute what only variables with this condition need. On a GPU a warp skips it if no lane needs it. On a
+// CPU it is computed for all variables, since compilers vectorise only loops without branches.
+BFN_HD bool needed([[maybe_unused]] bool condition) {
+#if defined(__CUDA_ARCH__)
+  return condition;
+#else
+  return true;
+#endif
+}
+
 template <class T>
 BFN_HD T square(T x) {
   return x * x;
