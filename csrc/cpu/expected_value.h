@@ -30,7 +30,8 @@ struct SortedBlock : ExpectedArrays<T, kBlock + kLanes> {
   int64_t begin[kEdgeRules + 1] = {};
 
   SortedBlock(const T* means, const T* stds, int64_t length, Bins<T> bins) {
-    for (int64_t i = 0; i < length; ++i) rule[i] = static_cast<uint8_t>(edge_rule(stds[i], bins));
+    const EdgeRuleLimits<T> limits(bins);
+    for (int64_t i = 0; i < length; ++i) rule[i] = static_cast<uint8_t>(limits.rule(means[i], stds[i]));
     for (int64_t i = 0; i < length; ++i) ++begin[rule[i] + 1];
     for (int r = 0; r < kEdgeRules; ++r) begin[r + 1] += begin[r];
     int64_t next[kEdgeRules];
@@ -63,7 +64,7 @@ struct SortedBlock : ExpectedArrays<T, kBlock + kLanes> {
     for (int64_t i = wide; i < end; ++i) this->set(i, series.at(mean[i], std[i]));
   }
 
-  // Computes the values of one of the first three rules. The last lanes may extend beyond the last variable of the
+  // Computes the values of one of the first two rules. The last lanes may extend beyond the last variable of the
   // rule. The next rule overwrites their results.
   void edges(EdgeRule which, Bins<T> bins) {
     const int64_t count = edges_added(which, bins);
@@ -101,7 +102,8 @@ struct ExpectedBlock : ExpectedArrays<T, kBlock> {
       return;
     }
     SortedBlock<T> sorted(mean, std, length, bins);
-    for (const EdgeRule rule : {EdgeRule::kSeven, EdgeRule::kThirteen, EdgeRule::kNineteen}) sorted.edges(rule, bins);
+    for (const EdgeRule rule : {EdgeRule::kFour, EdgeRule::kNearEnd}) sorted.edges(rule, bins);
+    sorted.each(EdgeRule::kInside, [bins](T m, T s) { return inside_sum(m, s, bins); });
     sorted.each(EdgeRule::kSmooth, [bins](T m, T s) { return smooth_sum(m, s, bins); });
     if (bins.clip) {
       sorted.each(EdgeRule::kWide, [bins](T m, T s) { return wide_sum(m, s, bins); });

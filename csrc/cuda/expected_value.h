@@ -8,22 +8,21 @@
 namespace bfn {
 
 // Finds the places of a thread's variables when the variables of the block are sorted by their rules.
-template <class T, int kCount>
-__device__ void place_by_rule(const T (&std)[kCount], Bins<T> bins, int (&place)[kCount]) {
+template <int kCount>
+__device__ void place_by_rule(const int (&rule)[kCount], int (&place)[kCount]) {
   constexpr int kBits = 12;  // the counts of all rules are packed into one number, with kBits bits for each
   static_assert(kBits * kEdgeRules <= 64 && kThreads * kCount < 1 << kBits, "a count fits its bits");
-  const auto shift = [bins](T of) { return kBits * static_cast<int>(edge_rule(of, bins)); };
   uint64_t counts = 0;
 #pragma unroll
-  for (int j = 0; j < kCount; ++j) counts += uint64_t{1} << shift(std[j]);
+  for (int j = 0; j < kCount; ++j) counts += uint64_t{1} << kBits * rule[j];
   const BlockTeam block(0);
   uint64_t next = block.sum_before(counts), lower = block.reduce(counts, uint64_t{0}, Add());
 #pragma unroll
   for (int r = 1; r < kEdgeRules; ++r) next += lower <<= kBits;
 #pragma unroll
   for (int j = 0; j < kCount; ++j) {
-    place[j] = static_cast<int>(next >> shift(std[j])) & ((1 << kBits) - 1);
-    next += uint64_t{1} << shift(std[j]);
+    place[j] = static_cast<int>(next >> kBits * rule[j]) & ((1 << kBits) - 1);
+    next += uint64_t{1} << kBits * rule[j];
   }
 }
 
@@ -38,18 +37,18 @@ __device__ void expected_values(const T (&mean)[kCount], const T (&std)[kCount],
     // `numbers` has the mean and std of each variable, and later its expected value. Neighbouring variables lie in
     // different memory banks.
     __shared__ T numbers[4][kThreads * kCount];
-    int place[kCount];
-    T least = std[0], most = std[0];
+    const EdgeRuleLimits<T> limits(bins);
+    int rule[kCount], place[kCount];
+    bool differs = false;
 #pragma unroll
     for (int j = 0; j < kCount; ++j) {
+      rule[j] = static_cast<int>(limits.rule(mean[j], std[j]));
       place[j] = threadIdx.x + kThreads * j;
-      least = std[j] < least ? std[j] : least;
-      most = std[j] > most ? std[j] : most;
     }
-    const int from = static_cast<int>(edge_rule(least, bins)), to = static_cast<int>(edge_rule(most, bins));
-    const int of_first = __shfl_sync(kWholeWarp, from, 0);
-    const bool mixed = __syncthreads_or(from != of_first || to != of_first);
-    if (mixed) place_by_rule(std, bins, place);
+    const int of_first = __shfl_sync(kWholeWarp, rule[0], 0);
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) differs |= rule[j] != of_first;
+    if (__syncthreads_or(differs)) place_by_rule(rule, place);
 #pragma unroll
     for (int j = 0; j < kCount; ++j) {
       numbers[0][place[j]] = mean[j];
@@ -58,7 +57,7 @@ __device__ void expected_values(const T (&mean)[kCount], const T (&std)[kCount],
     __syncthreads();
 #pragma unroll 1
     for (int i = threadIdx.x; i < kThreads * kCount; i += kThreads) {
-      const ExpectedValue<T> k = expected_value(numbers[0][i], numbers[1][i], bins);
+      const ExpectedValue<T> k = expected_value(numbers[0][i], numbers[1][i], bins, limits);
       numbers[0][i] = k.base;
       numbers[1][i] = k.shift;
       numbers[2][i] = k.by_mean;

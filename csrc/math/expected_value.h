@@ -31,17 +31,18 @@ struct SquaredError {
   BFN_HD SquaredError(T weight, T error) : loss(weight * error * error), slope(-2 * weight * error) {}
 };
 
-// The rule by which the sums over the edges are computed in float. For a small std, the first three rules add the 7, 13
-// or 19 edges nearest to the mean. All edges within 6 std are among them. For a larger std, kSmooth is the
-// Euler-Maclaurin formula. From wide_std on its terms would cancel, and kWide is a series. In double, all edges are
-// added, except for an unclipped distribution with a std of wide_std or more, which uses kWide.
-enum class EdgeRule : int { kSeven, kThirteen, kNineteen, kSmooth, kWide };
+// The rule by which the sums over the edges are computed in float. kFour and kNearEnd add the 4 or 22 edges nearest to
+// the mean, among which are all edges within 6 std. If no end of the edges is within 6 std, kInside computes the sums
+// as if the edges had no ends. Otherwise kSmooth is the Euler-Maclaurin formula. From wide_std on its terms would
+// cancel, and kWide is a series. In double, all edges are added, except for an unclipped distribution with a std of
+// wide_std or more, which uses kWide.
+enum class EdgeRule : int { kFour, kNearEnd, kInside, kSmooth, kWide };
 constexpr int kEdgeRules = 5;
 
-// How many edges one of the first three rules adds.
+// How many edges one of the first two rules adds.
 template <class T>
 BFN_HD int64_t edges_added(EdgeRule rule, Bins<T> bins) {
-  const int64_t most = rule == EdgeRule::kSeven ? 7 : rule == EdgeRule::kThirteen ? 13 : 19;
+  const int64_t most = rule == EdgeRule::kFour ? 4 : 22;
   return most < bins.count - 1 ? most : bins.count - 1;
 }
 
@@ -49,16 +50,35 @@ BFN_HD int64_t edges_added(EdgeRule rule, Bins<T> bins) {
 // otherwise.
 template <class T>
 BFN_HD T wide_std(Bins<T> bins) {
-  return bins.clip || sizeof(T) == sizeof(double) ? T(2) : T(1);
+  return bins.clip ? T(4) : sizeof(T) == sizeof(double) ? T(2) : T(1);
 }
 
+// The limits of the rules: the largest |mean| + 6 std for which kInside is used, and the least std of three other
+// rules.
 template <class T>
-BFN_HD EdgeRule edge_rule(T std, Bins<T> bins) {
-  const T h = bins.width(), wide = wide_std(bins);
-  const T smooth = bins.count > 8 ? T(1.5) * h : wide;  // up to 7 edges are added one by one below `wide`
-  const int rule = (std >= h / 2) + (std >= h) + (std >= smooth) + (std >= wide);
-  return static_cast<EdgeRule>(rule);
-}
+struct EdgeRuleLimits {
+  T inside, beyond_four, smooth, wide;
+
+  BFN_HD explicit EdgeRuleLimits(Bins<T> bins)
+      : inside(1 - bins.width()),
+        beyond_four(bins.width() * T(1.0 / 3)),
+        smooth(T(1.75) * bins.width()),
+        wide(wide_std(bins)) {}
+
+  // Calls f with the rule as a compile-time constant.
+  template <class F>
+  BFN_HD auto with_rule(T mean, T std, F&& f) const {
+    if (std < beyond_four) return f(std::integral_constant<EdgeRule, EdgeRule::kFour>{});
+    if (abs(mean) + 6 * std < inside) return f(std::integral_constant<EdgeRule, EdgeRule::kInside>{});
+    if (std >= wide) return f(std::integral_constant<EdgeRule, EdgeRule::kWide>{});
+    if (std >= smooth) return f(std::integral_constant<EdgeRule, EdgeRule::kSmooth>{});
+    return f(std::integral_constant<EdgeRule, EdgeRule::kNearEnd>{});
+  }
+
+  BFN_HD EdgeRule rule(T mean, T std) const {
+    return with_rule(mean, std, [](auto rule) { return decltype(rule)::value; });
+  }
+};
 
 // The edges that a rule adds: those nearest to the mean. The inner edges are numbered from 1 to K - 1.
 template <class T>
@@ -111,65 +131,91 @@ BFN_HD ExpectedValue<T> edge_sum(T mean, T std, int64_t count, Bins<T> bins) {
   return window_value(window, shift, density, z_density, bins);
 }
 
+// The rule kInside, for a std of h/3 or more: the sums over a grid of edges that has no ends. They are periodic in the
+// mean. In their Fourier series [derived], term n has the factor q^(n^2) with q = exp(-2 (pi std/h)^2). So from n = 3
+// on the terms are below 3e-9.
+template <class T>
+BFN_HD ExpectedValue<T> inside_sum(T mean, T std, Bins<T> bins) {
+  const T steps = std * (T(0.5) * bins.real_count()), exponent = static_cast<T>(-2 * kPi * kPi / kLogOfTwo);
+  const T q = exp2_term(exponent * steps * steps), q4 = square(square(q));
+  T sine, cosine;  // of pi times the distance of the mean from the centre of its bin, in units of h/2
+  sincospi(-origin_of(mean, bins).to_centre(bins.index(mean)), sine, cosine);
+  return {mean, bins.width() * static_cast<T>(1 / kPi) * sine * (q4 * cosine - q),
+          1 + 2 * (q4 * (2 * cosine * cosine - 1) - q * cosine),
+          static_cast<T>(4 * kPi) * steps * sine * (q - 4 * q4 * cosine)};
+}
+
 // The Euler-Maclaurin terms at one end of the sums of Phi, phi and z phi. Half of Phi at the end is not included.
 template <class T>
 struct EndTerms {
   T cdf, density, z_density;
 };
 
-// The Euler-Maclaurin corrections for the step r = h/std: the sum over m = 1..5 of B_2m/(2m)! r^(2m-1) f^(2m-1)(z). The
+// The Euler-Maclaurin corrections for the step r = h/std: the sum over m = 1..4 of B_2m/(2m)! r^(2m-1) f^(2m-1)(z). The
 // derivatives of phi are Hermite polynomials times phi. So the sum is a polynomial in w = (r z)^2, whose coefficients
 // are polynomials in r^2. Both ends use the same coefficients.
 template <class T>
 struct EulerMaclaurin {
-  T r, cdf[5], density[5];
+  T r, cdf[4], density[4];
 
   BFN_HD explicit EulerMaclaurin(T step) : r(step) {
     const T v = r * r;
-    cdf[0] = T(1.0 / 12) + v * (T(1.0 / 720) + v * (T(1.0 / 10080) + v * (T(1.0 / 80640) + v * T(1.0 / 456192))));
-    cdf[1] = T(-1.0 / 720) - v * (T(1.0 / 5040) + v * (T(1.0 / 26880) + v * T(1.0 / 114048)));
-    cdf[2] = T(1.0 / 30240) + v * (T(1.0 / 80640) + v * T(1.0 / 228096));
-    cdf[3] = T(-1.0 / 1209600) - v * T(1.0 / 1710720);
-    cdf[4] = T(1.0 / 47900160);
-    density[0] = T(1.0 / 12) + v * (T(1.0 / 240) + v * (T(1.0 / 2016) + v * (T(1.0 / 11520) + v * T(1.0 / 50688))));
-    density[1] = T(-1.0 / 720) - v * (T(1.0 / 3024) + v * (T(1.0 / 11520) + v * T(1.0 / 38016)));
-    density[2] = T(1.0 / 30240) + v * (T(1.0 / 57600) + v * T(1.0 / 126720));
-    density[3] = T(-1.0 / 1209600) - v * T(1.0 / 1330560);
-    density[4] = T(1.0 / 47900160);
+    cdf[0] = T(1.0 / 12) + v * (T(1.0 / 720) + v * (T(1.0 / 10080) + v * T(1.0 / 80640)));
+    cdf[1] = T(-1.0 / 720) + v * (T(-1.0 / 5040) + v * T(-1.0 / 26880));
+    cdf[2] = T(1.0 / 30240) + v * T(1.0 / 80640);
+    cdf[3] = T(-1.0 / 1209600);
+    density[0] = T(1.0 / 12) + v * (T(1.0 / 240) + v * (T(1.0 / 2016) + v * T(1.0 / 11520)));
+    density[1] = T(-1.0 / 720) + v * (T(-1.0 / 3024) + v * T(-1.0 / 11520));
+    density[2] = T(1.0 / 30240) + v * T(1.0 / 57600);
+    density[3] = T(-1.0 / 1209600);
   }
 
   // The terms at the last edge, divided by r. The terms at the first edge follow by symmetry.
   BFN_HD EndTerms<T> at(T z, T phi) const {
-    const T w = square(z * r);
-    T c = cdf[4], d = density[4], slope = 9 * density[4];  // `slope` is the derivative of z d by z
-    for (int k = 3; k >= 0; --k) {
+    const T zr = z * r, w = zr * zr;
+    T c = cdf[3], d = density[3], slope = 7 * density[3];  // `slope` is the derivative of z d by z
+    for (int k = 2; k >= 0; --k) {
       c = c * w + cdf[k];
       d = d * w + density[k];
       slope = slope * w + (2 * k + 1) * density[k];
     }
-    return {phi * c, phi * (T(0.5) - r * (z * d)), phi * (T(0.5) * z + r * (slope - z * (z * d)))};
+    const T inner = fused(-zr, d, T(0.5));
+    return {phi * c, phi * inner, phi * (z * inner + r * slope)};
   }
 };
 
-// The rule kSmooth, for a std from 1.5h to wide_std. It computes k at |mean|, and gives it the sign of the mean. At a
+// The rule kSmooth, for a std from 1.75h to wide_std. It computes k at |mean|, and gives it the sign of the mean. At a
 // negative mean, Phi at the first edge could be near 1, and would have lost its digits.
 template <class T>
 BFN_HD ExpectedValue<T> smooth_sum(T mean, T std, Bins<T> bins) {
   const T h = bins.width(), unit = reciprocal(std), r = h * unit, sign = mean < T(0) ? T(-1) : T(1), m = abs(mean);
   // The distances of the mean from the first edge (`left`) and of the last edge from the mean (`right`), in units of
   // std. They are clamped where the density is almost 0. Otherwise w could be infinite, or the density subnormal.
-  const T left = clamp((1 - h + m) * unit, T(0), T(10)), right = clamp((1 - h - m) * unit, T(-10), T(10));
+  const T left = at_most((1 - h + m) * unit, T(10)), right = clamp((1 - h - m) * unit, T(-10), T(10));
   const bool beyond = right < T(0);  // the mean lies right of every edge
-  const Tail<T> a = tail(left, exp_normal(T(-0.5) * left * left));
-  const Tail<T> c = tail(abs(right), exp_normal(T(-0.5) * right * right));
+  const T exponent = static_cast<T>(-0.5 / kLogOfTwo);
+  const Tail<T> a = tail(left, exp2_term(exponent * left * left));
+  const Tail<T> c = tail(abs(right), exp2_term(exponent * right * right));
   const EulerMaclaurin<T> ends(r);
   const EndTerms<T> first = ends.at(left, a.density), last = ends.at(right, c.density);
-  // Phi at the last edge, minus 1 if the mean lies left of this edge.
-  const T mass = beyond ? c.mass : -c.mass;
-  const T shift = std * (a.integral - c.integral) - h / 2 * (a.mass + mass) - h * (r * (last.cdf - first.cdf));
-  const T by_mean = (beyond ? T(0) : T(1)) + (mass - a.mass) + r * (last.density + first.density);
-  const T by_std = a.density - c.density + r * (last.z_density - first.z_density);
-  return {sign * (beyond ? bins.centre(bins.last()) : m), sign * shift, by_mean, sign * by_std};
+  // The integrals in the place of the sums, and the difference of the terms at the ends.
+  T base = beyond ? bins.centre(bins.last()) : m, shift = std * (a.integral - c.integral), fall = a.density - c.density;
+  T mass = (beyond ? c.mass : 1 - c.mass) - a.mass, ends_mass = (beyond ? c.mass : -c.mass) + a.mass;
+  const bool flat = left < T(1.15);  // all edges are so near to the mean that the differences of tails would cancel
+  if (needed(flat)) {
+    using Near = NearZero<T>;
+    const T to_left = Near::mass(left), to_right = Near::mass(right);
+    const T between = 4 * (1 - h) * m * unit * Near::integral_slope(left, right);
+    base = flat ? T(0) : base;
+    shift = flat ? between : shift;
+    fall = flat ? fused(right, to_right, fused(-left, to_left, between * unit)) : fall;
+    mass = flat ? to_left + to_right : mass;
+    ends_mass = flat ? to_right - to_left : ends_mass;
+  }
+  shift = fused(-h, T(0.5) * ends_mass + r * (last.cdf - first.cdf), shift);
+  const T by_mean = mass + r * (last.density + first.density);
+  const T by_std = fall + r * (last.z_density - first.z_density);
+  return {sign * base, sign * shift, by_mean, sign * by_std};
 }
 
 // The rule kWide of a clipped distribution: a Taylor series about the middle of the edges. With z = -mean/std and the
@@ -177,15 +223,16 @@ BFN_HD ExpectedValue<T> smooth_sum(T mean, T std, Bins<T> bins) {
 // term Phi is replaced by Phi - 1/2.
 template <class T>
 BFN_HD ExpectedValue<T> wide_sum(T mean, T std, Bins<T> bins) {
-  const T h = bins.width(), h2 = h * h, z = -mean / std, w = 1 / (std * std);
-  const T edge_moments[5] = {2 - h, T(2.0 / 3) - h + h2 / 3, T(2.0 / 5) - h + h2 * (T(2.0 / 3) - h2 / 15),
-                             T(2.0 / 7) - h + h2 * (1 - h2 * (T(1.0 / 3) - h2 / 21)),
-                             T(2.0 / 9) - h + h2 * (T(4.0 / 3) - h2 * (T(14.0 / 15) - h2 * (T(4.0 / 9) - h2 / 15)))};
+  const T h = bins.width(), h2 = h * h, unit = reciprocal(std), z = -mean * unit, w = unit * unit;
+  // The factors are constants, since a division would cost ten instructions of a GPU.
+  const T edge_moments[4] = {2 - h, T(2.0 / 3) - h + h2 * T(1.0 / 3),
+                             T(2.0 / 5) - h + h2 * (T(2.0 / 3) - h2 * T(1.0 / 15)),
+                             T(2.0 / 7) - h + h2 * (1 - h2 * (T(1.0 / 3) - h2 * T(1.0 / 21)))};
   const Tail<T> t = tail(abs(z));
   const T far = clamp(z, T(-14), T(14));
   T value = 0, by_mean = edge_moments[0], by_std = edge_moments[0] * far, power = 1, before = far, he = far * far - 1;
-  for (int n = 1; n < 5; ++n) {
-    power *= w / ((2 * n - 1) * (2 * n));
+  for (int n = 1; n < 4; ++n) {
+    power *= w * (T(1) / static_cast<T>((2 * n - 1) * (2 * n)));
     value += power * edge_moments[n] * before;
     by_mean += power * edge_moments[n] * he;
     before = far * he - (2 * n) * before;
@@ -193,7 +240,7 @@ BFN_HD ExpectedValue<T> wide_sum(T mean, T std, Bins<T> bins) {
     he = far * before - (2 * n + 1) * he;
   }
   const T inside = within(abs(z), t.mass), half = z < T(0) ? inside : -inside;
-  return {edge_moments[0] * half, t.density * value, t.density * by_mean / std, t.density * by_std / std};
+  return {edge_moments[0] * half, t.density * value, t.density * by_mean * unit, t.density * by_std * unit};
 }
 
 // The rule kWide of an unclipped distribution. Here k is a small difference divided by a small mass, in which digits
@@ -284,13 +331,16 @@ BFN_HD ExpectedValue<T> renormalised(ExpectedValue<T> k, T mean, T std, Bins<T> 
 }
 
 template <class T>
-BFN_HD ExpectedValue<T> clipped_value(T mean, T std, Bins<T> bins) {
+BFN_HD ExpectedValue<T> clipped_value(T mean, T std, Bins<T> bins, EdgeRuleLimits<T> limits) {
   // In double all edges are added, so that finite differences do not see a step between two rules.
   if (sizeof(T) == sizeof(double)) return edge_sum(mean, std, bins.count - 1, bins);
-  const EdgeRule rule = edge_rule(std, bins);
-  if (rule == EdgeRule::kSmooth) return smooth_sum(mean, std, bins);
-  if (rule == EdgeRule::kWide) return wide_sum(mean, std, bins);
-  return edge_sum(mean, std, edges_added(rule, bins), bins);
+  return limits.with_rule(mean, std, [&](auto rule) {
+    constexpr EdgeRule kRule = decltype(rule)::value;
+    if constexpr (kRule == EdgeRule::kInside) return inside_sum(mean, std, bins);
+    if constexpr (kRule == EdgeRule::kSmooth) return smooth_sum(mean, std, bins);
+    if constexpr (kRule == EdgeRule::kWide) return wide_sum(mean, std, bins);
+    return edge_sum(mean, std, edges_added(kRule, bins), bins);
+  });
 }
 
 template <class T>
@@ -299,11 +349,16 @@ BFN_HD_APART ExpectedValue<T> wide_unclipped_value(T mean, T std, Bins<T> bins) 
 }
 
 template <class T>
-BFN_HD ExpectedValue<T> expected_value(T mean, T std, Bins<T> bins) {
+BFN_HD ExpectedValue<T> expected_value(T mean, T std, Bins<T> bins, EdgeRuleLimits<T> limits) {
   std = std_of_finite(mean, std);
-  if (bins.clip) return clipped_value(mean, std, bins);
-  if (std >= wide_std(bins)) return wide_unclipped_value(mean, std, bins);
-  return renormalised(clipped_value(abs(mean), std, bins), mean, std, bins);
+  if (bins.clip) return clipped_value(mean, std, bins, limits);
+  if (std >= limits.wide) return wide_unclipped_value(mean, std, bins);
+  return renormalised(clipped_value(abs(mean), std, bins, limits), mean, std, bins);
+}
+
+template <class T>
+BFN_HD ExpectedValue<T> expected_value(T mean, T std, Bins<T> bins) {
+  return expected_value(mean, std, bins, EdgeRuleLimits<T>(bins));
 }
 
 }  // namespace bfn

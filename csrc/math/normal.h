@@ -10,8 +10,7 @@ namespace bfn {
 // u = 1/(z + 10/3) and a polynomial P, whose relative error is 7e-8.
 BFN_HD float mills(float z) {
   const float u = reciprocal(z + 3.3333333f);
-  float p = -6074.4106f;
-  p = p * u + 6572.0854f;
+  float p = fused(-6074.4106f, u, 6572.0854f);
   p = p * u - 1534.8726f;
   p = p * u - 502.09073f;
   p = p * u + 107.75681f;
@@ -31,19 +30,33 @@ BFN_HD double mills(double z) {
   return series / (z * kSqrtTwoPi);
 }
 
-// Phi(z) - 1/2 for z >= 0, given mass = Phi(-z). In float the mass has an absolute error of 1e-7, which is too much for
-// the small result near 0. So near 0 the result is an odd polynomial, whose absolute error is 8e-10.
-BFN_HD float within(float z, float mass) {
-  const float s = z * z;
-  float p = -7.66260867e-06f;
-  p = p * s + 0.00011350748f;
-  p = p * s - 0.00118634853f;
-  p = p * s + 0.00997333011f;
-  p = p * s - 0.0664903608f;
-  p = p * s + 0.39894228f;
-  return z < 1.0f ? z * p : 0.5f - mass;
-}
+// Phi(z) - 1/2 for |z| <= 1.15: z times a polynomial in z^2. The absolute error is 2e-9.
+template <class T>
+struct NearZero {
+  BFN_HD static T coefficient(int k) {
+    const T c[6] = {T(0.398942262),    T(-0.0664900318),  T(0.00997168291),
+                    T(-0.00118299352), T(0.000110514469), T(-6.6877551e-06)};
+    return c[k];
+  }
+  BFN_HD static T mass(T z) {
+    T p = coefficient(5);
+    for (int k = 4; k >= 0; --k) p = fused(p, z * z, coefficient(k));
+    return z * p;
+  }
+  // (G(y) - G(z))/(y^2 - z^2), where G(z) is the integral of mass from 0 to z. Nothing cancels (Horner's scheme twice).
+  BFN_HD static T integral_slope(T y, T z) {
+    T p = coefficient(5) / 12, slope = p;
+    for (int k = 4; k >= 0; --k) {
+      p = fused(p, z * z, coefficient(k) / static_cast<T>(2 * k + 2));
+      slope = fused(slope, y * y, p);
+    }
+    return slope;
+  }
+};
 
+// Phi(z) - 1/2 for z >= 0, given mass = Phi(-z). In float the mass has an absolute error of 1e-7, which is too much for
+// the small result near 0.
+BFN_HD float within(float z, float mass) { return z < 1.0f ? NearZero<float>::mass(z) : 0.5f - mass; }
 BFN_HD double within(double, double mass) { return 0.5 - mass; }
 
 // The density, Phi(-z) and the integral of Phi from -infinity to -z, for z >= 0.
@@ -56,7 +69,7 @@ struct Tail {
 template <class T>
 BFN_HD Tail<T> tail(T z, T e) {
   const T scale = static_cast<T>(1 / kSqrtTwoPi), ratio = mills(z);
-  return {e * scale, e * ratio, e * (scale - z * ratio)};
+  return {e * scale, e * ratio, e * fused(-z, ratio, scale)};
 }
 
 template <class T>
