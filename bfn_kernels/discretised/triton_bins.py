@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bfn_kernels.discretised.reference import pair
 from bfn_kernels.records import Network
-from bfn_kernels.triton_ops.elementary import at_least_tiny, clamp, exp, log, log1p, quotient, reciprocal
+from bfn_kernels.triton_ops.elementary import at_least_tiny, clamp, exp, log, log_normal, quotient, reciprocal
 from bfn_kernels.triton_ops.normal import SCALE, log_cdf, log_interval, mills, scaled_interval
 from bfn_kernels.triton_ops.views import component_view, load, view, views
 
@@ -146,9 +146,15 @@ def _is_narrow(z, d):
 
 
 @triton.jit
+def needed(condition):
+    """Whether a variable of the block has this condition, so that the block must compute what such variables need."""
+    return tl.max(condition.to(tl.int32), 0) > 0
+
+
+@triton.jit
 def _narrow_bin(z, d):
-    """Whether a bin is narrow, and the Taylor series of its mass about its centre. z: the centre, relative to the mean.
-    d: the width of the bin. Both are in units of std. The mass is d·φ(z)·(1 + series). Its derivatives by z and d are
+    """The Taylor series of the mass of a narrow bin about its centre. z: the centre, relative to the mean. d: the width
+    of the bin. Both are in units of std. The mass is d·φ(z)·(1 + series). Its derivatives by z and d are
     d·φ(z)·(tilt − z·(1 + series)) and φ(z)·(1 + series + growth)."""
     z2, d2 = z * z, d * d
     by_12: tl.constexpr = 1.0 / 12
@@ -157,26 +163,44 @@ def _narrow_bin(z, d):
     series = d2 * (0.5 * by_12 * (z2 - 1.0) + 0.25 * fourth)
     tilt = d2 * z * (by_12 + by_480 * d2 * (z2 - 3.0))
     growth = d2 * (by_12 * (z2 - 1.0) + fourth)
-    return _is_narrow(z, d), series, tilt, growth
+    return series, tilt, growth
 
 
 @triton.jit
-def log_inner_bin(left, right, z, d, log_d, inverse_std):
+def _log_narrow_bin(z, d, inverse_std):
+    """ln of the mass of a narrow bin, with its derivatives by mean and std. z and d are as in `_narrow_bin`."""
+    s, tilt, growth = _narrow_bin(z, d)
+    # 1/(1 + s) and ln(1 + s) as series in s, which lies between −0.004 and 0.011
+    inverse = 1.0 - s * (1.0 - s * (1.0 - s * (1.0 - s)))
+    log_total = s * (1.0 - s * (0.5 - s * (1.0 / 3 - s * 0.25)))
+    by_z, by_d = tilt * inverse - z, 1.0 + growth * inverse  # by_d is the derivative by d, times d
+    value = -0.5 * z * z - _HALF_LOG_TWO_PI + log_normal(d) + log_total
+    return value, -by_z * inverse_std, -(z * by_z + by_d) * inverse_std
+
+
+@triton.jit
+def select(condition, new, old):
+    """A value and its derivatives by mean and std: `new` where the condition is True, else `old`."""
+    return tl.where(condition, new[0], old[0]), tl.where(condition, new[1], old[1]), tl.where(condition, new[2], old[2])
+
+
+@triton.jit
+def log_inner_bin(left, right, centre, std, inverse, per_std: tl.constexpr):
     """ln of the mass of a bin, with its derivatives by mean and std.
 
-    z is the bin's centre and left and right are its edges, relative to the mean. d is the bin's width. The unit is std.
-    The edges are arguments, since z ± d/2 would lose digits of a wide bin's nearer edge. For a narrow bin a Taylor
-    series about its centre is used, since Φ(right) − Φ(left) would cancel.
+    centre, left and right are the bin's centre and its edges, relative to the mean, in units of which the bin has two.
+    std: in the same unit; inverse: its `reciprocal`; per_std: the number of units in 1. The edges are arguments, since
+    the centre ± 1 would lose digits of a wide bin's nearer edge. For a narrow bin a Taylor series about its centre is
+    used, since Φ(right) − Φ(left) would cancel.
     """
-    value, by_left, by_right = log_interval(left, right, z, d)
-    value, by_mean, by_std = _by_mean_and_std(value, by_left, by_right, left, right, inverse_std)
-    narrow, series, tilt, growth = _narrow_bin(z, d)
-    total = 1.0 + series
-    by_z, by_d = tilt / total - z, 1.0 + growth / total  # by_d is the derivative by d, times d
-    value = tl.where(narrow, -0.5 * z * z - _HALF_LOG_TWO_PI + log_d + log1p(tl.where(narrow, series, 0.0)), value)
-    by_mean = tl.where(narrow, -by_z * inverse_std, by_mean)
-    by_std = tl.where(narrow, -(z * by_z + by_d) * inverse_std, by_std)
-    return value, by_mean, by_std
+    z, d, inverse_std = quotient(centre, std, inverse), 2.0 * inverse, per_std * inverse
+    narrow = _is_narrow(z, d)
+    p = _log_narrow_bin(z, d, inverse_std)
+    if needed(~narrow):
+        left, right = quotient(left, std, inverse), quotient(right, std, inverse)
+        value, by_left, by_right = log_interval(left, right, z, d)
+        p = select(narrow, p, _by_mean_and_std(value, by_left, by_right, left, right, inverse_std))
+    return p
 
 
 @triton.jit
@@ -194,10 +218,12 @@ def bin_place(left, right, z, d):
 @triton.jit
 def scaled_inner_bin(left, right, z, d, inverse_std):
     """Returns the place y of a bin and its side (see `bin_place`); then the mass of the bin and its derivatives by mean
-    and std, all divided by exp(−y²/2), so that they do not underflow. `log_inner_bin` explains the arguments."""
+    and std, all divided by exp(−y²/2), so that they do not underflow. The arguments are the
+    edges, the centre and the width, as those of `_narrow_bin`."""
     _, front, lost, of_left, of_right = scaled_interval(left, right, z, d)
     mass, by_mean, by_std = front - lost, of_left - of_right, left * of_left - right * of_right
-    narrow, series, tilt, growth = _narrow_bin(z, d)
+    narrow = _is_narrow(z, d)
+    series, tilt, growth = _narrow_bin(z, d)
     total, scale = 1.0 + series, SCALE * d
     by_z = z * total - tilt
     mass = tl.where(narrow, scale * total, mass)
@@ -221,9 +247,7 @@ def scaled_end_bin(z, first: tl.constexpr, inverse_std):
 def log_total(mean, std):
     """ln of the mass in [−1, 1], as if it were one bin, and its derivatives by mean and std."""
     std = at_least_tiny(std_of_finite(mean, std))
-    inverse = reciprocal(std)
-    left, right = quotient(-1.0 - mean, std, inverse), quotient(1.0 - mean, std, inverse)
-    return log_inner_bin(left, right, quotient(-mean, std, inverse), 2.0 * inverse, log(2.0 * inverse), inverse)
+    return log_inner_bin(-1.0 - mean, 1.0 - mean, -mean, std, reciprocal(std), 1)
 
 
 @triton.jit
@@ -245,27 +269,21 @@ def log_end_bin(z, first, inverse_std):
 def log_bin_prob(i, mean, std, K: tl.constexpr, CLIP: tl.constexpr):
     """ln p of a bin (107–109), and its derivatives by mean and std."""
     std = at_least_tiny(std)
-    origin, scale, inverse_std = origin_of(mean, K), K * std, reciprocal(std)
+    origin, scale = origin_of(mean, K), K * std
     unit = reciprocal(scale)
-    left = quotient(to_edge(origin, i, K), scale, unit)
-    right = quotient(to_edge(origin, i + 1.0, K), scale, unit)
-    z, width = quotient(to_centre(origin, i, K), scale, unit), 2.0 * unit
-    value, by_mean, by_std = log_inner_bin(left, right, z, width, log(width), inverse_std)
+    p = log_inner_bin(to_edge(origin, i, K), to_edge(origin, i + 1.0, K), to_centre(origin, i, K), scale, unit, K)
     if CLIP:
         first = i == 0.0
-        edge = quotient(to_edge(origin, tl.where(first, 1.0, K - 1.0), K), scale, unit)
-        end_value, end_by_mean, end_by_std = log_end_bin(edge, first, inverse_std)
         end = first | (i == K - 1.0)
-        value = tl.where(end, end_value, value)
-        by_mean = tl.where(end, end_by_mean, by_mean)
-        by_std = tl.where(end, end_by_std, by_std)
+        if needed(end):
+            edge = quotient(to_edge(origin, tl.where(first, 1.0, K - 1.0), K), scale, unit)
+            p = select(end, log_end_bin(edge, first, K * unit), p)
+        return p
     else:
-        total, total_by_mean, total_by_std = log_total(mean, std)
-        uniform = is_uniform(total)
-        value = tl.where(uniform, -log(tl.full(value.shape, K, value.dtype)), value - total)
-        by_mean = tl.where(uniform, 0.0, by_mean - total_by_mean)
-        by_std = tl.where(uniform, 0.0, by_std - total_by_std)
-    return value, by_mean, by_std
+        total = log_total(mean, std)
+        uniform, zero = is_uniform(total[0]), mean * 0.0
+        share = p[0] - total[0], p[1] - total[1], p[2] - total[2]
+        return select(uniform, (-log(tl.full(mean.shape, K, mean.dtype)), zero, zero), share)
 
 
 @triton.jit
