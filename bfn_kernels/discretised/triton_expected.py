@@ -3,28 +3,44 @@
 p_k is the probability of bin k, c_k its centre, and h = 2/K its width. φ and Φ are the density and the distribution
 function of the standard normal. For a clipped distribution, k̂ = (1 − 1/K) − h·Σ Φ(z_j) over the inner edges b_j of the
 bins, with z_j = (b_j − mean)/std. The edges are a uniform grid, so that one of several rules can compute the sum. For a
-small std, the rule adds the few edges near the mean one by one. For a larger std it is Euler–Maclaurin's formula, and
-for a still larger one a Taylor series. So in float32 the cost does not grow with K. In float64 all edges are added. In
-both types, a wide unclipped distribution has another series.
+tiny std, the rule adds the few edges near the mean one by one. Otherwise, if the mean is far from both ends of the
+edges, the rule is a Fourier series. Near an end, it again adds edges if the std is small, or is Euler–Maclaurin's
+formula or, for a large std, a Taylor series. So in float32 the cost does not grow with K. In float64 all edges are
+added. In both types, a wide unclipped distribution has another series.
 """
 
 import triton
 import triton.language as tl
 
-from bfn_kernels.discretised.triton_bins import TINY_TOTAL, centre, index, origin_of, position, std_of_finite, to_edge
-from bfn_kernels.triton_ops.elementary import at_least_tiny, clamp, reciprocal
-from bfn_kernels.triton_ops.normal import tail, within
+from bfn_kernels.discretised.triton_bins import (
+    TINY_TOTAL,
+    centre,
+    index,
+    needed,
+    origin_of,
+    position,
+    std_of_finite,
+    to_centre,
+    to_edge,
+)
+from bfn_kernels.triton_ops.elementary import at_least_tiny, clamp, exp2_term, reciprocal, sincospi, square
+from bfn_kernels.triton_ops.normal import integral_slope, mass_near_zero, tail, within
 
-# If std < SMOOTH·h, the edges within REACH·std of the mean are summed, at least FEWEST edges. For edges farther away,
-# zφ is at most 4e-8. If std ≥ WIDE, a Taylor series is used, since the terms of Euler–Maclaurin would cancel.
-REACH, FEWEST, SMOOTH, WIDE = tl.constexpr(6.0), tl.constexpr(7), tl.constexpr(1.5), tl.constexpr(2.0)
+# If std < FOUR·h, or near an end std < SMOOTH·h, the edges within REACH·std of the mean are summed, at least FEWEST
+# edges. For edges farther away, zφ is at most 4e-8. If std ≥ WIDE, a Taylor series is used, since the terms of
+# Euler–Maclaurin would cancel.
+REACH, FEWEST, FOUR, SMOOTH, WIDE = map(tl.constexpr, (6.0, 4, 1 / 3, 1.75, 4.0))
+FLAT = tl.constexpr(1.15)  # if all edges are within so many std of the mean, differences of tails would cancel
 BERNOULLI = (  # B_2m/(2m)!, m = 1..12
     1 / 12, -1 / 720, 1 / 30240, -1 / 1209600, 1 / 47900160, -5.2841901386874932e-10, 1.3382536530684679e-11,
     -3.3896802963225829e-13, 8.5860620562778446e-15, -2.1748686985580619e-16, 5.5090028283602295e-18,
     -1.3954464685812523e-19,
 )  # fmt: skip
 # The numbers of terms of Euler–Maclaurin and of the Taylor series, for errors of 1e-8 at SMOOTH and at WIDE.
-CORRECTIONS, SERIES = tl.constexpr(5), tl.constexpr(5)
+CORRECTIONS, SERIES = tl.constexpr(4), tl.constexpr(4)
+_PI = 3.14159265358979323846
+_TWO_OVER_PI, _FOUR_PI = tl.constexpr(2 / _PI), tl.constexpr(4 * _PI)
+_EXPONENT = tl.constexpr(-28.477658649975013)  # −2π²/ln 2
 # The series of wide unclipped distributions: the number of terms of each of its sums, and the least std for which it is
 # used. At this std its error is 1e-9 in float32, and 1e-16 in float64.
 UNCLIPPED_SERIES, UNCLIPPED_WIDE, UNCLIPPED_WIDE_FLOAT64 = tl.constexpr(12), tl.constexpr(1.0), tl.constexpr(2.0)
@@ -57,6 +73,19 @@ def _edge_sum(mean, std, counted, most, K: tl.constexpr):
         density += phi
         moment += z * phi
     return centre(below, K), (2.0 / K) * shift, 2.0 * unit * density, 2.0 * unit * moment
+
+
+@triton.jit
+def _inside_sum(mean, std, K: tl.constexpr):
+    """The base, shift and derivatives of k̂ for std ≥ FOUR·h as if the grid of edges had no ends. The sums are periodic
+    in the mean. In their Fourier series [derived], term n has the factor q^(n²), so that two terms suffice."""
+    steps = std * (0.5 * K)
+    q = exp2_term(steps * steps * _EXPONENT)
+    q4 = square(square(q))
+    sine, cosine = sincospi(-to_centre(origin_of(mean, K), index(mean, K), K))
+    shift = sine * (q4 * cosine - q) * (_TWO_OVER_PI / K)
+    by_mean = 1.0 + 2.0 * (q4 * (2.0 * cosine * cosine - 1.0) - q * cosine)
+    return mean, shift, by_mean, steps * sine * (q - 4.0 * q4 * cosine) * _FOUR_PI
 
 
 @triton.constexpr_function
@@ -103,12 +132,20 @@ def _smooth_sum(mean, std, K: tl.constexpr):
     c_phi, c_mass, c_integral = tail(tl.abs(high))
     low_cdf, low_density, low_moment = _end_correction(low, a_phi, r)
     high_cdf, high_density, high_moment = _end_correction(high, c_phi, r)
-    shift = std * (a_integral - c_integral) - h / 2 * (a_mass + tl.where(beyond, c_mass, -c_mass))
-    shift -= h * (high_cdf - low_cdf)
-    by_mean = _between(-low, a_mass, high, c_mass) + 0.5 * r * (a_phi + c_phi)
-    by_mean += r * (high_density - low_density)
-    by_std = a_phi - c_phi + 0.5 * r * (low * a_phi + high * c_phi) + r * (high_moment - low_moment)
-    base = tl.where(beyond, centre(m * 0.0 + (K - 1.0), K), m)
+    # The integrals in the place of the sums, and the difference of the terms at the ends
+    base, shift = tl.where(beyond, centre(m * 0.0 + (K - 1.0), K), m), std * (a_integral - c_integral)
+    mass, ends = tl.where(beyond, c_mass, 1.0 - c_mass) - a_mass, tl.where(beyond, c_mass, -c_mass) + a_mass
+    fall = a_phi - c_phi
+    flat = -low < FLAT
+    if needed(flat):
+        to_low, to_high = mass_near_zero(-low), mass_near_zero(high)
+        between = m * unit * (4.0 * (1.0 - h)) * integral_slope(-low, high)
+        base, shift = tl.where(flat, 0.0, base), tl.where(flat, between, shift)
+        mass, ends = tl.where(flat, to_low + to_high, mass), tl.where(flat, to_high - to_low, ends)
+        fall = tl.where(flat, between * unit + low * to_low + high * to_high, fall)
+    shift -= h * (0.5 * ends + (high_cdf - low_cdf))
+    by_mean = mass + 0.5 * r * (a_phi + c_phi) + r * (high_density - low_density)
+    by_std = fall + 0.5 * r * (low * a_phi + high * c_phi) + r * (high_moment - low_moment)
     return sign * base, sign * shift, by_mean, sign * by_std
 
 
@@ -235,11 +272,6 @@ def _renormalised(parts, mean, std, K: tl.constexpr):
 
 
 @triton.jit
-def _any(condition):
-    return tl.max(condition.to(tl.int32), 0) > 0
-
-
-@triton.jit
 def _select(condition, new, old):
     """The base, shift and derivatives `new` where the condition is True, else `old`."""
     base, shift = tl.where(condition, new[0], old[0]), tl.where(condition, new[1], old[1])
@@ -258,19 +290,22 @@ def expected_value(mean, std, K: tl.constexpr, CLIP: tl.constexpr):
     else:
         parts = m, m * 0.0 + std * 0.0, m * 0.0, m * 0.0
         counted = clamp(tl.floor(std * (REACH * K)) + 1.0, FEWEST, K - 1.0)
-        narrow, wide = std < SMOOTH * h, std >= WIDE
-        wide = wide & ~narrow
-        smooth = ~(narrow | wide)
-        if _any(narrow):
+        tiny, far_from_ends = std < FOUR * h, tl.abs(m) + REACH * std < 1.0 - h
+        narrow, wide = tiny | ((std < SMOOTH * h) & ~far_from_ends), std >= WIDE
+        inside = far_from_ends & ~tiny
+        smooth = ~(narrow | inside | wide)
+        if needed(narrow):
             most = tl.max(tl.where(narrow, counted, 0.0), 0).to(tl.int32)
             parts = _select(narrow, _edge_sum(m, std, counted, most, K), parts)
-        if _any(smooth):
+        if needed(inside):
+            parts = _select(inside, _inside_sum(m, std, K), parts)
+        if needed(smooth):
             parts = _select(smooth, _smooth_sum(m, std, K), parts)
-        if CLIP and _any(wide):
+        if CLIP and needed(wide):
             parts = _select(wide, _wide_sum(m, std, K), parts)
     if not CLIP:
         parts = _renormalised(parts, mean, std, K)
         wide = std >= (UNCLIPPED_WIDE_FLOAT64 if mean.dtype == tl.float64 else UNCLIPPED_WIDE)
-        if _any(wide):
+        if needed(wide):
             parts = _select(wide, _wide_series(mean, std, K), parts)
     return parts

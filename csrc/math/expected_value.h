@@ -193,9 +193,7 @@ BFN_HD ExpectedValue<T> smooth_sum(T mean, T std, Bins<T> bins) {
   // std. They are clamped where the density is almost 0. Otherwise w could be infinite, or the density subnormal.
   const T left = at_most((1 - h + m) * unit, T(10)), right = clamp((1 - h - m) * unit, T(-10), T(10));
   const bool beyond = right < T(0);  // the mean lies right of every edge
-  const T exponent = static_cast<T>(-0.5 / kLogOfTwo);
-  const Tail<T> a = tail(left, exp2_term(exponent * left * left));
-  const Tail<T> c = tail(abs(right), exp2_term(exponent * right * right));
+  const Tail<T> a = tail(left), c = tail(abs(right));
   const EulerMaclaurin<T> ends(r);
   const EndTerms<T> first = ends.at(left, a.density), last = ends.at(right, c.density);
   // The integrals in the place of the sums, and the difference of the terms at the ends.

@@ -65,16 +65,11 @@ struct Tail {
   T density, mass, integral;
 };
 
-// The tail at z >= 0, given e = exp(-z^2/2).
-template <class T>
-BFN_HD Tail<T> tail(T z, T e) {
-  const T scale = static_cast<T>(1 / kSqrtTwoPi), ratio = mills(z);
-  return {e * scale, e * ratio, e * fused(-z, ratio, scale)};
-}
-
 template <class T>
 BFN_HD Tail<T> tail(T z) {
-  return tail(z, exp_term(T(-0.5) * z * z));
+  const T scale = static_cast<T>(1 / kSqrtTwoPi), ratio = mills(z);
+  const T e = exp2_term(static_cast<T>(-0.5 / kLogOfTwo) * z * z);
+  return {e * scale, e * ratio, e * fused(-z, ratio, scale)};
 }
 
 // The logarithm of an interval's probability, and its derivatives by the two ends.
