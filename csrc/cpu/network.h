@@ -22,6 +22,17 @@ const T* load_each(const View& view, int64_t start, int64_t length, int64_t comp
   return buffer;
 }
 
+// The log-sum of an array of terms. It also writes exp(term - top) of each term to `e`. The compiler vectorises its
+// loops.
+template <class T>
+LogSum<T> log_sum(const T* terms, int64_t components, T* e) {
+  LogSum<T> total{terms[0], T(0)};
+  for (int64_t m = 1; m < components; ++m) total.top = terms[m] <= total.top ? total.top : terms[m];
+  for (int64_t m = 0; m < components; ++m) e[m] = exp(terms[m] - total.top);
+  for (int64_t m = 0; m < components; ++m) total.sum += e[m];
+  return total;
+}
+
 // The output normals of a block. The components of a variable are neighbours in each array. All variables of the block
 // together have at most kBlock components.
 template <class T>
@@ -44,7 +55,7 @@ struct NetworkBlock {
     const T* state = load_each(from.mean, start, length, components, buffers[2]);
     const T* mean_scale = load_each(from.mean_scale, start, length, components, buffers[3]);
     const T* noise_scale = load_each(from.noise_scale, start, length, components, buffers[4]);
-    const OutputLimits limits = from.limits;  // a copy, since the compiler would read `from` again after each store
+    const auto limits = from.limits.as<T>();  // a copy, since the compiler would read `from` again after each store
     const auto read = [&](auto kind) {        // `kind` is a compile-time constant, so that the loop has no branch
       for (int64_t i = 0; i < all(); ++i) {
         const auto normal = output_normal(decltype(kind)::value, limits, prediction[i], log_std[i], state[i],

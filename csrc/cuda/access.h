@@ -64,6 +64,7 @@ struct General {
 
   __device__ void data(const View& view, T (&x)[1], T missing = T(0)) const { x[0] = read(view, start, missing); }
   __device__ void network(const View& view, T (&x)[1]) const { data(view, x); }
+  __device__ T one_of_network(const View& view) const { return read_any<T>(view, start); }  // the view is not null
   __device__ void rows(const View& view, T (&x)[1], T missing = T(0)) const { data(view, x, missing); }
   __device__ void mask(const View& view, bool (&on)[1]) const { on[0] = read<int>(view, start, 1) != 0; }
   template <class F>
@@ -95,6 +96,7 @@ struct Dense {
 
   __device__ void data(const View& view, float (&x)[kCount], float missing = 0) const { load<S>(view, x, missing); }
   __device__ void network(const View& view, float (&x)[kCount]) const { load<N>(view, x, 0); }
+  __device__ float one_of_network(const View& view) const { return widen(static_cast<const N*>(view.data)[start]); }
   __device__ void rows(const View& view, float (&x)[kCount], float missing = 0) const {
     if (view.dims == 1 && view.stride[0] == 1) {
       load<float>(view, x, missing);

@@ -17,6 +17,7 @@ struct Normals {
   template <class At>
   __device__ Normals(const At& at, const NetworkOutput& from) {
     T prediction[kCount], log_std[kCount], state[kCount], mean_scale[kCount], noise_scale[kCount];
+    const OutputLimits<T> limits = from.limits.as<T>();
     at.network(from.prediction, prediction);
     at.network(from.log_std, log_std);
     at.data(from.mean, state);
@@ -25,8 +26,8 @@ struct Normals {
     const auto read = [&](auto kind) {  // `kind` is a compile-time constant, so that the loop has no branch
 #pragma unroll
       for (int j = 0; j < kCount; ++j) {
-        const OutputNormal<T> normal = output_normal(decltype(kind)::value, from.limits, prediction[j], log_std[j],
-                                                     state[j], mean_scale[j], noise_scale[j]);
+        const OutputNormal<T> normal = output_normal(decltype(kind)::value, limits, prediction[j], log_std[j], state[j],
+                                                     mean_scale[j], noise_scale[j]);
         mean[j] = normal.mean;
         std[j] = normal.std;
         mean_by_prediction[j] = normal.mean_by_prediction;

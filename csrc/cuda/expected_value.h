@@ -26,6 +26,32 @@ __device__ void place_by_rule(const int (&rule)[kCount], int (&place)[kCount]) {
   }
 }
 
+// Writes the mean and the std of the block's variables to `numbers`. If they need different rules, they are sorted by
+// their rules, and the result is true. `place` receives the places of a thread's variables. All threads of the block
+// must call this function, and a barrier must follow.
+template <class T, int kCount, int kRows, int kSize>
+__device__ bool sort_by_rule(const T (&mean)[kCount], const T (&std)[kCount], const EdgeRuleLimits<T>& limits,
+                             T (&numbers)[kRows][kSize], int (&place)[kCount]) {
+  int rule[kCount];
+  bool differs = false;
+#pragma unroll
+  for (int j = 0; j < kCount; ++j) {
+    rule[j] = static_cast<int>(limits.rule(mean[j], std[j]));
+    place[j] = threadIdx.x + kSize / kCount * j;
+  }
+  const int of_first = __shfl_sync(kWholeWarp, rule[0], 0);
+#pragma unroll
+  for (int j = 0; j < kCount; ++j) differs |= rule[j] != of_first;
+  const bool mixed = __syncthreads_or(differs);
+  if (mixed) place_by_rule(rule, place);
+#pragma unroll
+  for (int j = 0; j < kCount; ++j) {
+    numbers[0][place[j]] = mean[j];
+    numbers[1][place[j]] = std[j];
+  }
+  return mixed;
+}
+
 // Computes the expected values of a thread's variables. All kThreads threads of the block must call this function. The
 // results of a thread do not depend on the variables of other threads.
 template <class T, int kCount>
@@ -38,22 +64,8 @@ __device__ void expected_values(const T (&mean)[kCount], const T (&std)[kCount],
     // different memory banks.
     __shared__ T numbers[4][kThreads * kCount];
     const EdgeRuleLimits<T> limits(bins);
-    int rule[kCount], place[kCount];
-    bool differs = false;
-#pragma unroll
-    for (int j = 0; j < kCount; ++j) {
-      rule[j] = static_cast<int>(limits.rule(mean[j], std[j]));
-      place[j] = threadIdx.x + kThreads * j;
-    }
-    const int of_first = __shfl_sync(kWholeWarp, rule[0], 0);
-#pragma unroll
-    for (int j = 0; j < kCount; ++j) differs |= rule[j] != of_first;
-    if (__syncthreads_or(differs)) place_by_rule(rule, place);
-#pragma unroll
-    for (int j = 0; j < kCount; ++j) {
-      numbers[0][place[j]] = mean[j];
-      numbers[1][place[j]] = std[j];
-    }
+    int place[kCount];
+    sort_by_rule(mean, std, limits, numbers, place);
     __syncthreads();
 #pragma unroll 1
     for (int i = threadIdx.x; i < kThreads * kCount; i += kThreads) {

@@ -7,20 +7,23 @@
 
 namespace bfn {
 
-constexpr int kEach = kTileSize / kThreads;  // the most components of a thread
+constexpr int kEach = kTileSize / kTileThreads;  // the most components of a thread
 // A tile from which a component is drawn has room for more components, since only their logits are read.
-constexpr int kLogitTileSize = 4 * kTileSize;
+constexpr int kLogitTileSize = 2 * kTileSize;
 
+template <class T>
 struct TileShape {
   int components, variables;
   uint32_t inverse;  // 2^24 divided by `components`, rounded up
   int padding;       // behind the components of a variable, so that these take an odd number of places in shared memory
+  OutputLimits<T> limits;
 
   explicit TileShape(const NetworkOutput& from, int size = kTileSize)
       : components(static_cast<int>(from.components)),
         variables(static_cast<int>(variables_of_tile(from, size))),
         inverse((1u << 24) / static_cast<uint32_t>(components) + 1),
-        padding(1 - components % 2) {}
+        padding(1 - components % 2),
+        limits(from.limits.as<T>()) {}
   // The variable of component i. The result is exact, since i components is below 2^24, and i inverse below 2^32.
   __device__ int variable_of(int i) const { return static_cast<int>(static_cast<uint32_t>(i) * inverse >> 24); }
   // The place of component i in shared memory. Neighbouring variables have their m-th components in different banks.
@@ -30,18 +33,19 @@ struct TileShape {
 // The components of a tile of variables. The threads of a block read them together, so that each warp reads
 // neighbouring numbers. Then each thread with `active` handles one variable, to which `at` is the access.
 template <class At>
-struct Components {
+class Components {
+ public:
   using T = typename At::Compute;
   const NetworkOutput& from;
-  const TileShape& shape;
+  const TileShape<T>& shape;
   int64_t first;  // the first component of the tile
   int size;       // the number of its components
   bool active;
   At at;
   T *logits, *logit;  // in shared memory: of all components, and of those of the thread's variable
 
-  __device__ Components(const NetworkOutput& of, const TileShape& tile, const RowMap& rows, int64_t start, int64_t end,
-                        T* shared)
+  __device__ Components(const NetworkOutput& of, const TileShape<T>& tile, const RowMap& rows, int64_t start,
+                        int64_t end, T* shared)
       : from(of), shape(tile), first(start * tile.components), logits(shared) {
     const int variables = end - start < tile.variables ? static_cast<int>(end - start) : tile.variables;
     size = variables * tile.components;
@@ -51,27 +55,56 @@ struct Components {
   }
 
   __device__ At component(int i) const { return {first + i, 0}; }
-  __device__ void read_logit(int i) const {
-    T z[1];
-    component(i).network(from.mixture_logits, z);
-    logits[shape.place_of(i)] = z[0];
+  __device__ T number(const View& view, int i) const { return component(i).one_of_network(view); }
+  __device__ void read_logit(int i) const { logits[shape.place_of(i)] = number(from.mixture_logits, i); }
+  // What the components of the thread's variable share.
+  __device__ OutputScales<T> scales() const {
+    T state[1], mean_scale[1], noise_scale[1];
+    at.data(from.mean, state);
+    at.rows(from.mean_scale, mean_scale);
+    at.rows(from.noise_scale, noise_scale);
+    return output_scales(from.kind, state[0], mean_scale[0], noise_scale[0]);
   }
-  __device__ OutputNormal<T> normal(int i, T state, T mean_scale, T noise_scale) const {
-    T prediction[1], log_std[1];
-    component(i).network(from.prediction, prediction);
-    component(i).network(from.log_std, log_std);
-    return output_normal(from.kind, from.limits, prediction[0], log_std[0], state, mean_scale, noise_scale);
+  // scales() returns the OutputScales of the component's variable.
+  template <class F>
+  __device__ OutputNormal<T> normal(int i, F&& scales) const {
+    return output_normal(from.kind, shape.limits, number(from.prediction, i), number(from.log_std, i), scales);
   }
-  // Replaces the logits of the thread's variable by numbers that are proportional to the shares. Returns the factor.
-  __device__ T exponentiate() const { return 1 / log_sum(logit, shape.components, logit).sum; }
+  // Replaces the logits of the thread's variable by exp(logit - largest logit), and calls f(m, number) for each. The
+  // numbers are proportional to the shares. Returns the factor.
+  template <class F>
+  __device__ T exponentiate(F&& f) const {
+    return 1 / exponentials(logit, f).sum;
+  }
+
+ protected:
+  // The log-sum of the terms of the thread's variable. Replaces each term by e = exp(term - largest term), and calls
+  // f(m, e).
+  template <class F>
+  __device__ LogSum<T> exponentials(T* terms, F&& f) const {
+    LogSum<T> total{largest(terms), T(0)};
+    for (int m = 0; m < shape.components; ++m) {
+      const T e = exp_term(terms[m] - total.top);
+      terms[m] = e;
+      total.sum += e;
+      f(m, e);
+    }
+    return total;
+  }
+  __device__ T largest(const T* terms) const {
+    T top = terms[0];
+    for (int m = 1; m < shape.components; ++m) top = Larger()(top, terms[m]);
+    return top;
+  }
 };
 
 // What the threads of a block know together: numbers of each component, and below those of each variable.
 template <class T>
 struct TileMemory {
-  T logit[kTileSize + kThreads], value[kTileSize + kThreads];
+  T logit[kTileSize + kTileThreads], value[kTileSize + kTileThreads];
   T by_prediction[kTileSize], by_log_std[kTileSize];  // the derivatives of k or ln p by the network's predictions
-  T x[kThreads], state[kThreads], mean_scale[kThreads], noise_scale[kThreads];
+  T x[kTileThreads], offset[kTileThreads], slope[kTileThreads],
+      early[kTileThreads];  // see OutputScales; `early` is 0 or 1
 };
 
 // A tile whose components have values. All threads of the block call `evaluate...`, `likeliest` and `store`. They
@@ -84,23 +117,20 @@ class Tile : public Components<At> {
   using Base = Components<At>;
   using Base::active, Base::at, Base::logit, Base::shape, Base::size;
 
-  __device__ Tile(const NetworkOutput& from, const TileShape& tile, const RowMap& rows, int64_t start, int64_t end,
+  __device__ Tile(const NetworkOutput& from, const TileShape<T>& tile, const RowMap& rows, int64_t start, int64_t end,
                   TileMemory<T>& memory)
       : Base(from, tile, rows, start, end, memory.logit),
         memory_(memory),
         bins_{from.num_bins, from.clip},
         value_(memory.value + (logit - memory.logit)) {}
 
-  // Writes what the components of the thread's variable share. This comes first.
+  // Writes what the components of the thread's variable need. This comes first.
   __device__ void prepare(T x) const {
-    T state[1], mean_scale[1], noise_scale[1];
-    at.data(this->from.mean, state);
-    at.rows(this->from.mean_scale, mean_scale);
-    at.rows(this->from.noise_scale, noise_scale);
     memory_.x[threadIdx.x] = x;
-    memory_.state[threadIdx.x] = state[0];
-    memory_.mean_scale[threadIdx.x] = mean_scale[0];
-    memory_.noise_scale[threadIdx.x] = noise_scale[0];
+    const OutputScales<T> by = this->scales();
+    memory_.offset[threadIdx.x] = by.offset;
+    memory_.slope[threadIdx.x] = by.slope;
+    memory_.early[threadIdx.x] = by.early ? T(1) : T(0);
   }
   // Makes the values ln p of bin x.
   __device__ void evaluate_log_probs() const {
@@ -109,7 +139,10 @@ class Tile : public Components<At> {
   // Makes the values x - k. Only for float are the components sorted by their rules (expected_values).
   __device__ void evaluate_errors() const {
     if constexpr (sizeof(T) == sizeof(double)) {
-      evaluate([&](const OutputNormal<T>& of, T x) { return error_of(expected_value(of.mean, of.std, bins_), x); });
+      evaluate([&](const OutputNormal<T>& of, T x) {
+        const ExpectedValue<T> k = expected_value(of.mean, of.std, bins_);
+        return WithGradient<T>{k.error(x), k.by_mean, k.by_std};
+      });
     } else {
       evaluate_sorted_errors();
     }
@@ -118,16 +151,16 @@ class Tile : public Components<At> {
   __device__ T likeliest() const {
     __syncthreads();
 #pragma unroll 1
-    for (int i = threadIdx.x; i < size; i += kThreads) {
+    for (int i = threadIdx.x; i < size; i += kTileThreads) {
       const OutputNormal<T> of = read(i);
       memory_.by_prediction[i] = of.mean;
       memory_.by_log_std[i] = of.std;
     }
     __syncthreads();
-    const T factor = active ? this->exponentiate() : T(0);
+    const T factor = active ? this->exponentiate([](int, T) {}) : T(0);
     return mixture_mode(bins_, [&](T bin) {
 #pragma unroll 1
-      for (int i = threadIdx.x; i < size; i += kThreads) {
+      for (int i = threadIdx.x; i < size; i += kTileThreads) {
         const auto p = log_bin_prob(bin, memory_.by_prediction[i], memory_.by_log_std[i], bins_);
         memory_.value[shape.place_of(i)] = exp(p.value);
       }
@@ -145,7 +178,7 @@ class Tile : public Components<At> {
     __syncthreads();
 #pragma unroll
     for (int j = 0; j < kEach; ++j) {
-      const int i = threadIdx.x + j * kThreads, place = shape.place_of(i);
+      const int i = threadIdx.x + j * kTileThreads, place = shape.place_of(i);
       if (i >= size) break;
       const T share = memory_.logit[place], value = memory_.value[place];
       const T by_prediction = memory_.by_prediction[i], by_log_std = memory_.by_log_std[i];
@@ -162,9 +195,9 @@ class Tile : public Components<At> {
   // differences from the first one are added, which loses fewer digits of k_m - k.
   template <class F>
   __device__ T mean_error(F&& slope_of) const {
-    const T first = value_[0], factor = this->exponentiate();
+    const T first = value_[0];
     T rest = 0;
-    for (int m = 0; m < shape.components; ++m) rest += logit[m] * (value_[m] - first);
+    const T factor = this->exponentiate([&](int m, T e) { rest += e * (value_[m] - first); });
     rest *= factor;
     const T slope = factor * slope_of(first + rest);
     for (int m = 0; m < shape.components; ++m) {
@@ -176,13 +209,12 @@ class Tile : public Components<At> {
   // -ln of the mean of p over the components. It replaces the logits by the shares, and the values by the shares after
   // x is known.
   __device__ T bin_cost() const {
-    const int count = shape.components;
-    const T top = largest(logit, count);
-    for (int m = 0; m < count; ++m) value_[m] += logit[m] - top;
-    const T factor = this->exponentiate();
-    const LogSum<T> total = log_sum(value_, count, value_);
+    const T top = this->largest(logit);
+    for (int m = 0; m < shape.components; ++m) value_[m] += logit[m] - top;
+    const T factor = this->exponentiate([](int, T) {});
+    const LogSum<T> total = this->exponentials(value_, [](int, T) {});
     const T inverse = 1 / total.sum;
-    for (int m = 0; m < count; ++m) {
+    for (int m = 0; m < shape.components; ++m) {
       logit[m] *= factor;
       value_[m] *= inverse;
     }
@@ -203,50 +235,64 @@ class Tile : public Components<At> {
 
   // Reads component i. Its normal is returned, and its logit is written to shared memory.
   __device__ OutputNormal<T> read(int i) const {
-    const int v = shape.variable_of(i);
     this->read_logit(i);
-    return this->normal(i, memory_.state[v], memory_.mean_scale[v], memory_.noise_scale[v]);
+    return this->normal(i, [&] {
+      const int v = shape.variable_of(i);
+      return OutputScales<T>{memory_.offset[v], memory_.slope[v], memory_.early[v] != T(0)};
+    });
   }
   // Makes the values f(normal, x) with their derivatives, one by one.
   template <class F>
   __device__ void evaluate(F&& f) const {
     __syncthreads();
 #pragma unroll 1
-    for (int i = threadIdx.x; i < size; i += kThreads) {
+    for (int i = threadIdx.x; i < size; i += kTileThreads) {
       const OutputNormal<T> of = read(i);
-      put(i, of, f(of, memory_.x[shape.variable_of(i)]));
+      const WithGradient<T> value = f(of, memory_.x[shape.variable_of(i)]);
+      put(i, value.value, value.by_mean * of.mean_by_prediction, value.by_std * of.std_by_log_std);
     }
     __syncthreads();
   }
   __device__ void evaluate_sorted_errors() const {
-    OutputNormal<T> normals[kEach];
+    __shared__ T numbers[3][kTileSize];  // the mean and std of each component and, if they are sorted, its number i
     T mean[kEach], std[kEach];
-    ExpectedValue<T> k[kEach];
+    int place[kEach];
     __syncthreads();
 #pragma unroll
     for (int j = 0; j < kEach; ++j) {
-      const int i = threadIdx.x + j * kThreads;
-      normals[j] = j == 0 ? OutputNormal<T>{T(0), T(1), T(1), T(1)} : normals[0];
-      if (i < size) normals[j] = read(i);
-      mean[j] = normals[j].mean;
-      std[j] = normals[j].std;
+      const int i = threadIdx.x + j * kTileThreads;
+      mean[j] = j == 0 ? T(0) : mean[0];
+      std[j] = j == 0 ? T(1) : std[0];
+      if (i < size) {
+        const OutputNormal<T> of = read(i);
+        mean[j] = of.mean;
+        std[j] = of.std;
+        memory_.by_prediction[i] = of.mean_by_prediction;
+        memory_.by_log_std[i] = of.std_by_log_std;
+      }
     }
-    expected_values(mean, std, bins_, k);
-#pragma unroll
-    for (int j = 0; j < kEach; ++j) {
-      const int i = threadIdx.x + j * kThreads;
-      if (i < size) put(i, normals[j], error_of(k[j], memory_.x[shape.variable_of(i)]));
+    const EdgeRuleLimits<T> limits(bins_);
+    const bool sorted = sort_by_rule(mean, std, limits, numbers, place);
+    for (int j = 0; sorted && j < kEach; ++j) numbers[2][place[j]] = static_cast<T>(threadIdx.x + j * kTileThreads);
+    __syncthreads();
+    const int end = sorted ? kTileSize : size;
+#pragma unroll 1
+    for (int at = threadIdx.x; at < end; at += kTileThreads) {
+      int i = at;
+      if (sorted) {
+        i = static_cast<int>(numbers[2][at]);
+        if (i >= size) continue;
+      }
+      const ExpectedValue<T> k = expected_value(numbers[0][at], numbers[1][at], bins_, limits);
+      put(i, k.error(memory_.x[shape.variable_of(i)]), k.by_mean * memory_.by_prediction[i],
+          k.by_std * memory_.by_log_std[i]);
     }
     __syncthreads();
   }
-  // The error x - k with the derivatives of k.
-  __device__ static WithGradient<T> error_of(const ExpectedValue<T>& k, T x) {
-    return {k.error(x), k.by_mean, k.by_std};
-  }
-  __device__ void put(int i, const OutputNormal<T>& of, WithGradient<T> value) const {
-    memory_.value[shape.place_of(i)] = value.value;
-    memory_.by_prediction[i] = value.by_mean * of.mean_by_prediction;
-    memory_.by_log_std[i] = value.by_std * of.std_by_log_std;
+  __device__ void put(int i, T value, T by_prediction, T by_log_std) const {
+    memory_.value[shape.place_of(i)] = value;
+    memory_.by_prediction[i] = by_prediction;
+    memory_.by_log_std[i] = by_log_std;
   }
   __device__ void store_one(const View& to, int i, T x) const {
     const T each[1] = {x};

@@ -8,16 +8,17 @@ namespace bfn {
 namespace {
 
 // Calls f(start) for the first variable of each tile that the block handles.
-template <class F>
-__device__ void for_tiles(int64_t count, const TileShape& shape, F&& f) {
+template <class T, class F>
+__device__ void for_tiles(int64_t count, const TileShape<T>& shape, F&& f) {
   const int64_t step = int64_t{gridDim.x} * shape.variables;
 #pragma unroll 1
   for (int64_t start = int64_t{blockIdx.x} * shape.variables; start < count; start += step) f(start);
 }
 
 template <class At>
-__global__ void __launch_bounds__(kThreads, 2)
-    expected_value_kernel(const __grid_constant__ DiscretisedExpectedValue op, const __grid_constant__ TileShape shape,
+__global__ void __launch_bounds__(kTileThreads, 4)
+    expected_value_kernel(const __grid_constant__ DiscretisedExpectedValue op,
+                          const __grid_constant__ TileShape<typename At::Compute> shape,
                           const __grid_constant__ RowMap rows) {
   using T = typename At::Compute;
   __shared__ TileMemory<T> memory;
@@ -36,28 +37,25 @@ __global__ void __launch_bounds__(kThreads, 2)
 // Calls f(at, value) for each variable. `value` is what the variable sends.
 template <class At, bool kSample, class F>
 __device__ void for_values(int64_t count, const NetworkOutput& from, const Sent& sent, const Noise& component,
-                           const TileShape& shape, const RowMap& rows, F&& f) {
+                           const TileShape<typename At::Compute>& shape, const RowMap& rows, F&& f) {
   using T = typename At::Compute;
   const Bins<T> bins{from.num_bins, from.clip};
   if constexpr (kSample) {
-    __shared__ T logits[kLogitTileSize + kThreads];
+    __shared__ T logits[kLogitTileSize + kTileThreads];
     const int64_t seed = seed_of(sent.draw), component_seed = seed_of(component);
     for_tiles(count, shape, [&](int64_t start) {
       const Components<At> tile(from, shape, rows, start, count, logits);
-      for (int i = threadIdx.x; i < tile.size; i += kThreads) tile.read_logit(i);
+      for (int i = threadIdx.x; i < tile.size; i += kTileThreads) tile.read_logit(i);
       __syncthreads();
       if (tile.active) {
-        T eps[1], uniform[1], state[1], mean_scale[1], noise_scale[1], value[1] = {kNaN<T>};
+        T eps[1], uniform[1], value[1] = {kNaN<T>};
         tile.at.noise(sent.draw, seed, eps);
         tile.at.uniforms(component, component_seed, uniform);
-        const T factor = tile.exponentiate();
+        const T factor = tile.exponentiate([](int, T) {});
         const int m = drawn_component(shape.components, uniform[0], [&](int k) { return factor * tile.logit[k]; });
         if (m >= 0) {
-          tile.at.data(from.mean, state);
-          tile.at.rows(from.mean_scale, mean_scale);
-          tile.at.rows(from.noise_scale, noise_scale);
-          const int i = static_cast<int>(threadIdx.x) * shape.components + m;
-          const OutputNormal<T> of = tile.normal(i, state[0], mean_scale[0], noise_scale[0]);
+          const OutputNormal<T> of =
+              tile.normal(static_cast<int>(threadIdx.x) * shape.components + m, [&] { return tile.scales(); });
           value[0] = bins.quantised(of.mean + of.std * eps[0]);
         }
         f(tile.at, value);
@@ -82,17 +80,17 @@ __device__ void for_values(int64_t count, const NetworkOutput& from, const Sent&
 }
 
 template <class At, bool kSample>
-__global__ void __launch_bounds__(kThreads, 2)
-    choose_kernel(const __grid_constant__ Choose op, const __grid_constant__ TileShape shape,
+__global__ void __launch_bounds__(kTileThreads, 4)
+    choose_kernel(const __grid_constant__ Choose op, const __grid_constant__ TileShape<typename At::Compute> shape,
                   const __grid_constant__ RowMap rows) {
   for_values<At, kSample>(op.count, op.from, op.sent, op.component, shape, rows,
                           [&](const At& at, auto& value) { at.store_network(op.out, value); });
 }
 
 template <class At, bool kSample>
-__global__ void __launch_bounds__(kThreads, 2)
-    update_kernel(const __grid_constant__ DiscretisedUpdate op, const __grid_constant__ TileShape shape,
-                  const __grid_constant__ RowMap rows) {
+__global__ void __launch_bounds__(kTileThreads, 4)
+    update_kernel(const __grid_constant__ DiscretisedUpdate op,
+                  const __grid_constant__ TileShape<typename At::Compute> shape, const __grid_constant__ RowMap rows) {
   using T = typename At::Compute;
   const int64_t seed = seed_of(op.noise);
   for_values<At, kSample>(op.count, op.from, op.sent, op.component, shape, rows, [&](const At& at, auto& value) {
@@ -111,8 +109,9 @@ __global__ void __launch_bounds__(kThreads, 2)
 
 // L_inf (101), or the cost -ln p of the bin of x (107-109).
 template <class At, bool kSquared>
-__global__ void __launch_bounds__(kThreads, 2)
-    mixture_loss_kernel(const __grid_constant__ DiscretisedLoss op, const __grid_constant__ TileShape shape,
+__global__ void __launch_bounds__(kTileThreads, 4)
+    mixture_loss_kernel(const __grid_constant__ DiscretisedLoss op,
+                        const __grid_constant__ TileShape<typename At::Compute> shape,
                         const __grid_constant__ RowMap rows, const Chunks chunks) {
   using T = typename At::Compute;
   __shared__ TileMemory<T> memory;
@@ -151,15 +150,16 @@ __global__ void __launch_bounds__(kThreads, 2)
   finish_block<T>(op.to, chunks, sum.sum, sum.count);
 }
 
-int64_t grid_of(int64_t count, const TileShape& shape) {
+template <class T>
+int64_t grid_of(int64_t count, const TileShape<T>& shape) {
   return std::min(ceil_div(count, shape.variables), kMaxBlocks);
 }
 
 // Calls f(sample, shape). `sample` is a constant that says whether values are drawn.
-template <class F>
+template <class T, class F>
 void with_choice(Choice choice, const NetworkOutput& from, F&& f) {
-  if (choice == Choice::kSample) return f(std::true_type{}, TileShape(from, kLogitTileSize));
-  f(std::false_type{}, TileShape(from));
+  if (choice == Choice::kSample) return f(std::true_type{}, TileShape<T>(from, kLogitTileSize));
+  f(std::false_type{}, TileShape<T>(from));
 }
 
 }  // namespace
@@ -167,10 +167,10 @@ void with_choice(Choice choice, const NetworkOutput& from, F&& f) {
 template <class T>
 void mixture_expected_value(const DiscretisedExpectedValue& op) {
   const Layout layout = layout_of(op.from).network(op.out);
-  const TileShape shape(op.from);
+  const TileShape<T> shape(op.from);
   with_access<T>(layout, [&](auto tag) {
     using At = typename decltype(tag)::type::One;
-    launch(&expected_value_kernel<At>, grid_of(op.count, shape), kThreads, op, shape, layout.row_map());
+    launch(&expected_value_kernel<At>, grid_of(op.count, shape), kTileThreads, op, shape, layout.row_map());
   });
 }
 
@@ -179,9 +179,9 @@ void mixture_choose(const Choose& op) {
   const Layout layout = layout_of(op.from).network(op.out).noise(op.sent.draw).noise(op.component);
   with_access<T>(layout, [&](auto tag) {
     using At = typename decltype(tag)::type::One;
-    with_choice(op.sent.choice, op.from, [&](auto sample, const TileShape& shape) {
+    with_choice<T>(op.sent.choice, op.from, [&](auto sample, const TileShape<T>& shape) {
       const auto kernel = &choose_kernel<At, decltype(sample)::value>;
-      launch(kernel, grid_of(op.count, shape), kThreads, op, shape, layout.row_map());
+      launch(kernel, grid_of(op.count, shape), kTileThreads, op, shape, layout.row_map());
     });
   });
 }
@@ -193,9 +193,9 @@ void mixture_update(const DiscretisedUpdate& op) {
   with_solver(layout.noise(op.component), op.solver);
   with_network_access<T>(layout, [&](auto tag) {
     using At = typename decltype(tag)::type::One;
-    with_choice(op.sent.choice, op.from, [&](auto sample, const TileShape& shape) {
+    with_choice<T>(op.sent.choice, op.from, [&](auto sample, const TileShape<T>& shape) {
       const auto kernel = &update_kernel<At, decltype(sample)::value>;
-      launch(kernel, grid_of(op.count, shape), kThreads, op, shape, layout.row_map());
+      launch(kernel, grid_of(op.count, shape), kTileThreads, op, shape, layout.row_map());
     });
   });
 }
@@ -203,11 +203,11 @@ void mixture_update(const DiscretisedUpdate& op) {
 template <class T>
 void mixture_loss(const DiscretisedLoss& op, const Chunks& chunks) {
   const Layout layout = layout_of(op.from).data(op.x).rows(op.weight).bytes(op.to.mask);
-  const TileShape shape(op.from);
+  const TileShape<T> shape(op.from);
   with_network_access<T>(layout, [&](auto tag) {
     using At = typename decltype(tag)::type::One;
     const auto kernel = op.weight ? &mixture_loss_kernel<At, true> : &mixture_loss_kernel<At, false>;
-    launch(kernel, chunks.blocks, kThreads, op, shape, layout.row_map(), chunks);
+    launch(kernel, chunks.blocks, kTileThreads, op, shape, layout.row_map(), chunks);
   });
 }
 

@@ -8,18 +8,20 @@
 
 namespace bfn {
 
-// A block handles a tile of variables at a time. It has at most kTileSize components, and a variable for each thread.
-constexpr int kTileSize = 4 * kThreads;
+// A block of kTileThreads threads handles a tile of variables at a time. It has at most kTileSize components, and a
+// variable for each thread. If it has many variables, they are those of whole warps.
+constexpr int kTileThreads = 128, kTileSize = 8 * kTileThreads;
 static_assert(kMaxComponents <= kTileSize, "a tile holds all components of a variable");
 
 inline int64_t variables_of_tile(const NetworkOutput& from, int size = kTileSize) {
-  return std::min<int64_t>(kThreads, size / from.components);
+  const int64_t most = std::min<int64_t>(kTileThreads, size / from.components);
+  return most < 32 ? most : most / 32 * 32;
 }
 
 // A chunk has whole tiles. It has several small ones, so that a block seldom has to add its threads' losses.
 inline int64_t variables_of_chunk(const NetworkOutput& from) {
   const int64_t variables = variables_of_tile(from);
-  return variables * ceil_div(kThreads, variables);
+  return variables * (kThreads / variables);
 }
 
 template <class T>

@@ -22,7 +22,7 @@ class Components {
   __device__ T log_share(int m) const { return log_shares_(logit(m)); }
   __device__ OutputNormal<T> normal(int m) const {
     const T prediction = read<T>(from_.prediction, first_ + m), log_std = read<T>(from_.log_std, first_ + m);
-    return output_normal(from_.kind, from_.limits, prediction, log_std, mean_, mean_scale_, noise_scale_);
+    return output_normal(from_.kind, from_.limits.as<T>(), prediction, log_std, mean_, mean_scale_, noise_scale_);
   }
   // Turns the gradients by the mean, std and logit of component m into gradients by its predictions and logit, and
   // stores them. With `add` it adds them to the stored numbers.

@@ -1,4 +1,4 @@
-// Mixtures of M normals. The CPU and CUDA kernels store the components in different ways. So most functions read no
+// Mixtures of M normals. The CPU and CUDA kernels store the components in different ways. So the functions read no
 // arrays: the caller passes numbers, or a function that returns them.
 #pragma once
 
@@ -25,24 +25,6 @@ struct LogSum {
   // large.
   BFN_HD T share(T term) const { return exp(term - top) / sum; }
 };
-
-// The largest number of an array.
-template <class T>
-BFN_HD T largest(const T* terms, int count) {
-  T top = terms[0];
-  for (int m = 1; m < count; ++m) top = terms[m] <= top ? top : terms[m];
-  return top;
-}
-
-// The log-sum of an array of terms. It also writes exp(term - top) of each term to `e`, which may be the same array.
-// The loops are separate, so that a CPU's compiler vectorises them.
-template <class T>
-BFN_HD LogSum<T> log_sum(const T* terms, int count, T* e) {
-  LogSum<T> total{largest(terms, count), T(0)};
-  for (int m = 0; m < count; ++m) e[m] = exp_term(terms[m] - total.top);
-  for (int m = 0; m < count; ++m) total.sum += e[m];
-  return total;
-}
 
 // Turns the mixture logits into ln pi_m, where pi_m is the share of component m. The log-sum of the logits is stored as
 // two numbers, since their sum would be rounded.

@@ -20,7 +20,7 @@ struct NetworkOutput {
   View prediction, log_std, mixture_logits, mean, mean_scale, noise_scale;
   int64_t num_bins;
   bool clip;
-  OutputLimits limits;
+  OutputLimits<double> limits;
 };
 
 struct NetworkGradients {
