@@ -64,7 +64,7 @@ def theta(logits: Tensor) -> Tensor:
 def _theta(logits, out, count, S: tl.constexpr):
     rows = block_of(count, S.ROWS)
     if S.K <= S.TILE:
-        store_classes(out, rows, 0, softmax(load_classes(logits, rows, 0, S)), S)
+        store_classes(out, rows, 0, softmax(load_quarters(logits, rows, 0, S)), S)
     else:
         top, total = row_total(logits, rows, S)
         inverse = reciprocal(total)
@@ -315,7 +315,7 @@ def _loss_backward(grad, weight, mask, x, logits, stats, grad_logits, count, S: 
         factor *= 2.0 * load(weight, rows, S.T)
     keep = load(mask, rows, tl.int1, True)[:, None]
     for first in range(0, S.K, S.TILE):
-        p = exp_difference(load_classes(logits, rows, first, S), top[:, None]) * inverse[:, None]
+        p = exp_difference(load_quarters(logits, rows, first, S), top[:, None]) * inverse[:, None]
         is_x = is_class(x, first, S.TILE)
         if weight[0] is not None:
             p_less_s = tl.where(p > 0.5, top_less_s, p - s)  # p − s would cancel as p goes to 1

@@ -7,7 +7,7 @@ the difference would cancel. For each row, the forward pass saves four numbers, 
 import triton
 import triton.language as tl
 
-from bfn_kernels.triton_ops.classes import load_classes, load_quarters, row_total, store_classes
+from bfn_kernels.triton_ops.classes import load_quarters, row_total, store_classes
 from bfn_kernels.triton_ops.elementary import exp_difference, log, log1p, reciprocal, square
 from bfn_kernels.triton_ops.noise import interleave
 from bfn_kernels.triton_ops.reduction import load_grad, write_losses
@@ -80,8 +80,8 @@ def soft_loss_backward(grad, weight, mask, x, logits, stats, grad_logits, count,
         factor *= 2.0 * load(weight, rows, S.T)
     keep = load(mask, rows, tl.int1, True)[:, None]
     for first in range(0, S.K, S.TILE):
-        x_k = load_classes(x, rows, first, S, 0.0)
-        p = exp_difference(load_classes(logits, rows, first, S), top) * inverse
+        x_k = load_quarters(x, rows, first, S, 0.0)
+        p = exp_difference(load_quarters(logits, rows, first, S), top) * inverse
         is_m = p > 0.6  # not 0.5, since rounding may put a p of ½ on either side of it
         if weight[0] is not None:
             distance = tl.where(is_m, (x_k - 1.0) + q, x_k - p)

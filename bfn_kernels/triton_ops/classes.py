@@ -180,8 +180,9 @@ def _load_each(view, rows, k, S, OTHER: tl.constexpr = float("-inf")):
 
 @triton.jit
 def load_quarters(view, rows, first, S, OTHER: tl.constexpr = float("-inf")):
-    """The numbers that `load_classes` loads, for kernels that sum over rows. A thread loads from each quarter of the
-    tile. So it has more numbers of each row, and sums them before any number moves between threads."""
+    """The numbers that `load_classes` loads, for kernels that sum over rows or take many row scalars. A thread loads
+    from each quarter of the tile. So it has numbers of fewer rows, and sums more of them before any number moves
+    between threads."""
     if S.TILE < 32:
         return load_classes(view, rows, first, S, OTHER)
     else:
