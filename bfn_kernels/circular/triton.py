@@ -15,7 +15,7 @@ from bfn_kernels import concentrations, noise
 from bfn_kernels.call.checks import compute_dtype
 from bfn_kernels.circular import reference
 from bfn_kernels.records import Circle, LossTarget, Message, Noise
-from bfn_kernels.triton_ops.elementary import clamp, exp, log, sincospi, square
+from bfn_kernels.triton_ops.elementary import clamp, exp, exp2_term, inverse_sqrt, log, sincospi, square
 from bfn_kernels.triton_ops.noise import SENDER, noise_of, philox, unit
 from bfn_kernels.triton_ops.reduction import Losses, write_losses
 from bfn_kernels.triton_ops.views import (
@@ -38,6 +38,7 @@ SQUARE, DENSITY = tl.constexpr(reference.SQUARE), tl.constexpr(reference.DENSITY
 _ANGLE, _MOST_CALLS = tl.constexpr(noise.ANGLE), tl.constexpr(reference.MOST_CALLS)
 _QUANTILES, _TABLE_END = tl.constexpr(concentrations.QUANTILES), tl.constexpr(concentrations.TABLE_END)
 _PI, _MOST_TURNS = tl.constexpr(math.pi), tl.constexpr(float(reference.MOST_TURNS))
+_LN2 = tl.constexpr(math.log(2))
 
 
 @triton.jit
@@ -168,13 +169,13 @@ def _bessel(k, T: tl.constexpr):
     NODES: tl.constexpr = 20 if tl.float64 == T else 12
     LEAST: tl.constexpr = 36.0 if tl.float64 == T else 20.0
     far = 2.0 * k > LEAST
-    exponent = tl.where(far, LEAST, 2.0 * k)  # NaN stays NaN
+    power = tl.where(far, LEAST, 2.0 * k) * (-1.0 / _LN2)  # NaN stays NaN
     stretch = tl.where(far, LEAST / tl.where(far, 2.0 * k, LEAST), 1.0)  # squared; an approximate quotient is not 1
     total, weighted = tl.zeros(k.shape, T), tl.zeros(k.shape, T)
     for node in range(NODES):
         sine, cosine = sincospi((tl.zeros((1,), T) + node + 0.5) * (0.5 / NODES))
         q = sine * sine
-        e = exp(-exponent * q) * (cosine / tl.sqrt(1.0 - stretch * q))
+        e = exp2_term(power * q) * (cosine * inverse_sqrt(1.0 - stretch * q))
         total += e
         weighted += q * e
     return tl.sqrt(stretch) * total * (1.0 / NODES), 2.0 * stretch * (weighted / total)

@@ -41,6 +41,12 @@ def reciprocal(x):
 
 
 @triton.jit
+def inverse_sqrt(x):
+    """1/√x for x above 1e-37. In float32, a GPU's error is two units in the last place."""
+    return 1.0 / tl.sqrt(x) if x.dtype == tl.float64 else tl.rsqrt(x)
+
+
+@triton.jit
 def at_least_tiny(std):
     """In float32 a std of 0, or near 0, becomes 1e-30, so that its `reciprocal` is finite. NaN stays NaN."""
     if std.dtype == tl.float64:

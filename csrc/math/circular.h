@@ -126,8 +126,8 @@ struct Bessel {
     constexpr bool kWide = sizeof(T) == sizeof(double);
     constexpr int kNodes = kWide ? 20 : 12;
     constexpr double kLeast = kWide ? 36 : 20;
-    const T exponent = 2 * k > T(kLeast) ? T(kLeast) : 2 * k;         // NaN stays NaN
-    const T square = 2 * k > T(kLeast) ? T(kLeast) / (2 * k) : T(1);  // stretch^2
+    const T power = (2 * k > T(kLeast) ? T(kLeast) : 2 * k) * T(-1 / kLogOfTwo);  // NaN stays NaN
+    const T square = 2 * k > T(kLeast) ? T(kLeast) / (2 * k) : T(1);              // stretch^2
     T sum = 0, weighted = 0;
 #if defined(__CUDA_ARCH__)
 #pragma unroll
@@ -138,7 +138,7 @@ struct Bessel {
       T sine, cosine;
       sincospi(static_cast<T>(node + 0.5) * T(0.5 / kNodes), sine, cosine);
       const T q = sine * sine;
-      const T e = exp_normal(-exponent * q) * (cosine / sqrt(1 - square * q));
+      const T e = exp2_fast(power * q) * (cosine * inverse_sqrt(1 - square * q));
       sum += e;
       weighted += q * e;
     }

@@ -272,6 +272,18 @@ BFN_HD float sqrt_normal(float x) {
 }
 BFN_HD double sqrt_normal(double x) { return ::sqrt(x); }
 
+// 1/sqrt(x) for x above 1e-37. On a GPU its error is two units in the last place.
+BFN_HD float inverse_sqrt(float x) {
+#if defined(__CUDA_ARCH__)
+  float y;
+  asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#else
+  return 1.0f / ::sqrtf(x);
+#endif
+}
+BFN_HD double inverse_sqrt(double x) { return 1 / ::sqrt(x); }
+
 BFN_HD float sqrt(float x) { return ::sqrtf(x); }
 BFN_HD double sqrt(double x) { return ::sqrt(x); }
 BFN_HD float floor(float x) { return ::floorf(x); }
