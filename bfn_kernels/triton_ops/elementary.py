@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 
 _ROUND = tl.constexpr(12582912.0)  # 1.5·2²³: adding it rounds to an integer, held in the low bits
+_ROUND_EXPONENT = tl.constexpr(12583039.0)  # the same plus 127, so that the low bits are the exponent of the float 2ⁿ
 _UNIT = tl.constexpr(2.0**-23)  # of the last bit of a mantissa in [1, 2)
 _LN2_HIGH = tl.constexpr(0.693359375)
 _LN2_LOW = tl.constexpr(-2.12194440e-4)
@@ -64,14 +65,19 @@ def quotient(x, y, inverse):
 
 
 @triton.jit
+def _power_of_two(shifted):
+    """2ⁿ, where shifted is n + _ROUND_EXPONENT."""
+    return (shifted.to(tl.int32, bitcast=True) << 23).to(tl.float32, bitcast=True)
+
+
+@triton.jit
 def _reduced_exp(x, gained):
     """2ⁿ and e^r − 1 of x − gained = n·ln 2 + r, n from −126 to 127. gained: a rounding error of x, or 0."""
-    shifted = x * 1.44269504 + _ROUND
-    n = shifted - _ROUND
+    shifted = x * 1.44269504 + _ROUND_EXPONENT
+    n = shifted - _ROUND_EXPONENT
     r = x - n * _LN2_HIGH - n * _LN2_LOW - gained
     q = 0.49999994 + r * (0.16666515 + r * (0.041668456 + r * (0.0083694188 + r * 0.0013813145)))
-    power = ((shifted.to(tl.int32, bitcast=True) << 23) + 0x3F800000).to(tl.float32, bitcast=True)
-    return power, r + r * r * q
+    return _power_of_two(shifted), r + r * r * q
 
 
 @triton.jit
@@ -102,14 +108,14 @@ def exp2_less(x, less):
     else:
         x = tl.maximum(x, -126.0, propagate_nan=tl.PropagateNan.ALL)
         x = tl.minimum(x, 128.0, propagate_nan=tl.PropagateNan.ALL)
-        shifted = x + _ROUND
-        r = x - (shifted - _ROUND)
+        shifted = x + _ROUND_EXPONENT
+        r = x - (shifted - _ROUND_EXPONENT)
         p = 0.00015353359 * r + 0.0013398875
         p = p * r + 0.009618437
         p = p * r + 0.055503324
         p = p * r + 0.24022648
         p = p * r + 0.6931472
-        power = ((shifted.to(tl.int32, bitcast=True) << 23) + 0x3F800000).to(tl.float32, bitcast=True)
+        power = _power_of_two(shifted)
         return power * (p * r) + (power - less)
 
 
