@@ -22,7 +22,7 @@ MONTE_CARLO = 2  # normals of a Monte-Carlo expectation, for which `draw` counts
 OUTPUT = 3  # normals that draw a value from a discretised output distribution
 FOLD_IN = 4  # words that make a new seed
 COMPONENT = 5  # uniforms that draw a component of a mixture, numbered as for CLASS
-ANGLE = 6  # words of two attempts to draw an angle: the group is the variable, and `draw` counts these pairs
+ANGLE = 6  # words that draw an angle; where `draw` is not 0, the group is the variable
 
 _M0, _M1, _W0, _W1 = 0xD2511F53, 0xCD9E8D57, 0x9E3779B9, 0xBB67AE85
 _LOW = 0xFFFFFFFF
@@ -35,7 +35,7 @@ def philox(seed: Tensor, group: Tensor, stream: int, draw: int = 0) -> Tensor:
         seed: int64 tensor of one element.
         group: Numbers of groups, int64 tensor of any shape, on the seed's device.
         stream: The use of the numbers, for example `SENDER`.
-        draw: Number of the Monte-Carlo draw, or of the pair of attempts for ANGLE. 0 for all other streams.
+        draw: Number of the Monte-Carlo draw, or of the further words for an ANGLE. 0 for all other streams.
 
     Returns:
         Words in [0, 2³²), int64 `[..., 4]`.

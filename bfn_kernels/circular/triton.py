@@ -15,8 +15,8 @@ from bfn_kernels import concentrations, noise
 from bfn_kernels.call.checks import compute_dtype
 from bfn_kernels.circular import reference
 from bfn_kernels.records import Circle, LossTarget, Message, Noise
-from bfn_kernels.triton_ops.elementary import clamp, exp, exp2_term, inverse_sqrt, log, sincospi, square
-from bfn_kernels.triton_ops.noise import SENDER, noise_of, philox, unit
+from bfn_kernels.triton_ops.elementary import clamp, exp2_term, inverse_sqrt, log, sincospi, square
+from bfn_kernels.triton_ops.noise import SENDER, interleave, noise_of, philox, unit
 from bfn_kernels.triton_ops.reduction import Losses, write_losses
 from bfn_kernels.triton_ops.views import (
     BLOCK,
@@ -76,33 +76,68 @@ def _polar(y, x):
 
 
 @triton.jit
-def _attempt(root, least, twice, angle, height, T: tl.constexpr):
-    """A proposal of `reference.von_mises` in turns, and whether it is accepted."""
-    sine, cosine = sincospi((angle.to(tl.int32, bitcast=True).to(tl.float32) * 2.3283064365386963e-10).to(T))
-    y = root * sine
-    c = least + twice * (y * y / (cosine * cosine + y * y))
-    accepted = (unit(height).to(T) > c * exp(clamp(1.0 - c, -87.0, 1.0))) == 0
-    turns, _ = _polar(y, cosine)
-    return 2.0 * turns, accepted
+def _law(k):
+    """The numbers of a proposal for the concentration k, as in `reference.proposals`."""
+    root = inverse_sqrt(1.0 + 1.118568 * k)
+    floor = exp2_term(0.796368 - 5.87465 * k)
+    y = root * root
+    level = 0.2613091 + y * (y * (1.506369 - 1.252895 * y) - 0.04524343)
+    slope = y * (0.09092092 + y * (1.024374 * y - 0.9508318)) - 0.04648427
+    bend = 0.002590393 + y * (y * (0.2617459 - 0.3393529 * y) - 0.03776879)
+    twist = y * (0.003837047 + y * (0.05602016 * y - 0.02412379)) - 0.0001992815
+    most = 0.000849015 + y * (0.000278721 + y * (0.00235564 - 0.0014857 * y))
+    return k, root, floor, level, slope, bend, twist, most
+
+
+@triton.jit
+def _propose(law, word, T: tl.constexpr):
+    """An angle in turns, and its `height`, as in csrc/math/circular.h."""
+    k, root, floor, level, slope, bend, twist, _ = law
+    q = ((word & 0x7FFFFFFF).to(tl.float32) * 4.656612873077393e-10 + 2.3283064365386963e-10).to(T)
+    v = 1.0 - q
+    edge = q * (1.0 + v)
+    squares = edge * edge + floor
+    inverse = inverse_sqrt(squares)
+    w = tl.log2(edge + squares * inverse)
+    upper = bend + twist * w
+    middle = slope + upper * w
+    value = level + middle * w
+    turns = v * root * value
+    s = turns * turns
+    p = 37.6172964 - 9.62632377 * s
+    p = p * s - 86.8461322
+    p = p * s + 123.283863
+    p = p * s - 93.6876424
+    p = p * s + 28.4776583
+    fall = 2.8853900817779268 * inverse
+    by_w = middle + (upper + twist * w) * w
+    height = (value + by_w * (edge * fall - fall)) * exp2_term(-(k * s) * p)
+    return tl.where(word >> 31 == 1, -turns, turns), tl.where(turns > 0.5, 0.0, height)
+
+
+@triton.jit
+def _refused(law, word, rest, height):
+    """Whether the digits of a uniform, the lowest byte of the word and `rest`, do not accept a proposal."""
+    return ((word & 255).to(tl.float32) + rest).to(height.dtype) * law[7] > height
 
 
 @triton.jit
 def _von_mises(concentration, seed, block, T: tl.constexpr):
     """An angle in turns of vM(0, c) for each element of a block."""
     start, offsets, mask, _ = block
-    twice = 2.0 * clamp(concentration, 0.0, 1e18)
-    grown = tl.sqrt(1.0 + twice * twice) + twice
-    least = 0.5 + 0.5 / grown
-    root = tl.sqrt(2.0 * least / (1.0 + grown))
     key = tl.load(seed)
-    turns, open = tl.zeros(offsets.shape, T), mask
-    call = 0
-    while (call < _MOST_CALLS) & (tl.max(open.to(tl.int32), 0) > 0):
-        w0, w1, w2, w3 = philox(key, start + offsets, _ANGLE, call)
-        first, at_first = _attempt(root, least, twice, w0, w1, T)
-        second, at_second = _attempt(root, least, twice, w2, w3, T)
-        turns = tl.where(open, tl.where(at_first, first, second), turns)
-        open = open & ((at_first | at_second) == 0)
+    law = _law(concentration)
+    group = start // 4 + tl.arange(0, offsets.shape[0] // 4)
+    word = interleave(*philox(key, group, _ANGLE, 0))
+    turns, height = _propose(law, word, T)
+    open = mask & _refused(law, word, 1.0, height)
+    call = 1
+    while (call <= _MOST_CALLS) & (tl.max(open.to(tl.int32), 0) > 0):
+        more = philox(key, start + offsets, _ANGLE, call)
+        open = open & _refused(law, word, unit(more[0]), height)
+        word = tl.where(open, more[1], word)
+        turns, height = _propose(law, word, T)
+        open = open & _refused(law, word, 1.0, height)
         call += 1
     return turns
 

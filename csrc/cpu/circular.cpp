@@ -6,30 +6,24 @@
 namespace bfn {
 namespace {
 
-// Draws an angle in turns for each of the variables [start, start + length). The first two attempts are made for all
-// variables, in vectorised loops. The few variables that need more attempts get them one by one.
+// Draws an angle in turns for each of the variables [start, start + length). The first proposals are made for all
+// variables, in a vectorised loop. The few variables whose proposals are not accepted are handled one by one.
 template <class T>
 void draw_angles(const int64_t* seed, int64_t start, int64_t length, const T* concentration, T* __restrict turns) {
   const uint64_t key = static_cast<uint64_t>(*seed);
-  uint32_t words[4][kSetsAtOnce * kLanes];
-  constexpr int64_t kAtOnce = kSetsAtOnce * kLanes;
-  int32_t accepted[kAtOnce];  // integers as wide as a float, so that the loop is vectorised
-  for (int64_t done = 0; done < length; done += kAtOnce) {
-    const int64_t count = std::min(kAtOnce, length - done);
-    const T* k = concentration + done;
-    T* to = turns + done;
-    fill_words<kSetsAtOnce>(words, key, static_cast<uint64_t>(start + done), 1, kLanes, kAngle, 0);
-    for (int64_t i = 0; i < count; ++i) {
-      const VonMises<T> law(k[i]);
-      T first, second;
-      const bool at_first = law.attempt(words[0][i], words[1][i], first);
-      const bool at_second = law.attempt(words[2][i], words[3][i], second);
-      to[i] = at_first ? first : second;
-      accepted[i] = at_first | at_second;
-    }
-    for (int64_t i = 0; i < count; ++i) {
-      if (!accepted[i]) to[i] = VonMises<T>(k[i]).draw(key, static_cast<uint64_t>(start + done + i), 1);
-    }
+  uint32_t buffer[noise_buffer_size(kBlock)];
+  int32_t accepted[kBlock];  // integers as wide as a float, so that the loop is vectorised
+  const uint32_t* word = each_word(key, kAngle, start, length, buffer, [](uint32_t w) { return w; });
+  for (int64_t i = 0; i < length; ++i) {
+    const VonMises<T> law(concentration[i]);
+    const Proposal<T> first = law.propose(word[i]);
+    turns[i] = first.turns;
+    accepted[i] = law.accepts(first, word[i], T(1));
+  }
+  for (int64_t i = 0; i < length; ++i) {
+    if (accepted[i]) continue;
+    const VonMises<T> law(concentration[i]);
+    turns[i] = law.draw(key, static_cast<uint64_t>(start + i), word[i], law.propose(word[i]));
   }
 }
 

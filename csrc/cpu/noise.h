@@ -153,22 +153,30 @@ const T* normals_or_zeros(const Noise& noise, int64_t start, int64_t length, T* 
   return buffer;
 }
 
-// Returns the uniform numbers that draw the classes or the mixture components of variables [start, start + length).
-// `buffer` must have room for noise_buffer_size(length) numbers.
-template <class T>
-const T* uniforms_of(const Noise& noise, int64_t start, int64_t length, T* buffer) {
-  if (noise.explicit_values) return load(noise.explicit_values, start, length, buffer);
+// Returns f(word) for the words of variables [start, start + length). `buffer` must have room for
+// noise_buffer_size(length) results.
+template <class Result, class F>
+const Result* each_word(uint64_t seed, uint32_t stream, int64_t start, int64_t length, Result* buffer, F&& f) {
   const int64_t skip = start % 4, groups = (skip + length + 3) / 4;
   for_sets((groups + kLanes - 1) / kLanes, [&](int64_t set, auto size) {
     constexpr int64_t kGroups = size * kLanes;
     uint32_t words[4][kGroups];
     const int64_t done = set * kLanes;
-    fill_words<size>(words, seed_of(noise), static_cast<uint64_t>(start / 4 + done), 1, kLanes, noise.stream, 0);
+    fill_words<size>(words, seed, static_cast<uint64_t>(start / 4 + done), 1, kLanes, stream, 0);
     for (int64_t i = 0; i < kGroups; ++i) {
-      for (int j = 0; j < 4; ++j) buffer[4 * (done + i) + j] = static_cast<T>(unit(words[j][i]));
+      for (int j = 0; j < 4; ++j) buffer[4 * (done + i) + j] = f(words[j][i]);
     }
   });
   return buffer + skip;
+}
+
+// Returns the uniform numbers that draw the classes or the mixture components of variables [start, start + length).
+// `buffer` must have room for noise_buffer_size(length) numbers.
+template <class T>
+const T* uniforms_of(const Noise& noise, int64_t start, int64_t length, T* buffer) {
+  if (noise.explicit_values) return load(noise.explicit_values, start, length, buffer);
+  return each_word(seed_of(noise), noise.stream, start, length, buffer,
+                   [](uint32_t word) { return static_cast<T>(unit(word)); });
 }
 
 // Returns the weight of a draw in the expectation.

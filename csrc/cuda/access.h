@@ -41,16 +41,20 @@ __device__ __forceinline__ void normals(int64_t seed, uint64_t group, uint32_t s
   }
 }
 
-// Makes the uniform numbers of kCount variables. Their Philox groups start at `group`.
-template <class T, int kCount>
-__device__ __forceinline__ void uniforms(int64_t seed, uint64_t group, uint32_t stream, T (&u)[kCount]) {
+// Makes the words of kCount variables from number `start` on. If kCount is above 1, a group of Philox starts there.
+template <int kCount>
+__device__ __forceinline__ void words(int64_t seed, int64_t start, uint32_t stream, uint32_t (&word)[kCount]) {
+  if constexpr (kCount == 1) {
+    word[0] = word_of_row(static_cast<uint64_t>(seed), start, stream);
+  } else {
 #pragma unroll
-  for (int i = 0; i < kCount; i += 4) {
-    const Words w = philox(static_cast<uint64_t>(seed), group + i / 4, stream, 0);
-    u[i] = unit(w.w0);
-    u[i + 1] = unit(w.w1);
-    u[i + 2] = unit(w.w2);
-    u[i + 3] = unit(w.w3);
+    for (int i = 0; i < kCount; i += 4) {
+      const Words w = philox(static_cast<uint64_t>(seed), static_cast<uint64_t>(start / 4 + i / 4), stream, 0);
+      word[i] = w.w0;
+      word[i + 1] = w.w1;
+      word[i + 2] = w.w2;
+      word[i + 3] = w.w3;
+    }
   }
 }
 
@@ -141,7 +145,10 @@ struct Dense {
     if constexpr (kCount == 1) {
       u[0] = one_uniform<float>(from, seed, start);
     } else {
-      bfn::uniforms(seed, static_cast<uint64_t>(start / 4), from.stream, u);
+      uint32_t word[kCount];
+      words(seed, start, from.stream, word);
+#pragma unroll
+      for (int j = 0; j < kCount; ++j) u[j] = unit(word[j]);
     }
   }
 

@@ -6,10 +6,40 @@
 namespace bfn {
 namespace {
 
-// It is not inlined, since the loop over attempts needs many registers.
-template <class T>
-BFN_NOINLINE __device__ T drawn_turns(int64_t seed, int64_t index, T concentration) {
-  return VonMises<T>(concentration).draw(static_cast<uint64_t>(seed), static_cast<uint64_t>(index), 0);
+// Draws the angles of a pack, in turns. Then few threads have a variable whose first proposal was not accepted. Each of
+// them handles one of its own at a time, so that a warp waits for the thread with the most of them.
+template <class T, int kCount>
+__device__ __forceinline__ void draw_angles(int64_t seed, int64_t start, const T (&concentration)[kCount],
+                                            T (&turns)[kCount]) {
+  uint32_t word[kCount], open = 0;
+  T height[kCount];
+  words(seed, start, kAngle, word);
+#pragma unroll
+  for (int j = 0; j < kCount; ++j) {
+    const VonMises<T> law(concentration[j]);
+    const Proposal<T> first = law.propose(word[j]);
+    turns[j] = first.turns;
+    height[j] = first.height;
+    open |= law.accepts(first, word[j], T(1)) ? 0u : 1u << j;
+  }
+  while (open) {
+    const uint32_t lowest = open & (0u - open);
+    open ^= lowest;
+    T k = concentration[0], t = turns[0], h = height[0];
+    uint32_t w = word[0], index = 0;
+#pragma unroll
+    for (int j = 1; j < kCount; ++j) {
+      const bool here = lowest == 1u << j;
+      k = here ? concentration[j] : k;
+      t = here ? turns[j] : t;
+      h = here ? height[j] : h;
+      w = here ? word[j] : w;
+      index = here ? j : index;
+    }
+    t = VonMises<T>(k).draw(static_cast<uint64_t>(seed), static_cast<uint64_t>(start + index), w, {t, h});
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) turns[j] = lowest == 1u << j ? t : turns[j];
+  }
 }
 
 template <class At>
@@ -20,7 +50,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   const T period = static_cast<T>(op.period), per_unit = static_cast<T>(1 / op.period);
   for_grid<At>(op.count, rows, [&](auto at) {
     constexpr int kCount = decltype(at)::kCount;
-    T alpha[kCount], sent[kCount], mean[kCount], concentration[kCount];
+    T alpha[kCount], sent[kCount], mean[kCount], concentration[kCount], turns[kCount] = {};
     at.rows(op.alpha, alpha);
     if (op.table) {
       T normals[kCount];
@@ -28,18 +58,26 @@ __global__ void __launch_bounds__(kThreads, 2)
 #pragma unroll
       for (int j = 0; j < kCount; ++j) alpha[j] = quantile_of(op.table, op.rows, alpha[j], normals[j]);
     }
+    if (op.noise.seed) draw_angles(seed, at.start, alpha, turns);
     at.data(op.sent, sent);
     replace_known(at, op.known, op.known_mask, sent);
     at.data(op.mean, mean);
     at.data(op.concentration, concentration);
+    if (op.mean) {
 #pragma unroll
-    for (int j = 0; j < kCount; ++j) {
-      const T y = fused(per_unit, sent[j], op.noise.seed ? drawn_turns(seed, at.start + j, alpha[j]) : T(0));
-      mean[j] *= per_unit;
-      if (op.mean) add_message(mean[j], concentration[j], y, alpha[j]);
-      mean[j] = period * (op.mean ? mean[j] : wrapped(y));
-      concentration[j] = op.mean ? concentration[j] : alpha[j];
+      for (int j = 0; j < kCount; ++j) {
+        mean[j] *= per_unit;
+        add_message(mean[j], concentration[j], fused(per_unit, sent[j], turns[j]), alpha[j]);
+      }
+    } else {
+#pragma unroll
+      for (int j = 0; j < kCount; ++j) {
+        mean[j] = wrapped(fused(per_unit, sent[j], turns[j]));
+        concentration[j] = alpha[j];
+      }
     }
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) mean[j] *= period;
     at.store_data(op.new_mean, mean);
     if (op.new_concentration) {
       op.mean ? at.store_data(op.new_concentration, concentration)

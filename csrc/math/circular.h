@@ -7,7 +7,7 @@
 
 namespace bfn {
 
-constexpr uint32_t kMostCalls = 16;  // of Philox for a draw; with a probability of 2e-15 it would need more
+constexpr uint32_t kMostCalls = 16;  // of Philox after a first proposal; a draw needs more with a probability of 1e-24
 
 // `turns` minus an integer, in [-1/2, 1/2). The result is 0 if |turns| is at least kMostTurns, where a float has few
 // digits after the point. If a compiler fused the subtraction with the product that gave such `turns`, `rest` would be
@@ -52,35 +52,62 @@ BFN_HD float turns_of(Vector<float> v) {
 }
 BFN_HD double turns_of(Vector<double> v) { return ::atan2(v.y, v.x) / (2 * kPi); }
 
-// Draws angles of a von Mises distribution with mean 0 by the rejection method of Best and Fisher (1979), written for
-// half of the angle, so that no digits cancel at any concentration.
+// A proposal for an angle, in turns. It is accepted with the probability height / (256 most).
+template <class T>
+struct Proposal {
+  T turns, height;
+};
+
+// Draws angles of a von Mises distribution with mean 0 by rejection. A proposal is nearly the inverse of the
+// distribution function at a uniform number, so that at least 0.97 of the proposals are accepted.
+// docs/mathematics/circular.md derives the numbers.
 template <class T>
 struct VonMises {
-  T root, least, twice;
+  T concentration, root, floor, level, slope, bend, twist, most;
 
-  // A concentration above 1e18 is replaced by 1e18. Its angles are about 1e-9, too small to matter in float.
-  BFN_HD explicit VonMises(T concentration) {
-    const T k = clamp(concentration, T(0), T(1e18)), grown = sqrt(fused(4 * k, k, T(1))) + 2 * k;
-    twice = 2 * k;
-    least = T(0.5) + T(0.5) / grown;
-    root = sqrt(2 * least / (1 + grown));
+  BFN_HD explicit VonMises(T concentration) : concentration(concentration) {
+    root = inverse_sqrt(fused(concentration, T(1.118568), T(1)));
+    floor = exp2_fast(fused(concentration, T(-5.87465), T(0.796368)));
+    const T y = root * root;
+    level = fused(y, fused(y, fused(y, T(-1.252895), T(1.506369)), T(-0.04524343)), T(0.2613091));
+    slope = fused(y, fused(y, fused(y, T(1.024374), T(-0.9508318)), T(0.09092092)), T(-0.04648427));
+    bend = fused(y, fused(y, fused(y, T(-0.3393529), T(0.2617459)), T(-0.03776879)), T(0.002590393));
+    twist = fused(y, fused(y, fused(y, T(0.05602016), T(-0.02412379)), T(0.003837047)), T(-0.0001992815));
+    most = fused(y, fused(y, fused(y, T(-0.0014857), T(0.00235564)), T(0.000278721)), T(0.000849015));
   }
-  // Makes one attempt from two words of Philox, and returns whether the angle is accepted, as NaN is, too.
-  BFN_HD bool attempt(uint32_t angle, uint32_t height, T& turns) const {
-    T sine, cosine;
-    sincospi(static_cast<T>(static_cast<float>(static_cast<int32_t>(angle)) * 0x1p-32f), sine, cosine);
-    const T y = root * sine, yy = y * y, c = fused(twice, yy / fused(cosine, cosine, yy), least);
-    turns = 2 * turns_of(Vector<T>(y, cosine));
-    return !(static_cast<T>(unit(height)) > c * exp_normal(clamp(1 - c, T(-87), T(1))));
+  BFN_HD Proposal<T> propose(uint32_t word) const {
+    const float unit = static_cast<float>(static_cast<int32_t>(word & 0x7fffffffu)) * 0x1p-31f + 0x1p-32f;
+    const T q = static_cast<T>(unit), v = 1 - q, edge = q * (1 + v), squares = fused(edge, edge, floor);
+    const T inverse = inverse_sqrt(squares), w = log2_normal(edge + squares * inverse);
+    const T upper = fused(twist, w, bend), middle = fused(upper, w, slope), value = fused(middle, w, level);
+    const T by_w = fused(fused(twist, w, upper), w, middle);
+    const T turns = v * root * value, fall = T(2 / kLogOfTwo) * inverse, s = turns * turns;
+    T p = T(-9.62632377);  // s p is 2 log2(e) sin^2(pi turns), with a relative error of 1.4e-8
+    p = fused(p, s, T(37.6172964));
+    p = fused(p, s, T(-86.8461322));
+    p = fused(p, s, T(123.283863));
+    p = fused(p, s, T(-93.6876424));
+    p = fused(p, s, T(28.4776583));
+    const T height = fused(by_w, fused(edge, fall, -fall), value) * exp2_fast(-(concentration * s) * p);
+    return {word >> 31 ? -turns : turns, abs(turns) > T(0.5) ? T(0) : height};
   }
-  // Returns the first accepted angle, in turns, from number `call` of the calls of Philox of variable `index` on.
-  BFN_HD T draw(uint64_t seed, uint64_t index, uint32_t call) const {
-    T turns = 0;
-    for (; call < kMostCalls; ++call) {
+  // Whether the proposal that was made of `word` is accepted, as NaN is, too. The lowest byte of the word has the first
+  // digits of a uniform number, and `rest` in (0, 1] has the others. If `rest` is 1, the result says whether the
+  // proposal is accepted whatever the other digits are.
+  BFN_HD bool accepts(const Proposal<T>& proposal, uint32_t word, T rest) const {
+    return !((static_cast<T>(static_cast<int32_t>(word & 255)) + rest) * most > proposal.height);
+  }
+  // Returns the angle of variable `index`, whose first proposal was made of `word`, and was not accepted by its lowest
+  // byte alone. Each call of Philox has the other digits and the word of a new proposal.
+  BFN_HD T draw(uint64_t seed, uint64_t index, uint32_t word, Proposal<T> proposal) const {
+    for (uint32_t call = 1; call <= kMostCalls; ++call) {
       const Words w = philox(seed, index, kAngle, call);
-      if (attempt(w.w0, w.w1, turns) || attempt(w.w2, w.w3, turns)) break;
+      if (accepts(proposal, word, static_cast<T>(unit(w.w0)))) break;
+      word = w.w1;
+      proposal = propose(word);
+      if (accepts(proposal, word, T(1))) break;
     }
-    return turns;
+    return proposal.turns;
   }
 };
 

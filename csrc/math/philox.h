@@ -14,7 +14,7 @@ enum Stream : uint32_t {
   kOutput = 3,      // normals that draw a value from a discretised output distribution
   kFoldIn = 4,      // words from which a new seed is made
   kComponent = 5,   // uniforms that draw a component of a mixture
-  kAngle = 6,       // words that draw an angle: `group` is the variable, and `draw` numbers the calls of Philox
+  kAngle = 6,       // words that draw an angle; where `draw` is not 0, `group` is the variable
 };
 
 struct Words {
@@ -58,12 +58,17 @@ BFN_HD Words philox(uint64_t seed, uint64_t group, uint32_t stream, uint32_t dra
 // A uniform number in (0, 1]. It is the same float32 on every backend.
 BFN_HD float unit(uint32_t word) { return static_cast<float>(word) * 0x1p-32f + 0x1p-33f; }
 
-// The uniform number that draws the class or the mixture component of a row. Row r uses word r % 4 of group r / 4.
-template <class T>
-BFN_HD T unit_of_row(uint64_t seed, int64_t row, uint32_t stream) {
+// The word of a row or of a variable: number r uses word r % 4 of group r / 4.
+BFN_HD uint32_t word_of_row(uint64_t seed, int64_t row, uint32_t stream) {
   const Words w = philox(seed, static_cast<uint64_t>(row / 4), stream, 0);
   const int word = row % 4;
-  return static_cast<T>(unit(word == 0 ? w.w0 : word == 1 ? w.w1 : word == 2 ? w.w2 : w.w3));
+  return word == 0 ? w.w0 : word == 1 ? w.w1 : word == 2 ? w.w2 : w.w3;
+}
+
+// The uniform number that draws the class or the mixture component of a row.
+template <class T>
+BFN_HD T unit_of_row(uint64_t seed, int64_t row, uint32_t stream) {
+  return static_cast<T>(unit(word_of_row(seed, row, stream)));
 }
 
 template <class T>

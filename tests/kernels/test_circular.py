@@ -163,13 +163,29 @@ def test_draws_are_von_mises(concentration):
     assert stats.kstest(y.numpy(), law.cdf).pvalue > 1e-3
 
 
-def test_a_draw_needs_few_attempts_and_has_a_bound(monkeypatch):
-    """Half of the angles or more need one call of Philox; without more calls the last proposal stands."""
+def test_most_first_proposals_are_accepted_and_attempts_have_a_bound(monkeypatch):
+    """Without more words, the first proposal stands."""
     x = torch.zeros(5000)
-    want = circular.sender_sample(x, 50.0, seed=1, backend="reference")
-    monkeypatch.setattr(circular.reference, "MOST_CALLS", 1)
-    got = circular.sender_sample(x, 50.0, seed=1, backend="reference")
-    assert 0.85 < (got == want).double().mean() < 0.95
+    for concentration in (0.0, 0.1, 1.0, 3.0, 50.0, 1e6):
+        want = circular.sender_sample(x, concentration, seed=1, backend="reference")
+        with monkeypatch.context() as patch:
+            patch.setattr(circular.reference, "MOST_CALLS", 0)
+            got = circular.sender_sample(x, concentration, seed=1, backend="reference")
+        assert 0.96 < (got == want).double().mean() < 0.99
+
+
+@pytest.mark.parametrize("concentration", [0.0, *(10.0**e for e in torch.linspace(-3, 8, 120).tolist())])
+def test_proposals_cover_the_circle_and_have_enough_density(concentration):
+    """By rejection, proposals become exact draws if they cover the circle and no probability of acceptance exceeds 1.
+    Angles beyond those of the outermost words have a probability below 1e-8."""
+    tail = torch.cat([torch.arange(1 << 12), torch.logspace(12 * math.log10(2), 31 * math.log10(2), 4000).long() - 1])
+    k = torch.full(tail.shape, concentration, dtype=torch.float64)
+    turns, height, most = circular.reference.proposals(k, tail)
+    assert (turns.diff() <= 0).all() and (height <= 256 * most).all()
+    law = stats.vonmises(concentration) if concentration < 1e5 else stats.norm(scale=concentration**-0.5)
+    assert turns[0] >= 0.5 or law.sf(2 * math.pi * turns[0].item()) < 1e-8
+    opposite, same, _ = circular.reference.proposals(k, tail + 2**31)
+    assert torch.equal(opposite, -turns) and torch.equal(same, height)
 
 
 def exact_bessel(k):
