@@ -25,13 +25,12 @@ from bfn_kernels.triton_ops.classes import (
     class_view,
     data_view,
     distributed,
-    exp_of_rows,
+    drawn_class,
     finite,
     first_largest,
     is_class,
     launch_rows,
     load_classes,
-    load_for_sums,
     load_logit,
     load_quarters,
     logits_view,
@@ -141,44 +140,12 @@ def step(
 
 
 @triton.jit
-def _first_beyond(e, before, threshold, first, S):
-    """Returns, for a tile: the first class k with e_k > 0 at which the cumulative sum of e exceeds the threshold, or K;
-    the last class with e_k > 0, or −1; and the sum of e up to the end of the tile. before: the sum of e before the
-    tile."""
-    k = (first + tl.arange(0, S.TILE))[None, :]
-    cumulative = before[:, None] + tl.cumsum(e, 1)
-    beyond = tl.min(tl.where((cumulative > threshold[:, None]) & (e > 0.0), k, S.K), 1)
-    return beyond, tl.max(tl.where(e > 0.0, k, -1), 1), before + tl.sum(e, 1)
-
-
-@triton.jit
-def _draw(logits, uniform, rows, S):
-    """Draws the first class whose cumulative probability exceeds u or, if none does, the last class with p > 0. −1 if p
-    is NaN."""
-    if S.K <= S.TILE:
-        e, top = exp_of_rows(load_for_sums(logits, rows, 0, S))
-        total = tl.sum(e, 1)
-        drawn, last, _ = _first_beyond(e, tl.zeros(rows[1].shape, S.T), uniform * total, 0, S)
-    else:
-        top, total = row_total(logits, rows, S)
-        drawn = tl.full(rows[1].shape, S.K, tl.int32)
-        last = tl.full(rows[1].shape, -1, tl.int32)
-        done = tl.zeros(rows[1].shape, S.T)
-        for first in range(0, S.K, S.TILE):
-            e = exp_difference(load_classes(logits, rows, first, S), top[:, None])
-            beyond, positive, done = _first_beyond(e, done, uniform * total, first, S)
-            drawn = tl.minimum(drawn, beyond)
-            last = tl.maximum(last, positive)
-    return tl.where(total - total == 0.0, tl.where(drawn < S.K, drawn, last), -1)
-
-
-@triton.jit
 def _update(logits, state, solver, score, sent, noise, results, count, S: tl.constexpr):
     rows = block_of(count, S.ROWS)
     by, beta, spread = load(solver.extrapolation, rows, S.T), load(solver.take, rows, S.T), load(solver.std, rows, S.T)
     x = tl.full((S.ROWS,), -1, tl.int64)
     if sent.choice == SAMPLE:
-        x = _draw(logits, uniforms(Noise(noise.seed, sent.draw_noise), rows, CLASS, S.T), rows, S).to(tl.int64)
+        x = drawn_class(logits, uniforms(Noise(noise.seed, sent.draw_noise), rows, CLASS, S.T), rows, S).to(tl.int64)
     elif sent.choice == MODE:
         x = first_largest(logits, rows, S).to(tl.int64)
     else:

@@ -5,6 +5,7 @@ A bin is represented by its index, counted from 0. The index is a float, so that
 a kernel. Numbers in parentheses are equations of Graves et al. 2023.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -14,9 +15,10 @@ from torch import Tensor
 
 from bfn_kernels.discretised.reference import pair
 from bfn_kernels.records import Network
+from bfn_kernels.triton_ops.classes import class_view
 from bfn_kernels.triton_ops.elementary import at_least_tiny, clamp, exp, log, log_normal, quotient, reciprocal
 from bfn_kernels.triton_ops.normal import SCALE, log_cdf, log_interval, mills, scaled_interval
-from bfn_kernels.triton_ops.views import component_view, load, view, views
+from bfn_kernels.triton_ops.views import View, component_view, load, views
 
 TINY_TOTAL = tl.constexpr(1e-5)  # an unclipped distribution with less mass in [−1, 1] counts as uniform
 _HALF_LOG_TWO_PI = tl.constexpr(0.91893853320467274178)
@@ -46,17 +48,40 @@ def kind_of(mean_scale: Tensor | None) -> int:
     return DATA if mean_scale is None else NOISE
 
 
-def network_views(shape: torch.Size, network: Network) -> Network:
+def network_views(shape: torch.Size, network: Network, one_by_one: bool = False) -> Network:
     """The views of a network's output, mean and scales. shape: the shape of the variables."""
     output = *pair(network.pred_mean, network.pred_log_std), network.mixture_logits
-    make_view = view if network.mixture_logits is None else component_view
-    return Network(*(make_view(t, shape) for t in output), *views(shape, *network[3:]))
+    made = output_views(shape, output, components_of(network.mixture_logits), one_by_one)
+    return Network(*made, *views(shape, *network[3:]))
+
+
+def components_of(mixture_logits: Tensor | None) -> int:
+    """M of the `Constants`."""
+    return 0 if mixture_logits is None else mixture_logits.shape[-1]
+
+
+def output_views(
+    shape: torch.Size, output: Sequence[Tensor | None], components: int, one_by_one: bool = False
+) -> tuple[View, ...]:
+    """The views of the predictions and mixture logits, or of their gradients. Those of a mixture are class views or, if
+    the kernel takes the components one by one, component views."""
+    if components == 0:
+        return views(shape, *output)
+    if one_by_one:
+        return tuple(component_view(t, shape) for t in output)
+    return tuple(class_view(t, torch.Size((*shape, components))) for t in output)
 
 
 @triton.jit
 def output_normal(network, block, C):
     """The mean and std of the network's normal (105, 106), and their derivatives by the two predictions."""
     prediction, log_std = load(network.pred_mean, block, C.T), load(network.pred_log_std, block, C.T)
+    return normal_of(prediction, log_std, network, block, C)
+
+
+@triton.jit
+def normal_of(prediction, log_std, network, block, C):
+    """What `output_normal` returns, for two predictions."""
     if C.KIND == _DIRECT:
         one = tl.full(prediction.shape, 1.0, C.T)
         return prediction, log_std, one, one

@@ -120,7 +120,7 @@ def class_mask(first, S):
 
 
 @triton.jit
-def _column(rows):
+def column(rows):
     """The block of rows as a column of a tile."""
     return rows[0], rows[1][:, None], rows[2][:, None], rows[3]
 
@@ -152,7 +152,7 @@ def _load_logits(view, rows, k, S):
 @triton.jit
 def load_classes(view, rows, first, S, OTHER: tl.constexpr = float("-inf")):
     """Loads the numbers of a tile, or logits by their `logits_view`; OTHER in columns beyond K."""
-    z = _load_logits(view, _column(rows), first + tl.arange(0, S.TILE)[None, :], S)
+    z = _load_logits(view, column(rows), first + tl.arange(0, S.TILE)[None, :], S)
     return tl.where(class_mask(first, S), z, OTHER)
 
 
@@ -175,7 +175,7 @@ def load_for_sums(view, rows, first, S):
 
 @triton.jit
 def _load_each(view, rows, k, S, OTHER: tl.constexpr = float("-inf")):
-    return tl.where(k < S.K, _load_logits(view, _column(rows), k, S), OTHER)
+    return tl.where(k < S.K, _load_logits(view, column(rows), k, S), OTHER)
 
 
 @triton.jit
@@ -202,7 +202,7 @@ def load_logit(view, rows, x, S):
 
 @triton.jit
 def store_classes(view, rows, first, value, S):
-    k, rows = first + tl.arange(0, S.TILE)[None, :], _column(rows)
+    k, rows = first + tl.arange(0, S.TILE)[None, :], column(rows)
     tl.store(_pointers(view, rows, k, S), value.to(view[0].dtype.element_ty), mask=rows[2] & (k < S.K))
 
 
@@ -312,3 +312,35 @@ def first_largest(logits, rows, S):
         best = tl.maximum(best, top)
         has_nan = tl.maximum(has_nan, tl.max((z != z).to(tl.int32), 1))
     return tl.where((has_nan == 0) & (best - best == 0.0), mode, -1)
+
+
+@triton.jit
+def _first_beyond(e, before, threshold, first, S):
+    """Returns, for a tile: the first class k with e_k > 0 at which the cumulative sum of e exceeds the threshold, or K;
+    the last class with e_k > 0, or −1; and the sum of e up to the end of the tile. before: the sum of e before the
+    tile."""
+    k = (first + tl.arange(0, S.TILE))[None, :]
+    cumulative = before[:, None] + tl.cumsum(e, 1)
+    beyond = tl.min(tl.where((cumulative > threshold[:, None]) & (e > 0.0), k, S.K), 1)
+    return beyond, tl.max(tl.where(e > 0.0, k, -1), 1), before + tl.sum(e, 1)
+
+
+@triton.jit
+def drawn_class(logits, uniform, rows, S):
+    """Draws the first class whose cumulative probability exceeds u or, if none does, the last class with p > 0. −1 if p
+    is NaN."""
+    if S.K <= S.TILE:
+        e, top = exp_of_rows(load_for_sums(logits, rows, 0, S))
+        total = tl.sum(e, 1)
+        drawn, last, _ = _first_beyond(e, tl.zeros(rows[1].shape, S.T), uniform * total, 0, S)
+    else:
+        top, total = row_total(logits, rows, S)
+        drawn = tl.full(rows[1].shape, S.K, tl.int32)
+        last = tl.full(rows[1].shape, -1, tl.int32)
+        done = tl.zeros(rows[1].shape, S.T)
+        for first in range(0, S.K, S.TILE):
+            e = exp_difference(load_classes(logits, rows, first, S), top[:, None])
+            beyond, positive, done = _first_beyond(e, done, uniform * total, first, S)
+            drawn = tl.minimum(drawn, beyond)
+            last = tl.maximum(last, positive)
+    return tl.where(total - total == 0.0, tl.where(drawn < S.K, drawn, last), -1)
