@@ -75,8 +75,8 @@ def von_mises(concentration: Tensor, seed: Tensor) -> Tensor:
 def concentrations(step: Tensor, table: Tensor, normals: Tensor) -> Tensor:
     """The concentrations that normals draw of the rows `step` of a table of quantiles. NaN for a step outside of it."""
     inside = (step >= 0) & (step < len(table))
-    place = ((normals + TABLE_END) * ((QUANTILES - 1) / (2 * TABLE_END))).clamp(0, QUANTILES - 1)
-    below = place.long().clamp(max=QUANTILES - 2)
+    place = ((normals + TABLE_END) * ((QUANTILES - 1) / (2 * TABLE_END))).clamp(0, QUANTILES - 1 - 2**-16)
+    below = place.long()
     index = torch.where(inside, step, 0).long() * QUANTILES + below
     low, high = (table.flatten()[index + k].to(normals.dtype) for k in (0, 1))
     return torch.where(inside, low + (place - below) * (high - low), torch.nan)

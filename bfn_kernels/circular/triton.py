@@ -162,9 +162,9 @@ def _step(
     c = load(alpha, block, T)
     if table is not None:
         place = (noise_of(noise, block, SENDER, T) + _TABLE_END) * ((_QUANTILES - 1) / (2.0 * _TABLE_END))
-        place = clamp(place, 0.0, _QUANTILES - 1.0)
+        place = clamp(place, 0.0, _QUANTILES - 1.0 - 2.0**-16)
         inside = (c >= 0.0) & (c < rows)
-        below = tl.minimum(place.to(tl.int32), _QUANTILES - 2)
+        below = place.to(tl.int32)
         at = table + tl.where(inside, c, 0.0).to(tl.int64) * _QUANTILES + below
         low, high = tl.load(at).to(T), tl.load(at + 1).to(T)
         c = tl.where(inside, tl.fma(place - below.to(T), high - low, low), float("nan"))

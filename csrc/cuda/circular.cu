@@ -14,9 +14,10 @@ __device__ __forceinline__ void draw_angles(int64_t seed, int64_t start, const T
   uint32_t word[kCount], open = 0;
   T height[kCount];
   words(seed, start, kAngle, word);
+  VonMises<T> law(concentration[0]);
 #pragma unroll
   for (int j = 0; j < kCount; ++j) {
-    const VonMises<T> law(concentration[j]);
+    if (concentration[j] != law.concentration) law = VonMises<T>(concentration[j]);  // mostly a row shares its law
     const Proposal<T> first = law.propose(word[j]);
     turns[j] = first.turns;
     height[j] = first.height;
@@ -44,10 +45,10 @@ __device__ __forceinline__ void draw_angles(int64_t seed, int64_t start, const T
 
 template <class At>
 __global__ void __launch_bounds__(kThreads, 2)
-    circular_step_kernel(const __grid_constant__ CircularStep op, const __grid_constant__ RowMap rows) {
+    circular_step_kernel(const __grid_constant__ CircularStep op, const __grid_constant__ RowMap rows,
+                         const typename At::Compute period, const typename At::Compute per_unit) {
   using T = typename At::Compute;
   const int64_t seed = seed_of(op.noise);
-  const T period = static_cast<T>(op.period), per_unit = static_cast<T>(1 / op.period);
   for_grid<At>(op.count, rows, [&](auto at) {
     constexpr int kCount = decltype(at)::kCount;
     T alpha[kCount], sent[kCount], mean[kCount], concentration[kCount], turns[kCount] = {};
@@ -61,9 +62,9 @@ __global__ void __launch_bounds__(kThreads, 2)
     if (op.noise.seed) draw_angles(seed, at.start, alpha, turns);
     at.data(op.sent, sent);
     replace_known(at, op.known, op.known_mask, sent);
-    at.data(op.mean, mean);
-    at.data(op.concentration, concentration);
     if (op.mean) {
+      at.data(op.mean, mean);
+      at.data(op.concentration, concentration);
 #pragma unroll
       for (int j = 0; j < kCount; ++j) {
         mean[j] *= per_unit;
@@ -93,9 +94,9 @@ __global__ void __launch_bounds__(kThreads, 2)
 template <class At, CircularCost kCost>
 __global__ void __launch_bounds__(kThreads, 2)
     circular_loss_kernel(const __grid_constant__ CircularLoss op, const __grid_constant__ RowMap rows,
-                         const typename At::Compute log_period, const Chunks chunks) {
+                         const typename At::Compute per_unit, const typename At::Compute log_period,
+                         const Chunks chunks) {
   using T = typename At::Compute;
-  const T per_unit = static_cast<T>(1 / op.period);
   reduce_losses<At>(op.to, chunks, rows, [&](auto at, const auto& on, auto& loss) {
     constexpr int kCount = decltype(at)::kCount;
     T x[kCount], prediction[kCount], weight[kCount];
@@ -127,7 +128,8 @@ void circular_step(const CircularStep& op) {
   op.mean ? layout.data(op.new_concentration) : layout.rows(op.new_concentration);
   with_access<T>(layout, [&](auto tag) {
     using At = typename decltype(tag)::type;
-    launch(&circular_step_kernel<At>, grid_for<At>(op.count), kThreads, op, layout.row_map());
+    launch(&circular_step_kernel<At>, grid_for<At>(op.count), kThreads, op, layout.row_map(), static_cast<T>(op.period),
+           static_cast<T>(1 / op.period));
   });
 }
 
@@ -141,7 +143,8 @@ void circular_loss(const CircularLoss& op) {
     const auto kernel = op.cost == CircularCost::kCosine   ? &circular_loss_kernel<At, CircularCost::kCosine>
                         : op.cost == CircularCost::kSquare ? &circular_loss_kernel<At, CircularCost::kSquare>
                                                            : &circular_loss_kernel<At, CircularCost::kDensity>;
-    launch(kernel, chunks.blocks, kThreads, op, layout.row_map(), static_cast<T>(std::log(op.period)), chunks);
+    launch(kernel, chunks.blocks, kThreads, op, layout.row_map(), static_cast<T>(1 / op.period),
+           static_cast<T>(std::log(op.period)), chunks);
     finish_losses<T>(op.to, chunks);
   });
 }

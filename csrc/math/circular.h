@@ -88,14 +88,14 @@ struct VonMises {
     p = fused(p, s, T(123.283863));
     p = fused(p, s, T(-93.6876424));
     p = fused(p, s, T(28.4776583));
-    const T height = fused(by_w, fused(edge, fall, -fall), value) * exp2_fast(-(concentration * s) * p);
+    const T height = fused(-by_w, fused(-edge, fall, fall), value) * exp2_fast(-(concentration * s) * p);
     return {word >> 31 ? -turns : turns, abs(turns) > T(0.5) ? T(0) : height};
   }
   // Whether the proposal that was made of `word` is accepted, as NaN is, too. The lowest byte of the word has the first
   // digits of a uniform number, and `rest` in (0, 1] has the others. If `rest` is 1, the result says whether the
   // proposal is accepted whatever the other digits are.
   BFN_HD bool accepts(const Proposal<T>& proposal, uint32_t word, T rest) const {
-    return !((static_cast<T>(static_cast<int32_t>(word & 255)) + rest) * most > proposal.height);
+    return !(fused(static_cast<T>(static_cast<int32_t>(word & 255)), most, rest * most) > proposal.height);
   }
   // Returns the angle of variable `index`, whose first proposal was made of `word`, and was not accepted by its lowest
   // byte alone. Each call of Philox has the other digits and the word of a new proposal.
@@ -118,8 +118,9 @@ constexpr float kTableEnd = 6;
 template <class T>
 BFN_HD T quantile_of(const float* table, int64_t rows, T row, T normal) {
   const bool inside = row >= T(0) && row < static_cast<T>(rows);
-  const T place = clamp((normal + T(kTableEnd)) * T((kQuantiles - 1) / (2 * kTableEnd)), T(0), T(kQuantiles - 1));
-  const int32_t below = place < T(kQuantiles - 2) ? static_cast<int32_t>(place) : kQuantiles - 2;
+  constexpr T kMost = T(kQuantiles - 1 - 0x1p-16);  // the largest float below the last place
+  const T place = clamp((normal + T(kTableEnd)) * T((kQuantiles - 1) / (2 * kTableEnd)), T(0), kMost);
+  const int32_t below = static_cast<int32_t>(place);
   const float* const at = table + (inside ? static_cast<int32_t>(row) : 0) * int64_t{kQuantiles} + below;
   const T low = static_cast<T>(at[0]), high = static_cast<T>(at[1]);
   return inside ? fused(place - static_cast<T>(below), high - low, low) : kNaN<T>;
