@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from bfn_kernels import discretised
-from tests.kernels.support import NATIVE, ON_CPU
+from tests.kernels.support import NATIVE, ON_CPU, error, scale
 
 on_each = pytest.mark.parametrize("backend", ON_CPU)
 DATA = {"sigma_1": 0.1, "num_bins": 16, "parametrisation": "data"}
@@ -50,6 +50,30 @@ def test_the_logit_of_a_single_component_has_no_gradient(op, backend):
     torch.testing.assert_close(mixed, alone, rtol=1e-6, atol=1e-6)
     for got, want in zip((by_mean, by_log_std), torch.autograd.grad(alone.sum(), (m, s)), strict=True):
         torch.testing.assert_close(got.squeeze(-1), want, rtol=1e-5, atol=1e-6)
+
+
+# In CUDA the tiles of so many components have 128 variables, 32, 31, 3 and 1.
+@pytest.mark.parametrize("backend", NATIVE)
+@pytest.mark.parametrize("components", [8, 32, 33, 341, 1024])
+def test_components_that_just_fill_a_tile(components, backend):
+    """The variables are more than those of a tile. Their stds need different rules, and some do not count."""
+    x = torch.linspace(-0.95, 0.95, 2 * 131).view(2, 131)[:, : 131 if components < 64 else 5]
+    mask, found = torch.arange(x.numel()).view_as(x) % 5 != 0, []
+    for by, dtype in ((backend, torch.float32), ("reference", torch.float64)):
+        m, s, w = leaves = [part.to(dtype).requires_grad_() for part in network(x, components)]
+        shared, y = {"mixture_logits": w, "num_bins": 16, "backend": by}, x.to(dtype)
+        loss, draw = shared | DATA | {"mask": mask, "reduction": "batch"}, {"noise": y, "component_noise": y.abs()}
+        results = [
+            discretised.expected_value(m, s.exp(), **shared),
+            discretised.continuous_time_loss(y, m, s, None, 0.5, **loss),
+            discretised.reconstruction_loss(y, m, s, None, **loss),
+        ]
+        gradients = [each for result in results for each in torch.autograd.grad(result.sum(), leaves)]
+        with torch.no_grad():
+            results += [discretised.sample(m, s.exp(), **shared, **draw), discretised.mode(m, s.exp(), **shared)]
+        found.append([result.detach() for result in results] + gradients)
+    for got, want in zip(*found, strict=True):
+        assert error(got, want) <= 2e-6 * max(1.0, scale(want))
 
 
 @pytest.mark.parametrize("backend", NATIVE)
