@@ -39,6 +39,8 @@ _ANGLE, _MOST_CALLS = tl.constexpr(noise.ANGLE), tl.constexpr(reference.MOST_CAL
 _QUANTILES, _TABLE_END = tl.constexpr(concentrations.QUANTILES), tl.constexpr(concentrations.TABLE_END)
 _PI, _MOST_TURNS = tl.constexpr(math.pi), tl.constexpr(float(reference.MOST_TURNS))
 _LN2 = tl.constexpr(math.log(2))
+# Elements of a program of `_step`. Each takes many registers. A program waits until all of its angles are accepted.
+_BLOCK = BLOCK // 2
 
 
 @triton.jit
@@ -147,8 +149,8 @@ def step(sent: Tensor, mean, concentration, message: Message, circle: Circle, *o
     alpha, table, known, known_mask, seed = message
     inputs = views(shape, sent, mean, concentration, alpha, known, known_mask)
     drawn_from = table, 0 if table is None else len(table), noise_views(Noise(seed, None), shape)
-    options = {"circle": static(circle), "T": compute_type(sent, mean, concentration), "BLOCK": BLOCK}
-    launch(_step, programs(count), *inputs, *drawn_from, results.views, count, **options)
+    options = {"circle": static(circle), "T": compute_type(sent, mean, concentration), "BLOCK": _BLOCK}
+    launch(_step, programs(count, _BLOCK), *inputs, *drawn_from, results.views, count, **options)
     results.finish()
 
 
