@@ -5,40 +5,30 @@
 
 namespace bfn {
 
-// What a row sends: the class `class_index` or, if is_distribution is set, the distribution exp(z_k - top) * inverse.
-// If is_distribution is not set and the class is -1, the row sends NaN.
+// What a row sends: the class `class_index` or, if is_distribution is set, the distribution e_k * inverse, where e_k is
+// an exponential of the row. If is_distribution is not set and the class is -1, the row sends NaN.
 template <class T>
 struct SentRow {
   int64_t class_index;
   bool is_distribution;
-  T top, inverse;
+  T inverse;
 
-  __device__ T at(int64_t k, T z) const {
-    return is_distribution ? exp_difference(z, top) * inverse : static_cast<T>(k == class_index);
-  }
+  __device__ T at(int64_t k, T e) const { return is_distribution ? e * inverse : static_cast<T>(k == class_index); }
 };
 
 // Draws the first class whose cumulative e exceeds `threshold`. If there is none, it draws the last class whose
 // probability is above 0.
 template <class A, class Team, int kSlots>
-__device__ int draw_class(const Team& team, ClassRow<A, Team, kSlots>& row, int count, typename A::Compute top,
-                          typename A::Compute threshold) {
+__device__ int draw_class(const Team& team, ClassRow<A, Team, kSlots>& row, int count, typename A::Compute threshold) {
   using T = typename A::Compute;
   int first = count, last = 0;
   T before = 0;
-  // Every thread takes part in every round, even if no classes are left for it, since the sums of a team need all
-  // threads.
-  const int rounds = (count + 4 * team.size - 1) / (4 * team.size);
-#pragma unroll 1
-  for (int i = 0; i < rounds; ++i) {
+  const auto round = [&](int i) {
     T e[4], sum = 0;
     const int k = 4 * (team.rank + i * team.size);
-    row.group(i, k, e);
+    row.exponential_group(i, k, e);
 #pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      e[j] = k + j < count ? exp_difference(e[j], top) : T(0);
-      sum += e[j];
-    }
+    for (int j = 0; j < 4; ++j) sum += e[j];
     T cumulative = before + team.sum_before(sum);
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
@@ -49,6 +39,17 @@ __device__ int draw_class(const Team& team, ClassRow<A, Team, kSlots>& row, int 
       }
     }
     before += team.reduce(sum, T(0), Add());
+  };
+  // Every thread takes part in every round, even if no classes are left for it, since the sums of a team need all
+  // threads.
+  if constexpr (kSlots != kSweep) {
+#pragma unroll
+    for (int i = 0; i < kSlots; ++i) {
+      if (4 * i * team.size < count) round(i);
+    }
+  } else {
+#pragma unroll 1
+    for (int i = 0; 4 * i * team.size < count; ++i) round(i);
   }
   first = team.reduce(first, count, Smaller());
   last = team.reduce(last, 0, Larger());
@@ -61,12 +62,15 @@ __device__ SentRow<typename A::Compute> choose(const Team& team, const DiscreteU
                                                ClassRow<A, Team, kSlots>& logits, int64_t draw_seed) {
   using T = typename A::Compute;
   const int count = static_cast<int>(op.num_classes);
-  const auto total = logits.total();
-  if (op.sent.choice == Choice::kMean) return {-1, true, total.top, T(1) / total.sum};
-  if (!(total.sum > T(0))) return {-1, false, T(0), T(0)};
-  if (op.sent.choice == Choice::kMode) return {logits.first_of(total.top), false, T(0), T(0)};
+  if (op.sent.choice == Choice::kMode) {
+    const T top = logits.max_over([](int, int, int, T z) { return z; });
+    return {top - top == T(0) ? logits.first_of(top) : -1, false, T(0)};
+  }
+  const T sum = logits.exponentials();
+  if (op.sent.choice == Choice::kMean) return {-1, true, T(1) / sum};
+  if (!(sum > T(0))) return {-1, false, T(0)};
   const T uniform = one_uniform<T>(op.sent.draw, draw_seed, row);
-  return {draw_class(team, logits, count, total.top, uniform * total.sum), false, T(0), T(0)};
+  return {draw_class(team, logits, count, uniform * sum), false, T(0)};
 }
 
 // The row scalars of an update. Only a solver's step needs the last two.

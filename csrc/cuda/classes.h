@@ -162,7 +162,8 @@ class ClassRow {
     return log(sum) + top - z_x;
   }
   // Adds e = exp(z - top) of all classes but `left_out` to the sums. Returns `top`, the largest number of all classes.
-  template <class Sums>
+  // With kKeep, each e takes the place of its number in the slots.
+  template <bool kKeep = false, class Sums>
   __device__ __forceinline__ T sum_exponentials(int left_out, Sums& sums);
 
   struct Total {
@@ -174,23 +175,38 @@ class ClassRow {
     const T top = sum_exponentials(-1, sums);
     return {top, static_cast<T>(sums.rest)};
   }
+  // Returns the sum of e = exp(z - top). From then on only exponential_group() may be called.
+  __device__ __forceinline__ T exponentials() {
+    ExpSum<Sum<T, kSlots>, T> sums;
+    top_ = sum_exponentials<true>(-1, sums);
+    return static_cast<T>(sums.rest);
+  }
+  // Reads e of a group as group() reads z. It is 0 behind the last class.
+  __device__ __forceinline__ void exponential_group(int i, int first, T (&e)[4]) {
+    group(i, first, e);
+    if constexpr (kSlots == kSweep) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) e[j] = first + j < count_ ? exp_difference(e[j], top_) : T(0);
+    }
+  }
 
  private:
   Team team_;
   int count_;
   Make make_;
   ClassRegisters<T, kSlots> z_;
+  T top_;  // only for a sweep
 };
 
 // In a sweep, the sums are made in one pass over the row. They refer to the largest number so far. A larger number
 // raises them.
 template <class A, class Team, int kSlots, class Make>
-template <class Sums>
+template <bool kKeep, class Sums>
 __device__ __forceinline__ auto ClassRow<A, Team, kSlots, Make>::sum_exponentials(int left_out, Sums& sums) -> T {
   T top = kMinusInfinity<T>;
   if constexpr (kSlots != kSweep) {
-    T others[kSlots][4];  // -inf for the class that is left out and behind the last class
-    const bool whole = count_ % 4 == 0, owner = left_out >= 0 && left_out / 4 % team_.size == team_.rank;
+    T others[kSlots][4];  // -inf behind the last class
+    const bool whole = count_ % 4 == 0;
 #pragma unroll
     for (int i = 0; i < kSlots; ++i) {
       const int first = 4 * (team_.rank + i * team_.size);
@@ -199,17 +215,19 @@ __device__ __forceinline__ auto ClassRow<A, Team, kSlots, Make>::sum_exponential
         others[i][j] = first + (whole ? 0 : j) < count_ ? z_.each[i][j] : kMinusInfinity<T>;
         top = Larger()(top, others[i][j]);
       }
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        if (owner && first + j == left_out) others[i][j] = kMinusInfinity<T>;
-      }
     }
     top = team_.reduce(top, kMinusInfinity<T>, Larger());
     sums.start(top);
+    const bool owner = left_out >= 0 && (left_out / 4 & (team_.size - 1)) == team_.rank;
 #pragma unroll
     for (int i = 0; i < kSlots; ++i) {
+      const int place = owner ? left_out - 4 * (team_.rank + i * team_.size) : -1;
 #pragma unroll
-      for (int j = 0; j < 4; ++j) sums.add(exp_difference(others[i][j], top));
+      for (int j = 0; j < 4; ++j) {
+        const T e = exp_difference(others[i][j], top);
+        if constexpr (kKeep) z_.each[i][j] = e;
+        sums.add(j == place ? T(0) : e);
+      }
     }
   } else {
     const auto raise = [&](T to) {

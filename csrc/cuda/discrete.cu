@@ -18,14 +18,13 @@ template <class A, class Team, int kSlots>
 __device__ void store_softmax(const Team& team, const View& from, const View& out, int64_t row, int count) {
   using T = typename A::Compute;
   ClassRow<A, Team, kSlots> logits(team, count, Logits<A>(from, row, count));
-  const auto total = logits.total();
-  const T inverse = 1 / total.sum;
+  const T inverse = 1 / logits.exponentials();
   for_groups<kSlots>(team, count, [&](int i, int first) {
-    T z[4];
-    logits.group(i, first, z);
+    T e[4];
+    logits.exponential_group(i, first, e);
 #pragma unroll
-    for (int j = 0; j < 4; ++j) z[j] = exp_difference(z[j], total.top) * inverse;
-    A::store(out, row, count, first, z);
+    for (int j = 0; j < 4; ++j) e[j] *= inverse;
+    A::store(out, row, count, first, e);
   });
 }
 
@@ -76,17 +75,13 @@ __global__ void __launch_bounds__(kThreads, kLeastBlocks<A>)
     const MessageRow<A> message{
         op, seed, row, static_cast<int>(x), read_row<T>(op.alpha, row), read_row<T>(op.spread, row)};
     ClassRow<A, Team, kSlots, MessageRow<A>> y(team, count, message);
-    T top = 0, scale = is_class(x, count) ? T(1) : kNaN<T>;
-    if (op.probs) {
-      const auto total = y.total();
-      top = total.top;
-      scale /= total.sum;
-    }
+    T scale = is_class(x, count) ? T(1) : kNaN<T>;
+    if (op.probs) scale /= y.exponentials();
     for_groups<kSlots>(team, count, [&](int i, int first) {
       T out[4];
-      y.group(i, first, out);
+      op.probs ? y.exponential_group(i, first, out) : y.group(i, first, out);
 #pragma unroll
-      for (int j = 0; j < 4; ++j) out[j] = (op.probs ? exp_difference(out[j], top) : out[j]) * scale;
+      for (int j = 0; j < 4; ++j) out[j] *= scale;
       A::store(op.out, row, count, first, out);
     });
   });
@@ -104,7 +99,7 @@ __global__ void __launch_bounds__(kThreads, kLeastBlocks<A, kSolves || (kSlots >
     Logits<A> guided(op.output_logits, row, count);
     if (kSolves && op.guidance.on()) guided.guide(op.guidance);
     ClassRow<A, Team, kSlots> logits(team, count, guided);
-    SentRow<T> sent{-1, false, T(0), T(0)};
+    SentRow<T> sent{-1, false, T(0)};
     const bool is_known = op.sent.known && read<int>(op.sent.known_mask, row);
     const bool is_soft = A::kReadsRare && is_known && op.sent.known.is_floating();
     if (is_known) {
@@ -117,7 +112,7 @@ __global__ void __launch_bounds__(kThreads, kLeastBlocks<A, kSolves || (kSlots >
     const T poison = sent.class_index < 0 && !sent.is_distribution ? kNaN<T> : T(0);
     for_groups<kSlots>(team, count, [&](int i, int first) {
       T z[4], state[4], eps[4];
-      if (sent.is_distribution) logits.group(i, first, z);
+      if (sent.is_distribution) logits.exponential_group(i, first, z);
       if constexpr (kSolves) {
 #pragma unroll
         for (int j = 0; j < 4; ++j) z[j] = sent.at(first + j, sent.is_distribution ? z[j] : T(0)) + poison;

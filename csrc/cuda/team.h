@@ -32,18 +32,21 @@ struct Smaller {
   __device__ int operator()(int a, int b) const { return b < a ? b : a; }
 };
 
-// `size` lanes of a warp. `size` is a power of two up to 32.
+// The logarithm to base 2 of a power of two.
+__device__ inline int log_of(int power) { return 31 - __clz(power); }
+
+// `size` lanes of a warp. `size` is a power of two up to 32, so that shifts and masks replace divisions.
 struct WarpTeam {
   int size, rank;
   unsigned lanes;  // the lanes of the team, as a mask
 
-  __device__ explicit WarpTeam(int team_size) : size(team_size), rank(threadIdx.x % team_size) {
+  __device__ explicit WarpTeam(int team_size) : size(team_size), rank(threadIdx.x & (team_size - 1)) {
     const unsigned first = threadIdx.x % 32 - rank;
     lanes = (size == 32 ? kWholeWarp : (1u << size) - 1) << first;
   }
   // The number of teams in a block, and the index of this team in its block.
-  __device__ int per_block() const { return blockDim.x / size; }
-  __device__ int index() const { return threadIdx.x / size; }
+  __device__ int per_block() const { return blockDim.x >> log_of(size); }
+  __device__ int index() const { return threadIdx.x >> log_of(size); }
 
   template <class T, class F>
   __device__ T reduce(T x, T, F combine) const {
@@ -62,7 +65,7 @@ struct WarpTeam {
   }
 };
 
-// All threads of a block.
+// All threads of a block. Their number is a power of two.
 struct BlockTeam {
   int size, rank;
 

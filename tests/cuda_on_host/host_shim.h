@@ -68,6 +68,8 @@ inline void __syncthreads(int line = __builtin_LINE()) { host_shim::sync_block(l
 inline int __syncthreads_or(int vote, int line = __builtin_LINE()) { return host_shim::sync_block(line, vote != 0); }
 inline void __syncwarp(unsigned mask = ~0u, int line = __builtin_LINE()) { host_shim::sync_warp(mask, line); }
 
+inline int __clz(int x) { return __builtin_clz(x); }
+
 template <class T>
 T __shfl_sync(unsigned mask, T value, int source, int width = 32, int line = __builtin_LINE()) {
   const unsigned first = host_shim::lane() & ~(width - 1u);
