@@ -16,7 +16,11 @@ __device__ void place_by_rule(const int (&rule)[kCount], int (&place)[kCount]) {
 #pragma unroll
   for (int j = 0; j < kCount; ++j) counts += uint64_t{1} << kBits * rule[j];
   const BlockTeam block(0);
-  uint64_t next = block.sum_before(counts), lower = block.reduce(counts, uint64_t{0}, Add());
+  __shared__ uint64_t of_block;
+  uint64_t next = block.sum_before(counts);
+  if (threadIdx.x == kThreads - 1) of_block = next + counts;
+  __syncthreads();
+  uint64_t lower = of_block;
 #pragma unroll
   for (int r = 1; r < kEdgeRules; ++r) next += lower <<= kBits;
 #pragma unroll
