@@ -42,9 +42,8 @@ _PI = 3.14159265358979323846
 _TWO_OVER_PI, _FOUR_PI = tl.constexpr(2 / _PI), tl.constexpr(4 * _PI)
 _EXPONENT = tl.constexpr(-28.477658649975013)  # −2π²/ln 2
 # The series of wide unclipped distributions: the number of terms of each of its sums, and the least std for which it is
-# used, where its error is 1e-16. In float32, the other rules are not accurate up to this std if K is 2 or 3. So the
-# series is then used from the other std on, where its error is 1e-9.
-UNCLIPPED_SERIES, UNCLIPPED_WIDE, UNCLIPPED_WIDE_OF_FEW = tl.constexpr(12), tl.constexpr(2.0), tl.constexpr(1.0)
+# used. At this std its error is 1e-9 in float32, and 1e-16 in float64.
+UNCLIPPED_SERIES, UNCLIPPED_WIDE, UNCLIPPED_WIDE_FLOAT64 = tl.constexpr(12), tl.constexpr(1.0), tl.constexpr(2.0)
 
 
 @triton.jit
@@ -120,16 +119,14 @@ def _between(below, below_mass, above, above_mass):
 
 
 @triton.jit
-def _smooth_sum(mean, std, K: tl.constexpr, CLIP: tl.constexpr):
+def _smooth_sum(mean, std, K: tl.constexpr):
     """The base, shift and derivatives of k̂ by Euler–Maclaurin. They are computed for |mean|, so that no tail is near
-    1. If the distribution is not clipped, the sum over the bins becomes a sum over all edges from −1 to 1, in which the
-    two ends count half, divided by the mass between them [derived]."""
+    1."""
     h: tl.constexpr = 2.0 / K
-    end: tl.constexpr = 1.0 - 2.0 / K if CLIP else 1.0
     unit, m = reciprocal(std), tl.abs(mean)
     r = h * unit
     sign = tl.where(mean < 0.0, -1.0, 1.0)
-    low, high = -(end + m) * unit, (end - m) * unit  # the first edge and the last one, in units of std
+    low, high = (h - 1.0 - m) * unit, (1.0 - h - m) * unit  # the first edge and the last one, in units of std
     beyond = high < 0.0  # whether the mean is right of all edges
     a_phi, a_mass, a_integral = tail(-low)
     c_phi, c_mass, c_integral = tail(tl.abs(high))
@@ -142,24 +139,14 @@ def _smooth_sum(mean, std, K: tl.constexpr, CLIP: tl.constexpr):
     flat = -low < FLAT
     if needed(flat):
         to_low, to_high = mass_near_zero(-low), mass_near_zero(high)
-        between = m * unit * (4.0 * end) * integral_slope(-low, high)
+        between = m * unit * (4.0 * (1.0 - h)) * integral_slope(-low, high)
         base, shift = tl.where(flat, 0.0, base), tl.where(flat, between, shift)
         mass, ends = tl.where(flat, to_low + to_high, mass), tl.where(flat, to_high - to_low, ends)
         fall = tl.where(flat, between * unit + low * to_low + high * to_high, fall)
-    by_mean, by_std = r * (high_density - low_density), fall + r * (high_moment - low_moment)
-    if CLIP:
-        shift -= h * (0.5 * ends + (high_cdf - low_cdf))
-        by_mean += mass + 0.5 * r * (a_phi + c_phi)
-        by_std += 0.5 * r * (low * a_phi + high * c_phi)
-        return sign * base, sign * shift, by_mean, sign * by_std
-    else:
-        tiny = mass < TINY_TOTAL
-        inverse, weighed = reciprocal(mass), low * a_phi - high * c_phi
-        excess = (std * fall - h * (high_cdf - low_cdf)) * inverse
-        by_mean = 1.0 + (by_mean + weighed - excess * unit * fall) * inverse
-        by_std = (by_std + low * low * a_phi - high * high * c_phi - excess * unit * weighed) * inverse
-        base, shift = tl.where(tiny, 0.0, mean), tl.where(tiny, 0.0, sign * excess)
-        return base, shift, tl.where(tiny, 0.0, by_mean), tl.where(tiny, 0.0, sign * by_std)
+    shift -= h * (0.5 * ends + (high_cdf - low_cdf))
+    by_mean = mass + 0.5 * r * (a_phi + c_phi) + r * (high_density - low_density)
+    by_std = fall + 0.5 * r * (low * a_phi + high * c_phi) + r * (high_moment - low_moment)
+    return sign * base, sign * shift, by_mean, sign * by_std
 
 
 @triton.constexpr_function
@@ -298,34 +285,27 @@ def expected_value(mean, std, K: tl.constexpr, CLIP: tl.constexpr):
     it."""
     h: tl.constexpr = 2.0 / K
     m, std = mean if CLIP else tl.abs(mean), at_least_tiny(std_of_finite(mean, std))
-    series_from: tl.constexpr = UNCLIPPED_WIDE if mean.dtype == tl.float64 or K > 3 else UNCLIPPED_WIDE_OF_FEW
-    wide = std >= (WIDE if CLIP else series_from)
     if mean.dtype == tl.float64:  # all edges, since the rules below are not accurate enough for float64
         parts = _edge_sum(m, std, K - 1.0, K - 1, K)
-        if not CLIP:
-            parts = _renormalised(parts, mean, std, K)
-            if needed(wide):
-                parts = _select(wide, _wide_series(mean, std, K), parts)
     else:
         parts = m, m * 0.0 + std * 0.0, m * 0.0, m * 0.0
         counted = clamp(tl.floor(std * (REACH * K)) + 1.0, FEWEST, K - 1.0)
         tiny, far_from_ends = std < FOUR * h, tl.abs(m) + REACH * std < 1.0 - h
+        narrow, wide = tiny | ((std < SMOOTH * h) & ~far_from_ends), std >= WIDE
         inside = far_from_ends & ~tiny
-        narrow = tiny | ((std < SMOOTH * h) & ~far_from_ends & ~wide)
         smooth = ~(narrow | inside | wide)
         if needed(narrow):
             most = tl.max(tl.where(narrow, counted, 0.0), 0).to(tl.int32)
-            edges = _edge_sum(m, std, counted, most, K)
-            if not CLIP:
-                edges = _renormalised(edges, mean, std, K)
-            parts = _select(narrow, edges, parts)
+            parts = _select(narrow, _edge_sum(m, std, counted, most, K), parts)
         if needed(inside):
-            parts = _select(inside, _inside_sum(mean, std, K), parts)
+            parts = _select(inside, _inside_sum(m, std, K), parts)
         if needed(smooth):
-            parts = _select(smooth, _smooth_sum(mean, std, K, CLIP), parts)
+            parts = _select(smooth, _smooth_sum(m, std, K), parts)
+        if CLIP and needed(wide):
+            parts = _select(wide, _wide_sum(m, std, K), parts)
+    if not CLIP:
+        parts = _renormalised(parts, mean, std, K)
+        wide = std >= (UNCLIPPED_WIDE_FLOAT64 if mean.dtype == tl.float64 else UNCLIPPED_WIDE)
         if needed(wide):
-            if CLIP:
-                parts = _select(wide, _wide_sum(mean, std, K), parts)
-            else:
-                parts = _select(wide, _wide_series(mean, std, K), parts)
+            parts = _select(wide, _wide_series(mean, std, K), parts)
     return parts

@@ -39,7 +39,7 @@ struct SortedBlock : ExpectedArrays<T, kBlock + kLanes> {
     for (int64_t i = 0; i < length; ++i) {
       const int64_t at = next[rule[i]]++;
       order[at] = static_cast<uint16_t>(i);
-      mean[at] = !bins.clip && rule[i] < static_cast<int>(EdgeRule::kInside) ? abs(means[i]) : means[i];
+      mean[at] = bins.clip ? means[i] : abs(means[i]);
       std[at] = std_of_finite(means[i], stds[i]);
     }
     std::fill_n(mean + length, kLanes, T(0));
@@ -54,11 +54,14 @@ struct SortedBlock : ExpectedArrays<T, kBlock + kLanes> {
     }
   }
 
-  // Turns the values of the first two rules, at |mean|, into those of unclipped distributions.
-  void renormalise_edges(const T* means, Bins<T> bins) {
-    for (int64_t i = 0; i < begin[static_cast<int>(EdgeRule::kInside)]; ++i) {
-      this->set(i, renormalised(this->at(i), means[order[i]], std[i], bins));
-    }
+  // Computes the values of unclipped distributions. Before, all rules but kWide must have computed the values of the
+  // clipped distributions at |mean|.
+  void renormalise(const T* means, Bins<T> bins) {
+    const int64_t wide = begin[static_cast<int>(EdgeRule::kWide)], end = begin[kEdgeRules];
+    for (int64_t i = 0; i < end; ++i) mean[i] = means[order[i]];
+    for (int64_t i = 0; i < wide; ++i) this->set(i, renormalised(this->at(i), mean[i], std[i], bins));
+    const WideSeries<T> series(bins);
+    for (int64_t i = wide; i < end; ++i) this->set(i, series.at(mean[i], std[i]));
   }
 
   // Computes the values of one of the first two rules. The last lanes may extend beyond the last variable of the
@@ -101,13 +104,11 @@ struct ExpectedBlock : ExpectedArrays<T, kBlock> {
     SortedBlock<T> sorted(mean, std, length, bins);
     for (const EdgeRule rule : {EdgeRule::kFour, EdgeRule::kNearEnd}) sorted.edges(rule, bins);
     sorted.each(EdgeRule::kInside, [bins](T m, T s) { return inside_sum(m, s, bins); });
+    sorted.each(EdgeRule::kSmooth, [bins](T m, T s) { return smooth_sum(m, s, bins); });
     if (bins.clip) {
-      sorted.each(EdgeRule::kSmooth, [bins](T m, T s) { return smooth_sum(m, s, bins); });
       sorted.each(EdgeRule::kWide, [bins](T m, T s) { return wide_sum(m, s, bins); });
     } else {
-      sorted.renormalise_edges(mean, bins);
-      sorted.each(EdgeRule::kSmooth, [bins](T m, T s) { return smooth_unclipped_sum(m, s, bins); });
-      sorted.each(EdgeRule::kWide, [series = WideSeries<T>(bins)](T m, T s) { return series.at(m, s); });
+      sorted.renormalise(mean, bins);
     }
     for (int64_t i = 0; i < length; ++i) this->set(sorted.order[i], sorted.at(i));
   }

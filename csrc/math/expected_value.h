@@ -10,7 +10,6 @@
 
 #include "bins.h"
 #include "normal.h"
-#include "smooth_sums.h"
 
 namespace bfn {
 
@@ -48,11 +47,10 @@ BFN_HD int64_t edges_added(EdgeRule rule, Bins<T> bins) {
 }
 
 // The least std for which kWide is used. The series is wide_sum if the distribution is clipped, and WideSeries
-// otherwise. With 2 or 3 bins, the other rules of an unclipped distribution are not accurate up to a std of 2.
+// otherwise.
 template <class T>
 BFN_HD T wide_std(Bins<T> bins) {
-  const bool few = sizeof(T) == sizeof(float) && !bins.clip && bins.count <= 3;
-  return at_most(bins.clip ? T(4) : T(2), few ? T(1) : T(4));
+  return bins.clip ? T(4) : sizeof(T) == sizeof(double) ? T(2) : T(1);
 }
 
 // The limits of the rules: the largest |mean| + 6 std for which kInside is used, and the least std of three other
@@ -147,29 +145,75 @@ BFN_HD ExpectedValue<T> inside_sum(T mean, T std, Bins<T> bins) {
           static_cast<T>(4 * kPi) * steps * sine * (q - 4 * q4 * cosine)};
 }
 
-// The rule kSmooth of a clipped distribution.
+// The Euler-Maclaurin terms at one end of the sums of Phi, phi and z phi. Half of Phi at the end is not included.
+template <class T>
+struct EndTerms {
+  T cdf, density, z_density;
+};
+
+// The Euler-Maclaurin corrections for the step r = h/std: the sum over m = 1..4 of B_2m/(2m)! r^(2m-1) f^(2m-1)(z). The
+// derivatives of phi are Hermite polynomials times phi. So the sum is a polynomial in w = (r z)^2, whose coefficients
+// are polynomials in r^2. Both ends use the same coefficients.
+template <class T>
+struct EulerMaclaurin {
+  T r, cdf[4], density[4];
+
+  BFN_HD explicit EulerMaclaurin(T step) : r(step) {
+    const T v = r * r;
+    cdf[0] = T(1.0 / 12) + v * (T(1.0 / 720) + v * (T(1.0 / 10080) + v * T(1.0 / 80640)));
+    cdf[1] = T(-1.0 / 720) + v * (T(-1.0 / 5040) + v * T(-1.0 / 26880));
+    cdf[2] = T(1.0 / 30240) + v * T(1.0 / 80640);
+    cdf[3] = T(-1.0 / 1209600);
+    density[0] = T(1.0 / 12) + v * (T(1.0 / 240) + v * (T(1.0 / 2016) + v * T(1.0 / 11520)));
+    density[1] = T(-1.0 / 720) + v * (T(-1.0 / 3024) + v * T(-1.0 / 11520));
+    density[2] = T(1.0 / 30240) + v * T(1.0 / 57600);
+    density[3] = T(-1.0 / 1209600);
+  }
+
+  // The terms at the last edge, divided by r. The terms at the first edge follow by symmetry.
+  BFN_HD EndTerms<T> at(T z, T phi) const {
+    const T zr = z * r, w = zr * zr;
+    T c = cdf[3], d = density[3], slope = 7 * density[3];  // `slope` is the derivative of z d by z
+    for (int k = 2; k >= 0; --k) {
+      c = c * w + cdf[k];
+      d = d * w + density[k];
+      slope = slope * w + (2 * k + 1) * density[k];
+    }
+    const T inner = fused(-zr, d, T(0.5));
+    return {phi * c, phi * inner, phi * (z * inner + r * slope)};
+  }
+};
+
+// The rule kSmooth, for a std from 1.75h to wide_std. It computes k at |mean|, and gives it the sign of the mean. At a
+// negative mean, Phi at the first edge could be near 1, and would have lost its digits.
 template <class T>
 BFN_HD ExpectedValue<T> smooth_sum(T mean, T std, Bins<T> bins) {
-  const T h = bins.width(), sign = mean < T(0) ? T(-1) : T(1);
-  const SmoothSums<T> sums(abs(mean), std, h, 1 - h, T(0.5), bins.centre(bins.last()));
-  const T shift = fused(-h, T(0.5) * sums.ends + sums.cdf, sums.integral);
-  return {sign * sums.base, sign * shift, sums.mass + sums.density, sign * (sums.fall + sums.z_density)};
-}
-
-// The rule kSmooth of an unclipped distribution. The sum over the bins becomes a sum over all edges from -1 to 1, in
-// which the two ends count half. So k is m + (std fall - h cdf)/mass [derived]. It is 0 if the mass is less than
-// kTinyTotal.
-template <class T>
-BFN_HD ExpectedValue<T> smooth_unclipped_sum(T mean, T std, Bins<T> bins) {
-  const T h = bins.width(), sign = mean < T(0) ? T(-1) : T(1);
-  const SmoothSums<T> sums(abs(mean), std, h, T(1), T(0), T(0));
-  const T by_left = sums.left * sums.a.density, by_right = sums.right * sums.c.density, both = by_left + by_right;
-  const T inverse = reciprocal(sums.mass), excess = (std * sums.fall - h * sums.cdf) * inverse;
-  const T by_mean = 1 + (sums.density - both - excess * sums.unit * sums.fall) * inverse;
-  const T squares = sums.left * by_left - sums.right * by_right;
-  const T by_std = (sums.fall + sums.z_density + squares + excess * sums.unit * both) * inverse;
-  if (sums.mass < kTinyTotal<T>) return {T(0), T(0), T(0), T(0)};
-  return {mean, sign * excess, by_mean, sign * by_std};
+  const T h = bins.width(), unit = reciprocal(std), r = h * unit, sign = mean < T(0) ? T(-1) : T(1), m = abs(mean);
+  // The distances of the mean from the first edge (`left`) and of the last edge from the mean (`right`), in units of
+  // std. They are clamped where the density is almost 0. Otherwise w could be infinite, or the density subnormal.
+  const T left = at_most((1 - h + m) * unit, T(10)), right = clamp((1 - h - m) * unit, T(-10), T(10));
+  const bool beyond = right < T(0);  // the mean lies right of every edge
+  const Tail<T> a = tail(left), c = tail(abs(right));
+  const EulerMaclaurin<T> ends(r);
+  const EndTerms<T> first = ends.at(left, a.density), last = ends.at(right, c.density);
+  // The integrals in the place of the sums, and the difference of the terms at the ends.
+  T base = beyond ? bins.centre(bins.last()) : m, shift = std * (a.integral - c.integral), fall = a.density - c.density;
+  T mass = (beyond ? c.mass : 1 - c.mass) - a.mass, ends_mass = (beyond ? c.mass : -c.mass) + a.mass;
+  const bool flat = left < T(1.15);  // all edges are so near to the mean that the differences of tails would cancel
+  if (needed(flat)) {
+    using Near = NearZero<T>;
+    const T to_left = Near::mass(left), to_right = Near::mass(right);
+    const T between = 4 * (1 - h) * m * unit * Near::integral_slope(left, right);
+    base = flat ? T(0) : base;
+    shift = flat ? between : shift;
+    fall = flat ? fused(right, to_right, fused(-left, to_left, between * unit)) : fall;
+    mass = flat ? to_left + to_right : mass;
+    ends_mass = flat ? to_right - to_left : ends_mass;
+  }
+  shift = fused(-h, T(0.5) * ends_mass + r * (last.cdf - first.cdf), shift);
+  const T by_mean = mass + r * (last.density + first.density);
+  const T by_std = fall + r * (last.z_density - first.z_density);
+  return {sign * base, sign * shift, by_mean, sign * by_std};
 }
 
 // The rule kWide of a clipped distribution: a Taylor series about the middle of the edges. With z = -mean/std and the
@@ -204,7 +248,7 @@ BFN_HD ExpectedValue<T> wide_sum(T mean, T std, Bins<T> bins) {
 // mass_n, where mass_n = (integral of x^n/n! over [-1, 1]).
 template <class T>
 struct WideSeries {
-  // With so many terms, the error of either sum is 1e-9 at a std of 1, and 1e-16 at a std of 2.
+  // With so many terms, the error of either sum at wide_std is 1e-9 in float and 1e-16 in double.
   static constexpr int kTerms = 12;
   T bins[kTerms], mass[kTerms];
 
@@ -284,11 +328,17 @@ BFN_HD ExpectedValue<T> renormalised(ExpectedValue<T> k, T mean, T std, Bins<T> 
   return {T(0), sign * value, by_mean * scale, sign * by_std * scale};
 }
 
-// k by a sum over `count` edges.
 template <class T>
-BFN_HD ExpectedValue<T> edges_value(T mean, T std, int64_t count, Bins<T> bins) {
-  if (bins.clip) return edge_sum(mean, std, count, bins);
-  return renormalised(edge_sum(abs(mean), std, count, bins), mean, std, bins);
+BFN_HD ExpectedValue<T> clipped_value(T mean, T std, Bins<T> bins, EdgeRuleLimits<T> limits) {
+  // In double all edges are added, so that finite differences do not see a step between two rules.
+  if (sizeof(T) == sizeof(double)) return edge_sum(mean, std, bins.count - 1, bins);
+  return limits.with_rule(mean, std, [&](auto rule) {
+    constexpr EdgeRule kRule = decltype(rule)::value;
+    if constexpr (kRule == EdgeRule::kInside) return inside_sum(mean, std, bins);
+    if constexpr (kRule == EdgeRule::kSmooth) return smooth_sum(mean, std, bins);
+    if constexpr (kRule == EdgeRule::kWide) return wide_sum(mean, std, bins);
+    return edge_sum(mean, std, edges_added(kRule, bins), bins);
+  });
 }
 
 template <class T>
@@ -299,21 +349,9 @@ BFN_HD_APART ExpectedValue<T> wide_unclipped_value(T mean, T std, Bins<T> bins) 
 template <class T>
 BFN_HD ExpectedValue<T> expected_value(T mean, T std, Bins<T> bins, EdgeRuleLimits<T> limits) {
   std = std_of_finite(mean, std);
-  if (sizeof(T) == sizeof(double)) {  // all edges are added, so that finite differences do not see a step
-    if (bins.clip || !(std >= limits.wide)) return edges_value(mean, std, bins.count - 1, bins);
-    return wide_unclipped_value(mean, std, bins);
-  }
-  return limits.with_rule(mean, std, [&](auto rule) {
-    constexpr EdgeRule kRule = decltype(rule)::value;
-    if constexpr (kRule == EdgeRule::kInside) return inside_sum(mean, std, bins);
-    if constexpr (kRule == EdgeRule::kSmooth) {
-      return bins.clip ? smooth_sum(mean, std, bins) : smooth_unclipped_sum(mean, std, bins);
-    }
-    if constexpr (kRule == EdgeRule::kWide) {
-      return bins.clip ? wide_sum(mean, std, bins) : wide_unclipped_value(mean, std, bins);
-    }
-    return edges_value(mean, std, edges_added(kRule, bins), bins);
-  });
+  if (bins.clip) return clipped_value(mean, std, bins, limits);
+  if (std >= limits.wide) return wide_unclipped_value(mean, std, bins);
+  return renormalised(clipped_value(abs(mean), std, bins, limits), mean, std, bins);
 }
 
 template <class T>
