@@ -25,10 +25,11 @@ def wrapped(turns: Tensor) -> Tensor:
 
 
 def proposals(concentration: Tensor, words: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Makes an angle in turns of each word, nearly of vM(0, c). It is to be accepted with the probability
-    height/(256·most), where `height` and `most` are the other results.
+    """Makes a proposal from each word: an angle in turns, whose distribution is nearly vM(0, c). Returns the angle,
+    `height` and `most`. The caller must accept the angle with the probability height/(256·most).
 
-    The angle increases with a uniform v in (−1, 1). It is nearly the inverse of the distribution function.
+    The angle increases with a uniform v in (−1, 1). As a function of v, it is nearly the inverse of the distribution
+    function.
     """
     y = 1 / (1 + 1.118568 * concentration)
     floor = torch.exp2(0.796368 - 5.87465 * concentration)

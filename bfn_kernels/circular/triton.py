@@ -119,7 +119,8 @@ def _propose(law, word, T: tl.constexpr):
 
 @triton.jit
 def _refused(law, word, rest, height):
-    """Whether the digits of a uniform, the lowest byte of the word and `rest`, do not accept a proposal."""
+    """Whether a uniform number does not accept a proposal. Its first digits are the lowest byte of the word, and `rest`
+    has the others."""
     return ((word & 255).to(tl.float32) + rest).to(height.dtype) * law[7] > height
 
 

@@ -213,8 +213,8 @@ def select(condition, new, old):
 def log_inner_bin(left, right, centre, std, inverse, per_std: tl.constexpr):
     """ln of the mass of a bin, with its derivatives by mean and std.
 
-    centre, left and right are the bin's centre and its edges, relative to the mean, in units of which the bin has two.
-    std: in the same unit; inverse: its `reciprocal`; per_std: the number of units in 1. The edges are arguments, since
+    centre, left and right are the bin's centre and its edges, relative to the mean. The unit is half the bin's width.
+    std: in this unit; inverse: its `reciprocal`; per_std: the number of units in 1. The edges are arguments, since
     the centre ± 1 would lose digits of a wide bin's nearer edge. For a narrow bin a Taylor series about its centre is
     used, since Φ(right) − Φ(left) would cancel.
     """
@@ -243,8 +243,8 @@ def bin_place(left, right, z, d):
 @triton.jit
 def scaled_inner_bin(left, right, z, d, inverse_std):
     """Returns the place y of a bin and its side (see `bin_place`); then the mass of the bin and its derivatives by mean
-    and std, all divided by exp(−y²/2), so that they do not underflow. The arguments are the
-    edges, the centre and the width, as those of `_narrow_bin`."""
+    and std, all divided by exp(−y²/2), so that they do not underflow. The arguments are the edges, the
+    centre and the width, as for `_narrow_bin`."""
     _, front, lost, of_left, of_right = scaled_interval(left, right, z, d)
     mass, by_mean, by_std = front - lost, of_left - of_right, left * of_left - right * of_right
     narrow = _is_narrow(z, d)

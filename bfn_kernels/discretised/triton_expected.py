@@ -132,7 +132,8 @@ def _smooth_sum(mean, std, K: tl.constexpr):
     c_phi, c_mass, c_integral = tail(tl.abs(high))
     low_cdf, low_density, low_moment = _end_correction(low, a_phi, r)
     high_cdf, high_density, high_moment = _end_correction(high, c_phi, r)
-    # The integrals in the place of the sums, and the difference of the terms at the ends
+    # base + shift is k̂ with an integral in the place of the sum of Φ. `mass` and `fall` are the integrals of φ and zφ.
+    # `ends` is the sum of Φ at the first and at the last edge, minus 1 unless the mean is right of all edges.
     base, shift = tl.where(beyond, centre(m * 0.0 + (K - 1.0), K), m), std * (a_integral - c_integral)
     mass, ends = tl.where(beyond, c_mass, 1.0 - c_mass) - a_mass, tl.where(beyond, c_mass, -c_mass) + a_mass
     fall = a_phi - c_phi

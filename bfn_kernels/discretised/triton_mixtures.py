@@ -31,9 +31,9 @@ from bfn_kernels.triton_ops.elementary import exp, log, reciprocal
 from bfn_kernels.triton_ops.noise import COMPONENT, uniforms
 from bfn_kernels.triton_ops.views import load, store
 
-# The most numbers of a tile: of one whose values are computed, and of one from which components are drawn.
+# The most numbers in a tile. _VALUES is for kernels that compute values, and _LOGITS for kernels that draw components.
 _VALUES, _LOGITS = 256, 2048
-_FEWEST = 4  # the fewest variables of a tile, since normals come in groups of four
+_FEWEST = 4  # the fewest variables of a tile, since Philox makes noise for four variables at a time
 
 
 def tile_of(C: Constants, draws: bool) -> tuple[Sizes, int]:

@@ -35,9 +35,9 @@ from bfn_kernels.triton_ops.views import (
     views,
 )
 
-# For each tile: the largest K for which it is used, the numbers in it, and its warps. A thread has about 16 numbers, or
-# 32 of short rows, so that there are at least as many rows as threads. With fewer rows, Triton would let all threads of
-# a row load the row's scalars and compute where they lie, instead of one.
+# For each tile: the largest K for which it is used, the numbers in it, and its warps. A thread has about 16 numbers.
+# If rows are short, it has 32, so that such a tile has at least as many rows as threads. With fewer rows, Triton would
+# let every thread of a row load the row's scalars and compute their addresses, although one thread is enough.
 _TILES = ((32, 2048, 2), (2048, 2048, 4), (4096, 4096, 8), (8192, 8192, 16))
 _LARGE = 4096, 8  # the numbers and warps of a tile of longer rows, which take several tiles
 # The tiles of kernels that need many registers for each number. So a thread has fewer numbers.
@@ -235,8 +235,8 @@ def message(p, beta, spread, eps, K):
 
 @triton.jit
 def distributed(x, rows):
-    """The numbers of rows x, each in one thread if there are enough rows. All threads of a row have a sum over the row,
-    and each of them would repeat the operations that follow."""
+    """Returns x, which has a number for each row, with each number in one thread if there are enough rows. After a sum
+    over a row, all threads of the row have the sum, and each of them would repeat the operations that follow."""
     return tl.gather(x, rows[1], 0)
 
 

@@ -6,8 +6,8 @@
 namespace bfn {
 namespace {
 
-// Draws the angles of a pack, in turns. Then few threads have a variable whose first proposal was not accepted. Each of
-// them handles one of its own at a time, so that a warp waits for the thread with the most of them.
+// Draws the angles of a pack, in turns. Few variables are still open after their first proposals. A thread handles its
+// open variables one at a time. So the loop of a warp lasts as long as the thread with the most open variables needs.
 template <class T, int kCount>
 __device__ __forceinline__ void draw_angles(int64_t seed, int64_t start, const T (&concentration)[kCount],
                                             T (&turns)[kCount]) {

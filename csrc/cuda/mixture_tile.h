@@ -24,7 +24,7 @@ struct TileShape {
         inverse((1u << 24) / static_cast<uint32_t>(components) + 1),
         padding(1 - components % 2),
         limits(from.limits.as<T>()) {}
-  // The variable of component i. The result is exact, since i components is below 2^24, and i inverse below 2^32.
+  // The variable of component i. The result is exact, as i * components is below 2^24, and i * inverse below 2^32.
   __device__ int variable_of(int i) const { return static_cast<int>(static_cast<uint32_t>(i) * inverse >> 24); }
   // The place of component i in shared memory. Neighbouring variables have their m-th components in different banks.
   __device__ int place_of(int i) const { return i + variable_of(i) * padding; }
@@ -98,7 +98,8 @@ class Components {
   }
 };
 
-// What the threads of a block know together: numbers of each component, and below those of each variable.
+// The numbers that the threads of a block share. `logit` to `by_log_std` have a number for each component, and `x` to
+// `early` have one for each variable. A value is ln p, or x - k with k of ../math/expected_value.h.
 template <class T>
 struct TileMemory {
   T logit[kTileSize + kTileThreads], value[kTileSize + kTileThreads];
@@ -136,7 +137,8 @@ class Tile : public Components<At> {
   __device__ void evaluate_log_probs() const {
     evaluate([&](const OutputNormal<T>& of, T x) { return log_bin_prob(x, of.mean, of.std, bins_); });
   }
-  // Makes the values x - k. Only for float are the components sorted by their rules (expected_values).
+  // Makes the values x - k. In float, the components are first sorted by their rules, as expected_values does. In
+  // double, they are not sorted, since only wide unclipped distributions have another rule.
   __device__ void evaluate_errors() const {
     if constexpr (sizeof(T) == sizeof(double)) {
       evaluate([&](const OutputNormal<T>& of, T x) {
@@ -190,9 +192,9 @@ class Tile : public Components<At> {
     }
   }
 
-  // The mean error over the components. If slope_of(error) is the derivative of a function by k, this replaces the
-  // logits by the shares times the derivative, and the values by k_m - k. The errors are often nearly equal. So their
-  // differences from the first one are added, which loses fewer digits of k_m - k.
+  // Returns the mean error over the components. slope_of(error) must return the derivative of a function by k. The
+  // logits are replaced by the shares times this derivative, and the values by k_m - k. The errors are often nearly
+  // equal. So their differences from the first one are added, which loses fewer digits of k_m - k.
   template <class F>
   __device__ T mean_error(F&& slope_of) const {
     const T first = value_[0];
@@ -206,8 +208,8 @@ class Tile : public Components<At> {
     }
     return first + rest;
   }
-  // -ln of the mean of p over the components. It replaces the logits by the shares, and the values by the shares after
-  // x is known.
+  // Returns -ln p of the mixture. Replaces the logits by the shares, and each value by the posterior share of its
+  // component, which is share p divided by the sum over the components.
   __device__ T bin_cost() const {
     const T top = this->largest(logit);
     for (int m = 0; m < shape.components; ++m) value_[m] += logit[m] - top;

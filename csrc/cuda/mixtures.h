@@ -8,8 +8,8 @@
 
 namespace bfn {
 
-// A block of kTileThreads threads handles a tile of variables at a time. It has at most kTileSize components, and a
-// variable for each thread. If it has many variables, they are those of whole warps.
+// A block of kTileThreads threads handles a tile of variables at a time. A tile has at most kTileSize components, and
+// at most one variable for each thread. From 32 variables on, their number is a multiple of 32, which fills warps.
 constexpr int kTileThreads = 128, kTileSize = 8 * kTileThreads;
 static_assert(kMaxComponents <= kTileSize, "a tile holds all components of a variable");
 
@@ -18,7 +18,8 @@ inline int64_t variables_of_tile(const NetworkOutput& from, int size = kTileSize
   return most < 32 ? most : most / 32 * 32;
 }
 
-// A chunk has whole tiles. It has several small ones, so that a block seldom has to add its threads' losses.
+// A chunk consists of whole tiles. If tiles are small, a chunk has several, since a block adds the losses of its
+// threads once per chunk.
 inline int64_t variables_of_chunk(const NetworkOutput& from) {
   const int64_t variables = variables_of_tile(from);
   return variables * (kThreads / variables);

@@ -6,7 +6,8 @@
 namespace bfn {
 namespace {
 
-// The components of one variable. Each call reads a component's numbers from memory; only shared numbers are kept.
+// The components of one variable. Each call reads the numbers of its component from memory again. An object keeps only
+// the numbers that all components of the variable have in common.
 template <class T>
 class Components {
  public:

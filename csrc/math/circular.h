@@ -91,14 +91,15 @@ struct VonMises {
     const T height = fused(-by_w, fused(-edge, fall, fall), value) * exp2_fast(-(concentration * s) * p);
     return {word >> 31 ? -turns : turns, abs(turns) > T(0.5) ? T(0) : height};
   }
-  // Whether the proposal that was made of `word` is accepted, as NaN is, too. The lowest byte of the word has the first
-  // digits of a uniform number, and `rest` in (0, 1] has the others. If `rest` is 1, the result says whether the
-  // proposal is accepted whatever the other digits are.
+  // Says whether the proposal made from `word` is accepted. NaN is accepted, so that the loop ends. A uniform number
+  // decides. The lowest byte of `word` has its first digits, and `rest` in (0, 1] has the others. If `rest` is 1, the
+  // result says whether the proposal is accepted whatever the other digits are.
   BFN_HD bool accepts(const Proposal<T>& proposal, uint32_t word, T rest) const {
     return !(fused(static_cast<T>(static_cast<int32_t>(word & 255)), most, rest * most) > proposal.height);
   }
-  // Returns the angle of variable `index`, whose first proposal was made of `word`, and was not accepted by its lowest
-  // byte alone. Each call of Philox has the other digits and the word of a new proposal.
+  // Returns the angle of variable `index`, whose first proposal was made from `word`, and was left undecided by the
+  // lowest byte. Each further call of Philox makes two words: the other digits of the uniform number, and the word of a
+  // new proposal.
   BFN_HD T draw(uint64_t seed, uint64_t index, uint32_t word, Proposal<T> proposal) const {
     for (uint32_t call = 1; call <= kMostCalls; ++call) {
       const Words w = philox(seed, index, kAngle, call);

@@ -31,11 +31,11 @@ struct SquaredError {
   BFN_HD SquaredError(T weight, T error) : loss(weight * error * error), slope(-2 * weight * error) {}
 };
 
-// The rule by which the sums over the edges are computed in float. kFour and kNearEnd add the 4 or 22 edges nearest to
-// the mean, among which are all edges within 6 std. If no end of the edges is within 6 std, kInside computes the sums
-// as if the edges had no ends. Otherwise kSmooth is the Euler-Maclaurin formula. From wide_std on its terms would
-// cancel, and kWide is a series. In double, all edges are added, except for an unclipped distribution with a std of
-// wide_std or more, which uses kWide.
+// The rule by which the sums over the edges are computed in float. kFour adds the 4 edges nearest to the mean, and
+// kNearEnd the 22 nearest. These include all edges within 6 std. If the first and the last edge are both farther than 6
+// std from the mean, kInside computes the sums as if the edges went on forever. Otherwise kSmooth uses the
+// Euler-Maclaurin formula. From wide_std on, the terms of this formula would cancel, so that kWide uses a series. In
+// double, all edges are added, except for an unclipped distribution with a std of wide_std or more, which uses kWide.
 enum class EdgeRule : int { kFour, kNearEnd, kInside, kSmooth, kWide };
 constexpr int kEdgeRules = 5;
 
@@ -53,8 +53,8 @@ BFN_HD T wide_std(Bins<T> bins) {
   return bins.clip ? T(4) : sizeof(T) == sizeof(double) ? T(2) : T(1);
 }
 
-// The limits of the rules: the largest |mean| + 6 std for which kInside is used, and the least std of three other
-// rules.
+// The limits of the rules. kInside is used where |mean| + 6 std is below `inside`. The other limits are stds: kFour is
+// used below `beyond_four`, and kSmooth and kWide from `smooth` and from `wide` on.
 template <class T>
 struct EdgeRuleLimits {
   T inside, beyond_four, smooth, wide;
@@ -196,7 +196,8 @@ BFN_HD ExpectedValue<T> smooth_sum(T mean, T std, Bins<T> bins) {
   const Tail<T> a = tail(left), c = tail(abs(right));
   const EulerMaclaurin<T> ends(r);
   const EndTerms<T> first = ends.at(left, a.density), last = ends.at(right, c.density);
-  // The integrals in the place of the sums, and the difference of the terms at the ends.
+  // base + shift is k with an integral in the place of the sum of Phi. `mass` and `fall` are the integrals of phi and
+  // z phi. `ends_mass` is the sum of Phi at the first and at the last edge, minus 1 unless the mean is beyond.
   T base = beyond ? bins.centre(bins.last()) : m, shift = std * (a.integral - c.integral), fall = a.density - c.density;
   T mass = (beyond ? c.mass : 1 - c.mass) - a.mass, ends_mass = (beyond ? c.mass : -c.mass) + a.mass;
   const bool flat = left < T(1.15);  // all edges are so near to the mean that the differences of tails would cancel

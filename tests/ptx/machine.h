@@ -32,8 +32,8 @@ struct PendingCopy {
 };
 
 // A product of matrices by four warps at once. Each warp computes 16 rows of it, at the latest possible time: when it
-// waits for the group of products to which the product belongs. So a result that is read too early is an old value, and
-// so is a matrix that is overwritten too early.
+// waits for the group of products to which the product belongs. So a kernel that reads the result too early
+// gets an old value. If it overwrites a matrix too early, the product is computed from the new numbers.
 struct PendingProduct {
   const Instruction* instruction;
   void (*finish)(Warp&, const PendingProduct&);
