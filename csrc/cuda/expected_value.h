@@ -18,7 +18,7 @@ __device__ void place_by_rule(const int (&rule)[kCount], int (&place)[kCount]) {
   const BlockTeam block(0);
   __shared__ uint64_t of_block;
   uint64_t next = block.sum_before(counts);
-  if (threadIdx.x == kThreads - 1) of_block = next + counts;
+  if (threadIdx.x == blockDim.x - 1) of_block = next + counts;
   __syncthreads();
   uint64_t lower = of_block;
 #pragma unroll

@@ -24,12 +24,13 @@ struct Chunks {
 };
 
 // The size of a chunk is a multiple of `align`, the number of variables that a block works on at a time. It is the
-// least size with which all variables together fill at most 2^10 chunks, but at most 2^15.
+// least size with which all variables together fill at most 2^10 chunks, but at most 2^15, rounded up. So there are
+// never more chunks than with an `align` of 1, for which loss_workspace makes room.
 inline Chunks chunks_of(const LossTarget& to, int64_t align) {
   const bool by_batch = to.reduction == Reduction::kBatch;
   const int64_t all = to.batch * to.per_batch, groups = by_batch ? to.batch : 1;
   const int64_t group_size = by_batch ? to.per_batch : all;
-  const int64_t size = align * std::clamp<int64_t>(ceil_div(all, 1024 * align), 1, 32768 / align);
+  const int64_t size = align * std::clamp<int64_t>(ceil_div(all, 1024 * align), 1, ceil_div(32768, align));
   const int64_t per_group = ceil_div(group_size, size);
   return {group_size, size, per_group, groups * per_group};
 }

@@ -14,7 +14,7 @@ constexpr int kLogitTileSize = 2 * kTileSize;
 template <class T>
 struct TileShape {
   int components, variables;
-  uint32_t inverse;  // 2^24 divided by `components`, rounded up
+  uint32_t inverse;  // the least whole number above 2^24 divided by `components`
   int padding;       // behind the components of a variable, so that these take an odd number of places in shared memory
   OutputLimits<T> limits;
 

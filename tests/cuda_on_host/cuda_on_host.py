@@ -61,6 +61,12 @@ def bugs(sanitizer: str) -> Path:
     return compiled.linked(f"bugs.{sanitizer}", _watched([HERE / "bugs.cpp"], sanitizer), SANITIZERS[sanitizer])
 
 
+def chunks() -> Path:
+    """The program of `chunks.cpp`."""
+    objects = compiled.objects("chunks", {source: [*COMPILE, "-O1"] for source in (HERE / "chunks.cpp", SHIM)})
+    return compiled.linked("chunks", objects, [])
+
+
 def register() -> None:
     """Makes the kernels a backend of that name, if they can be built. `load` must run before its operators do."""
     from bfn_kernels import backends

@@ -2,12 +2,14 @@
 machine without one."""
 
 import dataclasses
+import subprocess
 
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bfn_kernels import backends, binary, discrete, discretised
+from tests.cuda_on_host import cuda_on_host
 from tests.kernels.op_cases import CASES
 from tests.kernels.recorded import RECORDINGS
 from tests.kernels.support import NATIVE, error, evaluate, pairs, scale, serves, ulp, widened
@@ -210,3 +212,9 @@ def test_expected_values_do_not_depend_on_their_neighbours(clip, backend):
         assert torch.equal(mixed[order], discretised.expected_value(mean[:count][order], std[:count][order], **options))
         same = torch.stack([discretised.expected_value(mean[i : i + 1], std[i : i + 1], **options) for i in range(5)])
         assert torch.equal(mixed[:5], same[:, 0])
+
+
+@pytest.mark.skipif(cuda_on_host.missing() is not None, reason="the shim does not run here")
+def test_the_workspace_of_a_loss_has_room_for_all_partial_sums():
+    done = subprocess.run([cuda_on_host.chunks()], capture_output=True, text=True)
+    assert done.returncode == 0, f"more partial sums than there is room for: {done.stdout}"
