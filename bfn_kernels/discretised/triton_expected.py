@@ -292,7 +292,8 @@ def expected_value(mean, std, K: tl.constexpr, CLIP: tl.constexpr):
         parts = m, m * 0.0 + std * 0.0, m * 0.0, m * 0.0
         counted = clamp(tl.floor(std * (REACH * K)) + 1.0, FEWEST, K - 1.0)
         tiny, far_from_ends = std < FOUR * h, tl.abs(m) + REACH * std < 1.0 - h
-        narrow, wide = tiny | ((std < SMOOTH * h) & ~far_from_ends), std >= WIDE
+        wide = std >= (WIDE if CLIP else UNCLIPPED_WIDE)
+        narrow = tiny | ((std < SMOOTH * h) & ~(far_from_ends | wide))
         inside = far_from_ends & ~tiny
         smooth = ~(narrow | inside | wide)
         if needed(narrow):

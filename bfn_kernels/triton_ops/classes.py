@@ -158,9 +158,10 @@ def load_classes(view, rows, first, S, OTHER: tl.constexpr = float("-inf")):
 
 @triton.jit
 def load_for_sums(view, rows, first, S):
-    """The numbers that `load_classes` loads, for kernels that sum over whole rows or add noise to them. If K is not a
-    multiple of four, each thread has groups of four classes, as in `class_noise`. `load_classes` would give the threads
-    other numbers, and each operation with noise or with a sum over the row would move numbers between threads."""
+    """The numbers that `load_classes` loads, for kernels that add noise to them or compute cumulative sums. If K is not
+    a multiple of four, each thread has groups of four classes, as in `class_noise`. `load_classes` would give the
+    threads other numbers, and each operation with noise or with a sum over the row would move numbers between
+    threads."""
     if S.K % 4 == 0 or S.K > S.TILE:
         return load_classes(view, rows, first, S)
     else:

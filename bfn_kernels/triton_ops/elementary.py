@@ -1,8 +1,9 @@
 """exp, log, sine and cosine as Triton functions, the counterpart of csrc/math/elementary.h.
 
-In float32 they are the polynomials of that file. These are accurate to the last bits, and give the same results in the
-interpreter and on a GPU. Triton's exp and log are the hardware's approximations, which are coarse for large arguments
-and near 1. In float64 this file uses Triton's functions.
+In float32 most of them are the polynomials of that file. These are accurate to the last bits, and give the same results
+in the interpreter and on a GPU. Triton's exp and log are the hardware's approximations, which are coarse for large
+arguments and near 1. Only `exp2_term`, `inverse_sqrt` and `reciprocal` use approximations of the hardware, whose
+relative errors are small everywhere. In float64 this file uses Triton's functions.
 """
 
 import triton
@@ -29,9 +30,9 @@ def square(x):
 
 @triton.jit
 def reciprocal(x):
-    """1/x for x ≥ 1e-30, exact to about the last bit. In float32, an x above 1e30 counts as 1e30, and one step of
-    Newton's method corrects the square of a GPU's own reciprocal root. Triton's division may have an error of two units
-    in the last place, and takes more instructions."""
+    """1/x for x ≥ 1e-30, exact to about the last bit. In float32, an x above 1e30 counts as 1e30, a negative x gives
+    NaN, and one step of Newton's method corrects the square of a GPU's own reciprocal root. Triton's division may have
+    an error of two units in the last place, and takes more instructions."""
     if x.dtype == tl.float64:
         return 1.0 / x
     else:
@@ -95,7 +96,7 @@ def exp(x):
 
 @triton.jit
 def exp2_term(x):
-    """2^x for x < 127, as a term of a sum whose largest term is about 1, by the GPU's own instruction."""
+    """2^x for x < 127, by the GPU's own instruction. A result below the range of normal numbers may be 0."""
     return tl.exp2(x)
 
 

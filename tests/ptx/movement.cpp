@@ -91,7 +91,8 @@ void add_control(Table& table) {
     table.add(std::string("bar{,rier}{,.cta}.red{,.aligned}.") + name + ".pred",
               {.form = Form::kBarrier, .base = {.kind = Kind::kBarrier, .combine = combine}});
   }
-  // Blocks run one after the other, and their lanes see every write at once. So fences do nothing.
+  // Blocks run one after the other, and their lanes see every write at once. So fences do nothing, and a kernel that
+  // lacks one is not noticed. The same holds for wgmma.fence.
   add("{membar,fence.acq_rel}.{cta,gl,gpu}", Form::kNone, Kind::kPlain);
   add("fence.proxy.async.shared::cta", Form::kNone, Kind::kPlain);
 }
