@@ -118,7 +118,7 @@ def expected_value(
     """
     num_bins, clip = checks.integer("num_bins", num_bins, 2), checks.boolean("clip", clip)
     _normal(mean, std, mixture_logits)
-    library = backends.library(backend, mean.device, first="cuda")
+    library = backends.library(backend, mean.device)
     return library.discretised.expected_value(mean, std, mixture_logits, num_bins, clip)
 
 

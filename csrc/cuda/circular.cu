@@ -91,8 +91,9 @@ __global__ void __launch_bounds__(kThreads, 2)
   });
 }
 
+// In double, the derivatives of kDensity need more registers than two blocks have.
 template <class At, CircularCost kCost>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kThreads, sizeof(typename At::Compute) == sizeof(double) ? 1 : 2)
     circular_loss_kernel(const __grid_constant__ CircularLoss op, const __grid_constant__ RowMap rows,
                          const typename At::Compute per_unit, const typename At::Compute log_period,
                          const Chunks chunks) {

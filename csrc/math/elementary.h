@@ -23,7 +23,7 @@ struct ReducedExp {
 BFN_HD ReducedExp reduced_exp(float x) {
   const float shifted = x * 1.44269504f + 12582912.0f;
   const float n = shifted - 12582912.0f;
-  const float r = fused(n, -0.693359375f, x) + n * 2.12194440e-4f;
+  const float r = x - n * 0.693359375f + n * 2.12194440e-4f;
   const float q = 0.49999994f + r * (0.16666515f + r * (0.041668456f + r * (0.0083694188f + r * 0.0013813145f)));
   return {bit_cast<int32_t>(shifted), r + r * r * q};
 }

@@ -56,4 +56,6 @@ def test_a_model_is_used_on_its_device(use, pair, tmp_path):
         elsewhere = there(model)
         assert elsewhere.device == DEVICE
         got = USES[use](elsewhere, data, picture)
-    np.testing.assert_allclose(got, want, rtol=1e-5)
+    # Curves that differ by rounding errors shade some pixels of a picture by a few of 256 levels.
+    levels = 8 if isinstance(want, np.ndarray) and want.dtype == np.uint8 else 0
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=levels)

@@ -86,15 +86,14 @@ def test_cuda_comes_first_where_it_is_predicted_to_be_faster(monkeypatch):
         if len(of) == 2:
             ratios[call.partition(",")[0]].append(of["triton"] / of["cuda"])
     faster = {op for op, found in ratios.items() if min(found) > 1.2}
-    assert faster == {"expected_value", "circular flow", "circular sender", "circular update", "circular new update"}
+    assert faster == {"circular flow", "circular sender", "circular update", "circular new update"}
 
     asked, library = [], backends.library
     monkeypatch.setattr(backends, "library", lambda *which, first=None: asked.append(first) or library(*which))
     for case in FIRST:
         asked.clear()
         case(case.inputs((2, 3), torch.float32), "reference")
-        first = case.op == "discretised.expected_value" or case.op in CIRCULAR
-        assert set(asked) == ({"cuda" if first else None} if case.kernels else set()), case.op
+        assert set(asked) == ({"cuda" if case.op in CIRCULAR else None} if case.kernels else set()), case.op
 
 
 @pytest.mark.parametrize(("kind", "device", "own"), [
