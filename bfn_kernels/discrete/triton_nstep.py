@@ -30,7 +30,7 @@ from bfn_kernels.triton_ops.classes import (
     class_view,
     is_class,
     launch_rows,
-    load_for_sums,
+    load_groups,
     logits_view,
     softmax,
     store_classes,
@@ -81,7 +81,7 @@ def _nstep(x, logits, alpha, draws, n_steps, mask, losses, grad_logits, count, S
     rows = block_of(count, S.ROWS)
     x, alpha = load(x, rows, tl.int64), load(alpha, rows, S.T)
     keep = load(mask, rows, tl.int1, True)
-    z = load_for_sums(logits, rows, 0, S)
+    z = load_groups(logits, rows, 0, S)
     k = tl.arange(0, S.TILE)[None, :]
     is_x, inside = is_class(x, 0, S.TILE), k < S.K
     p, valid = softmax(z), valid_class(x, S.K)

@@ -81,7 +81,7 @@ def _gradients(
     """Returns new tensors for the gradients that the forward pass stores, and their views. A tensor is empty if its
     gradient is not needed. shape: the shape of the variables. output: the predicted mean, the predicted log std and the
     mixture logits. If the log std is None, the mean has both predictions in a last dimension of size 2. The mixture
-    logits are None for one normal. options: those of `output_views`."""
+    logits are None for one normal. options: keywords of `output_views`."""
     sizes = [t.shape if t is not None and n else (0,) for t, n in zip(output, needed, strict=True)]
     saved = [torch.empty(size, dtype=dtype, device=output[0].device) for size in sizes]
     written = [t if n else None for t, n in zip(saved, needed, strict=True)]

@@ -63,8 +63,8 @@ def components_of(mixture_logits: Tensor | None) -> int:
 def output_views(
     shape: torch.Size, output: Sequence[Tensor | None], components: int, one_by_one: bool = False
 ) -> tuple[View, ...]:
-    """The views of the predictions and mixture logits, or of their gradients. Those of a mixture are class views or, if
-    the kernel takes the components one by one, component views."""
+    """The views of the predictions and mixture logits, or of their gradients. A mixture has class views or, if the
+    kernel takes the components one by one, component views."""
     if components == 0:
         return views(shape, *output)
     if one_by_one:
@@ -243,8 +243,8 @@ def bin_place(left, right, z, d):
 @triton.jit
 def scaled_inner_bin(left, right, z, d, inverse_std):
     """Returns the place y of a bin and its side (see `bin_place`); then the mass of the bin and its derivatives by mean
-    and std, all divided by exp(−y²/2), so that they do not underflow. The arguments are the edges, the
-    centre and the width, as for `_narrow_bin`."""
+    and std, all divided by exp(−y²/2), so that they do not underflow. The arguments are the edges, the centre
+    and the width, as for `_narrow_bin`."""
     _, front, lost, of_left, of_right = scaled_interval(left, right, z, d)
     mass, by_mean, by_std = front - lost, of_left - of_right, left * of_left - right * of_right
     narrow = _is_narrow(z, d)

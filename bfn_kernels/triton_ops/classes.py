@@ -157,7 +157,7 @@ def load_classes(view, rows, first, S, OTHER: tl.constexpr = float("-inf")):
 
 
 @triton.jit
-def load_for_sums(view, rows, first, S):
+def load_groups(view, rows, first, S):
     """The numbers that `load_classes` loads, for kernels that add noise to them or compute cumulative sums. If K is not
     a multiple of four, each thread has groups of four classes, as in `class_noise`. `load_classes` would give the
     threads other numbers, and each operation with noise or with a sum over the row would move numbers between
@@ -331,7 +331,7 @@ def drawn_class(logits, uniform, rows, S):
     """Draws the first class whose cumulative probability exceeds u or, if none does, the last class with p > 0. −1 if p
     is NaN."""
     if S.K <= S.TILE:
-        e, top = exp_of_rows(load_for_sums(logits, rows, 0, S))
+        e, top = exp_of_rows(load_groups(logits, rows, 0, S))
         total = tl.sum(e, 1)
         drawn, last, _ = _first_beyond(e, tl.zeros(rows[1].shape, S.T), uniform * total, 0, S)
     else:

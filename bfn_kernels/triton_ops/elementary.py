@@ -1,9 +1,9 @@
 """exp, log, sine and cosine as Triton functions, the counterpart of csrc/math/elementary.h.
 
-In float32 most of them are the polynomials of that file. These are accurate to the last bits, and give the same results
-in the interpreter and on a GPU. Triton's exp and log are the hardware's approximations, which are coarse for large
-arguments and near 1. Only `exp2_term`, `inverse_sqrt` and `reciprocal` use approximations of the hardware, whose
-relative errors are small everywhere. In float64 this file uses Triton's functions.
+In float32 most of them are the polynomials of that file. The polynomials are accurate to the last bits, and give the
+same results in the interpreter and on a GPU. Triton's exp and log are the hardware's approximations, which are coarse
+for large arguments and near 1. Only `exp2_term`, `inverse_sqrt` and `reciprocal` use approximations of the hardware,
+whose relative errors are small everywhere. In float64 this file uses Triton's functions.
 """
 
 import triton

@@ -5,8 +5,8 @@
 
 namespace bfn {
 
-// What a row sends: the class `class_index` or, if is_distribution is set, the distribution e_k * inverse, where e_k is
-// an exponential of the row. If is_distribution is not set and the class is -1, the row sends NaN.
+// A row sends the class `class_index` or, if is_distribution is set, the distribution e_k * inverse, where e_k is an
+// exponential of the row. If is_distribution is not set and the class is -1, the row sends NaN.
 template <class T>
 struct SentRow {
   int64_t class_index;

@@ -42,7 +42,7 @@ class Components {
   int size;       // the number of its components
   bool active;
   At at;
-  T *logits, *logit;  // in shared memory: of all components, and of those of the thread's variable
+  T *logits, *logit;  // in shared memory: the logits of the tile, and the logits of the thread's variable
 
   __device__ Components(const NetworkOutput& of, const TileShape<T>& tile, const RowMap& rows, int64_t start,
                         int64_t end, T* shared)
@@ -57,7 +57,7 @@ class Components {
   __device__ At component(int i) const { return {first + i, 0}; }
   __device__ T number(const View& view, int i) const { return component(i).one_of_network(view); }
   __device__ void read_logit(int i) const { logits[shape.place_of(i)] = number(from.mixture_logits, i); }
-  // What the components of the thread's variable share.
+  // Returns the numbers that the components of the thread's variable have in common.
   __device__ OutputScales<T> scales() const {
     T state[1], mean_scale[1], noise_scale[1];
     at.data(from.mean, state);

@@ -177,7 +177,7 @@ def test_most_first_proposals_are_accepted_and_attempts_have_a_bound(monkeypatch
 @pytest.mark.parametrize("concentration", [0.0, *(10.0**e for e in torch.linspace(-3, 8, 120).tolist())])
 def test_proposals_cover_the_circle_and_have_enough_density(concentration):
     """By rejection, proposals become exact draws if they cover the circle and no probability of acceptance exceeds 1.
-    Angles beyond those of the outermost words have a probability below 1e-8."""
+    Angles beyond the angles of the outermost words have a probability below 1e-8."""
     tail = torch.cat([torch.arange(1 << 12), torch.logspace(12 * math.log10(2), 31 * math.log10(2), 4000).long() - 1])
     k = torch.full(tail.shape, concentration, dtype=torch.float64)
     turns, height, most = circular.reference.proposals(k, tail)

@@ -56,7 +56,7 @@ def test_the_logit_of_a_single_component_has_no_gradient(op, backend):
 @pytest.mark.parametrize("backend", NATIVE)
 @pytest.mark.parametrize("components", [8, 32, 33, 341, 1024])
 def test_components_that_just_fill_a_tile(components, backend):
-    """The variables are more than those of a tile. Their stds need different rules, and some do not count."""
+    """There are more variables than a tile has. Their stds need different rules, and some do not count."""
     x = torch.linspace(-0.95, 0.95, 2 * 131).view(2, 131)[:, : 131 if components < 64 else 5]
     mask, found = torch.arange(x.numel()).view_as(x) % 5 != 0, []
     for by, dtype in ((backend, torch.float32), ("reference", torch.float64)):
