@@ -5,6 +5,7 @@ from torch import Tensor
 
 from tests.fuzz.drawn_calls import Call, Plan
 from tests.kernels.support import error, evaluate, scale, ulp
+from tests.kernels.yardstick import FACTOR, LEAST, RoundedOnce
 
 ERRORS = (ValueError, TypeError, IndexError, RuntimeError)
 FLOAT64, FLOAT64_FLOOR = 1e-9, 1e-11  # allowed in float64, in which the reference itself has rounding errors
@@ -24,8 +25,10 @@ def outcome(call: Call, inputs: dict, backend: str) -> dict[str, Tensor] | Excep
 
 
 def _yardsticks(call: Call) -> tuple:
-    """The outcome of the reference in the types of the call, and in float64."""
-    return tuple(outcome(call, call.contiguous(dtype), "reference") for dtype in (None, torch.float64))
+    """The outcome of the reference in the types of the call, with each operation rounded once, and in float64."""
+    with RoundedOnce():
+        rounded = outcome(call, call.contiguous(None), "reference")
+    return rounded, outcome(call, call.contiguous(torch.float64), "reference")
 
 
 def _spread(touched: Tensor, value: Tensor) -> Tensor:
@@ -42,43 +45,43 @@ def _split(touched: Tensor, *values: Tensor) -> list[list[Tensor]]:
     return [[v[~where] for v in values], [v[where] for v in values]]
 
 
-def allowed(got: Tensor, plain: Tensor, want: Tensor) -> tuple[float, float]:
+def allowed(got: Tensor, rounded: Tensor, want: Tensor) -> tuple[float, float]:
     """The error, and the largest one that is allowed."""
     size = scale(want)
     if got.dtype == torch.float64:
         return error(got, want), FLOAT64 * size + FLOAT64_FLOOR
-    return error(got, want), SLACK * max(2 * error(plain, want), 4 * ulp(got.dtype, size))
+    return error(got, want), SLACK * max(FACTOR * error(rounded, want), LEAST * ulp(got.dtype, size))
 
 
 def _comparable(values: list[Tensor], finite: bool) -> list[Tensor]:
     """The touched numbers that can be compared: those that the reference finds finite in both types. Where it finds
     none in either type, the call must not return an ordinary number. If the extreme values are not finite, NaN is
     accepted."""
-    got, plain, want = values
-    narrow = want.to(plain.dtype)
-    off = ~plain.isfinite() & ~narrow.isfinite()
-    hidden = off & (got.abs() < torch.where(plain.isnan() & narrow.isnan(), torch.inf, HUGE))
+    got, rounded, want = values
+    narrow = want.to(rounded.dtype)
+    off = ~rounded.isfinite() & ~narrow.isfinite()
+    hidden = off & (got.abs() < torch.where(rounded.isnan() & narrow.isnan(), torch.inf, HUGE))
     assert not hidden.any(), f"a number in the place of NaN or infinity: {got[hidden]}"
-    comparable = plain.isfinite() & narrow.isfinite() & (got.isfinite() | finite)
-    return [v[comparable] for v in (got, plain, want)]
+    comparable = rounded.isfinite() & narrow.isfinite() & (got.isfinite() | finite)
+    return [v[comparable] for v in (got, rounded, want)]
 
 
 def check(call: Call, backend: str) -> None:
-    plain, want = _yardsticks(call)
+    rounded, want = _yardsticks(call)
     got = outcome(call, call.inputs, backend)
-    if isinstance(plain, ValueError) and backend in ANSWERS_BY_NAN and "must lie in" in str(plain):
+    if isinstance(rounded, ValueError) and backend in ANSWERS_BY_NAN and "must lie in" in str(rounded):
         return  # this backend does not look for values out of range
-    if isinstance(plain, Exception):
-        assert type(got) is type(plain), f"the reference says {plain!r}, and this is {got!r}"
+    if isinstance(rounded, Exception):
+        assert type(got) is type(rounded), f"the reference says {rounded!r}, and this is {got!r}"
         return
     if isinstance(got, ValueError) and call.touched.any() and any(k in str(got) for k in call.inputs):
         return  # an extreme value may be refused, by a message that names the argument
     if isinstance(got, Exception):
         raise AssertionError("the reference has a result") from got
     for name, value in got.items():
-        assert value.dtype == plain[name].dtype, f"{name} is {value.dtype} in the place of {plain[name].dtype}"
-        assert value.shape == plain[name].shape, f"{name} has the shape {value.shape}, not {plain[name].shape}"
-        untouched, touched = _split(call.touched, value, plain[name], want[name])
+        assert value.dtype == rounded[name].dtype, f"{name} is {value.dtype} in the place of {rounded[name].dtype}"
+        assert value.shape == rounded[name].shape, f"{name} has the shape {value.shape}, not {rounded[name].shape}"
+        untouched, touched = _split(call.touched, value, rounded[name], want[name])
         kinds = {"": untouched}
         if name == "result":  # gradients at extreme values say little
             kinds["touched "] = _comparable(touched, call.plan.extreme == "finite")
@@ -90,7 +93,7 @@ def check(call: Call, backend: str) -> None:
                 most = max(most, SLACK * ulp(value.dtype, 1.0))  # for a difference that is 0, for example
             if off <= most:
                 continue
-            # with few numbers the reference may have no rounding error by luck, so other numbers are tried for the
+            # with few numbers the formula may have no rounding error by luck, so other numbers are tried for the
             # limit
             most = max(most, *(_other(call.plan.again(n), name) for n in range(1, OTHER_NUMBERS)))
             assert off <= most, f"{kind}{name}: error {off:.3g}, allowed {most:.3g}\n{values[0]}\n{values[2]}"
@@ -99,9 +102,9 @@ def check(call: Call, backend: str) -> None:
 def _other(plan: Plan, name: str) -> float:
     """The error that would be allowed for the same call with other numbers."""
     call = plan.make()
-    plain, want = _yardsticks(call)
-    if isinstance(plain, Exception):
+    rounded, want = _yardsticks(call)
+    if isinstance(rounded, Exception):
         return 0.0
-    split = _split(call.touched, plain[name], plain[name], want[name])
+    split = _split(call.touched, rounded[name], rounded[name], want[name])
     finite = (tuple(v[values[0].isfinite() & values[2].isfinite()] for v in values) for values in split)
     return max(allowed(*values)[1] for values in finite)

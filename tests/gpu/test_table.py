@@ -1,12 +1,15 @@
 """The table of cases on a GPU: every backend there against the float64 reference on the CPU."""
 
+from functools import partial
+
 import pytest
 import torch
 
 from bfn_kernels.backends import BACKENDS
 from tests.kernels.op_cases import CASES
-from tests.kernels.support import DTYPES, error, evaluate, scale, serves, ulp, widened
+from tests.kernels.support import DTYPES, error, evaluate, serves, widened
 from tests.kernels.vocabulary_cases import LARGE
+from tests.kernels.yardstick import check_close
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")]
 
@@ -24,10 +27,9 @@ def moved(inputs, device):
 def test_agrees_with_the_float64_reference(case, backend, dtype):
     for seed, shape in enumerate([(3, 7), (5, 40), (4, 3, 5), (0, 4)]):
         inputs = case.inputs(shape, dtype, seed)
-        want, plain = evaluate(case, widened(inputs), "reference"), evaluate(case, inputs, "reference")
-        for name, value in evaluate(case, moved(inputs, "cuda"), backend).items():
-            most = max(2 * error(plain[name], want[name]), 4 * ulp(value.dtype, scale(want[name])))
-            assert error(value.cpu(), want[name]) <= most, f"{shape} {name}"
+        got = {name: value.cpu() for name, value in evaluate(case, moved(inputs, "cuda"), backend).items()}
+        want = evaluate(case, widened(inputs), "reference")
+        check_close(got, want, partial(evaluate, case, inputs, "reference"))
 
 
 @pytest.mark.parametrize(("case", "backend"), [p for p in TABLE if {"noise", "draw_noise"} & set(p.values[0].fields)])

@@ -3,6 +3,7 @@ machine without one."""
 
 import dataclasses
 import subprocess
+from functools import partial
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from bfn_kernels import backends, binary, discrete, discretised
 from tests.cuda_on_host import cuda_on_host
 from tests.kernels.op_cases import CASES
 from tests.kernels.recorded import RECORDINGS
-from tests.kernels.support import NATIVE, error, evaluate, pairs, scale, serves, ulp, widened
+from tests.kernels.support import NATIVE, error, evaluate, pairs, scale, serves, widened
+from tests.kernels.yardstick import check_close
 
 CUDA = [name for name in NATIVE if name.startswith("cuda_")]  # on the CPU, as built for the host or as PTX
 on_cpu = pytest.mark.parametrize("backend", CUDA)
@@ -41,10 +43,8 @@ def check_seeded(case, inputs, backend):
     inputs = {k: v for k, v in inputs.items() if k not in NOISE}
     random = {"seed": 3} if {*NOISE} & set(case.fields) else {}
     seeded = dataclasses.replace(case, options={**case.options, **random})
-    want, plain = evaluate(seeded, widened(inputs), "reference"), evaluate(seeded, inputs, "reference")
-    for name, value in evaluate(seeded, inputs, backend).items():
-        most = max(2 * error(plain[name], want[name]), 4 * ulp(value.dtype, scale(want[name])))
-        assert error(value, want[name]) <= most + (2e-6 * scale(want[name]) if random else 0), name
+    got, want = evaluate(seeded, inputs, backend), evaluate(seeded, widened(inputs), "reference")
+    check_close(got, want, partial(evaluate, seeded, inputs, "reference"), 2e-6 if random else 0.0)
 
 
 @on_cpu
@@ -84,8 +84,8 @@ def test_mixtures_and_draws_by_the_dozen(components, expect, backend):
     output[1] -= 2
     output[2][..., 1::3] = -torch.inf
     mask = torch.arange(40).view(2, 20) % 5 != 0
-    found = {}
-    for by, dtype in ((backend, torch.float32), ("reference", torch.float32), ("reference", torch.float64)):
+
+    def found(by, dtype):
         mean, log_std, logits = leaves = [o.to(dtype).requires_grad_() for o in output]
         loss = discretised.discrete_time_loss(
             x.to(dtype),
@@ -103,10 +103,10 @@ def test_mixtures_and_draws_by_the_dozen(components, expect, backend):
             backend=by,
             **expect,
         )
-        found[by, dtype] = [loss.detach(), *torch.autograd.grad(loss.sum(), leaves)]
-    got, plain, want = found.values()
-    for value, near, exact in zip(got, plain, want, strict=True):
-        assert error(value, exact) <= max(2 * error(near, exact), 4 * ulp(value.dtype, scale(exact)))
+        return [loss.detach(), *torch.autograd.grad(loss.sum(), leaves)]
+
+    want = found("reference", torch.float64)
+    check_close(found(backend, torch.float32), want, lambda: found("reference", torch.float32))
 
 
 @on_cpu
