@@ -50,8 +50,20 @@ def wide_device(device: torch.device) -> torch.device:
 def _tensor(name: str, value: object, allowed: Sequence[torch.dtype]) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+    dense(name, value)
     if value.dtype not in allowed:
         raise TypeError(f"{name} must be one of {[str(d).removeprefix('torch.') for d in allowed]}, got {value.dtype}")
+
+
+def is_dense(value: Tensor) -> bool:
+    """Whether a tensor is neither sparse nor nested. Of other tensors torch may not even tell the shape."""
+    return value.layout == torch.strided and not value.is_nested
+
+
+def dense(name: str, value: Tensor) -> None:
+    if not is_dense(value):
+        kind = "a nested tensor" if value.is_nested else f"a tensor of layout {value.layout}"
+        raise TypeError(f"{name} must be a dense tensor, got {kind}")
 
 
 def data(name: str, x: Tensor, allowed: Sequence[torch.dtype] = FLOATS) -> None:
@@ -73,7 +85,7 @@ def classes(name: str, x: Tensor, booleans: bool = False) -> Tensor:
 def soft_classes(name: str, x: Tensor, shape: torch.Size | None = None) -> Tensor:
     """Checks classes `[B, ...]`, or floating-point distributions over classes `[B, ..., K]`. Returns them in a type
     that the operators take. shape: the shape of the variables, if it is known. An x of this shape must be classes."""
-    if not isinstance(x, Tensor) or x.dtype not in FLOATS or x.shape == shape:
+    if not isinstance(x, Tensor) or x.dtype not in FLOATS or not is_dense(x) or x.shape == shape:
         return classes(name, x)
     logits(name, x)
     no_gradient("none is defined for it", **{name: x})
@@ -126,7 +138,8 @@ def like(name: str, value: Tensor, model_name: str, model: Tensor, shape: Sequen
     """Raises an error unless the value is a floating-point tensor on the device of `model` and has this shape, by
     default the shape of `model`."""
     shape = model.shape if shape is None else shape
-    if isinstance(value, Tensor) and value.dtype in FLOATS and value.shape == shape and value.device == model.device:
+    usual = isinstance(value, Tensor) and value.dtype in FLOATS and is_dense(value)
+    if usual and value.shape == shape and value.device == model.device:
         return  # the checks below would take twice as long
     _tensor(name, value, FLOATS)
     if value.shape != shape:
@@ -144,6 +157,7 @@ def same_device(name: str, value: Tensor, model_name: str, model: Tensor) -> Non
 
 def once(name: str, value: Tensor, shape: Sequence[int]) -> Tensor:
     """Undoes `expand`: a dimension of stride 0 gets size 1, so that no number is repeated."""
+    dense(name, value)
     if 0 not in value.stride():
         return value
     leading(name, value, shape)
@@ -231,15 +245,6 @@ def step_of(t: Tensor, n_steps: int) -> Tensor:
     return torch.where(is_step, whole + 1, math.nan)
 
 
-def values(name: str, x: Tensor, low: float, high: float) -> None:
-    """Raises an error if data on the CPU lie outside of [low, high]. NaN is allowed."""
-    if not shows(x):
-        return
-    outside = (x < low) | (x > high)
-    if outside.any():
-        raise ValueError(f"{name} must lie in [{low}, {high}], got {x[outside][0].item()}")
-
-
 def integer(name: str, value: int, low: int, high: float = 2**63 - 1) -> int:
     """Checks an integer, also a NumPy one, and returns it as a Python int. high: the largest allowed integer, by
     default the largest one that an operator takes."""
@@ -250,6 +255,16 @@ def integer(name: str, value: int, low: int, high: float = 2**63 - 1) -> int:
     if not torch.compiler.is_compiling() and value > high:  # compiled code has only integers of 64 bits
         raise ValueError(f"{name} must be at most {high}, got {value}")
     return value if isinstance(value, int) else int(value)
+
+
+def sizes(name: str, value: Sequence[int]) -> tuple[int, ...]:
+    """Checks the shape of data `[B, ...]`, and returns it as a tuple."""
+    whole = isinstance(value, (tuple, list)) and all(isinstance(n, Integral) and not isinstance(n, bool) for n in value)
+    if not whole:
+        raise TypeError(f"{name} must be a tuple of ints, got {value!r}")
+    if len(value) == 0 or min(value) < 0:
+        raise ValueError(f"{name} must have a batch dimension and no size below 0, got {tuple(value)}")
+    return tuple(value)
 
 
 def number(name: str, value: float, low: float, high: float) -> float:

@@ -237,10 +237,12 @@ def prediction_scalars(
     return rows.scalars(library, (*rows.FLOW, *wanted), t, x, dtype, schedule, t_min=t_min, **numbers)
 
 
-def step_time(t: PerRow | None, step: int | Tensor | None, n_steps: int, x: Tensor) -> tuple[PerRow, int]:
+def step_time(
+    t: PerRow | None, step: int | Tensor | None, n_steps: int, x: Tensor, most: float = 2**63 - 1
+) -> tuple[PerRow, int]:
     """Returns the time and n. The time is t or, if step i is passed instead, (i − 1)/n in float64, at which step i
-    starts. x: the data, `[B, ...]`."""
-    n_steps = checks.integer("n_steps", n_steps, 1)
+    starts. x: the data, `[B, ...]`. most: the largest n that the loss takes."""
+    n_steps = checks.integer("n_steps", n_steps, 1, most)
     if (t is None) == (step is None):
         raise ValueError(f"exactly one of t and step must be given, got {t=} and {step=}")
     if t is not None:
@@ -257,6 +259,7 @@ def checked_step(step: Any, last: int, x: Tensor) -> int | Tensor:
         if step > last:
             raise ValueError(f"step must lie in [1, {last}], got {step}")
         return step
+    checks.dense("step", step)
     if step.dtype not in checks.INTEGERS:
         raise TypeError(f"step must be an int or an integer tensor, got {step.dtype}")
     checks.same_device("step", step, "the data", x)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from bfn_kernels import backends
-from bfn_kernels.call import checks, keywords, rows
+from bfn_kernels.call import checks, keywords, ranges, rows
 from bfn_kernels.call.outputs import check_outputs
 from bfn_kernels.call.reduction import hide
 from bfn_kernels.call.rows import PerRow
@@ -240,7 +240,8 @@ def _update(name, sent, state, message, period, backend, outputs=(None, None, No
     dtype = checks.compute_dtype(sent, mean, concentration)
     (accuracy,) = rows.scalars(library, ("accuracy",), alpha, mean, dtype)
     seed = None if drawn is None else as_seed(drawn[0], mean, drawn[1])
-    arguments = sent, mean, concentration, accuracy, None, known, known_mask, seed, turn, *log_scale
+    state = mean, ranges.compiled_nonnegative(concentration)
+    arguments = sent, *state, accuracy, None, known, known_mask, seed, turn, *log_scale
     return _written(library.circular.step, arguments, outputs, mean, concentration.dtype)
 
 

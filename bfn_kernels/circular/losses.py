@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from bfn_kernels import backends
-from bfn_kernels.call import checks, keywords
+from bfn_kernels.call import checks, keywords, ranges
 from bfn_kernels.circular.reference import COSINE, DENSITY, SQUARE
 from bfn_kernels.schedules import VonMisesAccuracy
 
@@ -99,8 +99,7 @@ def reconstruction_loss(
     Args:
         x: Angles `[B, ...]`, floating-point.
         pred: x̂, the mean of the output distribution, of x's shape; differentiable.
-        concentration: κ of the output distribution, at least 0, of x's shape; differentiable. A negative
-            concentration costs NaN.
+        concentration: κ of the output distribution, at least 0, of x's shape; differentiable.
         period: The period of the angles, 2π for radians. The density is per unit of x.
         mask: bool, False where a variable costs nothing. Broadcastable to x, or shaped as its leading dimensions.
         reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (x's shape).
@@ -115,6 +114,7 @@ def reconstruction_loss(
     """
     library, target = _checked(x, pred, mask, reduction, backend)
     checks.like("concentration", concentration, "x", x)
+    concentration = ranges.compiled_nonnegative(concentration)
     return library.circular.loss(x, pred, concentration, DENSITY, checks.number("period", period, *PERIODS), *target)
 
 

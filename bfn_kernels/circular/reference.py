@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bfn_kernels import noise as random
 from bfn_kernels.call.checks import compute_dtype, shows
+from bfn_kernels.call.ranges import nonnegative
 from bfn_kernels.call.reduction import hide, reduce
 from bfn_kernels.concentrations import QUANTILES, TABLE_END
 from bfn_kernels.records import Circle, LossTarget, Message
@@ -110,7 +111,8 @@ def step(
         c = concentrations(c, table, random.normal(x.shape, seed, dtype=dtype))
     if seed is not None:
         y = y + von_mises(c, seed)
-    if mean is not None:
+    if mean is not None and concentration is not None:
+        concentration = nonnegative("concentration", concentration)
         before = mean.to(dtype) / circle.period
         angle = 2 * math.pi * wrapped(y - before)
         across, along = concentration.to(dtype) + c * angle.cos(), c * angle.sin()
@@ -136,7 +138,7 @@ def loss(x: Tensor, prediction: Tensor, weight: Tensor, cost: int, period: float
     distance = 2 * (angle / 2).sin().square()
     if cost == COSINE:
         return reduce(weight * distance, *target)
-    c = weight * torch.where(weight >= 0, 1.0, torch.nan).to(dtype)  # so that the gradient is NaN, too
+    c = nonnegative("concentration", weight)
     small = torch.special.i0(c.clamp(max=1)).log() - c  # torch has no slope of i0e at 0
     log_bessel = torch.where(c < 1, small, torch.special.i0e(c.clamp(min=1)).log())
     return reduce(log_bessel + math.log(period) + c * distance, *target)

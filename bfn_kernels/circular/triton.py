@@ -180,7 +180,8 @@ def _step(
     if mean[0] is not None:
         before = load(mean, block, T) * (1.0 / circle.period)
         sine, cosine = sincospi(2.0 * _wrapped(y - before))
-        across, along = load(concentration, block, T) + c * cosine, c * sine
+        held = load(concentration, block, T)
+        across, along = tl.where(held >= 0.0, held, float("nan")) + c * cosine, c * sine
         turns, c = _polar(along, across)
         y = before + turns
     store(out, block, circle.period * _wrapped(y))

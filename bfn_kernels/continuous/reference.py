@@ -7,7 +7,8 @@ paper.
 
 from torch import Tensor
 
-from bfn_kernels.call.checks import compute_dtype, values
+from bfn_kernels.call.checks import compute_dtype
+from bfn_kernels.call.ranges import values
 from bfn_kernels.call.reduction import hide, reduce
 from bfn_kernels.records import LossTarget, Noise, Prediction, Solver
 from bfn_kernels.steps import clamped, mean_step

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bfn_kernels import backends
-from bfn_kernels.call import checks, keywords
+from bfn_kernels.call import checks, keywords, ranges
 from bfn_kernels.call.keywords import PUBLISHED, Limits, prediction_scalars
 from bfn_kernels.call.reduction import NONE
 from bfn_kernels.call.rows import PerRow
@@ -73,7 +73,7 @@ def output_distribution(
     pred_mean, pred_log_std = reference.pair(pred_mean, pred_log_std)
     checks.like("pred_log_std", pred_log_std, "pred_mean", pred_mean)
     lead = pred_mean.shape[:-1]
-    is_mixture = len(lead) > 0 and isinstance(mean, Tensor) and mean.shape == lead
+    is_mixture = len(lead) > 0 and isinstance(mean, Tensor) and checks.is_dense(mean) and mean.shape == lead
     shape = lead if is_mixture else pred_mean.shape
     mean = keywords.read_mean(pred_mean, mean, parametrisation, "pred_mean", shape)
     library = backends.library(backend, pred_mean.device)
@@ -117,7 +117,7 @@ def expected_value(
         tensor([0.3125])
     """
     num_bins, clip = checks.integer("num_bins", num_bins, 2), checks.boolean("clip", clip)
-    _normal(mean, std, mixture_logits)
+    std, _ = _normal(mean, std, mixture_logits)
     library = backends.library(backend, mean.device)
     return library.discretised.expected_value(mean, std, mixture_logits, num_bins, clip)
 
@@ -156,7 +156,7 @@ def log_prob(
     """
     checks.data("x", x)
     num_bins, clip = checks.integer("num_bins", num_bins, 2), checks.boolean("clip", clip)
-    shape = _normal(mean, std, mixture_logits)
+    std, shape = _normal(mean, std, mixture_logits)
     checks.like("x", x, "mean", mean, shape)
     checks.no_gradient("only mean, std and mixture_logits have a gradient", x=x)
     library = backends.library(backend, x.device)
@@ -201,7 +201,7 @@ def sample(
         tensor([0.5000])
     """
     num_bins = checks.integer("num_bins", num_bins, 2)
-    shape = _normal(mean, std, mixture_logits, "a draw")
+    std, shape = _normal(mean, std, mixture_logits, "a draw")
     draws = component_noises(mixture_logits, component_noise, shape)
     seed = keywords.noise_seed(mean, seed, generator, ("noise", noise, shape), *draws)
     library = backends.library(backend, mean.device)
@@ -231,7 +231,7 @@ def mode(
         tensor([0.2500, 0.7500])
     """
     num_bins = checks.integer("num_bins", num_bins, 2)
-    _normal(mean, std, mixture_logits, "a mode")
+    std, _ = _normal(mean, std, mixture_logits, "a mode")
     library = backends.library(backend, mean.device)
     return library.discretised.choose(mean, std, mixture_logits, num_bins, MODE, None, None, None)
 
@@ -250,19 +250,22 @@ def normal_of(
     return data_mean, library.discretised.output_std(pred_log_std.to(dtype), *scales, *bins[2:])
 
 
-def _normal(mean: Tensor, std: Tensor, mixture_logits: Tensor | None, what: str | None = None) -> Sequence[int]:
-    """Checks a normal or a mixture of normals; returns the shape of the variables. what: the op's result in words, if
-    the result has no gradient; else None."""
+def _normal(
+    mean: Tensor, std: Tensor, mixture_logits: Tensor | None, what: str | None = None
+) -> tuple[Tensor, Sequence[int]]:
+    """Checks a normal or a mixture of normals. Returns the std as operators take it, and the shape of the variables.
+    what: the op's result in words, if the result has no gradient; else None."""
     checks.data("mean", mean)
     checks.like("std", std, "mean", mean)
     if what is not None:
         reason = f"{what} has no gradient, only expected_value and log_prob have one"
         checks.no_gradient(reason, mean=mean, std=std, mixture_logits=mixture_logits)
+    std = ranges.compiled_nonnegative(std, zero=False)
     if mixture_logits is None:
-        return mean.shape
+        return std, mean.shape
     checks.components("mixture_logits", mixture_logits, MAX_COMPONENTS)
     checks.like("mixture_logits", mixture_logits, "mean", mean)
-    return mean.shape[:-1]
+    return std, mean.shape[:-1]
 
 
 def component_noises(mixture_logits: Tensor | None, noise: Tensor | None, shape: Sequence[int]) -> list[tuple]:
@@ -279,12 +282,13 @@ def check_output(x: Tensor, name: str, output: tuple, mean: Tensor | None, param
     the network saw, or None with parametrisation="data", which does not read it. name: the name of x in errors."""
     checks.data(name, x)
     pred_mean, pred_log_std, mixture_logits = output
-    shape: Sequence[int] = x.shape
+    each: tuple[str, Tensor] = name, x  # a tensor with a number for each normal
     if mixture_logits is not None:
         checks.components("mixture_logits", mixture_logits, MAX_COMPONENTS)
-        shape = (*x.shape, mixture_logits.shape[-1])
-        checks.like("mixture_logits", mixture_logits, name, x, shape)
-    checks.like("pred_mean", pred_mean, name, x, shape if pred_log_std is not None else (*shape, 2))
+        checks.like("mixture_logits", mixture_logits, name, x, (*x.shape, mixture_logits.shape[-1]))
+        each = "mixture_logits", mixture_logits
+    shape = each[1].shape
+    checks.like("pred_mean", pred_mean, *each, shape if pred_log_std is not None else (*shape, 2))
     if pred_log_std is not None:
-        checks.like("pred_log_std", pred_log_std, name, x, shape)
+        checks.like("pred_log_std", pred_log_std, *each)
     return keywords.read_mean(x, mean, parametrisation)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from bfn_kernels import noise as random
-from bfn_kernels.call.checks import compute_dtype, values
+from bfn_kernels.call.checks import compute_dtype
+from bfn_kernels.call.ranges import nonnegative, values
 from bfn_kernels.call.reduction import hide, reduce
 from bfn_kernels.discretised.bins import bin_index, centre, log_bin_prob, mean_of_bins
 from bfn_kernels.records import MEAN, SAMPLE, Bins, Draws, LossTarget, Network, Noise, OutputLimits, Sent, Solver
@@ -44,6 +45,11 @@ class Normal(NamedTuple):
         """The same normals with one more dimension after the dimensions of the variables."""
         d = -1 if self.mixture_logits is None else -2
         return Normal(*(None if tensor is None else tensor.unsqueeze(d) for tensor in self))
+
+    @classmethod
+    def given(cls, mean: Tensor, std: Tensor, mixture_logits: Tensor | None) -> "Normal":
+        """The normals that a caller gives, whose std must be positive."""
+        return cls(mean, nonnegative("std", std, zero=False), mixture_logits)
 
     @classmethod
     def of(cls, dtype: torch.dtype, *tensors: Tensor | None) -> "Normal":
@@ -103,7 +109,7 @@ def inputs_of_loss(x: Tensor, network: Network, direct: bool, bins: Bins, mask: 
     values("x", x, -1, 1)
     output = Normal(*pair(network.pred_mean, network.pred_log_std), network.mixture_logits)
     if direct:
-        return x.to(dtype), Normal.of(dtype, *output)
+        return x.to(dtype), Normal.of(dtype, *Normal.given(*output))
     (mean,) = hide(mask, network.mean)
     network = Network(*hidden(mask, output), mean, network.mean_scale, network.noise_scale)
     return x.to(dtype), output_distribution(dtype, network, bins)
@@ -111,7 +117,7 @@ def inputs_of_loss(x: Tensor, network: Network, direct: bool, bins: Bins, mask: 
 
 def expected_value(mean: Tensor, std: Tensor, mixture_logits: Tensor | None, num_bins: int, clip: bool) -> Tensor:
     """k̂ = Σ p_k c_k."""
-    normal = Normal.of(compute_dtype(mean, std, mixture_logits), mean, std, mixture_logits)
+    normal = Normal.of(compute_dtype(mean, std, mixture_logits), *Normal.given(mean, std, mixture_logits))
     return _expected_value(normal, num_bins, clip).to(mean.dtype)
 
 
@@ -133,9 +139,10 @@ def choose(
     component_noise: Tensor | None,
 ) -> Tensor:
     """A sample or the mode of the output distribution, as the centre of a bin."""
+    normal = Normal.given(mean, std, mixture_logits)
     if choice == SAMPLE:
-        return sample(Normal(mean, std, mixture_logits), num_bins, noise, component_noise)
-    return mode(mean, std, mixture_logits, num_bins)
+        return sample(normal, num_bins, noise, component_noise)
+    return mode(*normal, num_bins)
 
 
 def sample(normal: Normal, num_bins: int, noise: Noise, component_noise: Tensor | None) -> Tensor:

@@ -133,7 +133,7 @@ def _normals(shape: torch.Size, mean: Tensor, std: Tensor, mixture_logits: Tenso
 def _expected_value(network, out, gradients, count, C: tl.constexpr, S: tl.constexpr):
     block = block_of(count, S.ROWS)
     if C.M == 0:
-        mean, std = load(network.pred_mean, block, C.T), load(network.pred_log_std, block, C.T)
+        mean, std, _, _ = output_normal(network, block, C)
         base, shift, slope_mean, slope_std = bins_mean(mean, std, C.K, C.CLIP)
         store(out, block, base + shift)
         store(gradients[0], block, slope_mean)

@@ -81,10 +81,11 @@ def output_normal(network, block, C):
 
 @triton.jit
 def normal_of(prediction, log_std, network, block, C):
-    """What `output_normal` returns, for two predictions."""
+    """What `output_normal` returns, for two predictions. If they are the mean and the std themselves, a std that is not
+    positive becomes NaN."""
     if C.KIND == _DIRECT:
         one = tl.full(prediction.shape, 1.0, C.T)
-        return prediction, log_std, one, one
+        return prediction, tl.where(log_std > 0.0, log_std, float("nan")), one, one
     else:
         low: tl.constexpr = C.STD_MIN
         high: tl.constexpr = C.STD_MAX

@@ -32,6 +32,7 @@ void draw_angles(const int64_t* seed, int64_t start, int64_t length, const T* co
 template <class T>
 void circular_step(const CircularStep& op) {
   const T period = static_cast<T>(op.period), per_unit = static_cast<T>(1 / op.period);
+  RangeCheck<T> range("concentration", 0);
   for_blocks(op.count, 1, [&](int64_t start, int64_t length) {
     T buffers[3][kBlock], normals[noise_buffer_size(kBlock)], drawn[kBlock];
     T turns[kBlock] = {}, mean[kBlock], concentration[kBlock];
@@ -54,12 +55,15 @@ void circular_step(const CircularStep& op) {
     if (op.mean) {
       const T* before = load(op.mean, start, length, buffers[1]);
       const T* c = load(op.concentration, start, length, buffers[2]);
+      int negative = 0;
       for (int64_t i = 0; i < length; ++i) {
         T after = per_unit * before[i], k = c[i];
+        negative |= k < T(0);
         add_message(after, k, mean[i], alpha[i]);
         mean[i] = period * after;
         concentration[i] = k;
       }
+      if (negative) range.check(c, length);
     } else {
       for (int64_t i = 0; i < length; ++i) mean[i] = period * wrapped(mean[i]);
       std::copy_n(alpha, length, concentration);
@@ -70,12 +74,14 @@ void circular_step(const CircularStep& op) {
     for (int64_t i = 0; i < length; ++i) concentration[i] = scaled_log(concentration[i], op.log_least, op.log_factor);
     store(op.new_log, start, length, concentration);
   });
+  range.throw_if_found();
 }
 
 template <class T>
 void circular_loss(const CircularLoss& op) {
   const T scale = known_scale<T>(op.to), per_unit = static_cast<T>(1 / op.period);
   const T log_period = static_cast<T>(std::log(op.period));
+  RangeCheck<T> range("concentration", 0);
   reduce_losses<T>(op.to, 1, [&](int64_t start, int64_t length, const uint8_t* mask, T* __restrict loss) {
     T buffers[3][kBlock], unused[2][kBlock];
     const T* x = load(op.x, start, length, buffers[0]);
@@ -103,11 +109,13 @@ void circular_loss(const CircularLoss& op) {
         break;
       case CircularCost::kDensity:
         each([&](T turns, T w) { return circular_cost<CircularCost::kDensity>(turns, w, log_period); });
+        range.check(weight, length, mask);
     }
     if (op.grad_prediction) by_prediction.write();
     if (op.grad_weight) by_weight.write();
   });
   store_unit_scale<T>(op.to);
+  range.throw_if_found();
 }
 
 BFN_INSTANTIATE(circular_step, const CircularStep&);

@@ -135,7 +135,7 @@ void predict_data_backward(const PredictDataBackward& op) {
 
 template <class T>
 void squared_loss(const SquaredLoss& op) {
-  RangeCheck<T> range(op.from.low, op.from.high);
+  RangeCheck<T> range("x", op.from.low, op.from.high);
   const T scale = known_scale<T>(op.to);
   reduce_losses<T>(op.to, 1, [&](int64_t start, int64_t length, const uint8_t* mask, T* loss) {
     T buffers[3][kBlock];

@@ -146,8 +146,9 @@ void output_std(const OutputStd& op) {
 
 template <class T>
 void expected_value(const DiscretisedExpectedValue& op) {
+  StdCheck<T> stds;
   for_blocks(op.count, op.from.components, [&](int64_t start, int64_t length) {
-    const NetworkBlock<T> from(op.from, start, length);
+    const NetworkBlock<T> from(op.from, start, length, &stds);
     const ExpectedBlock<T> k(from.mean, from.std, from.all(), from.bins);
     GradientBlock<T> by;
     T out[kBlock];
@@ -159,16 +160,19 @@ void expected_value(const DiscretisedExpectedValue& op) {
     }
     by.write(op.gradients, from, start);
   });
+  stds.throw_if_found();
 }
 
 template <class T>
 void choose(const Choose& op) {
+  StdCheck<T> stds;
   for_blocks(op.count, op.from.components, [&](int64_t start, int64_t length) {
-    const NetworkBlock<T> from(op.from, start, length);
+    const NetworkBlock<T> from(op.from, start, length, &stds);
     T out[kBlock];
     choose_block(from, op.sent, op.component, start, out);
     store(op.out, start, length, out);
   });
+  stds.throw_if_found();
 }
 
 template <class T>
@@ -195,9 +199,10 @@ void discretised_update(const DiscretisedUpdate& op) {
 template <class T>
 void discretised_loss(const DiscretisedLoss& op) {
   const auto scratch = [&] { return op.alpha ? std::make_unique<NStep<T>>(op) : nullptr; };
-  RangeCheck<T> range(-1, 1);
+  RangeCheck<T> range("x", -1, 1);
+  StdCheck<T> stds;
   const auto block = [&](int64_t start, int64_t length, const uint8_t* mask, T* loss, auto& nstep) {
-    const NetworkBlock<T> from(op.from, start, length);
+    const NetworkBlock<T> from(op.from, start, length, &stds);
     GradientBlock<T> by;
     T buffer[kBlock];
     const T* x = load(op.x, start, length, buffer);
@@ -213,6 +218,7 @@ void discretised_loss(const DiscretisedLoss& op) {
   };
   reduce_losses<T>(op.to, op.from.components, scratch, block);
   range.throw_if_found();
+  stds.throw_if_found();
 }
 
 BFN_INSTANTIATE(output_std, const OutputStd&);

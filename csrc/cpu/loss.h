@@ -3,41 +3,14 @@
 #pragma once
 
 #include <atomic>
-#include <stdexcept>
 #include <vector>
 
 #include "../ops/loss.h"
-#include "format.h"
 #include "parallel.h"
+#include "range_check.h"
 #include "view.h"
 
 namespace bfn {
-
-// Refuses data outside [low, high], which would otherwise silently cost thousands of nats. NaN is accepted.
-template <class T>
-class RangeCheck {
- public:
-  RangeCheck(double low, double high) : low_(low), high_(high) {}
-
-  void check(const T* x, int64_t length, const uint8_t* mask) {
-    const T low = static_cast<T>(low_), high = static_cast<T>(high_);
-    int outside = 0;
-    for (int64_t i = 0; i < length; ++i) outside |= (x[i] < low) | (x[i] > high);
-    for (int64_t i = 0; outside && i < length; ++i) {
-      if ((x[i] < low || x[i] > high) && !(mask && !mask[i])) found_ = x[i], any_ = true;
-    }
-  }
-  void throw_if_found() const {
-    if (!any_) return;
-    throw std::invalid_argument("x must lie in [" + formatted(low_) + ", " + formatted(high_) + "], got " +
-                                formatted(found_));
-  }
-
- private:
-  const double low_, high_;
-  std::atomic<bool> any_{false};
-  std::atomic<T> found_{T(0)};
-};
 
 // The sum of x. It is divided into many partial sums, since in a single sum each addition would wait for the previous
 // one.

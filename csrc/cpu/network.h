@@ -8,9 +8,16 @@
 #include "../math/mixtures.h"
 #include "../ops/discretised.h"
 #include "parallel.h"
+#include "range_check.h"
 #include "view.h"
 
 namespace bfn {
+
+// Refuses a std that is not positive, where the caller of an op gives it.
+template <class T>
+struct StdCheck : RangeCheck<T> {
+  StdCheck() : RangeCheck<T>("std", 0, HUGE_VAL, true) {}
+};
 
 // Reads one number for each of the variables [start, start + length), and repeats it for the variable's components.
 template <class T>
@@ -44,7 +51,7 @@ struct NetworkBlock {
   T mean[kBlock], std[kBlock], mean_by_prediction[kBlock], std_by_log_std[kBlock];
   T share[kBlock], log_share[kBlock];  // only for a mixture
 
-  NetworkBlock(const NetworkOutput& from, int64_t start, int64_t variables)
+  NetworkBlock(const NetworkOutput& from, int64_t start, int64_t variables, StdCheck<T>* check = nullptr)
       : length(variables),
         components(from.components),
         mixed(static_cast<bool>(from.mixture_logits)),
@@ -55,6 +62,8 @@ struct NetworkBlock {
     const T* state = load_each(from.mean, start, length, components, buffers[2]);
     const T* mean_scale = load_each(from.mean_scale, start, length, components, buffers[3]);
     const T* noise_scale = load_each(from.noise_scale, start, length, components, buffers[4]);
+    using P = Parametrisation;
+    int refused = 0;                          // whether a std is given that is not positive
     const auto limits = from.limits.as<T>();  // a copy, since the compiler would read `from` again after each store
     const auto read = [&](auto kind) {        // `kind` is a compile-time constant, so that the loop has no branch
       for (int64_t i = 0; i < all(); ++i) {
@@ -64,13 +73,14 @@ struct NetworkBlock {
         std[i] = normal.std;
         mean_by_prediction[i] = normal.mean_by_prediction;
         std_by_log_std[i] = normal.std_by_log_std;
+        if constexpr (decltype(kind)::value == P::kDirect) refused |= log_std[i] <= T(0);
       }
     };
-    using P = Parametrisation;
     if (from.kind == P::kDirect) read(std::integral_constant<P, P::kDirect>{});
     if (from.kind == P::kData) read(std::integral_constant<P, P::kData>{});
     if (from.kind == P::kNoise) read(std::integral_constant<P, P::kNoise>{});
     if (mixed) read_shares(from.mixture_logits, start);
+    if (refused && check) check->check(log_std, all());
   }
 
   int64_t all() const { return length * components; }

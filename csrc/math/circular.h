@@ -134,12 +134,13 @@ BFN_HD T scaled_log(T concentration, double least, double factor) {
 }
 
 // Adds a message of accuracy alpha at the angle y to a state: c' exp(2 pi i mean') = c exp(2 pi i mean) +
-// alpha exp(2 pi i y).
+// alpha exp(2 pi i y). If c is negative, both results are NaN.
 template <class T>
 BFN_HD void add_message(T& mean, T& concentration, T y, T alpha) {
   T sine, cosine;
   sincospi(2 * wrapped(y - mean), sine, cosine);
-  const Vector<T> sum(alpha * sine, fused(alpha, cosine, concentration));  // relative to the mean
+  const T before = concentration >= T(0) ? concentration : kNaN<T>;
+  const Vector<T> sum(alpha * sine, fused(alpha, cosine, before));  // relative to the mean
   mean = wrapped(mean + turns_of(sum));
   concentration = sum.length();
 }

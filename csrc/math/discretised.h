@@ -48,11 +48,12 @@ BFN_HD OutputScales<T> output_scales(Parametrisation kind, T mean, T mean_scale,
 
 // The output normal (105, 106). Its mean is mean_scale mean - noise_scale prediction. Its std is
 // |noise_scale| exp(log_std). Both log_std and the std are clamped. With kDirect the arguments `prediction` and
-// `log_std` are the mean and the std, and scales(), which returns the OutputScales, is not called.
+// `log_std` are the mean and the std, a std that is not positive becomes NaN, and scales(), which returns the
+// OutputScales, is not called.
 template <class T, class F>
 BFN_HD OutputNormal<T> output_normal(Parametrisation kind, OutputLimits<T> limits, T prediction, T log_std,
                                      F&& scales) {
-  if (kind == Parametrisation::kDirect) return {prediction, log_std, T(1), T(1)};
+  if (kind == Parametrisation::kDirect) return {prediction, log_std > T(0) ? log_std : kNaN<T>, T(1), T(1)};
   const OutputScales<T> by = scales();
   const T low = limits.std_min, high = limits.std_max, most = limits.log_std_max;
   const T capped = clamp(log_std, -most, most), std = abs(by.slope) * exp_normal(capped);

@@ -236,7 +236,7 @@ def _touch(name: str, value: Tensor, form: Random, extremes: tuple, touched: Ten
         number = info.smallest_normal / 4 if number == "subnormal" else number
         if math.isfinite(number):
             number = max(-info.max, min(number, info.max))
-        if name in ("alpha", "precision"):
+        if name in ("alpha", "precision", "concentration"):
             number = abs(number)
         place = tuple(form.randrange(n) for n in value.shape)
         value[place] = number

@@ -212,11 +212,11 @@ def test_bessel_functions(backend):
 @on_each
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_a_concentration_that_is_none_has_no_gradient(dtype, backend):
-    c = torch.tensor([1.0, -1.0, torch.nan, 0.0, 1e4], dtype=dtype, requires_grad=True)
+    c = torch.tensor([1.0, torch.nan, 0.0, 1e4], dtype=dtype, requires_grad=True)
     pred = torch.full_like(c, 0.3).requires_grad_()
     loss = circular.reconstruction_loss(torch.zeros_like(c), pred, c, reduction="none", backend=backend)
     for found in (loss, *torch.autograd.grad(loss.sum(), (c, pred))):
-        assert found.isnan().tolist() == [False, True, True, False, False]
+        assert found.isnan().tolist() == [False, True, False, False]
 
 
 @on_each
