@@ -90,6 +90,7 @@ def sample(
     """
     checks.choice("sampler", sampler, tuple(SAMPLERS))
     checks.integer("n_steps", n_steps, 1)
+    shape = _checked(model, shape)
     device, seed = torch.device(device), random_seed() if seed is None else seed
     sampling = Sampling(choose, temperature, known, known_mask, cond, unconditional, guidance)
     sampling.check(choices_of(model, sampler), model.has_logits, shape)
@@ -109,6 +110,13 @@ def sample(
             if watch is not None:
                 watch(i, tuple(value.clone() for value in run.state))
         return model.sample_final(run.state, sampling)
+
+
+def _checked(model: BFN, shape: Shape) -> Shape:
+    """Checks the model and the shape of the data, and returns the shape as a tuple."""
+    if not isinstance(model, BFN):
+        raise TypeError(f"model must be a module of bfn_kernels.nn, got {type(model).__name__}")
+    return checks.sizes("shape", shape)
 
 
 def choices_of(model: BFN, sampler: str) -> tuple[str, ...]:
@@ -256,6 +264,7 @@ def sample_within(
         >>> sample_within(Binary(network, beta_1=9.0), (1, 3), 0.1, seed=1)
         (tensor([[0, 0, 0]]), 8)
     """
+    shape = _checked(model, shape)
     device, seed = torch.device(device), random_seed() if seed is None else seed
     sampling = Sampling(choose, temperature, known, known_mask, cond, unconditional, guidance)
     sampling.check(choices_of(model, "ode2"), model.has_logits, shape)

@@ -128,7 +128,7 @@ class BFN(Losses):
         if t is None:
             t = spread_times(len(x), torch.Generator().manual_seed(part(seed, 2)), n_steps).to(x.device)
         theta = self.flow(x, t, part(seed, 0), mask)
-        output = self.output(theta, t, cond)
+        output = self.checked(self.output(theta, t, cond), theta)
         if n_steps is None:
             return self.continuous_time_loss(x, output, theta, t, reduction=reduction, mask=mask)
         return self.discrete_time_loss(x, output, theta, t, n_steps, part(seed, 1), reduction=reduction, mask=mask)
@@ -158,7 +158,8 @@ class BFN(Losses):
         """
         t = torch.ones(len(x), device=x.device)
         theta = self.flow(x, t, random_seed() if seed is None else seed, mask)
-        return self.reconstruction_loss(x, self.output(theta, t, cond), theta, reduction=reduction, mask=mask)
+        output = self.checked(self.output(theta, t, cond), theta)
+        return self.reconstruction_loss(x, output, theta, reduction=reduction, mask=mask)
 
     def output(self, theta: Tensor, t: Tensor, cond: Any = None) -> Tensor:
         """The network's prediction of the output distribution.
@@ -184,10 +185,10 @@ class BFN(Losses):
         Returns:
             The network's output or, with guidance, what `guided` makes of the two outputs. Float16 becomes float32.
         """
-        output = self.output(theta, t, sampling.cond)
+        output = self.checked(self.output(theta, t, sampling.cond), theta)
         if sampling.guidance is None:
             return apart(output, theta)
-        output, other = widened(output), self.output(theta, t, sampling.unconditional)
+        output, other = widened(output), self.checked(self.output(theta, t, sampling.unconditional), theta)
         return self.guided(output, other, row_factor(sampling.guidance, output))
 
     def guided(self, output: Tensor, other: Tensor, weight: Tensor) -> Tensor:

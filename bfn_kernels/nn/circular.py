@@ -86,6 +86,9 @@ class Circular(BFN):
     def flow(self, x: Tensor, t: Tensor, seed: int, mask: Tensor | None = None) -> Tensor:
         return self._theta(*circular.flow_sample(x, self.step_at(t), output="log", mask=mask, seed=seed, **self._of))
 
+    def output_shape(self, theta: Any) -> tuple[int, ...] | None:
+        return theta.shape[:-1]
+
     def _theta(self, mean: Tensor, log: Tensor) -> Tensor:
         return torch.stack([mean.to(self.dtype), log.to(self.dtype)], -1)
 

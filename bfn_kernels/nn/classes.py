@@ -71,6 +71,9 @@ class Classes(BFN):
         """The keywords of losses and steps that say which classes are valid."""
         return {}
 
+    def output_shape(self, theta: Any) -> tuple[int, ...] | None:
+        return theta.shape
+
     def arguments(self, output: Tensor, theta: Tensor) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
         return (output,), {"schedule": self.schedule, **self.of_classes}
 

@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from bfn_kernels.call import checks
+
 
 class Losses(nn.Module, ABC):
     """The losses of a network's output, which the caller passes. `BFN.forward` and `BFN.reconstruction` also call the
@@ -20,6 +22,37 @@ class Losses(nn.Module, ABC):
     def losses(self) -> Any:
         """The module or the layer whose functions are the losses."""
         return self.ops
+
+    def output_shape(self, theta: Any) -> tuple[int, ...] | None:
+        """The shape that the network's output must have.
+
+        Args:
+            theta: What `flow` or `theta` returned.
+
+        Returns:
+            The shape; None if every shape is allowed.
+        """
+        return None
+
+    def checked(self, output: Tensor, theta: Any) -> Tensor:
+        """Raises an error for an output of another type or shape than the network must put out.
+
+        Args:
+            output: What `output` returned.
+            theta: What `flow` or `theta` returned.
+
+        Returns:
+            The output.
+        """
+        shape = self.output_shape(theta)
+        if shape is None:
+            return output
+        if not isinstance(output, Tensor) or output.dtype not in checks.FLOATS:
+            got = output.dtype if isinstance(output, Tensor) else type(output).__name__
+            raise TypeError(f"network must put out a floating-point tensor, got {got}")
+        if output.shape != tuple(shape):
+            raise ValueError(f"network must put out a tensor of shape {tuple(shape)}, got {tuple(output.shape)}")
+        return output
 
     def arguments(self, output: Tensor, theta: Tensor) -> tuple[tuple[Tensor | None, ...], dict[str, Any]]:
         """The arguments that the functions of `losses` share. A subclass must define this method or its own losses.

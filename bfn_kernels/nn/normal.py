@@ -119,6 +119,9 @@ class Continuous(Normal):
         super().__init__(network, sigma_1, schedule=schedule)
         self.num_bins, self.limits, self.clip = num_bins, limits, clip
 
+    def output_shape(self, theta: Any) -> tuple[int, ...] | None:
+        return theta.shape
+
     def arguments(self, output: Tensor, theta: Tensor) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
         return (output, theta), {"schedule": self.schedule, "limits": self.limits, "clip": self.clip}
 
@@ -169,6 +172,9 @@ class Discretised(Normal):
     ):
         super().__init__(network, sigma_1, schedule=schedule)
         self.num_bins, self.limits = num_bins, limits
+
+    def output_shape(self, theta: Any) -> tuple[int, ...] | None:
+        return *theta.shape, 2
 
     def arguments(self, output: Tensor, theta: Tensor) -> tuple[tuple[Tensor | None, ...], dict[str, Any]]:
         stacked = output, None  # the predictions of the mean and of the log std, in one tensor

@@ -72,13 +72,15 @@ class Sampling(NamedTuple):
                 raise ValueError(f"temperature must be None for data without classes, got {self.temperature}")
         if (self.known is None) != (self.known_mask is None):
             raise ValueError("known and known_mask must be given together")
-        if self.known is not None and not isinstance(self.known, Tensor):
-            raise TypeError(f"known must be a tensor, got {type(self.known).__name__}")
+        if self.known is not None:
+            checks.data("known", self.known, checks.KNOWN)
         if self.known is not None and tuple(self.known.shape) != tuple(shape):
             raise ValueError(f"known must have shape {tuple(shape)}, got {tuple(self.known.shape)}")
         if self.guidance is None and self.unconditional is not None:
             raise ValueError("guidance must be given with unconditional")
-        if self.guidance is not None and not isinstance(self.guidance, Tensor):
+        if isinstance(self.guidance, Tensor):
+            checks.dense("guidance", self.guidance)
+        elif self.guidance is not None:
             checks.number("guidance", self.guidance, -math.inf, math.inf)
 
     def tempered(self, logits: Tensor) -> Tensor:

@@ -129,6 +129,10 @@ class Vocabulary(Discrete):
         vectors = theta.vectors if self.share is None else theta.vectors / theta.vectors[..., :1]
         return super().output(vectors, t, cond)
 
+    def output_shape(self, theta: Any) -> tuple[int, ...] | None:
+        *lead, width = theta.vectors.shape
+        return *lead, width + 1
+
     def logits(self, output: Tensor, flow: Tensor) -> Tensor:
         """The logits of the output distribution. Training and sampling do not store them.
 

@@ -225,6 +225,9 @@ def mode(
     head, lead = LinearHead(hidden, weight, bias, flow_scale), hidden.shape[:-1]
     check_head("hidden", hidden, lead, head)
     shard = shard_of(weight, process_group, num_classes, backend)
+    if state is not None:
+        checks.data("state", state)
+        checks.like("state", state, "weight", weight, (*state.shape[:-1], len(weight)))
     _check_state_and_scale("hidden", hidden, (*lead, len(weight)), flow_scale=flow_scale, state=state)
     library = backends.library(backend, hidden.device)
     return library.vocabulary.mode(*(value if value is None else value.detach() for value in (*head, state)), *shard)
@@ -250,13 +253,11 @@ class _Step:
         checks.weight("weight", weight)
         self.shard = shard_of(weight, *processes, backend)
         checks.data("state", state)
-        if state.dim() < 2 or state.shape[-1] != len(weight):
-            raise ValueError(
-                f"state must have shape [B, ..., K] with the weight's K = {len(weight)}, got {tuple(state.shape)}"
-            )
+        if state.dim() < 2:
+            raise ValueError(f"state must have shape [B, ..., K], got {tuple(state.shape)}")
         self.state, self.head, self.before, self.embedding = state, head, before, embedding
         self.lead, self.library = state.shape[:-1], backends.library(backend, state.device)
-        check_head("state", state, self.lead, head)
+        check_head("state", state, self.lead, head, state.shape[-1])
         if previous is not None:
             checks.like("previous", previous, "hidden", head.hidden)
         elif before.previous_scale is not None:
@@ -285,12 +286,21 @@ class _Step:
         return updated if embedded is None else (updated, embedded)
 
 
-def check_head(name: str, like: Tensor, shape: torch.Size, head: LinearHead) -> None:
-    """Raises an error if a head does not fit the argument `like` of this name. shape: the shape of its tokens."""
+def check_head(name: str, like: Tensor, shape: torch.Size, head: LinearHead, num_classes: int | None = None) -> None:
+    """Raises an error if a head does not fit the argument `like` of this name. shape: the shape of its tokens.
+    num_classes: the number of classes of `like`, if it has a number for each class."""
     hidden, weight, bias, flow_scale = head
+    checks.data("hidden", hidden)
+    checks.like("hidden", hidden, name, like, (*shape, hidden.shape[-1]))
     checks.weight("weight", weight)
     checks.same_device("weight", weight, name, like)
-    checks.like("hidden", hidden, name, like, (*shape, weight.shape[1]))
+    width, got = hidden.shape[-1], tuple(weight.shape)
+    if got[1] != width:
+        seen = tuple(hidden.shape)
+        raise ValueError(f"weight must have shape [K, {width}], as hidden of shape {seen} requires, got {got}")
+    if num_classes not in (None, got[0]):
+        seen = tuple(like.shape)
+        raise ValueError(f"weight must have shape {num_classes, width}, as {name} of shape {seen} requires, got {got}")
     if bias is not None:
         checks.like("bias", bias, "weight", weight, weight.shape[:1])
     if flow_scale is not None:

@@ -6,7 +6,7 @@ from torch import nn as torch_nn
 
 from bfn_kernels import binary, continuous, discrete, discretised, nn, samplers
 from bfn_kernels.noise import fold_in
-from bfn_kernels.schedules import ExponentialVariance, QuadraticAccuracy
+from bfn_kernels.schedules import ExponentialVariance, QuadraticAccuracy, VonMisesAccuracy
 
 SHAPE = (3, 4)
 
@@ -244,3 +244,53 @@ def test_a_large_vocabulary_has_no_other_receiver():
         pass
     with model.using("joint"):
         assert model.receiver == "joint"
+
+
+PUT_OUT = {
+    "too many": lambda output: torch.cat([output, output], -1),
+    "another dimension": lambda output: output[..., None],
+    "several": lambda output: (output, output),
+    "nothing": lambda output: None,
+    "integers": lambda output: output.long(),
+}
+
+
+class Changed(torch_nn.Module):
+    """A network that puts out something else."""
+
+    def __init__(self, network, change):
+        super().__init__()
+        self.network, self.change = network, change
+
+    def forward(self, theta, t, cond=None):
+        return self.change(self.network(theta, t))
+
+
+@pytest.mark.parametrize("kind", (*KINDS, "circular"))
+def test_a_network_that_puts_out_something_else_is_named(kind):
+    """By the loss, by the reconstruction loss and by samplers, with guidance, too."""
+    if kind == "circular":
+        model, x = nn.Circular(Network(2, 1), VonMisesAccuracy([0.5, 1.0])), torch.zeros(SHAPE)
+    else:
+        model, x = make(kind)
+    network, t = model.network, torch.zeros(len(x))
+    shape = tuple(model.output(model.flow(x, t, 1), t).shape)
+    for wrong, change in PUT_OUT.items():
+        model.network = Changed(network, change)
+        kind = {"several": "tuple", "nothing": "NoneType", "integers": "torch.int64"}.get(wrong)
+        allowed = f"tensor of shape {shape}, got " if kind is None else f"floating-point tensor, got {kind}"
+        for call in (
+            lambda: model(x),
+            lambda: model.reconstruction(x),
+            lambda: samplers.sample(model, SHAPE, 2),
+            lambda: samplers.sample(model, SHAPE, 2, cond=1, guidance=0.5),
+        ):
+            with pytest.raises((ValueError, TypeError)) as caught:
+                call()
+            assert str(caught.value).startswith(f"network must put out a {allowed}"), wrong
+
+
+def test_a_network_of_fewer_classes():
+    model = nn.Discrete(Network(7, 3), beta_1=1.0, num_classes=7)
+    with pytest.raises(ValueError, match=r"^network must put out a tensor of shape \(2, 4, 7\), got \(2, 4, 3\)"):
+        model(torch.full((2, 4), 5))

@@ -6,22 +6,27 @@ from dataclasses import replace
 import pytest
 import torch
 
+from tests.kernels.case import ROWS
 from tests.kernels.declared import parameters
 from tests.kernels.support import FIRST
-from tests.kernels.vocabulary_cases import LARGE, STEPS
+from tests.kernels.vocabulary_cases import LARGE, MODES, STEPS
 
-TABLE = [*FIRST, *{case.op: case for case in [*LARGE, *STEPS]}.values()]
+TABLE = [*FIRST, *{case.op: case for case in [*LARGE, *STEPS, *MODES]}.values()]
 TYPES = {
     "no tensor": lambda x: "a word",
     "complex": lambda x: x.to(torch.complex64),
     "quantised": lambda x: x.to(torch.int16) if x.is_floating_point() else x.to(torch.float32),
     "truth values": lambda x: x.bool(),
+    "sparse": lambda x: x.to_sparse(),
+    "nested": lambda x: torch.nested.as_nested_tensor([x, x], layout=torch.jagged),
+    "nested, without a shape": lambda x: torch.nested.as_nested_tensor([x, x], layout=torch.strided),
 }
 BOOLEANS = ("binary", "x"), ("binary", "known")
 PLACES = {
     "another device": lambda x: x.to("meta"),
     "more dimensions": lambda x: x.expand(7, *x.shape),
     "more rows": lambda x: torch.cat([x, x]),
+    "turned": lambda x: x.mT,
 }
 
 
@@ -50,13 +55,18 @@ def test_a_tensor_of_another_type_is_refused_by_name(case, name):
 
 @pytest.mark.parametrize(("case", "name"), FITTING, ids=str)
 def test_tensors_that_do_not_fit_each_other_are_refused(case, name):
-    """One of them is named."""
+    """One of them is named. For a turned tensor, the message mentions it, unless times or steps do not fit it."""
     inputs = case.inputs((2, 3), torch.float32)
     for wrong, make in PLACES.items():
+        value = inputs[name]
+        if wrong == "turned" and (value.dim() < 2 or value.shape[-1] == value.shape[-2]):
+            continue
         with pytest.raises((TypeError, ValueError)) as caught:
-            case(inputs | {name: make(inputs[name])})
+            case(inputs | {name: make(value)})
             pytest.fail(f"{wrong}: it was taken")
-        assert str(caught.value).split(" ")[0] in inputs, wrong
+        words = str(caught.value).split(" ")
+        assert words[0] in inputs, wrong
+        assert wrong != "turned" or name in words or words[0] in (*ROWS, "step"), caught.value
 
 
 WORDS = ("choose", "output", "parametrisation", "receiver", "reduction", "rule")
@@ -76,3 +86,31 @@ def test_noise_that_draws_nothing_is_refused(case):
     inputs = case.inputs((2, 3), torch.float32) | {"component_noise": torch.zeros(2, 3)}
     with pytest.raises(ValueError, match=r"^component_noise must be None without mixture_logits"):
         case(inputs)
+
+
+HEADS = [case for case in TABLE if {"hidden", "weight"} <= set(case.fields)]
+
+
+@pytest.mark.parametrize("case", HEADS, ids=str)
+def test_a_weight_that_does_not_fit_is_the_wrong_one(case):
+    """Also a weight that is turned, and where the hidden states come first."""
+    inputs = case.inputs((2, 3), torch.float32)
+    weight, width = inputs["weight"], inputs["hidden"].shape[-1]
+    seen = rf"as hidden of shape \(2, 3, {width}\) requires, got "
+    for wrong in (weight.mT, weight[:, :-1]):
+        with pytest.raises(ValueError, match=rf"^weight must have shape \[K, {width}\], {seen}\({len(wrong)}, "):
+            case(inputs | {"weight": wrong})
+    if "state" in inputs and case.op != "vocabulary.mode":  # both have a number for each class
+        with pytest.raises(ValueError, match=rf"^weight must have shape \({len(weight)}, {width}\), as state of shape"):
+            case(inputs | {"weight": weight[:-1]})
+
+
+@pytest.mark.parametrize(
+    "case", [c for c in TABLE if "mixture_logits" in c.fields and "pred_mean" in c.fields], ids=str
+)
+def test_the_mixture_logits_say_how_many_components_there_are(case):
+    inputs = case.inputs((2, 3), torch.float32)
+    with pytest.raises(
+        ValueError, match=r"^pred_mean must have shape \(2, 3, 6\), as mixture_logits of shape \(2, 3, 6"
+    ):
+        case(inputs | {"mixture_logits": inputs["mixture_logits"].repeat(1, 1, 2)})

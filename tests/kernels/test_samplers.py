@@ -30,6 +30,38 @@ def test_arguments_of_a_sampler_are_checked():
         samplers.sample(model, (2, 3), 2, capture=True)
 
 
+RUNS = {
+    "sample": lambda model, shape, **more: samplers.sample(model, shape, 3, **more),
+    "sample_within": lambda model, shape, **more: samplers.sample_within(model, shape, 0.5, **more),
+}
+X = torch.zeros(2, 3)
+WRONG = [
+    ({"shape": 5}, TypeError, "shape must be a tuple of ints, got 5"),
+    ({"shape": (2, 3.0)}, TypeError, r"shape must be a tuple of ints, got \(2, 3.0\)"),
+    ({"shape": "23"}, TypeError, "shape must be a tuple of ints, got '23'"),
+    ({"shape": ()}, ValueError, r"shape must have a batch dimension and no size below 0, got \(\)"),
+    ({"shape": (2, -3)}, ValueError, r"shape must have a batch dimension and no size below 0, got \(2, -3\)"),
+    ({"model": torch_nn.Linear(3, 3)}, TypeError, "model must be a module of bfn_kernels.nn, got Linear"),
+    ({"guidance": torch.ones(2).to_sparse()}, TypeError, "guidance must be a dense tensor, got a tensor of layout"),
+    ({"known": X.to_sparse(), "known_mask": X > 0}, TypeError, "known must be a dense tensor, got a tensor of layout"),
+    ({"known": 3.0, "known_mask": X > 0}, TypeError, "known must be a tensor, got float"),
+    ({"start": X.to_sparse()}, TypeError, "start must be a dense tensor, got a tensor of layout"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "kind", "message"), WRONG)
+@pytest.mark.parametrize("name", RUNS)
+def test_a_wrong_argument_of_every_run_is_named(name, wrong, kind, message):
+    RUNS[name](make("binary")[0], [2, 3])
+    with pytest.raises(kind, match=f"^{message}"):
+        RUNS[name](**{"model": make("binary")[0], "shape": (2, 3), **wrong})
+
+
+def test_a_tolerance_must_be_a_number():
+    with pytest.raises(TypeError, match=r"^tolerance must be a number, got str"):
+        samplers.sample_within(make("binary")[0], (2, 3), "0.5")
+
+
 @each_kind
 def test_torch_s_default_device_and_type_do_not_matter(kind):
     """A default device may have no memory at all."""

@@ -202,7 +202,7 @@ def test_refusals(backend):
         solve(previous=hidden, t_previous=0.1, rule="ode2", choose="mode")
     with pytest.raises(ValueError, match="previous must have shape"):
         solve(previous=state, t_previous=0.1, rule="ode2")
-    with pytest.raises(ValueError, match="hidden must have shape"):
+    with pytest.raises(ValueError, match="weight must have shape"):
         vocabulary.mode(hidden, weight[:, :2], backend=backend)
     scale, second = torch.ones(TOKENS), {"previous": hidden, "t_previous": 0.1, "rule": "ode2"}
     for wrong, message in (
