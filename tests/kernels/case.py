@@ -89,3 +89,15 @@ class Case:
 
     def __repr__(self) -> str:
         return self.name
+
+
+def covering(cases: Iterable[Case]) -> list[Case]:
+    """A few of the cases of each op. One of them gives, or writes into, each argument that any case gives."""
+    chosen: list[Case] = []
+    covered: set[tuple[str, str]] = set()
+    for case in sorted(cases, key=lambda case: -len(case.fields)):
+        arguments = {(case.op, name) for name in (*case.fields, case.into)}
+        if not arguments <= covered:
+            chosen.append(case)
+            covered |= arguments
+    return chosen
