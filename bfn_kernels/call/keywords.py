@@ -200,18 +200,24 @@ def read_mean(
 
 
 def guided_prediction(
-    prediction: Tensor, unconditional: Tensor | None, guidance: PerRow | None, name: str, mean: Tensor
+    prediction: Tensor,
+    unconditional: Tensor | None,
+    guidance: PerRow | None,
+    name: str,
+    mean: Tensor,
+    *others: Tensor | None,
 ) -> Tensor:
     """(1 + w)·prediction − w·unconditional, in the type of the arithmetic; the prediction itself without guidance.
 
     name: the name of the prediction in errors. mean: the mean that the network saw, which says the shape of rows.
+    others: the other arguments whose types decide the type of the arithmetic.
     """
     if (unconditional is None) != (guidance is None):
         raise ValueError("unconditional and guidance must be given together")
     if unconditional is None or guidance is None:
         return prediction
     checks.like("unconditional", unconditional, name, prediction)
-    dtype = checks.compute_dtype(prediction, unconditional, mean)
+    dtype = checks.compute_dtype(prediction, unconditional, mean, *others)
     weight = checks.rows("guidance", guidance, mean.shape, mean).to(dtype).to(mean.device)
     weight = weight.view(*weight.shape, *(1,) * (prediction.dim() - mean.dim()))
     value = prediction.to(dtype)

@@ -188,7 +188,7 @@ def solver_step(
     checks.data("mean", mean)
     checks.like("prediction", prediction, "mean", mean)
     checks.choice("parametrisation", parametrisation, PARAMETRISATIONS)
-    prediction = keywords.guided_prediction(prediction, unconditional, guidance, "prediction", mean)
+    prediction = keywords.guided_prediction(prediction, unconditional, guidance, "prediction", mean, previous)
     schedule = continuous_schedule(sigma_1, schedule)
     low, high = checks.interval("clip", clip)
     known_mask = keywords.known_values(known, known_mask, mean, mean.shape)

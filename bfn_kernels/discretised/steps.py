@@ -226,7 +226,7 @@ def solver_step(
     bins = keywords.checked_bins(num_bins, limits)
     check_output(mean, "mean", (pred_mean, pred_log_std, mixture_logits), mean, parametrisation)
     if unconditional is not None or guidance is not None:
-        pred_mean = _guided(pred_mean, pred_log_std is None, mixture_logits, unconditional, guidance, mean)
+        pred_mean = _guided(pred_mean, pred_log_std, mixture_logits, unconditional, guidance, mean, previous)
     output = pred_mean, pred_log_std, mixture_logits
     known_mask = keywords.known_values(known, known_mask, mean, mean.shape)
     library, dtype = backends.library(backend, mean.device), checks.compute_dtype(*output, mean, previous)
@@ -241,14 +241,16 @@ def solver_step(
 
 def _guided(
     pred_mean: Tensor,
-    stacked: bool,
+    pred_log_std: Tensor | None,
     mixture_logits: Tensor | None,
     unconditional: Tensor | None,
     guidance: PerRow | None,
     mean: Tensor,
+    previous: Tensor | None,
 ) -> Tensor:
-    """pred_mean with guided means. stacked: whether pred_mean also has the log stds, which guidance does not change."""
+    """pred_mean with guided means. If pred_log_std is None, pred_mean also has the log stds, which guidance does not
+    change."""
     if mixture_logits is not None:
         raise ValueError("mixture_logits must be None with guidance, since components of two outputs do not correspond")
-    guided = keywords.guided_prediction(pred_mean, unconditional, guidance, "pred_mean", mean)
-    return torch.cat([guided[..., :1], pred_mean[..., 1:].to(guided.dtype)], -1) if stacked else guided
+    guided = keywords.guided_prediction(pred_mean, unconditional, guidance, "pred_mean", mean, pred_log_std, previous)
+    return guided if pred_log_std is not None else torch.cat([guided[..., :1], pred_mean[..., 1:].to(guided.dtype)], -1)

@@ -92,11 +92,13 @@ class Case:
 
 
 def covering(cases: Iterable[Case]) -> list[Case]:
-    """A few of the cases of each op. One of them gives, or writes into, each argument that any case gives."""
+    """A few of the cases of each op. One of them gives, or writes into, each argument that any case gives, beside a
+    mixture and without one, and beside a time and without one, which have kernels of their own."""
     chosen: list[Case] = []
-    covered: set[tuple[str, str]] = set()
+    covered: set[tuple] = set()
     for case in sorted(cases, key=lambda case: -len(case.fields)):
-        arguments = {(case.op, name) for name in (*case.fields, case.into)}
+        kind = case.op, "mixture_logits" in case.fields, "t" in case.fields
+        arguments = {(*kind, name) for name in (*case.fields, case.into)}
         if not arguments <= covered:
             chosen.append(case)
             covered |= arguments

@@ -4,9 +4,7 @@ import pytest
 import torch
 
 from bfn_kernels import binary, continuous, discrete, discretised, noise
-from tests.kernels.case import ROWS
-from tests.kernels.support import FIRST, INTERPRETED, ON_CPU, error, evaluate, joins, pairs, scale, ulp, widened
-from tests.kernels.vocabulary_cases import STEPS
+from tests.kernels.support import ON_CPU, joins, pairs
 
 CLASSES = torch.tensor([[0, 2, 1], [1, 1, 2]])
 S = {"sigma_1": 0.1}
@@ -149,41 +147,6 @@ def test_types_where_nothing_is_said(monkeypatch):
             torch.set_default_dtype(torch.float32)
         asked = discrete.sender_sample(CLASSES, 0.5, num_classes=3, seed=1, dtype=default)
         assert flow.dtype == message.dtype == default and torch.equal(message, asked)
-
-
-OF_ROWS = (*ROWS, "noise", "draw_noise", "component_noise", "known", "known_mask", "mask")
-
-
-@pairs(
-    ON_CPU, lambda case: case in FIRST and not (INTERPRETED and "mixture_logits" in case.fields)
-)  # mixtures take seconds there
-def test_one_argument_of_float64_is_enough(case, backend):
-    """The arithmetic is float64 then, and only the result is rounded, to the type that it has."""
-    inputs = case.inputs((2, 3), torch.float32)
-    data = [k for k, v in inputs.items() if torch.is_tensor(v) and v.is_floating_point() and k not in OF_ROWS]
-    want = evaluate(case, widened(inputs), "reference")
-    result = want.pop("result")
-    for name in data if len(data) > 1 else []:
-        found = evaluate(case, inputs | {name: inputs[name].double()}, backend)
-        got = found.pop("result")
-        if got.dtype == torch.float64:
-            assert error(got, result) <= 1e-10 * scale(result), name
-        else:
-            assert torch.equal(got, result.to(got.dtype)), name
-        for of, gradient in found.items():
-            most = (
-                2 * ulp(gradient.dtype, scale(want[of])) if gradient.dtype != torch.float64 else 1e-9 * scale(want[of])
-            )
-            assert error(gradient, want[of]) <= most, f"{of} beside {name}"
-
-
-@pytest.mark.parametrize("backend", ON_CPU)
-def test_one_argument_of_float64_is_enough_for_the_logits_of_the_step_before(backend):
-    case = next(c for c in STEPS if c.name == "vocabulary.solver_step[K=5 ode2 follows]")
-    inputs = case.inputs((2, 3), torch.float32)
-    want = case(widened(inputs), "reference").float()
-    for name in ("previous", "previous_scale", "previous_state"):
-        assert torch.equal(case(inputs | {name: inputs[name].double()}, backend), want), name
 
 
 @pytest.mark.parametrize("backend", ON_CPU)

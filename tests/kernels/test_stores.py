@@ -16,7 +16,8 @@ from tests.kernels.support import DTYPES, FIRST, INTERPRETED, NATIVE, pairs
 from tests.ptx.case_checks import check_rounding
 
 WRITING = [replace(case, into="", part=0) for case in CASES if not case.long and {*OUTPUTS} & {*parameters(case.op)}]
-WRITTEN = [(case, backend) for backend in NATIVE for case in (WRITING if backend == "cpu" else covering(WRITING))]
+FEW = covering(case for case in WRITING if not (INTERPRETED and "mixture_logits" in case.fields))
+WRITTEN = [(case, backend) for backend in NATIVE for case in (WRITING if backend == "cpu" else FEW)]
 LAYOUTS = {"dense": torch.empty, "strided": lambda *shape, dtype: torch.empty(*shape, 2, dtype=dtype)[..., 1]}
 FORMS = [*itertools.product(LAYOUTS, DTYPES)]
 if INTERPRETED:
@@ -38,20 +39,21 @@ def mixed(case: Case, shape: tuple[int, ...]) -> Iterator[dict]:
         yield cast(inputs, torch.float32, *others)
 
 
-def check_stores(case: Case, shape: tuple[int, ...], backend: str) -> None:
-    """Checks every output of an op, in every type, dense and strided."""
+def check_stores(case: Case, shape: tuple[int, ...], backend: str, **seed: int) -> None:
+    """Checks every output of an op, in every type, dense and strided. seed: makes the noise."""
     names = [name for name in OUTPUTS if name in parameters(case.op)]
     for inputs in mixed(case, shape):
         state: Tensor = inputs[case.state]
+        given = {name: value for name, value in inputs.items() if not (seed and name.endswith("noise"))} | seed
 
-        def written(layout: str, kind: torch.dtype, inputs=inputs, state=state) -> dict[str, Tensor]:
+        def written(layout: str, kind: torch.dtype, given=given, state=state) -> dict[str, Tensor]:
             types = {name: state.dtype if name == "out" else kind for name in names}
             outputs = {name: LAYOUTS[layout](*state.shape, dtype=types[name]) for name in names}
-            case(inputs, backend, **outputs)
+            case(given, backend, **outputs)
             return outputs
 
         want = written("dense", torch.float32)
-        wide = {name: x.float() if torch.is_tensor(x) and x.is_floating_point() else x for name, x in inputs.items()}
+        wide = {name: x.float() if torch.is_tensor(x) and x.is_floating_point() else x for name, x in given.items()}
         if "out" in want:
             assert torch.equal(want["out"], case(wide, backend).to(state.dtype)), state.dtype
         for layout, kind in FORMS:
@@ -61,7 +63,10 @@ def check_stores(case: Case, shape: tuple[int, ...], backend: str) -> None:
 
 @pytest.mark.parametrize(("case", "backend"), WRITTEN, ids=[f"{backend}-{case}" for case, backend in WRITTEN])
 def test_outputs_of_any_type_hold_rounded_results(case, backend):
+    """CUDA's kernels make the noise of rows whose length is a multiple of 8 in vectors."""
     check_stores(case, (3, 45), backend)
+    if not INTERPRETED and any(name.endswith("noise") for name in case.fields):
+        check_stores(case, (3, 40), backend, seed=5)
 
 
 @pairs(NATIVE, lambda case: case in FIRST and not (INTERPRETED and "mixture_logits" in case.fields))
