@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bfn.configs import Config, EvaluateConfig, load
+from bfn.configs import Config, load
 from bfn.data import Data, load_data
 from bfn.model import BFN, ContinuousBFN, build_model
 from bfn.training.trainer import Trainer
-from tests.bfn.tiny_settings import TINY
+from tests.bfn.tiny_settings import TINY, validate_briefly
 
 
 @functools.cache
@@ -45,11 +45,7 @@ def make(tiny: Callable[..., Config], tmp_path: Path) -> Callable[..., Trainer]:
     return trainer
 
 
-@pytest.fixture
-def short_validations(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The validations of a run take 2 times for each example instead of 16."""
-    few = lambda n_steps, repeats, seed: EvaluateConfig(n_steps, repeats=2, seed=seed)  # noqa: E731
-    monkeypatch.setattr("bfn.training.trainer.EvaluateConfig", few)
+short_validations = pytest.fixture(validate_briefly)
 
 
 @pytest.fixture(params=["digits", "digits_continuous", "digits_binary", "text"])
