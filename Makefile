@@ -26,19 +26,25 @@ $(VENV)/bin/python:
 # The names of the builds of the CPU kernels that run on this machine. The package loads the first, which is the best.
 BUILDS = $$($(BIN)/python -c 'from bfn_kernels.backends import builds; print(*builds()$(1), sep=",")')
 
+# Runs setup.py, which says how far it is. What compilers say is shown only if the build fails.
+SETUP = PYTHONWARNINGS=ignore $(abspath $(BIN))/python setup.py -q
+LOG = $(abspath $(VENV))/builds.log
+LOGGED = > $(LOG) || { cat $(LOG); false; }
+
 # The environment and the extensions are rebuilt only if their sources have changed. pip compiles no bytecode, since
-# most installed modules are never imported.
+# most installed modules are never imported. pip finds the extensions compiled, which it would do in silence.
+BEST = BFN_BUILDS=$(call BUILDS,[:1]),_cuda BFN_NVCC=$(NVCC)
 $(VENV)/installed: pyproject.toml setup.py $(SOURCES) | $(VENV)/bin/python
-	@echo "Installing torch and all else, then compiling the kernels: minutes, in which little is said."
+	@echo "Installing torch and all else, then compiling the kernels, which takes minutes."
 	$(BIN)/python -m pip install --quiet --no-compile --upgrade 'pip>=24' 'setuptools>=77' wheel ninja numpy 'torch>=2.11'
-	BFN_BUILDS=$(call BUILDS,[:1]),_cuda BFN_NVCC=$(NVCC) PYTHONWARNINGS=ignore \
+	$(BEST) $(SETUP) build_ext --inplace $(LOGGED)
+	$(BEST) PYTHONWARNINGS=ignore \
 		$(BIN)/python -m pip install --quiet --no-compile --no-build-isolation --editable '.[$(EXTRAS)]'
 	touch $@
 
 # The builds that only tests load on this machine. They are compiled with -O1.
 $(VENV)/all-builds: $(VENV)/installed
-	BFN_BUILDS=none,$(call BUILDS,[1:]) BFN_TUNED=none BFN_NVCC= PYTHONWARNINGS=ignore \
-		$(BIN)/python setup.py -q build_ext --inplace > $(VENV)/builds.log || { cat $(VENV)/builds.log; false; }
+	BFN_BUILDS=none,$(call BUILDS,[1:]) BFN_TUNED=none BFN_NVCC= $(SETUP) build_ext --inplace $(LOGGED)
 	touch $@
 
 run: install
@@ -104,17 +110,20 @@ format: install
 
 # Builds a wheel, with the CUDA kernels if nvcc is on the path or in the environment.
 FOUND_NVCC = BFN_NVCC=$$($(BIN)/python -c 'from gpu_build.sass import find_tool; print(find_tool("nvcc") or "")')
-WHEEL = $(BIN)/python -m pip wheel --quiet --no-cache-dir --no-build-isolation --no-deps --wheel-dir dist
+WHEEL = $(SETUP) bdist_wheel --dist-dir $(abspath dist)
 
 wheel: install
-	$(FOUND_NVCC) $(WHEEL) .
+	$(FOUND_NVCC) $(WHEEL) $(LOGGED)
 
 sdist: install
 	$(BIN)/python setup.py -q sdist
 
 # Builds the source distribution, and the wheel from it.
+VERSION = $$($(BIN)/python setup.py --version)
 dist: sdist
-	$(FOUND_NVCC) $(WHEEL) dist/bfn_kernels-$$($(BIN)/python setup.py --version).tar.gz
+	rm -rf build/sdist && mkdir -p build/sdist
+	tar -xzf dist/bfn_kernels-$(VERSION).tar.gz -C build/sdist --strip-components=1
+	export $(FOUND_NVCC) && cd build/sdist && $(WHEEL) $(LOGGED)
 
 # Writes the folder that Hugging Face's `kernels` loads.
 kernel-hub: install

@@ -1,7 +1,8 @@
 """Builds the CPU kernels once per instruction set. At import, the best build that the processor supports is loaded.
-Builds the CUDA kernels if there is an nvcc, whether or not torch was built for CUDA. Without a C++ compiler only the
-Python files are installed, and torch is not imported."""
+Builds the CUDA kernels if there is an nvcc, whether or not torch was built for CUDA. Without a C++ compiler, or with
+CXX=none, only the Python files are installed, and torch is not imported."""
 
+import itertools
 import os
 import platform
 import re
@@ -9,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -49,15 +51,25 @@ CPU_BUILDS = {"_cpu_generic": []} | (X86_BUILDS if platform.machine() in ("x86_6
 
 
 def cxx_compiler() -> str | None:
-    """The C++20 compiler that CXX names, or the first one on the path; None if there is none."""
+    """The C++20 compiler that CXX names, or the first one on the path; None if there is none, or if CXX is "none". Ends
+    the process if the compiler that CXX names does not work."""
     named = os.environ.get("CXX")
+    if named == "none":
+        return None
+    reason = ""
     for compiler in [named] if named else ["c++", "g++", "clang++"]:
         try:
             command = [*shlex.split(compiler), "-std=c++20", "-fsyntax-only", "-x", "c++", os.devnull]
-            if subprocess.run(command, capture_output=True).returncode == 0:
+            tried = subprocess.run(command, capture_output=True, text=True)
+            if tried.returncode == 0:
                 return compiler
-        except OSError:
-            continue
+            reason = next(iter(tried.stderr.splitlines()), f"it ends with the status {tried.returncode}")
+        except (OSError, ValueError) as error:  # no such file, or quotes that are not closed
+            reason = str(error)
+    if named:
+        sys.exit(
+            f"bfn-kernels: CXX must name a C++20 compiler, or be none for no compiled kernels, got {named}: {reason}"
+        )
     return None
 
 
@@ -78,27 +90,39 @@ def architectures() -> list[str]:
 
 def cuda_objects(folder: Path) -> list[str]:
     """Compiles the CUDA kernels to machine code for the GPUs, and to an intermediate form for later GPUs. Writes nvcc's
-    messages to a .log file next to each object. This calls nvcc itself, since torch's CUDAExtension needs a torch that
-    was built for CUDA. The kernels need no headers of torch."""
+    messages to a .log file next to each object. Prints a line for each file, since some take minutes. This calls nvcc
+    itself, since torch's CUDAExtension needs a torch that was built for CUDA. The kernels need no headers of torch."""
     folder.mkdir(parents=True, exist_ok=True)
     wanted = architectures()
     code = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in wanted]
     code.append(f"-gencode=arch=compute_{wanted[-1]},code=compute_{wanted[-1]}")
     newest = max(os.path.getmtime(path) for path in [__file__, *HEADERS])
+    objects = {source: folder / f"{source.stem}.{'-'.join(wanted)}.o" for source in CUDA_SOURCES}
 
-    def compile(source: Path) -> str:
-        to = folder / f"{source.stem}.{'-'.join(wanted)}.o"
-        log = to.with_suffix(".log")  # written last: a build that is killed leaves an old one or none
-        if not (to.exists() and log.exists()) or log.stat().st_mtime < max(newest, source.stat().st_mtime):
-            command = [NVCC, *NVCC_FLAGS, *code, "-c", str(source), "-o", str(to)]
-            done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
-            sys.stderr.write(done.stderr)
-            done.check_returncode()
-            log.write_text(done.stderr)
-        return str(to)
+    def is_old(source: Path) -> bool:
+        log = objects[source].with_suffix(".log")  # written last: a build that is killed leaves an old one or none
+        there = objects[source].exists() and log.exists()
+        return not there or log.stat().st_mtime < max(newest, source.stat().st_mtime)
 
+    def compile(source: Path) -> None:
+        command = [NVCC, *NVCC_FLAGS, *code, "-c", str(source), "-o", str(objects[source])]
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+        sys.stderr.write(done.stderr)
+        done.check_returncode()
+        objects[source].with_suffix(".log").write_text(done.stderr)
+        say(f"compiled {source}, {next(finished)} of {len(old)}, after {time.monotonic() - began:.0f} s")
+
+    old, finished, began = list(filter(is_old, CUDA_SOURCES)), itertools.count(1), time.monotonic()
+    if old:
+        all_files = f"all {len(CUDA_SOURCES)} files take about 20 minutes"
+        say(f"compiles {len(old)} CUDA files for compute capability {', '.join(wanted)}; {all_files}")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(compile, CUDA_SOURCES))
+        list(pool.map(compile, old))
+    return [str(to) for to in objects.values()]
+
+
+def say(text: str) -> None:
+    print(f"bfn-kernels: {text}", file=sys.stderr, flush=True)
 
 
 def toolkit() -> Path:
@@ -111,7 +135,7 @@ class BuildPython(build_py):
     def run(self):
         if CXX is None:
             wanted = os.environ.get("CXX", "c++, g++ or clang++")
-            print(f"bfn-kernels: no C++20 compiler ({wanted}): the slow reference is installed alone", file=sys.stderr)
+            say(f"no C++20 compiler ({wanted}): the slow reference is installed alone")
         super().run()
 
 
@@ -119,12 +143,25 @@ def build_command() -> type:
     from torch.utils.cpp_extension import BuildExtension
 
     class Build(BuildExtension):
+        def finalize_options(self):
+            super().finalize_options()
+            if self.editable_mode:  # else the objects would be in a temporary folder, and `build_ext` not find them
+                self.build_temp = str(Path("build", f"temp.{self.plat_name}-{sys.implementation.cache_tag}"))
+
         def build_extensions(self):
             for extension in self.extensions:
                 if extension.name == "bfn_kernels._cuda":
                     extension.extra_objects = cuda_objects(Path(self.build_temp, "csrc/cuda"))
                     extension.depends += extension.extra_objects
             super().build_extensions()
+
+        def build_extension(self, extension):
+            say(f"builds {extension.name}")
+            folder = self.build_temp
+            self.build_temp = str(Path(folder, extension.name))  # all extensions compile the same files, by other flags
+            self.force = True  # ninja knows what is old, while distutils would not notice other flags
+            super().build_extension(extension)
+            self.build_temp = folder
 
     return Build
 

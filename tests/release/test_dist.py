@@ -140,18 +140,21 @@ def test_builds_for_a_processor(machine, builds, setup, capfd):
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++")
 def test_compilers(setup, monkeypatch, tmp_path):
-    """The first one on the path is taken, whatever it is called, or the one that CXX names."""
+    """The first one on the path is taken, whatever it is called, or the one that CXX names, which must work."""
     cxx_compiler = setup("x86_64")["cxx_compiler"]
     monkeypatch.setenv("PATH", str(tmp_path))
     (tmp_path / "clang++").symlink_to(shutil.which("g++", path=os.defpath))
     found = {}
-    for name in (None, "none", "clang++ -m64", "clang++ -std=c++nonsense"):
+    for name in (None, "none", "clang++ -m64"):
         if name is None:
             monkeypatch.delenv("CXX")
         else:
             monkeypatch.setenv("CXX", name)
         found[name] = cxx_compiler()
-    assert found == {None: "clang++", "none": None, "clang++ -m64": "clang++ -m64", "clang++ -std=c++nonsense": None}
+    assert found == {None: "clang++", "none": None, "clang++ -m64": "clang++ -m64"}
+    monkeypatch.setenv("CXX", "clang++ -std=c++nonsense")
+    with pytest.raises(SystemExit, match=r"got clang\+\+ -std=c\+\+nonsense: .+"):
+        cxx_compiler()
 
 
 NVCC = """#!/bin/sh
@@ -181,15 +184,22 @@ def test_the_default_leaves_out_what_nvcc_does_not_know(named, compiled_for, nvc
         assert re.findall("code=compute_([0-9]+)", command) == [last]
 
 
-def test_what_a_killed_build_left_is_compiled_again(nvcc, setup, tmp_path):
-    """It has no log yet, or the log of an earlier build."""
+def test_what_a_killed_build_left_is_compiled_again(nvcc, setup, tmp_path, capfd):
+    """It has no log yet, or the log of an earlier build. A line says what is compiled, and a line follows each file."""
     build = setup("x86_64")["cuda_objects"]
     first, second, third, *_ = map(Path, build(tmp_path / "objects"))
     for path in (first, second, third):
         path.write_text("half")
     first.with_suffix(".log").unlink()
     os.utime(second.with_suffix(".log"), (0, 0))
+    capfd.readouterr()
     build(tmp_path / "objects")
+    beginning, *lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("bfn-kernels: ")]
+    assert beginning == (
+        "bfn-kernels: compiles 2 CUDA files for compute capability 80, 90; all 9 files take about 20 minutes"
+    )
+    said = r"bfn-kernels: compiled csrc/cuda/\w+\.cu, {} of 2, after \d+ s"
+    assert len(lines) == 2 and all(re.fullmatch(said.format(i), line) for i, line in enumerate(lines, 1)), lines
     assert [path.read_text() for path in (first, second, third)] == ["compiled\n", "compiled\n", "half"]
 
 
