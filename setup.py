@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -201,6 +202,8 @@ def extensions() -> list:
 commands = {"build_py": BuildPython}
 if CXX is not None:
     os.environ["CXX"] = CXX  # setuptools compiles and links with it
+    # Another version of ninja could not read the log of this environment's ninja, and would compile everything again.
+    os.environ["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)])
     commands["build_ext"] = build_command()
 
 setup(

@@ -54,17 +54,22 @@ def ran(tree, *arguments, **environment):
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="there is no C++ compiler")
 def test_objects_of_an_install_are_found_by_the_next_build(tree):
-    """Each extension has objects of its own. Other flags compile anew."""
+    """Each extension has objects of its own. Other flags compile anew. The ninja of the environment is used."""
     setup = tree / "setup.py"
     setup.write_text(
         setup.read_text().replace(
             'CPU_BUILDS = {"_cpu_generic": []}', 'CPU_BUILDS = {"_cpu_generic": [], "_cpu_other": []}'
         )
     )
+    other_ninja = tree / "bin" / "ninja"
+    other_ninja.parent.mkdir()
+    other_ninja.write_text("#!/bin/sh\nexit 1\n")
+    other_ninja.chmod(0o755)
     compiler = tree / "c++"
     compiler.write_text(f'#!/bin/sh\necho "$@" >> {tree / "log"}\nexec {shutil.which("c++")} "$@"\n')
     compiler.chmod(0o755)
-    done = ran(tree, "-c", BUILD, CXX=str(compiler), BFN_BUILDS="_cpu_generic", BFN_NVCC="")
+    of = {"PATH": f"{other_ninja.parent}:{os.environ['PATH']}", "CXX": str(compiler), "BFN_NVCC": ""}
+    done = ran(tree, "-c", BUILD, BFN_BUILDS="_cpu_generic", **of)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "compiled 1 1 2 2 3 3"
     assert "bfn-kernels: builds bfn_kernels._cpu_generic" in done.stderr.splitlines()
