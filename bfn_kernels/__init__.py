@@ -19,6 +19,10 @@ Errors: a wrong shape, device, range or keyword is a ValueError and a wrong type
 computed. A class out of range is an IndexError on the CPU. Elsewhere it gives NaN for its variable.
 """
 
+from bfn_kernels import without_numpy  # noqa: F401  (before all modules that import torch)
+
+# isort: split
+
 from bfn_kernels import (
     adaptive,
     backends,

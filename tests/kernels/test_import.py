@@ -25,6 +25,33 @@ def test_importing_the_package_imports_no_compiler():
     assert "bfn_kernels.backends" in imported and not HEAVY & set(imported)
 
 
+WITHOUT_NUMPY = """
+import importlib.abc, sys, warnings
+
+class Blocked(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.partition(".")[0] == "numpy":
+            raise ModuleNotFoundError("No module named 'numpy'", name="numpy")
+
+sys.meta_path.insert(0, Blocked())
+from bfn_kernels import continuous, discrete
+import torch
+x = torch.zeros(2, 3)
+continuous.flow_sample(x, 0.5, sigma_1=0.1, seed=1)
+discrete.theta(x)
+try:
+    x.numpy()
+except RuntimeError as error:
+    print(error, any("NumPy" in str(each[1]) for each in warnings.filters))
+"""
+
+
+def test_without_numpy_nothing_is_said_of_it():
+    """torch needs NumPy for a few functions only, and none of them is called. The filters of warnings stay."""
+    done = subprocess.run([sys.executable, "-c", WITHOUT_NUMPY], capture_output=True, text=True)
+    assert done.stdout == "Numpy is not available False\n" and "NumPy" not in done.stderr, done.stderr
+
+
 def test_what_is_constant_in_compiled_code_is_marked_as_by_torch():
     ours, torchs = constant(lambda: 1), torch.compiler.assume_constant_result(lambda: 1)
     assert vars(ours) == vars(torchs) and vars(ours)
