@@ -80,6 +80,33 @@ def readme(rows: list[Row], backend: str) -> str:
     return page.markdown_table(header, lines)
 
 
+def gains(rows: list[Row], backend: str) -> str:
+    """How many times as fast as eager PyTorch the ops of the table `readme` are, at least and at most."""
+    found = [median(rows, case, [EAGER]) / median(rows, case, [backend]) for case in README.values()]
+    return f"are {factor(min(found))} to {factor(max(found))} times as fast as"
+
+
+def loops_of_readme(folder: Path) -> str:
+    """How many times the steps a second of the published loop the loop of `bfn` makes, for each experiment."""
+    of = {
+        theirs.experiment: (theirs, ours)
+        for theirs, ours in runs_report.pairs(files.read(runs_report.Run, folder / "runs.csv"))
+    }
+
+    def said(experiment: str) -> tuple[str, str]:
+        theirs, ours = of[experiment]
+        return f"{theirs.parameters / 1e6:.2g} M", f"{factor(ours.steps_per_s / theirs.steps_per_s)} times"
+
+    theirs, ours = of["shakespeare"]
+    size, faster = said("shakespeare")
+    seconds = f"Its bound after {ours.target_seconds:.0f} s equals theirs after {theirs.target_seconds:.0f} s."
+    lines = [f"- **Shakespeare** ({size} parameters): {faster} the steps a second. {seconds}"]
+    for name, experiment in (("256 bins, n-step loss", "bins"), ("MNIST", "mnist")):
+        size, faster = said(experiment)
+        lines.append(f"- **{name}** ({size}): {faster}.")
+    return "\n".join(lines)
+
+
 def small_network(folder: Path) -> str:
     """The time of a training step of the authors' code with 256 bins after and before the patch, and their ratio."""
     rows = files.read(patched.Row, folder / "patched.csv")
@@ -115,6 +142,8 @@ GUIDE = "docs/guides/{}.md".format
 FIGURES: tuple[tuple[str, Callable[[Path], str]], ...] = (
     ("README.md", of_cases(readme)),
     ("README.md", said(Row, "results.csv")),
+    ("README.md", of_cases(gains)),
+    ("README.md", loops_of_readme),
     ("README.md", small_network),
     ("README.md", full_size),
     ("docs/benchmark_cases.md", of_cases(page.times)),

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import re
 import warnings
 from collections import defaultdict
 from pathlib import Path
@@ -15,7 +16,8 @@ from bfn_kernels.operators import NATIVE, TRITON
 from bfn_kernels.vocabulary.tile_functions import kernel_of, sums_tile, tile_function
 from tests.kernels.support import FIRST
 
-PREDICTED = Path(__file__).parents[2] / "benchmarks/results/predicted/executed.csv"
+ROOT = Path(__file__).parents[2]
+PREDICTED = ROOT / "benchmarks/results/predicted/executed.csv"
 CIRCULAR = {f"circular.{op}" for op in ("flow_sample", "sender_sample", "bayesian_update", "update_sample", "renoise")}
 
 
@@ -88,6 +90,11 @@ def test_cuda_comes_first_where_it_is_predicted_to_be_faster(monkeypatch):
     faster = {op for op, found in ratios.items() if min(found) > 1.2}
     assert faster == {"circular flow", "circular sender", "circular update", "circular new update"}
 
+    page = " ".join((ROOT / "docs/contracts.md").read_text().split())
+    said = re.search(
+        r'Five ops prefer `"cuda"` to `"triton"`, because it is predicted to be faster: (.*?) of `circular`', page
+    )
+    assert {f"circular.{op}" for op in re.findall(r"`(\w+)`", said[1])} == CIRCULAR and len(CIRCULAR) == 5
     asked, library = [], backends.library
     monkeypatch.setattr(backends, "library", lambda *which, first=None: asked.append(first) or library(*which))
     for case in FIRST:

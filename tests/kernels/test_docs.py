@@ -212,3 +212,12 @@ def test_a_docstring_has_an_example(name):
     unmade = inspect.isabstract(PUBLIC[name]) or getattr(PUBLIC[name], "_is_protocol", False)
     lines = sections(PUBLIC[name]).get("Example", [])
     assert unmade or any(line.startswith(">>> ") for line in lines), f"{name} needs a section Example"
+
+
+@each_page
+def test_what_pip_installs_is_on_an_index_or_in_the_checkout(page):
+    """This package is on no index, so a page installs it from its folder or from a wheel."""
+    project = (ROOT / "pyproject.toml").read_text()
+    for words in re.findall(r"pip install ([^`\n#|…]*)", page.read_text()):
+        for name in [word.strip("'") for word in words.split() if word[0] != "-"]:
+            assert name.startswith(".") or name.endswith(".whl") or f'"{name}' in project, name
