@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+PERIOD = 300.0  # the pace of the last PERIOD seconds tells the time left
 
 
 @dataclass
@@ -24,18 +26,31 @@ class Position:
 
 
 @contextmanager
-def progress(console: Console, steps: int) -> Iterator[Callable[[Position, list[dict[str, Any]]], None]]:
+def progress(
+    console: Console, steps: int, seconds: float | None = None
+) -> Iterator[Callable[[Position, list[dict[str, Any]]], None]]:
     """Yields a function that shows a position and the log up to it: in a progress bar or, without a terminal, in a line
-    for each validation."""
-    first, last = TextColumn("step"), TextColumn("{task.description}")
-    columns = first, MofNCompleteColumn(), BarColumn(), TimeElapsedColumn(), last
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=steps)
+    for each validation. The bar counts steps or seconds, whichever will reach its limit first at the pace so far.
+
+    Args:
+        console: Where to show it.
+        steps: The largest number of steps.
+        seconds: The largest number of seconds, if there is one.
+    """
+    limits = {"step": steps} if seconds is None or math.isinf(seconds) else {"second": seconds, "step": steps}
+    first, left, last = (TextColumn(text) for text in ("{task.fields[unit]}", "left,", "{task.description}"))
+    columns = first, MofNCompleteColumn(), BarColumn(None), TimeRemainingColumn(), left, last
+    hidden = not console.is_terminal
+    with Progress(*columns, console=console, disable=hidden, expand=True, speed_estimate_period=PERIOD) as bar:
+        task = bar.add_task("", visible=False, unit="")
 
         def show(at: Position, log: list[dict[str, Any]]) -> None:
             bits = f"{log[-1]['validation_bits']:.3f} bits, best {at.best:.3f}" if log else "..."
-            bar.update(task, completed=at.step, description=f"validation {bits}")
-            if not console.is_terminal and log and log[-1]["step"] == at.step:
+            done = {"step": at.step, "second": at.seconds}
+            unit = max(limits, key=lambda unit: done[unit] / limits[unit])
+            completed, total, description = min(done[unit], limits[unit]), limits[unit], f"validation {bits}"
+            bar.update(task, visible=True, unit=unit, completed=completed, total=total, description=description)
+            if hidden and log and log[-1]["step"] == at.step:
                 console.print(f"step {at.step}/{steps}, {at.seconds:.0f} s: validation {bits}")
 
         yield show

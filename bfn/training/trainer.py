@@ -153,7 +153,7 @@ class Trainer:
             raise RunError(
                 f"this trainer has run, and {self.out} is no longer locked; to continue the run, make a new Trainer"
             )
-        stop, bar = False, progress(self.console, train.max_steps)
+        stop, bar = False, progress(self.console, train.max_steps, train.max_seconds)
         with self.lock, self.writer, processes.asked_to_stop() as asked, self.group_released(), bar as show:
             show(at, self.log)
             self.begin_clock()
