@@ -29,7 +29,7 @@ from bfn.sample import sample_within as draw_within
 from bfn.training import processes
 from bfn.training.checkpoint import CheckpointError, write_atomically
 from bfn.training.run_lock import RunError
-from bfn.training.runs import LOG_FILE, MODEL_FILE, STATE_FILE, data_of, load_run
+from bfn.training.runs import MODEL_FILE, STATE_FILE, data_of, load_run, log_of
 from bfn.training.trainer import Interrupted, Trainer
 from bfn_kernels import __version__
 from bfn_kernels.adaptive import TooManyCalls
@@ -165,7 +165,7 @@ def compare_command(
     """Compare samplers: the quality of their samples, and the calls of the network that they need."""
     processes.refuse_several()
     overrides = [*(overrides or []), *([] if guide is None else [f"sample.guide={guide}"])]
-    numbers, names = parsed(steps), samplers.split(",")
+    numbers, names = parsed(steps), [name.strip() for name in samplers.split(",")]
     for name in names:
         choose(SAMPLERS, name, "--samplers")
     model, settings, data = load_run(run, overrides, processes.start().device)
@@ -291,6 +291,6 @@ def sampled(model: BFN, settings: Config, data: Data, path: Path) -> Path:
 
 def plotted(model: BFN, settings: Config, data: Data, out: Path) -> list[Path]:
     """Plot the loss curves, if the run has a log, and an input distribution after each message."""
-    log = out / LOG_FILE
-    losses = [plots.plot_losses(log, data, out / "losses.png")] if log.exists() else []
+    log, dropout = log_of(out), settings.network.dropout > 0
+    losses = [plots.plot_losses(log, data, out / "losses.png", dropout=dropout)] if log else []
     return [*losses, plots.plot_narrowing(model, data, out / "narrowing.png", settings.sample)]

@@ -1,10 +1,10 @@
 """Pictures: samples, losses against steps, time and n, and how input distributions narrow as messages arrive."""
 
-import csv
 import math
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
@@ -15,6 +15,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import torch
+from matplotlib import font_manager
 from matplotlib.animation import PillowWriter
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -31,6 +32,7 @@ from bfn.training.seeds import derive
 from bfn_kernels import discrete, nn
 
 DPI = 150
+FRAME = "#d4e1f2"  # no shade of grey, so that no frame looks like a pixel
 MOST_CLASSES, WIDEST = 27, 12  # the most classes in a picture of probabilities, and the most letters of a symbol
 
 
@@ -68,17 +70,32 @@ def to_text(classes: Tensor, symbols: Sequence[str | bytes]) -> list[str]:
     return [readable(symbols[c] for c in row) for row in classes.tolist()]
 
 
+@cache
+def letters() -> set[int]:
+    """The code points that the font of pictures has."""
+    path = font_manager.findfont(font_manager.FontProperties(family="monospace"))
+    return set(font_manager.get_font(path).get_charmap())
+
+
+def drawable(text: str) -> str:
+    """The text, in which � stands for each letter that the font of pictures does not have."""
+    return "".join(letter if ord(letter) in letters() or letter in "\n\t" else "�" for letter in text)
+
+
 def draw_images(axes: Axes, images: Tensor, columns: int) -> None:
-    """Draws images [N, H, W] or [N, W], or [N, H, W, 3] in colour, with values in [0, 1], as tiles with thin gaps."""
+    """Draws images [N, H, W] or [N, W], or [N, H, W, 3] in colour, with values in [0, 1], as tiles. Grey images have
+    thin frames, since their background is as white as the page. Colour images have white gaps."""
     images = images[:, None] if images.dim() == 2 else images  # data in one dimension: each example is a line
     rows = -(-len(images) // columns)
     _, height, width, *colours = images.shape
-    # The gaps are white: imshow draws nothing for nan in grey pictures, and 1 is white in colour.
-    canvas = torch.full((rows * (height + 1) - 1, columns * (width + 1) - 1, *colours), 1.0 if colours else torch.nan)
+    white, frame = (1.0, 1.0) if colours else (0.0, torch.nan)
+    canvas = torch.full((rows * (height + 1) + 1, columns * (width + 1) + 1, *colours), white)
     for index, image in enumerate(images):
-        top, left = index // columns * (height + 1), index % columns * (width + 1)
+        top, left = 1 + index // columns * (height + 1), 1 + index % columns * (width + 1)
+        canvas[top - 1 : top + height + 1, left - 1 : left + width + 1] = frame
         canvas[top : top + height, left : left + width] = image
-    axes.imshow(canvas.numpy(), cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
+    shades = matplotlib.colormaps["gray_r"].with_extremes(bad=FRAME)
+    axes.imshow(canvas.numpy(), cmap=shades, vmin=0, vmax=1, interpolation="nearest")
     axes.set_axis_off()
 
 
@@ -99,7 +116,8 @@ def plot_samples(samples: Tensor, data: Data, path: Path) -> Path:
 def plot_text(samples: Tensor, data: Data, path: Path) -> Path:
     """Samples and held-out windows of text, one in a line."""
     lines = ["samples", *to_text(samples, data.symbols), "", "held-out text", *to_text(data.test[:4], data.symbols)]
-    lines = [part for line in lines for part in (textwrap.wrap(line, 100, drop_whitespace=False) or [""])]
+    wrapped = (textwrap.wrap(drawable(line), 100, drop_whitespace=False) or [""] for line in lines)
+    lines = [part for parts in wrapped for part in parts]
     figure = plt.figure(figsize=(10, 0.4 + 0.22 * len(lines)))
     for row, line in enumerate(lines):
         weight = "bold" if line in ("samples", "held-out text") else "normal"
@@ -108,14 +126,13 @@ def plot_text(samples: Tensor, data: Data, path: Path) -> Path:
     return write(figure, path)
 
 
-def plot_losses(log: Path, data: Data, path: Path) -> Path:
-    """Training and validation loss of a run against its steps, in the unit of the data's judge, if there is one."""
+def plot_losses(rows: Sequence[dict[str, float]], data: Data, path: Path, *, dropout: bool) -> Path:
+    """Training and validation loss of a run against its steps, in the unit of the data's judge, if there is one. rows:
+    the log of the run. dropout: whether the run trains with dropout."""
     judge = data.judge
     rival, baseline = ("factorised baseline", data.baseline) if judge is None else judge.rival(data.validation)
     unit = "bits per dimension" if judge is None else judge.unit
     worth = (lambda bits: bits) if judge is None else judge.worth
-    with open(log, newline="") as file:
-        rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
     steps = [row["step"] for row in rows]
     spans = [step - before for step, before in zip(steps, [0, *steps], strict=False)]
     # A mean over few steps is noisy.
@@ -127,7 +144,8 @@ def plot_losses(log: Path, data: Data, path: Path) -> Path:
     labels = {"xlabel": "step", "ylabel": unit, "title": "Loss during training"}
     with chart(path, (8, 4.5), ylim=(low - 0.25 * (high - low), high + 0.25 * (high - low)), **labels) as axes:
         if min(training[1]) < high:  # else, as for some densities, the curve lies above the picture
-            axes.plot(*training, color="0.6", label="training, messages only, with dropout")
+            label = f"training, messages only{', with dropout' if dropout else ''}"
+            axes.plot(*training, color="0.6", label=label)
         axes.plot(steps, validation, color="C0", label="validation bound, averaged weights")
         label = f"best: {validation[best]:.3f} at step {steps[best]:.0f}"
         axes.plot(steps[best], validation[best], "o", color="C0", label=label)
@@ -305,7 +323,7 @@ def draw_probabilities(axes: Axes, theta: Tensor, drawn: int, symbols: Sequence[
 
 def visible(symbol: str | bytes) -> str:
     """A symbol as text without line breaks, cut to WIDEST letters."""
-    text = readable([symbol]).replace("\n", "↵").replace("\t", "⇥")
+    text = drawable(readable([symbol]).replace("\n", "↵").replace("\t", "⇥"))
     return text if len(text) <= WIDEST else text[: WIDEST - 1] + "…"
 
 

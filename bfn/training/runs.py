@@ -85,6 +85,20 @@ def as_csv(log: list[dict[str, Any]]) -> bytes:
     return file.getvalue().encode()
 
 
+def log_of(out: Path) -> list[dict[str, float]]:
+    """The log of a run, from its training state or, if that has none, from the log's file; empty without both."""
+    path = out / LOG_FILE
+    with suppress(CheckpointError, LookupError):
+        return checkpoint.state(out / STATE_FILE)["log"]
+    if not path.exists():
+        return []
+    try:
+        with open(path, newline="") as file:
+            return [{key: float(row[key]) for key in row} for row in csv.DictReader(file, strict=True)]
+    except (ValueError, TypeError, csv.Error) as error:
+        raise RunError(f"{path} is damaged, and {STATE_FILE} does not replace it: {error}") from error
+
+
 def data_of(config: Config, *, fresh: bool = False) -> Data:
     """The data of a run. A run that is continued keeps the tokenizer that it began with."""
     tokenizer = None
@@ -99,11 +113,13 @@ def data_of(config: Config, *, fresh: bool = False) -> Data:
 def load_run(
     path: Path, overrides: list[str] | None = None, device: torch.device | str = "cpu"
 ) -> tuple[BFN, Config, Data]:
-    """The best model of a run, from its directory or its model file, with its configuration and data."""
+    """The best model of a run in eval mode, from its directory or its model file, with its configuration and data."""
     if not path.exists():
         raise CheckpointError(f"there is no checkpoint {path}; give the directory of a run, such as {Config.out}")
     path = path / MODEL_FILE if path.is_dir() else path
     tensors, state = checkpoint.load(path)
+    if "position" in state:
+        raise CheckpointError(f"{path} is the training state of a run; give its directory, or its {MODEL_FILE}")
     if "config" not in state:
         raise CheckpointError(f"checkpoint {path} holds no configuration")
     config = build(state["config"], overrides or [], where=str(path))
@@ -118,4 +134,4 @@ def load_run(
     changed = (saved.model, saved.train.n_steps) != (config.model, config.train.n_steps)
     if changed and isinstance(model.schedule, VonMisesAccuracy):  # the file has its messages
         raise ConfigError(f"{path} was trained with other messages; model.* and train.n_steps cannot change")
-    return model, config, data
+    return model.eval(), config, data

@@ -12,7 +12,8 @@ from bfn import cli
 from bfn.configs import Config, flatten, load
 from bfn.sample import sample as draw
 from bfn.training import checkpoint
-from bfn.training.runs import MODEL_FILE, STATE_FILE
+from bfn.training.run_lock import RunError
+from bfn.training.runs import LOG_FILE, MODEL_FILE, STATE_FILE, load_run, log_of
 from tests.bfn.command import bfn
 from tests.bfn.tiny_settings import TINY
 
@@ -60,6 +61,8 @@ def test_a_table_of_bounds_and_one_of_samplers(run):
     assert re.findall(r"^│ (\w+) +│ +(\d) │", result.output, re.M) == [
         ("ode1", "3"), ("ode1", "4"), ("ode2", "3"), ("ode2", "4")
     ]  # fmt: skip
+    spaced = bfn("compare", out, "--samplers", "ancestral, ode2", "--steps", "2, 3")
+    assert re.findall(r"^│ (\w+) +│ +(\d) │", spaced.output, re.M)[::2] == [("ancestral", "3"), ("ode2", "3")]
 
 
 @pytest.mark.parametrize(
@@ -78,6 +81,55 @@ def test_options_that_mean_nothing_are_refused(run, arguments, message):
     command, *options = arguments
     result = bfn(command, run[0], *options)
     assert result.exit_code == 1 and message in result.output
+
+
+def test_a_loaded_run_has_no_dropout(run):
+    model, settings, data = load_run(run[0])
+    assert settings.network.dropout > 0 and not model.training
+    losses = [model(data.test[:8], seed=0).item() for _ in range(2)]
+    assert losses[0] == losses[1]
+
+
+def test_a_training_state_is_no_model(run):
+    for command in ("evaluate", "sample", "plot"):
+        result = bfn(command, run[0] / STATE_FILE)
+        reason = f"{run[0] / STATE_FILE} is the training state of a run; give its directory, or its model.safetensors"
+        assert result.exit_code == 1 and result.output == f"error: {reason}\n"
+
+
+@pytest.mark.parametrize("damaged", ["", "step,seconds\n\udcff", "step,bits\n1,2\n3\n", "step\nthree\n", 'step\n"3\n'])
+def test_a_damaged_log_is_replaced_by_the_training_state_or_is_one_line(damaged, run, tmp_path):
+    for name in (STATE_FILE, MODEL_FILE):
+        shutil.copy(run[0] / name, tmp_path)
+    log = log_of(run[0])
+    assert [row["step"] for row in log] and set(log[0]) == {
+        "step", "seconds", "train_bits", "validation_bits", "validation_error"
+    }  # fmt: skip
+    (tmp_path / LOG_FILE).write_text(damaged, errors="surrogateescape")
+    assert log_of(tmp_path) == log
+    for state in (b"nothing", None):
+        (tmp_path / STATE_FILE).write_bytes(state) if state else (tmp_path / STATE_FILE).unlink()
+        if damaged:
+            with pytest.raises(
+                RunError, match=rf"log.csv is damaged, and {STATE_FILE} does not replace it: ."
+            ) as error:
+                log_of(tmp_path)
+            assert "\n" not in str(error.value)
+        else:
+            assert log_of(tmp_path) == []
+    shutil.copy(run[0] / LOG_FILE, tmp_path)
+    assert log_of(tmp_path) == [pytest.approx(row) for row in log]
+
+
+def test_a_finished_run_whose_log_is_damaged_ends_and_is_plotted(run, tmp_path):
+    for name in (STATE_FILE, MODEL_FILE):
+        shutil.copy(run[0] / name, tmp_path)
+    (tmp_path / LOG_FILE).write_text("step\nthree\n")
+    result = bfn("plot", tmp_path)
+    assert result.exit_code == 0 and (tmp_path / "losses.png").exists(), result.output
+    (tmp_path / "losses.png").unlink()
+    result = bfn("train", "digits", *TINY, f"out={tmp_path}", "train.max_steps=2", "evaluate.repeats=1")
+    assert result.exit_code == 0 and (tmp_path / "losses.png").exists(), result.output
 
 
 def test_a_run_of_other_data_is_named(tmp_path):

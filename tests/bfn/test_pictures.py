@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -23,7 +24,7 @@ from bfn.results.evaluate import Bound
 from bfn.results.tables import TOLD_APART, Drawn, Measured
 from docs.pictures import information, story
 
-LOG = "step,validation_bits,train_bits\n" + "".join(f"{10 * i},{2 + 0.4 / i},{1.9 + 0.5 / i}\n" for i in range(1, 9))
+LOG = [{"step": 10 * i, "validation_bits": 2 + 0.4 / i, "train_bits": 1.9 + 0.5 / i} for i in range(1, 9)]
 BOUNDS = [Measured(n, Bound(1.5 + 1 / (n or 1e9), 0.2, 0.05, 16), None) for n in (10, 25, 100, None)]
 DRAWN = [
     Drawn(name, n, 0.1, TOLD_APART, 0.5 + better / n, 0.02)
@@ -110,8 +111,8 @@ def test_pictures_of_samples(pair, tmp_path, figures):
         assert size(samples) == (10, 5.2)
         assert words(samples) == [(title, "", "", []) for title in ("Samples", "Held-out data")]
         check(samples)
-        first = torch.as_tensor(samples.axes[0].images[0].get_array()[: data.shape[0], : data.shape[1]].data)
-        torch.testing.assert_close(first, plots.to_grey(data.train[0], data.num_classes))
+        first = samples.axes[0].images[0].get_array()[1 : data.shape[0] + 1, 1 : data.shape[1] + 1]
+        torch.testing.assert_close(torch.as_tensor(first.data), plots.to_grey(data.train[0], data.num_classes))
 
 
 def test_pictures_of_the_loss_at_every_time(pair, tmp_path, figures):
@@ -148,7 +149,7 @@ def test_pictures_of_narrowing(pair, tmp_path, figures):
     else:
         assert bottom[:3] == ("Mean of every pixel after 0, 1, 2, 3, 4, 5, 6, 7, 8 messages", "", "")
         # the first of nine images is the input distribution before any message
-        first = narrowing.axes[1].images[0].get_array()[: data.shape[0], : data.shape[1]]
+        first = narrowing.axes[1].images[0].get_array()[1 : data.shape[0] + 1, 1 : data.shape[1] + 1]
         torch.testing.assert_close(torch.as_tensor(first.data), torch.full(first.shape, 0.5))
 
 
@@ -173,17 +174,17 @@ def test_a_film_shows_the_flow_of_every_kind_of_data(pair, tmp_path, monkeypatch
 
 def test_pictures_of_numbers(tiny, tmp_path, figures):
     data = replace(load_data(tiny("digits")), baseline=2.4)
-    log = tmp_path / "log.csv"
-    log.write_text(LOG)
     rival = "factorised baseline: 2.400"
-    curves = ["training, messages only, with dropout", "validation bound, averaged weights"]
-    losses = ("Loss during training", "step", "bits per dimension", [*curves, "best: 2.050 at step 80", rival])
+    curves, best = ["training, messages only", "validation bound, averaged weights"], "best: 2.050 at step 80"
+    losses = ("Loss during training", "step", "bits per dimension", [*curves, best, rival])
+    dropped = (*losses[:3], [f"{curves[0]}, with dropout", curves[1], best, rival])
     marks = ["continuous time: 1.700", rival, "n steps"]
     bounds = ("Bound on held-out data", "steps n", "bits per dimension", marks)
     title = "Samples against held-out data (lower is better)"
     samplers = (title, "calls of the network", TOLD_APART, ["same distribution", "a", "b"])
     for function, arguments, inches, wanted in (
-        (plots.plot_losses, (log, data), (8, 4.5), losses),
+        (partial(plots.plot_losses, dropout=False), (LOG, data), (8, 4.5), losses),
+        (partial(plots.plot_losses, dropout=True), (LOG, data), (8, 4.5), dropped),
         (plots.plot_bounds, (BOUNDS, data), (7, 4.2), bounds),
         (plots.plot_samplers, (DRAWN,), (7, 4.2), samplers),
     ):

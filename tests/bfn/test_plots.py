@@ -1,3 +1,4 @@
+import warnings
 from types import SimpleNamespace
 
 import PIL.Image
@@ -31,11 +32,11 @@ def test_a_picture_is_written_into_a_new_folder_in_its_size(tmp_path):
 
 def test_losses_are_drawn_from_the_log(tmp_path, monkeypatch):
     """Of the last mean over training steps, few of which there were, nothing is drawn."""
-    log, drawn = tmp_path / "log.csv", []
-    log.write_text("step,validation_bits,train_bits\n10,3.0,3.5\n20,2.0,2.5\n30,2.2,2.1\n31,2.1,9.0\n")
+    rows, drawn = [(10, 3.0, 3.5), (20, 2.0, 2.5), (30, 2.2, 2.1), (31, 2.1, 9.0)], []
+    log = [dict(zip(("step", "validation_bits", "train_bits"), row, strict=True)) for row in rows]
     plot = Axes.plot
     monkeypatch.setattr(Axes, "plot", lambda self, *xy, **keywords: drawn.append(xy) or plot(self, *xy, **keywords))
-    plots.plot_losses(log, SimpleNamespace(judge=None, baseline=2.4), tmp_path / "losses.png")
+    plots.plot_losses(log, SimpleNamespace(judge=None, baseline=2.4), tmp_path / "losses.png", dropout=True)
     assert drawn[:2] == [([10, 20, 30], [3.5, 2.5, 2.1]), ([10, 20, 30, 31], [3.0, 2.0, 2.2, 2.1])]
 
 
@@ -45,16 +46,28 @@ def test_tiles_keep_every_image_in_its_place():
     plots.draw_images(axes, images, 2)
     canvas = axes.images[0].get_array()
     plots.plt.close(figure)
-    assert canvas.shape == (5, 5)
-    assert [canvas[0, 0], canvas[1, 4], canvas[4, 1]] == [0, 0.5, 1]
-    assert canvas.mask[2].all() and canvas.mask[:, 2].all() and canvas.mask[3:, 3:].all()
+    assert canvas.shape == (7, 7)
+    assert [canvas[1, 1], canvas[2, 5], canvas[5, 2]] == [0, 0.5, 1]
+    assert [(canvas == level).sum() for level in (0, 0.5, 1)] == [4 + 9, 4, 4]  # 9 where a fourth image would be
+
+
+def test_every_grey_image_has_a_frame_of_a_colour_that_no_pixel_has():
+    """White images on a white page could not be told apart."""
+    figure, axes = plots.plt.subplots()
+    plots.draw_images(axes, torch.zeros(3, 2, 2), 2)
+    image = axes.images[0]
+    frame, colours = image.get_array().mask, image.cmap(image.norm(image.get_array()))[..., :3]
+    plots.plt.close(figure)
+    assert frame[[0, 3]].all() and frame[:4, [0, 3, 6]].all() and frame[6, :4].all() and frame[:, [0, 3]].all()
+    assert not frame[4:, 4:].any() and frame.sum() == 49 - 3 * 4 - 9
+    assert (colours[~frame] == 1).all() and (colours[frame].min(-1) < colours[frame].max(-1)).all()
 
 
 def test_examples_in_one_dimension_are_lines():
     figure, axes = plots.plt.subplots()
     plots.draw_images(axes, torch.zeros(4, 5), 2)
     plots.plt.close(figure)
-    assert axes.images[0].get_array().shape == (3, 11)
+    assert axes.images[0].get_array().shape == (5, 13)
 
 
 def test_classes_without_symbols_are_numbers_and_grey_levels():
@@ -77,6 +90,20 @@ def test_two_classes_with_symbols_are_text():
     plots.plt.close(figure)
 
 
+def test_letters_that_the_font_lacks_are_drawn_without_a_warning(tmp_path):
+    data = SimpleNamespace(judge=None, symbols=["中", "é\n", "𝒩", b"\xff", "\t"], test=torch.arange(5)[None])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plots.plot_samples(torch.tensor([[0, 1, 2, 3, 4]]), data, tmp_path / "samples.png")
+        figure, (top, bottom) = plots.plt.subplots(2)
+        plots.draw_probabilities(top, torch.eye(5), 2, data.symbols)
+        plots.draw_lines(bottom, torch.ones(1, 5), data.test, [0], data.symbols)
+        plots.write(figure, tmp_path / "probabilities.png")
+    wanted = ["�", "é↵", "�", "�", "⇥"]
+    assert [label.get_text() for label in top.get_yticklabels()] == wanted
+    assert [text.get_text() for text in bottom.texts] == wanted
+
+
 def test_tiles_in_colour_have_white_between_them():
     figure, axes = plots.plt.subplots()
     images = torch.zeros(2, 2, 3, 3)
@@ -84,8 +111,9 @@ def test_tiles_in_colour_have_white_between_them():
     plots.draw_images(axes, images, 2)
     canvas = axes.images[0].get_array()
     plots.plt.close(figure)
-    assert canvas.shape == (2, 7, 3)
-    assert canvas[1, 6].tolist() == [0.25, 0.5, 0.75] and (canvas[:, 3] == 1).all() and (canvas[:, :3] == 0).all()
+    assert canvas.shape == (4, 9, 3)
+    assert canvas[2, 7].tolist() == [0.25, 0.5, 0.75] and (canvas[1:3, 1:4] == 0).all()
+    assert (canvas[[0, 3]] == 1).all() and (canvas[:, [0, 4, 8]] == 1).all()
 
 
 def test_the_variable_that_is_shown_is_the_one_that_varies(tiny):
