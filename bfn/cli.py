@@ -16,9 +16,10 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
-from bfn.configs import Config, ConfigError, choose, flatten, load, shipped
+from bfn.configs import Config, ConfigError, DataConfig, choose, flatten, load, shipped
 from bfn.data import Data
-from bfn.data.download import DOWNLOADS, TRAINED_BY, download
+from bfn.data.download import DOWNLOADS, TRAINED_BY, download, downloadable
+from bfn.data.files import MissingFile, folder_of
 from bfn.model import BFN, check_sampling
 from bfn.networks.official import convert, convert_back
 from bfn.results import plots, tables
@@ -95,11 +96,12 @@ def train(
     config: Annotated[str, typer.Argument(help=f"One of {', '.join(shipped())}, or the path of a YAML file.")],
     overrides: Overrides = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="First delete the run in `out`, if there is one.")] = False,
+    fetch: Annotated[bool, typer.Option("--download", help="Download the data's files if they are missing.")] = False,
 ) -> None:
     """Train, or continue a run that was interrupted; then evaluate, sample and plot."""
     processes.refuse_lost()
     settings = load(config, overrides or [])
-    data = data_of(settings, fresh=fresh)
+    data = found(settings, fresh=fresh, fetch=fetch)
     trainer = Trainer(settings, data, console, fresh=fresh)
     console.quiet = not (main := processes.is_main())
     try:
@@ -237,11 +239,26 @@ def convert_command(
 @data_app.command(name="download")
 def download_command(
     name: Annotated[str, typer.Argument(help=f"One of {', '.join(DOWNLOADS)}.")],
-    folder: Annotated[Path, typer.Option(help="Where to put the files.")],
+    folder: Annotated[Path | None, typer.Option(help="Where to put the files; `bfn train` finds the default.")] = None,
 ) -> None:
-    """Download the files of a data set into a folder. To train on them, set data.folder to this folder."""
+    """Download the files of a data set. By default, they come into the folder BFN_DATA or ~/.cache/bfn, where `bfn
+    train` finds them. To train on files in another folder, set data.folder."""
+    download(name, folder or folder_of(DataConfig(name)))
+    more = f" data.folder={folder}" if folder else ""
+    console.print(f"downloaded; train with: bfn train {TRAINED_BY.get(name, name)}{more}")
+
+
+def found(settings: Config, *, fresh: bool, fetch: bool) -> Data:
+    """The data of a run. With `fetch`, missing files are downloaded."""
+    try:
+        return data_of(settings, fresh=fresh)
+    except MissingFile:
+        if not (fetch and downloadable(settings.data)):
+            raise
+    name, folder = settings.data.name, folder_of(settings.data)
+    console.print(f"downloading {name} into {folder}")
     download(name, folder)
-    console.print(f"downloaded; train with: bfn train {TRAINED_BY.get(name, name)} data.folder={folder}")
+    return data_of(settings, fresh=fresh)
 
 
 def parsed(steps: str) -> list[int]:

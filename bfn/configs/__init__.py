@@ -28,7 +28,7 @@ class DataConfig:
     """`bfn.data.DATASETS` lists the settings that each data set reads. All other settings must keep their defaults."""
 
     name: str = "digits"  # a name in bfn.data.DATASETS, or module:function
-    folder: str | None = None  # the folder of the data set's files; without it, text_bpe reads Python's manual
+    folder: str | None = None  # of the files; None is bfn.data.files.folder_of, or for text_bpe Python's manual
     file: str = "text8"  # the name of the text's file in the folder
     length: int = 64  # characters, tokens or residues in a window; places in the row of a molecule
     vocabulary: int = 8000  # entries of the byte-pair vocabulary, which is learned from the text

@@ -1,14 +1,17 @@
 """Downloads the files of data sets. Nothing else in bfn uses the internet."""
 
 import http.client
+import io
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
+from urllib.error import URLError
 from urllib.request import urlopen
 
-from bfn.configs import choose
+from bfn.configs import DataConfig, choose
 from bfn.data.angles import PROTEINS
-from bfn.data.files import TEXT_ENDINGS
+from bfn.data.files import TEXT_ENDINGS, locked
 from bfn.data.moses import MOLSETS
 from bfn.data.photographs import SCIKIT_IMAGE
 from bfn.training.checkpoint import write_atomically
@@ -25,7 +28,8 @@ def by_torchvision(name: str, folder: Path) -> None:
     except ModuleNotFoundError as error:
         needs = f"{error.name}, which is not installed: pip install 'bfn-kernels[data]'"
         raise RunError(f"downloading {name} needs {needs}") from error
-    getattr(datasets, name.upper())(folder, download=True)
+    with redirect_stdout(io.StringIO()):  # it prints a line for each mirror
+        getattr(datasets, name.upper())(folder, download=True)
 
 
 def text8(name: str, folder: Path) -> None:
@@ -44,6 +48,8 @@ def by_pip(name: str, folder: Path) -> None:
         if done.returncode:
             lines = done.stderr.strip().splitlines()
             *_, reason = ("", *([line for line in lines if line.startswith("ERROR")] or lines))  # notices may follow
+            if "connection broken by" in done.stderr:  # then pip's last line says that there is no such package
+                reason = "no package index answers; is there a network?"
             raise RunError(f"pip could not download {requirement}: {reason}")
 
 
@@ -51,12 +57,21 @@ DOWNLOADS = {"mnist": by_torchvision, "cifar10": by_torchvision, "text8": text8,
 TRAINED_BY = {"moses": "smiles"}  # the configuration of a data set, if their names differ
 
 
+def downloadable(data: DataConfig) -> bool:
+    """Whether `download` has the files that these settings ask for."""
+    return data.name in DOWNLOADS and data.file == DataConfig.file
+
+
 def download(name: str, folder: Path) -> None:
     """Puts the files of a data set into a folder for `data.folder`, except files that the folder already has."""
     by = choose(DOWNLOADS, name, "the data set")
     try:
-        by(name, folder)
+        with locked(folder / ".download.lock"):
+            by(name, folder)
     except RunError:
         raise
-    except (http.client.HTTPException, RuntimeError) as error:
-        raise RunError(f"{name} could not be downloaded: {error}") from error
+    except (http.client.HTTPException, RuntimeError, OSError) as error:
+        if isinstance(error, OSError) and not isinstance(error, URLError) and error.filename:
+            raise  # the folder is at fault
+        reason = " ".join(str(getattr(error, "reason", error)).split())
+        raise RunError(f"{name} could not be downloaded: {reason}") from error

@@ -1,7 +1,9 @@
 """Reads the files of public data sets in their published formats. A file that cannot be read raises a ConfigError."""
 
+import fcntl
 import gzip
 import io
+import os
 import pickle
 import tarfile
 import zipfile
@@ -13,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bfn.configs import Config, ConfigError
+from bfn.configs import Config, ConfigError, DataConfig
 
 
 class Package(NamedTuple):
@@ -30,25 +32,49 @@ class Package(NamedTuple):
 TEXT_ENDINGS = ("", ".zip", ".gz")  # of the names of texts
 
 
+class MissingFile(ConfigError):
+    """The error of a file of a data set that is not in its folder."""
+
+
+def folder_of(data: DataConfig) -> Path:
+    """The folder of a data set's files: data.folder, or the data set's place in the folder that the environment
+    variable BFN_DATA names, by default `bfn` in the user's cache folder."""
+    if data.folder is not None:
+        return Path(data.folder)
+    cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    cache = cache if cache.is_absolute() else Path.home() / ".cache"
+    return Path(os.environ.get("BFN_DATA") or cache / "bfn") / data.name
+
+
 def find_file(config: Config, names: Sequence[str], folders: Sequence[str]) -> Path:
-    """The first existing file with one of the names, in one of these folders of data.folder ("" is data.folder)."""
-    name = config.data.name
-    if config.data.folder is None:
-        raise ConfigError(
-            f"data.name={name!r} needs data.folder=, the folder of {names[0]}; "
-            f"'bfn data download {name} --folder FOLDER' fetches it"
-        )
-    folder = Path(config.data.folder)
+    """The first existing file with one of the names, in one of these folders of `folder_of` ("" is this folder)."""
+    name, folder = config.data.name, folder_of(config.data)
     for path in (folder / inner / file for inner in folders for file in names):
         if path.is_file():
             return path
+    if config.data.folder is None:
+        raise MissingFile(
+            f"data.name={name!r} needs {names[0]}: 'bfn data download {name}', or --download of 'bfn train', puts it "
+            f"into {folder}; data.folder= names another folder"
+        )
     inside = "".join(f" or {inner}" for inner in folders if inner)
-    raise ConfigError(f"data.folder={folder} has no {' or '.join(names)}{inside and f', in itself{inside}'}")
+    raise MissingFile(f"data.folder={folder} has no {' or '.join(names)}{inside and f', in itself{inside}'}")
 
 
 def find_text(config: Config) -> Path:
-    """The file in data.folder that data.file names, plain or compressed."""
+    """The file that data.file names, plain or compressed, in the folder of the data set."""
+    if config.data.folder is None and config.data.file != DataConfig.file:
+        raise ConfigError(f"data.file={config.data.file} needs data.folder=, the folder of this file")
     return find_file(config, [config.data.file + ending for ending in TEXT_ENDINGS], [""])
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Waits until no other process is in the body with the same path, a file that is made in its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 # What reading raises if a compressed file is cut off or was changed, or if the content has another format.

@@ -1,6 +1,5 @@
 """The molecules of MOSES (arXiv 1811.12823) as strings (SMILES), read from the wheel of the package that ships them."""
 
-import fcntl
 import gzip
 import re
 import zipfile
@@ -14,7 +13,7 @@ from rich.progress import track
 from torch import Tensor
 
 from bfn.configs import Config, ConfigError
-from bfn.data.files import Package, damage, find_file
+from bfn.data.files import Package, damage, find_file, locked
 from bfn.data.ngrams import Trigrams, entropy
 from bfn.data.published import SPLIT_SEED
 from bfn.data.splits import Data, image_baseline
@@ -98,8 +97,7 @@ def property_of(molecules: Sequence[str], folder: Path) -> Tensor:
     folder."""
     path = folder / f"moses_logp_{len(molecules)}.npy"
     if not path.exists():
-        with open(folder / ".moses_logp.lock", "a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # waits for another process that computes it
+        with locked(folder / ".moses_logp.lock"):
             if not path.exists():
                 numbers = log_p(track(molecules, "computing logP, once")).numpy()
                 write_atomically(path, lambda file: np.save(file, numbers))

@@ -17,6 +17,13 @@ from bfn.training.trainer import Trainer
 from tests.bfn.tiny_settings import TINY, validate_briefly
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The place of downloaded data is empty, whatever the machine has downloaded before."""
+    monkeypatch.setenv("BFN_DATA", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
 @functools.cache
 def shipped(name: str) -> Data:
     """The data of a configuration that ships, which all tests share: no test may change them in place."""

@@ -4,6 +4,7 @@ import re
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from urllib.error import URLError
 
 import pytest
 
@@ -94,6 +95,76 @@ def test_a_download_that_fails_is_one_line(tmp_path, monkeypatch):
     result = bfn("data", "download", "text8", "--folder", tmp_path)
     assert result.exit_code == 1 and result.output.startswith("error: ") and result.output.count("\n") == 1
     assert "nowhere" in result.output and not (tmp_path / "text8.zip").exists()
+
+
+RETRIES = (
+    "WARNING: Retrying after connection broken by 'NameResolutionError(...)'\nERROR: No matching distribution found\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("mnist", "mnist could not be downloaded: Error downloading images: Tried one, got: <urlopen error> Tried two"),
+        ("cifar10", "cifar10 could not be downloaded: Name or service not known"),
+        ("text8", "text8 could not be downloaded: Name or service not known"),
+        ("moses", "pip could not download molsets==0.3.1: no package index answers; is there a network?"),
+    ],
+)
+def test_a_download_without_a_network_is_one_line(name, reason, tmp_path, monkeypatch):
+    def fetch(kind, *arguments):
+        print("Failed to download (trying next)")
+        if kind == "MNIST":
+            raise RuntimeError("Error downloading images:\nTried one, got:\n<urlopen error>\nTried two\n")
+        answer("")
+
+    def answer(url):
+        raise URLError("Name or service not known")
+
+    fake_torchvision(monkeypatch, fetch)
+    monkeypatch.setattr(download, "urlopen", answer)
+    failed = SimpleNamespace(returncode=1, stderr=RETRIES)
+    monkeypatch.setattr(download.subprocess, "run", lambda *arguments, **how: failed)
+    result = bfn("data", "download", name)
+    assert result.exit_code == 1 and result.output == f"error: {reason}\n"
+
+
+def test_a_folder_that_cannot_be_made_is_at_fault_itself(tmp_path):
+    (tmp_path / "file").touch()
+    result = bfn("data", "download", "text8", "--folder", tmp_path / "file" / "data")
+    assert result.exit_code == 1 and result.output == f"error: {tmp_path / 'file' / 'data'}: Not a directory\n"
+
+
+@pytest.mark.usefixtures("short_validations")
+def test_training_finds_what_was_downloaded_and_downloads_if_it_is_told_to(own_cache, tmp_path, monkeypatch):
+    asked = []
+
+    def run(command, **how):
+        asked.append(command[command.index("--dest") + 1])
+        tiny_files.moses(Path(asked[-1]))
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(download.subprocess, "run", run)
+    command = ["train", "smiles_small", *TINY, "data.length=24", "data.count=null", "train.max_steps=1"]
+    command = [*command, f"out={tmp_path / 'run'}", "evaluate.repeats=1"]
+    monkeypatch.setattr(cli, "sampled", lambda *arguments: None)
+    monkeypatch.setattr(cli, "plotted", lambda *arguments: [])
+    refused, place = bfn(*command), own_cache / "moses"
+    assert refused.exit_code == 1 and refused.output.count("\n") == 1 and asked == []
+    assert refused.output.startswith("error: data.name='moses' needs molsets-0.3.1-py3-none-any.whl: 'bfn data downl")
+    result = bfn(*command, "--download")
+    assert result.exit_code == 0, result.output
+    assert result.output.startswith(f"downloading moses into {place}\n") and asked == [str(place)]
+    again = bfn(*command, "--download", "--fresh")
+    assert again.exit_code == 0 and "downloading" not in again.output and len(asked) == 1
+    (place / "molsets-0.3.1-py3-none-any.whl").unlink()
+    result = bfn("data", "download", "moses")
+    assert result.output == "downloaded; train with: bfn train smiles\n" and asked == [str(place)] * 2
+    assert bfn("evaluate", tmp_path / "run").exit_code == 0
+    elsewhere = bfn(*command, "--download", "--fresh", f"data.folder={tmp_path / 'other'}")
+    assert elsewhere.exit_code == 0 and asked[2:] == [str(tmp_path / "other")]
+    other = bfn("train", "text_bpe", f"data.folder={tmp_path}", "--download")
+    assert other.exit_code == 1 and f"data.folder={tmp_path} has no text8" in other.output
 
 
 def test_without_torchvision_one_line_says_what_to_install(tmp_path, monkeypatch):

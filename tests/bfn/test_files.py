@@ -4,12 +4,13 @@ import gzip
 import os
 import pickle
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bfn.configs import ConfigError, load
-from bfn.data.files import find_file, read_cifar, read_idx, read_letters
+from bfn.data.files import MissingFile, find_file, find_text, folder_of, read_cifar, read_idx, read_letters
 from tests.bfn import tiny_files
 
 
@@ -143,10 +144,27 @@ def test_files_are_found_where_they_may_lie_and_their_names_are_said_if_not(tmp_
         assert find_file(config, names, folders) == tmp_path / place
 
 
-def test_a_folder_that_was_not_given_is_asked_for():
-    with pytest.raises(ConfigError) as error:
-        find_file(load("mnist"), ["images"], [""])
+def test_without_a_folder_files_have_a_place_that_variables_move(own_cache, tmp_path, monkeypatch):
+    config = load("mnist")
+    with pytest.raises(MissingFile) as error:
+        find_file(config, ["images"], ["", "raw"])
     assert str(error.value) == (
-        "data.name='mnist' needs data.folder=, the folder of images; "
-        "'bfn data download mnist --folder FOLDER' fetches it"
+        f"data.name='mnist' needs images: 'bfn data download mnist', or --download of 'bfn train', puts it into "
+        f"{own_cache / 'mnist'}; data.folder= names another folder"
     )
+    (own_cache / "mnist" / "raw").mkdir(parents=True)
+    (own_cache / "mnist" / "raw" / "images").touch()
+    assert find_file(config, ["images"], ["", "raw"]) == own_cache / "mnist" / "raw" / "images"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for variable, folder in (("BFN_DATA", "xdg/bfn"), ("XDG_CACHE_HOME", "home/.cache/bfn")):
+        monkeypatch.setenv(variable, "")  # counts as not set
+        assert folder_of(config.data) == tmp_path / folder / "mnist"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # to be ignored, by the specification
+    assert folder_of(config.data) == tmp_path / "home" / ".cache" / "bfn" / "mnist"
+    assert folder_of(load("mnist", ["data.folder=here"]).data) == Path("here")
+
+
+def test_a_text_of_the_user_has_no_place_of_its_own():
+    with pytest.raises(ConfigError, match=r"data.file=play.txt needs data.folder=, the folder of this file"):
+        find_text(load("text8", ["data.file=play.txt"]))
