@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from bfn.configs import Config, ConfigError, SampleConfig, choose, imported
+from bfn.configs import Config, ConfigError, SampleConfig, called, choose, imported
 from bfn.data import Data
 from bfn.data.splits import frequencies
 from bfn.networks import build_network, made
@@ -137,7 +137,7 @@ def schedule_of(config: Config, data: Data) -> Any:
     kind, own, size = config.model.kind, config.model.schedule, data.num_classes
     logarithmic = own == "logarithmic"
     if own is not None and not logarithmic:
-        return imported(own, "model.schedule")(config)
+        return called(imported(own, "model.schedule"), f"model.schedule={own!r}", config.model.options, config)
     if logarithmic and kind != "discrete":
         raise ConfigError(f"model.schedule='logarithmic' needs model.kind='discrete', got {kind!r}")
     if config.model.options:
@@ -157,8 +157,8 @@ def schedule_of(config: Config, data: Data) -> Any:
         return QuadraticAccuracy(final_accuracy(size) if beta_1 is None else beta_1)
     if sigma_1 is None or beta_1 is not None:
         raise ConfigError(f"model.kind={kind!r} needs model.sigma_1 and does not take model.beta_1")
-    if sigma_1 >= 1:
-        raise ConfigError(f"model.sigma_1={sigma_1} must be below 1")
+    if not 1e-6 <= sigma_1 < 1:  # a mean near 1 has a rounding error of 6e-8 in float32
+        raise ConfigError(f"model.sigma_1={sigma_1} must lie in [1e-6, 1)")
     return ExponentialVariance(sigma_1)
 
 

@@ -1,10 +1,11 @@
 """Configurations: what each key means, the YAML files that ship, and the checks made before work starts."""
 
 import difflib
+import inspect
 import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -34,7 +35,7 @@ class DataConfig:
     vocabulary: int = 8000  # entries of the byte-pair vocabulary, which is learned from the text
     num_bins: int = 256  # bins that the 256 levels of a colour fall into
     count: int | None = None  # training examples to use; None uses all
-    options: dict[str, Any] = field(default_factory=dict)  # settings that a data set of your own reads
+    options: dict[str, Any] = field(default_factory=dict)  # keyword arguments of a data set of your own
 
 
 @dataclass
@@ -45,7 +46,7 @@ class ModelConfig:
     # ChemBFN's 20.4054 / K with the logarithmic schedule, else bfn_kernels.schedules.final_accuracy(K).
     beta_1: float | None = None
     schedule: str | None = None  # None is the paper's; "logarithmic" (discrete), or module:function of your own
-    options: dict[str, Any] = field(default_factory=dict)  # settings that your function of `schedule` reads
+    options: dict[str, Any] = field(default_factory=dict)  # keyword arguments of a schedule of your own
 
 
 @dataclass
@@ -176,6 +177,17 @@ def imported(path: str, key: str) -> Any:
         raise ConfigError(f"{key}={path!r} cannot be imported: {error}") from error
 
 
+def called(function: Callable[..., Any], name: str, options: dict[str, Any], *arguments: Any, **more: Any) -> Any:
+    """Calls a function of the user with his options as keyword arguments, if it takes all of them. name: the setting
+    that named the function, such as data.name=module:function."""
+    try:
+        inspect.signature(function).bind(*arguments, **more, **options)
+    except TypeError as error:
+        section = name.partition(".")[0]
+        raise ConfigError(f"{name} cannot use {section}.options={options}: {error}") from error
+    return function(*arguments, **more, **options)
+
+
 def shipped() -> list[str]:
     """Names of the configurations that ship with the package."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
@@ -194,7 +206,8 @@ def read(path: Path) -> Any:
     try:
         tree = OmegaConf.load(path)
         base = tree.pop("base", None) if isinstance(tree, DictConfig) else None
-        return tree if base is None else OmegaConf.merge(read(FOLDER / f"{base}.yaml"), tree)
+        bases = {path.relative_to(FOLDER).with_suffix("").as_posix(): path for path in sorted(FOLDER.rglob("*.yaml"))}
+        return tree if base is None else OmegaConf.merge(read(choose(bases, base, f"{path}: base")), tree)
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror or error}") from error
     except (YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
@@ -209,10 +222,12 @@ def build(tree: Any, overrides: Sequence[str] = (), where: str = "the configurat
         if "=" not in override.lstrip("="):
             raise ConfigError(f"override {override!r} is not of the form key=value")
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(Config), tree)
+        merged = OmegaConf.merge(OmegaConf.structured(Config), sections_in(tree, where))
         where = "an override"
-        merged = OmegaConf.merge(merged, OmegaConf.from_dotlist(list(overrides)))
+        merged = OmegaConf.merge(merged, sections_in(OmegaConf.from_dotlist(list(overrides)), where))
         config = OmegaConf.to_object(merged)
+    except ConfigError:
+        raise
     except ConfigKeyError as error:
         known = flatten(asdict(Config()))
         near = difflib.get_close_matches(str(error.full_key), known, n=3)
@@ -227,6 +242,16 @@ def build(tree: Any, overrides: Sequence[str] = (), where: str = "the configurat
         config.train.mixed_precision = "no"  # YAML reads `no` as the boolean False
     check(config)
     return config
+
+
+def sections_in(tree: Any, where: str) -> Any:
+    """The tree itself. A single value in the place of a section, such as data=mnist, is refused."""
+    for section, settings in asdict(Config()).items():
+        value = tree.get(section) if isinstance(tree, Mapping) and isinstance(settings, dict) else None
+        if value is not None and not isinstance(value, Mapping):
+            known = ", ".join(f"{section}.{key}" for key in settings)
+            raise ConfigError(f"{section}={value} in {where} cannot be used: {section} has the settings {known}")
+    return tree
 
 
 def check(config: Config) -> None:

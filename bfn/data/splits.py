@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 
 from bfn.configs import ConfigError
+from bfn.data.values import require_examples
+
+SPLITS = ("train", "validation", "test")
 
 
 class Judge(Protocol):
@@ -60,6 +63,37 @@ class Data:
         return tuple(self.validation.shape[1:])
 
 
+def drawn(data: Data) -> Tensor:
+    """A few thousand training examples, evenly spread, in the form that they have in a batch."""
+    some = data.train[:: max(1, len(data.train) // 4096)]
+    return some if data.draw is None else data.draw(some, torch.Generator().manual_seed(0))
+
+
+def check(data: Any, where: str) -> None:
+    """Raises a ConfigError if nothing can be trained on `data`, the result of a function that makes a data set. If
+    training examples are drawn, the check draws a few thousand of them. where: names the data in the error."""
+    if not isinstance(data, Data):
+        raise ConfigError(f"{where} must return a bfn.data.Data, got {None if data is None else type(data).__name__}")
+    classes, examples = data.num_classes, {split: getattr(data, split) for split in SPLITS}
+    if not isinstance(classes, int) or classes < 0 or classes == 1:
+        raise ConfigError(f"{where}: num_classes must be 0 for angles, or else an int of at least 2, got {classes}")
+    if not isinstance(data.baseline, (int, float)):
+        raise ConfigError(f"{where}: baseline must be a number, got {type(data.baseline).__name__}")
+    if len(data.symbols) not in (0, classes):
+        raise ConfigError(f"{where}: symbols must name each of {classes} classes, got {len(data.symbols)} names")
+    for split, x in examples.items():
+        if isinstance(x, Tensor) and x.numel() == 0:
+            raise ConfigError(f"{where} has no {split} examples")
+    if data.draw is not None and isinstance(data.train, Tensor):
+        examples["train"] = drawn(data)
+    for split, x in examples.items():
+        require_examples(x, classes, f"{where}: {split}")
+    forms = {split: (tuple(x.shape[1:]), x.is_floating_point()) for split, x in examples.items()}
+    if len(set(forms.values())) > 1:
+        found = ", ".join(f"{examples[split].dtype} {list(shape)} in {split}" for split, (shape, _) in forms.items())
+        raise ConfigError(f"{where}: all splits must have examples of one shape and of one kind, got {found}")
+
+
 def class_counts(classes: Tensor, num_classes: int) -> Tensor:
     """How often each class occurs in each column of [N, D], as float64 [D, num_classes]."""
     columns = classes.shape[1]
@@ -80,15 +114,18 @@ def factorised_bits(counted: Tensor, scored: Tensor, num_classes: int, known: in
 
 
 def image_baseline(train: Tensor, validation: Tensor, test: Tensor, num_classes: int, known: int = 0) -> float:
+    """The bits per dimension of `test` if its columns are independent. The images are classes or levels, not centres of
+    bins. known: as for `factorised_bits`."""
+    for split, x in zip(SPLITS, (train, validation, test), strict=True):
+        require_examples(x, num_classes, f"image_baseline: {split}")
+        if x.is_floating_point():
+            raise ConfigError(f"image_baseline: {split} must hold classes or levels as integers, got {x.dtype}")
     return factorised_bits(torch.cat([train, validation]).flatten(1), test.flatten(1), num_classes, known)
 
 
 def frequencies(data: Data) -> Tensor:
     """The share of each class in a few thousand training examples, [K], from counts plus 1/2."""
-    some = data.train[:: max(1, len(data.train) // 4096)]
-    if data.draw is not None:
-        some = data.draw(some, torch.Generator().manual_seed(0))
-    counts = class_counts(some.reshape(-1, 1), data.num_classes)[0] + 0.5
+    counts = class_counts(drawn(data).reshape(-1, 1), data.num_classes)[0] + 0.5
     return (counts / counts.sum()).float()
 
 

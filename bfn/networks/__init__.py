@@ -1,12 +1,11 @@
 """Networks: features [B, ..., F] and times [B] in, numbers [B, ..., outputs] out."""
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
-from bfn.configs import ConfigError, NetworkConfig, find
+from bfn.configs import ConfigError, NetworkConfig, called, find
 from bfn.networks.gpt import GPT
 from bfn.networks.layers import Size
 from bfn.networks.transformer import AngleTransformer, Transformer
@@ -36,11 +35,4 @@ def made(network: Callable[..., nn.Module], config: NetworkConfig, *arguments: A
     """Calls a network's class with the sizes and the options of the configuration, if it takes all of them."""
     if twice := sorted(config.sizes.keys() & config.options.keys()):
         raise ConfigError(f"network.options.{twice[0]} is the setting network.{twice[0]}")
-    keywords = config.sizes | config.options
-    try:
-        inspect.signature(network).bind(*arguments, **keywords)
-    except TypeError as error:
-        raise ConfigError(
-            f"network.name={config.name!r} cannot use network.options={config.options}: {error}"
-        ) from error
-    return network(*arguments, **keywords)
+    return called(network, f"network.name={config.name!r}", config.options, *arguments, **config.sizes)

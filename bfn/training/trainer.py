@@ -22,6 +22,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from bfn.configs import Config, EvaluateConfig, first_line
 from bfn.data import Data
+from bfn.data.values import require_examples
 from bfn.model import BFN, build_model
 from bfn.results.evaluate import evaluate
 from bfn.training import checkpoint, processes, states
@@ -247,12 +248,22 @@ class Trainer:
         seconds, stopping, *means = self.count_time(len(asked), *losses)
         for step, loss in enumerate(means, self.at.step - len(means) + 1):
             if not math.isfinite(loss):
-                raise FloatingPointError(f"the loss at step {step} is not finite; try a lower train.learning_rate")
+                raise self.cause(step)
             self.at.loss_sum += loss
         self.losses.clear()
         in_a_second = len(losses) * LOOK_SECONDS / max(seconds, 1e-9)
         self.next_look = self.at.step + min(LOOK_STEPS, max(1, int(in_a_second)))
         return stopping > 0
+
+    def cause(self, step: int) -> Exception:
+        """Why the loss of a step, counted from 1, is not finite: its examples, the settings, or what was learned."""
+        with processes.together():
+            for batch in self.batches.of(step - 1):
+                require_examples(batch.x, self.data.num_classes, f"data.name={self.config.data.name!r}: step {step}")
+        advice = "try a lower train.learning_rate"
+        if step == 1:
+            advice = "nothing has been learned before it, so a setting of the model or its network makes it overflow"
+        return FloatingPointError(f"the loss at step {step} is not finite; {advice}")
 
     def step(self) -> None:
         """One optimizer step. Nothing in it waits for the device, except fp16's scaler."""

@@ -58,7 +58,8 @@ def test_overrides_replace_what_the_file_says():
         ("trian.max_steps=3", r"unknown key 'trian' in an override"),
         ("train.max_steps=many", r"key 'train.max_steps' in an override cannot be used: .*many"),
         ("train.max_steps=1.5", r"key 'train.max_steps' in an override cannot be used: .*1.5"),
-        ("train=3", r"in an override cannot be used"),
+        ("train=3", r"^train=3 in an override cannot be used: train has the settings train.seed, train.batch_size, "),
+        ("data=mnist", r"^data=mnist in an override cannot be used: data has the settings data.name, data.folder, "),
         ("train.max_steps", r"override 'train.max_steps' is not of the form key=value"),
         ("train.max_steps=0", r"train.max_steps=0 must be positive"),
         ("network.dropout=1.0", r"network.dropout=1.0 must lie in \[0, 1\)"),
@@ -84,7 +85,8 @@ def test_a_bad_override_is_refused_by_name(override: str, message: str):
         ("model.kind=cont", "model.kind='cont' is not known; it takes one of continuous, discretised, discrete"),
         ("network.name=mlp", "network.name='mlp' is not known; it takes one of unet, transformer"),
         ("model.beta_1=3", "model.kind='discretised' needs model.sigma_1 and does not take model.beta_1"),
-        ("model.sigma_1=1.5", "model.sigma_1=1.5 must be below 1"),
+        ("model.sigma_1=1e-30", r"model.sigma_1=1e-30 must lie in \[1e-6, 1\)"),
+        ("model.sigma_1=1.5", r"model.sigma_1=1.5 must lie in \[1e-6, 1\)"),
         ("data.name=digits_binary", "model.kind='discretised' does not fit data.name='digits_binary'"),
         ("network.name=transformer", "network.name='transformer' takes sequences"),
         ("network.width=12", "network.width=12 must be a multiple of 8"),
@@ -124,6 +126,9 @@ def test_a_file_is_read_and_its_unknown_keys_are_refused(tmp_path):
     path.write_bytes(b"out: \xff\n")
     with pytest.raises(ConfigError, match=r"mine.yaml is not valid YAML: .*utf-8"):
         load(str(path))
+    path.write_text("data: mnist\n")
+    with pytest.raises(ConfigError, match=r"^data=mnist in .*mine.yaml cannot be used: data has the set"):
+        load(str(path))
     path.write_text("- a\n- b\n")
     with pytest.raises(ConfigError, match=r"mine.yaml"):
         load(str(path))
@@ -137,8 +142,10 @@ def test_a_file_takes_what_it_does_not_say_from_its_base(tmp_path):
     path.write_text("base: text\ntrain: [1]\n")
     with pytest.raises(ConfigError, match=r"mine.yaml does not fit its base: Cannot merge"):
         load(str(path))
+    path.write_text("base: shared/paper\n")
+    assert load(str(path)).train.clip_norm == 5
     path.write_text("base: txt\n")
-    with pytest.raises(ConfigError, match=r"cannot read the configuration .*txt.yaml: No such file"):
+    with pytest.raises(ConfigError, match=r"mine.yaml: base='txt' is not known; it takes one of angles, .*, text_bpe$"):
         load(str(path))
 
 

@@ -252,6 +252,14 @@ def test_the_example_of_the_page_trains_on_data_a_network_and_a_schedule_of_its_
     [
         ("data.name=my_modul:rings", "data.name='my_modul:rings' cannot be imported: No module named 'my_modul'"),
         ("network.name=my_module:Loca", "network.name='my_module:Loca' cannot be imported: module 'my_module' has no"),
+        (
+            "data.options.thicknes=2",
+            "data.name='my_module:rings' cannot use data.options={'thickness': 1.0, 'thicknes': 2}",
+        ),
+        (
+            "model.options.acuracy=2",
+            "model.schedule='my_module:Even' cannot use model.options={'accuracy': 4.0, 'acuracy': 2}: got an un",
+        ),
         ("model.schedule=:Even", "model.schedule=':Even' cannot be imported: Empty module name"),
         (
             "data.name=./my_module.py:rings",
@@ -263,7 +271,7 @@ def test_the_example_of_the_page_trains_on_data_a_network_and_a_schedule_of_its_
         ),
     ],
 )
-def test_what_cannot_be_imported_is_one_line(override, message, own):
+def test_what_cannot_be_imported_or_called_is_one_line(override, message, own):
     result = bfn("train", "rings.yaml", override)
     assert result.exit_code == 1 and result.output.startswith(f"error: {message}"), result.output
     assert result.output.count("\n") == 1

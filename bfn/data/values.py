@@ -1,0 +1,43 @@
+"""Checks of the numbers in examples: wrong numbers are refused before they spoil a run in silence."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bfn.configs import ConfigError
+
+AT_ONCE = 2**22  # numbers that are checked at once
+SLACK = 0.01  # the largest distance from the centre of a bin, in bins, that is taken for rounding
+
+
+def require_examples(x: Any, num_classes: int, what: str) -> None:
+    """Raises a ConfigError unless x is a tensor [N, ...] of finite angles (num_classes is 0), centres of bins, or
+    classes. what: names x in the error."""
+    if not isinstance(x, Tensor):
+        raise ConfigError(f"{what} must be a torch.Tensor, got {None if x is None else type(x).__name__}")
+    if x.dim() < 2 or x.is_complex():
+        raise ConfigError(f"{what} must be a tensor [N, ...] of real numbers or classes, got {x.dtype} {list(x.shape)}")
+    rows = max(1, AT_ONCE // max(1, math.prod(x.shape[1:])))
+    for start in range(0, len(x), rows):
+        part = x[start : start + rows]
+        for wrong, wanted in faults(part, num_classes):
+            if wrong.any():
+                example, *rest = wrong.nonzero()[0].tolist()
+                value = part[(example, *rest)].item()
+                raise ConfigError(f"{what} must hold {wanted}, got {value:g} in example {start + example}")
+
+
+def faults(x: Tensor, num_classes: int) -> list[tuple[Tensor, str]]:
+    """The rules for numbers: where x breaks each of them, and what it must hold there."""
+    if not x.is_floating_point():
+        classes = x.long()  # uint8 cannot be compared with 256
+        return [((classes < 0) | (classes >= num_classes), f"classes in [0, {num_classes})")]
+    finite = [(~x.isfinite(), "finite numbers")]
+    if num_classes == 0:
+        return finite
+    place = (x.float() + 1) * (num_classes / 2) - 0.5  # k at the centre of bin k
+    off = (place - place.round().clamp(0, num_classes - 1)).abs()
+    centres = f"the centres (2k + 1)/{num_classes} - 1 of {num_classes} bins (see bfn_kernels.discretised.from_levels)"
+    return [*finite, (off > SLACK + num_classes * torch.finfo(x.dtype).eps, centres)]
