@@ -12,7 +12,8 @@ def main() -> None:
         missing = (error.name or "bfn").partition(".")[0]
         if missing in {"bfn", "bfn_kernels"} | sys.stdlib_module_names:
             raise  # installing an extra would not help
-        sys.exit(f"error: bfn needs {missing}, which is not installed: pip install 'bfn-kernels[train]'")
+        checkout = "in the checkout, pip install --no-build-isolation '.[train]' installs it"
+        sys.exit(f"error: bfn needs {missing}, which is missing; {checkout}")
 
 
 if __name__ == "__main__":

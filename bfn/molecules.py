@@ -27,8 +27,7 @@ def rdkit() -> Iterator[Any]:
     try:
         from rdkit import Chem, rdBase
     except ModuleNotFoundError as error:
-        needs = f"{error.name}, which is not installed: pip install 'bfn-kernels[molecules]'"
-        raise RunError(f"molecules need {needs}") from error
+        raise RunError(f"molecules need {error.name}, which is missing: pip install {error.name}") from error
     with rdBase.BlockLogs():
         yield Chem
 

@@ -133,7 +133,7 @@ def _missing_triton() -> str | None:
     """The reason why the Triton kernels are not available, or None. Triton is imported when one of the kernels is first
     called."""
     if importlib.util.find_spec("triton") is None:
-        return "Triton is missing; a CUDA build of torch brings it, or: pip install 'bfn-kernels[triton]'"
+        return "Triton is missing; a CUDA build of torch brings it, or: pip install triton"
     return None
 
 

@@ -20,7 +20,7 @@ def build(architectures: Sequence[int], folder: Path) -> None:
     """Builds the extension `_cuda` in the folder, and keeps the intermediate files and the output of nvcc there."""
     nvcc = sass.find_tool("nvcc")
     if nvcc is None:
-        raise RuntimeError("there is no nvcc; pip install 'bfn-kernels[gpu-build]'")
+        raise RuntimeError("there is no nvcc; `make install` installs it")
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", str(folder), "--build-temp", str(folder)]
     asked = {

@@ -37,7 +37,7 @@ def machine_code(cubin: Path) -> list[Instruction]:
     """The instructions of a cubin's kernels."""
     tool = find_tool("nvdisasm")
     if tool is None:
-        raise RuntimeError("there is no nvdisasm; pip install 'bfn-kernels[gpu-build]'")
+        raise RuntimeError("there is no nvdisasm; `make install` installs it")
     text = subprocess.run([tool, "-c", "-hex", str(cubin)], capture_output=True, text=True, check=True).stdout
     instruction = r"/\*[0-9a-f]{4,}\*/\s+(@\S+\s+)?([A-Z][\w.]*)([^;]*);\s+/\* 0x\w+ \*/\s+/\* (0x\w+) \*/"
     found = re.finditer(rf"^\s*(?:(\.L_x_\d+):|{instruction})", text, re.MULTILINE)

@@ -26,8 +26,7 @@ def by_torchvision(name: str, folder: Path) -> None:
     try:
         from torchvision import datasets
     except ModuleNotFoundError as error:
-        needs = f"{error.name}, which is not installed: pip install 'bfn-kernels[data]'"
-        raise RunError(f"downloading {name} needs {needs}") from error
+        raise RunError(f"downloading {name} needs {error.name}, which is missing: pip install {error.name}") from error
     with redirect_stdout(io.StringIO()):  # it prints a line for each mirror
         getattr(datasets, name.upper())(folder, download=True)
 

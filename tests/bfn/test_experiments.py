@@ -171,7 +171,7 @@ def test_without_torchvision_one_line_says_what_to_install(tmp_path, monkeypatch
     monkeypatch.setitem(sys.modules, "torchvision", None)
     result = bfn("data", "download", "cifar10", "--folder", tmp_path)
     assert result.exit_code == 1 and result.output == (
-        "error: downloading cifar10 needs torchvision, which is not installed: pip install 'bfn-kernels[data]'\n"
+        "error: downloading cifar10 needs torchvision, which is missing: pip install torchvision\n"
     )
     result = bfn("data", "download", "digits", "--folder", tmp_path)
     known = "mnist, cifar10, text8, moses, angles, photographs"

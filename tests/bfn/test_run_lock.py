@@ -246,7 +246,8 @@ def test_a_missing_extra_is_one_line(missing, tmp_path, monkeypatch, without):
     with pytest.raises(SystemExit) as stopped:
         import_module("bfn.__main__").main()
     assert stopped.value.code == (
-        f"error: bfn needs {missing}, which is not installed: pip install 'bfn-kernels[train]'"
+        f"error: bfn needs {missing}, which is missing; in the checkout, "
+        "pip install --no-build-isolation '.[train]' installs it"
     )
 
 
