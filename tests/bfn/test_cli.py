@@ -97,7 +97,9 @@ def test_a_training_state_is_no_model(run):
         assert result.exit_code == 1 and result.output == f"error: {reason}\n"
 
 
-@pytest.mark.parametrize("damaged", ["", "step,seconds\n\udcff", "step,bits\n1,2\n3\n", "step\nthree\n", 'step\n"3\n'])
+@pytest.mark.parametrize(
+    "damaged", [b"", b"step,seconds\n\xff", b"step,bits\n1,2\n3\n", b"step\nthree\n", b'step\n"3\n']
+)
 def test_a_damaged_log_is_replaced_by_the_training_state_or_is_one_line(damaged, run, tmp_path):
     for name in (STATE_FILE, MODEL_FILE):
         shutil.copy(run[0] / name, tmp_path)
@@ -105,7 +107,7 @@ def test_a_damaged_log_is_replaced_by_the_training_state_or_is_one_line(damaged,
     assert [row["step"] for row in log] and set(log[0]) == {
         "step", "seconds", "train_bits", "validation_bits", "validation_error"
     }  # fmt: skip
-    (tmp_path / LOG_FILE).write_text(damaged, errors="surrogateescape")
+    (tmp_path / LOG_FILE).write_bytes(damaged)
     assert log_of(tmp_path) == log
     for state in (b"nothing", None):
         (tmp_path / STATE_FILE).write_bytes(state) if state else (tmp_path / STATE_FILE).unlink()

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from tests.fuzz.drawn_calls import Call, Plan
 from tests.kernels.support import error, evaluate, scale, ulp
-from tests.kernels.yardstick import FACTOR, LEAST, RoundedOnce
+from tests.kernels.yardstick import FACTOR, LEAST, Rounded
 
 ERRORS = (ValueError, TypeError, IndexError, RuntimeError)
 FLOAT64, FLOAT64_FLOOR = 1e-9, 1e-11  # allowed in float64, in which the reference itself has rounding errors
@@ -26,7 +26,7 @@ def outcome(call: Call, inputs: dict, backend: str) -> dict[str, Tensor] | Excep
 
 def _yardsticks(call: Call) -> tuple:
     """The outcome of the reference in the types of the call, with each operation rounded once, and in float64."""
-    with RoundedOnce():
+    with Rounded():
         rounded = outcome(call, call.contiguous(None), "reference")
     return rounded, outcome(call, call.contiguous(torch.float64), "reference")
 

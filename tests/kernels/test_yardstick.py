@@ -3,44 +3,51 @@
 import os
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
 
 from tests.kernels import test_accuracy
-from tests.kernels.support import NATIVE, error, evaluate, named, ulp, widened
-from tests.kernels.yardstick import FACTOR, RoundedOnce, check_close, rounded_once
+from tests.kernels.support import NATIVE, evaluate, named, ulp, widened
+from tests.kernels.yardstick import FACTOR, Rounded, check_close, errors
 from tests.ptx import cuda_ptx
 
 pytestmark = pytest.mark.skipif("cpu" not in NATIVE, reason="the yardstick does not depend on the backend")
 NUMBERS = torch.randn(4, 45, generator=torch.Generator().manual_seed(0))
 LIBRARIES = [
     {"MKL_ENABLE_INSTRUCTIONS": "SSE4_2", "ATEN_CPU_CAPABILITY": "default", "OMP_NUM_THREADS": "2"},
-    {"MKL_CBWR": "COMPATIBLE", "ATEN_CPU_CAPABILITY": "avx2"},
-    {},
+    {"MKL_CBWR": "COMPATIBLE", "ATEN_CPU_CAPABILITY": "avx2", "OMP_NUM_THREADS": "1"},
 ]
 
 
 def test_is_the_same_under_every_mathematical_library():
-    command = [sys.executable, "-m", "tests.kernels.yardstick"]
+    command = [sys.executable, "-m", "tests.kernels.yardstick", "--few"]
     bare = {name: value for name, value in os.environ.items() if not name.startswith(("MKL_", "ATEN_", "OMP_"))}
     options = {"cwd": cuda_ptx.ROOT, "stdout": subprocess.PIPE, "text": True}
     running = [subprocess.Popen(command, env=bare | each, **options) for each in LIBRARIES]
-    first, *others = [process.communicate()[0].splitlines() for process in running]
-    assert len(first) > 500
-    for other in others:
-        assert other == first
+    first, other = [process.communicate()[0].splitlines() for process in running]
+    assert len(first) > 80
+    assert other == first
 
 
 @pytest.mark.parametrize("function", [torch.exp, torch.erf, torch.tanh, torch.sigmoid, torch.special.i0e])
 def test_a_function_is_rounded_once(function):
-    with RoundedOnce():
-        got = function(NUMBERS)
-    assert torch.equal(got, function(NUMBERS.double()).float())
+    exact, few = function(NUMBERS.double()), torch.tensor([0.0, 0.5, 1.0, torch.nan, torch.inf])
+    with Rounded():
+        assert torch.equal(function(NUMBERS), exact.float())
+    with Rounded(0):
+        several = torch.stack([function(NUMBERS) for _ in range(400)])
+        assert torch.equal((few + few).nan_to_num(7), torch.tensor([0.0, 1.0, 2.0, 7.0, torch.finfo().max]))
+    below, above = (torch.where(s * (exact - exact.float()) > 0, exact.float().nextafter(s * torch.tensor(torch.inf)),
+                    exact.float()) for s in (-1.0, 1.0))  # fmt: skip
+    assert ((several == below) | (several == above)).all() and (several != several[0]).any(0).float().mean() > 0.9
+    gap = (above.double() - below.double()).clamp(min=1e-300)
+    assert (((several.double().mean(0) - exact) / gap).abs() < 5 * 0.5 / 20).all()  # 5 standard deviations at most
 
 
 def test_sums_add_halves_and_products_of_matrices_add_one_by_one():
-    with RoundedOnce():
+    with Rounded():
         got_sum, got_product = NUMBERS.sum(-1), NUMBERS[:1] @ NUMBERS[1:2].t()
 
     def halved(numbers):
@@ -61,11 +68,12 @@ def test_sums_add_halves_and_products_of_matrices_add_one_by_one():
 def test_the_gradient_of_a_softmax_is_rounded_within():
     """Torch computes it by one kernel, which would be rounded once as a whole."""
     z = (5 * NUMBERS).requires_grad_()
-    with RoundedOnce():
-        (got,) = torch.autograd.grad(z.softmax(-1).square().sum(), z)
-        p = z.detach().softmax(-1)
-        want = 2 * p * p - p * (2 * p * p).sum(-1, keepdim=True)
-    assert torch.equal(got, want)
+    p = z.detach().double().softmax(-1)
+    grad = torch.ones_like(z) + NUMBERS / 64  # nearly the same for all classes, so that the difference cancels
+    exact = p * (grad.double() - (p * grad).sum(-1, keepdim=True))
+    with Rounded():
+        (got,) = torch.autograd.grad(z.softmax(-1), z, grad)
+    assert ((got - exact).abs() > 4 * torch.finfo().eps * exact.abs()).float().mean() > 0.5
 
 
 @pytest.mark.parametrize("name", ["discrete.continuous_time_loss[K=27]", "continuous.flow_sample"])
@@ -73,14 +81,14 @@ def test_a_result_that_is_too_far_off_is_refused(name, monkeypatch):
     """Of a case whose formula loses much, and of one where the fixed number of ulp decides."""
     case = named(name)
     inputs = case.inputs((5, 33), torch.float32)
-    want, formula = evaluate(case, widened(inputs), "reference"), rounded_once(case, inputs)
-    exact = {key: value.to(formula[key].dtype) for key, value in want.items()}
-    check_close(exact, want, lambda: evaluate(case, inputs, "reference"))
+    compute, want = partial(evaluate, case, inputs, "reference"), evaluate(case, widened(inputs), "reference")
+    loses, exact = errors(compute, want), {key: value.to(compute()[key].dtype) for key, value in want.items()}
+    check_close(exact, want, compute)
     for key, value in exact.items():
-        most = max(FACTOR * error(formula[key], want[key]), 4 * ulp(value.dtype, want[key].abs().max().item()))
+        most = max(FACTOR * loses[key], 4 * ulp(value.dtype, want[key].abs().max().item()))
         off = {**exact, key: value + 1.1 * most}
         with pytest.raises(AssertionError, match=rf"{key}: error .* allowed"):
-            check_close(off, want, lambda: evaluate(case, inputs, "reference"))
+            check_close(off, want, compute)
         monkeypatch.setattr(
             test_accuracy, "evaluate", lambda c, i, b, off=off: off if b == "off" else evaluate(c, i, b)
         )
