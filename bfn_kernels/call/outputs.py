@@ -74,8 +74,8 @@ def _check_output(name: str, out: Tensor, state: Tensor, inputs: dict[str, Tenso
     if torch.is_grad_enabled():
         checks.no_gradient(f"writing into {name} leaves none", **{name: out}, **inputs)
     if not torch.compiler.is_compiling():  # the compiler cannot trace these checks; compiled code writes into copies
-        if out.layout != torch.strided or out.is_neg():
-            raise ValueError(f"{name} must be a plain tensor, got a sparse tensor or a view that negates its memory")
+        if out.is_neg():
+            raise ValueError(f"{name} must be a plain tensor, got a view that negates its memory")
         if out.is_inference() and not torch.is_inference_mode_enabled():
             raise ValueError(
                 f"{name} must not be an inference tensor outside of inference mode, where autograd cannot track it"
