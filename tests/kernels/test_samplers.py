@@ -38,6 +38,7 @@ X = torch.zeros(2, 3)
 WRONG = [
     ({"shape": 5}, TypeError, "shape must be a tuple of ints, got 5"),
     ({"shape": (2, 3.0)}, TypeError, r"shape must be a tuple of ints, got \(2, 3.0\)"),
+    ({"shape": (True, 3)}, TypeError, r"shape must be a tuple of ints, got \(True, 3\)"),
     ({"shape": "23"}, TypeError, "shape must be a tuple of ints, got '23'"),
     ({"shape": ()}, ValueError, r"shape must have a batch dimension and no size below 0, got \(\)"),
     ({"shape": (2, -3)}, ValueError, r"shape must have a batch dimension and no size below 0, got \(2, -3\)"),
