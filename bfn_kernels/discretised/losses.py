@@ -164,7 +164,7 @@ def discrete_time_loss(
         tensor(True)
     """
     bins = keywords.checked_bins(num_bins, limits, clip)
-    output = pred_mean, pred_log_std, mixture_logits
+    output: Any = pred_mean, pred_log_std, mixture_logits
     mean, library, result, target = _check_loss(x, output, mean, parametrisation, mask, reduction, backend)
     t, n_steps = keywords.step_time(t, step, n_steps, x, MOST_STEPS)
     if n_steps > FLOAT32_STEPS:
