@@ -143,8 +143,9 @@ class Family(NamedTuple):
         times, previous, rule, coefficients, beta_1, schedule, temperature, unconditional, guidance = plan
         choose, known, known_mask, seed, generator, noise, draw_noise = sending
         sent, lead = self.sent(choose, known, known_mask, state), self.lead(state)
-        if unconditional is not None:
-            checks.like("unconditional", unconditional, "output_logits", output_logits)
+        for name, value in (("unconditional", unconditional), ("score", score)):
+            if value is not None:
+                checks.like(name, value, "output_logits", output_logits)
         schedule = steps.step_schedule(coefficients, beta_1, schedule)
         library = backends.library(backend, state.device)
         dtype, dims = checks.compute_dtype(output_logits, state, previous, unconditional, score), len(lead)

@@ -109,12 +109,11 @@ def guidance_scalars(
 
 
 def checked_score(score: Tensor | None, score_clip: Any, logits: Tensor, dtype: torch.dtype) -> Score:
-    """Checks `score=` and `score_clip=` of a step, and returns them as operators take them."""
+    """Checks `score_clip=` of a step, and returns it and the score as operators take them."""
     if score is None:
         if score_clip is not None:
             raise ValueError(f"score must be given with score_clip, got {score_clip=}")
         return NO_SCORE
-    checks.like("score", score, "output_logits", logits)
     if score_clip is None:
         return Score(score)
     limit = checks.rows("score_clip", score_clip, logits.shape[:-1], logits, 0)

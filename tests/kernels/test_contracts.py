@@ -65,10 +65,11 @@ def test_a_flow_returns_the_prior_where_a_mask_is_false(case, mask, backend):
 @MASKS
 @calls(covering(LOSSES))
 def test_a_loss_is_zero_where_a_mask_is_false(case, mask, backend):
-    """So are its gradients by what belongs to the variable, and x is not read there."""
+    """So are its gradients by what belongs to the variable, whatever stands there."""
     inputs = case.inputs(SHAPE, torch.float32)
     want = evaluate(case, inputs, backend)
-    got = evaluate(case, {**inputs, "x": hidden(inputs["x"], mask), "mask": mask}, backend)
+    unread = {name: hidden(inputs[name], mask) for name in ("x", *case.diff) if inputs[name].shape[:2] == SHAPE}
+    got = evaluate(case, inputs | unread | {"mask": mask}, backend)
     for name, value in want.items():
         if value.shape[:2] == SHAPE:
             assert error(got[name], where(mask, value, 0.0)) <= 4 * ulp(value.dtype, scale(value)), name
