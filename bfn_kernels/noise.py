@@ -268,10 +268,12 @@ def draw_seed(device: torch.device, generator: torch.Generator | None = None) ->
     return torch.randint(-(2**63), 2**63 - 1, (), device=device, generator=generator)
 
 
-def as_seed(seed: int | Tensor | None, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
+def as_seed(
+    seed: int | Tensor | None, like: Tensor, generator: torch.Generator | None = None, name: str = "seed"
+) -> Tensor:
     """Makes a seed, an int64 tensor without dimensions on the device of `like`, from the keywords `seed=` and
     `generator=` of an op. Of an int, the lowest 64 bits are used. If both are None, torch's default generator draws the
-    seed."""
+    seed. name: the name of the seed in errors."""
     if generator is not None:
         if seed is not None:
             raise ValueError(f"at most one of seed and generator may be given, got {seed=} and {generator=}")
@@ -287,11 +289,11 @@ def as_seed(seed: int | Tensor | None, like: Tensor, generator: torch.Generator 
         # merges calls of an operator that have the same arguments. With `like` as the argument, several ops would get
         # one seed. The compiler never merges calls of torch.empty, so here each call has an argument of its own.
         return _draw_seed_op(torch.empty(0, device=like.device))
-    seed = _int_or_tensor("seed", seed)
+    seed = _int_or_tensor(name, seed)
     if isinstance(seed, Tensor):
         if seed.dtype != torch.int64 or seed.numel() != 1:
-            raise ValueError(f"seed must hold one int64, got {seed.dtype} of shape {tuple(seed.shape)}")
+            raise ValueError(f"{name} must hold one int64, got {seed.dtype} of shape {tuple(seed.shape)}")
         if seed.device != like.device:
-            raise ValueError(f"seed must be on {like.device}, got {seed.device}")
+            raise ValueError(f"{name} must be on {like.device}, got {seed.device}")
         return seed.reshape(())
     return _tensor_of(seed, like.device)

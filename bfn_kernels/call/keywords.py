@@ -91,22 +91,25 @@ def loss_target(x: Tensor, mask: Tensor | None, reduction: str, shape: Sequence[
     return mask, checks.choice("reduction", reduction, checks.REDUCTIONS)
 
 
-def noise_seed(like: Tensor, seed: Seed, generator: Generator, *noises: ExplicitNoise) -> Tensor | None:
+def noise_seed(
+    like: Tensor, seed: Seed, generator: Generator, *noises: ExplicitNoise, name: str = "seed"
+) -> Tensor | None:
     """The seed as a tensor, from `seed=`, `generator=` or torch's default generator. None if the call draws no noise.
 
-    noises: what the call may draw. If the explicit noise of each is a tensor, the call draws no noise.
+    noises: what the call may draw. If the explicit noise of each is a tensor, the call draws no noise. name: the name
+    of the seed in errors.
     """
     explicit = []
-    for name, noise, shape in noises:
+    for given, noise, shape in noises:
         if noise is not None:
-            checks.like(name, noise, "the data", like, shape)
-            checks.no_gradient("none is defined for noise", **{name: noise})
-            explicit.append(name)
+            checks.like(given, noise, "the data", like, shape)
+            checks.no_gradient("none is defined for noise", **{given: noise})
+            explicit.append(given)
     if len(explicit) < len(noises):
-        return random.as_seed(seed, like, generator)
-    for name, value in (("seed", seed), ("generator", generator)):
+        return random.as_seed(seed, like, generator, name)
+    for given, value in ((name, seed), ("generator", generator)):
         if value is not None:
-            raise ValueError(f"{name} must be None where {' and '.join(explicit)} is given, got {value!r}")
+            raise ValueError(f"{given} must be None where {' and '.join(explicit)} is given, got {value!r}")
     return None
 
 

@@ -329,7 +329,7 @@ class _Loss:
         if (seed is None) == (noise is None):
             raise ValueError(f"exactly one of flow_seed and flow_noise must be given with flow_scale, got {arguments}")
         beta, spread = self.scalars(("beta", "beta_spread"), t, schedule, scale=self.shard.num_classes)
-        seed = noise_seed(self.x, seed, None, ("flow_noise", noise, self.noise_shape))
+        seed = noise_seed(self.x, seed, None, ("flow_noise", noise, self.noise_shape), name="flow_seed")
         return FlowLogits(beta, spread, seed, noise)
 
     def __call__(self, flow: FlowLogits, cost: Cost) -> Tensor:

@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from bfn_kernels.call.outputs import OUTPUTS
 from tests.kernels.case import ROWS, covering
-from tests.kernels.declared import parameters
+from tests.kernels.declared import parameters, public
 from tests.kernels.op_cases import CASES
 from tests.kernels.vocabulary_cases import LARGE, MODES, STEPS
 
@@ -69,6 +70,39 @@ def test_tensors_that_do_not_fit_each_other_are_refused(case, name):
         words = str(caught.value).split(" ")
         assert words[0] in inputs, wrong
         assert wrong != "turned" or name in words or words[0] in (*ROWS, "step"), caught.value
+
+
+SEEDS = {"seed": ("noise", "seed"), "flow_seed": ("flow_noise", "flow_seed")}  # of which noises a seed makes
+ANY = ("mask", *OUTPUTS)  # the tensors that any call of an op with this argument may be given
+
+
+def reads(case, name):
+    return name in case.fields or name in ANY or {*SEEDS.get(name, ())} & {*case.fields, *case.options}
+
+
+MOVED = {
+    (case.op, name): case
+    for case in TABLE
+    for name in parameters(case.op)
+    if name in (*ROWS, *SEEDS, *ANY, "known_mask", "class_mask") and reads(case, name)
+}
+
+
+@pytest.mark.parametrize(("op", "name"), MOVED)
+def test_a_tensor_on_another_device_is_refused_by_name(op, name):
+    """So is a tensor of one number."""
+    case = MOVED[op, name]
+    given = case.inputs((2, 3), torch.float32) | case.options
+    if name in OUTPUTS:
+        value = torch.empty_like(given[case.state], device="meta")
+    elif name.endswith("mask"):
+        value = torch.ones(given[name].shape if name in given else (2, 3), dtype=torch.bool, device="meta")
+    else:
+        value = torch.tensor(1 if name in SEEDS else 0.5, device="meta")
+    if name in SEEDS:
+        given = {k: v for k, v in given.items() if not k.endswith("noise")}
+    with pytest.raises(ValueError, match=rf"^{name} must .*on cpu.*, got meta"):
+        public(op)(**given | {name: value})
 
 
 WORDS = ("choose", "output", "parametrisation", "receiver", "reduction", "rule")
