@@ -72,6 +72,7 @@ def test_a_loss_is_zero_where_a_mask_is_false(case, mask, backend):
     unread = {name: hidden(inputs[name], mask) for name in ("x", *case.diff) if inputs[name].shape[:2] == SHAPE}
     got = evaluate(case, inputs | unread | {"mask": mask}, backend)
     for name, value in want.items():
+        assert got[name].isfinite().all(), name
         if value.shape[:2] == SHAPE:
             assert error(got[name], where(mask, value, 0.0)) <= 4 * ulp(value.dtype, scale(value)), name
 

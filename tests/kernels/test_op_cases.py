@@ -3,7 +3,8 @@
 import torch
 
 from bfn_kernels import backends
-from tests.kernels.declared import OPS, parameters
+from bfn_kernels.call.outputs import OUTPUTS
+from tests.kernels.declared import OPS, annotations, parameters
 from tests.kernels.op_cases import CASES
 from tests.kernels.support import FIRST
 from tests.kernels.vocabulary_cases import LARGE, MODES, STEPS
@@ -14,6 +15,20 @@ EVERY = CASES + LARGE + STEPS + MODES
 def test_every_op_has_a_case():
     left_out = {op for op in OPS if "backend" in parameters(op)} - {case.op for case in EVERY}
     assert not left_out, f"tests/kernels/op_cases.py (or vocabulary_cases.py) needs a case of each of {left_out}"
+
+
+# Other tests give these to every op that takes them: test_contracts.py the masks of flows, test_stores.py and test_out.py
+# the outputs, test_noise.py the seeds, test_solvers.py coefficients, and test_arguments.py steps in the place of times.
+ELSEWHERE = {"mask", *OUTPUTS, "seed", "coefficients", "step"}
+
+
+def test_every_tensor_that_an_op_may_be_given_is_in_a_case():
+    """Or in another test, so that tests of every case ask for every argument."""
+    for op in {case.op for case in EVERY}:
+        given = {name for case in EVERY if case.op == op for name in (*case.fields, *case.options)}
+        kinds = {name: str(kind) for name, kind in annotations(op).items()}
+        tensors = {name for name, kind in kinds.items() if "Tensor" in kind or "Coefficients" in kind}
+        assert tensors - ELSEWHERE <= given, op
 
 
 def test_a_case_says_whether_its_op_has_kernels(monkeypatch):
