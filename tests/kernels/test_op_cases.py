@@ -17,8 +17,8 @@ def test_every_op_has_a_case():
     assert not left_out, f"tests/kernels/op_cases.py (or vocabulary_cases.py) needs a case of each of {left_out}"
 
 
-# Other tests give these to every op that takes them: test_contracts.py the masks of flows, test_stores.py and test_out.py
-# the outputs, test_noise.py the seeds, test_solvers.py coefficients, and test_arguments.py steps in the place of times.
+# Other tests give these to every op that takes them: test_contracts.py the masks of flows, test_stores.py and
+# test_out.py the outputs, test_noise.py the seeds, test_solvers.py coefficients, and test_arguments.py steps for times.
 ELSEWHERE = {"mask", *OUTPUTS, "seed", "coefficients", "step"}
 
 
