@@ -221,3 +221,12 @@ def test_what_pip_installs_is_on_an_index_or_in_the_checkout(page):
     for words in re.findall(r"pip install ([^`\n#|…]*)", page.read_text()):
         for name in [word.strip("'") for word in words.split() if word[0] != "-"]:
             assert name.startswith(".") or name.endswith(".whl") or f'"{name}' in project, name
+
+
+@pytest.mark.parametrize("formulas", ['math[display="block"]', 'math:not([display="block"])'])
+def test_wide_formulas_scroll_on_a_phone(formulas):
+    """Otherwise they would widen the page. With chromium, no page is wider than 390 pixels."""
+    css = (ROOT / "docs" / "style.css").read_text()
+    wanted = {"max-width: 100%"} if ":not" in formulas else set()
+    (rule,) = re.findall(re.escape(f".md-typeset {formulas} {{") + "([^}]*)}", css)
+    assert {"overflow-x: auto", *wanted} <= {part.strip() for part in rule.split(";")}
