@@ -60,6 +60,7 @@ def timings(runs: dict[str, Run | OtherRevision], seconds: float, device: Device
         left[name] = min(max(round(seconds / (once * calls[name])), REPETITIONS[0]), REPETITIONS[1])
         found[name] = [once] if once >= seconds else []
     gc.collect()
+    collecting = gc.isenabled()
     gc.disable()
     try:
         elsewhere = False  # whether the previous run was in the other process
@@ -73,7 +74,8 @@ def timings(runs: dict[str, Run | OtherRevision], seconds: float, device: Device
                         run()
                     found[name].append(clock(run, device, calls[name]))
     finally:
-        gc.enable()
+        if collecting:
+            gc.enable()
     return {name: Timing(tuple(values)) for name, values in found.items()}
 
 

@@ -45,11 +45,11 @@ def fast(model: BFN, config: Config, count: int, calls: int, say: Callable[[str]
         with choice.autocast(model.device):
             return timed(lambda: model.output(model.theta(state), t), model.device, passes)
 
-    with samplers.evaluating(model), torch.no_grad():
-        allowed = choices(config.train, model.device)
-        choice = choose(allowed, lambda seconds: calls * seconds, try_out, say, COMPILING)
-    choice.compile(model.network)
     try:
+        with samplers.evaluating(model), torch.no_grad():
+            allowed = choices(config.train, model.device)
+            choice = choose(allowed, lambda seconds: calls * seconds, try_out, say, COMPILING)
+        choice.compile(model.network)
         with choice.autocast(model.device):
             yield
     finally:

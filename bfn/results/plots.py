@@ -46,11 +46,14 @@ def write(figure: Figure, path: Path) -> Path:
 def chart(path: Path, size: tuple[float, float], **labels: Any) -> Iterator[Axes]:
     """Axes for curves. The picture is written at the end of the `with`. labels: arguments of Axes.set."""
     figure, axes = plt.subplots(figsize=size, layout="constrained")
-    yield axes
-    axes.set(**labels)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    write(figure, path)
+    try:
+        yield axes
+        axes.set(**labels)
+        axes.grid(alpha=0.3)
+        axes.legend()
+        write(figure, path)
+    finally:
+        plt.close(figure)
 
 
 def at_numbers(axes: Axes, numbers: Sequence[int]) -> None:
