@@ -1,10 +1,6 @@
-"""Imports torch without its warning that NumPy is missing. This package does not need NumPy."""
+"""Hides torch's warning that NumPy is not installed, since this package does not need NumPy. Some versions of torch
+warn at their import, and others when they first read a number. An installed NumPy that does not load is still named."""
 
 import warnings
 
-with warnings.catch_warnings():
-    warnings.filterwarnings("ignore", "Failed to initialize NumPy")
-    import torch
-
-    # torch warns once in a process: in some versions at its import, in others when it first reads a number.
-    torch.scalar_tensor(0.0, device="cpu")
+warnings.filterwarnings("ignore", "Failed to initialize NumPy: No module named 'numpy'", UserWarning)
