@@ -160,7 +160,6 @@ def build_command() -> type:
             say(f"builds {extension.name}")
             folder = self.build_temp
             self.build_temp = str(Path(folder, extension.name))  # all extensions compile the same files, by other flags
-            self.force = True  # ninja knows what is old, while distutils would not notice other flags
             super().build_extension(extension)
             self.build_temp = folder
 
