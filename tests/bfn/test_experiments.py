@@ -107,7 +107,7 @@ RETRIES = (
     [
         ("mnist", "mnist could not be downloaded: Error downloading images: Tried one, got: <urlopen error> Tried two"),
         ("cifar10", "cifar10 could not be downloaded: Name or service not known"),
-        ("text8", "text8 could not be downloaded: Name or service not known"),
+        ("text8", "text8 could not be downloaded: timed out"),
         ("moses", "pip could not download molsets==0.3.1: no package index answers; is there a network?"),
     ],
 )
@@ -116,13 +116,13 @@ def test_a_download_without_a_network_is_one_line(name, reason, tmp_path, monkey
         print("Failed to download (trying next)")
         if kind == "MNIST":
             raise RuntimeError("Error downloading images:\nTried one, got:\n<urlopen error>\nTried two\n")
-        answer("")
-
-    def answer(url):
         raise URLError("Name or service not known")
 
+    def late(url):
+        raise TimeoutError("timed out")
+
     fake_torchvision(monkeypatch, fetch)
-    monkeypatch.setattr(download, "urlopen", answer)
+    monkeypatch.setattr(download, "urlopen", late)
     failed = SimpleNamespace(returncode=1, stderr=RETRIES)
     monkeypatch.setattr(download.subprocess, "run", lambda *arguments, **how: failed)
     result = bfn("data", "download", name)

@@ -24,6 +24,7 @@ LEVELS = torch.arange(256).repeat(3, 1)
 GREY = Data(*[from_levels(LEVELS, num_bins=256)] * 3, num_classes=256, baseline=8.0)
 CLASSES = Data(*[torch.arange(10).repeat(3, 1)] * 3, num_classes=10, baseline=3.4)
 ANGLES = Data(*[torch.linspace(-9, 9, 10).repeat(3, 1)] * 3, num_classes=0, baseline=2.0)
+BYTES = Data(*[LEVELS] * 3, num_classes=256, baseline=8.0)
 CENTRES = "the centres (2k + 1)/256 - 1 of 256 bins (see bfn_kernels.discretised.from_levels), got"
 
 
@@ -45,7 +46,7 @@ def given(monkeypatch):
     return make
 
 
-@pytest.mark.parametrize("data", [GREY, CLASSES, ANGLES], ids=["bins", "classes", "angles"])
+@pytest.mark.parametrize("data", [GREY, CLASSES, BYTES, ANGLES], ids=["bins", "classes", "bytes", "angles"])
 def test_data_as_a_model_takes_them_are_accepted_in_every_type(data, given):
     types = (torch.float64, torch.float32) if data.train.is_floating_point() else (torch.int64, torch.uint8)
     for dtype in types:
