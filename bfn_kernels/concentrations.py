@@ -5,9 +5,10 @@ Quadrature in float64 gives the laws. docs/mathematics/circular.md derives the f
 is a set of nodes with weights, which may be slightly negative.
 """
 
+import functools
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -20,8 +21,16 @@ from bfn_kernels.torch_private import constant, outside_modes
 
 QUANTILES = 256  # csrc/math/circular.h has the same QUANTILES and TABLE_END, and reads the table of quantiles
 TABLE_END = 6.0  # the quantiles are at probabilities Φ(z), for equidistant z from −TABLE_END to TABLE_END
-_NODES = 768  # the number of nodes of a law after eleven or more messages
-_STENCIL = 6  # the number of nodes that share a weight, so that moments up to the fifth do not change
+_NODES = 192  # the number of nodes of a smooth law
+_FINER = 1, 4, 16  # a law that is not smooth has so many times as many nodes
+_ROUGH = 2e-3  # the largest second difference of the weights of a smooth law
+_THINNED = 9  # the law after two messages has so many times as many nodes as its quantiles alone need
+_ANGLES = 16  # the number of angles of a message to each node, if the law after the message is smooth
+_PAIRS = 2048  # the most pairs of a node and an angle at once; with more, torch would start threads for each operation
+_EXPONENT = 30.0  # a density is negligible where it is e^(−_EXPONENT) of the largest density
+_NEGLIGIBLE = 1e-17  # a weight that is left out at the ends of a law
+_POINT = 1e-13  # a law whose range is smaller, relative to the concentration, is a point
+_BATCH = 128  # how many laws become rows of the table at once
 
 
 class Law(NamedTuple):
@@ -56,49 +65,130 @@ def entropy_fall(concentration: Tensor) -> Tensor:
     return torch.where(concentration < 0.1, series, math.log(2 * math.pi) - entropy(concentration))
 
 
-def _moved(law: Law, alpha: float, least: int = 1) -> tuple[Tensor, Tensor]:
-    """The concentrations c' after a message, `[nodes, angles]`, and their weights. The angles are the points of the
-    midpoint rule for φ in (0, π), whose density is I₀(c')/(2π·I₀(α)·I₀(c)) [derived]. least: the least count
-    of angles."""
+def _even_scale(concentration: Tensor) -> Tensor:
+    """√(c² + 4) − c. The product I₀(c)·e^(−√(c² + 4)) is a function of c² that hardly changes between two nodes."""
+    return (concentration.square() + 4).sqrt() - concentration
+
+
+def _scaled_bessel(concentration: Tensor) -> Tensor:
+    """I₀(c)·e^(−√(c² + 4))."""
+    return i0e(concentration) * (-_even_scale(concentration)).exp()
+
+
+@functools.cache
+def _squares(count: int) -> tuple[Tensor, Tensor]:
+    """sin²ψ and cos²ψ at the points of the midpoint rule for ψ in (0, π/2)."""
+    with outside_modes():
+        psi = (torch.arange(count, **_WIDE) + 0.5) * (math.pi / (2 * count))
+        return psi.sin().square(), psi.cos().square()
+
+
+def _moved(law: Law, alpha: float, count: int) -> tuple[Tensor, Tensor]:
+    """The concentrations c' after a message, `[nodes, count]`, and their weights, divided by `_scaled_bessel(c')`.
+
+    The angle φ of the message to the mean has the density I₀(c')/(2π·I₀(α)·I₀(c)) [derived]. With sin(φ/2) = σ·sin ψ,
+    the angles are the points of the midpoint rule for ψ in (0, π/2). σ is 1, or smaller if the density at φ = π is
+    negligible. Then the angles lie where the density is not negligible.
+    """
     c = law.nodes.unsqueeze(-1)
-    count = max(int(4 * math.sqrt(alpha)) + 12, least)
-    half = (torch.arange(count, **_WIDE) + 0.5) * (math.pi / (2 * count))
-    moved = ((c - alpha).square() + 4 * alpha * c * half.cos().square()).sqrt()
-    normaliser = i0e(torch.tensor(alpha, **_WIDE)) * i0e(c) * count
-    return moved, law.weights.unsqueeze(-1) * i0e(moved) / normaliser * (moved - c - alpha).exp()
+    whole = c + alpha
+    most = 4 * (alpha / whole) * c  # the density is about e^(−most/2·sin²(φ/2)) of the largest, or smaller
+    reach = (2 * _EXPONENT / most).clamp(max=1)  # σ²
+    squared_sines, squared_cosines = _squares(count)
+    slope, beyond = most / whole * reach, 1 - reach
+    root = torch.addcmul(((c - alpha) / whole).square() + most / whole * beyond, slope, squared_cosines).sqrt()
+    moved = whole * root
+    fall = most * reach * squared_sines / (1 + root)  # c + α − c', without a difference of large numbers
+    weights = law.weights.unsqueeze(-1) / (i0e(torch.tensor(alpha, **_WIDE)) * i0e(c) * count)
+    weights = weights * (_even_scale(moved) - fall).exp()
+    if 2 * alpha > _EXPONENT:  # otherwise σ is 1 for every node, and the derivative of φ by ψ is constant
+        weights *= (reach * squared_cosines / (beyond + reach * squared_cosines)).sqrt()
+    return moved, weights
+
+
+def _range(law: Law, alpha: float) -> tuple[float, float, float]:
+    """The least and the largest concentration after a message, and the width of the law before it. Smaller ones, whose
+    density is negligible, are left out."""
+    largest = float(law.nodes[-1])
+    first, second, last_but_one, last = (law.nodes[[0, 1, -2, -1]] / largest).square().tolist()
+    low, high = (largest * math.sqrt(max(each, 0.0)) for each in ((9 * first - second) / 8, (9 * last - last_but_one) / 8))
+    least = high + alpha
+    for c in (low, min(max(alpha, low), high)):
+        most = 4 * alpha / (c + alpha) * c
+        least = min(least, math.sqrt((c - alpha) ** 2 + (c + alpha) * max(most - 2 * _EXPONENT, 0.0)))
+    return least, high + alpha, high - low
+
+
+def _gathered(law: Law, alpha: float, angles: int, count: int) -> Law:
+    """The law after a message, with `count` nodes, or a single one if the law is a point in float64.
+
+    The nodes are c² = low² + (high² − low²)·sin²θ for equidistant θ, dense at both ends, where the density may have
+    poles. Each weight is divided among the six nodes around its concentration, as in Lagrange's interpolation.
+    A function of c² is even in θ at both ends, so a node beyond an end stands for its mirror image.
+    """
+    low, high, _ = _range(law, alpha)
+    if high - low <= _POINT * high:
+        return Law(PRIOR.nodes + (low + high) / 2, PRIOR.weights)
+    share = low / high
+    nodes = high * (share**2 + (1 - share) * (1 + share) * _squares(count)[0]).sqrt()
+    padded = torch.zeros(count + 6, **_WIDE)
+    for some in zip(*(each.split(_PAIRS // angles) for each in law), strict=True):
+        moved, weights = _moved(Law(*some), alpha, angles)
+        part = ((moved - low) * (moved + low) / ((high - low) * (high + low))).flatten().clamp_(0, 1)  # sin²θ
+        # torch's asin would start threads
+        place = torch.atan2((part * (1 - part)).sqrt_(), 0.5 - part).mul_(count / math.pi).sub_(0.5)
+        first, weights = place.floor(), weights.flatten()
+        offset = [place - (first + (j - 2)) for j in range(6)]
+        one, two, three = (offset[j] * offset[j + 1] for j in (0, 2, 4))
+        others, index = (two * three * weights, one * three * weights, one * two * weights), first.long().add_(1)
+        for j, product in enumerate((-120, 24, -12, 12, -24, 120)):
+            padded[j : j + count + 1].index_add_(0, index, others[j // 2] * offset[j ^ 1], alpha=1 / product)
+    gathered = padded[3:-3]
+    gathered[:3] += padded[:3].flip(0)
+    gathered[-3:] += padded[-3:].flip(0)
+    return Law(nodes, gathered * _scaled_bessel(nodes))
 
 
 def _after(law: Law, alpha: float) -> Law:
-    """The law after one more message.
+    """The law after one more message."""
+    law = _essential(law)
+    return _smooth(_coarsely(law, alpha), law, alpha)
 
-    After two messages, the density has poles at its ends. The nodes are then the concentrations for the angles of
-    `_moved`. Later, they are numbers at equal distances, up to 9 standard deviations from the mean. Their count falls
-    to _NODES by a quarter in each message, since the density becomes smooth only after some messages. Each weight is
-    divided among the _STENCIL nodes around its concentration, as in Lagrange's interpolation.
-    """
+
+def _coarsely(law: Law, alpha: float) -> Law:
+    """The law after one more message, with _NODES nodes from the third message on. Means of functions of c² are right
+    with these nodes, but quantiles only if the density is smooth. After two messages, the nodes are the concentrations
+    for the angles of `_moved`."""
     if law is PRIOR:
         return Law(law.nodes + alpha, law.weights)
+    if len(law.nodes) > 1:
+        return _gathered(law, alpha, min(10 + int(alpha / 2), _ANGLES), _NODES)
+    moved, weights = (each.flatten().flip(0) for each in _moved(law, alpha, _THINNED * _FINER[1] * _NODES))
+    if moved[-1] - moved[0] <= _POINT * moved[-1]:
+        return Law(moved[:1], PRIOR.weights)
+    return Law(moved, weights * _scaled_bessel(moved))
+
+
+def _smooth(after: Law, law: Law, alpha: float) -> Law:
+    """What `_coarsely` returned, or a law with more angles and more nodes, if neighbouring weights show that the
+    density is not smooth at this distance of the nodes."""
+    for finer in _FINER if len(law.nodes) > 1 else ():
+        if len(after.nodes) > 1 and float(after.weights.diff(n=2).abs().max()) > _ROUGH:
+            low, high, width = _range(law, alpha)
+            angles = min(max(int(640 * ((high - low) / width - 1)), _ANGLES), _PAIRS // 2)
+            after = _gathered(law, alpha, angles, finer * _NODES)
+    return after
+
+
+def _essential(law: Law) -> Law:
+    """The law without negligible weights at its ends, and with every ninth of the nodes after two messages, which are
+    a midpoint rule, too."""
     if len(law.nodes) == 1:
-        return Law(*(each.flatten().flip(0) for each in _moved(law, alpha, 8 * _NODES)))
-    moved, weights = _moved(law, alpha, 32 if len(law.nodes) == _NODES else 256)
-    mean = float((weights * moved).sum())
-    std = math.sqrt(max(float((weights * (moved - mean).square()).sum()), 0.0))
-    low, high = max(0.0, mean - 9 * std), min(float(law.nodes[-1]) + alpha, mean + 9 * std)
-    count = max(_NODES, 3 * len(law.nodes) // 4)
-    width = (high - low) / (count - 1)
-    place = (moved.clamp(low, high) - low).flatten() / width
-    first = (place.floor() - (_STENCIL // 2 - 1)).clamp(max=count - _STENCIL)
-    # functions of the concentration are even, so that a node below 0 stands for its mirror image above 0
-    first = first.clamp(min=0 if low > 0 else -_STENCIL)
-    gathered, index = torch.zeros(count, **_WIDE), first.long()
-    offsets = [place - first - j for j in range(_STENCIL)]
-    for k in range(_STENCIL):
-        others = [j for j in range(_STENCIL) if j != k]
-        share = weights.flatten() / math.prod(k - j for j in others)
-        for j in others:
-            share *= offsets[j]
-        gathered.index_add_(0, (index + k).abs(), share)
-    return Law(low + width * torch.arange(count, **_WIDE), gathered)
+        return law
+    if len(law.nodes) > _FINER[-1] * _NODES:
+        law = Law(law.nodes[_THINNED // 2 :: _THINNED], _THINNED * law.weights[_THINNED // 2 :: _THINNED])
+    kept = (law.weights.abs() > _NEGLIGIBLE).nonzero()
+    return Law(*(each[kept[0] : kept[-1] + 1] for each in law))
 
 
 def laws(alphas: Sequence[float]) -> Iterator[Law]:
@@ -108,23 +198,70 @@ def laws(alphas: Sequence[float]) -> Iterator[Law]:
 
 def quantiles(law: Law) -> Tensor:
     """The c with F(c) = Φ(z) for QUANTILES equidistant z from −TABLE_END to TABLE_END, where F is the distribution
-    function of the law. Between two nodes, Φ⁻¹(F(c)) is interpolated, since it is nearly linear for most laws."""
-    if len(law.nodes) == 1:
-        return law.nodes.expand(QUANTILES)
+    function of the law. Between two nodes, Φ⁻¹(F(c)) is interpolated, since it is nearly linear for most laws. Nodes
+    and weights may have leading dimensions, one law for each place."""
     nodes, weights = law
+    if nodes.shape[-1] == 1:
+        return nodes.expand(*nodes.shape[:-1], QUANTILES)
     # The cumulative sum of the weights is a midpoint rule for F; `bend` is its correction of second order.
     bend = torch.nn.functional.pad(weights.diff(), (0, 1)) / 24
-    below = (weights.cumsum(0) + bend).clamp(1e-300, 1).cummax(0).values
-    above = (weights.flip(0).cumsum(0).flip(0) - weights - bend).clamp(1e-300, 1).flip(0).cummax(0).values.flip(0)
-    z = torch.where(below < 0.5, torch.special.ndtri(below), -torch.special.ndtri(above)).cummax(0).values
-    ends = torch.cat([(nodes[1:] + nodes[:-1]) / 2, nodes[-1:]])
-    z, ends = torch.cat([z.new_tensor([-40.0]), z]), torch.cat([nodes[:1], ends])
-    wanted = torch.linspace(-TABLE_END, TABLE_END, QUANTILES, **_WIDE)
-    right = torch.searchsorted(z, wanted).clamp(1, len(z) - 1)
-    part = ((wanted - z[right - 1]) / (z[right] - z[right - 1]).clamp(min=1e-12)).clamp(0, 1)
-    found = ends[right - 1] + part * (ends[right] - ends[right - 1])
-    found[1:-1] -= found.diff(n=2) / 12  # so that the mean error of a linear interpolation in the table is 0
-    return found.clamp(nodes[0], nodes[-1])
+    below = (weights.cumsum(-1) + bend).clamp(1e-300, 1).cummax(-1).values
+    above = (weights.flip(-1).cumsum(-1).flip(-1) - weights - bend).clamp(1e-300, 1).flip(-1).cummax(-1).values.flip(-1)
+    z = torch.where(below < 0.5, torch.special.ndtri(below), -torch.special.ndtri(above)).cummax(-1).values
+    z = torch.nn.functional.pad(z, (1, 0), value=-40.0)
+    # c² is even in θ at both ends of the law
+    squares = torch.cat([nodes[..., :2].flip(-1), nodes, nodes[..., -2:].flip(-1)], -1).square()
+    inner, outer = squares[..., 1:-2] + squares[..., 2:-1], squares[..., :-3] + squares[..., 3:]
+    ends = ((9 * inner - outer) / 16).clamp(min=0).sqrt()
+    wanted = torch.linspace(-TABLE_END, TABLE_END, QUANTILES, **_WIDE).expand(*z.shape[:-1], -1).contiguous()
+    right = torch.searchsorted(z, wanted).clamp(1, z.shape[-1] - 1)
+    (low_z, high_z), (low, high) = ((each.gather(-1, right - 1), each.gather(-1, right)) for each in (z, ends))
+    found = low + ((wanted - low_z) / (high_z - low_z).clamp(min=1e-12)).clamp(0, 1) * (high - low)
+    found[..., 1:-1] -= found.diff(n=2) / 12  # so that the mean error of a linear interpolation in the table is 0
+    return found.clamp(nodes[..., :1], nodes[..., -1:])
+
+
+def table_of(each_law: Iterable[Law]) -> Tensor:
+    """The quantiles of many laws, float32. Laws with equally many nodes are handled together."""
+    rows = []
+    for _, group in itertools.groupby(enumerate(each_law), lambda pair: (len(pair[1].nodes), pair[0] // _BATCH)):
+        nodes, weights = zip(*(law for _, law in group), strict=True)
+        rows.append(quantiles(Law(torch.stack(nodes), torch.stack(weights))).float())
+    return torch.cat(rows)
+
+
+def linear_laws(n_steps: int, last: float) -> Iterator[tuple[float, Law]]:
+    """The accuracies with which the expected entropy falls by the same amount in each message, from the entropy of the
+    concentration 0 to the entropy of `last`, and the law after each message.
+
+    The secant method searches for ln α, from an extrapolation of the values before. A step of the search changes ln α
+    by at most 1.
+    """
+    total = float(entropy_fall(torch.tensor(last, **_WIDE)))
+    tolerance = min(1e-10, 1e-6 * total / n_steps)  # if `last` is small, the fall in a step is below 1e-10
+    law, found, slope = PRIOR, [], 1.0
+    for step in range(1, n_steps + 1):
+        law, log_alpha = _essential(law), _extrapolated(found[-4:])
+        change, before = 0.0, math.inf
+        for _ in range(100):
+            after = _coarsely(law, math.exp(log_alpha))
+            excess = after.mean(entropy_fall(after.nodes)) - total * step / n_steps
+            if abs(excess) < tolerance or excess == before:
+                break
+            slope = (excess - before) / change if change else slope
+            change, before = -min(max(excess / slope, -1.0), 1.0), excess
+            log_alpha += change
+        found.append(log_alpha)
+        law = _smooth(after, law, math.exp(log_alpha))
+        yield math.exp(log_alpha), law
+
+
+def _extrapolated(found: list[float]) -> float:
+    """The next number of a sequence by a polynomial through these numbers, at most 1 from the last; 0 if there are
+    none."""
+    binomials = [(-1) ** j * math.comb(len(found), j + 1) for j in range(len(found))]
+    guess = sum(factor * each for factor, each in zip(binomials, reversed(found), strict=True))
+    return min(max(guess, found[-1] - 1), found[-1] + 1) if found else guess
 
 
 class VonMisesAccuracy:
@@ -180,14 +317,11 @@ class VonMisesAccuracy:
             >>> VonMisesAccuracy.linear_entropy(1, 9.0).alphas
             tensor([9.0000], dtype=torch.float64)
         """
-        n_steps = checks.integer("n_steps", n_steps, 1)
-        total = float(entropy_fall(torch.tensor(checks.number("last", last, 1e-6, 1e6), **_WIDE)))
-        tolerance = min(1e-10, 1e-6 * total / n_steps)  # if `last` is small, the fall in a step is below 1e-10
-        law, alphas = PRIOR, [1.0]  # the first number is where the search for α_1 starts
-        for step in range(1, n_steps + 1):
-            alphas.append(_accuracy(law, total * step / n_steps, tolerance, alphas[-1]))
-            law = _after(law, alphas[-1])
-        return cls(alphas[1:])
+        found = linear_laws(checks.integer("n_steps", n_steps, 1), checks.number("last", last, 1e-6, 1e6))
+        alphas, each_law = zip(*found, strict=True)
+        schedule = cls(alphas)
+        schedule.table = table_of((PRIOR, *each_law))  # the cached property, since the search made the laws
+        return schedule
 
     @property
     def n_steps(self) -> int:
@@ -199,7 +333,7 @@ class VonMisesAccuracy:
         """The quantiles of the concentration after 0 … n messages, float32 `[n + 1, 256]`, at the probabilities Φ(z)
         for 256 equidistant z from -6 to 6. The first access computes them."""
         with outside_modes():  # under a fake mode, the property would keep a fake tensor for all later calls
-            return torch.stack([quantiles(law).float() for law in (PRIOR, *laws(self.alphas.tolist()))])
+            return table_of((PRIOR, *laws(self.alphas.tolist())))
 
     def alpha(self, i: Tensor, n: int) -> Tensor:
         """Returns α_i, float64 of i's shape.
@@ -234,23 +368,3 @@ class VonMisesAccuracy:
         if key not in self._copies:
             self._copies[key] = getattr(self, name).to(dtype).to(device)
         return self._copies[key]
-
-
-def _accuracy(law: Law, wanted: float, tolerance: float, guess: float) -> float:
-    """Returns the accuracy of a message after which the expected entropy has fallen by `wanted`, up to the tolerance.
-    The secant method searches for ln α. Each of its steps changes ln α by at most 1."""
-
-    def excess(log_alpha: float) -> float:
-        moved, weights = _moved(law, math.exp(log_alpha))
-        return float((weights * entropy_fall(moved)).sum()) - wanted
-
-    before, here = math.log(guess), math.log(guess) + 0.05
-    at_before, at_here = excess(before), excess(here)
-    for _ in range(100):
-        if abs(at_here) < tolerance or at_here == at_before:
-            break
-        step = at_here * (here - before) / (at_here - at_before)
-        before, at_before = here, at_here
-        here -= min(max(step, -1.0), 1.0)
-        at_here = excess(here)
-    return math.exp(here)
