@@ -8,16 +8,18 @@ is a set of nodes with weights, which may be slightly negative.
 import functools
 import itertools
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
 from torch.special import i0e, i1e
 
 from bfn_kernels.call import checks
-from bfn_kernels.torch_private import constant, outside_modes
+from bfn_kernels.torch_private import outside_modes
 
 QUANTILES = 256  # csrc/math/circular.h has the same QUANTILES and TABLE_END, and reads the table of quantiles
 TABLE_END = 6.0  # the quantiles are at probabilities Φ(z), for equidistant z from −TABLE_END to TABLE_END
@@ -44,6 +46,10 @@ class Law(NamedTuple):
 
 
 _WIDE: Any = {"dtype": torch.float64, "device": "cpu"}  # torch's default device may be another
+# Lagrange's interpolation from the nodes −2 … 3 to a place in (0, 1): the nodes, and the products of their distances.
+_STENCIL = torch.arange(-2, 4, **_WIDE).unsqueeze(-1)
+_PLACES = torch.arange(6, device="cpu").unsqueeze(-1)
+_PRODUCTS = torch.tensor([[-120.0], [24.0], [-12.0], [12.0], [-24.0], [120.0]], **_WIDE)
 PRIOR = Law(*torch.tensor([[0.0], [1.0]], **_WIDE))  # before the first message
 
 
@@ -137,12 +143,14 @@ def _gathered(law: Law, alpha: float, angles: int, count: int) -> Law:
         part = ((moved - low) * (moved + low) / ((high - low) * (high + low))).flatten().clamp_(0, 1)  # sin²θ
         # torch's asin would start threads
         place = torch.atan2((part * (1 - part)).sqrt_(), 0.5 - part).mul_(count / math.pi).sub_(0.5)
-        first, weights = place.floor(), weights.flatten()
-        offset = [place - (first + (j - 2)) for j in range(6)]
-        one, two, three = (offset[j] * offset[j + 1] for j in (0, 2, 4))
-        others, index = (two * three * weights, one * three * weights, one * two * weights), first.long().add_(1)
-        for j, product in enumerate((-120, 24, -12, 12, -24, 120)):
-            padded[j : j + count + 1].index_add_(0, index, others[j // 2] * offset[j ^ 1], alpha=1 / product)
+        first = place.floor()
+        offset = (place - first).sub(_STENCIL)
+        one, two, three = (offset[::2] * offset[1::2]).unbind()
+        weights = weights.flatten()
+        others = torch.stack([weights * two * three, weights * one * three, weights * one * two]).unsqueeze(1)
+        shares = (offset.unflatten(0, (3, 2)).flip(1) * others).flatten(0, 1).div_(_PRODUCTS)
+        index = (first + 1).long() + _PLACES
+        padded += torch.bincount(index.flatten(), shares.flatten(), count + 6)
     gathered = padded[3:-3]
     gathered[:3] += padded[:3].flip(0)
     gathered[-3:] += padded[-3:].flip(0)
@@ -218,7 +226,7 @@ def quantiles(law: Law) -> Tensor:
     (low_z, high_z), (low, high) = ((each.gather(-1, right - 1), each.gather(-1, right)) for each in (z, ends))
     found = low + ((wanted - low_z) / (high_z - low_z).clamp(min=1e-12)).clamp(0, 1) * (high - low)
     found[..., 1:-1] -= found.diff(n=2) / 12  # so that the mean error of a linear interpolation in the table is 0
-    return found.clamp(nodes[..., :1], nodes[..., -1:])
+    return found.cummax(-1).values.clamp(nodes[..., :1], nodes[..., -1:])
 
 
 def table_of(each_law: Iterable[Law]) -> Tensor:
@@ -268,7 +276,8 @@ class VonMisesAccuracy:
     """The accuracies of n von Mises messages about an angle: a schedule of `circular`. Do not change its attributes.
 
     Args:
-        alphas: α_1 … α_n, positive and finite: numbers, or a tensor `[n]` without a gradient.
+        alphas: α_1 … α_n, positive and finite: numbers, or a tensor `[n]` without a gradient. The least number and the
+            sum must be in the range of float32, which is the type of the table.
 
     Attributes:
         alphas: The accuracies, float64 `[n]` on the CPU.
@@ -288,8 +297,12 @@ class VonMisesAccuracy:
     def __init__(self, alphas: Sequence[float] | Tensor):
         checks.no_derivative("alphas", alphas)
         self.alphas = torch.as_tensor(alphas, **_WIDE).detach().clone()
-        if self.alphas.dim() != 1 or not len(self.alphas) or not ((self.alphas > 0) & self.alphas.isfinite()).all():
-            raise ValueError(f"alphas must be a vector of positive, finite numbers, got {alphas}")
+        least = torch.finfo(torch.float32).tiny
+        if self.alphas.dim() != 1 or not (self.alphas >= least).all() or not 0 < self.alphas.sum().float() < math.inf:
+            raise ValueError(
+                f"alphas must be a vector of positive, finite numbers, at least {least} with a sum below 3.4e38, "
+                f"got {alphas}"
+            )
         self.weights = len(self.alphas) * self.alphas * ratio(self.alphas)
         self.step_weights = torch.nn.functional.pad(self.weights, (1, 1), value=torch.nan)
         self.progress = float((self.alphas * ratio(self.alphas)).sum())
@@ -297,9 +310,14 @@ class VonMisesAccuracy:
         self.log_scale = least, 2 / max(math.log(self.alphas.sum()) - least, 1e-6)
         self.digest = str(hash(tuple(self.alphas.tolist())))
         self._copies: dict[tuple[torch.device, str, torch.dtype], Tensor] = {}
+        _LIVING[self.digest].add(self)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_copies": {}}  # the device of a copy may be missing where the state is read
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        _LIVING[self.digest].add(self)
 
     @classmethod
     def linear_entropy(cls, n_steps: int, last: float) -> "VonMisesAccuracy":
@@ -351,20 +369,33 @@ class VonMisesAccuracy:
         each = [law.mean(entropy(law.nodes)) for law in (PRIOR, *laws(self.alphas.tolist()))]
         return torch.tensor(each, **_WIDE)
 
-    @constant
-    def on(
-        self, device: torch.device, name: str = "table", dtype: torch.dtype = torch.float32, digest: str = ""
-    ) -> Tensor:
-        """Returns `table` or `step_weights` on a device.
+    def on(self, device: torch.device, name: str = "table", dtype: torch.dtype = torch.float32) -> Tensor:
+        """Returns `table` or `step_weights` on a device. In compiled code, each call makes a copy.
 
         Args:
             device: The device. A copy stays there for later calls.
             name: "table" or "step_weights".
             dtype: The type of the copy.
-            digest: The schedule's `digest`. Compiled code calls this method again for another digest. It does not
-                notice another schedule with the same digest.
         """
+        if torch.compiler.is_compiling():
+            shape = [self.n_steps + 1, QUANTILES] if name == "table" else [self.n_steps + 2]
+            return _numbers_of(self.digest, name, shape, device, dtype)
         key = device, name, dtype
         if key not in self._copies:
             self._copies[key] = getattr(self, name).to(dtype).to(device)
         return self._copies[key]
+
+
+# The schedules of this process by their digests. Compiled code knows a schedule by its digest.
+_LIVING: defaultdict[str, WeakSet[VonMisesAccuracy]] = defaultdict(WeakSet)
+
+
+@torch.library.custom_op(f"{__package__}::numbers_of_schedule", mutates_args=())
+def _numbers_of(digest: str, name: str, shape: Sequence[int], device: torch.device, dtype: torch.dtype) -> Tensor:
+    # The compiler does not look into this operator. It may write into the result after its last use.
+    return next(iter(_LIVING[digest])).on(device, name, dtype).clone()
+
+
+@_numbers_of.register_fake
+def _(digest: str, name: str, shape: Sequence[int], device: torch.device, dtype: torch.dtype) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device=device)

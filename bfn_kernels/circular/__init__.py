@@ -28,6 +28,7 @@ from bfn_kernels.circular.losses import reconstruction_loss as reconstruction_lo
 from bfn_kernels.circular.operators import OPERATORS
 from bfn_kernels.noise import as_seed
 from bfn_kernels.schedules import VonMisesAccuracy
+from bfn_kernels.torch_private import batched
 
 backends.add_family("circular", OPERATORS)
 
@@ -115,6 +116,7 @@ def sender_sample(
     checks.no_gradient(_NO_GRADIENT, x=x)
     turn, library = checks.number("period", period, *PERIODS), backends.library(backend, x.device, first="cuda")
     (accuracy,) = rows.scalars(library, ("accuracy",), alpha, x, checks.compute_dtype(x))
+    _refuse_vmap(x)
     seed, out = as_seed(seed, x, generator), torch.empty_like(x)
     library.circular.step(x, None, None, accuracy, None, None, None, seed, turn, 0.0, 0.0, out, None, None)
     return out
@@ -251,7 +253,14 @@ def _written(step, arguments, outputs, mean: Tensor, dtype: torch.dtype, log: bo
     out, second, log_out = outputs
     if out is second is log_out is None and not log:
         return step(*arguments, None, None, None)
+    _refuse_vmap(mean)
     out = torch.empty_like(mean) if out is None else out
     second = torch.empty_like(mean, dtype=dtype) if second is None else second
     step(*arguments, out, *((None, second) if log else (second, log_out)))
     return out, second
+
+
+def _refuse_vmap(x: Tensor) -> None:
+    """Raises the error of the operator before torch raises another one, about the tensor that is written into."""
+    if batched(x):
+        raise RuntimeError("circular_step does not go under vmap; give its arguments batch dimensions instead")

@@ -34,8 +34,7 @@ def numbers_of(schedule: VonMisesAccuracy, name: str, x: Tensor, dtype: torch.dt
     """The schedule's `table` or `step_weights` on the device of x. For a fake x they are made anew, since torch does
     not mix real tensors with fake ones."""
     if type(x) in (Tensor, torch.nn.Parameter):
-        # without detach, the compiler does not know a constant as a tensor
-        return schedule.on(x.device, name, dtype, schedule.digest).detach()
+        return schedule.on(x.device, name, dtype)
     return torch.tensor(getattr(schedule, name).tolist(), dtype=dtype).to(x.device)
 
 

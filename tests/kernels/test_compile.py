@@ -1,13 +1,17 @@
 """torch.compile without graph breaks, the registration of every operator, and transforms that are refused."""
 
+import inspect
+
 import pytest
 import torch
 
-from bfn_kernels import circular, continuous, discrete, discretised
+from bfn_kernels import circular, continuous, discrete, discretised, nn
 from bfn_kernels.schedules import VonMisesAccuracy
 from tests.kernels.case import Case
 from tests.kernels.recorded import KINDS, RECORDINGS, kind
 from tests.kernels.support import NATIVE, evaluate, named, serves, weights_like
+from tests.kernels.test_nn import KINDS as KINDS_OF_MODELS
+from tests.kernels.test_nn import SHAPE, Network, make
 
 ON_REFERENCE = [
     "continuous.reconstruction_loss[bins std]",
@@ -15,6 +19,7 @@ ON_REFERENCE = [
     "discretised.continuous_time_loss",
     "discrete.update_sample[K=3]",
 ]
+ANGLES = VonMisesAccuracy([1.0, 2.0, 9.0]), VonMisesAccuracy([2.0, 9.0, 1.0])
 # Operators join the compiler alike on all backends, so that one loss of each family is enough on all but one of
 # them. What the compiler is told of an operator is compared with what each backend makes by test_opcheck, by
 # test_layouts.py and by the fuzz of layouts.
@@ -147,7 +152,7 @@ def test_opcheck(calls):
 def test_every_operator_is_recorded():
     seen = {op._schema.name for calls in RECORDINGS.values() for op, _, _ in calls().values()}
     names = {name.split(".")[0] for name in torch._C._dispatch_get_all_op_names() if name.startswith("bfn_kernels::")}
-    left_out = names - seen - {"bfn_kernels::draw_seed", "bfn_kernels::join_seed"}
+    left_out = names - seen - {f"bfn_kernels::{name}" for name in ("draw_seed", "join_seed", "numbers_of_schedule")}
     assert not left_out, (
         f"tests/kernels/op_cases.py (or vocabulary_cases.py) needs a case that calls each of {sorted(left_out)}"
     )
@@ -161,6 +166,9 @@ def test_every_operator_is_recorded():
         lambda x, b: continuous.sender_sample(x, 0.5, seed=1, backend=b),
         lambda x, b: discretised.sample(x, x.exp(), num_bins=4, seed=1, backend=b),
         lambda x, b: discrete.update_sample(x, x, 0.5, seed=1, backend=b),
+        lambda x, b: circular.sender_sample(x, 0.5, seed=1, backend=b),
+        lambda x, b: circular.flow_sample(x, 2, schedule=ANGLES[0], output="log", seed=1, backend=b),
+        lambda x, b: circular.update_sample(x, x, x, 0.5, out=torch.empty(4, 5), seed=1, backend=b),
     ],
 )
 def test_vmap_is_an_error(function, backend):
@@ -176,3 +184,37 @@ def test_compiled_code_notices_another_schedule():
     for alphas in ([1.0, 2.0, 9.0], [2.0, 9.0, 1.0]):
         schedule = VonMisesAccuracy(alphas)
         assert torch.equal(compiled(schedule), flow(schedule))
+
+
+
+def models():
+    """A model of each kind, with data. Two models of angles have accuracies in another order."""
+    for kind in KINDS_OF_MODELS:
+        yield make(kind)
+    for schedule in ANGLES:
+        yield nn.Circular(Network(2, 1), schedule), torch.linspace(-3, 3, 12).view(SHAPE)
+
+
+def train(pairs):
+    """The sum of the losses, with the flow of each model."""
+    return sum(model(x, torch.tensor([0.0, 1 / 3, 2 / 3]), seed=1) for model, x in pairs)
+
+
+def test_every_module_is_compiled_below():
+    public = {each for each in vars(nn).values() if inspect.isclass(each) and issubclass(each, torch.nn.Module)}
+    made = {type(part) for model, _ in models() for part in model.modules()}
+    assert not {each for each in public - made if not inspect.isabstract(each) and each.__subclasses__() == []}
+
+
+@pytest.mark.skipif(not NATIVE, reason="the modules call the fastest backend")
+@pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
+def test_all_modules_train_in_one_graph(compiler):
+    """Flows, networks, losses and gradients. One graph takes inductor less time than a graph for each model."""
+    pairs = list(models())
+    parameters = [p for model, _ in pairs for p in model.parameters()]
+    want = train(pairs)
+    torch._dynamo.reset()
+    got = torch.compile(train, fullgraph=True, backend=compiler)(pairs)
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
+    for one, other in zip(*(torch.autograd.grad(loss, parameters) for loss in (got, want)), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
