@@ -1,5 +1,4 @@
-"""The accuracies of von Mises messages, and the law (the probability distribution) of the concentration after some of
-these messages.
+"""The law (the probability distribution) of the concentration after some von Mises messages.
 
 Quadrature in float64 gives the laws. docs/mathematics/circular.md derives the formulas that are marked [derived]. A law
 is a set of nodes with weights, which may be slightly negative.
@@ -8,17 +7,13 @@ is a set of nodes with weights, which may be slightly negative.
 import functools
 import itertools
 import math
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
 from typing import Any, NamedTuple
-from weakref import WeakSet
 
 import torch
 from torch import Tensor
 from torch.special import i0e, i1e
 
-from bfn_kernels.call import checks
 from bfn_kernels.torch_private import outside_modes
 
 QUANTILES = 256  # csrc/math/circular.h has the same QUANTILES and TABLE_END, and reads the table of quantiles
@@ -45,12 +40,12 @@ class Law(NamedTuple):
         return float(self.weights @ function_of_nodes)
 
 
-_WIDE: Any = {"dtype": torch.float64, "device": "cpu"}  # torch's default device may be another
+WIDE: Any = {"dtype": torch.float64, "device": "cpu"}  # torch's default device may be another
 # Lagrange's interpolation from the nodes −2 … 3 to a place in (0, 1): the nodes, and the products of their distances.
-_STENCIL = torch.arange(-2, 4, **_WIDE).unsqueeze(-1)
+_STENCIL = torch.arange(-2, 4, **WIDE).unsqueeze(-1)
 _PLACES = torch.arange(6, device="cpu").unsqueeze(-1)
-_PRODUCTS = torch.tensor([[-120.0], [24.0], [-12.0], [12.0], [-24.0], [120.0]], **_WIDE)
-PRIOR = Law(*torch.tensor([[0.0], [1.0]], **_WIDE))  # before the first message
+_PRODUCTS = torch.tensor([[-120.0], [24.0], [-12.0], [12.0], [-24.0], [120.0]], **WIDE)
+PRIOR = Law(*torch.tensor([[0.0], [1.0]], **WIDE))  # before the first message
 
 
 def ratio(concentration: Tensor) -> Tensor:
@@ -85,7 +80,7 @@ def _scaled_bessel(concentration: Tensor) -> Tensor:
 def _squares(count: int) -> tuple[Tensor, Tensor]:
     """sin²ψ and cos²ψ at the points of the midpoint rule for ψ in (0, π/2)."""
     with outside_modes():
-        psi = (torch.arange(count, **_WIDE) + 0.5) * (math.pi / (2 * count))
+        psi = (torch.arange(count, **WIDE) + 0.5) * (math.pi / (2 * count))
         return psi.sin().square(), psi.cos().square()
 
 
@@ -105,7 +100,7 @@ def _moved(law: Law, alpha: float, count: int) -> tuple[Tensor, Tensor]:
     root = torch.addcmul(((c - alpha) / whole).square() + most / whole * beyond, slope, squared_cosines).sqrt()
     moved = whole * root
     fall = most * reach * squared_sines / (1 + root)  # c + α − c', without a difference of large numbers
-    weights = law.weights.unsqueeze(-1) / (i0e(torch.tensor(alpha, **_WIDE)) * i0e(c) * count)
+    weights = law.weights.unsqueeze(-1) / (i0e(torch.tensor(alpha, **WIDE)) * i0e(c) * count)
     weights = weights * (_even_scale(moved) - fall).exp()
     if 2 * alpha > _EXPONENT:  # otherwise σ is 1 for every node, and the derivative of φ by ψ is constant
         weights *= (reach * squared_cosines / (beyond + reach * squared_cosines)).sqrt()
@@ -117,7 +112,8 @@ def _range(law: Law, alpha: float) -> tuple[float, float, float]:
     density is negligible, are left out."""
     largest = float(law.nodes[-1])
     first, second, last_but_one, last = (law.nodes[[0, 1, -2, -1]] / largest).square().tolist()
-    low, high = (largest * math.sqrt(max(each, 0.0)) for each in ((9 * first - second) / 8, (9 * last - last_but_one) / 8))
+    ends = (9 * first - second) / 8, (9 * last - last_but_one) / 8
+    low, high = (largest * math.sqrt(max(end, 0.0)) for end in ends)
     least = high + alpha
     for c in (low, min(max(alpha, low), high)):
         most = 4 * alpha / (c + alpha) * c
@@ -137,7 +133,7 @@ def _gathered(law: Law, alpha: float, angles: int, count: int) -> Law:
         return Law(PRIOR.nodes + (low + high) / 2, PRIOR.weights)
     share = low / high
     nodes = high * (share**2 + (1 - share) * (1 + share) * _squares(count)[0]).sqrt()
-    padded = torch.zeros(count + 6, **_WIDE)
+    padded = torch.zeros(count + 6, **WIDE)
     for some in zip(*(each.split(_PAIRS // angles) for each in law), strict=True):
         moved, weights = _moved(Law(*some), alpha, angles)
         part = ((moved - low) * (moved + low) / ((high - low) * (high + low))).flatten().clamp_(0, 1)  # sin²θ
@@ -221,7 +217,7 @@ def quantiles(law: Law) -> Tensor:
     squares = torch.cat([nodes[..., :2].flip(-1), nodes, nodes[..., -2:].flip(-1)], -1).square()
     inner, outer = squares[..., 1:-2] + squares[..., 2:-1], squares[..., :-3] + squares[..., 3:]
     ends = ((9 * inner - outer) / 16).clamp(min=0).sqrt()
-    wanted = torch.linspace(-TABLE_END, TABLE_END, QUANTILES, **_WIDE).expand(*z.shape[:-1], -1).contiguous()
+    wanted = torch.linspace(-TABLE_END, TABLE_END, QUANTILES, **WIDE).expand(*z.shape[:-1], -1).contiguous()
     right = torch.searchsorted(z, wanted).clamp(1, z.shape[-1] - 1)
     (low_z, high_z), (low, high) = ((each.gather(-1, right - 1), each.gather(-1, right)) for each in (z, ends))
     found = low + ((wanted - low_z) / (high_z - low_z).clamp(min=1e-12)).clamp(0, 1) * (high - low)
@@ -245,7 +241,7 @@ def linear_laws(n_steps: int, last: float) -> Iterator[tuple[float, Law]]:
     The secant method searches for ln α, from an extrapolation of the values before. A step of the search changes ln α
     by at most 1.
     """
-    total = float(entropy_fall(torch.tensor(last, **_WIDE)))
+    total = float(entropy_fall(torch.tensor(last, **WIDE)))
     tolerance = min(1e-10, 1e-6 * total / n_steps)  # if `last` is small, the fall in a step is below 1e-10
     law, found, slope = PRIOR, [], 1.0
     for step in range(1, n_steps + 1):
@@ -270,132 +266,3 @@ def _extrapolated(found: list[float]) -> float:
     binomials = [(-1) ** j * math.comb(len(found), j + 1) for j in range(len(found))]
     guess = sum(factor * each for factor, each in zip(binomials, reversed(found), strict=True))
     return min(max(guess, found[-1] - 1), found[-1] + 1) if found else guess
-
-
-class VonMisesAccuracy:
-    """The accuracies of n von Mises messages about an angle: a schedule of `circular`. Do not change its attributes.
-
-    Args:
-        alphas: α_1 … α_n, positive and finite: numbers, or a tensor `[n]` without a gradient. The least number and the
-            sum must be in the range of float32, which is the type of the table.
-
-    Attributes:
-        alphas: The accuracies, float64 `[n]` on the CPU.
-        weights: n·α·A(α) of each message, the factor of 1 - cos(x - x̂) in L_n, float64 `[n]` on the CPU.
-        step_weights: The weights of the steps 0 … n + 1, NaN for 0 and n + 1, which are no steps, float64 on the CPU.
-        progress: Σ α·A(α), the mean of the concentration times the cosine of the mean's error after all messages.
-        digest: A short string by which compiled code notices other accuracies.
-        log_scale: A pair `least`, `factor`. (ln c - least)·factor - 1 is -1 if the concentration c is the smallest
-            accuracy. If n > 1, it is 1 if c is the sum of all accuracies, the largest concentration.
-
-    Example:
-        >>> schedule = VonMisesAccuracy([0.5, 1.0, 2.0])
-        >>> schedule.n_steps, schedule.table.shape
-        (3, torch.Size([4, 256]))
-    """
-
-    def __init__(self, alphas: Sequence[float] | Tensor):
-        checks.no_derivative("alphas", alphas)
-        self.alphas = torch.as_tensor(alphas, **_WIDE).detach().clone()
-        least = torch.finfo(torch.float32).tiny
-        if self.alphas.dim() != 1 or not (self.alphas >= least).all() or not 0 < self.alphas.sum().float() < math.inf:
-            raise ValueError(
-                f"alphas must be a vector of positive, finite numbers, at least {least} with a sum below 3.4e38, "
-                f"got {alphas}"
-            )
-        self.weights = len(self.alphas) * self.alphas * ratio(self.alphas)
-        self.step_weights = torch.nn.functional.pad(self.weights, (1, 1), value=torch.nan)
-        self.progress = float((self.alphas * ratio(self.alphas)).sum())
-        least = math.log(self.alphas.min())
-        self.log_scale = least, 2 / max(math.log(self.alphas.sum()) - least, 1e-6)
-        self.digest = str(hash(tuple(self.alphas.tolist())))
-        self._copies: dict[tuple[torch.device, str, torch.dtype], Tensor] = {}
-        _LIVING[self.digest].add(self)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_copies": {}}  # the device of a copy may be missing where the state is read
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__ |= state
-        _LIVING[self.digest].add(self)
-
-    @classmethod
-    def linear_entropy(cls, n_steps: int, last: float) -> "VonMisesAccuracy":
-        """Finds the accuracies for which the expected entropy of the state falls by the same amount in each step.
-
-        Args:
-            n_steps: n, at least 1.
-            last: The concentration whose entropy is reached after the last message, in [1e-6, 1e6]; published
-                code takes 1000.
-
-        Returns:
-            The schedule.
-
-        Example:
-            >>> VonMisesAccuracy.linear_entropy(1, 9.0).alphas
-            tensor([9.0000], dtype=torch.float64)
-        """
-        found = linear_laws(checks.integer("n_steps", n_steps, 1), checks.number("last", last, 1e-6, 1e6))
-        alphas, each_law = zip(*found, strict=True)
-        schedule = cls(alphas)
-        schedule.table = table_of((PRIOR, *each_law))  # the cached property, since the search made the laws
-        return schedule
-
-    @property
-    def n_steps(self) -> int:
-        """n, the number of messages."""
-        return len(self.alphas)
-
-    @cached_property
-    def table(self) -> Tensor:
-        """The quantiles of the concentration after 0 … n messages, float32 `[n + 1, 256]`, at the probabilities Φ(z)
-        for 256 equidistant z from -6 to 6. The first access computes them."""
-        with outside_modes():  # under a fake mode, the property would keep a fake tensor for all later calls
-            return table_of((PRIOR, *laws(self.alphas.tolist())))
-
-    def alpha(self, i: Tensor, n: int) -> Tensor:
-        """Returns α_i, float64 of i's shape.
-
-        Args:
-            i: Which of the messages, from 1 to n, of any shape and any type.
-            n: Number of messages, which must be `n_steps`.
-        """
-        if n != self.n_steps:
-            raise ValueError(f"n_steps must be {self.n_steps}, the number of the schedule's accuracies, got {n}")
-        return self.alphas.to(i.device)[i.long() - 1]
-
-    def entropies(self) -> Tensor:
-        """Returns the expected entropy of the state in nats after 0 … n messages, float64 `[n + 1]`."""
-        each = [law.mean(entropy(law.nodes)) for law in (PRIOR, *laws(self.alphas.tolist()))]
-        return torch.tensor(each, **_WIDE)
-
-    def on(self, device: torch.device, name: str = "table", dtype: torch.dtype = torch.float32) -> Tensor:
-        """Returns `table` or `step_weights` on a device. In compiled code, each call makes a copy.
-
-        Args:
-            device: The device. A copy stays there for later calls.
-            name: "table" or "step_weights".
-            dtype: The type of the copy.
-        """
-        if torch.compiler.is_compiling():
-            shape = [self.n_steps + 1, QUANTILES] if name == "table" else [self.n_steps + 2]
-            return _numbers_of(self.digest, name, shape, device, dtype)
-        key = device, name, dtype
-        if key not in self._copies:
-            self._copies[key] = getattr(self, name).to(dtype).to(device)
-        return self._copies[key]
-
-
-# The schedules of this process by their digests. Compiled code knows a schedule by its digest.
-_LIVING: defaultdict[str, WeakSet[VonMisesAccuracy]] = defaultdict(WeakSet)
-
-
-@torch.library.custom_op(f"{__package__}::numbers_of_schedule", mutates_args=())
-def _numbers_of(digest: str, name: str, shape: Sequence[int], device: torch.device, dtype: torch.dtype) -> Tensor:
-    # The compiler does not look into this operator. It may write into the result after its last use.
-    return next(iter(_LIVING[digest])).on(device, name, dtype).clone()
-
-
-@_numbers_of.register_fake
-def _(digest: str, name: str, shape: Sequence[int], device: torch.device, dtype: torch.dtype) -> Tensor:
-    return torch.empty(shape, dtype=dtype, device=device)

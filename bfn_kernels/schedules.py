@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from bfn_kernels.call import checks
-from bfn_kernels.concentrations import VonMisesAccuracy as VonMisesAccuracy
+from bfn_kernels.von_mises import VonMisesAccuracy as VonMisesAccuracy
 
 
 def takes_numbers(method: Callable[..., Any]) -> Callable[..., Any]:

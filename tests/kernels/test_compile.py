@@ -186,11 +186,9 @@ def test_compiled_code_notices_another_schedule():
         assert torch.equal(compiled(schedule), flow(schedule))
 
 
-
 def models():
     """A model of each kind, with data. Two models of angles have accuracies in another order."""
-    for kind in KINDS_OF_MODELS:
-        yield make(kind)
+    yield from map(make, KINDS_OF_MODELS)
     for schedule in ANGLES:
         yield nn.Circular(Network(2, 1), schedule), torch.linspace(-3, 3, 12).view(SHAPE)
 

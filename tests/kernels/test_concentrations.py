@@ -1,0 +1,77 @@
+"""The law of the concentration of angles after few and accurate messages, and the work and memory that laws take."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from bfn_kernels import circular, concentrations
+from bfn_kernels.schedules import VonMisesAccuracy
+from tests.kernels.test_circular import simulated
+
+ACCURATE = [
+    [1e4, 1e4],
+    [1e4] * 3,
+    [1e4, 1e-4, 1e4],
+    [1e4, 1e4, 1e-4],
+    [1e4, 1.0, 1e4, 1.0],
+    [1e3, 0.1, 0.1, 1e3, 1e3],
+    [1e-3] * 20 + [1e4] * 2,
+    [1e6] * 3,
+    [1e4] * 6,
+    [0.3, 0.3, 1e-3, 1e-3],
+]
+
+
+@pytest.mark.parametrize("alphas", ACCURATE, ids=lambda alphas: " ".join(f"{each:g}" for each in alphas[-5:]))
+def test_few_accurate_messages_leave_no_staircase(alphas):
+    """The quantiles differ from sums of messages, in float64, by less than 0.01 in the distribution function."""
+    count = 200_000
+    exact = list(simulated(alphas, count))[-1][1].sort().values
+    *_, law = concentrations.laws(alphas)
+    z = torch.linspace(-5, 5, 20_001, dtype=torch.float64)
+    c = circular.reference.concentrations(torch.zeros(1), concentrations.quantiles(law)[None], z)
+    for side in ("left", "right"):  # several z may share a concentration
+        index = torch.searchsorted(c, c, side=side) - int(side == "right")
+        found = torch.searchsorted(exact, c, side=side) / count
+        assert (torch.special.ndtr(z)[index] - found).abs().max() < 0.01
+
+
+@pytest.mark.parametrize("alphas", [[1e6] * 3, [1e7] * 3, [1e12] * 4, [3e4, 1e-4, 3e4], [1e30, 1.0, 1e30]])
+def test_a_table_of_huge_accuracies_takes_little_memory(alphas):
+    """Less than 200 MB, counted by torch's profiler."""
+    schedule = VonMisesAccuracy(alphas)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as found:
+        table = schedule.table
+    held = most = 0
+    for event in found.profiler.kineto_results.events():
+        held += event.nbytes() if event.name() == "[memory]" else 0
+        most = max(most, held)
+    assert table.isfinite().all() and table.shape == (len(alphas) + 1, concentrations.QUANTILES)
+    assert 0 < most < 200e6
+    torch.testing.assert_close(table[-1, -1].item(), sum(alphas), rtol=1e-5, atol=0)
+
+
+class Work(TorchDispatchMode):
+    """Counts the calls of torch with so many results that they may start threads, and the results of all calls."""
+
+    large = results = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        count = result.numel() if isinstance(result, torch.Tensor) else 0
+        self.large, self.results = self.large + (count > 6 * 2048), self.results + count
+        return result
+
+
+def test_a_schedule_and_its_table_take_little_work():
+    """Counts stand for seconds, which depend on the machine: 1000 messages take less than one second of a core."""
+    with Work() as found:
+        schedule = VonMisesAccuracy.linear_entropy(100, 100.0)
+        assert schedule.table.shape == (101, concentrations.QUANTILES)
+    assert found.large < 200 and found.results < 250e6, (found.large, found.results)
+
+
+@pytest.mark.parametrize("alphas", [[3e38, 3e38], [1e-40], [torch.inf]])
+def test_accuracies_beyond_float32_are_refused(alphas):
+    with pytest.raises(ValueError, match=r"alphas must be a vector of positive, finite numbers, at least .* 3.4e38"):
+        VonMisesAccuracy(alphas)
