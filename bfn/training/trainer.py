@@ -20,7 +20,7 @@ from rich.console import Console
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
-from bfn.configs import Config, EvaluateConfig, first_line
+from bfn.configs import Config, EvaluateConfig, first_line, flatten
 from bfn.data import Data
 from bfn.data.values import require_examples
 from bfn.model import BFN, build_model
@@ -262,7 +262,9 @@ class Trainer:
                 require_examples(batch.x, self.data.num_classes, f"data.name={self.config.data.name!r}: step {step}")
         advice = "try a lower train.learning_rate"
         if step == 1:
-            advice = "nothing has been learned before it, so a setting of the model or its network makes it overflow"
+            settings = flatten({"model": asdict(self.config.model)}).items()
+            causes = [f"{key}={value}" for key, value in settings if value is not None and key != "model.kind"]
+            advice = f"nothing has been learned before it, so {' or '.join([*causes, 'the network'])} makes it overflow"
         return FloatingPointError(f"the loss at step {step} is not finite; {advice}")
 
     def step(self) -> None:
