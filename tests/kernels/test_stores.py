@@ -12,7 +12,7 @@ from bfn_kernels.call.outputs import OUTPUTS
 from tests.kernels.case import Case, covering
 from tests.kernels.declared import parameters
 from tests.kernels.op_cases import CASES
-from tests.kernels.support import DTYPES, FIRST, INTERPRETED, NATIVE, pairs
+from tests.kernels.support import DTYPES, FIRST, INTERPRETED, NATIVE, PTX, pairs
 from tests.ptx.case_checks import check_rounding
 
 WRITING = [replace(case, into="", part=0) for case in CASES if not case.long and {*OUTPUTS} & {*parameters(case.op)}]
@@ -63,9 +63,10 @@ def check_stores(case: Case, shape: tuple[int, ...], backend: str, **seed: int) 
 
 @pytest.mark.parametrize(("case", "backend"), WRITTEN, ids=[f"{backend}-{case}" for case, backend in WRITTEN])
 def test_outputs_of_any_type_hold_rounded_results(case, backend):
-    """CUDA's kernels make the noise of rows whose length is a multiple of 8 in vectors."""
+    """CUDA's kernels make the noise of rows whose length is a multiple of 8 in vectors, on a GPU with other last digits
+    than one by one."""
     check_stores(case, (3, 45), backend)
-    if not INTERPRETED and any(name.endswith("noise") for name in case.fields):
+    if not (INTERPRETED or PTX) and any(name.endswith("noise") for name in case.fields):
         check_stores(case, (3, 40), backend, seed=5)
 
 
