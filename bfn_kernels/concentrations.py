@@ -243,7 +243,8 @@ def linear_laws(n_steps: int, last: float) -> Iterator[tuple[float, Law]]:
     """
     total = float(entropy_fall(torch.tensor(last, **WIDE)))
     tolerance = min(1e-10, 1e-6 * total / n_steps)  # if `last` is small, the fall in a step is below 1e-10
-    law, found, slope = PRIOR, [], 1.0
+    law, slope = PRIOR, 1.0
+    found: list[float] = []  # the logarithms
     for step in range(1, n_steps + 1):
         law, log_alpha = _essential(law), _extrapolated(found[-4:])
         change, before = 0.0, math.inf

@@ -116,9 +116,10 @@ def sender_sample(
     checks.no_gradient(_NO_GRADIENT, x=x)
     turn, library = checks.number("period", period, *PERIODS), backends.library(backend, x.device, first="cuda")
     (accuracy,) = rows.scalars(library, ("accuracy",), alpha, x, checks.compute_dtype(x))
-    _refuse_vmap(x)
-    seed, out = as_seed(seed, x, generator), torch.empty_like(x)
-    library.circular.step(x, None, None, accuracy, None, None, None, seed, turn, 0.0, 0.0, out, None, None)
+    arguments = x, None, None, accuracy, None, None, None, as_seed(seed, x, generator), turn, 0.0, 0.0
+    _refuse_vmap(library.circular.step, arguments, x)
+    out = torch.empty_like(x)
+    library.circular.step(*arguments, out, None, None)
     return out
 
 
@@ -253,14 +254,15 @@ def _written(step, arguments, outputs, mean: Tensor, dtype: torch.dtype, log: bo
     out, second, log_out = outputs
     if out is second is log_out is None and not log:
         return step(*arguments, None, None, None)
-    _refuse_vmap(mean)
+    _refuse_vmap(step, arguments, mean)
     out = torch.empty_like(mean) if out is None else out
     second = torch.empty_like(mean, dtype=dtype) if second is None else second
     step(*arguments, out, *((None, second) if log else (second, log_out)))
     return out, second
 
 
-def _refuse_vmap(x: Tensor) -> None:
-    """Raises the error of the operator before torch raises another one, about the tensor that is written into."""
+def _refuse_vmap(step, arguments, x: Tensor) -> None:
+    """Under vmap, calls the operator without tensors that it writes into. Then the operator raises its own error. With
+    such a tensor, torch would raise another error first. The reference raises none, since it goes under vmap."""
     if batched(x):
-        raise RuntimeError("circular_step does not go under vmap; give its arguments batch dimensions instead")
+        step(*arguments, None, None, None)
