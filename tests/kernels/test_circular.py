@@ -113,8 +113,7 @@ def test_the_table_keeps_moments_and_quantiles(alphas, monkeypatch):
             mean = weight @ c
             got = mean, (weight @ (c - mean).square()).sqrt(), weight @ concentrations.ratio(c)
             moved, share = concentrations._moved(before, alpha, max(256, 200_000 // len(before.nodes)))
-            share *= concentrations._scaled_bessel(moved)
-            mean = (share * moved).sum()
+            mean = ((share := share * concentrations._scaled_bessel(moved)) * moved).sum()
             want = mean, (share * (moved - mean).square()).sum().sqrt(), (share * concentrations.ratio(moved)).sum()
             most = 1e-6 if len(before.nodes) == 1 else 1e-4  # after two messages the law has no error of its own
             for one, other in zip(got, want, strict=True):

@@ -18,6 +18,7 @@ ACCURATE = [
     [1e-3] * 20 + [1e4] * 2,
     [1e6] * 3,
     [1e4] * 6,
+    [1e4, 1e4] + [1e-3] * 8,
     [0.3, 0.3, 1e-3, 1e-3],
 ]
 
@@ -28,6 +29,7 @@ def test_few_accurate_messages_leave_no_staircase(alphas):
     count = 200_000
     exact = list(simulated(alphas, count))[-1][1].sort().values
     *_, law = concentrations.laws(alphas)
+    assert law.weights.sum().item() == pytest.approx(1, abs=1e-9)
     z = torch.linspace(-5, 5, 20_001, dtype=torch.float64)
     c = circular.reference.concentrations(torch.zeros(1), concentrations.quantiles(law)[None], z)
     for side in ("left", "right"):  # several z may share a concentration
