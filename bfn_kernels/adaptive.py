@@ -72,10 +72,8 @@ class Steps:
     def __post_init__(self):
         if not self.start < self.end:
             raise ValueError(f"start must lie before end, got {self.start} and {self.end}")
-        for name in ("tolerance", "first"):
-            checks.number(name, getattr(self, name), -math.inf, math.inf)
-        if not self.tolerance > 0 or not self.first > 0:
-            raise ValueError(f"tolerance and first must be positive, got {self.tolerance} and {self.first}")
+        checks.positive("tolerance", self.tolerance)
+        checks.positive("first", self.first)
         checks.integer("max_calls", self.max_calls, 1)
         self.t, self.t_next = self.start, min(self.end, self.start + self.first)
 

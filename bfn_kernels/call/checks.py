@@ -276,6 +276,14 @@ def number(name: str, value: float, low: float, high: float) -> float:
     return float(finite(value))
 
 
+def positive(name: str, value: float) -> None:
+    """Raises an error unless the value is a number above 0."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    if not value > 0:
+        raise ValueError(f"{name} must be positive, got {value}")
+
+
 def boolean(name: str, value: bool) -> bool:
     """Checks a bool, and returns it."""
     if not isinstance(value, bool):

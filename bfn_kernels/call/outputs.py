@@ -55,6 +55,7 @@ def check_solver_step(state_name: str, arguments: dict[str, Any]) -> None:
     checks.no_gradient("no argument of a solver's step has a gradient", **arguments)
     state, previous = arguments[state_name], arguments["previous"]
     if previous is not None and isinstance(state, Tensor):
+        checks.dense(state_name, state)
         checks.like("previous", previous, "the state", state)
 
 

@@ -97,9 +97,10 @@ def test_a_training_state_is_no_model(run):
         assert result.exit_code == 1 and result.output == f"error: {reason}\n"
 
 
-@pytest.mark.parametrize(
-    "damaged", [b"", b"step,seconds\n\xff", b"step,bits\n1,2\n3\n", b"step\nthree\n", b'step\n"3\n']
-)
+DAMAGED = [b"", b"step,seconds\n\xff", b"step,bits\n1,2\n3\n", b"step\nthree\n", b'step\n"3\n']
+
+
+@pytest.mark.parametrize("damaged", DAMAGED, ids=repr)
 def test_a_damaged_log_is_replaced_by_the_training_state_or_is_one_line(damaged, run, tmp_path):
     for name in (STATE_FILE, MODEL_FILE):
         shutil.copy(run[0] / name, tmp_path)

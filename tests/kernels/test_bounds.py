@@ -136,7 +136,7 @@ OTHERS = {  # other public functions: a function of a number, the name of the nu
     "beta_1 of classes": (lambda x: LogarithmicAccuracy(5, x), "beta_1", *BOUNDS["beta_1"]),
     "classes of a schedule": (lambda x: LogarithmicAccuracy(x, 1.0), "num_classes", *BOUNDS["num_classes"]),
     "sigma_1 of a schedule": (ExponentialVariance, "sigma_1", *BOUNDS["sigma_1"]),
-    "accuracies": (lambda x: VonMisesAccuracy([1.0, x]), "alphas", [LEAST, 1e6], [0.0, -LEAST, math.inf, math.nan]),
+    "accuracies": (lambda x: VonMisesAccuracy([1.0, x]), "alphas", [torch.finfo().tiny, 1e6], [0.0, -LEAST, math.inf, math.nan]),
     "classes": (final_accuracy, "num_classes", [2], [1]),
     "certainty": (
         lambda x: final_accuracy(2, certainty=x), "certainty", [above(0.5), below(1.0)], [0.5, 1.0, math.nan]
@@ -146,7 +146,7 @@ OTHERS = {  # other public functions: a function of a number, the name of the nu
     ),
     "start": (lambda x: Steps(x, 0.1, end=0.5), "start", [0.0, below(0.5)], [0.5, math.nan]),
     "tolerance": (lambda x: Steps(0.0, x), "tolerance", [LEAST], [0.0, math.nan]),
-    "first": (lambda x: Steps(0.0, 0.1, first=x), "tolerance and first", [LEAST], [0.0, math.nan]),
+    "first": (lambda x: Steps(0.0, 0.1, first=x), "first", [LEAST], [0.0, math.nan]),
     "calls": (lambda x: Steps(0.0, 0.1, max_calls=x), "max_calls", [1], [0]),
     "classes of logits": (lambda x: discrete.theta(torch.zeros(3, x)), "logits", [2], [1, 0]),
     "classes of probabilities": (lambda x: discrete.theta_logits(torch.ones(3, x)), "theta", [2], [1, 0]),

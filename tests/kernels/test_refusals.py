@@ -69,7 +69,8 @@ def test_tensors_that_do_not_fit_each_other_are_refused(case, name):
             pytest.fail(f"{wrong}: it was taken")
         words = str(caught.value).split(" ")
         assert words[0] in inputs, wrong
-        assert wrong != "turned" or name in words or words[0] in (*ROWS, "step"), caught.value
+        called = {name, "state"} if name in ("state", "mean") else {name}
+        assert wrong != "turned" or called & {*words} or words[0] in (*ROWS, "step"), caught.value
 
 
 SEEDS = {"seed": ("noise", "seed"), "flow_seed": ("flow_noise", "flow_seed")}  # of which noises a seed makes
@@ -138,7 +139,7 @@ def test_a_weight_that_does_not_fit_is_the_wrong_one(case):
             case(inputs | {"weight": wrong})
     if "state" in inputs and case.op != "vocabulary.mode":  # both have a number for each class
         with pytest.raises(ValueError, match=rf"^weight must have shape \({len(weight)}, {width}\), as state of shape"):
-            case(inputs | {"weight": weight[:-1]})
+            case(inputs | {"weight": torch.cat([weight, weight])})
     if case.op == "vocabulary.mode":
         with pytest.raises(ValueError, match=r"^state must have shape .*, as weight of shape"):
             case(inputs | {"state": inputs["state"][..., :-1]})
