@@ -131,12 +131,13 @@ def test_a_number_next_to_its_bound(op, name, backend):
                 pytest.fail(f"{form} was taken")
 
 
+TINY = torch.finfo().tiny  # the table of a schedule is in float32
 OTHERS = {  # other public functions: a function of a number, the name of the number, and its bounds
     "beta_1 of a schedule": (QuadraticAccuracy, "beta_1", *BOUNDS["beta_1"]),
     "beta_1 of classes": (lambda x: LogarithmicAccuracy(5, x), "beta_1", *BOUNDS["beta_1"]),
     "classes of a schedule": (lambda x: LogarithmicAccuracy(x, 1.0), "num_classes", *BOUNDS["num_classes"]),
     "sigma_1 of a schedule": (ExponentialVariance, "sigma_1", *BOUNDS["sigma_1"]),
-    "accuracies": (lambda x: VonMisesAccuracy([1.0, x]), "alphas", [torch.finfo().tiny, 1e6], [0.0, -LEAST, math.inf, math.nan]),
+    "accuracies": (lambda x: VonMisesAccuracy([1.0, x]), "alphas", [TINY, 1e6], [0.0, below(TINY), math.inf, math.nan]),
     "classes": (final_accuracy, "num_classes", [2], [1]),
     "certainty": (
         lambda x: final_accuracy(2, certainty=x), "certainty", [above(0.5), below(1.0)], [0.5, 1.0, math.nan]
