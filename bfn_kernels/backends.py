@@ -22,7 +22,6 @@ from bfn_kernels import triton_ops
 from bfn_kernels.call import checks
 from bfn_kernels.extensions import REFUSALS, Refusal, difference
 from bfn_kernels.operators import NATIVE, TRITON, Library, Operator
-from bfn_kernels.records import grouped
 from bfn_kernels.torch_private import constant
 
 # For each instruction set that torch may report for a processor, the builds that this processor can run, best first.
@@ -188,7 +187,7 @@ def add_family(name: str, operators: Sequence[Operator]) -> None:
     computes its gradients, and `call.rows` its row scalars.
     """
     FAMILIES[name] = operators
-    functions = {each.name: grouped(each.function) for each in operators if each.function is not None}
+    functions = {each.name: each.function for each in operators if each.function is not None}
     setattr(REFERENCE, name, SimpleNamespace(**functions) if functions else None)
     for library in LIBRARIES.values():
         if library is not REFERENCE:

@@ -13,9 +13,20 @@ from torch import Tensor
 from bfn_kernels import backends
 from bfn_kernels.autograd import needs
 from bfn_kernels.call import checks, rows, steps
-from bfn_kernels.call.keywords import Target, choice_noises, known_values, loss_target, noise_seed, step_seed
+from bfn_kernels.call.keywords import choice_noises, known_values, loss_target, noise_seed, step_seed
 from bfn_kernels.call.rows import PerRow
-from bfn_kernels.records import CHOICES, NO_GUIDANCE, NO_SCORE
+from bfn_kernels.records import (
+    CHOICES,
+    NO_GUIDANCE,
+    NO_SCORE,
+    ClassLogits,
+    LossTarget,
+    Noise,
+    NoScore,
+    OneLogit,
+    Sent,
+    Solver,
+)
 
 # Keywords of a step, grouped. They are plain tuples, since a call would take longer with records.
 Plan = tuple[Any, ...]  # times, previous, rule, coefficients, beta_1, schedule, temperature, unconditional, guidance
@@ -45,14 +56,24 @@ class Family(NamedTuple):
         (checks.data if self.binary else checks.logits)("state", state)
         checks.like("output_logits", output_logits, "state", state)
 
-    def sent(self, choose: str, known: Tensor | None, known_mask: Tensor | None, state: Tensor) -> tuple:
-        """The first fields of the record `Sent`."""
+    def output(self, logits: Tensor, class_mask: Tensor | None) -> OneLogit | ClassLogits:
+        """The network's output as operators take it."""
+        return OneLogit(logits) if self.binary else ClassLogits(logits, checks.class_mask(class_mask, logits))
+
+    def sent(
+        self,
+        choose: str,
+        known: Tensor | None,
+        known_mask: Tensor | None,
+        draw_noise: Tensor | None,
+        state: Tensor,
+    ) -> Sent:
         choice, lead = checks.choice("choose", choose, CHOICES), self.lead(state)
         shape = lead
         if known is not None:
             known = self.data("known", known, lead)
             shape = state.shape if known.is_floating_point() else lead
-        return choice, known, known_values(known, known_mask, state, lead, shape)
+        return Sent(choice, known, known_values(known, known_mask, state, lead, shape), draw_noise)
 
     def data(self, name: str, x: Tensor, shape: torch.Size | None = None) -> Tensor:
         """Checks data, and returns them as operators take them: classes or, if there are more than two, distributions
@@ -80,9 +101,9 @@ class Family(NamedTuple):
 
     def check_loss(
         self, x: Tensor, logits: Tensor, mask: Tensor | None, reduction: str, backend: str | None
-    ) -> tuple[Tensor, Any, Target]:
+    ) -> tuple[Tensor, Any, LossTarget]:
         """Checks the arguments that the losses share. Returns the data as operators take them, the library that serves
-        the call, and the fields of a `LossTarget`."""
+        the call, and how the loss is reduced."""
         if self.binary:
             x = self.data("x", x)
             checks.like("logits", logits, "x", x)
@@ -109,9 +130,9 @@ class Family(NamedTuple):
     ) -> Tensor:
         """A step of ancestral sampling, which sends a message of accuracy α."""
         self.check_state(state, output_logits)
-        mask, score = ((), ()) if self.binary else ((checks.class_mask(class_mask, output_logits),), NO_SCORE)
+        output, score = self.output(output_logits, class_mask), NoScore() if self.binary else NO_SCORE
         choose, known, known_mask, seed, generator, noise, draw_noise = sending
-        sent, lead = self.sent(choose, known, known_mask, state), self.lead(state)
+        sent, lead = self.sent(choose, known, known_mask, draw_noise, state), self.lead(state)
         library = backends.library(backend, state.device)
         if choose != "mean":
             checks.no_gradient(f'only choose="mean" has a gradient, not a {choose}', output_logits=output_logits)
@@ -121,9 +142,8 @@ class Family(NamedTuple):
         scalars = rows.scalars(library, rows.MESSAGE, alpha, state, dtype, dims=len(lead), scale=self.scale(state))
         draws = choice_noises(choose, draw_noise, lead)
         seed = noise_seed(state, seed, generator, ("noise", noise, state.shape), *draws)
-        step, solver = getattr(library, self.name).step, (None, *scalars, None, None)
-        noises = draw_noise, seed, noise
-        return step(output_logits, *mask, state, *solver, *NO_GUIDANCE, *score, *sent, *noises, *outputs, None)
+        solver, noises = Solver(None, *scalars), Noise(seed, noise)
+        return getattr(library, self.name).step(output, state, solver, NO_GUIDANCE, score, sent, noises, *outputs)
 
     def solver_step(
         self,
@@ -139,10 +159,10 @@ class Family(NamedTuple):
     ) -> Tensor:
         """A step of a solver, by a rule or by coefficients."""
         self.check_state(state, output_logits)
-        mask = () if self.binary else (checks.class_mask(class_mask, output_logits),)
+        output = self.output(output_logits, class_mask)
         times, previous, rule, coefficients, beta_1, schedule, temperature, unconditional, guidance = plan
         choose, known, known_mask, seed, generator, noise, draw_noise = sending
-        sent, lead = self.sent(choose, known, known_mask, state), self.lead(state)
+        sent, lead = self.sent(choose, known, known_mask, draw_noise, state), self.lead(state)
         for name, value in (("unconditional", unconditional), ("score", score)):
             if value is not None:
                 checks.like(name, value, "output_logits", output_logits)
@@ -153,12 +173,11 @@ class Family(NamedTuple):
             coefficients, rule, schedule, times, previous, state, dtype, dims, self.scale(state)
         )
         guidance = steps.guidance_scalars(temperature, unconditional, guidance, state, dtype, dims)
-        added = () if self.binary else steps.checked_score(score, score_clip, output_logits, dtype)
+        added = NoScore() if self.binary else steps.checked_score(score, score_clip, output_logits, dtype)
         draws = choice_noises(choose, draw_noise, lead)
         seed = step_seed(state, solver.std, seed, generator, noise, *draws)
-        step = getattr(library, self.name).step
-        noises = draw_noise, seed, noise
-        return step(output_logits, *mask, state, *solver, *guidance, *added, *sent, *noises, *outputs)
+        noises = Noise(seed, noise)
+        return getattr(library, self.name).step(output, state, solver, guidance, added, sent, noises, *outputs)
 
 
 DISCRETE, BINARY = Family("discrete", binary=False), Family("binary", binary=True)

@@ -94,7 +94,8 @@ TRITON = f"{NATIVE}_triton"
 
 
 class Library:
-    """A library of `torch.ops`; an operator is called as `library.<family>.<operator>(...)`."""
+    """A library of `torch.ops`. An operator is called as `library.<family>.<operator>(...)`, with the arguments of its
+    function in the family's `reference.py`, or of its schema if it has no such function."""
 
     def __init__(
         self,
@@ -150,7 +151,8 @@ class Library:
         if operator.writes:
             torch.library.register_fake(overload.name(), operator.fake)
             return below_python(overload)
-        return differentiable(self, overload, operator, out and writing(out, operator))
+        call = differentiable(self, overload, operator, out and writing(out, operator))
+        return call if operator.function is None else records.calling(call, operator.function)
 
 
 def _refusing(why: str) -> Callable:
@@ -277,4 +279,4 @@ def scaled_input_gradient(library: Library, grad: Tensor, scale: Tensor | None, 
     wide = grad.to(torch.promote_types(grad.dtype, dtype))  # the result of gaussian_step has the type of its state
     if scale.dtype == torch.float64:
         wide = wide.double()  # since the step was computed in float64, too
-    return library.continuous.gaussian_step(wide, scale, None, None, None, None, None).to(dtype)
+    return library.continuous.gaussian_step(wide, state_scale=scale).to(dtype)

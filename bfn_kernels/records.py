@@ -1,12 +1,13 @@
 """Records: groups of arguments of operators. The records of csrc/bindings have the same fields.
 
-An operator of torch takes tensors and numbers, but no records. So callers pass the fields of a record, `*record`, and
-`grouping` makes records of the fields again. An operator takes the arguments of its function in `reference.py`, with
-the fields of each record instead of the record. `arguments` lists them for the operator's schema.
+Callers pass records by name, as to the function in `reference.py`: `library.discrete.step(output=…, solver=…)`. An
+operator of torch takes tensors and numbers, but no records. So the function that `calling` makes passes the fields of
+each record instead, and `grouping` makes records of the fields again. `arguments` lists them for the operator's schema.
 """
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, get_type_hints
 
@@ -26,8 +27,11 @@ JOINT, FACTORISED = range(2)
 class Noise(NamedTuple):
     """The source of normals: explicit values, or a seed, which is an int64 tensor of one element."""
 
-    seed: Tensor | None
-    noise: Tensor | None
+    seed: Tensor | None = None
+    noise: Tensor | None = None
+
+
+NO_NOISE = Noise()
 
 
 class Draws(NamedTuple):
@@ -83,6 +87,12 @@ class Guidance(NamedTuple):
 NO_GUIDANCE = Guidance()
 
 
+class OneLogit(NamedTuple):
+    """The logits `[B, ...]` of class 1 that a network of binary data puts out."""
+
+    output_logits: Tensor
+
+
 class ClassLogits(NamedTuple):
     """The logits `[B, ..., K]` that a network puts out. class_mask: bool, broadcastable to them, False for a class that
     counts as if its logit were −∞; None if all classes count."""
@@ -102,6 +112,10 @@ class Score(NamedTuple):
 NO_SCORE = Score()
 
 
+class NoScore(NamedTuple):
+    """The score of a step of binary data, which takes none."""
+
+
 class Sent(NamedTuple):
     """What a step sends.
 
@@ -110,9 +124,9 @@ class Sent(NamedTuple):
     """
 
     choice: int
-    known: Tensor | None
-    known_mask: Tensor | None
-    draw_noise: Tensor | None
+    known: Tensor | None = None
+    known_mask: Tensor | None = None
+    draw_noise: Tensor | None = None
 
 
 class LossTarget(NamedTuple):
@@ -134,8 +148,8 @@ class Prediction(NamedTuple):
     mean: Tensor | None
     mean_scale: Tensor | None
     noise_scale: Tensor | None
-    low: float
-    high: float
+    low: float = -math.inf
+    high: float = math.inf
 
 
 class Network(NamedTuple):
@@ -149,9 +163,9 @@ class Network(NamedTuple):
     pred_mean: Tensor
     pred_log_std: Tensor | None
     mixture_logits: Tensor | None
-    mean: Tensor | None
-    mean_scale: Tensor | None
-    noise_scale: Tensor | None
+    mean: Tensor | None = None
+    mean_scale: Tensor | None = None
+    noise_scale: Tensor | None = None
 
 
 class OutputLimits(NamedTuple):
@@ -179,18 +193,18 @@ class Message(NamedTuple):
     """
 
     alpha: Tensor
-    table: Tensor | None
-    known: Tensor | None
-    known_mask: Tensor | None
-    seed: Tensor | None
+    table: Tensor | None = None
+    known: Tensor | None = None
+    known_mask: Tensor | None = None
+    seed: Tensor | None = None
 
 
 class Circle(NamedTuple):
     """The units of circular data: the period of angles, and the scale of log_out, (ln c − log_least)·log_factor − 1."""
 
     period: float
-    log_least: float
-    log_factor: float
+    log_least: float = 0.0
+    log_factor: float = 0.0
 
 
 class LinearHead(NamedTuple):
@@ -262,16 +276,19 @@ def _is_record(kind: Any) -> bool:
 
 
 def _parameters(function: Callable) -> dict[str, Any]:
-    """The types of the parameters without a default; None for a parameter without an annotation. (A parameter with a
-    default is a tensor that the function writes into.)"""
+    """The types of the parameters that are no outputs; None for a parameter without an annotation."""
     kinds, parameters = get_type_hints(function), inspect.signature(function).parameters.values()
-    named = [each for each in parameters if each.kind is not each.VAR_POSITIONAL]
-    return {each.name: kinds.get(each.name) for each in named if each.default is each.empty}
+    named = [each.name for each in parameters if each.kind is not each.VAR_POSITIONAL]
+    return {name: kinds.get(name) for name in named if not _is_output(name)}
+
+
+def _is_output(name: str) -> bool:
+    return name == "out" or name.endswith("_out")
 
 
 def written(function: Callable) -> list[str]:
     """The names of the tensors that a function may write its results into."""
-    return [name for name, each in inspect.signature(function).parameters.items() if each.default is None]
+    return [name for name in inspect.signature(function).parameters if _is_output(name)]
 
 
 def arguments(function: Callable) -> list[str]:
@@ -295,7 +312,7 @@ def grouping(function: Callable) -> Callable[[Sequence], Sequence]:
         stop = start + (len(kind._fields) if _is_record(kind) else 1)
         slices.append((kind if _is_record(kind) else None, start, stop))
         start = stop
-    if start == len(slices):
+    if all(kind is None for kind, _, _ in slices):
         return lambda fields: fields
 
     def group(fields: Sequence) -> Sequence:
@@ -303,6 +320,22 @@ def grouping(function: Callable) -> Callable[[Sequence], Sequence]:
         return *values, *fields[start:]
 
     return group
+
+
+def calling(call: Callable, function: Callable) -> Callable:
+    """Returns a function with the parameters of `function`, which passes their values to `call` in the order of an
+    operator's arguments: the fields of records, and at the end the tensors that `function` may write into. Nothing else
+    knows this order. The code is made once, so that a call spends no time on it."""
+    kinds, outputs, name = _parameters(function), written(function), function.__name__
+    values: dict[str, Any] = {"call": call}
+    parameters = []
+    for each in inspect.signature(function).parameters.values():
+        values[f"default_{each.name}"] = each.default
+        parameters.append(each.name if each.default is each.empty else f"{each.name}=default_{each.name}")
+    passed = [*(f"*{each}" if _is_record(kind) else each for each, kind in kinds.items()), *outputs]
+    source = f"def {name}({', '.join(parameters)}):\n    return call({', '.join(passed)})"
+    exec(compile(source, f"<operator {function.__module__}.{name}>", "exec"), values)
+    return values[name]
 
 
 def grouped(function: Callable) -> Callable:

@@ -5,16 +5,16 @@ from torch import Tensor
 
 from bfn_kernels.call.checks import compute_dtype
 from bfn_kernels.noise import normals
-from bfn_kernels.records import Guidance, Noise, Solver
+from bfn_kernels.records import NO_NOISE, Guidance, Noise, Solver
 
 
 def gaussian_step(
     state: Tensor,
-    state_scale: Tensor | None,
-    data: Tensor | None,
-    data_scale: Tensor | None,
-    noise_scale: Tensor | None,
-    noise: Noise,
+    state_scale: Tensor | None = None,
+    data: Tensor | None = None,
+    data_scale: Tensor | None = None,
+    noise_scale: Tensor | None = None,
+    noise: Noise = NO_NOISE,
     out: Tensor | None = None,
 ) -> Tensor:
     """state_scale·state + data_scale·data + noise_scale·ε. Every step of a normal's mean has this form:

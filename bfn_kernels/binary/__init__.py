@@ -23,6 +23,7 @@ from bfn_kernels.call.outputs import check_outputs, check_solver_step
 from bfn_kernels.call.reduction import hide
 from bfn_kernels.call.rows import PerRow
 from bfn_kernels.classes import BINARY
+from bfn_kernels.records import Noise
 from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
 from bfn_kernels.solvers import Coefficients
 
@@ -74,7 +75,7 @@ def flow_sample(
     scalars = rows.scalars(library, ("beta", "beta_spread"), t, x, work, schedule, scale=4)
     x, beta, spread = hide(checks.mask("mask", mask, "x", x, x.shape), x, *scalars)
     seed = keywords.noise_seed(x, seed, generator, ("noise", noise, x.shape))
-    return library.binary.sender_sample(x, beta, spread, output == "probs", seed, noise, dtype)
+    return library.binary.sender_sample(x, beta, spread, output == "probs", Noise(seed, noise), dtype)
 
 
 def sender_sample(
@@ -110,7 +111,7 @@ def sender_sample(
     x, library, dtype, work = BINARY.check_message(x, dtype, backend)
     message = rows.scalars(library, rows.MESSAGE, alpha, x, work, scale=4)
     seed = keywords.noise_seed(x, seed, generator, ("noise", noise, x.shape))
-    return library.binary.sender_sample(x, *message, False, seed, noise, dtype)
+    return library.binary.sender_sample(x, *message, probs=False, noise=Noise(seed, noise), dtype=dtype)
 
 
 def bayesian_update(logits: Tensor, y: Tensor, *, backend: str | None = None) -> Tensor:

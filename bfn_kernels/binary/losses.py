@@ -47,7 +47,7 @@ def continuous_time_loss(
     schedule = discrete_schedule(beta_1, schedule)
     dtype = checks.compute_dtype(logits)
     (weight,) = rows.scalars(library, ("rate",), t, x, dtype, schedule, scale=2)
-    return library.binary.loss(x, logits, weight, *target)
+    return library.binary.loss(x, logits, weight, target)
 
 
 def discrete_time_loss(
@@ -112,7 +112,7 @@ def discrete_time_loss(
     dtype = checks.compute_dtype(logits)
     (alpha,) = rows.scalars(library, ("alpha",), t, x, dtype, schedule, n_steps=n_steps)
     draws = keywords.expectation(logits, quadrature, n_samples, seed, generator, noise)
-    return library.binary.discrete_time_loss(x, logits, alpha, n_steps, receiver_index, *draws, *target)
+    return library.binary.discrete_time_loss(x, logits, alpha, n_steps, receiver_index, draws, target)
 
 
 def reconstruction_loss(
@@ -136,4 +136,4 @@ def reconstruction_loss(
         tensor(0.6931)
     """
     x, library, target = BINARY.check_loss(x, logits, mask, reduction, backend)
-    return library.binary.loss(x, logits, None, *target)
+    return library.binary.loss(x, logits, weight=None, target=target)

@@ -14,7 +14,19 @@ from torch.nn.functional import logsigmoid
 from bfn_kernels import noise as random
 from bfn_kernels.call.checks import compute_dtype, valid_classes
 from bfn_kernels.call.reduction import hide, reduce
-from bfn_kernels.records import FACTORISED, MEAN, MODE, Draws, Guidance, LossTarget, Noise, Sent, Solver
+from bfn_kernels.records import (
+    FACTORISED,
+    MEAN,
+    MODE,
+    Draws,
+    Guidance,
+    LossTarget,
+    Noise,
+    NoScore,
+    OneLogit,
+    Sent,
+    Solver,
+)
 from bfn_kernels.steps import extrapolated, guided
 
 
@@ -37,10 +49,11 @@ def sender_sample(x: Tensor, alpha: Tensor, spread: Tensor, probs: bool, noise: 
 
 
 def step(
-    output_logits: Tensor,
+    output: OneLogit,
     state: Tensor,
     solver: Solver,
     guidance: Guidance,
+    score: NoScore,
     sent: Sent,
     noise: Noise,
     out: Tensor | None = None,
@@ -55,8 +68,9 @@ def step(
     of class 1 in the new state. predicted_out: receives p, and may be `previous`.
     """
     keep, take, std, previous, extrapolation = solver
-    dtype = compute_dtype(output_logits, state, previous, guidance.unconditional)
-    p = (1 + chosen(guided(output_logits.to(dtype), guidance), sent, noise.seed)) / 2
+    (logits,) = output
+    dtype = compute_dtype(logits, state, previous, guidance.unconditional)
+    p = (1 + chosen(guided(logits.to(dtype), guidance), sent, noise.seed)) / 2
     prediction = extrapolated(p, previous, extrapolation)
     spread_and_eps = (torch.zeros_like(take), 0) if std is None else (std, random.normals(state, dtype, *noise))
     scaled_state = state.to(dtype) if keep is None else keep * state.to(dtype)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bfn_kernels import records
 from bfn_kernels.call.checks import compute_dtype
-from bfn_kernels.records import FACTORISED, Draws, Guidance, LossTarget, Noise, Sent, Solver
+from bfn_kernels.records import FACTORISED, Draws, Guidance, LossTarget, Noise, NoScore, OneLogit, Sent, Solver
 from bfn_kernels.triton_ops.elementary import exp, expm1, log_normal, reciprocal, sigmoid, softplus_fall, square
 from bfn_kernels.triton_ops.noise import CLASS, MONTE_CARLO, SENDER, noise_of, uniforms_of
 from bfn_kernels.triton_ops.reduction import Losses, write_losses
@@ -88,12 +88,19 @@ def _sender(x, alpha, spread, noise, out, count, PROBS: tl.constexpr, T: tl.cons
 
 
 def step(
-    output_logits: Tensor, state: Tensor, solver: Solver, guidance: Guidance, sent: Sent, noise: Noise, *outputs
+    output: OneLogit,
+    state: Tensor,
+    solver: Solver,
+    guidance: Guidance,
+    score: NoScore,
+    sent: Sent,
+    noise: Noise,
+    *outputs,
 ) -> None:
-    shape, results = state.shape, Results(*outputs)
-    inputs = *views(shape, output_logits, state), viewed(solver, shape), viewed(guidance, shape)
+    shape, results, (logits,) = state.shape, Results(*outputs), output
+    inputs = *views(shape, logits, state), viewed(solver, shape), viewed(guidance, shape)
     message = Sent(*constants(sent.choice), *views(shape, *sent[1:])), noise_views(noise, shape)
-    T = compute_type(output_logits, state, solver.previous, guidance.unconditional)
+    T = compute_type(logits, state, solver.previous, guidance.unconditional)
     launch(_update, programs(state.numel()), *inputs, *message, results.views, state.numel(), T=T, BLOCK=BLOCK)
     results.finish()
 

@@ -11,7 +11,7 @@ from bfn_kernels import noise as random
 from bfn_kernels.call import checks, rows
 from bfn_kernels.call.rows import PerRow
 from bfn_kernels.operators import Library
-from bfn_kernels.records import NO_DRAWS
+from bfn_kernels.records import NO_DRAWS, Bins, Draws, LossTarget, Network
 from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
 
 MAX_NODES = 128
@@ -20,8 +20,6 @@ ExplicitNoise = tuple[str, Tensor | None, Sequence[int]]  # a keyword, its value
 
 PARAMETRISATIONS = ("noise", "data")
 
-# Functions return the fields of records as plain tuples, since a call would take longer with records.
-Target = tuple[Tensor | None, int]  # the fields of a LossTarget
 Seed = int | Tensor | None
 Generator = torch.Generator | None
 Clip = tuple[float, float] | None  # the range of continuous data, None for the whole real line
@@ -70,25 +68,31 @@ def checked_limits(limits: Limits) -> Limits:
     return Limits((low, high), log_std, checks.number("limits.t_min", limits.t_min, T_MIN_LEAST, 1.0))
 
 
-def checked_bins(num_bins: int, limits: Limits, clip: bool = True) -> tuple[int, bool, float, float, float]:
-    """Checks the keywords, and returns the fields of the record `Bins`."""
+def checked_bins(num_bins: int, limits: Limits, clip: bool = True) -> Bins:
+    """Checks the keywords, and returns them as operators take them."""
     (low, high), log_std, _ = checked_limits(limits)
-    return checks.integer("num_bins", num_bins, 2), checks.boolean("clip", clip), low, high, log_std
+    return Bins(checks.integer("num_bins", num_bins, 2), checks.boolean("clip", clip), low, high, log_std)
 
 
 def bin_loss(
-    library: Library, x: Tensor, normal: tuple[Tensor, Tensor, Tensor | None], num_bins: int, clip: bool, target: Target
+    library: Library,
+    x: Tensor,
+    normal: tuple[Tensor, Tensor, Tensor | None],
+    num_bins: int,
+    clip: bool,
+    target: LossTarget,
 ) -> Tensor:
     """−ln p of the bin that x lies in. normal: the mean, the std and the mixture logits of the output distribution."""
-    bins = num_bins, clip, *STD_RANGE, LOG_STD_MAX
-    return library.discretised.loss(x, *normal, None, None, None, None, None, True, 0, *NO_DRAWS, *bins, *target)
+    bins = Bins(num_bins, clip, *STD_RANGE, LOG_STD_MAX)
+    return library.discretised.loss(
+        x, Network(*normal), weight=None, alpha=None, direct=True, n_steps=0, draws=NO_DRAWS, bins=bins, target=target
+    )
 
 
-def loss_target(x: Tensor, mask: Tensor | None, reduction: str, shape: Sequence[int] | None = None) -> Target:
-    """Checks the keywords of a loss of x, and returns the fields of the record `LossTarget`. shape: the shape of the
-    variables, by default the shape of x."""
+def loss_target(x: Tensor, mask: Tensor | None, reduction: str, shape: Sequence[int] | None = None) -> LossTarget:
+    """Checks the keywords of a loss of x. shape: the shape of the variables, by default the shape of x."""
     mask = checks.mask("mask", mask, "x", x, x.shape if shape is None else shape)
-    return mask, checks.choice("reduction", reduction, checks.REDUCTIONS)
+    return LossTarget(mask, checks.choice("reduction", reduction, checks.REDUCTIONS))
 
 
 def noise_seed(
@@ -147,9 +151,9 @@ def step_seed(
 
 def expectation(
     like: Tensor, quadrature: int | None, n_samples: int | None, seed: Seed, generator: Generator, noise: Tensor | None
-) -> tuple:
-    """Checks the keywords of an expectation, and returns the fields of the record `Draws`. Exactly one of `quadrature`
-    and `n_samples` must be a number. Explicit noise has the shape `[n_samples, *like.shape]`."""
+) -> Draws:
+    """Checks the keywords of an expectation, and returns them as operators take them. Exactly one of `quadrature` and
+    `n_samples` must be a number. Explicit noise has the shape `[n_samples, *like.shape]`."""
     if (quadrature is None) == (n_samples is None):
         raise ValueError(f"exactly one of quadrature and n_samples must be given, got {quadrature=} and {n_samples=}")
     if quadrature is not None:
@@ -159,10 +163,10 @@ def expectation(
         if not (noise is seed is generator is None):
             raise ValueError("generator, seed and noise must be None with quadrature, which draws nothing")
         nodes, weights = gauss.hermite(quadrature)
-        return nodes, weights, 0, None, None
+        return NO_DRAWS._replace(nodes=nodes, node_weights=weights)
     n_samples = checks.integer("n_samples", n_samples, 1, MAX_SAMPLES)
     seed = noise_seed(like, seed, generator, ("noise", noise, (n_samples, *like.shape)))
-    return None, None, n_samples, seed, noise
+    return NO_DRAWS._replace(n_samples=n_samples, seed=seed, noise=noise)
 
 
 def known_values(

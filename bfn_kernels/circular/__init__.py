@@ -12,6 +12,8 @@ types, random numbers, errors.
 """
 
 import math
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,6 +29,7 @@ from bfn_kernels.circular.losses import discrete_time_loss as discrete_time_loss
 from bfn_kernels.circular.losses import reconstruction_loss as reconstruction_loss
 from bfn_kernels.circular.operators import OPERATORS
 from bfn_kernels.noise import as_seed
+from bfn_kernels.records import Circle, Message
 from bfn_kernels.schedules import VonMisesAccuracy
 from bfn_kernels.torch_private import batched
 
@@ -81,9 +84,9 @@ def flow_sample(
     log = checks.choice("output", output, ("concentration", "log")) == 1
     x, row = hide(checks.mask("mask", mask, "x", x, x.shape), x, row)
     library, seed = backends.library(backend, x.device, first="cuda"), as_seed(seed, x, generator)
-    message = row.to(dtype), numbers_of(schedule, "table", x, torch.float32), None, None, seed
-    arguments = x, None, None, *message, turn, *schedule.log_scale
-    return _written(library.circular.step, arguments, (out, concentration_out, None), x, dtype, log)
+    message = Message(row.to(dtype), numbers_of(schedule, "table", x, torch.float32), seed=seed)
+    step = partial(library.circular.step, x, None, None, message, Circle(turn, *schedule.log_scale))
+    return _written(step, (out, concentration_out, None), x, dtype, log)
 
 
 def sender_sample(
@@ -116,10 +119,11 @@ def sender_sample(
     checks.no_gradient(_NO_GRADIENT, x=x)
     turn, library = checks.number("period", period, *PERIODS), backends.library(backend, x.device, first="cuda")
     (accuracy,) = rows.scalars(library, ("accuracy",), alpha, x, checks.compute_dtype(x))
-    arguments = x, None, None, accuracy, None, None, None, as_seed(seed, x, generator), turn, 0.0, 0.0
-    _refuse_vmap(library.circular.step, arguments, x)
+    message, circle = Message(accuracy, seed=as_seed(seed, x, generator)), Circle(turn)
+    call = partial(library.circular.step, x, mean=None, concentration=None, message=message, circle=circle)
+    _refuse_vmap(call, x)
     out = torch.empty_like(x)
-    library.circular.step(*arguments, out, None, None)
+    call(out=out)
     return out
 
 
@@ -243,26 +247,33 @@ def _update(name, sent, state, message, period, backend, outputs=(None, None, No
     dtype = checks.compute_dtype(sent, mean, concentration)
     (accuracy,) = rows.scalars(library, ("accuracy",), alpha, mean, dtype)
     seed = None if drawn is None else as_seed(drawn[0], mean, drawn[1])
-    state = mean, ranges.compiled_nonnegative(concentration)
-    arguments = sent, *state, accuracy, None, known, known_mask, seed, turn, *log_scale
-    return _written(library.circular.step, arguments, outputs, mean, concentration.dtype)
+    before = ranges.compiled_nonnegative(concentration)
+    message = Message(accuracy, None, known, known_mask, seed)
+    step = partial(library.circular.step, sent, mean, before, message, Circle(turn, *log_scale))
+    return _written(step, outputs, mean, concentration.dtype)
 
 
-def _written(step, arguments, outputs, mean: Tensor, dtype: torch.dtype, log: bool = False) -> tuple[Tensor, Tensor]:
-    """Calls the operator `step`. Returns the new mean, and the new concentration or, with `log`, its logarithm. Each is
-    written into its tensor of `outputs`, if it has one. dtype: the type of a second result that has none."""
+def _written(
+    step: Callable, outputs: Sequence[Tensor | None], mean: Tensor, dtype: torch.dtype, log: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Calls the operator `step` with its outputs. Returns the new mean, and the new concentration or, with `log`, its
+    logarithm. Each is written into its tensor of `outputs`, if it has one. dtype: the type of a second result that has
+    none."""
     out, second, log_out = outputs
     if out is second is log_out is None and not log:
-        return step(*arguments, None, None, None)
-    _refuse_vmap(step, arguments, mean)
+        return step()
+    _refuse_vmap(step, mean)
     out = torch.empty_like(mean) if out is None else out
     second = torch.empty_like(mean, dtype=dtype) if second is None else second
-    step(*arguments, out, *((None, second) if log else (second, log_out)))
+    if log:
+        step(out=out, log_out=second)
+    else:
+        step(out=out, concentration_out=second, log_out=log_out)
     return out, second
 
 
-def _refuse_vmap(step, arguments, x: Tensor) -> None:
-    """Under vmap, calls the operator without tensors that it writes into. Then the operator raises its own error. With
+def _refuse_vmap(call: Callable, x: Tensor) -> None:
+    """Under vmap, calls an operator without tensors that it writes into. Then the operator raises its own error. With
     such a tensor, torch would raise another error first. The reference raises none, since it goes under vmap."""
     if batched(x):
-        step(*arguments, None, None, None)
+        call()

@@ -78,9 +78,8 @@ def discrete_time_loss(
     weights = numbers_of(schedule, "step_weights", x, checks.compute_dtype(x, pred))
     weight = weights.take(row.clamp(0, len(weights) - 1))
     cost = SQUARE if squared else COSINE
-    return library.circular.loss(
-        x, pred, weight.expand(x.shape), cost, checks.number("period", period, *PERIODS), *target
-    )
+    turn = checks.number("period", period, *PERIODS)
+    return library.circular.loss(x, pred, weight.expand(x.shape), cost, turn, target)
 
 
 def reconstruction_loss(
@@ -114,7 +113,7 @@ def reconstruction_loss(
     library, target = _checked(x, pred, mask, reduction, backend)
     checks.like("concentration", concentration, "x", x)
     concentration = ranges.compiled_nonnegative(concentration)
-    return library.circular.loss(x, pred, concentration, DENSITY, checks.number("period", period, *PERIODS), *target)
+    return library.circular.loss(x, pred, concentration, DENSITY, checks.number("period", period, *PERIODS), target)
 
 
 def _checked(x: Tensor, pred: Tensor, mask: Tensor | None, reduction: str, backend: str | None):

@@ -22,6 +22,7 @@ from bfn_kernels.continuous.losses import reconstruction_loss as reconstruction_
 from bfn_kernels.continuous.operators import OPERATORS
 from bfn_kernels.continuous.steps import solver_step as solver_step
 from bfn_kernels.continuous.steps import update_sample as update_sample
+from bfn_kernels.records import Noise, Prediction
 from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
 
 backends.add_family("continuous", OPERATORS)
@@ -69,7 +70,7 @@ def flow_sample(
     gamma, std = rows.scalars(library, ("gamma", "flow_std"), t, x, checks.compute_dtype(x), schedule)
     x, gamma, std = hide(checks.mask("mask", mask, "x", x, x.shape), x, gamma, std)
     seed = keywords.noise_seed(x, seed, generator, ("noise", noise, x.shape))
-    return library.continuous.gaussian_step(x, gamma, None, None, std, seed, noise)
+    return library.continuous.gaussian_step(x, gamma, noise_scale=std, noise=Noise(seed, noise))
 
 
 def sender_sample(
@@ -102,7 +103,7 @@ def sender_sample(
     library = backends.library(backend, x.device)
     (std,) = rows.scalars(library, ("sender_std",), alpha, x, checks.compute_dtype(x))
     seed = keywords.noise_seed(x, seed, generator, ("noise", noise, x.shape))
-    return library.continuous.gaussian_step(x, None, None, None, std, seed, noise)
+    return library.continuous.gaussian_step(x, noise_scale=std, noise=Noise(seed, noise))
 
 
 def bayesian_update(
@@ -130,7 +131,7 @@ def bayesian_update(
     checks.like("y", y, "mean", mean)
     library, dtype = backends.library(backend, mean.device), checks.compute_dtype(mean, y)
     keep, take = rows.scalars(library, ("keep", "take"), alpha, mean, dtype, precision=precision)
-    updated = library.continuous.gaussian_step(mean, keep, y, take, None, None, None)
+    updated = library.continuous.gaussian_step(mean, keep, data=y, data_scale=take)
     return updated, keywords.updated_precision(precision, alpha, mean)
 
 
@@ -171,4 +172,4 @@ def predict_data(
     ends = checks.interval("clip", clip)
     library, dtype = backends.library(backend, noise_pred.device), checks.compute_dtype(noise_pred, mean)
     scales = prediction_scalars(library, "noise", t, mean, dtype, sigma_1, schedule, limits)
-    return library.continuous.predict_data(noise_pred, mean, *scales, *ends)
+    return library.continuous.predict_data(Prediction(noise_pred, mean, *scales, *ends))

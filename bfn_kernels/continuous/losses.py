@@ -7,8 +7,9 @@ from torch import Tensor
 
 from bfn_kernels import backends
 from bfn_kernels.call import checks, keywords, rows
-from bfn_kernels.call.keywords import PUBLISHED, Clip, Limits, Target, prediction_scalars
+from bfn_kernels.call.keywords import PUBLISHED, Clip, Limits, prediction_scalars
 from bfn_kernels.call.rows import PerRow
+from bfn_kernels.records import LossTarget, Prediction
 from bfn_kernels.schedules import ContinuousSchedule
 
 
@@ -60,8 +61,8 @@ def continuous_time_loss(
     *scales, weight = prediction_scalars(
         library, parametrisation, t, x, dtype, sigma_1, schedule, limits, ("rate",), scale=0.5
     )
-    network = prediction, mean, *scales, *checks.interval("clip", clip)
-    return library.continuous.squared_loss(x, *network, weight, None, *target)
+    network = Prediction(prediction, mean, *scales, *checks.interval("clip", clip))
+    return library.continuous.squared_loss(x, network, weight, offset=None, target=target)
 
 
 def discrete_time_loss(
@@ -121,8 +122,8 @@ def discrete_time_loss(
     *scales, weight = prediction_scalars(
         library, parametrisation, t, x, dtype, sigma_1, schedule, limits, ("alpha",), n_steps=n_steps, scale=n_steps / 2
     )
-    network = prediction, mean, *scales, *checks.interval("clip", clip)
-    return library.continuous.squared_loss(x, *network, weight, None, *target)
+    network = Prediction(prediction, mean, *scales, *checks.interval("clip", clip))
+    return library.continuous.squared_loss(x, network, weight, offset=None, target=target)
 
 
 def reconstruction_loss(
@@ -187,13 +188,14 @@ def reconstruction_loss(
     if std is not None:
         variance = checks.number("std", std, *keywords.STD_RANGE) ** 2
         normal = rows.scalars(library, names, 1.0, x, dtype, _ConstantVariance(variance))
-    network = mean, mean_scale, noise_scale, low, high
+    network = Prediction(prediction, mean, mean_scale, noise_scale, low, high)
     if num_bins is None:
-        return library.continuous.squared_loss(x, prediction, *network, *normal, *target)
+        half_precision, log_normaliser = normal
+        return library.continuous.squared_loss(x, network, half_precision, log_normaliser, target)
     num_bins = checks.integer("num_bins", num_bins, 2)
     checks.no_gradient("with num_bins only prediction and mean have a gradient", x=x)
     # predict_data returns x̂ in the type of the prediction, so x̂ would be rounded without this conversion
-    x_hat = library.continuous.predict_data(prediction.to(dtype), *network)
+    x_hat = library.continuous.predict_data(network._replace(prediction=prediction.to(dtype)))
     return keywords.bin_loss(library, x, (x_hat, normal[0], None), num_bins, True, target)
 
 
@@ -209,9 +211,9 @@ class _ConstantVariance(NamedTuple):
 
 def _check_loss(
     x: Tensor, prediction: Tensor, mean: Tensor | None, parametrisation: str, mask, reduction: str, backend: str | None
-) -> tuple[Tensor | None, Any, torch.dtype, Target]:
+) -> tuple[Tensor | None, Any, torch.dtype, LossTarget]:
     """Checks the arguments that the losses share. Returns the mean, or None if the operator does not read it; the
-    library that serves the call; the type of the arithmetic; and the fields of a `LossTarget`."""
+    library that serves the call; the type of the arithmetic; and how the loss is reduced."""
     checks.data("x", x)
     checks.like("prediction", prediction, "x", x)
     mean = keywords.read_mean(x, mean, parametrisation)

@@ -14,6 +14,7 @@ from bfn_kernels.call import checks, keywords, rows, steps
 from bfn_kernels.call.keywords import PARAMETRISATIONS, PUBLISHED, Clip, Limits, prediction_scalars
 from bfn_kernels.call.outputs import check_outputs, check_solver_step
 from bfn_kernels.call.rows import PerRow
+from bfn_kernels.records import Noise, Prediction, Solver
 from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
 from bfn_kernels.solvers import Coefficients
 
@@ -99,11 +100,10 @@ def update_sample(
     keep, take, std = rows.scalars(library, rows.UPDATE, alpha, mean, dtype, precision=precision)
     seed = keywords.noise_seed(mean, seed, generator, ("noise", noise, mean.shape))
     if t is None and known is None:
-        updated = library.continuous.gaussian_step(mean, keep, x, take, std, seed, noise, out)
+        updated = library.continuous.gaussian_step(mean, keep, x, take, std, Noise(seed, noise), out)
     else:
-        solver = keep, take, std, None, None
-        sent = known, known_mask, seed, noise, out, None
-        updated = library.continuous.step(x, mean, *scales, low, high, *solver, *sent)
+        network, solver = Prediction(x, mean, *scales, low, high), Solver(keep, take, std)
+        updated = library.continuous.step(network, solver, known, known_mask, Noise(seed, noise), out=out)
     return updated, keywords.updated_precision(precision, alpha, mean)
 
 
@@ -196,5 +196,5 @@ def solver_step(
     scales = prediction_scalars(library, parametrisation, t, mean, dtype, None, schedule, limits)
     solver = steps.step_scalars(coefficients, rule, schedule, (t, t_next, t_previous), previous, mean, dtype)
     seed = keywords.step_seed(mean, solver.std, seed, generator, noise)
-    sent = known, known_mask, seed, noise, out, predicted_out
-    return library.continuous.step(prediction, mean, *scales, low, high, *solver, *sent)
+    network, noises = Prediction(prediction, mean, *scales, low, high), Noise(seed, noise)
+    return library.continuous.step(network, solver, known, known_mask, noises, out=out, predicted_out=predicted_out)

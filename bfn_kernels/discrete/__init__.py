@@ -18,6 +18,7 @@ from bfn_kernels.discrete.losses import continuous_time_loss as continuous_time_
 from bfn_kernels.discrete.losses import discrete_time_loss as discrete_time_loss
 from bfn_kernels.discrete.losses import reconstruction_loss as reconstruction_loss
 from bfn_kernels.discrete.operators import OPERATORS
+from bfn_kernels.records import Noise
 from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
 from bfn_kernels.solvers import Coefficients
 
@@ -77,7 +78,8 @@ def flow_sample(
     beta, spread = hide(mask, *scalars)
     (x,) = hide(mask if mask is None or x.shape == lead else mask.unsqueeze(-1), x)
     seed = keywords.noise_seed(x, seed, generator, ("noise", noise, (*lead, num_classes)))
-    return library.discrete.sender_sample(x, beta, spread, num_classes, output == "probs", seed, noise, dtype)
+    probs, noises = output == "probs", Noise(seed, noise)
+    return library.discrete.sender_sample(x, beta, spread, num_classes, probs, noises, dtype)
 
 
 def sender_sample(
@@ -118,7 +120,8 @@ def sender_sample(
     lead = DISCRETE.variables(x, num_classes)
     message = rows.scalars(library, rows.MESSAGE, alpha, x, work, dims=len(lead), scale=num_classes)
     seed = keywords.noise_seed(x, seed, generator, ("noise", noise, (*lead, num_classes)))
-    return library.discrete.sender_sample(x, *message, num_classes, False, seed, noise, dtype)
+    noises = Noise(seed, noise)
+    return library.discrete.sender_sample(x, *message, num_classes, probs=False, noise=noises, dtype=dtype)
 
 
 def bayesian_update(logits: Tensor, y: Tensor, *, backend: str | None = None) -> Tensor:

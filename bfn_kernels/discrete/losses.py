@@ -7,12 +7,11 @@ from torch import Tensor
 
 from bfn_kernels import backends
 from bfn_kernels.call import checks, keywords, rows
-from bfn_kernels.call.keywords import Target
 from bfn_kernels.call.rows import PerRow
 from bfn_kernels.classes import DISCRETE
 from bfn_kernels.discrete.operators import SHORT_ROW
 from bfn_kernels.operators import NATIVE
-from bfn_kernels.records import RECEIVERS
+from bfn_kernels.records import RECEIVERS, ClassLogits, LossTarget
 from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
 
 
@@ -133,8 +132,8 @@ def discrete_time_loss(
     dtype = checks.compute_dtype(logits)
     (alpha,) = rows.scalars(library, ("alpha",), t, x, dtype, schedule, n_steps=n_steps)
     draws = keywords.expectation(logits, quadrature, n_samples, seed, generator, noise)
-    output = logits, checks.class_mask(class_mask, logits)
-    return library.discrete.discrete_time_loss(x, *output, alpha, n_steps, receiver_index, *draws, *target)
+    output = ClassLogits(logits, checks.class_mask(class_mask, logits))
+    return library.discrete.discrete_time_loss(x, output, alpha, n_steps, receiver_index, draws, target)
 
 
 def reconstruction_loss(
@@ -170,9 +169,10 @@ def reconstruction_loss(
 
 
 def _loss(
-    library: Any, x: Tensor, logits: Tensor, class_mask: Tensor | None, weight: Tensor | None, target: Target
+    library: Any, x: Tensor, logits: Tensor, class_mask: Tensor | None, weight: Tensor | None, target: LossTarget
 ) -> Tensor:
     """L∞ or, without a weight, the reconstruction loss. For short rows, the CPU kernels compute the gradient in the
     forward pass, while the row is in the cache."""
     in_forward = logits.shape[-1] <= SHORT_ROW and logits.is_cpu and library is backends.LIBRARIES.get(NATIVE)
-    return library.discrete.loss(x, logits, checks.class_mask(class_mask, logits), weight, *target, in_forward)
+    output = ClassLogits(logits, checks.class_mask(class_mask, logits))
+    return library.discrete.loss(x, output, weight, target, in_forward)

@@ -5,7 +5,6 @@ of the bins.
 Numbers in parentheses are equations of Graves et al. 2023.
 """
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -18,7 +17,7 @@ from bfn_kernels.call.reduction import NONE
 from bfn_kernels.call.rows import PerRow
 from bfn_kernels.discretised import reference
 from bfn_kernels.operators import Library
-from bfn_kernels.records import MODE, SAMPLE
+from bfn_kernels.records import MODE, NO_NOISE, SAMPLE, LossTarget, Noise, OutputLimits, Prediction
 from bfn_kernels.schedules import ContinuousSchedule
 
 MAX_COMPONENTS = 1024
@@ -160,7 +159,7 @@ def log_prob(
     checks.like("x", x, "mean", mean, shape)
     checks.no_gradient("only mean, std and mixture_logits have a gradient", x=x)
     library = backends.library(backend, x.device)
-    return -keywords.bin_loss(library, x, (mean, std, mixture_logits), num_bins, clip, (None, NONE))
+    return -keywords.bin_loss(library, x, (mean, std, mixture_logits), num_bins, clip, LossTarget(None, NONE))
 
 
 def sample(
@@ -205,7 +204,8 @@ def sample(
     draws = component_noises(mixture_logits, component_noise, shape)
     seed = keywords.noise_seed(mean, seed, generator, ("noise", noise, shape), *draws)
     library = backends.library(backend, mean.device)
-    return library.discretised.choose(mean, std, mixture_logits, num_bins, SAMPLE, seed, noise, component_noise)
+    noises = Noise(seed, noise)
+    return library.discretised.choose(mean, std, mixture_logits, num_bins, SAMPLE, noises, component_noise)
 
 
 def mode(
@@ -233,7 +233,7 @@ def mode(
     num_bins = checks.integer("num_bins", num_bins, 2)
     std, _ = _normal(mean, std, mixture_logits, "a mode")
     library = backends.library(backend, mean.device)
-    return library.discretised.choose(mean, std, mixture_logits, num_bins, MODE, None, None, None)
+    return library.discretised.choose(mean, std, mixture_logits, num_bins, MODE, NO_NOISE, component_noise=None)
 
 
 def normal_of(
@@ -246,8 +246,8 @@ def normal_of(
     if mean is not None and mean.dim() < pred_mean.dim():
         mean = mean.unsqueeze(-1).expand(pred_mean.shape)
         scales = [None if scale is None else scale.unsqueeze(-1) for scale in scales]
-    data_mean = library.continuous.predict_data(pred_mean.to(dtype), mean, *scales, -math.inf, math.inf)
-    return data_mean, library.discretised.output_std(pred_log_std.to(dtype), *scales, *bins[2:])
+    data_mean = library.continuous.predict_data(Prediction(pred_mean.to(dtype), mean, *scales))
+    return data_mean, library.discretised.output_std(pred_log_std.to(dtype), *scales, OutputLimits(*bins[2:]))
 
 
 def _normal(

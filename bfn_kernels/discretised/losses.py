@@ -7,10 +7,10 @@ from torch import Tensor
 
 from bfn_kernels import backends
 from bfn_kernels.call import checks, keywords
-from bfn_kernels.call.keywords import PUBLISHED, Limits, Target, prediction_scalars
+from bfn_kernels.call.keywords import PUBLISHED, Limits, prediction_scalars
 from bfn_kernels.call.rows import PerRow
 from bfn_kernels.discretised.distribution import check_output
-from bfn_kernels.records import NO_DRAWS
+from bfn_kernels.records import NO_DRAWS, LossTarget, Network
 from bfn_kernels.schedules import ContinuousSchedule
 
 # L_n is n times the logarithm of a sum that tends to 1, so its rounding errors grow with n. In units of 1 + the loss of
@@ -78,7 +78,10 @@ def continuous_time_loss(
     *scales, weight = prediction_scalars(
         library, parametrisation, t, x, dtype, sigma_1, schedule, limits, ("rate",), scale=0.5
     )
-    return library.discretised.loss(x, *output, mean, *scales, weight, None, False, 0, *NO_DRAWS, *bins, *target)
+    network = Network(*output, mean, *scales)
+    return library.discretised.loss(
+        x, network, weight=weight, alpha=None, direct=False, n_steps=0, draws=NO_DRAWS, bins=bins, target=target
+    )
 
 
 def discrete_time_loss(
@@ -176,7 +179,10 @@ def discrete_time_loss(
     if n_samples is None and quadrature is None:
         quadrature = 8
     draws = keywords.expectation(x, quadrature, n_samples, seed, generator, noise)
-    loss = library.discretised.loss(x, *output, mean, *scales, None, alpha, False, n_steps, *draws, *bins, *target)
+    network = Network(*output, mean, *scales)
+    loss = library.discretised.loss(
+        x, network, weight=None, alpha=alpha, direct=False, n_steps=n_steps, draws=draws, bins=bins, target=target
+    )
     return loss.to(result)
 
 
@@ -231,7 +237,10 @@ def reconstruction_loss(
     output = pred_mean, pred_log_std, mixture_logits
     mean, library, dtype, target = _check_loss(x, output, mean, parametrisation, mask, reduction, backend)
     scales = prediction_scalars(library, parametrisation, 1.0, x, dtype, sigma_1, schedule, limits)
-    return library.discretised.loss(x, *output, mean, *scales, None, None, False, 0, *NO_DRAWS, *bins, *target)
+    network = Network(*output, mean, *scales)
+    return library.discretised.loss(
+        x, network, weight=None, alpha=None, direct=False, n_steps=0, draws=NO_DRAWS, bins=bins, target=target
+    )
 
 
 def _in_float64(n_steps: int, x: Tensor, *others: Tensor | None) -> list[Any]:
@@ -243,9 +252,9 @@ def _in_float64(n_steps: int, x: Tensor, *others: Tensor | None) -> list[Any]:
 
 def _check_loss(
     x: Tensor, output: tuple, mean: Tensor | None, parametrisation: str, mask, reduction: str, backend: str | None
-) -> tuple[Tensor | None, Any, torch.dtype, Target]:
+) -> tuple[Tensor | None, Any, torch.dtype, LossTarget]:
     """Checks the arguments that the losses share. Returns the mean, or None if the operator does not read it; the
-    library that serves the call; the type of the arithmetic; and the fields of a `LossTarget`."""
+    library that serves the call; the type of the arithmetic; and how the loss is reduced."""
     mean_read = check_output(x, "x", output, mean, parametrisation)
     checks.no_gradient("only the network's output has a gradient", x=x, mean=mean)
     target = keywords.loss_target(x, mask, reduction)

@@ -13,7 +13,7 @@ from bfn_kernels.call.keywords import PUBLISHED, Limits, prediction_scalars
 from bfn_kernels.call.outputs import check_outputs, check_solver_step
 from bfn_kernels.call.rows import PerRow
 from bfn_kernels.discretised.distribution import check_output, component_noises, normal_of
-from bfn_kernels.records import CHOICES, MEAN
+from bfn_kernels.records import CHOICES, MEAN, Network, Noise, Sent, Solver
 from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
 from bfn_kernels.solvers import Coefficients
 
@@ -114,12 +114,13 @@ def update_sample(
     # `step` has no gradient for the predictions, and results in `out` have none
     if choice == MEAN and out is None and any(needs(*output, mean)):
         normal = normal_of(library, dtype, pred_mean, pred_log_std, mean, scales, bins)
-        value = library.discretised.expected_value(*normal, mixture_logits, bins[0], True)
+        value = library.discretised.expected_value(*normal, mixture_logits, bins.num_bins, clip=True)
         value = value if known is None else torch.where(known_mask, known.to(value.dtype), value)
-        updated = library.continuous.gaussian_step(mean, keep, value, take, std, seed, noise)
+        updated = library.continuous.gaussian_step(mean, keep, value, take, std, Noise(seed, noise))
     else:
-        solver, sent = (keep, take, std, None, None), (choice, known, known_mask, draw_noise, component_noise)
-        updated = library.discretised.step(*output, mean, *scales, *solver, *bins, *sent, seed, noise, out, None)
+        network, solver = Network(*output, mean, *scales), Solver(keep, take, std)
+        sent, noises = Sent(choice, known, known_mask, draw_noise), Noise(seed, noise)
+        updated = library.discretised.step(network, solver, bins, sent, component_noise, noises, out=out)
     return updated, keywords.updated_precision(precision, alpha, mean)
 
 
@@ -235,8 +236,9 @@ def solver_step(
     draws = component_noises(mixture_logits, component_noise, mean.shape)
     draws = keywords.choice_noises(choose, draw_noise, mean.shape, *draws)
     seed = keywords.step_seed(mean, solver.std, seed, generator, noise, *draws)
-    sent = choice, known, known_mask, draw_noise, component_noise
-    return library.discretised.step(*output, mean, *scales, *solver, *bins, *sent, seed, noise, out, predicted_out)
+    network, outputs = Network(*output, mean, *scales), {"out": out, "predicted_out": predicted_out}
+    sent, noises = Sent(choice, known, known_mask, draw_noise), Noise(seed, noise)
+    return library.discretised.step(network, solver, bins, sent, component_noise, noises, **outputs)
 
 
 def _guided(

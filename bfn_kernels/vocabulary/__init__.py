@@ -38,7 +38,7 @@ from bfn_kernels.call import checks, rows
 from bfn_kernels.call.keywords import MAX_SAMPLES, Seed, noise_seed, step_time
 from bfn_kernels.call.reduction import MEAN, SUM, hide
 from bfn_kernels.call.rows import PerRow
-from bfn_kernels.records import NO_FLOW, FlowLogits, LinearHead, LossTarget
+from bfn_kernels.records import NO_FLOW, FlowLogits, LinearHead, LossTarget, Noise
 from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
 from bfn_kernels.vocabulary.operators import OPERATORS, WIDE
 from bfn_kernels.vocabulary.reference import Cost
@@ -102,7 +102,7 @@ def flow_embedding(
     scalars = rows.scalars(library, ("beta", "beta_spread"), t, x, dtype, schedule, scale=num_classes)
     x, beta, spread = hide(checks.mask("mask", mask, "x", x, x.shape), x, *scalars)
     seed = noise_seed(x, seed, generator, ("noise", noise, (*x.shape, num_classes)))
-    return library.vocabulary.flow_embedding(x, weight, beta, spread, seed, noise, *shard)
+    return library.vocabulary.flow_embedding(x, weight, beta, spread, Noise(seed, noise), shard)
 
 
 def continuous_time_loss(
@@ -346,4 +346,4 @@ class _Loss:
         wide = weight.shape[1] >= WIDE and weight.dtype == self.dtype
         if with_gradients and cost.alpha is None and weight.is_cpu and single and wide and any(needs(*self.head)):
             return with_gradients(self.x, *self.head, *flow, cost.rate, *self.to)
-        return ops.loss(self.x, *self.head, *flow, *cost, *self.to, *self.shard)
+        return ops.loss(self.x, self.head, flow, cost, self.to, self.shard)

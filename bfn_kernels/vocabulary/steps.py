@@ -230,7 +230,8 @@ def mode(
         checks.like("state", state, "weight", weight, (*state.shape[:-1], len(weight)))
     _check_state_and_scale("hidden", hidden, (*lead, len(weight)), flow_scale=flow_scale, state=state)
     library = backends.library(backend, hidden.device)
-    return library.vocabulary.mode(*(value if value is None else value.detach() for value in (*head, state)), *shard)
+    *head, state = (value if value is None else value.detach() for value in (*head, state))
+    return library.vocabulary.mode(LinearHead(*head), state, shard)
 
 
 class _Step:
@@ -281,8 +282,8 @@ class _Step:
         embedding, embedded = self.embedding, None
         if embedding is not None:
             embedded = embedding.new_empty((*self.lead, embedding.shape[1]))
-        step = *self.head, *solver, *self.before, embedding, *self.sent, *noise, *self.shard
-        updated = self.library.vocabulary.step(self.state, *step, out, embedded)
+        inputs = self.state, self.head, solver, self.before, embedding, self.sent, noise, self.shard
+        updated = self.library.vocabulary.step(*inputs, out=out, embedded_out=embedded)
         return updated if embedded is None else (updated, embedded)
 
 
