@@ -146,8 +146,8 @@ class Prediction(NamedTuple):
 
     prediction: Tensor
     mean: Tensor | None
-    mean_scale: Tensor | None
-    noise_scale: Tensor | None
+    mean_scale: Tensor | None = None
+    noise_scale: Tensor | None = None
     low: float = -math.inf
     high: float = math.inf
 

@@ -85,8 +85,9 @@ def flow_sample(
     x, row = hide(checks.mask("mask", mask, "x", x, x.shape), x, row)
     library, seed = backends.library(backend, x.device, first="cuda"), as_seed(seed, x, generator)
     message = Message(row.to(dtype), numbers_of(schedule, "table", x, torch.float32), seed=seed)
-    step = partial(library.circular.step, x, None, None, message, Circle(turn, *schedule.log_scale))
-    return _written(step, (out, concentration_out, None), x, dtype, log)
+    circle = Circle(turn, *schedule.log_scale)
+    call = partial(library.circular.step, x, mean=None, concentration=None, message=message, circle=circle)
+    return _written(call, (out, concentration_out, None), x, dtype, log)
 
 
 def sender_sample(
@@ -249,26 +250,26 @@ def _update(name, sent, state, message, period, backend, outputs=(None, None, No
     seed = None if drawn is None else as_seed(drawn[0], mean, drawn[1])
     before = ranges.compiled_nonnegative(concentration)
     message = Message(accuracy, None, known, known_mask, seed)
-    step = partial(library.circular.step, sent, mean, before, message, Circle(turn, *log_scale))
-    return _written(step, outputs, mean, concentration.dtype)
+    call = partial(library.circular.step, sent, mean, before, message, Circle(turn, *log_scale))
+    return _written(call, outputs, mean, concentration.dtype)
 
 
 def _written(
-    step: Callable, outputs: Sequence[Tensor | None], mean: Tensor, dtype: torch.dtype, log: bool = False
+    call: Callable, outputs: Sequence[Tensor | None], mean: Tensor, dtype: torch.dtype, log: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Calls the operator `step` with its outputs. Returns the new mean, and the new concentration or, with `log`, its
+    """Calls an operator with its outputs. Returns the new mean, and the new concentration or, with `log`, its
     logarithm. Each is written into its tensor of `outputs`, if it has one. dtype: the type of a second result that has
     none."""
     out, second, log_out = outputs
     if out is second is log_out is None and not log:
-        return step()
-    _refuse_vmap(step, mean)
+        return call()
+    _refuse_vmap(call, mean)
     out = torch.empty_like(mean) if out is None else out
     second = torch.empty_like(mean, dtype=dtype) if second is None else second
     if log:
-        step(out=out, log_out=second)
+        call(out=out, log_out=second)
     else:
-        step(out=out, concentration_out=second, log_out=log_out)
+        call(out=out, concentration_out=second, log_out=log_out)
     return out, second
 
 

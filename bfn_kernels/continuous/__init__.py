@@ -169,7 +169,7 @@ def predict_data(
     """
     checks.data("noise_pred", noise_pred)
     checks.like("mean", mean, "noise_pred", noise_pred)
-    ends = checks.interval("clip", clip)
+    low, high = checks.interval("clip", clip)
     library, dtype = backends.library(backend, noise_pred.device), checks.compute_dtype(noise_pred, mean)
-    scales = prediction_scalars(library, "noise", t, mean, dtype, sigma_1, schedule, limits)
-    return library.continuous.predict_data(Prediction(noise_pred, mean, *scales, *ends))
+    mean_scale, noise_scale = prediction_scalars(library, "noise", t, mean, dtype, sigma_1, schedule, limits)
+    return library.continuous.predict_data(Prediction(noise_pred, mean, mean_scale, noise_scale, low, high))

@@ -58,10 +58,11 @@ def continuous_time_loss(
         tensor(23.0259)
     """
     mean, library, dtype, target = _check_loss(x, prediction, mean, parametrisation, mask, reduction, backend)
-    *scales, weight = prediction_scalars(
+    mean_scale, noise_scale, weight = prediction_scalars(
         library, parametrisation, t, x, dtype, sigma_1, schedule, limits, ("rate",), scale=0.5
     )
-    network = Prediction(prediction, mean, *scales, *checks.interval("clip", clip))
+    low, high = checks.interval("clip", clip)
+    network = Prediction(prediction, mean, mean_scale, noise_scale, low, high)
     return library.continuous.squared_loss(x, network, weight, offset=None, target=target)
 
 
@@ -119,10 +120,11 @@ def discrete_time_loss(
     """
     mean, library, dtype, target = _check_loss(x, prediction, mean, parametrisation, mask, reduction, backend)
     t, n_steps = keywords.step_time(t, step, n_steps, x)
-    *scales, weight = prediction_scalars(
+    mean_scale, noise_scale, weight = prediction_scalars(
         library, parametrisation, t, x, dtype, sigma_1, schedule, limits, ("alpha",), n_steps=n_steps, scale=n_steps / 2
     )
-    network = Prediction(prediction, mean, *scales, *checks.interval("clip", clip))
+    low, high = checks.interval("clip", clip)
+    network = Prediction(prediction, mean, mean_scale, noise_scale, low, high)
     return library.continuous.squared_loss(x, network, weight, offset=None, target=target)
 
 

@@ -3,9 +3,6 @@
 Numbers in parentheses are equations of Graves et al. 2023, and [derived] marks formulas that are not in the paper.
 """
 
-import math
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -89,12 +86,14 @@ def update_sample(
     checks.like("x", x, "mean", mean)
     known_mask = keywords.known_values(known, known_mask, mean, mean.shape)
     library, dtype = backends.library(backend, mean.device), checks.compute_dtype(x, mean)
-    scales: Any = (None, None)
-    low, high = -math.inf, math.inf
+    network = Prediction(x, mean)
     if t is not None:
         checks.choice("parametrisation", parametrisation, PARAMETRISATIONS)
         low, high = checks.interval("clip", clip)
-        scales = prediction_scalars(library, parametrisation, t, mean, dtype, sigma_1, schedule, limits)
+        mean_scale, noise_scale = prediction_scalars(
+            library, parametrisation, t, mean, dtype, sigma_1, schedule, limits
+        )
+        network = Prediction(x, mean, mean_scale, noise_scale, low, high)
     elif not (sigma_1 is schedule is None and (parametrisation, limits, clip) == ("noise", PUBLISHED, (-1, 1))):
         raise ValueError("t must be given with sigma_1, schedule, parametrisation, limits or clip, got None")
     keep, take, std = rows.scalars(library, rows.UPDATE, alpha, mean, dtype, precision=precision)
@@ -102,7 +101,7 @@ def update_sample(
     if t is None and known is None:
         updated = library.continuous.gaussian_step(mean, keep, x, take, std, Noise(seed, noise), out)
     else:
-        network, solver = Prediction(x, mean, *scales, low, high), Solver(keep, take, std)
+        solver = Solver(keep, take, std)
         updated = library.continuous.step(network, solver, known, known_mask, Noise(seed, noise), out=out)
     return updated, keywords.updated_precision(precision, alpha, mean)
 
@@ -193,8 +192,8 @@ def solver_step(
     low, high = checks.interval("clip", clip)
     known_mask = keywords.known_values(known, known_mask, mean, mean.shape)
     library, dtype = backends.library(backend, mean.device), checks.compute_dtype(prediction, mean, previous)
-    scales = prediction_scalars(library, parametrisation, t, mean, dtype, None, schedule, limits)
+    mean_scale, noise_scale = prediction_scalars(library, parametrisation, t, mean, dtype, None, schedule, limits)
     solver = steps.step_scalars(coefficients, rule, schedule, (t, t_next, t_previous), previous, mean, dtype)
     seed = keywords.step_seed(mean, solver.std, seed, generator, noise)
-    network, noises = Prediction(prediction, mean, *scales, low, high), Noise(seed, noise)
+    network, noises = Prediction(prediction, mean, mean_scale, noise_scale, low, high), Noise(seed, noise)
     return library.continuous.step(network, solver, known, known_mask, noises, out=out, predicted_out=predicted_out)

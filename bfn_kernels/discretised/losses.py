@@ -75,10 +75,10 @@ def continuous_time_loss(
     bins = keywords.checked_bins(num_bins, limits, clip)
     output = pred_mean, pred_log_std, mixture_logits
     mean, library, dtype, target = _check_loss(x, output, mean, parametrisation, mask, reduction, backend)
-    *scales, weight = prediction_scalars(
+    mean_scale, noise_scale, weight = prediction_scalars(
         library, parametrisation, t, x, dtype, sigma_1, schedule, limits, ("rate",), scale=0.5
     )
-    network = Network(*output, mean, *scales)
+    network = Network(*output, mean, mean_scale, noise_scale)
     return library.discretised.loss(
         x, network, weight=weight, alpha=None, direct=False, n_steps=0, draws=NO_DRAWS, bins=bins, target=target
     )
@@ -173,13 +173,13 @@ def discrete_time_loss(
     if n_steps > FLOAT32_STEPS:
         x, *output, mean = _in_float64(n_steps, x, *output, mean)
     dtype = checks.compute_dtype(x, *output, mean)
-    *scales, alpha = prediction_scalars(
+    mean_scale, noise_scale, alpha = prediction_scalars(
         library, parametrisation, t, x, dtype, sigma_1, schedule, limits, ("alpha",), n_steps=n_steps
     )
     if n_samples is None and quadrature is None:
         quadrature = 8
     draws = keywords.expectation(x, quadrature, n_samples, seed, generator, noise)
-    network = Network(*output, mean, *scales)
+    network = Network(*output, mean, mean_scale, noise_scale)
     loss = library.discretised.loss(
         x, network, weight=None, alpha=alpha, direct=False, n_steps=n_steps, draws=draws, bins=bins, target=target
     )

@@ -230,8 +230,8 @@ def mode(
         checks.like("state", state, "weight", weight, (*state.shape[:-1], len(weight)))
     _check_state_and_scale("hidden", hidden, (*lead, len(weight)), flow_scale=flow_scale, state=state)
     library = backends.library(backend, hidden.device)
-    *head, state = (value if value is None else value.detach() for value in (*head, state))
-    return library.vocabulary.mode(LinearHead(*head), state, shard)
+    *detached, state = (value if value is None else value.detach() for value in (*head, state))
+    return library.vocabulary.mode(LinearHead(*detached), state, shard)
 
 
 class _Step:
