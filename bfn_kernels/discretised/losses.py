@@ -179,7 +179,8 @@ def discrete_time_loss(
     if n_samples is None and quadrature is None:
         quadrature = 8
     draws = keywords.expectation(x, quadrature, n_samples, seed, generator, noise)
-    network = Network(*output, mean, mean_scale, noise_scale)
+    pred_mean, pred_log_std, mixture_logits = output
+    network = Network(pred_mean, pred_log_std, mixture_logits, mean, mean_scale, noise_scale)
     loss = library.discretised.loss(
         x, network, weight=None, alpha=alpha, direct=False, n_steps=n_steps, draws=draws, bins=bins, target=target
     )
