@@ -50,7 +50,8 @@ def wide_device(device: torch.device) -> torch.device:
 def _tensor(name: str, value: object, allowed: Sequence[torch.dtype]) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
-    dense(name, value)
+    if value.layout != torch.strided or value.is_nested:  # not `dense`, since each function call takes time
+        dense(name, value)
     if value.dtype not in allowed:
         raise TypeError(f"{name} must be one of {[str(d).removeprefix('torch.') for d in allowed]}, got {value.dtype}")
 
@@ -138,8 +139,8 @@ def like(name: str, value: Tensor, model_name: str, model: Tensor, shape: Sequen
     """Raises an error unless the value is a floating-point tensor on the device of `model` and has this shape, by
     default the shape of `model`."""
     shape = model.shape if shape is None else shape
-    usual = isinstance(value, Tensor) and value.dtype in FLOATS and is_dense(value)
-    if usual and value.shape == shape and value.device == model.device:
+    plain = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_nested
+    if plain and value.dtype in FLOATS and value.shape == shape and value.device == model.device:
         return  # the checks below would take twice as long
     _tensor(name, value, FLOATS)
     if value.shape != shape:
