@@ -32,7 +32,8 @@ LOG = $(abspath $(VENV))/builds.log
 LOGGED = > $(LOG) || { cat $(LOG); false; }
 
 # The environment and the extensions are rebuilt only if their sources have changed. pip compiles no bytecode, since
-# most installed modules are never imported. pip finds the extensions compiled, which it would do in silence.
+# most installed modules are never imported. The extensions are compiled before pip runs, since pip would compile them
+# without a message.
 BEST = BFN_BUILDS=$(call BUILDS,[:1]),_cuda BFN_NVCC=$(NVCC)
 $(VENV)/installed: pyproject.toml setup.py $(SOURCES) | $(VENV)/bin/python
 	@echo "Installing torch and all else, then compiling the kernels, which takes minutes."

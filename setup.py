@@ -150,6 +150,7 @@ def build_command() -> type:
                 self.build_temp = str(Path("build", f"temp.{self.plat_name}-{sys.implementation.cache_tag}"))
 
         def build_extensions(self):
+            self.parallel = None  # ninja compiles the files of an extension in parallel
             for extension in self.extensions:
                 if extension.name == "bfn_kernels._cuda":
                     extension.extra_objects = cuda_objects(Path(self.build_temp, "csrc/cuda"))
@@ -159,9 +160,12 @@ def build_command() -> type:
         def build_extension(self, extension):
             say(f"builds {extension.name}")
             folder = self.build_temp
-            self.build_temp = str(Path(folder, extension.name))  # all extensions compile the same files, by other flags
-            super().build_extension(extension)
-            self.build_temp = folder
+            # Each extension has its own folder, since all of them compile the same files with different flags.
+            self.build_temp = str(Path(folder, extension.name))
+            try:
+                super().build_extension(extension)
+            finally:
+                self.build_temp = folder
 
     return Build
 
@@ -200,7 +204,9 @@ def extensions() -> list:
 
 commands = {"build_py": BuildPython}
 if CXX is not None:
-    os.environ["CXX"] = CXX  # setuptools compiles and links with it
+    compiler, *flags = shlex.split(CXX)
+    # setuptools compiles and links with it; the whole path, since another compiler may come first on the PATH below
+    os.environ["CXX"] = shlex.join([shutil.which(compiler) or compiler, *flags])
     # Another version of ninja could not read the log of this environment's ninja, and would compile everything again.
     os.environ["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)])
     commands["build_ext"] = build_command()

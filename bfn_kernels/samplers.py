@@ -114,7 +114,7 @@ def sample(
 
 def _checked(model: BFN, shape: Shape) -> Shape:
     """Checks the model and the shape of the data, and returns the shape as a tuple."""
-    if not isinstance(model, BFN):
+    if not isinstance(getattr(model, "_orig_mod", model), BFN):  # torch.compile wraps a module
         raise TypeError(f"model must be a module of bfn_kernels.nn, got {type(model).__name__}")
     return checks.sizes("shape", shape)
 

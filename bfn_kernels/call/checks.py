@@ -57,7 +57,8 @@ def _tensor(name: str, value: object, allowed: Sequence[torch.dtype]) -> None:
 
 
 def is_dense(value: Tensor) -> bool:
-    """Whether a tensor is neither sparse nor nested. Of other tensors torch may not even tell the shape."""
+    """Whether a tensor is neither sparse nor nested. torch may not know the shape of another
+    tensor."""
     return value.layout == torch.strided and not value.is_nested
 
 

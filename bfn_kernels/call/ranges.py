@@ -30,8 +30,8 @@ def nonnegative(name: str, x: Tensor, zero: bool = True) -> Tensor:
 
 
 def compiled_nonnegative(x: Tensor, zero: bool = True) -> Tensor:
-    """Returns x, in compiled code on the CPU with NaN in the place of numbers that `nonnegative` would refuse. There,
-    the CPU kernels would raise an error in the middle of a graph. The kernels of GPUs make such numbers NaN."""
+    """In compiled code on a CPU, replaces the numbers that `nonnegative` refuses by NaN. Otherwise, a CPU kernel would
+    raise an error in the middle of a graph. The kernels of GPUs make such numbers NaN."""
     return _nan_below(x, zero) if torch.compiler.is_compiling() and x.is_cpu else x
 
 

@@ -73,7 +73,9 @@ class Sampling(NamedTuple):
         if (self.known is None) != (self.known_mask is None):
             raise ValueError("known and known_mask must be given together")
         if self.known is not None:
-            checks.data("known", self.known, checks.KNOWN)
+            if not isinstance(self.known, Tensor):
+                raise TypeError(f"known must be a tensor, got {type(self.known).__name__}")
+            checks.dense("known", self.known)
         if self.known is not None and tuple(self.known.shape) != tuple(shape):
             raise ValueError(f"known must have shape {tuple(shape)}, got {tuple(self.known.shape)}")
         if self.guidance is None and self.unconditional is not None:

@@ -13,7 +13,8 @@
 
 namespace bfn {
 
-// Refuses a std that is not positive, where the caller of an op gives it.
+// Refuses a std that is not positive, if the caller passed the std. A std that is computed from a network's output is
+// not checked.
 template <class T>
 struct StdCheck : RangeCheck<T> {
   StdCheck() : RangeCheck<T>("std", 0, HUGE_VAL, true) {}

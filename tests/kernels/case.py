@@ -92,8 +92,8 @@ class Case:
 
 
 def covering(cases: Iterable[Case]) -> list[Case]:
-    """A few of the cases of each op. One of them gives, or writes into, each argument that any case gives, beside a
-    mixture and without one, and beside a time and without one, which have kernels of their own."""
+    """Chooses a few cases of each op. Together they pass every argument that any case passes, with and without a
+    mixture, and with and without a time, since each of these calls has its own kernel."""
     chosen: list[Case] = []
     covered: set[tuple] = set()
     for case in sorted(cases, key=lambda case: -len(case.fields)):

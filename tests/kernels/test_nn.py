@@ -288,10 +288,24 @@ def test_a_network_that_puts_out_something_else_is_named(kind):
         ):
             with pytest.raises((ValueError, TypeError)) as caught:
                 call()
-            assert str(caught.value).startswith(f"network must put out a {allowed}"), wrong
+            assert str(caught.value).startswith(f"network must return a {allowed}"), wrong
+
+
+def test_a_subclass_with_arguments_of_its_own_takes_another_output():
+    """Here the network returns the parameters of a mixture of two normals."""
+
+    class Mixture(nn.Discretised):
+        def arguments(self, output, theta):
+            (_, _, *others), keywords = super().arguments(output, theta)
+            mean, log_std, logits = output.unflatten(-1, (3, 2)).unbind(-2)
+            return (mean, log_std, *others), {**keywords, "mixture_logits": logits}
+
+    x = discretised.from_levels(torch.zeros(SHAPE, dtype=torch.int64), num_bins=8)
+    model = Mixture(Network(1, 6), sigma_1=0.1, num_bins=8)
+    assert model(x, seed=1).isfinite() and model.reconstruction(x, seed=1).isfinite()
 
 
 def test_a_network_of_fewer_classes():
     model = nn.Discrete(Network(7, 3), beta_1=1.0, num_classes=7)
-    with pytest.raises(ValueError, match=r"^network must put out a tensor of shape \(2, 4, 7\), got \(2, 4, 3\)"):
+    with pytest.raises(ValueError, match=r"^network must return a tensor of shape \(2, 4, 7\), got \(2, 4, 3\)"):
         model(torch.full((2, 4), 5))

@@ -30,6 +30,23 @@ def test_arguments_of_a_sampler_are_checked():
         samplers.sample(model, (2, 3), 2, capture=True)
 
 
+def test_known_values_may_have_any_type_that_the_steps_take():
+    model, _ = make("binary")
+    known = torch.tensor([[1, 0, 1]] * 2)
+    first, *others = (
+        samplers.sample(model, (2, 3), 3, seed=1, known=known.to(kind), known_mask=known.bool())
+        for kind in (torch.int64, torch.int16, torch.int8, torch.uint8)
+    )
+    assert (first[known.bool()] == 1).all() and all(torch.equal(first, other) for other in others)
+
+
+def test_a_compiled_module_is_sampled():
+    model, _ = make("binary")
+    compiled = torch.compile(model, backend="eager")
+    assert torch.equal(samplers.sample(compiled, (2, 3), 3, seed=1), samplers.sample(model, (2, 3), 3, seed=1))
+    assert samplers.sample_within(compiled, (2, 3), 0.5, seed=1)[0].shape == (2, 3)
+
+
 RUNS = {
     "sample": lambda model, shape, **more: samplers.sample(model, shape, 3, **more),
     "sample_within": lambda model, shape, **more: samplers.sample_within(model, shape, 0.5, **more),

@@ -23,10 +23,12 @@ from tests.kernels.support import FIRST, error, evaluate, scale, ulp, widened
 aten = torch.ops.aten
 Results = dict[str, Tensor] | Sequence[Tensor]
 
-# The formula loses the largest error of these runs. In a single run, errors may cancel by luck.
+# The error of a formula is the largest error of a run with each of these seeds. In a single run, errors may cancel by
+# luck.
 SEEDS = (None, *range(4))
-# A backend may lose this many times what the formula loses. It may compute functions, or normals from a seed, by
-# approximations that are less accurate than a rounded result, and may add in another order.
+# The error of a backend may be this many times as large. A backend may compute functions, or normals from a seed, by
+# approximations that are less accurate than a rounded result, and may add in another order. Of 2206 float32 results of
+# the two CPU backends, none has more than 1.9 times the error of its formula.
 FACTOR = 2.5
 LEAST = 4  # an error of this many ulp of the result's scale is always allowed
 
