@@ -21,11 +21,13 @@ TABLE_END = 6.0  # the quantiles are at probabilities Φ(z), for equidistant z f
 _NODES = 192  # the number of nodes of a smooth law
 _FINER = 1, 4, 16  # a law that is not smooth has so many times as many nodes
 _ROUGH = 2e-3  # the largest second difference of the weights of a smooth law
-_THINNED = 9  # the law after two messages has so many times as many nodes as its quantiles alone need
+# The law after two messages has _THINNED times the nodes that its quantiles need. The next message uses every
+# _THINNED-th node.
+_THINNED = 9
 _ANGLES = 16  # the number of angles of a message to each node, if the law after the message is smooth
 _PAIRS = 2048  # the most pairs of a node and an angle at once; with more, torch would start threads for each operation
 _EXPONENT = 30.0  # a density is negligible where it is e^(−_EXPONENT) of the largest density
-_NEGLIGIBLE = 1e-17  # a weight that is left out at the ends of a law
+_NEGLIGIBLE = 1e-17  # Weights of at most this size are removed at both ends of a law.
 _POINT = 1e-13  # a law whose range is smaller, relative to the concentration, is a point
 _BATCH = 128  # how many laws become rows of the table at once
 
@@ -108,8 +110,8 @@ def _moved(law: Law, alpha: float, count: int) -> tuple[Tensor, Tensor]:
 
 
 def _range(law: Law, alpha: float) -> tuple[float, float, float]:
-    """The least and the largest concentration after a message, and the width of the law before it. Smaller ones, whose
-    density is negligible, are left out."""
+    """The least and the largest concentration after a message, and the width of the law before it. Concentrations below
+    the least one are left out, since their density is negligible."""
     largest = float(law.nodes[-1])
     first, second, last_but_one, last = (law.nodes[[0, 1, -2, -1]] / largest).square().tolist()
     ends = (9 * first - second) / 8, (9 * last - last_but_one) / 8
@@ -174,9 +176,15 @@ def _coarsely(law: Law, alpha: float) -> Law:
 
 
 def _smooth(after: Law, law: Law, alpha: float) -> Law:
-    """What `_coarsely` returned, or a law with more angles and more nodes, if neighbouring weights show that the
-    density is not smooth at this distance of the nodes."""
-    for finer in _FINER if len(law.nodes) > 1 else ():
+    """Returns `after`, if its density is smooth. Otherwise computes the law again with more angles, and then with more
+    nodes.
+
+    If a message spreads less than the distance of two of _NODES nodes, finer nodes would show the old nodes one by one.
+    """
+    count = len(law.nodes)
+    if 1 < count <= _NODES and 2 * alpha * count < law.nodes[-1] - law.nodes[0]:
+        return after
+    for finer in _FINER if count > 1 else ():
         if len(after.nodes) > 1 and float(after.weights.diff(n=2).abs().max()) > _ROUGH:
             low, high, width = _range(law, alpha)
             angles = min(max(int(640 * ((high - low) / width - 1)), _ANGLES), _PAIRS // 2)
@@ -185,8 +193,8 @@ def _smooth(after: Law, law: Law, alpha: float) -> Law:
 
 
 def _essential(law: Law) -> Law:
-    """The law without negligible weights at its ends, and with every ninth of the nodes after two messages, which are
-    a midpoint rule, too."""
+    """Removes negligible weights at the ends. A law after two messages keeps every ninth node. These nodes are a
+    midpoint rule, too."""
     if len(law.nodes) == 1:
         return law
     if len(law.nodes) > _FINER[-1] * _NODES:
@@ -196,8 +204,28 @@ def _essential(law: Law) -> Law:
 
 
 def laws(alphas: Sequence[float]) -> Iterator[Law]:
-    """The laws after one message, after two, and so on."""
-    return itertools.islice(itertools.accumulate(alphas, _after, initial=PRIOR), 1, None)
+    """The laws after one message, after two, and so on.
+
+    A message below the least distance of two nodes shifts the nodes, and waits. Messages that wait are applied as one
+    when together they reach this distance. If each were applied alone, the errors of the interpolations would add up.
+    This distance is below 1. Small messages of accuracies α_i act like one message of accuracy √(Σ α_i²) [derived].
+    """
+    law, waiting, least = PRIOR, 0.0, 0.0
+    for alpha in alphas:
+        waiting = math.hypot(waiting, alpha)
+        if waiting < least:
+            yield _shifted(law, waiting)
+        else:
+            law, waiting = _after(law, waiting), 0.0
+            least = float(_essential(law).nodes.diff().min()) if len(law.nodes) > 1 else 0.0
+            yield law
+
+
+def _shifted(law: Law, alpha: float) -> Law:
+    """The law after a message whose spread is negligible. Each c² becomes the mean of c'² given c."""
+    accuracy = torch.tensor(alpha, **WIDE)
+    added = accuracy.square() + 2 * law.nodes * ratio(law.nodes) * accuracy * ratio(accuracy)
+    return Law((law.nodes.square() + added).sqrt(), law.weights)
 
 
 def quantiles(law: Law) -> Tensor:
@@ -267,3 +295,12 @@ def _extrapolated(found: list[float]) -> float:
     binomials = [(-1) ** j * math.comb(len(found), j + 1) for j in range(len(found))]
     guess = sum(factor * each for factor, each in zip(binomials, reversed(found), strict=True))
     return min(max(guess, found[-1] - 1), found[-1] + 1) if found else guess
+
+
+def __getattr__(name: str) -> Any:
+    """Finds `VonMisesAccuracy` for old pickles, which name this module."""
+    if name == "VonMisesAccuracy":
+        from bfn_kernels.von_mises import VonMisesAccuracy
+
+        return VonMisesAccuracy
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,7 +1,6 @@
 """The accuracies of von Mises messages, a schedule of angles."""
 
 import math
-from collections import defaultdict
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -40,10 +39,10 @@ class VonMisesAccuracy:
     def __init__(self, alphas: Sequence[float] | Tensor):
         checks.no_derivative("alphas", alphas)
         self.alphas = torch.as_tensor(alphas, **WIDE).detach().clone()
-        least = torch.finfo(torch.float32).tiny
-        if self.alphas.dim() != 1 or not (self.alphas >= least).all() or not 0 < self.alphas.sum().float() < math.inf:
+        tiny = torch.finfo(torch.float32).tiny
+        if self.alphas.dim() != 1 or not (self.alphas >= tiny).all() or not 0 < self.alphas.sum().float() < math.inf:
             raise ValueError(
-                f"alphas must be a vector of positive, finite numbers, at least {least} with a sum below 3.4e38, "
+                f"alphas must be a vector of positive, finite numbers, at least {tiny} with a sum below 3.4e38, "
                 f"got {alphas}"
             )
         self.weights = len(self.alphas) * self.alphas * ratio(self.alphas)
@@ -53,14 +52,14 @@ class VonMisesAccuracy:
         self.log_scale = least, 2 / max(math.log(self.alphas.sum()) - least, 1e-6)
         self.digest = str(hash(tuple(self.alphas.tolist())))
         self._copies: dict[tuple[torch.device, str, torch.dtype], Tensor] = {}
-        _LIVING[self.digest].add(self)
+        _LIVING.add(self)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_copies": {}}  # the device of a copy may be missing where the state is read
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state
-        _LIVING[self.digest].add(self)
+        _LIVING.add(self)
 
     @classmethod
     def linear_entropy(cls, n_steps: int, last: float) -> "VonMisesAccuracy":
@@ -81,7 +80,8 @@ class VonMisesAccuracy:
         found = linear_laws(checks.integer("n_steps", n_steps, 1), checks.number("last", last, 1e-6, 1e6))
         alphas, each_law = zip(*found, strict=True)
         schedule = cls(alphas)
-        schedule.table = table_of((PRIOR, *each_law))  # the cached property, since the search made the laws
+        # The search has already computed the laws, so the table is stored here.
+        schedule.table = table_of((PRIOR, *each_law))
         return schedule
 
     @property
@@ -113,10 +113,11 @@ class VonMisesAccuracy:
         return torch.tensor(each, **WIDE)
 
     def on(self, device: torch.device, name: str = "table", dtype: torch.dtype = torch.float32) -> Tensor:
-        """Returns `table` or `step_weights` on a device. In compiled code, each call makes a copy.
+        """Returns `table` or `step_weights` on a device. Keeps the copy on the device for later calls. Compiled
+        code copies the numbers in each call.
 
         Args:
-            device: The device. A copy stays there for later calls.
+            device: The device.
             name: "table" or "step_weights".
             dtype: The type of the copy.
         """
@@ -129,14 +130,22 @@ class VonMisesAccuracy:
         return self._copies[key]
 
 
-# The schedules of this process by their digests. Compiled code knows a schedule by its digest.
-_LIVING: defaultdict[str, WeakSet[VonMisesAccuracy]] = defaultdict(WeakSet)
+VonMisesAccuracy.__module__ = f"{__package__}.schedules"  # where it is public, so that pickles name a public module
+
+_LIVING: WeakSet[VonMisesAccuracy] = WeakSet()  # The schedules of this process.
 
 
 @torch.library.custom_op(f"{__package__}::numbers_of_schedule", mutates_args=())
 def _numbers_of(digest: str, name: str, shape: Sequence[int], device: torch.device, dtype: torch.dtype) -> Tensor:
-    # The compiler does not look into this operator. It may write into the result after its last use.
-    return next(iter(_LIVING[digest])).on(device, name, dtype).clone()
+    # Compiled code knows a schedule by its digest, and any schedule of this digest has the numbers.
+    for schedule in _LIVING:
+        if schedule.digest == digest:
+            # The compiler may write into the result of this operator, so the result is a clone.
+            return schedule.on(device, name, dtype).clone()
+    raise RuntimeError(
+        "compiled code needs the VonMisesAccuracy with which it was compiled, or one with equal alphas. None of them "
+        "exists any more, so keep one of them"
+    )
 
 
 @_numbers_of.register_fake

@@ -186,6 +186,23 @@ def test_compiled_code_notices_another_schedule():
         assert torch.equal(compiled(schedule), flow(schedule))
 
 
+def test_compiled_code_needs_a_schedule_that_lives():
+    """Any schedule with these accuracies serves, and looking for one does not keep its digest."""
+    numbers = lambda digest: torch.ops.bfn_kernels.numbers_of_schedule(  # noqa: E731
+        digest, "step_weights", [3], torch.device("cpu"), torch.float32
+    )
+    first, second = VonMisesAccuracy([7.25]), VonMisesAccuracy([7.25])
+    digest, want = first.digest, first.step_weights.float()
+    del second  # whichever goes, the other one serves
+    torch.testing.assert_close(numbers(digest), want, equal_nan=True)
+    second = VonMisesAccuracy([7.25])
+    del first
+    torch.testing.assert_close(numbers(digest), want, equal_nan=True)
+    del second
+    with pytest.raises(RuntimeError, match="compiled code needs the VonMisesAccuracy with which it was compiled"):
+        numbers(digest)
+
+
 def models():
     """A model of each kind, with data. Two models of angles have accuracies in another order."""
     yield from map(make, KINDS_OF_MODELS)

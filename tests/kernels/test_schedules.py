@@ -75,3 +75,12 @@ def test_a_copied_schedule_has_no_copies_on_devices():
     for copied in (copy.deepcopy(schedule), pickle.loads(pickle.dumps(schedule))):
         assert not copied._copies and torch.equal(copied.table, schedule.table)
     assert schedule._copies
+
+
+@pytest.mark.parametrize("module", ["schedules", "von_mises", "concentrations"])
+def test_pickles_of_angles_load(module):
+    """A pickle names the public module. Older pickles name a module in which the class was."""
+    written = pickle.dumps(VonMisesAccuracy([1.0, 2.0]), protocol=0)
+    assert written.count(b"bfn_kernels.schedules\nVonMisesAccuracy") == 1
+    loaded = pickle.loads(written.replace(b"bfn_kernels.schedules\n", f"bfn_kernels.{module}\n".encode()))
+    assert type(loaded) is VonMisesAccuracy and loaded.alphas.tolist() == [1.0, 2.0]
