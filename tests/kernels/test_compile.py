@@ -19,6 +19,7 @@ ON_REFERENCE = [
     "discretised.continuous_time_loss",
     "discrete.update_sample[K=3]",
 ]
+X = torch.zeros(4, 5)
 ANGLES = VonMisesAccuracy([1.0, 2.0, 9.0]), VonMisesAccuracy([2.0, 9.0, 1.0])
 # Operators join the compiler alike on all backends, so that one loss of each family is enough on all but one of
 # them. What the compiler is told of an operator is compared with what each backend makes by test_opcheck, by
@@ -169,6 +170,11 @@ def test_every_operator_is_recorded():
         lambda x, b: circular.sender_sample(x, 0.5, seed=1, backend=b),
         lambda x, b: circular.flow_sample(x, 2, schedule=ANGLES[0], output="log", seed=1, backend=b),
         lambda x, b: circular.update_sample(x, x, x, 0.5, out=torch.empty(4, 5), seed=1, backend=b),
+        # vmap leaves the tensor alone whose shape the results have
+        lambda x, b: circular.update_sample(x, X, X, 0.5, out=torch.empty(4, 5), seed=1, backend=b),
+        lambda x, b: circular.update_sample(X, X, x, 0.5, out=torch.empty(4, 5), seed=1, backend=b),
+        lambda x, b: circular.flow_sample(X, 2, schedule=ANGLES[0], output="log", seed=x[0, 0].long(), backend=b),
+        lambda x, b: circular.sender_sample(X, 0.5, seed=x[0, 0].long(), backend=b),
     ],
 )
 def test_vmap_is_an_error(function, backend):
