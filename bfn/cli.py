@@ -38,6 +38,11 @@ from bfn_kernels.backends import BACKENDS
 from bfn_kernels.samplers import SAMPLERS
 
 
+def speaks() -> bool:
+    """Whether this is the only or the first process of this machine. Before processes join, only these print."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
 class Commands(TyperGroup):
     """Commands whose errors print one line without a traceback, if a user can fix them. If a machine runs several
     processes, only the first one prints the line."""
@@ -49,7 +54,7 @@ class Commands(TyperGroup):
             reason = str(error)
             if isinstance(error, OSError) and error.filename and error.strerror:
                 reason = f"{error.filename}: {error.strerror}"
-            if os.environ.get("LOCAL_RANK", "0") == "0":
+            if speaks():
                 errors = Console(stderr=True, highlight=False, soft_wrap=True)
                 errors.print(f"error: {reason}", style="red", markup=False)
             raise typer.Exit(1) from error
@@ -126,7 +131,7 @@ def train(
     processes.leave()
     if main:
         if trainer.sharded:  # the main process has only a shard of the weights, and sampling needs all of them
-            model, _, _ = load_run(out, device=trainer.accelerator.device)
+            model, _, _ = load_run(out, device=trainer.accelerator.device, data=data)
         console.print(f"samples:    {sampled(model, settings, data, out / 'samples.png')}")
         for path in plotted(model, settings, data, out):
             console.print(f"plot:       {path}")
@@ -256,7 +261,8 @@ def found(settings: Config, *, fresh: bool, fetch: bool) -> Data:
         if not (fetch and downloadable(settings.data)):
             raise
     name, folder = settings.data.name, folder_of(settings.data)
-    console.print(f"downloading {name} into {folder}")
+    if speaks():
+        console.print(f"downloading {name} into {folder}")
     download(name, folder)
     return data_of(settings, fresh=fresh)
 

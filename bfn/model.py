@@ -34,6 +34,19 @@ class BFN(nn.BFN):
     network: Module
     shape: tuple[int, ...]  # of an example
     num_classes: int  # or bins
+    outputs: int | None = None  # the numbers that the network puts out for each variable; None for a large vocabulary
+    named = "network"  # the setting that named the network
+
+    def output(self, theta: Tensor, t: Tensor, cond: Any = None) -> Tensor:
+        """What the network puts out for these features. The network may be the user's, so its output is checked."""
+        output = super().output(theta, t, cond)
+        if self.outputs is None:
+            return output
+        shape = (*theta.shape[:-1], self.outputs)
+        if not isinstance(output, Tensor) or not output.is_floating_point() or output.shape != shape:
+            got = f"{output.dtype} {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
+            raise ConfigError(f"{self.named} must put out a floating-point tensor of shape {shape}, got {got}")
+        return output
 
     @property
     def device(self) -> torch.device:
@@ -43,8 +56,10 @@ class BFN(nn.BFN):
 class ContinuousBFN(nn.Continuous, BFN):
     """Continuous data. The reconstruction loss is −ln of a bin's probability, comparable with discretised data."""
 
+    outputs = 1
+
     def __init__(self, config: Config, data: Data):
-        network, bins = build_network(config.network, data.shape, 1, 1), data.num_classes
+        network, bins = build_network(config.network, data.shape, 1, self.outputs), data.num_classes
         super().__init__(network, schedule=schedule_of(config, data), num_bins=bins)
 
     def output(self, theta: Tensor, t: Tensor, cond: Any = None) -> Tensor:
@@ -54,8 +69,10 @@ class ContinuousBFN(nn.Continuous, BFN):
 class DiscretisedBFN(nn.Discretised, BFN):
     """Discretised data. The network sees only the mean."""
 
+    outputs = 2
+
     def __init__(self, config: Config, data: Data):
-        network, bins = build_network(config.network, data.shape, 1, 2), data.num_classes
+        network, bins = build_network(config.network, data.shape, 1, self.outputs), data.num_classes
         super().__init__(network, schedule=schedule_of(config, data), num_bins=bins)
 
     def output(self, theta: Tensor, t: Tensor, cond: Any = None) -> Tensor:
@@ -69,6 +86,7 @@ class DiscreteBFN(nn.Discrete, BFN):
         size = data.num_classes
         network = build_network(config.network, data.shape, size, size)
         super().__init__(network, schedule=schedule_of(config, data), num_classes=size)
+        self.outputs = size
 
 
 class SequenceBFN(Padded, DiscreteBFN):
@@ -91,8 +109,10 @@ class VocabularyBFN(nn.Vocabulary, BFN):
 class BinaryBFN(nn.Binary, BFN):
     """Discrete data with two classes. The network sees 2·theta_0 - 1, as in the published code."""
 
+    outputs = 1
+
     def __init__(self, config: Config, data: Data):
-        network = build_network(config.network, data.shape, 1, 1)
+        network = build_network(config.network, data.shape, 1, self.outputs)
         super().__init__(network, schedule=schedule_of(config, data))
 
     def output(self, theta: Tensor, t: Tensor, cond: Any = None) -> Tensor:
@@ -106,13 +126,15 @@ class CircularBFN(nn.Circular, BFN):
     and the direction of its sum with the state is the prediction.
     """
 
+    outputs = 2
+
     def __init__(self, config: Config, data: Data):
         steps = config.train.n_steps, config.evaluate.n_steps, config.sample.n_steps
         if len(set(steps)) > 1:
             raise ConfigError(f"train.n_steps, evaluate.n_steps and sample.n_steps must agree for angles, got {steps}")
         if config.sample.sampler != "ancestral":
             raise ConfigError(f"sample.sampler={config.sample.sampler!r} must be 'ancestral' for angles")
-        super().__init__(build_network(config.network, data.shape, 3, 2), schedule=schedule_of(config, data))
+        super().__init__(build_network(config.network, data.shape, 3, self.outputs), schedule=schedule_of(config, data))
 
     def output(self, theta: Tensor, t: Tensor, cond: Any = None) -> Tensor:
         mean, log = theta.unbind(-1)
@@ -175,7 +197,7 @@ def build_model(config: Config, data: Data) -> BFN:
     elif kind is DiscreteBFN and data.num_classes >= LARGE and config.network.name == "transformer":
         kind = VocabularyBFN
     model: BFN = kind(config, data)
-    model.shape, model.num_classes = data.shape, data.num_classes
+    model.shape, model.num_classes, model.named = data.shape, data.num_classes, f"network.name={config.network.name!r}"
     check_sampling(model, config.sample)
     return model
 

@@ -29,7 +29,8 @@ class DataConfig:
     """`bfn.data.DATASETS` lists the settings that each data set reads. All other settings must keep their defaults."""
 
     name: str = "digits"  # a name in bfn.data.DATASETS, or module:function
-    folder: str | None = None  # of the files; None is bfn.data.files.folder_of, or for text_bpe Python's manual
+    # The folder of the files. If it is None, `folder_of` chooses the folder, and text_bpe reads Python's manual.
+    folder: str | None = None
     file: str = "text8"  # the name of the text's file in the folder
     length: int = 64  # characters, tokens or residues in a window; places in the row of a molecule
     vocabulary: int = 8000  # entries of the byte-pair vocabulary, which is learned from the text
@@ -178,11 +179,11 @@ def imported(path: str, key: str) -> Any:
 
 
 def called(function: Callable[..., Any], name: str, options: dict[str, Any], *arguments: Any, **more: Any) -> Any:
-    """Calls a function of the user with his options as keyword arguments, if it takes all of them. name: the setting
-    that named the function, such as data.name=module:function."""
+    """Calls a user's function with the options as keyword arguments. If the function does not take an option, a
+    ConfigError names it. name: the setting that named the function, such as data.name=module:function."""
     try:
         inspect.signature(function).bind(*arguments, **more, **options)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:  # some functions in C have no signature
         section = name.partition(".")[0]
         raise ConfigError(f"{name} cannot use {section}.options={options}: {error}") from error
     return function(*arguments, **more, **options)

@@ -26,7 +26,7 @@ def by_torchvision(name: str, folder: Path) -> None:
     try:
         from torchvision import datasets
     except ModuleNotFoundError as error:
-        raise RunError(f"downloading {name} needs {error.name}, which is missing: pip install {error.name}") from error
+        raise RunError(f"downloading {name} needs {error.name}, which is missing: pip install torchvision") from error
     with redirect_stdout(io.StringIO()):  # it prints a line for each mirror
         getattr(datasets, name.upper())(folder, download=True)
 

@@ -40,22 +40,23 @@ def folder_of(data: DataConfig) -> Path:
     """The folder of a data set's files: data.folder, or the data set's place in the folder that the environment
     variable BFN_DATA names, by default `bfn` in the user's cache folder."""
     if data.folder is not None:
-        return Path(data.folder)
+        return Path(os.path.expanduser(data.folder))
     cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
     cache = cache if cache.is_absolute() else Path.home() / ".cache"
-    return Path(os.environ.get("BFN_DATA") or cache / "bfn") / data.name
+    return Path(os.path.expanduser(os.environ.get("BFN_DATA") or cache / "bfn")) / data.name
 
 
 def find_file(config: Config, names: Sequence[str], folders: Sequence[str]) -> Path:
-    """The first existing file with one of the names, in one of these folders of `folder_of` ("" is this folder)."""
+    """Returns the first file that exists. It looks in `folder_of(data)`, or in these folders inside it; "" stands for
+    the folder itself."""
     name, folder = config.data.name, folder_of(config.data)
     for path in (folder / inner / file for inner in folders for file in names):
         if path.is_file():
             return path
     if config.data.folder is None:
         raise MissingFile(
-            f"data.name={name!r} needs {names[0]}: 'bfn data download {name}', or --download of 'bfn train', puts it "
-            f"into {folder}; data.folder= names another folder"
+            f"data.name={name!r} needs the file {names[0]}. 'bfn data download {name}' or 'bfn train … --download' "
+            f"puts it into {folder}. To use another folder, set data.folder=."
         )
     inside = "".join(f" or {inner}" for inner in folders if inner)
     raise MissingFile(f"data.folder={folder} has no {' or '.join(names)}{inside and f', in itself{inside}'}")
@@ -70,7 +71,7 @@ def find_text(config: Config) -> Path:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Waits until no other process is in the body with the same path, a file that is made in its folder."""
+    """Only one process at a time runs the body. The others wait. `path` is a lock file, which is created."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -57,6 +58,10 @@ class Data:
     judge: Judge | None = None
     rivals: Callable[[], dict[str, float]] = dict  # computes bits per dimension of the test split by other models
 
+    def __post_init__(self) -> None:
+        if isinstance(self.num_classes, Integral):  # NumPy's integers, too
+            object.__setattr__(self, "num_classes", int(self.num_classes))
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one example. Rows of `train` may have another shape, if there is a `draw`."""
@@ -70,8 +75,8 @@ def drawn(data: Data) -> Tensor:
 
 
 def check(data: Any, where: str) -> None:
-    """Raises a ConfigError if nothing can be trained on `data`, the result of a function that makes a data set. If
-    training examples are drawn, the check draws a few thousand of them. where: names the data in the error."""
+    """Raises a ConfigError if a model cannot train on `data`. If `data.draw` makes the examples, a few thousand of them
+    are checked. where: names the data in the error."""
     if not isinstance(data, Data):
         raise ConfigError(f"{where} must return a bfn.data.Data, got {None if data is None else type(data).__name__}")
     classes, examples = data.num_classes, {split: getattr(data, split) for split in SPLITS}

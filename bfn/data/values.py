@@ -9,7 +9,7 @@ from torch import Tensor
 from bfn.configs import ConfigError
 
 AT_ONCE = 2**22  # numbers that are checked at once
-SLACK = 0.01  # the largest distance from the centre of a bin, in bins, that is taken for rounding
+SLACK = 0.01  # A number this far from the centre of a bin, in bin widths, counts as the centre with a rounding error.
 
 
 def require_examples(x: Any, num_classes: int, what: str) -> None:
@@ -19,6 +19,17 @@ def require_examples(x: Any, num_classes: int, what: str) -> None:
         raise ConfigError(f"{what} must be a torch.Tensor, got {None if x is None else type(x).__name__}")
     if x.dim() < 2 or x.is_complex():
         raise ConfigError(f"{what} must be a tensor [N, ...] of real numbers or classes, got {x.dtype} {list(x.shape)}")
+    if num_classes == 0 and not x.is_floating_point():
+        raise ConfigError(f"{what} must hold angles as floating-point numbers, got {x.dtype}")
+    stored = x.untyped_storage().nbytes() // x.itemsize
+    if x.numel() > stored and first_fault(x.as_strided((stored, 1), (1, 1), 0), num_classes) is None:
+        return  # windows that overlap have each number of the memory many times
+    if (fault := first_fault(x, num_classes)) is not None:
+        raise ConfigError(f"{what} must hold {fault}")
+
+
+def first_fault(x: Tensor, num_classes: int) -> str | None:
+    """What x [N, ...] must hold in the place of its first wrong number, and this number; None if no number is wrong."""
     rows = max(1, AT_ONCE // max(1, math.prod(x.shape[1:])))
     for start in range(0, len(x), rows):
         part = x[start : start + rows]
@@ -26,7 +37,8 @@ def require_examples(x: Any, num_classes: int, what: str) -> None:
             if wrong.any():
                 example, *rest = wrong.nonzero()[0].tolist()
                 value = part[(example, *rest)].item()
-                raise ConfigError(f"{what} must hold {wanted}, got {value:g} in example {start + example}")
+                return f"{wanted}, got {value:g} in example {start + example}"
+    return None
 
 
 def faults(x: Tensor, num_classes: int) -> list[tuple[Tensor, str]]:

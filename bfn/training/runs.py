@@ -111,9 +111,13 @@ def data_of(config: Config, *, fresh: bool = False) -> Data:
 
 
 def load_run(
-    path: Path, overrides: list[str] | None = None, device: torch.device | str = "cpu"
+    path: Path,
+    overrides: list[str] | None = None,
+    device: torch.device | str = "cpu",
+    data: Data | None = None,
 ) -> tuple[BFN, Config, Data]:
-    """The best model of a run in eval mode, from its directory or its model file, with its configuration and data."""
+    """The best model of a run in eval mode, from its directory or its model file, with its configuration and data.
+    data: the run's data; None loads them."""
     if not path.exists():
         raise CheckpointError(f"there is no checkpoint {path}; give the directory of a run, such as {Config.out}")
     path = path / MODEL_FILE if path.is_dir() else path
@@ -123,7 +127,8 @@ def load_run(
     if "config" not in state:
         raise CheckpointError(f"checkpoint {path} holds no configuration")
     config = build(state["config"], overrides or [], where=str(path))
-    data = load_data(config, state.get("tokenizer"))
+    if data is None:
+        data = load_data(config, state.get("tokenizer"))
     model = build_model(config, data).to(device)
     try:
         model.load_state_dict(tensors)

@@ -260,12 +260,12 @@ class Trainer:
         with processes.together():
             for batch in self.batches.of(step - 1):
                 require_examples(batch.x, self.data.num_classes, f"data.name={self.config.data.name!r}: step {step}")
-        advice = "try a lower train.learning_rate"
-        if step == 1:
-            settings = flatten({"model": asdict(self.config.model)}).items()
-            causes = [f"{key}={value}" for key, value in settings if value is not None and key != "model.kind"]
-            advice = f"nothing has been learned before it, so {' or '.join([*causes, 'the network'])} makes it overflow"
-        return FloatingPointError(f"the loss at step {step} is not finite; {advice}")
+        if step > 1:
+            return FloatingPointError(f"the loss at step {step} is not finite; try a lower train.learning_rate")
+        settings = flatten({"model": asdict(self.config.model)}).items()
+        causes = [f"{key}={value}" for key, value in settings if value is not None and key != "model.kind"]
+        why = f"The loss overflows because of {' or because of '.join([*causes, 'the network'])}."
+        return FloatingPointError(f"the loss at step 1 is not finite. No step was made before. {why}")
 
     def step(self) -> None:
         """One optimizer step. Nothing in it waits for the device, except fp16's scaler."""

@@ -11,6 +11,7 @@ import pytest
 from bfn import cli
 from bfn.configs import load
 from bfn.data import download, load_data
+from bfn.data.files import MissingFile
 from bfn.training import checkpoint
 from bfn.training.runs import MODEL_FILE, STATE_FILE
 from bfn.training.trainer import Trainer
@@ -151,7 +152,7 @@ def test_training_finds_what_was_downloaded_and_downloads_if_it_is_told_to(own_c
     monkeypatch.setattr(cli, "plotted", lambda *arguments: [])
     refused, place = bfn(*command), own_cache / "moses"
     assert refused.exit_code == 1 and refused.output.count("\n") == 1 and asked == []
-    assert refused.output.startswith("error: data.name='moses' needs molsets-0.3.1-py3-none-any.whl: 'bfn data downl")
+    assert refused.output.startswith("error: data.name='moses' needs the file molsets-0.3.1-py3-none-any.whl. 'bfn")
     result = bfn(*command, "--download")
     assert result.exit_code == 0, result.output
     assert result.output.startswith(f"downloading moses into {place}\n") and asked == [str(place)]
@@ -167,11 +168,29 @@ def test_training_finds_what_was_downloaded_and_downloads_if_it_is_told_to(own_c
     assert other.exit_code == 1 and f"data.folder={tmp_path} has no text8" in other.output
 
 
-def test_without_torchvision_one_line_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torchvision", None)
+def test_of_several_processes_one_says_that_it_downloads(monkeypatch, capsys):
+    def missing(settings, fresh):
+        raise MissingFile
+
+    monkeypatch.setattr(cli, "data_of", missing)
+    monkeypatch.setattr(cli, "download", lambda name, folder: None)
+    for rank, lines in (("0", 1), ("1", 0)):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        with pytest.raises(MissingFile):
+            cli.found(load("mnist"), fresh=False, fetch=True)
+        assert capsys.readouterr().out.count("downloading mnist into") == lines
+
+
+@pytest.mark.parametrize("missing", ["torchvision", "PIL"])
+def test_without_torchvision_one_line_says_what_to_install(missing, tmp_path, monkeypatch):
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision" / "__init__.py").write_text("import PIL")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "torchvision", raising=False)
+    monkeypatch.setitem(sys.modules, missing, None)
     result = bfn("data", "download", "cifar10", "--folder", tmp_path)
     assert result.exit_code == 1 and result.output == (
-        "error: downloading cifar10 needs torchvision, which is missing: pip install torchvision\n"
+        f"error: downloading cifar10 needs {missing}, which is missing: pip install torchvision\n"
     )
     result = bfn("data", "download", "digits", "--folder", tmp_path)
     known = "mnist, cifar10, text8, moses, angles, photographs"

@@ -149,8 +149,8 @@ def test_without_a_folder_files_have_a_place_that_variables_move(own_cache, tmp_
     with pytest.raises(MissingFile) as error:
         find_file(config, ["images"], ["", "raw"])
     assert str(error.value) == (
-        f"data.name='mnist' needs images: 'bfn data download mnist', or --download of 'bfn train', puts it into "
-        f"{own_cache / 'mnist'}; data.folder= names another folder"
+        "data.name='mnist' needs the file images. 'bfn data download mnist' or 'bfn train … --download' puts it into "
+        f"{own_cache / 'mnist'}. To use another folder, set data.folder=."
     )
     (own_cache / "mnist" / "raw").mkdir(parents=True)
     (own_cache / "mnist" / "raw" / "images").touch()
@@ -163,6 +163,9 @@ def test_without_a_folder_files_have_a_place_that_variables_move(own_cache, tmp_
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # to be ignored, by the specification
     assert folder_of(config.data) == tmp_path / "home" / ".cache" / "bfn" / "mnist"
     assert folder_of(load("mnist", ["data.folder=here"]).data) == Path("here")
+    monkeypatch.setenv("BFN_DATA", "~/data")  # no shell replaces ~ in a file of settings
+    assert folder_of(config.data) == tmp_path / "home" / "data" / "mnist"
+    assert folder_of(load("mnist", ["data.folder=~/mine"]).data) == tmp_path / "home" / "mine"
 
 
 def test_a_text_of_the_user_has_no_place_of_its_own():

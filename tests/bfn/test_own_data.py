@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bfn.configs import ConfigError, load
-from bfn.data import Data, image_baseline, load_data
+from bfn.data import Data, image_baseline, load_data, values
 from bfn.data.values import require_examples
 from bfn.model import build_model
 from bfn.training.seeds import DRAWS, derive
@@ -25,7 +25,7 @@ GREY = Data(*[from_levels(LEVELS, num_bins=256)] * 3, num_classes=256, baseline=
 CLASSES = Data(*[torch.arange(10).repeat(3, 1)] * 3, num_classes=10, baseline=3.4)
 ANGLES = Data(*[torch.linspace(-9, 9, 10).repeat(3, 1)] * 3, num_classes=0, baseline=2.0)
 BYTES = Data(*[LEVELS] * 3, num_classes=256, baseline=8.0)
-CAUSE = "nothing has been learned before it, so model.sigma_1=0.03 or the network makes it overflow"
+CAUSE = "No step was made before. The loss overflows because of model.sigma_1=0.03 or because of the network."
 CENTRES = "the centres (2k + 1)/256 - 1 of 256 bins (see bfn_kernels.discretised.from_levels), got"
 
 
@@ -54,6 +54,27 @@ def test_data_as_a_model_takes_them_are_accepted_in_every_type(data, given):
         load_data(given(replace(data, train=data.train.to(dtype))))
 
 
+def test_a_number_of_classes_may_be_numpys(given):
+    data = load_data(given(replace(CLASSES, num_classes=np.int64(10))))
+    assert data.num_classes == 10 and type(data.num_classes) is int
+
+
+def test_windows_that_overlap_cost_no_more_than_the_text(monkeypatch):
+    looked, faults = [], values.faults
+    monkeypatch.setattr(values, "faults", lambda x, num_classes: looked.append(x.numel()) or faults(x, num_classes))
+    text = torch.arange(10_000) % 27
+    windows = text.unfold(0, 256, 1)
+    require_examples(windows, 27, "x")
+    assert sum(looked) == len(text)
+    looked.clear()
+    require_examples(windows[:2], 27, "x")
+    assert sum(looked) == 2 * 256
+    text[-1] = 27  # only in the last window
+    require_examples(windows[:-1], 27, "x")
+    with pytest.raises(ConfigError, match=rf"^x must hold classes in \[0, 27\), got 27 in example {len(windows) - 1}$"):
+        require_examples(windows, 27, "x")
+
+
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
 @pytest.mark.parametrize(
     ("data", "wrong", "message"),
@@ -65,6 +86,7 @@ def test_data_as_a_model_takes_them_are_accepted_in_every_type(data, given):
         (ANGLES, lambda x: spoiled(x, torch.inf), "must hold finite numbers, got inf in example 2"),
         (CLASSES, lambda x: spoiled(x, 10), "must hold classes in [0, 10), got 10 in example 2"),
         (CLASSES, lambda x: spoiled(x, -1), "must hold classes in [0, 10), got -1 in example 2"),
+        (ANGLES, lambda x: x.long(), "must hold angles as floating-point numbers, got torch.int64"),
         (CLASSES, lambda x: x.numpy(), "must be a torch.Tensor, got ndarray"),
         (CLASSES, lambda x: None, "must be a torch.Tensor, got None"),
         (CLASSES, lambda x: x[0], "must be a tensor [N, ...] of real numbers or classes, got torch.int64 [10]"),
@@ -130,7 +152,7 @@ def test_a_loss_that_is_not_finite_has_its_cause(make):
         trainer.run()
     trainer = make("train.max_steps=3")
     next(trainer.bare.parameters()).data.fill_(torch.nan)
-    with pytest.raises(FloatingPointError, match=rf"^the loss at step 1 is not finite; {CAUSE}$"):
+    with pytest.raises(FloatingPointError, match=rf"^the loss at step 1 is not finite. {CAUSE}$"):
         trainer.run()
 
 
@@ -157,8 +179,9 @@ def test_options_are_keyword_arguments_of_the_function_that_takes_them(monkeypat
     ):
         with pytest.raises(ConfigError, match=re.escape(f"data.name='mine:strict' {reason}")):
             load_data(load("digits", ["data.name=mine:strict", override]))
-    with pytest.raises(ConfigError, match=r"data.name='mine:number' cannot use data.options={}: 3 is not a callable"):
-        load_data(load("digits", ["data.name=mine:number"]))
+    for name, reason in (("mine:number", "3 is not a callable"), ("builtins:dict", "no signature found")):
+        with pytest.raises(ConfigError, match=f"data.name='{name}' cannot use data.options={{}}: {reason}"):
+            load_data(load("digits", [f"data.name={name}"]))
     own = ["model.schedule=mine:schedule", "model.options.accuracy=0.25"]
     assert build_model(load("digits", own), shipped("digits")).schedule.sigma_1 == 0.25
     for options, reason in (
@@ -167,6 +190,38 @@ def test_options_are_keyword_arguments_of_the_function_that_takes_them(monkeypat
     ):
         with pytest.raises(ConfigError, match=f"^model.schedule='mine:schedule' cannot use model.options=.*: {reason}"):
             build_model(load("digits", [own[0], *options]), shipped("digits"))
+
+
+class Own(torch.nn.Module):
+    """A network of the user, whose output has no meaning. `change` makes it wrong."""
+
+    def __init__(self, shape, features, outputs, change, **sizes):
+        super().__init__()
+        self.layer, self.change = torch.nn.Linear(features, outputs), change
+
+    def forward(self, features, t):
+        return self.change(self.layer(features))
+
+
+@pytest.mark.parametrize("name", ["digits", "digits_continuous", "digits_binary", "text", "angles"])
+def test_a_wrong_output_of_a_network_is_one_line(name, monkeypatch):
+    data = ANGLES if name == "angles" else shipped(name)
+    config = load(name, ["network.name=mine:Own"])
+    x = data.validation[:2]
+    for change, got in (
+        (lambda y: torch.cat([y, y[..., :1]], -1), r"torch.float32 \("),
+        (lambda y: y.round().int(), r"torch.int32 \("),
+        (lambda y: (y, y), "tuple"),
+        (lambda y: y, None),
+    ):
+        own = lambda *arguments, change=change, **sizes: Own(*arguments, change, **sizes)  # noqa: E731
+        monkeypatch.setitem(sys.modules, "mine", SimpleNamespace(Own=own))
+        model = build_model(config, data)
+        if got is None:
+            model(x)
+            continue
+        with pytest.raises(ConfigError, match=f"^network.name='mine:Own' must put out a .* of shape .*, got {got}"):
+            model(x)
 
 
 def test_a_command_says_in_one_line_what_is_wrong_with_arrays(tmp_path, monkeypatch):

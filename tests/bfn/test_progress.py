@@ -14,7 +14,8 @@ LOG = [{"step": 40, "validation_bits": 2.5}]
 def last_line(steps, seconds, positions, log=LOG, width=80):
     """The last line of a terminal after a run at these positions, which it reached after as many seconds."""
     now = [0.0]
-    console = Console(file=io.StringIO(), force_terminal=True, width=width, get_time=lambda: now[0])
+    terminal = {"force_terminal": True, "color_system": "standard", "width": width, "_environ": {}}
+    console = Console(file=io.StringIO(), get_time=lambda: now[0], **terminal)
     with progress(console, steps, seconds) as show:
         for at in positions:
             now[0] = at.seconds
