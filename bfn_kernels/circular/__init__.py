@@ -12,7 +12,7 @@ types, random numbers, errors.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -122,7 +122,7 @@ def sender_sample(
     (accuracy,) = rows.scalars(library, ("accuracy",), alpha, x, checks.compute_dtype(x))
     message, circle = Message(accuracy, seed=as_seed(seed, x, generator)), Circle(turn)
     call = partial(library.circular.step, x, mean=None, concentration=None, message=message, circle=circle)
-    _refuse_vmap(call, x)
+    _refuse_vmap(call)
     out = torch.empty_like(x)
     call(out=out)
     return out
@@ -255,7 +255,7 @@ def _update(name, sent, state, message, period, backend, outputs=(None, None, No
 
 
 def _written(
-    call: Callable, outputs: Sequence[Tensor | None], mean: Tensor, dtype: torch.dtype, log: bool = False
+    call: partial, outputs: Sequence[Tensor | None], mean: Tensor, dtype: torch.dtype, log: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Calls an operator with its outputs. Returns the new mean, and the new concentration or, with `log`, its
     logarithm. Each is written into its tensor of `outputs`, if it has one. dtype: the type of a second result that has
@@ -263,7 +263,7 @@ def _written(
     out, second, log_out = outputs
     if out is second is log_out is None and not log:
         return call()
-    _refuse_vmap(call, mean)
+    _refuse_vmap(call)
     out = torch.empty_like(mean) if out is None else out
     second = torch.empty_like(mean, dtype=dtype) if second is None else second
     if log:
@@ -273,8 +273,17 @@ def _written(
     return out, second
 
 
-def _refuse_vmap(call: Callable, x: Tensor) -> None:
+def _refuse_vmap(call: partial) -> None:
     """Under vmap, calls an operator without tensors that it writes into. Then the operator raises its own error. With
     such a tensor, torch would raise another error first. The reference raises none, since it goes under vmap."""
-    if batched(x):
+    if any(batched(x) for x in _tensors(call.args + tuple(call.keywords.values()))):
         call()
+
+
+def _tensors(arguments: tuple) -> Iterator[Tensor]:
+    """The tensors among the arguments of an operator, and those in its records."""
+    for value in arguments:
+        if isinstance(value, tuple):
+            yield from _tensors(value)
+        elif isinstance(value, Tensor):
+            yield value
