@@ -85,7 +85,7 @@ def test_a_flow_is_a_sum_of_messages(alphas):
             assert abs(value - other) <= most, f"{name} at step {step}: {value}, simulated {other}, allowed {most:.2g}"
 
 
-@pytest.mark.parametrize("alphas", [TEN_MESSAGES, pytest.param([1.0, 1.0] + [1e-4] * 100, id="tiny"), *published()])
+@on_accuracies
 def test_the_law_of_the_concentration_has_exact_moments(alphas):
     """E c² and E c·A(c) follow from single messages: E c² = Σα_i² + 2Σα_iα_jA_iA_j, E c·A(c) = E c·cos μ = Σα_iA_i."""
     alphas = VonMisesAccuracy(alphas).alphas

@@ -54,11 +54,13 @@ def distance(quantiles, exact, rounding=0.0):
     return most
 
 
-def test_a_shift_of_the_nodes_keeps_the_mean_square():
-    *_, law = concentrations.laws([1.0, 2.0])
-    shifted, applied = (after(law, 0.03) for after in (concentrations._shifted, concentrations._after))
-    before, one, other = (each.mean(each.nodes.square()) for each in (law, shifted, applied))
-    assert one - before == pytest.approx(other - before, rel=1e-6)
+def test_small_messages_shift_the_nodes():
+    """Each adds α² + 2αA(α)·E c·A(c) to the mean of c². No other test sees such small differences."""
+    alpha, cosine = 2e-6, float(concentrations.ratio(torch.tensor(1.0, dtype=torch.float64)))
+    _, before, *later = concentrations.laws([1.0, 1.0] + [alpha] * 7)
+    for count, law in enumerate(later, 1):
+        added = law.mean(law.nodes.square()) - before.mean(before.nodes.square())
+        assert added == pytest.approx(count * alpha**2 * (1 + 2 * cosine), rel=1e-3)
 
 
 class Work(TorchDispatchMode):
