@@ -5,10 +5,10 @@ import torch
 from hypothesis import given
 from torch import Tensor
 
-from tests.fuzz.comparison import check
-from tests.fuzz.drawn_calls import BACKENDS, examples, plans, remember
+from tests.fuzz.comparison import ANSWERS_BY_NAN, check
+from tests.fuzz.drawn_calls import BACKENDS, Plan, examples, plans, remember
 from tests.kernels.declared import FAMILIES
-from tests.kernels.support import serves
+from tests.kernels.support import named, serves
 
 
 def snapshot(inputs: dict) -> dict:
@@ -35,6 +35,14 @@ def check_plan(plan, backend: str) -> None:
     before = snapshot(call.inputs)
     check(call, backend)
     unchanged(call.inputs, before)
+
+
+@pytest.mark.parametrize(("name", "argument"), [("discretised.mode", "std"), ("circular.bayesian_update", "alpha")])
+@pytest.mark.parametrize("backend", [b for b in BACKENDS if b in ANSWERS_BY_NAN])
+def test_where_the_reference_refuses_a_number_nan_is_no_difference(backend, name, argument):
+    call = Plan(named(name), (2, 3), torch.float32, False, None, {}, False, None, False, False, 0).make()
+    call.inputs[argument][0] = -1.0
+    check(call, backend)
 
 
 # Large vocabularies have a fuzz of their own, test_fuzz_heads.py.

@@ -91,6 +91,12 @@ class Case:
         return self.name
 
 
+def giving(cases: Iterable[Case], op: str, name: str) -> Case:
+    """A case of the op that gives the argument or, if there is none, one that gives a time, which some need."""
+    of_op = [case for case in cases if case.op == op]
+    return max(of_op, key=lambda case: (name in {**case.fields, **case.options}, "t" in case.fields))
+
+
 def covering(cases: Iterable[Case]) -> list[Case]:
     """Chooses a few cases of each op. Together they pass every argument that any case passes, with and without a
     mixture, and with and without a time, since each of these calls has its own kernel."""

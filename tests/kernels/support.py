@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import os
+import shutil
 
 import pytest
 import torch
@@ -35,6 +36,8 @@ ON_CPU = [b.name for b in BACKENDS.values() if b.missing is None and b.device in
 NATIVE = [name for name in ON_CPU if name != "reference"]
 SHARED = [name for name in NATIVE if name == "cpu"]  # one backend is enough to test Python code that all share
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+COMPILER = shutil.which("c++")  # inductor calls it for a CPU
+WITH_COMPILER = pytest.mark.skipif(COMPILER is None, reason="there is no C++ compiler")
 
 
 def serves(case: Case, backend: str) -> bool:

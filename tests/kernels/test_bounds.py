@@ -18,7 +18,7 @@ from bfn_kernels.schedules import (
     VonMisesAccuracy,
     final_accuracy,
 )
-from tests.kernels.case import ROWS, Case, covering
+from tests.kernels.case import ROWS, Case, covering, giving
 from tests.kernels.declared import annotations, public
 from tests.kernels.op_cases import CASES
 from tests.kernels.support import SHARED
@@ -101,12 +101,6 @@ def numbers(op: str) -> list[str]:
     return [k for k, v in kinds.items() if k not in left_out and any(word in v for word in ("int", "float", "Limits"))]
 
 
-def giving(op: str, name: str) -> Case:
-    """A case of the op that gives the argument or, if there is none, one that gives a time, which some need."""
-    cases = [case for case in TABLE if case.op == op]
-    return max(cases, key=lambda case: (name in {**case.fields, **case.options}, "t" in case.fields))
-
-
 EACH = [(op, name) for op in dict.fromkeys(case.op for case in TABLE) for name in numbers(op)]
 
 
@@ -114,7 +108,7 @@ EACH = [(op, name) for op in dict.fromkeys(case.op for case in TABLE) for name i
 @pytest.mark.parametrize(("op", "name"), EACH)
 def test_a_number_next_to_its_bound(op, name, backend):
     """As a Python number and, where rows may have numbers of their own, as that of the last row."""
-    case = giving(op, name)
+    case = giving(TABLE, op, name)
     accepted, refused = bounds(case, name)
     for value in [*accepted, *refused]:
         forms = [value]

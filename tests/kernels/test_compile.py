@@ -9,7 +9,7 @@ from bfn_kernels import circular, continuous, discrete, discretised, nn
 from bfn_kernels.schedules import VonMisesAccuracy
 from tests.kernels.case import Case
 from tests.kernels.recorded import KINDS, RECORDINGS, kind
-from tests.kernels.support import NATIVE, evaluate, named, serves, weights_like
+from tests.kernels.support import NATIVE, WITH_COMPILER, evaluate, named, serves, weights_like
 from tests.kernels.test_nn import KINDS as KINDS_OF_MODELS
 from tests.kernels.test_nn import SHAPE, Network, make
 
@@ -76,6 +76,7 @@ def test_compiled_equals_eager(case, backend):
     agree(got, want)
 
 
+@WITH_COMPILER
 @pytest.mark.parametrize("name", ["discretised.continuous_time_loss", "discrete.update_sample[K=3]"])
 @pytest.mark.parametrize("backend", NATIVE[:1])
 def test_inductor(name, backend):
@@ -228,7 +229,7 @@ def test_every_module_is_compiled_below():
 
 
 @pytest.mark.skipif(not NATIVE, reason="the modules call the fastest backend")
-@pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("compiler", ["aot_eager", pytest.param("inductor", marks=WITH_COMPILER)])
 def test_all_modules_train_in_one_graph(compiler):
     """Flows, networks, losses and gradients. One graph takes inductor less time than a graph for each model."""
     pairs = list(models())

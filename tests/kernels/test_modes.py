@@ -7,7 +7,17 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bfn_kernels import circular, continuous, discrete, discretised, gauss, noise, schedules
-from tests.kernels.support import FIRST, INTERPRETED, NATIVE, ON_CPU, SHARED, evaluate, pairs, weights_like
+from tests.kernels.support import (
+    FIRST,
+    INTERPRETED,
+    NATIVE,
+    ON_CPU,
+    SHARED,
+    WITH_COMPILER,
+    evaluate,
+    pairs,
+    weights_like,
+)
 
 X, Z, CLASSES = torch.linspace(-1, 1, 12).view(3, 4), torch.linspace(-2, 2, 24).view(3, 4, 2), torch.ones(3, 4).long()
 SEEDS = [0, 1, 2, -1, -(2**63), 2**63, 2**64 - 1, 2**64 + 5, 3, 4, 5, 6]
@@ -25,6 +35,7 @@ def compilations(function, values, compiler: str = "aot_eager") -> int:
 
 
 @pytest.mark.skipif(INTERPRETED, reason="the same whatever the backend")
+@WITH_COMPILER
 @pytest.mark.parametrize("backend", NATIVE[:1])
 def test_a_seed_that_changes_is_compiled_twice(backend):
     """Inductor holds an int that changes in an int64. Once, seed=step failed from the second step on, and the noise of
