@@ -88,6 +88,7 @@ def test_a_loaded_run_has_no_dropout(run):
     assert settings.network.dropout > 0 and not model.training
     losses = [model(data.test[:8], seed=0).item() for _ in range(2)]
     assert losses[0] == losses[1]
+    assert load_run(run[0], data=data)[2] is data  # which is not loaded again
 
 
 def test_a_training_state_is_no_model(run):
