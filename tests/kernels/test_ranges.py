@@ -14,6 +14,7 @@ from tests.kernels.declared import OPS, annotations, parameters, public
 from tests.kernels.op_cases import CASES
 from tests.kernels.support import FIRST, INTERPRETED, NATIVE, ON_CPU, evaluate, serves
 from tests.kernels.vocabulary_cases import LARGE, STEPS
+from tests.stand_in import Device, here, moved, tried
 
 pytestmark = pytest.mark.filterwarnings("ignore:All-NaN slice:RuntimeWarning")  # NumPy's, in Triton's interpreter
 
@@ -108,25 +109,52 @@ def test_a_python_number_out_of_range(op, name):
             pytest.fail(f"{name}={wrong} was taken")
 
 
-GIVEN = {case.op: (case, name) for case in FIRST for name in ("std", "concentration") if name in case.fields}
+SECOND = [case for case in CASES if case.part]
+GIVEN = {(c.op, c.part): (c, n) for c in [*FIRST, *SECOND] for n in ("std", "concentration") if n in c.fields}
 ONES = ("discretised.expected_value", "circular.bayesian_update")  # of the reference, which is slow to compile
 COMPILED = [
-    pytest.param(case, name, backend, id=f"{backend}-{op}")
-    for op, (case, name) in GIVEN.items()
+    pytest.param(case, name, backend, id=f"{backend}-{case}")
+    for (op, _), (case, name) in GIVEN.items()
     for backend in ON_CPU
     if backend == "cpu" or (backend == "reference" and op in ONES)
+]
+# Two kinds of times are left out: times at which a step of L_n must start, since any other time is an error, and times
+# on which no result depends.
+UNASKED = [(c.op, "t") for c in TABLE if "n_steps" in parameters(c.op)] + [("discretised.update_sample", "t")]
+ROWS_ELSEWHERE = [
+    (case, name)
+    for case in TABLE
+    for name in WRONG
+    if name in case.fields and annotations(case.op).get(name) in NUMBERS
+    if (case.op, name) not in UNASKED
 ]
 
 
 @pytest.mark.parametrize(("case", "name", "backend"), COMPILED)
 def test_compiled_code_makes_it_nan(case, name, backend):
-    """Also on the CPU, where an error would come from the middle of a graph."""
+    """Also on the CPU, where an error would come from the middle of a graph. The result keeps its type, and a
+    concentration may be 0."""
     case = each_alone(case)
-    inputs = case.inputs(SHAPE, torch.float32)
+    inputs = case.inputs(SHAPE, torch.bfloat16)
     torch._dynamo.reset()
     call = torch.compile(lambda inputs: case(inputs, backend), fullgraph=True, backend="aot_eager")
     got = call(inputs | {name: spoilt(inputs[name], WRONG[name][0])})
-    assert got[0].isnan().any() and got[1:].isfinite().all()
+    assert got[0].isnan().any() and got[1:].isfinite().all() and got.dtype == case(inputs, backend).dtype
+    if name == "concentration":
+        assert call(inputs | {name: spoilt(inputs[name], 0.0)}).isfinite().all()
+
+
+@pytest.mark.parametrize(("case", "name"), ROWS_ELSEWHERE, ids=str)
+def test_on_another_device_it_is_nan(case, name):
+    """One number of the first row is wrong: NaN in this row alone."""
+    case = each_alone(case)
+    inputs = case.inputs(SHAPE, torch.float32)
+    want = case(inputs, "reference")
+    for wrong in WRONG[name]:
+        with tried(), Device():
+            moved_inputs = {key: moved(value) for key, value in (inputs | {name: spoilt(inputs[name], wrong)}).items()}
+            got = here(case(moved_inputs, "reference"))
+        assert got[0].isnan().any() and torch.equal(got[1:], want[1:]), wrong
 
 
 @pytest.mark.parametrize("backend", ON_CPU)
