@@ -93,6 +93,14 @@ def test_calls_are_bounded():
         run(max_calls=needed - 1)
 
 
+@pytest.mark.parametrize(("error", "factor"), [(0.0, 2.0), (1e-9, 2.0), (0.0025, 1.8), (0.04, 0.45), (1.0, 0.2)])
+def test_the_next_step_is_a_fifth_to_twice_as_long(error, factor):
+    steps = Steps(0.0, 0.01, first=0.1)
+    accepted = steps.judge(error)
+    assert accepted == (error < 0.01) and steps.t == (0.1 if accepted else 0.0)
+    assert steps.t_next - steps.t == pytest.approx(0.1 * factor)
+
+
 def test_steps_that_are_refused():
     for wrong in ({"start": 1.0}, {"tolerance": 0.0}, {"first": 0.0}, {"max_calls": 0}):
         with pytest.raises(ValueError, match="must"):

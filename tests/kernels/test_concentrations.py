@@ -1,5 +1,7 @@
 """The law of the concentration of angles after few and accurate messages, and the work and memory that laws take."""
 
+import warnings
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -63,6 +65,17 @@ def test_small_messages_shift_the_nodes():
         assert added == pytest.approx(count * alpha**2 * (1 + 2 * cosine), rel=1e-3)
 
 
+def test_the_fall_of_the_entropy_keeps_its_digits():
+    """Also on both sides of the concentration up to which it is a series. The expected fall is computed from the series
+    of I₀ and of its derivative."""
+    c = torch.tensor([1e-9, 1e-3, 0.05, 0.0999999, 0.1, 0.2, 0.9], dtype=torch.float64)
+    k = torch.arange(1, 12, dtype=torch.float64)[:, None]
+    terms = (c / 2) ** (2 * k) / (k + 1).lgamma().exp() ** 2
+    rest = terms.sum(0)  # I₀ − 1
+    want = 2 * (k * terms).sum(0) / (1 + rest) - rest.log1p()
+    torch.testing.assert_close(concentrations.entropy_fall(c), want, rtol=1e-12, atol=0)
+
+
 class Work(TorchDispatchMode):
     """Counts the calls of torch with so many results that they may start threads, and the results of all calls and of
     the largest one."""
@@ -77,7 +90,9 @@ class Work(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("alphas", [[1e6] * 3, [1e7] * 3, [1e12] * 4, [3e4, 1e-4, 3e4], [1e30, 1.0, 1e30]])
+@pytest.mark.parametrize(
+    "alphas", [[1e6] * 3, [1e7] * 3, [1e12] * 4, [3e4, 1e-4, 3e4], [1e30, 1.0, 1e30], [1.0, 1.0, 1e30]]
+)
 def test_a_table_of_huge_accuracies_takes_little_memory(alphas):
     """No tensor is larger than 2 MB, and a few dozen are held at a time."""
     with Work() as found:
@@ -92,6 +107,18 @@ def test_a_schedule_and_its_table_take_little_work():
         schedule = VonMisesAccuracy.linear_entropy(100, 100.0)
         assert schedule.table.shape == (101, concentrations.QUANTILES)
     assert found.large < 90 and found.results < 180e6, (found.large, found.results)
+
+
+def test_a_table_is_made_without_a_warning():
+    """Torch gives most of its warnings only once in a process."""
+    before = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert VonMisesAccuracy([0.5] * 8).table.isfinite().all()
+    finally:
+        torch.set_warn_always(before)
 
 
 @pytest.mark.parametrize("alphas", [[3e38, 3e38], [1e-40], [torch.inf]])
