@@ -104,6 +104,14 @@ def test_letters_that_the_font_lacks_are_drawn_without_a_warning(tmp_path):
     assert [text.get_text() for text in bottom.texts] == wanted
 
 
+def test_long_text_is_drawn_in_lines_of_a_hundred_letters(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots, "write", lambda figure, path: drawn.extend(text.get_text() for text in figure.texts))
+    data = SimpleNamespace(judge=None, symbols="ab", test=torch.ones(1, 101, dtype=torch.long))
+    plots.plot_samples(torch.zeros(1, 205, dtype=torch.long), data, tmp_path / "samples.png")
+    assert drawn == ["samples", "a" * 100, "a" * 100, "a" * 5, "", "held-out text", "b" * 100, "b"]
+
+
 def test_tiles_in_colour_have_white_between_them():
     figure, axes = plots.plt.subplots()
     images = torch.zeros(2, 2, 3, 3)

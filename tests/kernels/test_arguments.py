@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from bfn_kernels import continuous, discrete, discretised
+from bfn_kernels.call import checks
 from bfn_kernels.schedules import ExponentialVariance, LogarithmicAccuracy, QuadraticAccuracy
 from tests.kernels.support import INTERPRETED, ON_CPU, SHARED
 
@@ -244,6 +245,7 @@ def test_numpy_numbers(backend):
     assert torch.equal(one, two)
     got = discrete.flow_sample(CLASSES, t, num_classes=numpy.int64(5), seed=numpy.int16(3), backend=backend, **B)
     assert torch.equal(got, discrete.flow_sample(CLASSES, 0.5, num_classes=5, seed=3, backend=backend, **B))
+    assert type(checks.integer("n_steps", numpy.uint8(255), 1)) is int  # numpy.uint8(255) + 1 overflows
 
 
 RANDOM = {

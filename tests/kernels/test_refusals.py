@@ -130,7 +130,7 @@ HEADS = [case for case in TABLE if {"hidden", "weight"} <= set(case.fields)]
 
 @pytest.mark.parametrize("case", HEADS, ids=str)
 def test_a_weight_that_does_not_fit_is_the_wrong_one(case):
-    """Also a weight that is turned, and where the hidden states come first."""
+    """Also a weight that is turned or on another device, and where the hidden states come first."""
     inputs = case.inputs((2, 3), torch.float32)
     weight, width = inputs["weight"], inputs["hidden"].shape[-1]
     seen = rf"as hidden of shape \(2, 3, {width}\) requires, got "
@@ -143,6 +143,8 @@ def test_a_weight_that_does_not_fit_is_the_wrong_one(case):
     if case.op == "vocabulary.mode":
         with pytest.raises(ValueError, match=r"^state must have shape .*, as weight of shape"):
             case(inputs | {"state": inputs["state"][..., :-1]})
+    with pytest.raises(ValueError, match=r"^weight must be on cpu, where .* is, got meta"):
+        case(inputs | {"weight": weight.to("meta")})
 
 
 @pytest.mark.parametrize(
