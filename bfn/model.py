@@ -38,7 +38,7 @@ class BFN(nn.BFN):
     named = "network"  # the setting that named the network
 
     def output(self, theta: Tensor, t: Tensor, cond: Any = None) -> Tensor:
-        """What the network puts out for these features. The network may be the user's, so its output is checked."""
+        """The network's output for these features. The network may be the user's, so its output is checked."""
         output = super().output(theta, t, cond)
         if self.outputs is None:
             return output

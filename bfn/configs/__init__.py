@@ -246,7 +246,7 @@ def build(tree: Any, overrides: Sequence[str] = (), where: str = "the configurat
 
 
 def sections_in(tree: Any, where: str) -> Any:
-    """The tree itself. A single value in the place of a section, such as data=mnist, is refused."""
+    """Returns the tree. A single value instead of a section, such as data=mnist, is refused."""
     for section, settings in asdict(Config()).items():
         value = tree.get(section) if isinstance(tree, Mapping) and isinstance(settings, dict) else None
         if value is not None and not isinstance(value, Mapping):

@@ -29,7 +29,7 @@ def require_examples(x: Any, num_classes: int, what: str) -> None:
 
 
 def first_fault(x: Tensor, num_classes: int) -> str | None:
-    """What x [N, ...] must hold in the place of its first wrong number, and this number; None if no number is wrong."""
+    """Describes the numbers that x [N, ...] must hold, and its first wrong number. None if no number is wrong."""
     rows = max(1, AT_ONCE // max(1, math.prod(x.shape[1:])))
     for start in range(0, len(x), rows):
         part = x[start : start + rows]

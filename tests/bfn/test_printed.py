@@ -1,4 +1,4 @@
-"""Every number that a command prints is computed again, from the files of its run and from what it printed beside."""
+"""Every number that a command prints is computed again, from the files of its run and from its other output."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""What a terminal shows while a run trains."""
+"""The lines that a terminal shows while a run trains."""
 
 import io
 import re

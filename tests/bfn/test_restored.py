@@ -29,7 +29,7 @@ def modes(model) -> list:
 
 @pytest.fixture
 def part(pair):
-    """A model of which a part is in evaluation mode, since it is not trained."""
+    """A model with a part in evaluation mode, since this part is not trained."""
     model, _ = pair
     next(model.network.children()).eval()
     assert {True, False} <= set(modes(model)[:-3])

@@ -1,5 +1,5 @@
 """Calls of some three thousand variables. Kernels divide variables into blocks, of 1024 numbers on a CPU and in Triton.
-What a kernel computes for a variable does not depend on the block in which the variable lies."""
+The result of a variable does not depend on the block in which the variable lies."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -43,7 +43,7 @@ def pieces(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
 
 
 def taken(name: str, value, where: tuple[slice, ...], shape: tuple[int, ...]):
-    """What belongs to a part of the variables, which have this shape, of an argument or a result."""
+    """The part of an argument or a result that belongs to some of the variables. shape: the shape of all variables."""
     if not isinstance(value, Tensor) or (name == "class_mask" and value.dim() == 1):
         return value
     for before in (0, 1):  # the draws of an expectation come first
@@ -102,7 +102,7 @@ def test_a_seed_makes_the_noise_of_every_block(case, backend):
 
 @calls([case for case in ALL if case.loss])
 def test_the_losses_of_all_blocks_count(case, backend):
-    """The sum of losses, and the mean of those that a mask leaves, and their gradients, are those of each variable."""
+    """Sums of losses, the mean over a mask, and their gradients agree with the losses of each variable."""
     shape = shapes_of(case)[0]
     inputs = case.inputs(shape, torch.float32)
     each = computed(reduced(case, "none"), inputs, backend, torch.ones_like)

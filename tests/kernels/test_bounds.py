@@ -107,7 +107,7 @@ EACH = [(op, name) for op in dict.fromkeys(case.op for case in TABLE) for name i
 @pytest.mark.parametrize("backend", ["reference", *SHARED])
 @pytest.mark.parametrize(("op", "name"), EACH)
 def test_a_number_next_to_its_bound(op, name, backend):
-    """As a Python number and, where rows may have numbers of their own, as that of the last row."""
+    """Each number is passed as a Python number and, if rows may have numbers of their own, as the last row's number."""
     case = giving(TABLE, op, name)
     accepted, refused = bounds(case, name)
     for value in [*accepted, *refused]:

@@ -1,4 +1,4 @@
-"""What setup.py compiles, and what it says, for a tree that has one small C++ file."""
+"""setup.py compiles a tree with one small C++ file, and says how far it is."""
 
 import os
 import shutil
