@@ -184,9 +184,9 @@ _SUMS = {
 
 
 def main() -> None:
-    """Prints what the formulas of each case and of its gradients lose in float32; with --few, of one case of each
-    op."""
-    for case in FIRST if "--few" in sys.argv else CASES:
+    """Prints what the formulas of each case and of its gradients lose in float32; with --few, of a case of every
+    second op."""
+    for case in [*FIRST][::2] if "--few" in sys.argv else CASES:
         inputs = case.inputs((2, 3), torch.float32)
         compute, want = partial(evaluate, case, inputs, "reference"), evaluate(case, widened(inputs), "reference")
         for name, most in errors(compute, want).items():
