@@ -54,7 +54,7 @@ class Rounded(TorchDispatchMode):
     Without a seed, the nearest number is the result.
 
     The order of a sum is a part of the formula. `sum` adds the two halves of the numbers until one number is left. A
-    product of matrices adds its terms one after the other.
+    product of matrices adds its terms one after the other, with a seed in a random order.
     """
 
     def __init__(self, seed: int | None = None):
@@ -70,6 +70,8 @@ class Rounded(TorchDispatchMode):
                 return _COMPOSED[function](*args, **kwargs)
         if function in _SUMS:
             return _SUMS[function](*args, **kwargs)
+        if function in _PRODUCTS:
+            return _PRODUCTS[function](*args, self.generator)
         wide = {name: _widened(value) for name, value in kwargs.items()}
         return self.rounded(function(*_widened(args), **wide))
 
@@ -168,18 +170,20 @@ def _sum(x: Tensor, dims=None, keepdim: bool = False, *, dtype: torch.dtype | No
     return total.reshape([1 if d in dims else size for d, size in enumerate(x.shape)]) if keepdim else total
 
 
-def _mm(a: Tensor, b: Tensor) -> Tensor:
-    total = a.new_zeros(a.shape[0], b.shape[1])
-    for column, row in zip(a.unbind(1), b.unbind(0), strict=True):
-        total = total + column.unsqueeze(1) * row
+def _mm(a: Tensor, b: Tensor, generator: torch.Generator | None) -> Tensor:
+    total, count = a.new_zeros(a.shape[0], b.shape[1]), len(b)
+    for k in range(count) if generator is None else torch.randperm(count, generator=generator).tolist():
+        total = total + a[:, k : k + 1] * b[k]
     return total
 
 
 _SUMS = {
     aten.sum.default: lambda x, **options: _sum(x, **options),
     aten.sum.dim_IntList: _sum,
+}
+_PRODUCTS = {
     aten.mm.default: _mm,
-    aten.bmm.default: lambda a, b: torch.stack([_mm(*each) for each in zip(a, b, strict=True)]),
+    aten.bmm.default: lambda a, b, of: torch.stack([_mm(*each, of) for each in zip(a, b, strict=True)]),
 }
 
 
