@@ -28,7 +28,7 @@ from bfn_kernels.records import (
     Solver,
 )
 
-# Keywords of a step, grouped. They are plain tuples, since a call would take longer with records.
+# Keywords of a step, grouped.
 Plan = tuple[Any, ...]  # times, previous, rule, coefficients, beta_1, schedule, temperature, unconditional, guidance
 Sending = tuple[Any, ...]  # choose, known, known_mask, seed, generator, noise, draw_noise
 Outs = tuple[Tensor | None, ...]  # out, theta_out, and predicted_out of a solver's step

@@ -57,8 +57,7 @@ def _tensor(name: str, value: object, allowed: Sequence[torch.dtype]) -> None:
 
 
 def is_dense(value: Tensor) -> bool:
-    """Whether a tensor is neither sparse nor nested. torch may not know the shape of another
-    tensor."""
+    """Whether a tensor is neither sparse nor nested. torch may not know the shape of a sparse or a nested tensor."""
     return value.layout == torch.strided and not value.is_nested
 
 
@@ -269,10 +268,14 @@ def sizes(name: str, value: Sequence[int]) -> tuple[int, ...]:
     return tuple(value)
 
 
-def number(name: str, value: float, low: float, high: float) -> float:
-    """Checks a number, and returns it as a Python float."""
+def _real(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+
+
+def number(name: str, value: float, low: float, high: float) -> float:
+    """Checks a number, and returns it as a Python float."""
+    _real(name, value)
     if not low <= value <= high:
         raise ValueError(f"{name} must lie in [{low}, {high}], got {value}")
     return float(finite(value))
@@ -280,8 +283,7 @@ def number(name: str, value: float, low: float, high: float) -> float:
 
 def positive(name: str, value: float) -> None:
     """Raises an error unless the value is a number above 0."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    _real(name, value)
     if not value > 0:
         raise ValueError(f"{name} must be positive, got {value}")
 
