@@ -29,7 +29,7 @@ _PAIRS = 2048  # the most pairs of a node and an angle at once; with more, torch
 _EXPONENT = 30.0  # a density is negligible where it is e^(−_EXPONENT) of the largest density
 _NEGLIGIBLE = 1e-17  # Weights of at most this size are removed at both ends of a law.
 _POINT = 1e-13  # a law whose range is smaller, relative to the concentration, is a point
-_BATCH = 128  # how many laws become rows of the table at once
+_BATCH = 96  # how many laws become rows of the table at once; with more, torch would start threads, too
 
 
 class Law(NamedTuple):
@@ -245,8 +245,11 @@ def quantiles(law: Law) -> Tensor:
     squares = torch.cat([nodes[..., :2].flip(-1), nodes, nodes[..., -2:].flip(-1)], -1).square()
     inner, outer = squares[..., 1:-2] + squares[..., 2:-1], squares[..., :-3] + squares[..., 3:]
     ends = ((9 * inner - outer) / 16).clamp(min=0).sqrt()
-    wanted = torch.linspace(-TABLE_END, TABLE_END, QUANTILES, **WIDE).expand(*z.shape[:-1], -1).contiguous()
-    right = torch.searchsorted(z, wanted).clamp(1, z.shape[-1] - 1)
+    wanted = torch.linspace(-TABLE_END, TABLE_END, QUANTILES, **WIDE).expand(*z.shape[:-1], -1)
+    # How many z lie below each wanted one. torch.searchsorted would start threads.
+    first = ((z / TABLE_END + 1) * ((QUANTILES - 1) / 2)).ceil().clamp(0, QUANTILES).long()
+    below = first.new_zeros(*z.shape[:-1], QUANTILES + 1).scatter_add_(-1, first, torch.ones_like(first))
+    right = below.cumsum(-1)[..., :-1].clamp(1, z.shape[-1] - 1)
     (low_z, high_z), (low, high) = ((each.gather(-1, right - 1), each.gather(-1, right)) for each in (z, ends))
     found = low + ((wanted - low_z) / (high_z - low_z).clamp(min=1e-12)).clamp(0, 1) * (high - low)
     found[..., 1:-1] -= found.diff(n=2) / 12  # so that the mean error of a linear interpolation in the table is 0
