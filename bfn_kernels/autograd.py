@@ -3,34 +3,19 @@
 from collections import namedtuple
 from collections.abc import Callable, Sequence
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
 from torch.overrides import has_torch_function
 
+from bfn_kernels.declarations import Forward, Operator
 from bfn_kernels.extensions import as_refused
-from bfn_kernels.torch_private import below_autograd, below_python, forward_mode, has_tangent, transformed
-
-if TYPE_CHECKING:
-    from bfn_kernels.operators import Library, Operator
+from bfn_kernels.torch_private import below_autograd, below_python, forward_ad, forward_mode, has_tangent, transformed
 
 
-class Forward(NamedTuple):
-    """What a backward pass gets of its forward pass.
-
-    saved: the values that `Operator.saved` names, as attributes.
-    needed: for each argument, whether it needs a gradient.
-    types: for each of the leading tensor arguments, its dtype, or None if the argument is None.
-    """
-
-    saved: Any
-    needed: Sequence[bool]
-    types: Sequence[torch.dtype | None]
-
-
-def writing(overload: OpOverload, operator: "Operator") -> Callable:
+def writing(overload: OpOverload, operator: Operator) -> Callable:
     """Makes a function that calls the variant of an operator that writes into tensors. The function takes the inputs
     and the outputs, and returns the first output. If the first output is None, the function makes it."""
     torch.library.register_fake(overload.name(), lambda *arguments, **keywords: None)
@@ -39,11 +24,15 @@ def writing(overload: OpOverload, operator: "Operator") -> Callable:
         out, *others = outputs
         if out is None:
             out = operator.fake(*inputs)  # called with real tensors, a fake makes real results
-        _refuse_tangents(overload, (*inputs, out, *others))
+        if forward_mode():
+            _refuse_tangents(overload, (*inputs, out, *others))
         if not torch.compiler.is_compiling():  # compiled code increases the version itself
             # before the call: an operator that raises an error for a class out of range has already written its results
             torch.autograd.graph.increment_version([t for t in (out, *others) if t is not None])
-        overload(*inputs, out, *others)
+        try:
+            overload(*inputs, out, *others)
+        except RuntimeError as error:
+            raise as_refused(error) from error.__cause__
         return out
 
     return write
@@ -61,7 +50,7 @@ def needs(*tensors: Tensor | None) -> list[bool]:
     return [t is not None and (t.requires_grad or under_transforms) for t in tensors]
 
 
-def differentiable(library: "Library", overload: OpOverload, operator: "Operator", write: Callable | None) -> Callable:
+def differentiable(library: Any, overload: OpOverload, operator: Operator) -> Callable:
     """Registers the operator's fake and its backward pass with torch. Returns the function that callers use.
 
     Second derivatives, forward-mode derivatives and vmap are errors. These derivatives are not implemented. Without the
@@ -85,21 +74,37 @@ def differentiable(library: "Library", overload: OpOverload, operator: "Operator
             raise RuntimeError(f"{name} has no second derivative; create_graph must be False")
         return unchecked_backward(ctx, *grads)
 
-    def save_all(ctx, inputs, output):
+    def save(ctx, inputs, output):
         saving.write(ctx, inputs, output)
-        if isinstance(output, tuple):
-            ctx.set_materialize_grads(False)  # else torch makes zeros as large as the results that have no gradient
+        ctx.set_materialize_grads(False)  # else torch makes zeros as large as the results that have no gradient
+        if operator.backward is not None and isinstance(output, tuple):
             ctx.mark_non_differentiable(*output[1:])
 
     def refuse_vmap(info, in_dims, *args):
         raise RuntimeError(f"{name} does not go under vmap; give its arguments batch dimensions instead")
 
+    def eagerly(*args):
+        with below_autograd():
+            return operate(*args)
+
+    operate = below_python(overload)
     torch.library.register_fake(name, operator.fake)
-    torch.library.register_autograd(name, checked_backward, setup_context=save_all)
+    torch.library.register_autograd(name, checked_backward, setup_context=save)
     torch.library.register_vmap(name, refuse_vmap)
-    backward = operator.backward and checked_backward
-    transforms = _under_transforms(overload, saving.write, unchecked_backward, refuse_vmap)
-    return _call(overload, saving.write, backward, transforms, write)
+    # Without `setup_context`, torch.func's transforms refuse a function. They build a graph of every backward pass, so
+    # a function for them cannot refuse a second derivative. Most operators that a backward pass calls have no gradient,
+    # and raise the error. But the backward pass of a linear operator calls only operators with a gradient, so its
+    # second derivative is correct and raises no error.
+    under_transforms = _function(overload, save, unchecked_backward, refuse_vmap)
+    eager = _function(eagerly, save, checked_backward, refuse_vmap)
+    # torch's own `apply` would check for transforms again
+    apply = super(torch.autograd.Function, eager).apply  # type: ignore[misc]
+    return _call(overload, operator, apply, under_transforms.apply)
+
+
+def _function(forward: Callable, setup_context: Callable, backward: Callable, vmap: Callable) -> Any:
+    parts = {"forward": forward, "setup_context": setup_context, "backward": backward, "vmap": vmap}
+    return type("Operator", (torch.autograd.Function,), {name: staticmethod(part) for name, part in parts.items()})
 
 
 class _Saving:
@@ -147,99 +152,43 @@ def _count_leading_tensors(overload: OpOverload) -> int:
     return next((i for i, t in enumerate(types) if t not in ("Tensor", "Optional[Tensor]")), len(types))
 
 
-def _under_transforms(overload: OpOverload, save: Callable, backward: Callable, vmap: Callable) -> Callable:
-    """The operator as an `autograd.Function` with `setup_context`, the only form that torch.func's transforms accept.
-
-    These transforms build a graph of every backward pass, so this function cannot refuse a second derivative. Most
-    operators that a backward pass calls have no gradient, and raise the error. But the backward pass of a linear
-    operator calls only operators with a gradient, so its second derivative is correct and raises no error.
-    """
-
-    class UnderTransforms(torch.autograd.Function):
-        @staticmethod
-        def forward(*args):
-            return overload(*args)
-
-        @staticmethod
-        def setup_context(ctx, inputs, output):
-            ctx.set_materialize_grads(False)
-            save(ctx, inputs, output)
-
-        @staticmethod
-        def backward(ctx, *grads):
-            return backward(ctx, *grads)
-
-        @staticmethod
-        def vmap(info, in_dims, *args):
-            return vmap(info, in_dims, *args)
-
-    return UnderTransforms.apply
-
-
-def _call(
-    overload: OpOverload, save: Callable, backward: Callable | None, under_transforms: Callable, write: Callable | None
-) -> Callable:
+def _call(overload: OpOverload, operator: Operator, apply: Callable, under_transforms: Callable) -> Callable:
     """The operator as callers use it: a function that returns its first result, or all results if it has no backward
     pass.
-
-    If the operator has a variant that writes into tensors, callers append an argument for each of these tensors: the
-    tensor or None.
 
     The function avoids the Python code that torch runs for `register_autograd`. That code takes several times as long
     as a kernel on a few thousand variables. `call` is one long function: to split it would add calls of Python
     functions, which cost as much as the conditions in it.
     """
-
     operate = below_python(overload)
-
-    class Differentiable(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, *args):
-            with below_autograd():
-                output = operate(*args)
-            save(ctx, args, output)
-            return output[0] if several else output
-
-        @staticmethod
-        def backward(ctx, *grads):
-            return backward(ctx, *grads)
-
-    # torch's own `apply` would check for transforms again
-    apply = super(torch.autograd.Function, Differentiable).apply  # type: ignore[misc]
     names = [a.name for a in overload._schema.arguments]
     # the indices of the arguments for which the operator takes a flag `need_<name>`; the flags are its last arguments
     flagged = [names.index(name.removeprefix("need_")) for name in names if name.startswith("need_")]
     not_needed = [False] * len(flagged)
-    num_tensors, num_inputs = _count_leading_tensors(overload), len(names) - len(flagged)
-    several = backward is not None and len(overload._schema.returns) > 1
+    num_tensors, has_backward = _count_leading_tensors(overload), operator.backward is not None
+    several = has_backward and len(overload._schema.returns) > 1
 
     def call(*args):
-        first = args[:num_tensors]
+        tensors = args[:num_tensors]
         try:
-            if write is not None:
-                args, outputs = args[:num_inputs], args[num_inputs:]
-                if any([out is not None for out in outputs]):
-                    return write(args, outputs)
-            any_needs = torch.is_grad_enabled() and (transformed() or _any_requires_grad(first))
+            any_needs = torch.is_grad_enabled() and (transformed() or _any_requires_grad(tensors))
             if flagged:
                 args = (*args, *(needs(*[args[i] for i in flagged]) if any_needs else not_needed))
-            if torch.compiler.is_compiling() or has_torch_function(first):
+            if torch.compiler.is_compiling() or has_torch_function(tensors):
                 result = overload(*args)
                 return result[0] if several else result
-            _refuse_tangents(overload, first)
-            if transformed():
+            if getattr(forward_ad, "_current_level", 0) >= 0:  # as `forward_mode` says
+                _refuse_tangents(overload, tensors)
+            if transformed() or (any_needs and not has_backward):
+                # without a backward pass, the result has one that raises the error "has no gradient"
                 result = under_transforms(*args)
-            elif not any_needs:
+            elif any_needs:
+                result = apply(*args)
+            else:
                 with below_autograd():
                     result = operate(*args)
-            elif backward is None:  # makes a result whose backward pass raises the error "has no gradient"
-                result = under_transforms(*args)
-            else:
-                return apply(*args)
         except RuntimeError as error:
-            if (refused := as_refused(error)) is error:
-                raise
-            raise refused from None
+            raise as_refused(error) from error.__cause__
         return result[0] if several else result
 
     return call
@@ -253,5 +202,5 @@ def _any_requires_grad(tensors: Sequence[Tensor | None]) -> bool:
 
 
 def _refuse_tangents(overload: OpOverload, args: Sequence) -> None:
-    if forward_mode() and any(map(has_tangent, args)):
+    if any(map(has_tangent, args)):
         raise RuntimeError(f"{overload} has no forward-mode derivative")

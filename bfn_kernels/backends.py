@@ -21,7 +21,8 @@ from torch._ops import OpOverload
 from bfn_kernels import triton_ops
 from bfn_kernels.call import checks
 from bfn_kernels.extensions import REFUSALS, Refusal, difference
-from bfn_kernels.operators import NATIVE, TRITON, Library, Operator
+from bfn_kernels.declarations import NATIVE, Operator, TRITON
+from bfn_kernels.libraries import Library
 from bfn_kernels.torch_private import constant
 
 # For each instruction set that torch may report for a processor, the builds that this processor can run, best first.

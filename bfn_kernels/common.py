@@ -4,7 +4,7 @@ import torch
 
 from bfn_kernels import backends
 from bfn_kernels.call import rows
-from bfn_kernels.operators import Operator
+from bfn_kernels.declarations import Operator
 
 OPERATORS = [
     Operator(

@@ -322,19 +322,26 @@ def grouping(function: Callable) -> Callable[[Sequence], Sequence]:
     return group
 
 
-def calling(call: Callable, function: Callable) -> Callable:
-    """Returns a function with the parameters of `function`, which passes their values to `call` in the order of an
-    operator's arguments: the fields of records, and at the end the tensors that `function` may write into. Nothing else
-    knows this order. The code is made once, so that a call spends no time on it."""
+def calling(function: Callable, call: Callable, write: Callable | None) -> Callable:
+    """Returns a function with the parameters of `function`, which calls an operator. Nothing else knows the order of an
+    operator's arguments. The code is made once, so that a call spends no time on it.
+
+    call: takes the operator's arguments, among them the fields of records. write: takes the arguments, and the tensors
+    that `function` may write into. It is called if one of these tensors is not None.
+    """
     kinds, outputs, name = _parameters(function), written(function), function.__name__
-    values: dict[str, Any] = {"call": call}
+    values: dict[str, Any] = {"call": call, "write": write}
     parameters = []
     for each in inspect.signature(function).parameters.values():
         values[f"default_{each.name}"] = each.default
         parameters.append(each.name if each.default is each.empty else f"{each.name}=default_{each.name}")
-    passed = [*(f"*{each}" if _is_record(kind) else each for each, kind in kinds.items()), *outputs]
-    source = f"def {name}({', '.join(parameters)}):\n    return call({', '.join(passed)})"
-    exec(compile(source, f"<operator {function.__module__}.{name}>", "exec"), values)
+    passed = ", ".join(f"*{each}" if _is_record(kind) else each for each, kind in kinds.items())
+    lines = [f"def {name}({', '.join(parameters)}):"]
+    if outputs:
+        lines.append(f"    if {' or '.join(f'{each} is not None' for each in outputs)}:")
+        lines.append(f"        return write(({passed},), ({', '.join(outputs)},))")
+    lines.append(f"    return call({passed})")
+    exec(compile("\n".join(lines), f"<operator {function.__module__}.{name}>", "exec"), values)
     return values[name]
 
 

@@ -19,7 +19,8 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from bfn_kernels.backends import FAMILIES
-from bfn_kernels.operators import TRITON, python_code
+from bfn_kernels.declarations import TRITON
+from bfn_kernels.libraries import python_code
 from bfn_kernels.triton_ops import implement
 from bfn_kernels.triton_ops.reduction import _finish
 from bfn_kernels.triton_ops.views import write_table

@@ -7,7 +7,7 @@ The function of the same name in `reference.py` computes the same result and has
 import torch
 
 from bfn_kernels.binary import reference
-from bfn_kernels.operators import gradient_operator, operator, step_operator
+from bfn_kernels.declarations import gradient_operator, operator, step_operator
 
 OPERATORS = [
     operator(reference.sender_sample, fake=lambda x, *others: torch.empty_like(x, dtype=others[-1])),

@@ -10,7 +10,7 @@ from bfn_kernels import gauss
 from bfn_kernels import noise as random
 from bfn_kernels.call import checks, rows
 from bfn_kernels.call.rows import PerRow
-from bfn_kernels.operators import Library
+from bfn_kernels.libraries import Library
 from bfn_kernels.records import NO_DRAWS, Bins, Draws, LossTarget, Network
 from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.overrides import has_torch_function
 
 from bfn_kernels.call import checks
-from bfn_kernels.operators import Library
+from bfn_kernels.libraries import Library
 from bfn_kernels.schedules import ExponentialVariance, LogarithmicAccuracy, QuadraticAccuracy
 
 PerRow = float | Tensor  # times, accuracies or precisions: one number for all rows, or a number for each row

@@ -4,7 +4,7 @@ import torch
 
 from bfn_kernels.call.checks import compute_dtype
 from bfn_kernels.circular import reference
-from bfn_kernels.operators import gradient_operator, operator
+from bfn_kernels.declarations import gradient_operator, operator
 
 
 def _step_fake(sent, mean, concentration, *others):

@@ -16,7 +16,7 @@ from bfn_kernels.call.keywords import PUBLISHED, Limits, prediction_scalars
 from bfn_kernels.call.reduction import NONE
 from bfn_kernels.call.rows import PerRow
 from bfn_kernels.discretised import reference
-from bfn_kernels.operators import Library
+from bfn_kernels.libraries import Library
 from bfn_kernels.records import MODE, NO_NOISE, SAMPLE, LossTarget, Noise, OutputLimits, Prediction
 from bfn_kernels.schedules import ContinuousSchedule
 

@@ -4,7 +4,8 @@ import importlib
 import os
 from collections.abc import Callable
 
-from bfn_kernels.operators import NATIVE, TRITON, Library, Operator
+from bfn_kernels.declarations import NATIVE, Operator, TRITON
+from bfn_kernels.libraries import Library
 
 
 def implement(family: str, operator: Operator) -> Callable:

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from bfn_kernels import records
-from bfn_kernels.autograd import Forward
+from bfn_kernels.declarations import Forward
 from bfn_kernels.call.checks import compute_dtype, widest
-from bfn_kernels.operators import NATIVE, TRITON, Library, Operator, loss_fakes, operator, times_saved
+from bfn_kernels.declarations import NATIVE, Operator, TRITON, loss_fakes, operator, times_saved
+from bfn_kernels.libraries import Library
 from bfn_kernels.records import FlowLogits, LinearHead, TileMessages
 from bfn_kernels.vocabulary import reference
 from bfn_kernels.vocabulary.reference import Cost

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bfn_kernels import noise as random
 from bfn_kernels.discrete.reference import one_hot
-from bfn_kernels.operators import TRITON
+from bfn_kernels.declarations import TRITON
 from bfn_kernels.records import Noise, TileMessages, grouped
 from bfn_kernels.vocabulary.sums import Sums
 

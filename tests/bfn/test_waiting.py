@@ -37,7 +37,7 @@ def refuse(*args):
 def test_nothing_in_a_step_waits_for_the_device_or_for_other_processes(name, setting, tiny, monkeypatch):
     config = tiny(name, setting)
     trainer = Trainer(config, load_data(config))
-    monkeypatch.setattr("bfn_kernels.operators.shows", lambda x: False)  # ops read numbers that lie on the CPU alone
+    monkeypatch.setattr("bfn_kernels.declarations.shows", lambda x: False)  # ops read numbers that lie on the CPU alone
     for function in ("add_up", "from_main", "together"):
         monkeypatch.setattr(processes, function, refuse)
     with Reads(trainer.adamw) as reads:

@@ -70,7 +70,7 @@ def chunks() -> Path:
 def register() -> None:
     """Makes the kernels a backend of that name, if they can be built. `load` must run before its operators do."""
     from bfn_kernels import backends
-    from bfn_kernels.operators import Library
+    from bfn_kernels.libraries import Library
 
     if missing() is None:
         backends.add_library(Library(compiled.NAMESPACE))

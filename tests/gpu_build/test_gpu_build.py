@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from bfn_kernels.backends import CPU_BUILD, FAMILIES
-from bfn_kernels.operators import TRITON
+from bfn_kernels.declarations import TRITON
 from gpu_build import cuda, executed, extension, ptxas, sass
 from gpu_build.__main__ import BUDGET, SHARED, allowed, main, over_budget, oversized, rewritten, spilling, verdict
 from gpu_build.calls import Row

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from bfn_kernels import backends
-from bfn_kernels.operators import NATIVE, TRITON
+from bfn_kernels.declarations import NATIVE, TRITON
 from bfn_kernels.vocabulary.tile_functions import kernel_of, sums_tile, tile_function
 from tests.kernels.support import FIRST
 

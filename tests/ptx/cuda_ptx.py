@@ -123,7 +123,7 @@ def register(on_demand: bool = False) -> None:
     import torch
 
     from bfn_kernels import backends
-    from bfn_kernels.operators import Library
+    from bfn_kernels.libraries import Library
 
     if missing() is not None:
         return

@@ -100,7 +100,7 @@ def register(on_demand: bool = True) -> None:
     from triton.runtime.jit import JITFunction
 
     from bfn_kernels import backends
-    from bfn_kernels.operators import Library
+    from bfn_kernels.libraries import Library
     from bfn_kernels.triton_ops import implement
 
     ptx.watch_torch()

@@ -1,24 +1,37 @@
-"""Declares operators, and registers each in every library of `torch.ops` that implements it.
+"""Declarations of operators: what an operator takes and returns, its fake and its backward pass.
 
 A family declares each operator once. The operator has the name and arguments of a function of the reference. The
-declaration adds the results, the fake and the backward pass. Code in C++ or Triton computes the operator.
+declaration adds the results, the fake and the backward pass. `libraries.py` registers declared operators with torch.
 """
 
-import functools
-import importlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch._ops import OpOverload
 
 from bfn_kernels import records
-from bfn_kernels.autograd import Forward, differentiable, writing
 from bfn_kernels.call.checks import compute_dtype, shows
-from bfn_kernels.torch_private import below_python, keeps_saved, transformed
+from bfn_kernels.torch_private import keeps_saved, transformed
+
+# The libraries of `torch.ops` are named after the package, so that a process can also load a copy of the package under
+# another name. The C++ code of the copy is compiled with -DBFN_NAMESPACE.
+NATIVE = str(__package__)
+TRITON = f"{NATIVE}_triton"
+
+
+class Forward(NamedTuple):
+    """What a backward pass gets of its forward pass.
+
+    saved: the values that `Operator.saved` names, as attributes.
+    needed: for each argument, whether it needs a gradient.
+    types: for each of the leading tensor arguments, its dtype, or None if the argument is None.
+    """
+
+    saved: Any
+    needed: Sequence[bool]
+    types: Sequence[torch.dtype | None]
 
 
 @dataclass(frozen=True)
@@ -87,108 +100,6 @@ def operator(
     return Operator(schema, fake, function, in_place=bool(out), other_outputs=" ".join(out[1:]), **others)
 
 
-# The libraries of `torch.ops` are named after the package, so that a process can also load a copy of the package under
-# another name. The C++ code of the copy is compiled with -DBFN_NAMESPACE.
-NATIVE = str(__package__)
-TRITON = f"{NATIVE}_triton"
-
-
-class Library:
-    """A library of `torch.ops`. An operator is called as `library.<family>.<operator>(...)`, with the arguments of its
-    function in the family's `reference.py`, or of its schema if it has no such function."""
-
-    def __init__(
-        self,
-        name: str,
-        implement: Callable[[str, Operator], Callable] | None = None,
-        keys: Sequence[str] = (),
-        refuse: Callable[[OpOverload], str | None] = lambda overload: None,
-    ):
-        """implement: for a library written in Python, returns the function of an operator. When the operator is first
-        called, `implement(family, operator)` is called. keys: the dispatch keys that the function serves. refuse:
-        returns the reason why the compiled code of an operator must not be called, or None."""
-        self.name, self.implement, self.keys, self.refuse = name, implement, keys, refuse
-        self.refused: list[str] = []  # the reasons that `refuse` gave
-        self.kind = TRITON if implement else name
-        self._defined = torch.library.Library(name, "FRAGMENT")
-
-    def __getattr__(self, family: str) -> Any:
-        raise AttributeError(f"{self.name} has no operators of {family!r}")
-
-    def declare(self, family: str, operators: Iterable[Operator]) -> None:
-        """Defines a family's operators; torch knows them as `<family>_<operator>`."""
-        namespace = SimpleNamespace()
-        setattr(self, family, namespace)
-        for operator in operators:
-            if not operator.library or self.kind in operator.library.split():
-                setattr(namespace, operator.name, self._declare(family, operator))
-
-    def _define(self, family: str, schema: str, code: Callable | None, keys: Sequence[str]) -> OpOverload:
-        name = f"{family}_{schema.split('(')[0]}"
-        self._defined.define(f"{family}_{schema}")
-        for key in keys if code else ():
-            self._defined.impl(name, code, key)
-        return getattr(getattr(torch.ops, self.name), name).default
-
-    def _python(self, family: str, operator: Operator) -> tuple[Callable | None, Callable | None]:
-        """The two functions that `python_code` returns, or None for an operator that is not written in Python."""
-        if operator.composed:
-            module = f"{NATIVE}.{family}.composed"
-            return python_code(operator, lambda: getattr(importlib.import_module(module), operator.name), self)
-        if self.implement is not None:
-            return python_code(operator, functools.partial(self.implement, family, operator))
-        return None, None
-
-    def _declare(self, family: str, operator: Operator) -> Callable:
-        code, code_out = self._python(family, operator)
-        keys = ("CompositeExplicitAutograd",) if operator.composed else self.keys
-        out = self._define(family, operator.schema_out, code_out, keys) if operator.in_place else None
-        overload = self._define(family, operator.schema, code, keys)
-        for compiled in () if operator.composed else filter(None, (overload, out)):
-            if why := self.refuse(compiled):
-                self.refused.append(why)
-                return _refusing(why)
-        if operator.writes:
-            torch.library.register_fake(overload.name(), operator.fake)
-            return below_python(overload)
-        call = differentiable(self, overload, operator, out and writing(out, operator))
-        return call if operator.function is None else records.calling(call, operator.function)
-
-
-def _refusing(why: str) -> Callable:
-    def refuse(*arguments):
-        raise RuntimeError(why)
-
-    return refuse
-
-
-def python_code(operator: Operator, load: Callable[[], Callable], *first: Any) -> tuple[Callable, Callable]:
-    """Returns two functions that torch calls: the operator, and its variant that writes into `out`.
-
-    load: imports a module and returns its function that computes the operator. It is called when the operator is first
-    called. first: arguments that the function takes before the operator's arguments.
-    """
-    other_outputs = [None] * len(operator.other_outputs.split())
-
-    @functools.cache
-    def loaded() -> tuple[Callable, Callable]:
-        function = load()
-        return function, records.grouping(function if first else operator.function or function)
-
-    def call(*arguments):
-        function, group = loaded()
-        return function(*group((*first, *arguments)))
-
-    def functional(*arguments):
-        function, group = loaded()
-        out = operator.fake(*arguments)  # called with real tensors, a fake makes real results
-        outputs = out if isinstance(out, tuple) else (out,)
-        function(*group((*first, *arguments, *outputs, *other_outputs[len(outputs) - 1 :])))
-        return out
-
-    return (functional if operator.in_place else call), call
-
-
 def loss_fakes(x: Tensor, reduction: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Fakes of a loss and of its scale."""
     shape = (x.shape, x.shape[:1], (), ())[reduction]
@@ -204,7 +115,7 @@ def gradient_fake(like: Tensor, needed: bool, dtype: torch.dtype, dense: bool = 
 
 
 def times_saved(
-    library: Library, grad: Tensor, scale: Tensor | None, saved: Sequence[Tensor], forward: Forward, first: int
+    library: Any, grad: Tensor, scale: Tensor | None, saved: Sequence[Tensor], forward: Forward, first: int
 ) -> list[Tensor | None]:
     """The gradients of the arguments from index `first` on: the saved derivatives times the gradient of the result.
 
@@ -272,7 +183,7 @@ def _is_one(factor: Tensor) -> bool:
     return factor.dim() == 0 and shows(factor) and factor.item() == 1
 
 
-def scaled_input_gradient(library: Library, grad: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
+def scaled_input_gradient(library: Any, grad: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
     """The gradient, in `dtype`, of an input that a step multiplies by `scale`; without a scale the factor is 1."""
     if scale is None:
         return grad.to(dtype)
