@@ -1,12 +1,20 @@
 """Code for all folders of tests: it finds the compiled backends that only tests use."""
 
+import getpass
 import importlib
 import os
+import tempfile
+from pathlib import Path
 
 import pytest
+import torch
 
 from bfn_kernels.backends import BACKENDS
 from tests.cuda_on_host import cuda_on_host
+
+# Inductor's cache of compiled code does not distinguish the vector instructions that ATEN_CPU_CAPABILITY allows.
+_CACHE = f"torchinductor_{getpass.getuser()}_{torch.backends.cpu.get_cpu_capability()}".replace(" ", "_")
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir(), _CACHE)))
 
 
 def pytest_configure(config):
