@@ -12,7 +12,15 @@ from torch.overrides import has_torch_function
 
 from bfn_kernels.declarations import Forward, Operator
 from bfn_kernels.extensions import as_refused
-from bfn_kernels.torch_private import below_autograd, below_python, forward_ad, forward_mode, has_tangent, transformed
+from bfn_kernels.torch_private import (
+    batched,
+    below_autograd,
+    below_python,
+    forward_ad,
+    forward_mode,
+    has_tangent,
+    transformed,
+)
 
 
 def writing(overload: OpOverload, operator: Operator) -> Callable:
@@ -24,8 +32,11 @@ def writing(overload: OpOverload, operator: Operator) -> Callable:
         out, *others = outputs
         if out is None:
             out = operator.fake(*inputs)  # called with real tensors, a fake makes real results
+        tensors = [each for each in (*inputs, out, *others) if isinstance(each, Tensor)]
         if forward_mode():
-            _refuse_tangents(overload, (*inputs, out, *others))
+            _refuse_tangents(overload, tensors)
+        if transformed() and any(map(batched, tensors)):
+            _refuse_vmap(overload)
         if not torch.compiler.is_compiling():  # compiled code increases the version itself
             # before the call: an operator that raises an error for a class out of range has already written its results
             torch.autograd.graph.increment_version([t for t in (out, *others) if t is not None])
@@ -81,7 +92,7 @@ def differentiable(library: Any, overload: OpOverload, operator: Operator) -> Ca
             ctx.mark_non_differentiable(*output[1:])
 
     def refuse_vmap(info, in_dims, *args):
-        raise RuntimeError(f"{name} does not go under vmap; give its arguments batch dimensions instead")
+        _refuse_vmap(overload)
 
     def eagerly(*args):
         with below_autograd():
@@ -204,3 +215,7 @@ def _any_requires_grad(tensors: Sequence[Tensor | None]) -> bool:
 def _refuse_tangents(overload: OpOverload, args: Sequence) -> None:
     if any(map(has_tangent, args)):
         raise RuntimeError(f"{overload} has no forward-mode derivative")
+
+
+def _refuse_vmap(overload: OpOverload) -> None:
+    raise RuntimeError(f"{overload.name()} does not go under vmap; give its arguments batch dimensions instead")

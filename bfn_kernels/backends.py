@@ -20,8 +20,8 @@ from torch._ops import OpOverload
 
 from bfn_kernels import triton_ops
 from bfn_kernels.call import checks
+from bfn_kernels.declarations import NATIVE, TRITON, Operator
 from bfn_kernels.extensions import REFUSALS, Refusal, difference
-from bfn_kernels.declarations import NATIVE, Operator, TRITON
 from bfn_kernels.libraries import Library
 from bfn_kernels.torch_private import constant
 

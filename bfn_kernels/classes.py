@@ -13,7 +13,16 @@ from torch import Tensor
 from bfn_kernels import backends
 from bfn_kernels.autograd import needs
 from bfn_kernels.call import checks, rows, steps
-from bfn_kernels.call.keywords import choice_noises, known_values, loss_target, noise_seed, step_seed
+from bfn_kernels.call.keywords import (
+    Generator,
+    Seed,
+    choice_noises,
+    known_values,
+    loss_target,
+    noise_seed,
+    step_seed,
+)
+from bfn_kernels.call.outputs import check_outputs, check_solver_step
 from bfn_kernels.call.rows import PerRow
 from bfn_kernels.records import (
     CHOICES,
@@ -24,24 +33,24 @@ from bfn_kernels.records import (
     Noise,
     NoScore,
     OneLogit,
+    Score,
     Sent,
     Solver,
 )
-
-# Keywords of a step, grouped.
-Plan = tuple[Any, ...]  # times, previous, rule, coefficients, beta_1, schedule, temperature, unconditional, guidance
-Sending = tuple[Any, ...]  # choose, known, known_mask, seed, generator, noise, draw_noise
-Outs = tuple[Tensor | None, ...]  # out, theta_out, and predicted_out of a solver's step
+from bfn_kernels.schedules import DiscreteSchedule
+from bfn_kernels.solvers import Coefficients
 
 
 class Family(NamedTuple):
     """One of the two families of ops whose data are classes: `discrete` or `binary`.
 
     binary: True if a state has one number for each variable, False if it has one number for each class.
+    no_score: the record of a step without a score.
     """
 
     name: str
     binary: bool
+    no_score: Score | NoScore
 
     def lead(self, state: Tensor) -> torch.Size:
         """The shape of the variables of a state."""
@@ -52,13 +61,13 @@ class Family(NamedTuple):
         the difference of two numbers with the variance 2α each."""
         return 4 if self.binary else state.shape[-1]
 
-    def check_state(self, state: Tensor, output_logits: Tensor) -> None:
+    def output(self, state: Tensor, logits: Tensor, class_mask: Tensor | None) -> OneLogit | ClassLogits:
+        """Checks a state and the network's output, and returns the output as operators take it."""
         (checks.data if self.binary else checks.logits)("state", state)
-        checks.like("output_logits", output_logits, "state", state)
-
-    def output(self, logits: Tensor, class_mask: Tensor | None) -> OneLogit | ClassLogits:
-        """The network's output as operators take it."""
-        return OneLogit(logits) if self.binary else ClassLogits(logits, checks.class_mask(class_mask, logits))
+        checks.like("output_logits", logits, "state", state)
+        if self.binary:
+            return OneLogit(logits)
+        return ClassLogits(logits, class_mask if class_mask is None else checks.class_mask(class_mask, logits))
 
     def sent(
         self,
@@ -67,8 +76,12 @@ class Family(NamedTuple):
         known_mask: Tensor | None,
         draw_noise: Tensor | None,
         state: Tensor,
+        lead: torch.Size,
     ) -> Sent:
-        choice, lead = checks.choice("choose", choose, CHOICES), self.lead(state)
+        """Checks what a step sends, and returns it as operators take it. lead: the shape of the variables."""
+        choice = checks.choice("choose", choose, CHOICES)
+        if known is None is known_mask:
+            return Sent(choice, None, None, draw_noise)
         shape = lead
         if known is not None:
             known = self.data("known", known, lead)
@@ -105,17 +118,18 @@ class Family(NamedTuple):
         """Checks the arguments that the losses share. Returns the data as operators take them, the library that serves
         the call, and how the loss is reduced."""
         if self.binary:
-            x = self.data("x", x)
+            x = checks.classes("x", x, booleans=True)
             checks.like("logits", logits, "x", x)
             return x, backends.library(backend, x.device), loss_target(x, mask, reduction)
         checks.logits("logits", logits)
         lead = logits.shape[:-1]
-        x = self.data("x", x, lead)
+        x = checks.soft_classes("x", x, lead)
         if x.is_floating_point():
             checks.like("x", x, "logits", logits)
         elif x.shape != lead:
             raise ValueError(f"x must have shape {tuple(lead)}, as logits have without K, got {tuple(x.shape)}")
-        checks.same_device("x", x, "logits", logits)
+        if x.device != logits.device:
+            checks.same_device("x", x, "logits", logits)
         return x, backends.library(backend, x.device), loss_target(x, mask, reduction, lead)
 
     def update_sample(
@@ -123,61 +137,129 @@ class Family(NamedTuple):
         output_logits: Tensor,
         state: Tensor,
         alpha: PerRow,
-        sending: Sending,
-        outputs: Outs,
+        *,
+        choose: str,
+        known: Tensor | None,
+        known_mask: Tensor | None,
+        out: Tensor | None,
+        theta_out: Tensor | None,
+        seed: Seed,
+        generator: Generator,
+        noise: Tensor | None,
+        draw_noise: Tensor | None,
         backend: str | None,
         class_mask: Tensor | None = None,
     ) -> Tensor:
         """A step of ancestral sampling, which sends a message of accuracy α."""
-        self.check_state(state, output_logits)
-        output, score = self.output(output_logits, class_mask), NoScore() if self.binary else NO_SCORE
-        choose, known, known_mask, seed, generator, noise, draw_noise = sending
-        sent, lead = self.sent(choose, known, known_mask, draw_noise, state), self.lead(state)
+        output, lead = self.output(state, output_logits, class_mask), self.lead(state)
+        sent = self.sent(choose, known, known_mask, draw_noise, state, lead)
         library = backends.library(backend, state.device)
-        if choose != "mean":
-            checks.no_gradient(f'only choose="mean" has a gradient, not a {choose}', output_logits=output_logits)
-        elif any(needs(output_logits)):
-            library = backends.REFERENCE  # only the reference has this gradient
+        if out is not None or theta_out is not None:
+            inputs = {"output_logits": output_logits, "state": state, "alpha": alpha, "class_mask": class_mask}
+            inputs |= {"seed": seed, "noise": noise, **sent._asdict()}
+            check_outputs({"out": out, "theta_out": theta_out}, "state", **inputs)
+        if torch.is_grad_enabled():
+            if choose != "mean":
+                checks.no_gradient(f'only choose="mean" has a gradient, not a {choose}', output_logits=output_logits)
+            elif any(needs(output_logits)):
+                library = backends.REFERENCE  # only the reference has this gradient
         dtype = checks.compute_dtype(output_logits, state)
-        scalars = rows.scalars(library, rows.MESSAGE, alpha, state, dtype, dims=len(lead), scale=self.scale(state))
-        draws = choice_noises(choose, draw_noise, lead)
-        seed = noise_seed(state, seed, generator, ("noise", noise, state.shape), *draws)
-        solver, noises = Solver(None, *scalars), Noise(seed, noise)
-        return getattr(library, self.name).step(output, state, solver, NO_GUIDANCE, score, sent, noises, *outputs)
+        accuracy, spread = rows.scalars(
+            library, rows.MESSAGE, alpha, state, dtype, dims=len(lead), scale=self.scale(state)
+        )
+        seed = noise_seed(
+            state, seed, generator, ("noise", noise, state.shape), *choice_noises(choose, draw_noise, lead)
+        )
+        return getattr(library, self.name).step(
+            output,
+            state,
+            solver=Solver(None, accuracy, spread),
+            guidance=NO_GUIDANCE,
+            score=self.no_score,
+            sent=sent,
+            noise=Noise(seed, noise),
+            out=out,
+            theta_out=theta_out,
+        )
 
     def solver_step(
         self,
         output_logits: Tensor,
         state: Tensor,
-        plan: Plan,
-        sending: Sending,
-        outputs: Outs,
+        t: PerRow | None,
+        t_next: PerRow | None,
+        *,
+        rule: str,
+        t_previous: PerRow | None,
+        previous: Tensor | None,
+        coefficients: Coefficients | None,
+        beta_1: float | None,
+        schedule: DiscreteSchedule | None,
+        choose: str | None,
+        temperature: PerRow | None,
+        unconditional: Tensor | None,
+        guidance: PerRow | None,
+        known: Tensor | None,
+        known_mask: Tensor | None,
+        out: Tensor | None,
+        theta_out: Tensor | None,
+        predicted_out: Tensor | None,
+        seed: Seed,
+        generator: Generator,
+        noise: Tensor | None,
+        draw_noise: Tensor | None,
         backend: str | None,
         class_mask: Tensor | None = None,
         score: Tensor | None = None,
         score_clip: PerRow | None = None,
     ) -> Tensor:
         """A step of a solver, by a rule or by coefficients."""
-        self.check_state(state, output_logits)
-        output = self.output(output_logits, class_mask)
-        times, previous, rule, coefficients, beta_1, schedule, temperature, unconditional, guidance = plan
-        choose, known, known_mask, seed, generator, noise, draw_noise = sending
-        sent, lead = self.sent(choose, known, known_mask, draw_noise, state), self.lead(state)
+        output, lead = self.output(state, output_logits, class_mask), self.lead(state)
+        choose = steps.taken(choose, rule, coefficients)
+        sent = self.sent(choose, known, known_mask, draw_noise, state, lead)
+        check_solver_step(
+            {"out": out, "theta_out": theta_out, "predicted_out": predicted_out},
+            "state",
+            state=state,
+            output_logits=output_logits,
+            t=t,
+            t_next=t_next,
+            t_previous=t_previous,
+            previous=previous,
+            coefficients=coefficients,
+            temperature=temperature,
+            unconditional=unconditional,
+            guidance=guidance,
+            seed=seed,
+            noise=noise,
+            class_mask=class_mask,
+            score=score,
+            score_clip=score_clip,
+            **sent._asdict(),
+        )
         for name, value in (("unconditional", unconditional), ("score", score)):
             if value is not None:
                 checks.like(name, value, "output_logits", output_logits)
         schedule = steps.step_schedule(coefficients, beta_1, schedule)
-        library = backends.library(backend, state.device)
-        dtype, dims = checks.compute_dtype(output_logits, state, previous, unconditional, score), len(lead)
+        library, dims = backends.library(backend, state.device), len(lead)
+        dtype = checks.compute_dtype(output_logits, state, previous, unconditional, score)
+        times = t, t_next, t_previous
         solver = steps.step_scalars(
             coefficients, rule, schedule, times, previous, state, dtype, dims, self.scale(state)
         )
-        guidance = steps.guidance_scalars(temperature, unconditional, guidance, state, dtype, dims)
-        added = NoScore() if self.binary else steps.checked_score(score, score_clip, output_logits, dtype)
-        draws = choice_noises(choose, draw_noise, lead)
-        seed = step_seed(state, solver.std, seed, generator, noise, *draws)
-        noises = Noise(seed, noise)
-        return getattr(library, self.name).step(output, state, solver, guidance, added, sent, noises, *outputs)
+        seed = step_seed(state, solver.std, seed, generator, noise, *choice_noises(choose, draw_noise, lead))
+        return getattr(library, self.name).step(
+            output,
+            state,
+            solver=solver,
+            guidance=steps.guidance_scalars(temperature, unconditional, guidance, state, dtype, dims),
+            score=self.no_score if self.binary else steps.checked_score(score, score_clip, output_logits, dtype),
+            sent=sent,
+            noise=Noise(seed, noise),
+            out=out,
+            theta_out=theta_out,
+            predicted_out=predicted_out,
+        )
 
 
-DISCRETE, BINARY = Family("discrete", binary=False), Family("binary", binary=True)
+DISCRETE, BINARY = Family("discrete", binary=False, no_score=NO_SCORE), Family("binary", True, NoScore())

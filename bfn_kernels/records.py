@@ -187,6 +187,13 @@ class Bins(NamedTuple):
     log_std_max: float
 
 
+class MeanAngle(NamedTuple):
+    """The state of circular data: a mean and its concentration. Without both, it is the state before any message."""
+
+    mean: Tensor | None = None
+    concentration: Tensor | None = None
+
+
 class Message(NamedTuple):
     """A von Mises message. alpha: its accuracy or, with a table of quantiles, the row from which the accuracy is drawn.
     known: angles that are sent instead where known_mask is True. seed: None if the angle that is sent is the message.

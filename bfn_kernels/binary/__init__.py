@@ -18,8 +18,7 @@ from bfn_kernels.binary.losses import continuous_time_loss as continuous_time_lo
 from bfn_kernels.binary.losses import discrete_time_loss as discrete_time_loss
 from bfn_kernels.binary.losses import reconstruction_loss as reconstruction_loss
 from bfn_kernels.binary.operators import OPERATORS
-from bfn_kernels.call import checks, keywords, rows, steps
-from bfn_kernels.call.outputs import check_outputs, check_solver_step
+from bfn_kernels.call import checks, keywords, rows
 from bfn_kernels.call.reduction import hide
 from bfn_kernels.call.rows import PerRow
 from bfn_kernels.classes import BINARY
@@ -220,10 +219,21 @@ def update_sample(
         >>> update_sample(torch.tensor([2.0]), d, 0.5, choose="mode", noise=d)
         tensor([1.])
     """
-    if out is not None or theta_out is not None:
-        check_outputs("state", locals())
-    sending = choose, known, known_mask, seed, generator, noise, draw_noise
-    return BINARY.update_sample(output_logits, state, alpha, sending, (out, theta_out), backend)
+    return BINARY.update_sample(
+        output_logits,
+        state,
+        alpha,
+        choose=choose,
+        known=known,
+        known_mask=known_mask,
+        out=out,
+        theta_out=theta_out,
+        seed=seed,
+        generator=generator,
+        noise=noise,
+        draw_noise=draw_noise,
+        backend=backend,
+    )
 
 
 def solver_step(
@@ -309,9 +319,29 @@ def solver_step(
         >>> solver_step(d, d, 0.5, 1.0, beta_1=3.0, choose="mode")
         tensor([5.])
     """
-    check_solver_step("state", locals())
-    times, guiding = (t, t_next, t_previous), (temperature, unconditional, guidance)
-    choose = steps.taken(choose, rule, coefficients)
-    plan = times, previous, rule, coefficients, beta_1, schedule, *guiding
-    sending = choose, known, known_mask, seed, generator, noise, draw_noise
-    return BINARY.solver_step(output_logits, state, plan, sending, (out, theta_out, predicted_out), backend)
+    return BINARY.solver_step(
+        output_logits,
+        state,
+        t,
+        t_next,
+        rule=rule,
+        t_previous=t_previous,
+        previous=previous,
+        coefficients=coefficients,
+        beta_1=beta_1,
+        schedule=schedule,
+        choose=choose,
+        temperature=temperature,
+        unconditional=unconditional,
+        guidance=guidance,
+        known=known,
+        known_mask=known_mask,
+        out=out,
+        theta_out=theta_out,
+        predicted_out=predicted_out,
+        seed=seed,
+        generator=generator,
+        noise=noise,
+        draw_noise=draw_noise,
+        backend=backend,
+    )

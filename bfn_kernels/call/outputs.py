@@ -1,5 +1,6 @@
 """Checks `out=` and the other tensors that a step writes its results into."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -8,35 +9,32 @@ from torch import Tensor
 from bfn_kernels.call import checks
 from bfn_kernels.solvers import Coefficients
 
-OUTPUTS = ("out", "theta_out", "predicted_out", "concentration_out", "log_out")
 
+def check_outputs(outputs: Mapping[str, Tensor | None], state_name: str, **inputs: Any) -> None:
+    """Raises an error if a step cannot write its results into `outputs`, which maps the names of arguments to tensors
+    or None.
 
-def check_outputs(state_name: str, arguments: dict[str, Any]) -> None:
-    """Raises an error if a step cannot write its results into its arguments that are named in OUTPUTS.
-
-    The state is the argument that `state_name` names. Each output must be a floating-point tensor with the shape and
-    the device of the state; `out` must also have the type of the state. An output must share no memory with any input,
-    since the step may read an input after it has written an output. Three pairs are exceptions: `out` may be the state
-    itself, `predicted_out` may be the argument `previous`, and `concentration_out` may be the argument `concentration`.
+    inputs: the other arguments of the step, of which only tensors and `Coefficients` are read. The state is the input
+    that `state_name` names. Each output must be a floating-point tensor with the shape and the device of the state;
+    `out` must also have the type of the state. An output must share no memory with any input, since the step may read
+    an input after it has written an output. Three pairs are exceptions: `out` may be the state itself, `predicted_out`
+    may be the input `previous`, and `concentration_out` may be the input `concentration`.
     """
-    outputs = {name: arguments[name] for name in OUTPUTS if arguments.get(name) is not None}
-    if not outputs:
+    written_to = {name: out for name, out in outputs.items() if out is not None}
+    if not written_to:
         return
-    tensors, state = _tensors(arguments), arguments.get(state_name)
-    if not isinstance(state, Tensor):
-        return  # the public function raises the error
+    state, tensors = inputs[state_name], _tensors(inputs)
     may_be = {
         "out": (state_name, "the state"),
         "predicted_out": ("previous", "the previous prediction"),
         "concentration_out": ("concentration", "the concentration"),
     }
-    inputs = {name: tensor for name, tensor in tensors.items() if name not in outputs}
-    for name, out in outputs.items():
-        _check_output(name, out, state, inputs)
+    for name, out in written_to.items():
+        _check_output(name, out, state, tensors)
     if torch.compiler.is_compiling():  # the compiler finds tensors that share memory, and copies them
         return
-    read = {name: memory_of(tensor) for name, tensor in inputs.items()}
-    for name, out in outputs.items():
+    read = {name: memory_of(tensor) for name, tensor in tensors.items()}
+    for name, out in written_to.items():
         itself, description = may_be.get(name, ("", ""))
         written = memory_of(out)
         for other, memory in read.items():
@@ -48,15 +46,13 @@ def check_outputs(state_name: str, arguments: dict[str, Any]) -> None:
         read[name] = written
 
 
-def check_solver_step(state_name: str, arguments: dict[str, Any]) -> None:
+def check_solver_step(outputs: Mapping[str, Tensor | None], state_name: str, **inputs: Any) -> None:
     """Raises an error if an output of a solver's step or its `previous` is wrong, or if an argument requires a
-    gradient."""
-    check_outputs(state_name, arguments)
-    checks.no_gradient("no argument of a solver's step has a gradient", **arguments)
-    state, previous = arguments[state_name], arguments["previous"]
-    if previous is not None and isinstance(state, Tensor):
-        checks.dense(state_name, state)
-        checks.like("previous", previous, "the state", state)
+    gradient. The arguments are the arguments of `check_outputs`."""
+    check_outputs(outputs, state_name, **inputs)
+    checks.no_gradient("no argument of a solver's step has a gradient", **inputs)
+    if inputs["previous"] is not None:
+        checks.like("previous", inputs["previous"], "the state", inputs[state_name])
 
 
 def _tensors(arguments: dict[str, Any]) -> dict[str, Tensor]:

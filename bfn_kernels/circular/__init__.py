@@ -12,7 +12,6 @@ types, random numbers, errors.
 """
 
 import math
-from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -29,9 +28,8 @@ from bfn_kernels.circular.losses import discrete_time_loss as discrete_time_loss
 from bfn_kernels.circular.losses import reconstruction_loss as reconstruction_loss
 from bfn_kernels.circular.operators import OPERATORS
 from bfn_kernels.noise import as_seed
-from bfn_kernels.records import Circle, Message
+from bfn_kernels.records import Circle, MeanAngle, Message
 from bfn_kernels.schedules import VonMisesAccuracy
-from bfn_kernels.torch_private import batched
 
 backends.add_family("circular", OPERATORS)
 
@@ -76,18 +74,17 @@ def flow_sample(
         >>> flow_sample(torch.zeros(1), 2, schedule=VonMisesAccuracy([1e4, 1e4]), seed=1)[1]
         tensor([10000.])
     """
-    if out is not None or concentration_out is not None:
-        check_outputs("x", locals())
     checks.data("x", x)
     checks.no_gradient(_NO_GRADIENT, x=x)
+    check_outputs({"out": out, "concentration_out": concentration_out}, "x", x=x, step=step, mask=mask, seed=seed)
     turn, row, dtype = checks.number("period", period, *PERIODS), rows_of(step, schedule, x, 1), checks.compute_dtype(x)
     log = checks.choice("output", output, ("concentration", "log")) == 1
     x, row = hide(checks.mask("mask", mask, "x", x, x.shape), x, row)
     library, seed = backends.library(backend, x.device, first="cuda"), as_seed(seed, x, generator)
     message = Message(row.to(dtype), numbers_of(schedule, "table", x, torch.float32), seed=seed)
     circle = Circle(turn, *schedule.log_scale)
-    call = partial(library.circular.step, x, mean=None, concentration=None, message=message, circle=circle)
-    return _written(call, (out, concentration_out, None), x, dtype, log)
+    call = partial(library.circular.step, x, MeanAngle(), message, circle)
+    return _written(call, (out, concentration_out), x, dtype, log=log)
 
 
 def sender_sample(
@@ -121,10 +118,8 @@ def sender_sample(
     turn, library = checks.number("period", period, *PERIODS), backends.library(backend, x.device, first="cuda")
     (accuracy,) = rows.scalars(library, ("accuracy",), alpha, x, checks.compute_dtype(x))
     message, circle = Message(accuracy, seed=as_seed(seed, x, generator)), Circle(turn)
-    call = partial(library.circular.step, x, mean=None, concentration=None, message=message, circle=circle)
-    _refuse_vmap(call)
-    out = torch.empty_like(x)
-    call(out=out)
+    out = torch.empty_like(x)  # with this tensor, the operator makes no concentration
+    library.circular.step(x, MeanAngle(), message, circle, out=out)
     return out
 
 
@@ -154,7 +149,12 @@ def bayesian_update(
         >>> bayesian_update(torch.zeros(1), torch.ones(1), torch.tensor([0.25]), 1.0, period=1.0)
         (tensor([0.1250]), tensor([1.4142]))
     """
-    return _update("y", y, (mean, concentration), (alpha, None, None, None), period, backend)
+    _check_state("y", y, mean, concentration)
+    turn, library = checks.number("period", period, *PERIODS), backends.library(backend, mean.device, first="cuda")
+    dtype = checks.compute_dtype(y, mean, concentration)
+    (accuracy,) = rows.scalars(library, ("accuracy",), alpha, mean, dtype)
+    before = MeanAngle(mean, ranges.compiled_nonnegative(concentration))
+    return library.circular.step(y, before, Message(accuracy), Circle(turn))
 
 
 def update_sample(
@@ -199,16 +199,24 @@ def update_sample(
         >>> update_sample(torch.ones(1), torch.zeros(1), torch.zeros(1), 1e9, seed=1)[1]
         tensor([1.0000e+09])
     """
-    if any(each is not None for each in (out, concentration_out, log_out)):
-        check_outputs("mean", locals())
+    _check_state("pred", pred, mean, concentration)
+    outputs = {"out": out, "concentration_out": concentration_out, "log_out": log_out}
+    inputs = {"pred": pred, "concentration": concentration, "alpha": alpha, "known": known, "known_mask": known_mask}
+    check_outputs(outputs, "mean", mean=mean, seed=seed, **inputs)
     if log_out is not None and schedule is None:
         raise ValueError("schedule must be given with log_out, got None")
-    message, outputs = (alpha, (seed, generator), known, known_mask), (out, concentration_out, log_out)
-    scale = (0.0, 0.0)
+    known_mask = keywords.known_values(known, known_mask, mean, mean.shape)
+    turn, library = checks.number("period", period, *PERIODS), backends.library(backend, mean.device, first="cuda")
+    circle = Circle(turn)
     if schedule is not None:
         check_schedule(schedule)
-        scale = schedule.log_scale
-    return _update("pred", pred, (mean, concentration), message, period, backend, outputs, scale)
+        circle = Circle(turn, *schedule.log_scale)
+    dtype = checks.compute_dtype(pred, mean, concentration)
+    (accuracy,) = rows.scalars(library, ("accuracy",), alpha, mean, dtype)
+    message = Message(accuracy, known=known, known_mask=known_mask, seed=as_seed(seed, mean, generator))
+    before = MeanAngle(mean, ranges.compiled_nonnegative(concentration))
+    call = partial(library.circular.step, pred, before, message, circle)
+    return _written(call, (out, concentration_out), mean, concentration.dtype, log_out)
 
 
 def renoise(pred: Tensor, step: int | Tensor, *, schedule: VonMisesAccuracy, **options: Any) -> tuple[Tensor, Tensor]:
@@ -235,35 +243,28 @@ def renoise(pred: Tensor, step: int | Tensor, *, schedule: VonMisesAccuracy, **o
     return flow_sample(pred, step, schedule=schedule, **options)
 
 
-def _update(name, sent, state, message, period, backend, outputs=(None, None, None), log_scale=(0.0, 0.0)):
-    """The state after a message about `sent`, an argument called `name`. message: the accuracy, what draws the message
-    (None if `sent` is the message itself), and the known values."""
-    (mean, concentration), (alpha, drawn, known, known_mask) = state, message
+def _check_state(name: str, sent: Tensor, mean: Tensor, concentration: Tensor) -> None:
+    """Checks a state, and what is sent about it: the argument of this name."""
     checks.data("mean", mean)
     checks.like("concentration", concentration, "mean", mean)
     checks.like(name, sent, "mean", mean)
-    known_mask = keywords.known_values(known, known_mask, mean, mean.shape)
     checks.no_gradient(_NO_GRADIENT, mean=mean, concentration=concentration, **{name: sent})
-    turn, library = checks.number("period", period, *PERIODS), backends.library(backend, mean.device, first="cuda")
-    dtype = checks.compute_dtype(sent, mean, concentration)
-    (accuracy,) = rows.scalars(library, ("accuracy",), alpha, mean, dtype)
-    seed = None if drawn is None else as_seed(drawn[0], mean, drawn[1])
-    before = ranges.compiled_nonnegative(concentration)
-    message = Message(accuracy, None, known, known_mask, seed)
-    call = partial(library.circular.step, sent, mean, before, message, Circle(turn, *log_scale))
-    return _written(call, outputs, mean, concentration.dtype)
 
 
 def _written(
-    call: partial, outputs: Sequence[Tensor | None], mean: Tensor, dtype: torch.dtype, log: bool = False
+    call: partial,
+    outputs: tuple[Tensor | None, Tensor | None],
+    mean: Tensor,
+    dtype: torch.dtype,
+    log_out: Tensor | None = None,
+    log: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Calls an operator with its outputs. Returns the new mean, and the new concentration or, with `log`, its
     logarithm. Each is written into its tensor of `outputs`, if it has one. dtype: the type of a second result that has
     none."""
-    out, second, log_out = outputs
+    out, second = outputs
     if out is second is log_out is None and not log:
         return call()
-    _refuse_vmap(call)
     out = torch.empty_like(mean) if out is None else out
     second = torch.empty_like(mean, dtype=dtype) if second is None else second
     if log:
@@ -271,19 +272,3 @@ def _written(
     else:
         call(out=out, concentration_out=second, log_out=log_out)
     return out, second
-
-
-def _refuse_vmap(call: partial) -> None:
-    """Under vmap, calls an operator without tensors that it writes into. Then the operator raises its own error. With
-    such a tensor, torch would raise another error first. The reference raises none, since it goes under vmap."""
-    if any(batched(x) for x in _tensors(call.args + tuple(call.keywords.values()))):
-        call()
-
-
-def _tensors(arguments: tuple) -> Iterator[Tensor]:
-    """The tensors among the arguments of an operator, and those in its records."""
-    for value in arguments:
-        if isinstance(value, tuple):
-            yield from _tensors(value)
-        elif isinstance(value, Tensor):
-            yield value

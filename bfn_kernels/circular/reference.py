@@ -14,7 +14,7 @@ from bfn_kernels.call.checks import compute_dtype, shows
 from bfn_kernels.call.ranges import nonnegative
 from bfn_kernels.call.reduction import hide, reduce
 from bfn_kernels.concentrations import QUANTILES, TABLE_END
-from bfn_kernels.records import Circle, LossTarget, Message
+from bfn_kernels.records import Circle, LossTarget, MeanAngle, Message
 
 COSINE, SQUARE, DENSITY = range(3)  # the costs of a loss; csrc/math/circular.h has the same numbers
 MOST_TURNS, MOST_CALLS = 2**22, 16  # the most turns that are wrapped, and calls of Philox, as in csrc/math/circular.h
@@ -90,8 +90,7 @@ def scaled_log(concentration: Tensor, least: float, factor: float) -> Tensor:
 
 def step(
     sent: Tensor,
-    mean: Tensor | None,
-    concentration: Tensor | None,
+    state: MeanAngle,
     message: Message,
     circle: Circle,
     out: Tensor | None = None,
@@ -104,6 +103,7 @@ def step(
     known_mask: bool, broadcasts to known. log_out: receives the scaled logarithm of c'.
     """
     alpha, table, known, known_mask, seed = message
+    mean, concentration = state
     dtype = compute_dtype(sent, mean, concentration)
     x = sent.to(dtype) if known is None else torch.where(known_mask, known.to(dtype), sent.to(dtype))
     y, c = x / circle.period, alpha.expand(x.shape)

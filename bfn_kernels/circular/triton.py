@@ -14,7 +14,7 @@ from torch import Tensor
 from bfn_kernels import concentrations, noise
 from bfn_kernels.call.checks import compute_dtype
 from bfn_kernels.circular import reference
-from bfn_kernels.records import Circle, LossTarget, Message, Noise
+from bfn_kernels.records import Circle, LossTarget, MeanAngle, Message, Noise
 from bfn_kernels.triton_ops.elementary import clamp, exp2_term, inverse_sqrt, log, sincospi, square
 from bfn_kernels.triton_ops.noise import SENDER, interleave, noise_of, philox, unit
 from bfn_kernels.triton_ops.reduction import Losses, write_losses
@@ -145,12 +145,12 @@ def _von_mises(concentration, seed, block, T: tl.constexpr):
     return turns
 
 
-def step(sent: Tensor, mean, concentration, message: Message, circle: Circle, *outputs: Tensor | None) -> None:
+def step(sent: Tensor, state: MeanAngle, message: Message, circle: Circle, *outputs: Tensor | None) -> None:
     results, shape, count = Results(*outputs), sent.shape, sent.numel()
     alpha, table, known, known_mask, seed = message
-    inputs = views(shape, sent, mean, concentration, alpha, known, known_mask)
+    inputs = views(shape, sent, *state, alpha, known, known_mask)
     drawn_from = table, 0 if table is None else len(table), noise_views(Noise(seed, None), shape)
-    options = {"circle": static(circle), "T": compute_type(sent, mean, concentration), "BLOCK": _BLOCK}
+    options = {"circle": static(circle), "T": compute_type(sent, *state), "BLOCK": _BLOCK}
     launch(_step, programs(count, _BLOCK), *inputs, *drawn_from, results.views, count, **options)
     results.finish()
 

@@ -7,9 +7,16 @@ The function of the same name in `reference.py` computes the same result and has
 import torch
 from torch import Tensor
 
-from bfn_kernels.declarations import Forward
 from bfn_kernels.continuous import reference
-from bfn_kernels.declarations import Operator, gradient_fake, gradient_operator, like_argument, operator, scaled_input_gradient
+from bfn_kernels.declarations import (
+    Forward,
+    Operator,
+    gradient_fake,
+    gradient_operator,
+    like_argument,
+    operator,
+    scaled_input_gradient,
+)
 from bfn_kernels.libraries import Library
 from bfn_kernels.records import arguments
 

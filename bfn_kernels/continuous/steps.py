@@ -80,10 +80,11 @@ def update_sample(
         >>> update_sample(noise_pred, mean, 1.0, 3.0, t=0.5, sigma_1=0.1, noise=torch.zeros(1, 2))
         (tensor([[0.4875, 0.4875]]), 4.0)
     """
-    if out is not None:
-        check_outputs("mean", locals())
     checks.data("mean", mean)
     checks.like("x", x, "mean", mean)
+    if out is not None:
+        inputs = {"x": x, "precision": precision, "alpha": alpha, "t": t, "seed": seed, "noise": noise}
+        check_outputs({"out": out}, "mean", mean=mean, known=known, known_mask=known_mask, **inputs)
     known_mask = keywords.known_values(known, known_mask, mean, mean.shape)
     library, dtype = backends.library(backend, mean.device), checks.compute_dtype(x, mean)
     network = Prediction(x, mean)
@@ -183,9 +184,25 @@ def solver_step(
         >>> solver_step(noise_pred, mean, 0.5, 1.0, rule="sde1", sigma_1=0.1, noise=torch.zeros(1, 2))
         tensor([[0.4950, 0.4950]])
     """
-    check_solver_step("mean", locals())
     checks.data("mean", mean)
     checks.like("prediction", prediction, "mean", mean)
+    check_solver_step(
+        {"out": out, "predicted_out": predicted_out},
+        "mean",
+        mean=mean,
+        prediction=prediction,
+        t=t,
+        t_next=t_next,
+        t_previous=t_previous,
+        previous=previous,
+        coefficients=coefficients,
+        unconditional=unconditional,
+        guidance=guidance,
+        known=known,
+        known_mask=known_mask,
+        seed=seed,
+        noise=noise,
+    )
     checks.choice("parametrisation", parametrisation, PARAMETRISATIONS)
     prediction = keywords.guided_prediction(prediction, unconditional, guidance, "prediction", mean, previous)
     schedule = continuous_schedule(sigma_1, schedule)

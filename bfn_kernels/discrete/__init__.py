@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from bfn_kernels import backends
-from bfn_kernels.call import checks, keywords, rows, steps
-from bfn_kernels.call.outputs import check_outputs, check_solver_step
+from bfn_kernels.call import checks, keywords, rows
 from bfn_kernels.call.reduction import hide
 from bfn_kernels.call.rows import PerRow
 from bfn_kernels.classes import DISCRETE
@@ -233,10 +232,22 @@ def update_sample(
         >>> update_sample(torch.tensor([[0.0, 1.0]]), z, 0.5, choose="mode", noise=z)
         tensor([[-0.5000,  0.5000]])
     """
-    if out is not None or theta_out is not None:
-        check_outputs("state", locals())
-    sending = choose, known, known_mask, seed, generator, noise, draw_noise
-    return DISCRETE.update_sample(output_logits, state, alpha, sending, (out, theta_out), backend, class_mask)
+    return DISCRETE.update_sample(
+        output_logits,
+        state,
+        alpha,
+        choose=choose,
+        known=known,
+        known_mask=known_mask,
+        out=out,
+        theta_out=theta_out,
+        seed=seed,
+        generator=generator,
+        noise=noise,
+        draw_noise=draw_noise,
+        backend=backend,
+        class_mask=class_mask,
+    )
 
 
 def solver_step(
@@ -330,10 +341,32 @@ def solver_step(
         >>> solver_step(z, z, 0.5, 1.0, beta_1=3.0)
         tensor([[2., 2.]])
     """
-    check_solver_step("state", locals())
-    times, guiding = (t, t_next, t_previous), (temperature, unconditional, guidance)
-    choose = steps.taken(choose, rule, coefficients)
-    plan = times, previous, rule, coefficients, beta_1, schedule, *guiding
-    sending = choose, known, known_mask, seed, generator, noise, draw_noise
-    outputs, scored = (out, theta_out, predicted_out), (score, score_clip)
-    return DISCRETE.solver_step(output_logits, state, plan, sending, outputs, backend, class_mask, *scored)
+    return DISCRETE.solver_step(
+        output_logits,
+        state,
+        t,
+        t_next,
+        rule=rule,
+        t_previous=t_previous,
+        previous=previous,
+        coefficients=coefficients,
+        beta_1=beta_1,
+        schedule=schedule,
+        choose=choose,
+        temperature=temperature,
+        unconditional=unconditional,
+        guidance=guidance,
+        known=known,
+        known_mask=known_mask,
+        out=out,
+        theta_out=theta_out,
+        predicted_out=predicted_out,
+        seed=seed,
+        generator=generator,
+        noise=noise,
+        draw_noise=draw_noise,
+        backend=backend,
+        class_mask=class_mask,
+        score=score,
+        score_clip=score_clip,
+    )

@@ -9,8 +9,8 @@ from bfn_kernels import backends
 from bfn_kernels.call import checks, keywords, rows
 from bfn_kernels.call.rows import PerRow
 from bfn_kernels.classes import DISCRETE
-from bfn_kernels.discrete.operators import SHORT_ROW
 from bfn_kernels.declarations import NATIVE
+from bfn_kernels.discrete.operators import SHORT_ROW
 from bfn_kernels.records import RECEIVERS, ClassLogits, LossTarget
 from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
 

@@ -6,10 +6,19 @@ The function of the same name in `reference.py` computes the same result and has
 import torch
 from torch import Tensor
 
-from bfn_kernels.declarations import Forward
 from bfn_kernels.call.checks import compute_dtype, variables
+from bfn_kernels.declarations import (
+    Forward,
+    Operator,
+    gradient_fake,
+    gradient_operator,
+    like_argument,
+    loss_fakes,
+    operator,
+    step_operator,
+    times_saved,
+)
 from bfn_kernels.discrete import reference
-from bfn_kernels.declarations import Operator, gradient_fake, gradient_operator, like_argument, loss_fakes, operator, step_operator, times_saved
 from bfn_kernels.libraries import Library
 
 SHORT_ROW = 2048  # the largest K for which the CPU kernels compute the gradient of a loss in the forward pass

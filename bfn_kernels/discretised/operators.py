@@ -6,8 +6,8 @@ The function of the same name in `reference.py` computes the same result and has
 
 import torch
 
-from bfn_kernels.discretised import reference
 from bfn_kernels.declarations import gradient_operator, like_argument, operator, step_operator
+from bfn_kernels.discretised import reference
 
 
 def value_fake(mean, std, mixture_logits, *others):

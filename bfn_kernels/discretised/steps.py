@@ -94,13 +94,17 @@ def update_sample(
         ...               parametrisation="data")
         (tensor([[0.3750]]), 4.0)
     """
-    if out is not None:
-        check_outputs("mean", locals())
     checks.data("mean", mean)
     choice = checks.choice("choose", choose, CHOICES)
     bins = keywords.checked_bins(num_bins, limits)
     output = pred_mean, pred_log_std, mixture_logits
     check_output(mean, "mean", output, mean, parametrisation)
+    sent = Sent(choice, known, known_mask, draw_noise)
+    if out is not None:
+        inputs = {"precision": precision, "t": t, "alpha": alpha, "seed": seed, "noise": noise}
+        inputs |= {"component_noise": component_noise}
+        inputs |= Network(*output, mean)._asdict() | sent._asdict()
+        check_outputs({"out": out}, "mean", **inputs)
     known_mask = keywords.known_values(known, known_mask, mean, mean.shape)
     if choice != MEAN:
         reason = f'only choose="mean" has a gradient, not a {choose}'
@@ -119,8 +123,8 @@ def update_sample(
         updated = library.continuous.gaussian_step(mean, keep, value, take, std, Noise(seed, noise))
     else:
         network, solver = Network(*output, mean, *scales), Solver(keep, take, std)
-        sent, noises = Sent(choice, known, known_mask, draw_noise), Noise(seed, noise)
-        updated = library.discretised.step(network, solver, bins, sent, component_noise, noises, out=out)
+        sent = sent._replace(known_mask=known_mask)
+        updated = library.discretised.step(network, solver, bins, sent, component_noise, Noise(seed, noise), out=out)
     return updated, keywords.updated_precision(precision, alpha, mean)
 
 
@@ -219,13 +223,33 @@ def solver_step(
         ...             parametrisation="data")
         tensor([[0.4500]])
     """
-    check_solver_step("mean", locals())
     checks.data("mean", mean)
     choose = steps.taken(choose, rule, coefficients)
     choice = checks.choice("choose", choose, CHOICES)
     schedule = continuous_schedule(sigma_1, schedule)
     bins = keywords.checked_bins(num_bins, limits)
     check_output(mean, "mean", (pred_mean, pred_log_std, mixture_logits), mean, parametrisation)
+    check_solver_step(
+        {"out": out, "predicted_out": predicted_out},
+        "mean",
+        mean=mean,
+        pred_mean=pred_mean,
+        pred_log_std=pred_log_std,
+        t=t,
+        t_next=t_next,
+        t_previous=t_previous,
+        previous=previous,
+        coefficients=coefficients,
+        mixture_logits=mixture_logits,
+        unconditional=unconditional,
+        guidance=guidance,
+        known=known,
+        known_mask=known_mask,
+        seed=seed,
+        noise=noise,
+        draw_noise=draw_noise,
+        component_noise=component_noise,
+    )
     if unconditional is not None or guidance is not None:
         pred_mean = _guided(pred_mean, pred_log_std, mixture_logits, unconditional, guidance, mean, previous)
     output = pred_mean, pred_log_std, mixture_logits

@@ -4,7 +4,7 @@ import importlib
 import os
 from collections.abc import Callable
 
-from bfn_kernels.declarations import NATIVE, Operator, TRITON
+from bfn_kernels.declarations import NATIVE, TRITON, Operator
 from bfn_kernels.libraries import Library
 
 

@@ -8,6 +8,7 @@ flow_scales in the same way, and pass the bias as it is. Numbers in parentheses 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -81,15 +82,13 @@ def update_sample(
         >>> update_sample(z, hidden, weight, None, 0.5, choose="mode", noise=z)
         tensor([[-0.5000,  0.5000]])
     """
-    if out is not None:
-        check_outputs("state", locals())
     sent = Sent(checks.choice("choose", choose, CHOICES), known, known_mask, draw_noise)
     head, processes = LinearHead(hidden, weight, bias, flow_scale), (process_group, num_classes)
-    step = _Step(state, head, embedding, sent, processes, backend, alpha=alpha, noise=noise)
+    step = _Step(state, head, embedding, sent, processes, backend, out, alpha=alpha, seed=seed, noise=noise)
     dims, scale = len(step.lead), step.shard.num_classes
     message = rows.scalars(step.library, rows.MESSAGE, alpha, state, step.dtype, dims=dims, scale=scale)
     seed = noise_seed(state, seed, generator, ("noise", noise, (*step.lead, scale)), *step.draws)
-    return step(Solver(None, *message), Noise(seed, noise), out)
+    return step(Solver(None, *message), Noise(seed, noise))
 
 
 def solver_step(
@@ -172,8 +171,6 @@ def solver_step(
         >>> solver_step(z, hidden, weight, None, 0.5, 1.0, beta_1=3.0, embedding=torch.tensor([[2.0], [4.0]]))
         (tensor([[2., 2.]]), tensor([[3.]]))
     """
-    if out is not None:
-        check_outputs("state", locals())
     choose = steps.taken(choose, rule, coefficients)
     choice = checks.choice("choose", choose, CHOICES)
     if previous is not None and choose != "mean":
@@ -182,11 +179,12 @@ def solver_step(
     sent, before = Sent(choice, known, known_mask, draw_noise), HeadBefore(previous_scale, previous_state)
     head, processes = LinearHead(hidden, weight, bias, flow_scale), (process_group, num_classes)
     times, inputs = (t, t_next, t_previous), {"t": t, "t_next": t_next, "t_previous": t_previous, "noise": noise}
-    step = _Step(state, head, embedding, sent, processes, backend, previous, before, **inputs)
+    inputs |= {"coefficients": coefficients, "seed": seed}
+    step = _Step(state, head, embedding, sent, processes, backend, out, previous, before, **inputs)
     dims, scale = len(step.lead), step.shard.num_classes
     solver = steps.step_scalars(coefficients, rule, schedule, times, previous, state, step.dtype, dims, scale)
     seed = step_seed(state, solver.std, seed, generator, noise, *step.draws, shape=(*step.lead, scale))
-    return step(solver, Noise(seed, noise), out)
+    return step(solver, Noise(seed, noise))
 
 
 def mode(
@@ -246,9 +244,10 @@ class _Step:
         sent: Sent,
         processes: Processes,
         backend: str | None,
+        out: Tensor | None,
         previous: Tensor | None = None,
         before: HeadBefore = FIRST,
-        **inputs: PerRow | Tensor | None,
+        **inputs: Any,
     ):
         weight = head.weight
         checks.weight("weight", weight)
@@ -256,7 +255,7 @@ class _Step:
         checks.data("state", state)
         if state.dim() < 2:
             raise ValueError(f"state must have shape [B, ..., K], got {tuple(state.shape)}")
-        self.state, self.head, self.before, self.embedding = state, head, before, embedding
+        self.state, self.head, self.before, self.embedding, self.out = state, head, before, embedding, out
         self.lead, self.library = state.shape[:-1], backends.library(backend, state.device)
         check_head("state", state, self.lead, head, state.shape[-1])
         if previous is not None:
@@ -273,17 +272,19 @@ class _Step:
         known = sent.known if sent.known is None else checks.classes("known", sent.known)
         self.sent = sent._replace(known=known, known_mask=known_values(known, sent.known_mask, state, self.lead))
         self.draws = choice_noises(CHOICES[sent.choice], sent.draw_noise, self.lead)
-        tensors = {"state": state, "previous": previous, "embedding": embedding, **head._asdict(), **before._asdict()}
-        checks.no_gradient("a step by a linear head has no gradient", **tensors, **self.sent._asdict(), **inputs)
+        inputs |= {"state": state, "previous": previous, "embedding": embedding}
+        inputs |= head._asdict() | before._asdict() | self.sent._asdict()
+        check_outputs({"out": out}, "state", **inputs)
+        checks.no_gradient("a step by a linear head has no gradient", **inputs)
         self.dtype = checks.compute_dtype(state, *head, previous, *before, embedding)
 
-    def __call__(self, solver: Solver, noise: Noise, out: Tensor | None) -> Tensor | tuple[Tensor, Tensor]:
+    def __call__(self, solver: Solver, noise: Noise) -> Tensor | tuple[Tensor, Tensor]:
         """Returns the new state or, with an embedding, a pair of the new state and its embedding."""
         embedding, embedded = self.embedding, None
         if embedding is not None:
             embedded = embedding.new_empty((*self.lead, embedding.shape[1]))
         inputs = self.state, self.head, solver, self.before, embedding, self.sent, noise, self.shard
-        updated = self.library.vocabulary.step(*inputs, out=out, embedded_out=embedded)
+        updated = self.library.vocabulary.step(*inputs, out=self.out, embedded_out=embedded)
         return updated if embedded is None else (updated, embedded)
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from bfn_kernels import noise as random
-from bfn_kernels.discrete.reference import one_hot
 from bfn_kernels.declarations import TRITON
+from bfn_kernels.discrete.reference import one_hot
 from bfn_kernels.records import Noise, TileMessages, grouped
 from bfn_kernels.vocabulary.sums import Sums
 
