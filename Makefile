@@ -105,6 +105,7 @@ lint: install
 	$(BIN)/mypy
 
 format: install
+	$(BIN)/python -m tests.kernels.wordings
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 	$(BIN)/clang-format -i $(CPP)
