@@ -42,7 +42,8 @@ def sample(
 ) -> Tensor:
     """Draws data by n steps, each with a call of the network, and one more call at t = 1.
 
-    During the run the model is in evaluation mode. Nothing is differentiable.
+    During the run the model is in evaluation mode. Nothing is differentiable. Continuous and circular data allow only
+    choose="mean".
 
     Args:
         model: A module of `bfn_kernels.nn`.

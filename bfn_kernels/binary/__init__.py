@@ -189,7 +189,8 @@ def update_sample(
 ) -> Tensor:
     """Takes one step of ancestral sampling: a class k is sent, d' = d + y, y ~ N(2αs, 4α), s = 2k − 1 (171).
 
-    The class k is drawn from the output distribution, unless `choose` or `known` says otherwise.
+    The class k is drawn from the output distribution, unless `choose` or `known` says otherwise. With choose="mean",
+    2p₁ − 1 is sent instead of s.
 
     Args:
         output_logits: What the network put out, `[B, ...]`, floating-point. Differentiable only with choose="mean".
@@ -265,9 +266,10 @@ def solver_step(
 ) -> Tensor:
     """Takes a sampler's step from time t to t_next: d' = A·d + 2·take·(2(p + r·(p − p_prev)) − 1) + E·ξ [derived].
 
-    p is the probability of class 1. It is σ(output_logits), unless choose, guidance, temperature or known changes it. A
-    rule of `bfn_kernels.solvers` gives the coefficients A, take, r and E. Steps with rule="sde1" and choose="sample"
-    that start at t = 0 are ancestral sampling. Nothing is differentiable.
+    p is the probability of class 1: σ(output_logits) or, with a guidance w and a temperature T, σ(((1 +
+    w)·output_logits − w·unconditional)/T). With choose="sample" or "mode", p is a class, 0 or 1. Where data are known,
+    p is the known class. A rule of `bfn_kernels.solvers` gives the coefficients A, take, r and E. Steps with
+    rule="sde1" and choose="sample" that start at t = 0 are ancestral sampling. Nothing is differentiable.
 
     Args:
         output_logits: What the network put out at time t, `[B, ...]`, floating-point.
@@ -311,8 +313,8 @@ def solver_step(
         The new state d', `[B, ...]`, in the state's type; `out` itself if it is passed.
 
     Raises:
-        ValueError: If an argument requires a gradient while gradients are enabled, or if noise is passed to a step
-            that has none.
+        ValueError: If an argument requires a gradient while gradients are enabled, if the times are not in order (on
+            the CPU), or if noise is passed to a step that has none.
 
     Example:
         >>> d = torch.ones(1)

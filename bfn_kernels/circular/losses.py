@@ -94,6 +94,8 @@ def reconstruction_loss(
 ) -> Tensor:
     """Computes −ln of the density of x after the last message, by vM(x̂, κ): ln(period·I₀(κ)) − κ·cos(x − x̂).
 
+    The density is per unit of x.
+
     Args:
         x: Angles `[B, ...]`, floating-point.
         pred: x̂, the mean of the output distribution, of x's shape; differentiable.

@@ -148,7 +148,7 @@ def predict_data(
 ) -> Tensor:
     """Computes the data prediction from a noise prediction: x̂ = μ/γ − √((1−γ)/γ)·ε̂ (84), clipped; 0 where t < t_min.
 
-    γ is defined as in `flow_sample`.
+    γ is defined as in `flow_sample`. x̂ is differentiable in mean, too, where it is not clipped.
 
     Args:
         noise_pred: ε̂, the predicted noise, `[B, ...]`; differentiable where x̂ is not clipped.

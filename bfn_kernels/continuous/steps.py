@@ -136,7 +136,7 @@ def solver_step(
     """A sampler's step from time t to t_next by a rule of `bfn_kernels.solvers` [derived].
 
     μ' = A·μ + take·(x̂ + r·(x̂ − x̂_prev)) + E·ξ. The rule determines the coefficients A, take, r and E. Nothing is
-    differentiable; run it under `torch.no_grad()`.
+    differentiable; run it under `torch.no_grad()`. Plain PyTorch computes guided predictions on every backend.
 
     Args:
         prediction: The network's output at time t, `[B, ...]`.

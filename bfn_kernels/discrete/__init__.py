@@ -199,7 +199,8 @@ def update_sample(
 ) -> Tensor:
     """Takes one step of ancestral sampling: a class k is sent, z' = z + y, y ~ N(α(Ke_k − 1), αK·I) (171).
 
-    The class k is drawn from the output distribution, unless `choose` or `known` says otherwise.
+    The class k is drawn from the output distribution, unless `choose` or `known` says otherwise. With choose="mean", p
+    is sent instead of e_k.
 
     Args:
         output_logits: What the network put out, `[B, ..., K]`, floating-point. Differentiable only with choose="mean".
@@ -282,9 +283,11 @@ def solver_step(
 ) -> Tensor:
     """Takes a sampler's step from time t to t_next: z' = A·z + take·(K(p + r·(p − p_prev)) − 1) + E·ξ [derived].
 
-    p are the probabilities of the classes. They are softmax(output_logits), unless choose, guidance, temperature,
-    known, class_mask or score changes them. A rule of `bfn_kernels.solvers` gives the coefficients A, take, r and E. A
-    run that starts at t = 0 with the rule "sde1" and choose="sample" is ancestral sampling. Nothing is differentiable.
+    p are the probabilities of the classes: softmax(output_logits) or, with a guidance w and a temperature T,
+    softmax(((1 + w)·output_logits − w·unconditional)/T). With choose="sample" or "mode", p is the one-hot vector of a
+    class. Where data are known, p is the one-hot vector of the known class, or the soft data. class_mask and score
+    change p, too. A rule of `bfn_kernels.solvers` gives the coefficients A, take, r and E. A run that starts at t = 0
+    with the rule "sde1" and choose="sample" is ancestral sampling. Nothing is differentiable.
 
     Args:
         output_logits: What the network put out at time t, `[B, ..., K]`, floating-point.
@@ -333,8 +336,8 @@ def solver_step(
         The new state z', `[B, ..., K]`, in the state's type; `out` itself if it is passed.
 
     Raises:
-        ValueError: If an argument requires a gradient while gradients are enabled, or if noise is passed for a rule
-            without noise.
+        ValueError: If an argument requires a gradient while gradients are enabled, if the times are not in order (on
+            the CPU), or if noise is passed for a rule without noise.
 
     Example:
         >>> z = torch.tensor([[1.0, 1.0]])

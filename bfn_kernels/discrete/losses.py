@@ -81,7 +81,8 @@ def discrete_time_loss(
 ) -> Tensor:
     """Computes the n-step loss L_n, n·E[ln p_S(y) − ln p_R(y)] per variable, with α_i, i = n·t + 1 (189, 190, 193).
 
-    The expectation is the mean of draws, or a Gauss–Hermite sum. L_n tends to `continuous_time_loss` as n grows.
+    The expectation is the mean of draws, or a Gauss–Hermite sum. L_n tends to `continuous_time_loss` as n grows. Soft
+    data are not implemented.
 
     Args:
         x: Classes, `[B, ...]`, int64, int32 or uint8. Soft data are not implemented.
@@ -146,6 +147,8 @@ def reconstruction_loss(
     class_mask: Tensor | None = None,
 ) -> Tensor:
     """Computes the cost of x after the last message, −ln p_x per variable, p = softmax(logits).
+
+    The cost of soft data is −Σ x_k ln p_k.
 
     Args:
         x: Classes, `[B, ...]`, int64, int32 or uint8; or soft data: distributions over the classes, `[B, ..., K]`,

@@ -1,4 +1,5 @@
-"""Ops of discretised data. K bins of width 2/K divide [−1, 1], and a value is the centre of its bin.
+"""Ops of discretised data. K bins of width 2/K divide [−1, 1], and a value is the centre of its bin, which
+`from_levels` computes.
 
 The network predicts a normal for each variable, by `pred_mean` and `pred_log_std`. The probability of a bin is the mass
 that the normal has in the bin. `clip=True` adds the mass beyond [−1, 1] to the first and the last bin (107–109).

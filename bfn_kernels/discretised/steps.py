@@ -163,6 +163,7 @@ def solver_step(
 
     μ' = A·μ + take·(x̂ + r·(x̂ − x̂_prev)) + E·ξ. The rule determines the coefficients A, take, r and E. x̂ is a value of
     the output distribution at time t, which `choose` names. Nothing is differentiable; run it under `torch.no_grad()`.
+    Plain PyTorch computes guided means on every backend.
 
     Args:
         pred_mean: Predicted mean at time t, `[B, ...]`, or `[B, ..., M]` of a mixture. If pred_log_std is None,

@@ -225,6 +225,8 @@ class BFN(Losses):
     ) -> None:
         """A step of a solver: calls the network at time t, then updates the state.
 
+        The CPU never reads the numbers in t, coefficients and seed.
+
         Args:
             state: The tensors of `solver_state`, or of the step before. The step overwrites them.
             t: The time in [0, 1] at which the step starts, a tensor of one number on the state's device.
@@ -316,7 +318,7 @@ class BFN(Losses):
         """
 
     def solver_state(self, shape: tuple[int, ...], device: torch.device, t: float, seed: int) -> State:
-        """The state that a solver starts from at time t.
+        """The state that a solver starts from at time t. Its noise is the same on all devices.
 
         Args:
             shape: The shape of the data, `[B, ...]`.

@@ -22,6 +22,10 @@ class Circular(BFN):
     network's prediction. A checkpoint holds the accuracies. Guidance takes the difference of two predicted angles along
     the shorter arc.
 
+    theta is `[B, ..., 2]`. theta[..., 0] is the mean of the von Mises input distribution, in the units of the data.
+    theta[..., 1] is the logarithm of its concentration, scaled and clamped to [-1, 1]. The network puts out angles
+    `[B, ...]`.
+
     Args:
         network: A module, or another function of theta and of t `[B]`. theta is `[B, ..., 2]`. theta[..., 0] is the
             mean of the von Mises input distribution, in the units of the data. theta[..., 1] is the logarithm of its

@@ -19,7 +19,7 @@ from bfn_kernels.steps import guided
 
 class Classes(BFN):
     """The base for binary data and for data with more classes. The state of ancestral sampling is the pair (logits,
-    theta); a solver's state has, as a third tensor, the prediction of the previous step.
+    theta); a solver's state has, as a third tensor, the prediction of the previous step. The network puts out logits.
 
     Args:
         network: A module, or another function of theta and of t `[B]`, which puts out logits.
@@ -126,7 +126,8 @@ class Classes(BFN):
 
 class Discrete(Classes):
     """Classes 0 to num_classes - 1. Data are `[B, ...]`, int64, int32 or uint8. L∞ and the reconstruction loss also
-    take soft data: distributions over the classes, `[B, ..., K]`, floating-point.
+    take soft data: distributions over the classes, `[B, ..., K]`, floating-point. The network takes probabilities `[B,
+    ..., K]` and puts out logits `[B, ..., K]`.
 
     Args:
         network: A module, or another function of theta and of t `[B]`. It takes probabilities `[B, ..., K]` and puts
@@ -193,7 +194,8 @@ class Discrete(Classes):
 
 
 class Binary(Classes):
-    """Classes 0 and 1. Data are `[B, ...]`, bool, int64, int32 or uint8. L_n is a quadrature of 32 nodes.
+    """Classes 0 and 1. Data are `[B, ...]`, bool, int64, int32 or uint8. L_n is a quadrature of 32 nodes. The network
+    takes the probability of class 1, `[B, ...]`, and puts out the logit of class 1, `[B, ...]`.
 
     Args:
         network: A module, or another function of theta and of t `[B]`. It takes the probability of class 1, `[B, ...]`,

@@ -19,7 +19,8 @@ from bfn_kernels.solvers import Coefficients
 
 
 class Normal(BFN):
-    """The base for continuous and discretised data, whose input distribution is N(mean, 1/precision).
+    """The base for continuous and discretised data, whose input distribution is N(mean, 1/precision). theta are means
+    `[B, ...]`.
 
     Args:
         network: A module, or another function of theta and of t `[B]`; theta are means `[B, ...]`.
@@ -80,7 +81,11 @@ class Normal(BFN):
 
 
 class Continuous(Normal):
-    """Reals in [-1, 1], `[B, ...]`, of a floating-point type.
+    """Reals in [-1, 1], `[B, ...]`, of a floating-point type. The network takes the mean `[B, ...]` and predicts the
+    noise ε in this mean, `[B, ...]`.
+
+    With num_bins, the reconstruction loss is -ln of the probability of x's bin, so that it is comparable with the
+    reconstruction loss of `Discretised`.
 
     Args:
         network: A module, or another function of theta and of t `[B]`. It takes the mean `[B, ...]` and predicts the
@@ -138,7 +143,8 @@ class Continuous(Normal):
 
 
 class Discretised(Normal):
-    """Data at the centres of num_bins bins of [-1, 1], `[B, ...]`, of a floating-point type.
+    """Data at the centres of num_bins bins of [-1, 1], `[B, ...]`, of a floating-point type. The network takes the mean
+    `[B, ...]` and predicts the mean and the log standard deviation of the noise ε, `[B, ..., 2]`.
 
     Args:
         network: A module, or another function of theta and of t `[B]`. It takes the mean `[B, ...]` and predicts the

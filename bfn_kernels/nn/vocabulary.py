@@ -37,10 +37,11 @@ class Vocabulary(Discrete):
     Training makes no tensor `[B, ..., K]`. Sampling stores the logits of the state. A solver also stores the logits of
     the previous step.
 
-    The network sees one vector for each token: the embedding of the token's input distribution. This vector says less
-    about the token than the input distribution does. So the network also puts out a factor for each token. The logits
-    of the input distribution, times this factor, are added to the logits of the output distribution. A network learns
-    best if its factors start as 1.
+    The network sees one vector for each token, `[B, ..., width]`: the embedding of the token's input distribution. This
+    vector says less about the token than the input distribution does. So the network also puts out a factor for each
+    token. The logits of the input distribution, times this factor, are added to the logits of the output distribution.
+    A network learns best if its factors start as 1. It puts out `[B, ..., width + 1]`: the hidden states for a
+    `LinearHead` and, as the last number, the factor.
 
     L_n always has the joint receiver, and is a mean of 10 draws.
 

@@ -12,7 +12,8 @@ was passed to `flow_embedding`. A sampler's step reads y from the state.
 Memory: an op allocates its results, a few numbers for each token, and one tile of logits (some tokens by some classes),
 which takes 1 MiB on a CPU and 64 MiB on a GPU in float32. On a CPU, L∞ and the reconstruction loss may compute their
 gradients in the forward pass, with a tile of the size of the weight. They do so if d ≥ 128, the loss is reduced to a
-scalar, the weight is float32 (float64 in float64 arithmetic), and a single process has all classes.
+scalar, the weight is float32 (float64 in float64 arithmetic), and a single process has all classes. On a CPU, variables
+where a loss's mask is False take no time.
 
 torch computes the matrix products, in the type of the arithmetic. For vectors of 16 bits, Triton has kernels that
 compute products (docs/gpu.md).

@@ -164,7 +164,8 @@ def solver_step(
         softmax(z')·embedding `[B, ..., d']` in the type of embedding, which the network sees next.
 
     Raises:
-        ValueError: If previous is passed and choose is not "mean". Steps of second order combine two means.
+        ValueError: If the times are not in order (on the CPU). If previous is passed and choose is not "mean", since
+            steps of second order combine two means.
 
     Example:
         >>> z, hidden, weight = torch.tensor([[1.0, 1.0]]), torch.ones(1, 3), torch.zeros(2, 3)
