@@ -32,10 +32,10 @@ def philox(seed: Tensor, group: Tensor, stream: int, draw: int = 0) -> Tensor:
     """Computes the four 32-bit words of each group.
 
     Args:
-        seed: int64 tensor of one element.
+        seed: An int64 tensor of one element.
         group: Numbers of groups, int64 tensor of any shape, on the seed's device.
         stream: The use of the numbers, for example `SENDER`.
-        draw: Number of the Monte-Carlo draw, or of the further words for an ANGLE. 0 for all other streams.
+        draw: The number of the Monte-Carlo draw, or of the further words for an ANGLE; 0 for all other streams.
 
     Returns:
         Words in [0, 2³²), int64 `[..., 4]`.
@@ -89,10 +89,10 @@ def normal(
     """Computes standard normals for elementwise data.
 
     Args:
-        shape: The shape of the data.
-        seed: int64 tensor of one element.
+        shape: The shape of the result.
+        seed: An int64 tensor of one element.
         stream: The use of the numbers, for example `SENDER`.
-        draw: Number of the Monte-Carlo draw, 0 for all other uses.
+        draw: The number of the Monte-Carlo draw; 0 for all other uses.
         dtype: Type of the arithmetic and of the result, float32 or float64.
 
     Returns:
@@ -121,10 +121,10 @@ def class_normal(
     """Computes standard normals for rows of K classes. Each row starts at a new group of four normals.
 
     Args:
-        shape: The shape `[..., K]` of the numbers per class.
-        seed: int64 tensor of one element.
+        shape: The shape of the result.
+        seed: An int64 tensor of one element.
         stream: The use of the numbers, for example `SENDER`.
-        draw: Number of the Monte-Carlo draw, 0 for all other uses.
+        draw: The number of the Monte-Carlo draw; 0 for all other uses.
         dtype: Type of the arithmetic and of the result, float32 or float64.
 
     Returns:
@@ -153,8 +153,8 @@ def class_uniform(shape: torch.Size, seed: Tensor, stream: int = CLASS) -> Tenso
     """Computes one uniform in (0, 1] for each variable whose class will be drawn.
 
     Args:
-        shape: The shape of the variables, `[...]`.
-        seed: int64 tensor of one element.
+        shape: The shape of the result.
+        seed: An int64 tensor of one element.
         stream: The use of the numbers, `CLASS` or `COMPONENT`.
 
     Returns:

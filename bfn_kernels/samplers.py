@@ -47,24 +47,24 @@ def sample(
 
     Args:
         model: A module of `bfn_kernels.nn`.
-        shape: The shape of the data, `[count, ...]`.
-        n_steps: n, at least 1.
-        seed: An int that determines all noise. None: torch's default generator draws it.
+        shape: The shape of the data, `[B, ...]`, a tuple of ints.
+        n_steps: n, the number of steps, at least 1.
+        seed: An int that determines all random numbers of the call. None: torch's default generator draws the seed.
         sampler: A name in SAMPLERS: "ancestral", or a rule of `bfn_kernels.solvers.RULES`.
         choose: What a step uses of the output distribution: a "sample", its "mode" or its "mean". None: a "sample" in
-            ancestral sampling, else the "mean". Continuous and circular data have only the "mean".
-        temperature: T, by which the logits of classes and binary data are divided, from 1e-30 to 1e30. None: 1.
-        known: Data of this shape, which the samples have where known_mask is True (inpainting). Pass both or neither.
-        known_mask: bool, broadcastable to the data, or shaped as their leading dimensions.
-        cond: A condition for the network, which is called as `network(theta, t, cond=cond)`. None: it is called without
-            this argument.
-        unconditional: The condition of the second call of the network in a guided step. None: this call has no
-            condition.
-        guidance: w of (1 + w)·output − w·unconditional output, a number or a tensor `[count]`. None: one call for each
-            step.
+            an "ancestral" step, else the "mean".
+        temperature: T, by which logits of classes and binary data are divided, from 1e-30 to 1e30. None: 1.
+        known: Known data, `[B, ...]`, which the samples have where known_mask is True (inpainting). Pass both or
+            neither.
+        known_mask: Bool, True where data are known. Broadcastable to `[B, ...]`, or shaped as its leading dimensions.
+        cond: What the network is told, as its argument `cond`. None: it is called without this argument.
+        unconditional: What the network is told in the second call of a guided step, as `cond`. None: it is called
+            without this argument.
+        guidance: w: a step uses (1 + w)·o − w·o', where o is the network's output with cond, and o' is its output with
+            unconditional. A number, or a tensor `[B]`. None: the network is called once in a step.
         start: The state from which the run starts: means of this shape, logits of this shape for binary data, or logits
-            with a last dimension of K for classes. None: the prior or, if the sampler cannot start at t = 0, noise at a
-            later time.
+            with a last dimension of K for classes. None: the prior or, if the sampler cannot start at t = 0, noise at
+            the model's `solver_start`.
         device: The device of the network and of the data.
         capture: Whether to record one step as a CUDA graph and to replay it for the other steps. This does not change
             the samples. With few examples, launches take most of the time of a step, and a graph saves this time. None:
@@ -231,20 +231,24 @@ def sample_within(
 
     Args:
         model: A module of `bfn_kernels.nn`.
-        shape: The shape of the data, `[count, ...]`.
+        shape: The shape of the data, `[B, ...]`, a tuple of ints.
         tolerance: The allowed error of a step, in units of the state, positive. Each example has an error, the root
             mean square over its variables; the largest one counts.
-        seed: An int that determines the noise of the first state and, with choose="sample", all draws. None: torch's
-            default generator draws it.
+        seed: An int that determines all random numbers of the call. None: torch's default generator draws the seed.
         choose: What a step uses of the output distribution: a "sample", its "mode" or its "mean". None: the "mean",
             which is the only choice for continuous data and for a large vocabulary.
-        temperature: As in `sample`: T, by which logits are divided.
-        known: As in `sample`: data of this shape that are known.
-        known_mask: As in `sample`: where they are known.
-        cond: As in `sample`: the condition of the network.
-        unconditional: As in `sample`: the condition of the second call in a guided step.
-        guidance: As in `sample`: w, a number or a tensor `[count]`.
-        start: As in `sample`: the state from which the run starts, at the model's `solver_start`. None: noise.
+        temperature: T, by which logits of classes and binary data are divided, from 1e-30 to 1e30. None: 1.
+        known: Known data, `[B, ...]`, which the samples have where known_mask is True (inpainting). Pass both or
+            neither.
+        known_mask: Bool, True where data are known. Broadcastable to `[B, ...]`, or shaped as its leading dimensions.
+        cond: What the network is told, as its argument `cond`. None: it is called without this argument.
+        unconditional: What the network is told in the second call of a guided step, as `cond`. None: it is called
+            without this argument.
+        guidance: w: a step uses (1 + w)·o − w·o', where o is the network's output with cond, and o' is its output with
+            unconditional. A number, or a tensor `[B]`. None: the network is called once in a step.
+        start: The state from which the run starts: means of this shape, logits of this shape for binary data, or logits
+            with a last dimension of K for classes. None: the prior or, if the sampler cannot start at t = 0, noise at
+            the model's `solver_start`.
         max_calls: The largest number of calls of the network, at least 1. The two calls of a guided step count as one.
         device: The device of the network and of the data.
 

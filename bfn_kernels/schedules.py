@@ -45,7 +45,7 @@ class ContinuousSchedule(Protocol):
         Both are returned, since 1 − γ computed from γ would lose its digits near t = 1, as γ would near t = 0.
 
         Args:
-            t: Times in [0, 1], float64 of any shape.
+            t: Times in [0, 1]: a float64 tensor of any shape.
         """
 
     def alpha(self, i: Tensor, n: int) -> Tensor:
@@ -54,8 +54,8 @@ class ContinuousSchedule(Protocol):
         In `samplers`, the precision is 1 before the first message, so α_i must be 1/(1 − γ(i/n)) − 1/(1 − γ((i−1)/n)).
 
         Args:
-            i: Which of the messages, from 1 to n, float64 of any shape.
-            n: How many messages there are.
+            i: Which of the messages, from 1 to n: a float64 tensor of any shape.
+            n: The number of messages, an int.
         """
 
     def rate(self, t: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ class ContinuousSchedule(Protocol):
         rate.
 
         Args:
-            t: Times in [0, 1], float64 of any shape.
+            t: Times in [0, 1]: a float64 tensor of any shape.
         """
 
 
@@ -77,22 +77,22 @@ class DiscreteSchedule(Protocol):
         """Returns β(t), the accuracy that is received up to time t, float64 of t's shape.
 
         Args:
-            t: Times in [0, 1], float64 of any shape.
+            t: Times in [0, 1]: a float64 tensor of any shape.
         """
 
     def alpha(self, i: Tensor, n: int) -> Tensor:
         """Returns the accuracy of the i-th of n messages, β(i/n) − β((i−1)/n), float64 of i's shape.
 
         Args:
-            i: Which of the messages, from 1 to n, float64 of any shape.
-            n: How many messages there are.
+            i: Which of the messages, from 1 to n: a float64 tensor of any shape.
+            n: The number of messages, an int.
         """
 
     def rate(self, t: Tensor) -> Tensor:
         """Returns the accuracy per unit of time, β'(t), float64 of t's shape. The weight of L∞ is K/2 times this rate.
 
         Args:
-            t: Times in [0, 1], float64 of any shape.
+            t: Times in [0, 1]: a float64 tensor of any shape.
         """
 
 
@@ -124,7 +124,7 @@ class ExponentialVariance:
         """Returns γ = 1 − σ₁^{2t} (80) and 1 − γ.
 
         Args:
-            t: Times in [0, 1], a float64 tensor or a number.
+            t: Times in [0, 1]: a number, or a float64 tensor of any shape.
         """
         log_variance = 2 * math.log(self.sigma_1) * t
         return -log_variance.expm1(), log_variance.exp()
@@ -134,8 +134,8 @@ class ExponentialVariance:
         """Returns α_i = σ₁^{−2i/n}(1 − σ₁^{2/n}) (95).
 
         Args:
-            i: Which of the messages, from 1 to n, a float64 tensor or a number.
-            n: How many messages there are.
+            i: Which of the messages, from 1 to n: a number, or a float64 tensor of any shape.
+            n: The number of messages, an int.
         """
         step = 2 * math.log(self.sigma_1) / n
         return -math.expm1(step) * (-step * i).exp()
@@ -145,7 +145,7 @@ class ExponentialVariance:
         """Returns −2 ln σ₁·σ₁^{−2t}, twice the weight of (101).
 
         Args:
-            t: Times in [0, 1], a float64 tensor or a number.
+            t: Times in [0, 1]: a number, or a float64 tensor of any shape.
         """
         log_variance = 2 * math.log(self.sigma_1)
         return -log_variance * (-log_variance * t).exp()
@@ -175,7 +175,7 @@ class QuadraticAccuracy:
         """Returns β(t) = β₁t² (182).
 
         Args:
-            t: Times in [0, 1], a float64 tensor or a number.
+            t: Times in [0, 1]: a number, or a float64 tensor of any shape.
         """
         return self.beta_1 * t * t
 
@@ -183,8 +183,8 @@ class QuadraticAccuracy:
         """Returns α_i = β₁(2i − 1)/n² (193).
 
         Args:
-            i: Which of the messages, from 1 to n, a float64 tensor or a number.
-            n: How many messages there are.
+            i: Which of the messages, from 1 to n: a number, or a float64 tensor of any shape.
+            n: The number of messages, an int.
         """
         return self.beta_1 * (2 * i - 1) / n**2
 
@@ -192,7 +192,7 @@ class QuadraticAccuracy:
         """Returns β'(t) = 2β₁t.
 
         Args:
-            t: Times in [0, 1], a float64 tensor or a number.
+            t: Times in [0, 1]: a number, or a float64 tensor of any shape.
         """
         return 2 * self.beta_1 * t
 
@@ -238,7 +238,7 @@ class LogarithmicAccuracy:
         Where the logarithm's argument may be near 0, it is computed as (1 − t) + t·e^{−Kβ₁/4}.
 
         Args:
-            t: Times in [0, 1], a float64 tensor or a number.
+            t: Times in [0, 1]: a number, or a float64 tensor of any shape.
         """
         passed = self._slope * t
         logarithm = torch.where(passed < 0.5, (-passed).log1p(), (1 - t + t * self._end).log())
@@ -248,8 +248,8 @@ class LogarithmicAccuracy:
         """Returns α_i = β(i/n) − β((i−1)/n).
 
         Args:
-            i: Which of the messages, from 1 to n, a float64 tensor or a number.
-            n: How many messages there are.
+            i: Which of the messages, from 1 to n: a number, or a float64 tensor of any shape.
+            n: The number of messages, an int.
         """
         return self.beta(i / n) - self.beta((i - 1) / n)
 
@@ -257,7 +257,7 @@ class LogarithmicAccuracy:
         """Returns β'(t) = (4/K)·slope/(1 − t + t·e^{−Kβ₁/4}), slope = 1 − e^{−Kβ₁/4}.
 
         Args:
-            t: Times in [0, 1], a float64 tensor or a number.
+            t: Times in [0, 1]: a number, or a float64 tensor of any shape.
         """
         return 4 / self.num_classes * self._slope / (1 - t + t * self._end)
 
@@ -272,11 +272,11 @@ def final_accuracy(num_classes: int, *, certainty: float = 0.9865, entropy: floa
     class if s is above 2 ln K.
 
     Args:
-        num_classes: K, at least 2.
+        num_classes: K, the number of classes, at least 2.
         certainty: The probability, in (1/K, 1). The default is its value for the paper's text8, where β₁ is 0.75 and K
             is 27.
-        entropy: Entropy of the classes' frequencies in nats, in (0, ln K]. If it is given, e^entropy replaces K
-            in the exponent K − 1 above and in the range (1/K, 1) of certainty.
+        entropy: Entropy of the classes' frequencies in nats, in (0, ln K]. If it is given, e^entropy replaces K in the
+            exponent K − 1 above and in the range (1/K, 1) of certainty.
 
     Returns:
         β₁, a float.

@@ -220,12 +220,12 @@ def coefficients(
     and "sde_euler" are Euler's forms of "ode1" and "sde1".
 
     Args:
-        rule: A name in RULES.
-        schedule: Of `bfn_kernels.schedules`, or an object with their methods.
-        t: The time at which the step starts, in [0, 1]: a number, or a tensor of the steps of a whole run.
-        t_next: The time at which it ends, in [0, 1]: a number, or a tensor in t's shape.
-        t_previous: The time at which the step before started, if the rule is of second order: a number, or a tensor in
-            t's shape. Without it the step is of first order.
+        rule: A name of `solvers.RULES`.
+        schedule: An object with the methods of `schedules.ContinuousSchedule` or of `schedules.DiscreteSchedule`.
+        t: Times in [0, 1]: a number, or a floating-point tensor of any shape.
+        t_next: Times at which the step ends, in a shape that t may have, from t to 1.
+        t_previous: Times at which the step before started, in a shape that t may have, before t, for a rule of second
+            order. None: the step is of first order.
 
     Returns:
         The coefficients, each None or a float64 tensor of the times' shape.
@@ -263,8 +263,8 @@ def start_variance(schedule: Any, t: float | Tensor) -> Tensor:
     """The variance of the state that a run starts from at time t: γ(1 − γ), or β.
 
     Args:
-        schedule: Of `bfn_kernels.schedules`, or an object with their methods.
-        t: The time in [0, 1]: a number, or a tensor of any shape.
+        schedule: An object with the methods of `schedules.ContinuousSchedule` or of `schedules.DiscreteSchedule`.
+        t: Times in [0, 1]: a number, or a floating-point tensor of any shape.
 
     Returns:
         The variance, a float64 tensor of t's shape. For a schedule of classes it is β: multiply it by K, or by 4 for

@@ -66,9 +66,9 @@ class VonMisesAccuracy:
         """Finds the accuracies for which the expected entropy of the state falls by the same amount in each step.
 
         Args:
-            n_steps: n, at least 1.
-            last: The concentration whose entropy is reached after the last message, in [1e-6, 1e6]; published
-                code takes 1000.
+            n_steps: n, the number of steps, at least 1.
+            last: The concentration whose entropy is reached after the last message, in [1e-6, 1e6]; published code
+                takes 1000.
 
         Returns:
             The schedule.
@@ -100,8 +100,8 @@ class VonMisesAccuracy:
         """Returns α_i, float64 of i's shape.
 
         Args:
-            i: Which of the messages, from 1 to n, of any shape and any type.
-            n: Number of messages, which must be `n_steps`.
+            i: Which of the messages, from 1 to n: a tensor of any shape and any type.
+            n: The number of messages, which must be `n_steps`.
         """
         if n != self.n_steps:
             raise ValueError(f"n_steps must be {self.n_steps}, the number of the schedule's accuracies, got {n}")
@@ -117,9 +117,9 @@ class VonMisesAccuracy:
         code copies the numbers in each call.
 
         Args:
-            device: The device.
+            device: The device of the result.
             name: "table" or "step_weights".
-            dtype: The type of the copy.
+            dtype: Floating-point type of the result, by default float32.
         """
         if torch.compiler.is_compiling():
             shape = [self.n_steps + 1, QUANTILES] if name == "table" else [self.n_steps + 2]

@@ -48,17 +48,17 @@ def flow_sample(
     It is the distribution after the messages up to time t. Nothing is differentiable.
 
     Args:
-        x: Classes, `[B, ...]`, bool, int64, int32 or uint8.
-        t: Times in [0, 1]: a number, `[B]` or any leading part of x's shape.
-        beta_1: β₁ of the paper's schedule, positive. Pass either beta_1 or schedule.
-        schedule: Another schedule β(t): an object with the methods of `schedules.DiscreteSchedule`.
-        output: "probs" for θ₁, or "logits" for d itself, the state.
-        mask: bool, False where x is not read (as for padding) and the result is the prior. Broadcastable to x, or
-            shaped as its leading dimensions.
-        dtype: Floating-point type of the result; None is torch's default type.
-        seed: An int, or an int64 tensor of one element, that determines the noise.
-        generator: Draws the seed. Without seed and generator, torch's default generator does.
-        noise: Standard normals `[B, ...]` to use instead of a seed.
+        x: Classes 0 and 1, `[B, ...]`, bool, int64, int32, int16, int8 or uint8.
+        t: Times in [0, 1]: a number, or a floating-point tensor `[B]` or of any leading part of `[B, ...]`.
+        beta_1: β₁ of the paper's schedule (182), the accuracy at t = 1, positive. Pass either beta_1 or schedule.
+        schedule: An object with the methods of `schedules.DiscreteSchedule`, instead of beta_1.
+        output: "probs" for the probabilities, or "logits" for the state.
+        mask: Bool, False where x is not read, such as padding: the result there is as before the first message.
+            Broadcastable to `[B, ...]`, or shaped as its leading dimensions.
+        dtype: Floating-point type of the result. None: torch's default type.
+        seed: An int, or an int64 tensor of one element, that determines all random numbers of the call.
+        generator: A `torch.Generator` on the tensors' device, to draw the seed. None: torch's default generator.
+        noise: Standard normals, `[B, ...]`, floating-point, instead of a seed; not differentiable.
         backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
@@ -92,12 +92,12 @@ def sender_sample(
     Nothing is differentiable.
 
     Args:
-        x: Classes, `[B, ...]`, bool, int64, int32 or uint8.
-        alpha: Accuracy α, at least 0: a number, `[B]` or any leading part of x's shape.
-        dtype: Floating-point type of the result; None is torch's default type.
-        seed: An int, or an int64 tensor of one element, that determines the noise.
-        generator: Draws the seed. Without seed and generator, torch's default generator does.
-        noise: Standard normals `[B, ...]` to use instead of a seed.
+        x: Classes 0 and 1, `[B, ...]`, bool, int64, int32, int16, int8 or uint8.
+        alpha: Accuracy α, at least 0: a number, or a floating-point tensor `[B]` or of any leading part of `[B, ...]`.
+        dtype: Floating-point type of the result. None: torch's default type.
+        seed: An int, or an int64 tensor of one element, that determines all random numbers of the call.
+        generator: A `torch.Generator` on the tensors' device, to draw the seed. None: torch's default generator.
+        noise: Standard normals, `[B, ...]`, floating-point, instead of a seed; not differentiable.
         backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
@@ -118,8 +118,8 @@ def bayesian_update(logits: Tensor, y: Tensor, *, backend: str | None = None) ->
 
     Args:
         logits: The state, `[B, ...]`, floating-point; differentiable.
-        y: The difference y₁ − y₀, `[B, ...]`, floating-point; differentiable.
-        backend: A name of `backends.BACKENDS` or None. It is only checked: torch's own sum serves every backend.
+        y: The message, the difference y₁ − y₀, `[B, ...]`, floating-point; differentiable.
+        backend: A name of `backends.BACKENDS` or None. It is only checked: torch's own function serves every backend.
 
     Returns:
         The new state, `[B, ...]`, in the type of logits.
@@ -138,8 +138,8 @@ def theta(logits: Tensor, *, backend: str | None = None) -> Tensor:
     """Computes the probability θ₁ = σ(d) of class 1 for a state.
 
     Args:
-        logits: The state d, `[B, ...]`, floating-point; differentiable.
-        backend: A name of `backends.BACKENDS` or None. It is only checked: torch's own sigmoid serves every backend.
+        logits: The state, `[B, ...]`, floating-point; differentiable.
+        backend: A name of `backends.BACKENDS` or None. It is only checked: torch's own function serves every backend.
 
     Returns:
         Probabilities of class 1, `[B, ...]`, in the type of logits.
@@ -157,8 +157,8 @@ def theta_logits(theta: Tensor) -> Tensor:
     """Computes a state of logits for probabilities θ₁ of class 1, by torch's own function for every backend.
 
     Args:
-        theta: Probabilities, `[B, ...]`, floating-point; differentiable. A θ₁ of 0 or 1 gives −∞ or ∞, which no message
-            changes.
+        theta: Probabilities of class 1, `[B, ...]`, floating-point; differentiable. 0 or 1 gives −∞ or ∞, which no
+            message changes.
 
     Returns:
         Logits, `[B, ...]`, in the type of theta.
@@ -193,20 +193,20 @@ def update_sample(
     2p₁ − 1 is sent instead of s.
 
     Args:
-        output_logits: What the network put out, `[B, ...]`, floating-point. Differentiable only with choose="mean".
-        state: The logits d that the network saw, `[B, ...]`, floating-point; differentiable.
-        alpha: Accuracy α of the message, at least 0: a number, `[B]` or any leading part of the state's shape.
-        choose: What is sent: a "sample" of the output distribution, its "mode", or its "mean" (2p₁ − 1 instead of s).
-        known: Classes `[B, ...]`, which are sent instead where known_mask is True. Pass both or neither.
-        known_mask: bool, True where `known` is sent. Broadcastable to the state, or shaped as its leading dimensions.
-        out: Receives the new state, in the state's shape and type. It may be the state itself. No argument may
-            then require a gradient.
-        theta_out: Receives θ₁ of the new state, as `theta` computes it, which the network sees next. It has the state's
-            shape and any floating-point type. No argument may then require a gradient.
-        seed: An int, or an int64 tensor of one element, that determines the noise and the draw of the class.
-        generator: Draws the seed. Without seed and generator, torch's default generator does.
-        noise: Standard normals `[B, ...]` of the sender, to use instead of noise from the seed.
-        draw_noise: Uniforms `[B, ...]` that draw the class with choose="sample", to use instead of noise from the seed.
+        output_logits: The network's output, in the state's shape, floating-point; differentiable if choose="mean".
+        state: The state, logits `[B, ...]`, floating-point; differentiable.
+        alpha: Accuracy α, at least 0: a number, or a floating-point tensor `[B]` or of any leading part of `[B, ...]`.
+        choose: What is sent: a "sample" of the output distribution, its "mode" or its "mean".
+        known: Known data, `[B, ...]`, which the step uses where known_mask is True. Pass both or neither.
+        known_mask: Bool, True where data are known. Broadcastable to `[B, ...]`, or shaped as its leading dimensions.
+        out: Receives the new state, in the state's shape and type. It may be the state itself. No argument may then
+            require a gradient.
+        theta_out: Receives the probabilities of the new state, as `theta` computes them, in the state's shape and any
+            floating-point type. The network sees them next. No argument may then require a gradient.
+        seed: An int, or an int64 tensor of one element, that determines all random numbers of the call.
+        generator: A `torch.Generator` on the tensors' device, to draw the seed. None: torch's default generator.
+        noise: Standard normals, `[B, ...]`, floating-point, instead of a seed; not differentiable.
+        draw_noise: Uniforms in (0, 1], `[B, ...]`, floating-point, instead of a seed, to draw the class of a "sample".
         backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
@@ -272,41 +272,40 @@ def solver_step(
     rule="sde1" and choose="sample" that start at t = 0 are ancestral sampling. Nothing is differentiable.
 
     Args:
-        output_logits: What the network put out at time t, `[B, ...]`, floating-point.
-        state: The logits d that the network saw, `[B, ...]`, floating-point.
-        t: Times in [0, 1], above 0 for "ode1", "ode2" and "ode_euler": a number, `[B]` or any leading part of the
-            state's shape. None only with coefficients.
-        t_next: Times in [0, 1], in a shape that t may have, not before t (checked for data on the CPU). None only with
-            coefficients.
+        output_logits: The network's output, in the state's shape, floating-point.
+        state: The state, logits `[B, ...]`, floating-point.
+        t: Times in [0, 1] at which the step starts, above 0 for "ode1", "ode2" and "ode_euler": a number, or a
+            floating-point tensor `[B]` or of any leading part of `[B, ...]`. None only with coefficients.
+        t_next: Times at which the step ends, in a shape that t may have, from t to 1. None only with coefficients.
         rule: A name of `solvers.RULES`.
-        t_previous: The times of the step before, in a shape that t may have, before t (checked for data on the CPU),
-            for a rule of second order. None: the step is of first order.
-        previous: p of the step before, as its predicted_out received it, `[B, ...]`, floating-point. Pass it exactly if
-            t_previous is passed, or if the coefficients have an extrapolation r.
+        t_previous: Times at which the step before started, in a shape that t may have, before t, for a rule of second
+            order. None: the step is of first order.
+        previous: What predicted_out received in the step before, in the shape of predicted_out, floating-point. Pass it
+            exactly if t_previous is passed, or if the coefficients have an extrapolation r.
         coefficients: `solvers.Coefficients`, instead of t, t_next, t_previous, rule, beta_1 and schedule. Each is a
-            number, or a tensor in a shape that t may have.
-        beta_1: β₁ of the paper's schedule, positive. Pass either beta_1 or schedule.
-        schedule: Another schedule β(t): an object with the methods of `schedules.DiscreteSchedule`.
-        choose: "mean" leaves p as it is, as solvers do. "sample" or "mode" replaces p by a class, 0 or 1. None: a
-            "sample" with the rule "ancestral", else the "mean".
-        temperature: T, by which the logits are divided, from 1e-30 to 1e30: a number, or a tensor in a shape that t may
-            have.
-        unconditional: Logits of the network without its condition, `[B, ...]`. Pass unconditional and guidance, or
-            neither.
-        guidance: w, a number, or a tensor in a shape that t may have, in p = σ(((1 + w)·output_logits −
-            w·unconditional) / temperature).
-        known: Classes `[B, ...]`, which replace p where known_mask is True. Pass both or neither.
-        known_mask: bool, True where `known` replaces p. Broadcastable to the state, or shaped as its leading
-            dimensions.
-        out: Receives the new state, in the state's shape and type. It may be the state itself.
-        theta_out: Receives θ₁ of the new state, in the state's shape and any floating-point type.
-        predicted_out: Receives p, in the state's shape and any floating-point type. It may be `previous` itself.
-        seed: An int, or an int64 tensor of one element, that determines the noise of a stochastic rule and, with
-            choose="sample", the sample.
-        generator: Draws the seed. Without seed and generator, torch's default generator does.
-        noise: Standard normals `[B, ...]` of a stochastic rule, to use instead of noise from the seed.
-        draw_noise: Uniforms `[B, ...]` that draw the sample with choose="sample", to use instead of noise from the
-            seed.
+            number, or a floating-point tensor in a shape that t may have.
+        beta_1: β₁ of the paper's schedule (182), the accuracy at t = 1, positive. Pass either beta_1 or schedule.
+        schedule: An object with the methods of `schedules.DiscreteSchedule`, instead of beta_1.
+        choose: What a step uses of the output distribution: a "sample", its "mode" or its "mean". None: a "sample" in
+            an "ancestral" step, else the "mean".
+        temperature: T, by which the logits are divided, from 1e-30 to 1e30: a number, or a floating-point tensor in a
+            shape that t may have. None: 1.
+        unconditional: What the network put out without its condition, in the shape of the output with the condition,
+            floating-point. Pass unconditional and guidance, or neither.
+        guidance: w: the step uses (1 + w)·o − w·unconditional, where o is what the network put out with its condition.
+            A number, or a floating-point tensor in a shape that t may have.
+        known: Known data, `[B, ...]`, which the step uses where known_mask is True. Pass both or neither.
+        known_mask: Bool, True where data are known. Broadcastable to `[B, ...]`, or shaped as its leading dimensions.
+        out: Receives the new state, in the state's shape and type. It may be the state itself. No argument may then
+            require a gradient.
+        theta_out: Receives the probabilities of the new state, as `theta` computes them, in the state's shape and any
+            floating-point type. The network sees them next. No argument may then require a gradient.
+        predicted_out: Receives p, in the state's shape and any floating-point type. It may be previous itself.
+        seed: An int, or an int64 tensor of one element, that determines all random numbers of the call. A step that
+            draws nothing does not read it.
+        generator: A `torch.Generator` on the tensors' device, to draw the seed. None: torch's default generator.
+        noise: Standard normals, `[B, ...]`, floating-point, instead of a seed; not differentiable.
+        draw_noise: Uniforms in (0, 1], `[B, ...]`, floating-point, instead of a seed, to draw the class of a "sample".
         backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:

@@ -26,14 +26,14 @@ def continuous_time_loss(
     For a schedule other than the paper's, the factor is 2β'(t).
 
     Args:
-        x: Classes, `[B, ...]`, bool, int64, int32 or uint8.
-        logits: What the network put out at time t, `[B, ...]`, floating-point; differentiable.
-        t: Times in [0, 1]: a number, `[B]` or any leading part of x's shape.
-        beta_1: β₁ of the paper's schedule, positive. Pass either beta_1 or schedule.
-        schedule: Another schedule β(t): an object with the methods of `schedules.DiscreteSchedule`.
-        mask: bool, False where a variable costs nothing; its x is then not read. Broadcastable to x, or shaped as its
-            leading dimensions.
-        reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (x's shape).
+        x: Classes 0 and 1, `[B, ...]`, bool, int64, int32, int16, int8 or uint8.
+        logits: What the network put out, `[B, ...]`, floating-point; differentiable.
+        t: Times in [0, 1]: a number, or a floating-point tensor `[B]` or of any leading part of `[B, ...]`.
+        beta_1: β₁ of the paper's schedule (182), the accuracy at t = 1, positive. Pass either beta_1 or schedule.
+        schedule: An object with the methods of `schedules.DiscreteSchedule`, instead of beta_1.
+        mask: Bool, False where a variable costs nothing and its x is not read. Broadcastable to `[B, ...]`, or shaped
+            as its leading dimensions.
+        reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (`[B, ...]`).
         backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
@@ -75,25 +75,27 @@ def discrete_time_loss(
     `continuous_time_loss` as n grows.
 
     Args:
-        x: Classes, `[B, ...]`, bool, int64, int32 or uint8.
-        logits: What the network put out at time t, `[B, ...]`, floating-point; differentiable.
-        t: Times (i − 1)/n: a number, `[B]` or any leading part of x's shape. Pass either t or step. Any other time is
-            an error on the CPU, and its loss is NaN elsewhere.
-        n_steps: n, at least 1.
-        step: i, from 1 to n: an int, or a tensor of integers in a shape that t may have.
-        beta_1: β₁ of the paper's schedule, positive. Pass either beta_1 or schedule.
-        schedule: Another schedule β(t): an object with the methods of `schedules.DiscreteSchedule`.
-        receiver: The receiver distribution p_R: "joint", the paper's, or "factorised", the published code's, which is a
-            product of two mixtures, one for each coordinate of y.
-        n_samples: Number of draws, instead of a quadrature.
-        quadrature: Number of nodes of a Gauss–Hermite sum, from 1 to 128; 8 if neither quadrature nor n_samples is
-            passed.
-        mask: bool, False where a variable costs nothing; its x is then not read. Broadcastable to x, or shaped as its
-            leading dimensions.
-        reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (x's shape).
-        seed: An int, or an int64 tensor of one element, that determines the draws. Only with n_samples.
-        generator: Draws the seed. Without seed and generator, torch's default generator does. Only with n_samples.
-        noise: Standard normals `[n_samples, B, ...]` to use instead of a seed. Only with n_samples.
+        x: Classes 0 and 1, `[B, ...]`, bool, int64, int32, int16, int8 or uint8.
+        logits: What the network put out, `[B, ...]`, floating-point; differentiable.
+        t: Times (i − 1)/n: a number, or a floating-point tensor `[B]` or of any leading part of `[B, ...]`. Any other
+            time is an error on the CPU, and its loss is NaN elsewhere. Pass either t or step.
+        n_steps: n, the number of steps, at least 1.
+        step: The step i from 1 to n, instead of t: an int, or an integer tensor in a shape that t may have.
+        beta_1: β₁ of the paper's schedule (182), the accuracy at t = 1, positive. Pass either beta_1 or schedule.
+        schedule: An object with the methods of `schedules.DiscreteSchedule`, instead of beta_1.
+        receiver: The receiver distribution p_R of L_n: "joint", the paper's, or "factorised", the published code's,
+            which has a mixture for each coordinate of y.
+        n_samples: The number of draws, at least 1, whose mean estimates the expectation.
+        quadrature: The number of nodes of a Gauss–Hermite sum, from 1 to 128, instead of draws. 8 if neither n_samples
+            nor quadrature is passed.
+        mask: Bool, False where a variable costs nothing and its x is not read. Broadcastable to `[B, ...]`, or shaped
+            as its leading dimensions.
+        reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (`[B, ...]`).
+        seed: An int, or an int64 tensor of one element, that determines all random numbers of the call. Only for a mean
+            of draws, not for a quadrature.
+        generator: A `torch.Generator` on the tensors' device, to draw the seed. None: torch's default generator. Only
+            for a mean of draws, not for a quadrature.
+        noise: Standard normals, `[n_samples, B, ...]`, floating-point, instead of a seed; not differentiable.
         backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
@@ -121,11 +123,11 @@ def reconstruction_loss(
     """Computes the cost of x after the last message, −ln p_x per variable, p₁ = σ(logits).
 
     Args:
-        x: Classes, `[B, ...]`, bool, int64, int32 or uint8.
-        logits: What the network put out at t = 1, `[B, ...]`, floating-point; differentiable.
-        mask: bool, False where a variable costs nothing; its x is then not read. Broadcastable to x, or shaped as its
-            leading dimensions.
-        reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (x's shape).
+        x: Classes 0 and 1, `[B, ...]`, bool, int64, int32, int16, int8 or uint8.
+        logits: What the network put out, `[B, ...]`, floating-point; differentiable.
+        mask: Bool, False where a variable costs nothing and its x is not read. Broadcastable to `[B, ...]`, or shaped
+            as its leading dimensions.
+        reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (`[B, ...]`).
         backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:

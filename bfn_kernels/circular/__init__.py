@@ -53,17 +53,18 @@ def flow_sample(
     """Draws the state at the start of a step: c from its law after step − 1 messages, then μ ~ vM(x, c) [derived].
 
     Args:
-        x: Angles `[B, ...]`, floating-point.
-        step: i, from 1 to n + 1 (after all messages): an int, or integers `[B]` or of any leading part of x's shape.
-        schedule: The accuracies of n messages.
+        x: Angles, `[B, ...]`, floating-point; not differentiable.
+        step: The step i from 1 to n + 1, where n + 1 is after all messages: an int, or an integer tensor `[B]` or of
+            any leading part of `[B, ...]`.
+        schedule: The accuracies of the n messages, a `schedules.VonMisesAccuracy`.
         period: The period of the angles, 2π for radians.
-        output: "concentration", or "log" for its logarithm, scaled to [-1, 1] by `schedule.log_scale`.
-        mask: bool, False where x is not read and the state is the prior's. Broadcastable to x, or shaped as its leading
-            dimensions.
+        output: "concentration", or "log" for its logarithm, scaled to [−1, 1] by `schedule.log_scale`.
+        mask: Bool, False where x is not read, such as padding: the result there is as before the first message.
+            Broadcastable to `[B, ...]`, or shaped as its leading dimensions.
         out: Receives the mean, in x's shape and type. It may be x itself.
         concentration_out: Receives c or, with output="log", its logarithm, in x's shape and any floating-point type.
-        seed: An int, or an int64 tensor of one element, that determines all draws.
-        generator: Draws the seed. Without seed and generator, torch's default generator does.
+        seed: An int, or an int64 tensor of one element, that determines all random numbers of the call.
+        generator: A `torch.Generator` on the tensors' device, to draw the seed. None: torch's default generator.
         backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
@@ -99,11 +100,11 @@ def sender_sample(
     """Draws a message of accuracy α about x: y ~ vM(x, α).
 
     Args:
-        x: Angles `[B, ...]`, floating-point.
-        alpha: Accuracy α, at least 0: a number, `[B]` or any leading part of x's shape.
+        x: Angles, `[B, ...]`, floating-point; not differentiable.
+        alpha: Accuracy α, at least 0: a number, or a floating-point tensor `[B]` or of any leading part of `[B, ...]`.
         period: The period of the angles, 2π for radians.
-        seed: An int, or an int64 tensor of one element, that determines all draws.
-        generator: Draws the seed. Without seed and generator, torch's default generator does.
+        seed: An int, or an int64 tensor of one element, that determines all random numbers of the call.
+        generator: A `torch.Generator` on the tensors' device, to draw the seed. None: torch's default generator.
         backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
@@ -136,9 +137,9 @@ def bayesian_update(
 
     Args:
         mean: μ, the mean before the message, `[B, ...]`, floating-point.
-        concentration: c, the concentration before the message, at least 0, of mean's shape.
-        y: The message, of mean's shape.
-        alpha: Accuracy α of the message, at least 0: a number, `[B]` or any leading part of mean's shape.
+        concentration: c, the concentration before the message, at least 0, `[B, ...]`, floating-point.
+        y: The message, `[B, ...]`, floating-point.
+        alpha: Accuracy α, at least 0: a number, or a floating-point tensor `[B]` or of any leading part of `[B, ...]`.
         period: The period of the angles, 2π for radians.
         backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
@@ -178,18 +179,19 @@ def update_sample(
 
     Args:
         pred: x̂, the angles that the network predicts, `[B, ...]`, floating-point.
-        mean: μ, the mean before the message, of pred's shape.
-        concentration: c, the concentration before the message, at least 0, of pred's shape.
-        alpha: Accuracy α of the message, at least 0: a number, `[B]` or any leading part of mean's shape.
-        schedule: The accuracies of all messages, for log_out.
+        mean: μ, the mean before the message, `[B, ...]`, floating-point.
+        concentration: c, the concentration before the message, at least 0, `[B, ...]`, floating-point.
+        alpha: Accuracy α, at least 0: a number, or a floating-point tensor `[B]` or of any leading part of `[B, ...]`.
+        schedule: The accuracies of the n messages, a `schedules.VonMisesAccuracy`.
         period: The period of the angles, 2π for radians.
-        known: Angles `[B, ...]`, which are sent instead where known_mask is True. Pass both or neither.
-        known_mask: bool, True where `known` is sent. Broadcastable to mean, or shaped as its leading dimensions.
-        out: Receives the new mean, in mean's shape and type. It may be the mean itself.
+        known: Known data, `[B, ...]`, which the step uses where known_mask is True. Pass both or neither.
+        known_mask: Bool, True where data are known. Broadcastable to `[B, ...]`, or shaped as its leading dimensions.
+        out: Receives the new mean, in mean's shape and type. It may be mean itself. No argument may then require a
+            gradient.
         concentration_out: Receives c', in mean's shape and any floating-point type. It may be the concentration itself.
         log_out: Receives the logarithm of c', scaled by `schedule.log_scale`, in mean's shape. It needs a schedule.
-        seed: An int, or an int64 tensor of one element, that determines the message.
-        generator: Draws the seed. Without seed and generator, torch's default generator does.
+        seed: An int, or an int64 tensor of one element, that determines all random numbers of the call.
+        generator: A `torch.Generator` on the tensors' device, to draw the seed. None: torch's default generator.
         backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
@@ -227,8 +229,9 @@ def renoise(pred: Tensor, step: int | Tensor, *, schedule: VonMisesAccuracy, **o
 
     Args:
         pred: x̂, the angles that the network predicts, `[B, ...]`, floating-point.
-        step: i of the step that follows, from 1 to n + 1: an int, or integers of any leading part of pred's shape.
-        schedule: The accuracies of n messages.
+        step: The step i from 1 to n + 1, where n + 1 is after all messages: an int, or an integer tensor `[B]` or of
+            any leading part of `[B, ...]`.
+        schedule: The accuracies of the n messages, a `schedules.VonMisesAccuracy`.
         **options: Further keyword arguments of `flow_sample`.
 
     Returns:

@@ -53,16 +53,17 @@ def discrete_time_loss(
     """Computes L_n, n times the divergence of vM(x̂, α) from vM(x, α): n·α·A(α)·(1 − cos(x − x̂)), A = I₁/I₀ [derived].
 
     Args:
-        x: Angles `[B, ...]`, floating-point.
-        pred: x̂, the angles that the network predicted at the start of the step, of x's shape; differentiable.
-        step: i, from 1 to n: an int, or integers `[B]` or of any leading part of x's shape. Any other step costs
-            NaN on a GPU.
-        schedule: The accuracies of n messages.
+        x: Angles, `[B, ...]`, floating-point; not differentiable.
+        pred: x̂, the angles that the network predicts, `[B, ...]`, floating-point; differentiable.
+        step: The step i from 1 to n: an int, or an integer tensor `[B]` or of any leading part of `[B, ...]`. Any other
+            step costs NaN on a GPU.
+        schedule: The accuracies of the n messages, a `schedules.VonMisesAccuracy`.
         squared: True for (x − x̂)² in radians, the shorter way around the circle, as in published code, instead of 1 −
             cos(x − x̂).
         period: The period of the angles, 2π for radians.
-        mask: bool, False where a variable costs nothing. Broadcastable to x, or shaped as its leading dimensions.
-        reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (x's shape).
+        mask: Bool, False where a variable costs nothing and its x is not read. Broadcastable to `[B, ...]`, or shaped
+            as its leading dimensions.
+        reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (`[B, ...]`).
         backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
@@ -97,12 +98,13 @@ def reconstruction_loss(
     The density is per unit of x.
 
     Args:
-        x: Angles `[B, ...]`, floating-point.
-        pred: x̂, the mean of the output distribution, of x's shape; differentiable.
-        concentration: κ of the output distribution, at least 0, of x's shape; differentiable.
-        period: The period of the angles, 2π for radians. The density is per unit of x.
-        mask: bool, False where a variable costs nothing. Broadcastable to x, or shaped as its leading dimensions.
-        reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (x's shape).
+        x: Angles, `[B, ...]`, floating-point; not differentiable.
+        pred: x̂, the angles that the network predicts, `[B, ...]`, floating-point; differentiable.
+        concentration: κ of the output distribution, at least 0, `[B, ...]`, floating-point; differentiable.
+        period: The period of the angles, 2π for radians.
+        mask: Bool, False where a variable costs nothing and its x is not read. Broadcastable to `[B, ...]`, or shaped
+            as its leading dimensions.
+        reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (`[B, ...]`).
         backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:

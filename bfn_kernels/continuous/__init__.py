@@ -45,15 +45,15 @@ def flow_sample(
     With another schedule than the paper's, its method `gamma` gives γ.
 
     Args:
-        x: Data `[B, ...]`; differentiable.
-        t: Times in [0, 1]: a number, `[B]` or any leading part of the shape of x.
-        sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1): σ₁ of the paper's schedule (80).
-        schedule: A schedule of `bfn_kernels.schedules`, or an object with the same methods, instead of sigma_1.
-        mask: Bool, False where x is not read and the result is the prior's mean, 0. Broadcastable to x, or shaped as
-            its leading dimensions.
-        seed: An int, or an int64 tensor of one element. None: `generator` draws it.
-        generator: A `torch.Generator` on the device of x, instead of a seed. None: torch's default generator.
-        noise: ε, standard normals `[B, ...]`, instead of normals from a seed; not differentiable.
+        x: Data, `[B, ...]`, floating-point; differentiable.
+        t: Times in [0, 1]: a number, or a floating-point tensor `[B]` or of any leading part of `[B, ...]`.
+        sigma_1: σ₁ of the paper's schedule (80), the std at t = 1, in (0, 1). Pass either sigma_1 or schedule.
+        schedule: An object with the methods of `schedules.ContinuousSchedule`, instead of sigma_1.
+        mask: Bool, False where x is not read, such as padding: the result there is as before the first message.
+            Broadcastable to `[B, ...]`, or shaped as its leading dimensions.
+        seed: An int, or an int64 tensor of one element, that determines all random numbers of the call.
+        generator: A `torch.Generator` on the tensors' device, to draw the seed. None: torch's default generator.
+        noise: Standard normals, `[B, ...]`, floating-point, instead of a seed; not differentiable.
         backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
@@ -85,11 +85,11 @@ def sender_sample(
     """Draws a message of accuracy α about x: y = x + ε/√α.
 
     Args:
-        x: Data `[B, ...]`; differentiable.
-        alpha: Accuracy α, at least 0: a number, `[B]` or any leading part of the shape of x.
-        seed: An int, or an int64 tensor of one element. None: `generator` draws it.
-        generator: A `torch.Generator` on the device of x, instead of a seed. None: torch's default generator.
-        noise: ε, standard normals `[B, ...]`, instead of normals from a seed; not differentiable.
+        x: Data, `[B, ...]`, floating-point; differentiable.
+        alpha: Accuracy α, at least 0: a number, or a floating-point tensor `[B]` or of any leading part of `[B, ...]`.
+        seed: An int, or an int64 tensor of one element, that determines all random numbers of the call.
+        generator: A `torch.Generator` on the tensors' device, to draw the seed. None: torch's default generator.
+        noise: Standard normals, `[B, ...]`, floating-point, instead of a seed; not differentiable.
         backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
@@ -112,11 +112,11 @@ def bayesian_update(
     """The input distribution after a message y of accuracy α: ρ' = ρ + α, μ' = (ρμ + αy)/ρ' (49, 50).
 
     Args:
-        mean: μ, the mean before the message, `[B, ...]`; differentiable.
-        precision: ρ, the precision before the message, at least 0: a number, `[B]` or any leading part of the shape of
-            mean; not 0 where alpha is 0.
-        y: The message `[B, ...]`; differentiable.
-        alpha: Accuracy α of the message, at least 0: a number, `[B]` or any leading part of the shape of mean.
+        mean: μ, the mean before the message, `[B, ...]`, floating-point; differentiable.
+        precision: ρ, the precision before the message, at least 0: a number, or a floating-point tensor `[B]` or of any
+            leading part of `[B, ...]`; not 0 where alpha is 0.
+        y: The message, `[B, ...]`, floating-point; differentiable.
+        alpha: Accuracy α, at least 0: a number, or a floating-point tensor `[B]` or of any leading part of `[B, ...]`.
         backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
@@ -152,11 +152,12 @@ def predict_data(
 
     Args:
         noise_pred: ε̂, the predicted noise, `[B, ...]`; differentiable where x̂ is not clipped.
-        mean: μ, the mean that the network saw, `[B, ...]`; differentiable where x̂ is not clipped.
-        t: Times in [0, 1]: a number, `[B]` or any leading part of the shape of mean.
-        sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1): σ₁ of the paper's schedule (80).
-        schedule: A schedule of `bfn_kernels.schedules`, or an object with the same methods, instead of sigma_1.
-        limits: `bfn_kernels.Limits`, of which only t_min is read (1e-6 by default): x̂ is 0 before t_min.
+        mean: μ, the mean that the network saw, `[B, ...]`, floating-point.
+        t: Times in [0, 1]: a number, or a floating-point tensor `[B]` or of any leading part of `[B, ...]`.
+        sigma_1: σ₁ of the paper's schedule (80), the std at t = 1, in (0, 1). Pass either sigma_1 or schedule.
+        schedule: An object with the methods of `schedules.ContinuousSchedule`, instead of sigma_1.
+        limits: `bfn_kernels.Limits`, of which only t_min is read: at times before t_min, a noise prediction is ignored,
+            and x̂ is 0.
         clip: The range (low, high) of the data, to which x̂ is clipped. None for data without bounds.
         backend: A name of `backends.BACKENDS`; None chooses one for the device.
 

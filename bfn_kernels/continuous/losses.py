@@ -33,19 +33,19 @@ def continuous_time_loss(
     With another schedule than the paper's, it is schedule.rate(t)/2·(x − x̂)².
 
     Args:
-        x: Data `[B, ...]`; differentiable.
-        prediction: The network's output `[B, ...]`; differentiable.
-        mean: The mean that the network saw, `[B, ...]`; differentiable. It may be None with parametrisation="data".
-        t: Times in [0, 1]: a number, `[B]` or any leading part of the shape of x.
-        sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1): σ₁ of the paper's schedule (80).
-        schedule: A schedule of `bfn_kernels.schedules`, or an object with the same methods, instead of sigma_1.
-        parametrisation: "noise": x̂ is what `predict_data` computes of prediction and mean; "data": x̂ is prediction.
-        limits: `bfn_kernels.Limits`, of which only t_min is read (1e-6 by default): with parametrisation="noise", x̂ is
-            0 before t_min.
-        clip: The range (low, high) of the data. x̂ is clipped to it. An x outside is an error on the CPU; a GPU does not
-            check. None for data without bounds.
-        mask: Bool, False where a variable costs nothing and its x is not read. Broadcastable to x, or shaped as its
-            leading dimensions.
+        x: Data, `[B, ...]`, floating-point; differentiable.
+        prediction: The network's output, `[B, ...]`, floating-point; differentiable.
+        mean: μ, the mean that the network saw, `[B, ...]`; differentiable. None only with parametrisation="data".
+        t: Times in [0, 1]: a number, or a floating-point tensor `[B]` or of any leading part of `[B, ...]`.
+        sigma_1: σ₁ of the paper's schedule (80), the std at t = 1, in (0, 1). Pass either sigma_1 or schedule.
+        schedule: An object with the methods of `schedules.ContinuousSchedule`, instead of sigma_1.
+        parametrisation: "noise": `predict_data` makes x̂ of the network's output; "data": x̂ is the network's output.
+        limits: `bfn_kernels.Limits`, of which only t_min is read: at times before t_min, a noise prediction is ignored,
+            and x̂ is 0.
+        clip: The range (low, high) of the data, to which x̂ is clipped. An x outside is an error on the CPU; a GPU does
+            not check. None for data without bounds.
+        mask: Bool, False where a variable costs nothing and its x is not read. Broadcastable to `[B, ...]`, or shaped
+            as its leading dimensions.
         reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (`[B, ...]`).
         backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
@@ -88,22 +88,22 @@ def discrete_time_loss(
     It tends to `continuous_time_loss` as n grows.
 
     Args:
-        x: Data `[B, ...]`; differentiable.
-        prediction: The network's output `[B, ...]`; differentiable.
-        mean: The mean that the network saw, `[B, ...]`; differentiable. It may be None with parametrisation="data".
-        t: Times (i − 1)/n at which a step starts: a number, `[B]` or any leading part of the shape of x. Pass either t
-            or step.
-        n_steps: n, the number of messages, at least 1.
+        x: Data, `[B, ...]`, floating-point; differentiable.
+        prediction: The network's output, `[B, ...]`, floating-point; differentiable.
+        mean: μ, the mean that the network saw, `[B, ...]`; differentiable. None only with parametrisation="data".
+        t: Times (i − 1)/n: a number, or a floating-point tensor `[B]` or of any leading part of `[B, ...]`. Any other
+            time is an error on the CPU, and its loss is NaN elsewhere. Pass either t or step.
+        n_steps: n, the number of steps, at least 1.
         step: The step i from 1 to n, instead of t: an int, or an integer tensor in a shape that t may have.
-        sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1): σ₁ of the paper's schedule (80).
-        schedule: A schedule of `bfn_kernels.schedules`, or an object with the same methods, instead of sigma_1.
-        parametrisation: "noise": x̂ is what `predict_data` computes of prediction and mean; "data": x̂ is prediction.
-        limits: `bfn_kernels.Limits`, of which only t_min is read (1e-6 by default): with parametrisation="noise", x̂ is
-            0 before t_min.
-        clip: The range (low, high) of the data. x̂ is clipped to it. An x outside is an error on the CPU; a GPU does not
-            check. None for data without bounds.
-        mask: Bool, False where a variable costs nothing and its x is not read. Broadcastable to x, or shaped as its
-            leading dimensions.
+        sigma_1: σ₁ of the paper's schedule (80), the std at t = 1, in (0, 1). Pass either sigma_1 or schedule.
+        schedule: An object with the methods of `schedules.ContinuousSchedule`, instead of sigma_1.
+        parametrisation: "noise": `predict_data` makes x̂ of the network's output; "data": x̂ is the network's output.
+        limits: `bfn_kernels.Limits`, of which only t_min is read: at times before t_min, a noise prediction is ignored,
+            and x̂ is 0.
+        clip: The range (low, high) of the data, to which x̂ is clipped. An x outside is an error on the CPU; a GPU does
+            not check. None for data without bounds.
+        mask: Bool, False where a variable costs nothing and its x is not read. Broadcastable to `[B, ...]`, or shaped
+            as its leading dimensions.
         reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (`[B, ...]`).
         backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
@@ -151,22 +151,22 @@ def reconstruction_loss(
     cost of discretised models.
 
     Args:
-        x: Data `[B, ...]`; differentiable. With num_bins, x is not differentiable, and an x outside [−1, 1] is an error
-            on the CPU.
-        prediction: The network's output `[B, ...]`; differentiable.
-        mean: The mean that the network saw, `[B, ...]`; differentiable. It may be None with parametrisation="data".
-        sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1): σ₁ of the paper's schedule (80).
-        schedule: A schedule of `bfn_kernels.schedules`, or an object with the same methods, instead of sigma_1.
-        num_bins: K, the number of bins of [−1, 1], at least 2; None for the density.
-        std: Standard deviation of the normal, from 1e-6 to 1e6. None: σ₁, the standard deviation of the input
+        x: Data, `[B, ...]`, floating-point; differentiable. With num_bins, x is not differentiable, and an x outside
+            [−1, 1] is an error on the CPU; a GPU does not check.
+        prediction: The network's output, `[B, ...]`, floating-point; differentiable.
+        mean: μ, the mean that the network saw, `[B, ...]`; differentiable. None only with parametrisation="data".
+        sigma_1: σ₁ of the paper's schedule (80), the std at t = 1, in (0, 1). Pass either sigma_1 or schedule.
+        schedule: An object with the methods of `schedules.ContinuousSchedule`, instead of sigma_1.
+        num_bins: K, the number of bins of [−1, 1], at least 2. None: the reconstruction loss is −ln of a density.
+        std: Standard deviation of the normal, a number from 1e-6 to 1e6. None: σ₁, the standard deviation of the input
             distribution at t = 1. For 16 bins, the paper's published code uses 0.7σ₁.
-        parametrisation: "noise": x̂ is what `predict_data` computes of prediction and mean; "data": x̂ is prediction.
-        limits: `bfn_kernels.Limits`, of which only t_min is read (1e-6 by default): with parametrisation="noise", x̂ is
-            0 before t_min.
-        clip: The range (low, high) of the data. x̂ is clipped to it. Without num_bins, an x outside is an error on the
-            CPU; a GPU does not check. None for data without bounds.
-        mask: Bool, False where a variable costs nothing and its x is not read. Broadcastable to x, or shaped as its
-            leading dimensions.
+        parametrisation: "noise": `predict_data` makes x̂ of the network's output; "data": x̂ is the network's output.
+        limits: `bfn_kernels.Limits`, of which only t_min is read: at times before t_min, a noise prediction is ignored,
+            and x̂ is 0.
+        clip: The range (low, high) of the data, to which x̂ is clipped. Without num_bins, an x outside is an error on
+            the CPU; a GPU does not check. None for data without bounds.
+        mask: Bool, False where a variable costs nothing and its x is not read. Broadcastable to `[B, ...]`, or shaped
+            as its leading dimensions.
         reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (`[B, ...]`).
         backend: A name of `backends.BACKENDS`; None chooses one for the device.
 

@@ -42,28 +42,26 @@ def update_sample(
     ancestral sampling: x is the network's output at time t, and the data prediction x̂ is sent instead of x.
 
     Args:
-        x: The data that are sent or, with t, the network's output, `[B, ...]`; differentiable.
-        mean: μ, the mean before the message, `[B, ...]`; differentiable.
-        precision: ρ, the precision before the message, at least 0: a number, `[B]` or any leading part of the shape of
-            mean; not 0 where alpha is 0.
-        alpha: Accuracy α of the message, at least 0: a number, `[B]` or any leading part of the shape of mean.
-        t: Times in [0, 1] at which the network put out x, in a shape that alpha may have. None if x is the data.
-        sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1): σ₁ of the paper's schedule (80). Only
-            with t.
-        schedule: A schedule of `bfn_kernels.schedules`, or an object with the same methods, instead of sigma_1. Only
-            with t.
-        parametrisation: "noise": x̂ is what `predict_data` computes of x and mean; "data": x̂ is x. Only with t.
-        limits: `bfn_kernels.Limits`, of which only t_min is read (1e-6 by default): with parametrisation="noise", x̂ is
-            0 before t_min. Only with t.
-        clip: The range (low, high) of the data, to which x̂ is clipped. None for data without bounds. Only with t.
-        known: Values `[B, ...]` that are sent where known_mask is True (inpainting); not differentiable.
-        known_mask: Bool. Pass known and known_mask together. Broadcastable to mean, or shaped as its leading
-            dimensions.
-        out: A tensor of the shape and type of mean, which may be mean itself, that receives the new mean. No argument
-            may then require a gradient.
-        seed: An int, or an int64 tensor of one element. None: `generator` draws it.
-        generator: A `torch.Generator` on the device of mean, instead of a seed. None: torch's default generator.
-        noise: ε, standard normals `[B, ...]`, instead of normals from a seed; not differentiable.
+        x: The data that are sent or, with t, the network's output, `[B, ...]`, floating-point; differentiable.
+        mean: μ, the mean before the message, `[B, ...]`, floating-point; differentiable.
+        precision: ρ, the precision before the message, at least 0: a number, or a floating-point tensor `[B]` or of any
+            leading part of `[B, ...]`; not 0 where alpha is 0.
+        alpha: Accuracy α, at least 0: a number, or a floating-point tensor `[B]` or of any leading part of `[B, ...]`.
+        t: Times in [0, 1] at which the network put out x, in a shape that alpha may have. None: x is the data, and
+            sigma_1, schedule, parametrisation, limits and clip are not passed.
+        sigma_1: σ₁ of the paper's schedule (80), the std at t = 1, in (0, 1). Pass either sigma_1 or schedule.
+        schedule: An object with the methods of `schedules.ContinuousSchedule`, instead of sigma_1.
+        parametrisation: "noise": `predict_data` makes x̂ of the network's output; "data": x̂ is the network's output.
+        limits: `bfn_kernels.Limits`, of which only t_min is read: at times before t_min, a noise prediction is ignored,
+            and x̂ is 0.
+        clip: The range (low, high) of the data, to which x̂ is clipped. None for data without bounds.
+        known: Known data, `[B, ...]`, which the step uses where known_mask is True. Pass both or neither.
+        known_mask: Bool, True where data are known. Broadcastable to `[B, ...]`, or shaped as its leading dimensions.
+        out: Receives the new mean, in mean's shape and type. It may be mean itself. No argument may then require a
+            gradient.
+        seed: An int, or an int64 tensor of one element, that determines all random numbers of the call.
+        generator: A `torch.Generator` on the tensors' device, to draw the seed. None: torch's default generator.
+        noise: Standard normals, `[B, ...]`, floating-point, instead of a seed; not differentiable.
         backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
@@ -139,37 +137,37 @@ def solver_step(
     differentiable; run it under `torch.no_grad()`. Plain PyTorch computes guided predictions on every backend.
 
     Args:
-        prediction: The network's output at time t, `[B, ...]`.
-        mean: μ, the mean that the network saw, `[B, ...]`.
-        t: Times in [0, 1], above 0 for "ode1", "ode2" and "ode_euler": a number, `[B]` or any leading part of the shape
-            of mean.
-        t_next: Times at which the step ends, t ≤ t_next ≤ 1, in a shape that t may have; None only with coefficients.
-        rule: A name of `solvers.RULES`; not read with coefficients.
-        t_previous: Times of the step before, t_previous < t, in a shape that t may have, for a rule of second order.
-            None: the step is of first order.
-        previous: x̂ of the step before, `[B, ...]`, which predicted_out received in that step. Pass previous and
-            t_previous together.
-        coefficients: `solvers.Coefficients`, numbers, or tensors in a shape that t may have, instead of t_next, rule
-            and t_previous.
-        sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1): σ₁ of the paper's schedule (80).
-        schedule: A schedule of `bfn_kernels.schedules`, or an object with the same methods, instead of sigma_1.
-        parametrisation: "noise": x̂ is what `predict_data` computes of prediction and mean; "data": x̂ is prediction.
-        limits: `bfn_kernels.Limits`, of which only t_min is read (1e-6 by default): with parametrisation="noise", x̂ is
-            0 before t_min.
+        prediction: The network's output, `[B, ...]`, floating-point.
+        mean: μ, the mean that the network saw, `[B, ...]`, floating-point.
+        t: Times in [0, 1] at which the step starts, above 0 for "ode1", "ode2" and "ode_euler": a number, or a
+            floating-point tensor `[B]` or of any leading part of `[B, ...]`.
+        t_next: Times at which the step ends, in a shape that t may have, from t to 1. None only with coefficients.
+        rule: A name of `solvers.RULES`.
+        t_previous: Times at which the step before started, in a shape that t may have, before t, for a rule of second
+            order. None: the step is of first order.
+        previous: What predicted_out received in the step before, in the shape of predicted_out, floating-point. Pass it
+            exactly if t_previous is passed, or if the coefficients have an extrapolation r.
+        coefficients: `solvers.Coefficients`, instead of t_next, t_previous and rule. Each is a number, or a
+            floating-point tensor in a shape that t may have.
+        sigma_1: σ₁ of the paper's schedule (80), the std at t = 1, in (0, 1). Pass either sigma_1 or schedule.
+        schedule: An object with the methods of `schedules.ContinuousSchedule`, instead of sigma_1.
+        parametrisation: "noise": `predict_data` makes x̂ of the network's output; "data": x̂ is the network's output.
+        limits: `bfn_kernels.Limits`, of which only t_min is read: at times before t_min, a noise prediction is ignored,
+            and x̂ is 0.
         clip: The range (low, high) of the data, to which x̂ is clipped. None for data without bounds.
-        unconditional: The output of the network without its condition, `[B, ...]`. Pass unconditional and guidance, or
-            neither.
-        guidance: w, a number, or a tensor in a shape that t may have: the step uses (1 + w)·prediction −
-            w·unconditional. Plain PyTorch computes this sum on every backend.
-        known: Values `[B, ...]` that x̂ has where known_mask is True (inpainting).
-        known_mask: Bool. Pass known and known_mask together. Broadcastable to mean, or shaped as its leading
-            dimensions.
-        out: A tensor of the shape and type of mean, which may be mean itself, that receives the new mean.
-        predicted_out: A tensor of the shape of mean and of any floating-point type that receives x̂; it may be previous
-            itself.
-        seed: An int, or an int64 tensor of one element. None: `generator` draws it. Only a stochastic rule reads it.
-        generator: A `torch.Generator` on the device of mean, instead of a seed. None: torch's default generator.
-        noise: ξ, standard normals `[B, ...]` of a stochastic rule, instead of normals from a seed.
+        unconditional: What the network put out without its condition, in the shape of the output with the condition,
+            floating-point. Pass unconditional and guidance, or neither.
+        guidance: w: the step uses (1 + w)·o − w·unconditional, where o is what the network put out with its condition.
+            A number, or a floating-point tensor in a shape that t may have.
+        known: Known data, `[B, ...]`, which the step uses where known_mask is True. Pass both or neither.
+        known_mask: Bool, True where data are known. Broadcastable to `[B, ...]`, or shaped as its leading dimensions.
+        out: Receives the new mean, in mean's shape and type. It may be mean itself. No argument may then require a
+            gradient.
+        predicted_out: Receives x̂, in mean's shape and any floating-point type. It may be previous itself.
+        seed: An int, or an int64 tensor of one element, that determines all random numbers of the call. A step that
+            draws nothing does not read it.
+        generator: A `torch.Generator` on the tensors' device, to draw the seed. None: torch's default generator.
+        noise: Standard normals, `[B, ...]`, floating-point, instead of a seed; not differentiable.
         backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:

@@ -45,19 +45,19 @@ def flow_sample(
     It is the distribution after the messages up to time t. Nothing is differentiable.
 
     Args:
-        x: Classes, `[B, ...]`, int64, int32 or uint8; or soft data in place of e_x: distributions over the classes,
-            `[B, ..., K]`, floating-point.
-        t: Times in [0, 1]: a number, `[B]` or any leading part of `[B, ...]`.
-        num_classes: K, at least 2.
-        beta_1: β₁ of the paper's schedule, positive. Pass either beta_1 or schedule.
-        schedule: Another schedule β(t): an object with the methods of `schedules.DiscreteSchedule`.
-        output: "probs" for softmax(y), or "logits" for y itself, the state.
-        mask: bool, False where x is not read (as for padding) and the result is the prior. Broadcastable to `[B, ...]`,
-            or shaped as its leading dimensions.
-        dtype: Floating-point type of the result; None is torch's default type.
-        seed: An int, or an int64 tensor of one element, that determines the noise.
-        generator: Draws the seed. Without seed and generator, torch's default generator does.
-        noise: Standard normals `[B, ..., K]` to use instead of a seed.
+        x: Classes from 0 to K − 1, `[B, ...]`, int64, int32, int16, int8 or uint8; or soft data in place of the one-hot
+            vectors e_x: distributions over the classes, `[B, ..., K]`, floating-point, not differentiable.
+        t: Times in [0, 1]: a number, or a floating-point tensor `[B]` or of any leading part of `[B, ...]`.
+        num_classes: K, the number of classes, at least 2.
+        beta_1: β₁ of the paper's schedule (182), the accuracy at t = 1, positive. Pass either beta_1 or schedule.
+        schedule: An object with the methods of `schedules.DiscreteSchedule`, instead of beta_1.
+        output: "probs" for the probabilities, or "logits" for the state.
+        mask: Bool, False where x is not read, such as padding: the result there is as before the first message.
+            Broadcastable to `[B, ...]`, or shaped as its leading dimensions.
+        dtype: Floating-point type of the result. None: torch's default type.
+        seed: An int, or an int64 tensor of one element, that determines all random numbers of the call.
+        generator: A `torch.Generator` on the tensors' device, to draw the seed. None: torch's default generator.
+        noise: Standard normals, `[B, ..., K]`, floating-point, instead of a seed; not differentiable.
         backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
@@ -97,14 +97,14 @@ def sender_sample(
     Nothing is differentiable.
 
     Args:
-        x: Classes, `[B, ...]`, int64, int32 or uint8; or soft data in place of e_x: distributions over the classes,
-            `[B, ..., K]`, floating-point.
-        alpha: Accuracy α, at least 0: a number, `[B]` or any leading part of `[B, ...]`.
-        num_classes: K, at least 2.
-        dtype: Floating-point type of the result; None is torch's default type.
-        seed: An int, or an int64 tensor of one element, that determines the noise.
-        generator: Draws the seed. Without seed and generator, torch's default generator does.
-        noise: Standard normals `[B, ..., K]` to use instead of a seed.
+        x: Classes from 0 to K − 1, `[B, ...]`, int64, int32, int16, int8 or uint8; or soft data in place of the one-hot
+            vectors e_x: distributions over the classes, `[B, ..., K]`, floating-point, not differentiable.
+        alpha: Accuracy α, at least 0: a number, or a floating-point tensor `[B]` or of any leading part of `[B, ...]`.
+        num_classes: K, the number of classes, at least 2.
+        dtype: Floating-point type of the result. None: torch's default type.
+        seed: An int, or an int64 tensor of one element, that determines all random numbers of the call.
+        generator: A `torch.Generator` on the tensors' device, to draw the seed. None: torch's default generator.
+        noise: Standard normals, `[B, ..., K]`, floating-point, instead of a seed; not differentiable.
         backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
@@ -129,7 +129,7 @@ def bayesian_update(logits: Tensor, y: Tensor, *, backend: str | None = None) ->
     Args:
         logits: The state, `[B, ..., K]`, floating-point; differentiable.
         y: The message, `[B, ..., K]`, floating-point; differentiable.
-        backend: A name of `backends.BACKENDS` or None. It is only checked: torch's own sum serves every backend.
+        backend: A name of `backends.BACKENDS` or None. It is only checked: torch's own function serves every backend.
 
     Returns:
         The new state, `[B, ..., K]`, in the type of logits.
@@ -166,8 +166,7 @@ def theta_logits(theta: Tensor) -> Tensor:
     """Computes a state of logits, ln θ, for probabilities θ, by torch's own function for every backend.
 
     Args:
-        theta: Probabilities, `[B, ..., K]`, floating-point; differentiable. A θ of 0 gives −∞, which no message
-            changes.
+        theta: Probabilities, `[B, ..., K]`, floating-point; differentiable. 0 gives −∞, which no message changes.
 
     Returns:
         Logits, `[B, ..., K]`, in the type of theta.
@@ -203,24 +202,23 @@ def update_sample(
     is sent instead of e_k.
 
     Args:
-        output_logits: What the network put out, `[B, ..., K]`, floating-point. Differentiable only with choose="mean".
-        state: The logits z that the network saw, `[B, ..., K]`, floating-point; differentiable.
-        alpha: Accuracy α of the message, at least 0: a number, `[B]` or any leading part of `[B, ...]`.
-        choose: What is sent: a "sample" of the output distribution, its "mode", or its "mean" (p instead of e_k).
-        known: Classes `[B, ...]`, or soft data `[B, ..., K]`, which are sent instead where known_mask is True. Pass
-            both or neither.
-        known_mask: bool, True where `known` is sent. Broadcastable to `[B, ...]`, or shaped as its leading dimensions.
-        out: Receives the new state, in the state's shape and type. It may be the state itself. No argument may
-            then require a gradient.
-        theta_out: Receives the probabilities of the new state, as `theta` computes them, which the network sees next.
-            It has the state's shape and any floating-point type. No argument may then require a gradient.
-        seed: An int, or an int64 tensor of one element, that determines the noise and the draw of the class.
-        generator: Draws the seed. Without seed and generator, torch's default generator does.
-        noise: Standard normals `[B, ..., K]` of the sender, to use instead of noise from the seed.
-        draw_noise: Uniforms `[B, ...]` that draw the class with choose="sample", to use instead of noise from the seed.
+        output_logits: The network's output, in the state's shape, floating-point; differentiable if choose="mean".
+        state: The state, logits `[B, ..., K]`, floating-point; differentiable.
+        alpha: Accuracy α, at least 0: a number, or a floating-point tensor `[B]` or of any leading part of `[B, ...]`.
+        choose: What is sent: a "sample" of the output distribution, its "mode" or its "mean".
+        known: Known classes, `[B, ...]`, or soft data, `[B, ..., K]`, which the step uses where known_mask is True.
+            Pass both or neither.
+        known_mask: Bool, True where data are known. Broadcastable to `[B, ...]`, or shaped as its leading dimensions.
+        out: Receives the new state, in the state's shape and type. It may be the state itself. No argument may then
+            require a gradient.
+        theta_out: Receives the probabilities of the new state, as `theta` computes them, in the state's shape and any
+            floating-point type. The network sees them next. No argument may then require a gradient.
+        seed: An int, or an int64 tensor of one element, that determines all random numbers of the call.
+        generator: A `torch.Generator` on the tensors' device, to draw the seed. None: torch's default generator.
+        noise: Standard normals, `[B, ..., K]`, floating-point, instead of a seed; not differentiable.
+        draw_noise: Uniforms in (0, 1], `[B, ...]`, floating-point, instead of a seed, to draw the class of a "sample".
         backend: A name of `backends.BACKENDS`; None chooses one for the device.
-        class_mask: bool, `[K]` or broadcastable to output_logits. A class where it is False counts as if its logit were
-            −∞: it is not drawn.
+        class_mask: Bool, `[K]` or broadcastable to the logits. Where it is False, the logit counts as −∞.
 
     Returns:
         The new state z', `[B, ..., K]`, in the state's type; `out` itself if it is passed.
@@ -290,43 +288,43 @@ def solver_step(
     with the rule "sde1" and choose="sample" is ancestral sampling. Nothing is differentiable.
 
     Args:
-        output_logits: What the network put out at time t, `[B, ..., K]`, floating-point.
-        state: The logits z that the network saw, `[B, ..., K]`, floating-point.
-        t: Times in [0, 1]: a number, `[B]` or any leading part of `[B, ...]`. Above 0 where the rule cannot start at 0.
-        t_next: Times in [0, 1], in a shape that t may have, not before t (checked for data on the CPU).
+        output_logits: The network's output, in the state's shape, floating-point.
+        state: The state, logits `[B, ..., K]`, floating-point.
+        t: Times in [0, 1] at which the step starts, above 0 for "ode1", "ode2" and "ode_euler": a number, or a
+            floating-point tensor `[B]` or of any leading part of `[B, ...]`. None only with coefficients.
+        t_next: Times at which the step ends, in a shape that t may have, from t to 1. None only with coefficients.
         rule: A name of `solvers.RULES`.
-        t_previous: The times of the step before, in a shape that t may have, before t (checked for data on the CPU).
-            For rules of second order; without it their step is of first order.
-        previous: p of the step before, as its predicted_out received it, `[B, ..., K]`, floating-point.
-            Required if t_previous is passed or the coefficients have an extrapolation r. Otherwise it must be None.
+        t_previous: Times at which the step before started, in a shape that t may have, before t, for a rule of second
+            order. None: the step is of first order.
+        previous: What predicted_out received in the step before, in the shape of predicted_out, floating-point. Pass it
+            exactly if t_previous is passed, or if the coefficients have an extrapolation r.
         coefficients: `solvers.Coefficients`, instead of t, t_next, t_previous, rule, beta_1 and schedule. Each is a
-            number, or a tensor in a shape that t may have.
-        beta_1: β₁ of the paper's schedule, positive. Pass either beta_1 or schedule.
-        schedule: Another schedule β(t): an object with the methods of `schedules.DiscreteSchedule`.
-        choose: "mean" leaves p as it is, as solvers do. "sample" or "mode" replaces p by the one-hot vector of a class.
-            None: a "sample" with the rule "ancestral", else the "mean".
-        temperature: T, by which the logits are divided, from 1e-30 to 1e30: a number, or a tensor in a shape that t may
-            have.
-        unconditional: Logits of the network without its condition, `[B, ..., K]`. Pass unconditional and guidance, or
-            neither.
-        guidance: w, a number, or a tensor in a shape that t may have, in p = softmax(((1 + w)·output_logits −
-            w·unconditional) / temperature).
-        known: Classes `[B, ...]`, whose one-hot vectors replace p where known_mask is True, or soft data `[B, ..., K]`.
+            number, or a floating-point tensor in a shape that t may have.
+        beta_1: β₁ of the paper's schedule (182), the accuracy at t = 1, positive. Pass either beta_1 or schedule.
+        schedule: An object with the methods of `schedules.DiscreteSchedule`, instead of beta_1.
+        choose: What a step uses of the output distribution: a "sample", its "mode" or its "mean". None: a "sample" in
+            an "ancestral" step, else the "mean".
+        temperature: T, by which the logits are divided, from 1e-30 to 1e30: a number, or a floating-point tensor in a
+            shape that t may have. None: 1.
+        unconditional: What the network put out without its condition, in the shape of the output with the condition,
+            floating-point. Pass unconditional and guidance, or neither.
+        guidance: w: the step uses (1 + w)·o − w·unconditional, where o is what the network put out with its condition.
+            A number, or a floating-point tensor in a shape that t may have.
+        known: Known classes, `[B, ...]`, or soft data, `[B, ..., K]`, which the step uses where known_mask is True.
             Pass both or neither.
-        known_mask: bool, True where `known` replaces p. Broadcastable to `[B, ...]`, or shaped as its leading
-            dimensions.
-        out: Receives the new state, in the state's shape and type. It may be the state itself.
-        theta_out: Receives the probabilities of the new state, in the state's shape and any floating-point type.
-        predicted_out: Receives p, in the state's shape and any floating-point type. It may be `previous` itself.
-        seed: An int, or an int64 tensor of one element, that determines the noise of a stochastic rule and, with
-            choose="sample", the sample.
-        generator: Draws the seed. Without seed and generator, torch's default generator does.
-        noise: Standard normals `[B, ..., K]` of a stochastic rule, to use instead of noise from the seed.
-        draw_noise: Uniforms `[B, ...]` that draw the sample with choose="sample", to use instead of noise from the
-            seed.
+        known_mask: Bool, True where data are known. Broadcastable to `[B, ...]`, or shaped as its leading dimensions.
+        out: Receives the new state, in the state's shape and type. It may be the state itself. No argument may then
+            require a gradient.
+        theta_out: Receives the probabilities of the new state, as `theta` computes them, in the state's shape and any
+            floating-point type. The network sees them next. No argument may then require a gradient.
+        predicted_out: Receives p, in the state's shape and any floating-point type. It may be previous itself.
+        seed: An int, or an int64 tensor of one element, that determines all random numbers of the call. A step that
+            draws nothing does not read it.
+        generator: A `torch.Generator` on the tensors' device, to draw the seed. None: torch's default generator.
+        noise: Standard normals, `[B, ..., K]`, floating-point, instead of a seed; not differentiable.
+        draw_noise: Uniforms in (0, 1], `[B, ...]`, floating-point, instead of a seed, to draw the class of a "sample".
         backend: A name of `backends.BACKENDS`; None chooses one for the device.
-        class_mask: bool, `[K]` or broadcastable to output_logits. A class where it is False counts as if its logit were
-            −∞.
+        class_mask: Bool, `[K]` or broadcastable to the logits. Where it is False, the logit counts as −∞.
         score: The gradient ∇_z ln p(c | z) of a condition c by the state, `[B, ..., K]`, floating-point. Where no class
             is known, it is added to p, so that z' changes by take·K·score.
         score_clip: The score is clipped to [−score_clip, score_clip]: a number of at least 0, or a tensor in a shape

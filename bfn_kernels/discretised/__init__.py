@@ -45,8 +45,8 @@ def from_levels(levels: Tensor, *, num_bins: int, dtype: torch.dtype = torch.flo
 
     Args:
         levels: Levels k `[B, ...]`, int64, int32, int16, int8 or uint8.
-        num_bins: K, the number of bins, at least 2.
-        dtype: The type of the result, float32 unless given.
+        num_bins: K, the number of bins of [−1, 1], at least 2.
+        dtype: Floating-point type of the result, by default float32.
 
     Returns:
         The centres in the shape of levels and the type dtype.
@@ -70,8 +70,9 @@ def to_levels(x: Tensor, *, num_bins: int) -> Tensor:
     """The levels k = 0 … K − 1 of the bins that x lies in: the inverse of `from_levels`.
 
     Args:
-        x: Data `[B, ...]` in [−1, 1]. Their type must be fine enough that neighbouring centres differ. NaN has level 0.
-        num_bins: K, the number of bins, at least 2.
+        x: Data in [−1, 1], `[B, ...]`, in a floating-point type that is fine enough for neighbouring centres to differ.
+            NaN has level 0.
+        num_bins: K, the number of bins of [−1, 1], at least 2.
 
     Returns:
         The levels in the shape of x, int64.

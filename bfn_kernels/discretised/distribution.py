@@ -42,17 +42,17 @@ def output_distribution(
     to `sample`, `mode`, `expected_value` and `log_prob`.
 
     Args:
-        pred_mean: Predicted mean, `[B, ...]`, or `[B, ..., M]` of a mixture; differentiable. If pred_log_std is None,
-            pred_mean has both predictions, stacked in a last dimension of two.
-        pred_log_std: Logarithm of the predicted std, in the shape of pred_mean; differentiable. None if pred_mean has
-            both.
-        mean: The mean μ that the network saw, `[B, ...]`; differentiable; may be None with parametrisation="data".
-        t: Times in [0, 1]: a number, `[B]` or any leading part of the shape of mean.
-        sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1): σ₁ of the paper's schedule (80).
-        schedule: A schedule of `bfn_kernels.schedules`, or an object with the same methods, instead of sigma_1.
+        pred_mean: Predicted mean, `[B, ...]`, or `[B, ..., M]` of a mixture, floating-point; differentiable. If
+            pred_log_std is None, pred_mean has both predictions, stacked in a last dimension of two.
+        pred_log_std: ln of the predicted std, in the shape of pred_mean, floating-point; differentiable. None if
+            pred_mean has both predictions.
+        mean: μ, the mean that the network saw, `[B, ...]`; differentiable. None only with parametrisation="data".
+        t: Times in [0, 1]: a number, or a floating-point tensor `[B]` or of any leading part of `[B, ...]`.
+        sigma_1: σ₁ of the paper's schedule (80), the std at t = 1, in (0, 1). Pass either sigma_1 or schedule.
+        schedule: An object with the methods of `schedules.ContinuousSchedule`, instead of sigma_1.
         parametrisation: "noise": the network predicts the noise (105, 106); "data": it predicts the data.
-        limits: `bfn_kernels.Limits`, to which pred_log_std and the std are clamped. With parametrisation="noise", the
-            mean is 0 and the std is 1 at times before limits.t_min.
+        limits: `bfn_kernels.Limits`, to which the predicted ln std and the std are clamped. At times before t_min, a
+            noise prediction is ignored, and the normal is N(0, 1).
         backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
@@ -98,14 +98,13 @@ def expected_value(
     the width of a bin.
 
     Args:
-        mean: Means of the normals, `[B, ...]`, or `[B, ..., M]` of a mixture; differentiable.
-        std: Standard deviations of the normals, positive, of the shape of mean; differentiable.
-        num_bins: K, the number of bins, at least 2.
-        mixture_logits: Logits of the components of a mixture, `[B, ..., M]`, M at most 1024; differentiable. None for
-            one normal.
+        mean: Means of the normals, `[B, ...]`, or `[B, ..., M]` of a mixture, floating-point; differentiable.
+        std: Standard deviations of the normals, positive, in the shape of mean, floating-point; differentiable.
+        num_bins: K, the number of bins of [−1, 1], at least 2.
+        mixture_logits: Logits of the components of a mixture, `[B, ..., M]`, M at most 1024, floating-point;
+            differentiable. None for one normal.
         clip: True adds the mass beyond [−1, 1] to the first and the last bin (107–109). False renormalises the
-            distribution in [−1, 1]; a normal with less than 1e-5 of its mass in [−1, 1], as with every std from 8e4 on,
-            then counts as uniform.
+            distribution in [−1, 1]; a normal with less than 1e-5 of its mass in [−1, 1] then counts as uniform.
         backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
@@ -136,12 +135,13 @@ def log_prob(
     The paper's published code returns a density instead (docs/published_code.md).
 
     Args:
-        x: Data `[B, ...]` in [−1, 1]; not differentiable. An x outside is an error on the CPU; a GPU does not check.
-        mean: Means of the normals, `[B, ...]`, or `[B, ..., M]` of a mixture; differentiable.
-        std: Standard deviations of the normals, positive, of the shape of mean; differentiable.
-        num_bins: K, the number of bins, at least 2.
-        mixture_logits: Logits of the components of a mixture, `[B, ..., M]`, M at most 1024; differentiable. None for
-            one normal.
+        x: Data in [−1, 1], `[B, ...]`, floating-point; not differentiable. An x outside is an error on the CPU; a GPU
+            does not check.
+        mean: Means of the normals, `[B, ...]`, or `[B, ..., M]` of a mixture, floating-point; differentiable.
+        std: Standard deviations of the normals, positive, in the shape of mean, floating-point; differentiable.
+        num_bins: K, the number of bins of [−1, 1], at least 2.
+        mixture_logits: Logits of the components of a mixture, `[B, ..., M]`, M at most 1024, floating-point;
+            differentiable. None for one normal.
         clip: True adds the mass beyond [−1, 1] to the first and the last bin (107–109). False renormalises the
             distribution in [−1, 1]; a normal with less than 1e-5 of its mass in [−1, 1] then counts as uniform.
         backend: A name of `backends.BACKENDS`; None chooses one for the device.
@@ -177,16 +177,16 @@ def sample(
     """A draw from the clipped output distribution: the centre of the bin of clamp(mean + std·ε, −1, 1).
 
     Args:
-        mean: Means of the normals, `[B, ...]`, or `[B, ..., M]` of a mixture; not differentiable.
-        std: Standard deviations of the normals, positive, of the shape of mean; not differentiable.
-        num_bins: K, the number of bins, at least 2.
-        mixture_logits: Logits of the components of a mixture, `[B, ..., M]`, M at most 1024; not differentiable. None
-            for one normal.
-        seed: An int, or an int64 tensor of one element. None: `generator` draws it.
-        generator: A `torch.Generator` on the device of mean, instead of a seed. None: torch's default generator.
-        noise: ε, standard normals `[B, ...]`, instead of normals from a seed; not differentiable.
-        component_noise: Uniforms `[B, ...]` that draw the component of a mixture, instead of uniforms from a seed; not
-            differentiable.
+        mean: Means of the normals, `[B, ...]`, or `[B, ..., M]` of a mixture, floating-point; not differentiable.
+        std: Standard deviations of the normals, positive, in the shape of mean, floating-point; not differentiable.
+        num_bins: K, the number of bins of [−1, 1], at least 2.
+        mixture_logits: Logits of the components of a mixture, `[B, ..., M]`, M at most 1024, floating-point; not
+            differentiable. None for one normal.
+        seed: An int, or an int64 tensor of one element, that determines all random numbers of the call.
+        generator: A `torch.Generator` on the tensors' device, to draw the seed. None: torch's default generator.
+        noise: Standard normals, `[B, ...]`, floating-point, instead of a seed; not differentiable.
+        component_noise: Uniforms in (0, 1], `[B, ...]`, floating-point, instead of a seed, to draw the component of a
+            mixture.
         backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
@@ -216,11 +216,11 @@ def mode(
     For a mixture, the cost grows with K, since the op computes the probability of every bin.
 
     Args:
-        mean: Means of the normals, `[B, ...]`, or `[B, ..., M]` of a mixture; not differentiable.
-        std: Standard deviations of the normals, positive, of the shape of mean; not differentiable.
-        num_bins: K, the number of bins, at least 2.
-        mixture_logits: Logits of the components of a mixture, `[B, ..., M]`, M at most 1024; not differentiable. None
-            for one normal.
+        mean: Means of the normals, `[B, ...]`, or `[B, ..., M]` of a mixture, floating-point; not differentiable.
+        std: Standard deviations of the normals, positive, in the shape of mean, floating-point; not differentiable.
+        num_bins: K, the number of bins of [−1, 1], at least 2.
+        mixture_logits: Logits of the components of a mixture, `[B, ..., M]`, M at most 1024, floating-point; not
+            differentiable. None for one normal.
         backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:

@@ -41,26 +41,26 @@ def continuous_time_loss(
     With another schedule than the paper's, it is schedule.rate(t)/2·(x − k̂)².
 
     Args:
-        x: Data `[B, ...]` in [−1, 1]; not differentiable. An x outside is an error on the CPU; a GPU does not check.
-            `from_levels` makes bin centres of levels.
-        pred_mean: Predicted mean, `[B, ...]`, or `[B, ..., M]` of a mixture; differentiable. If pred_log_std is None,
-            pred_mean has both predictions, stacked in a last dimension of two.
-        pred_log_std: Logarithm of the predicted std, in the shape of pred_mean; differentiable. None if pred_mean has
-            both.
-        mean: The mean that the network saw, `[B, ...]`; not differentiable. It may be None with parametrisation="data".
-        t: Times in [0, 1]: a number, `[B]` or any leading part of the shape of x.
-        num_bins: K, the number of bins, at least 2.
-        mixture_logits: Logits of the components of a mixture, `[B, ..., M]`, M at most 1024; differentiable. None for
-            one normal.
-        sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1): σ₁ of the paper's schedule (80).
-        schedule: A schedule of `bfn_kernels.schedules`, or an object with the same methods, instead of sigma_1.
+        x: Data in [−1, 1], `[B, ...]`, floating-point; not differentiable. An x outside is an error on the CPU; a GPU
+            does not check.
+        pred_mean: Predicted mean, `[B, ...]`, or `[B, ..., M]` of a mixture, floating-point; differentiable. If
+            pred_log_std is None, pred_mean has both predictions, stacked in a last dimension of two.
+        pred_log_std: ln of the predicted std, in the shape of pred_mean, floating-point; differentiable. None if
+            pred_mean has both predictions.
+        mean: μ, the mean that the network saw, `[B, ...]`; not differentiable. None only with parametrisation="data".
+        t: Times in [0, 1]: a number, or a floating-point tensor `[B]` or of any leading part of `[B, ...]`.
+        num_bins: K, the number of bins of [−1, 1], at least 2.
+        mixture_logits: Logits of the components of a mixture, `[B, ..., M]`, M at most 1024, floating-point;
+            differentiable. None for one normal.
+        sigma_1: σ₁ of the paper's schedule (80), the std at t = 1, in (0, 1). Pass either sigma_1 or schedule.
+        schedule: An object with the methods of `schedules.ContinuousSchedule`, instead of sigma_1.
         parametrisation: "noise": the network predicts the noise (105, 106); "data": it predicts the data.
-        limits: `bfn_kernels.Limits`, to which pred_log_std and the std are clamped. With parametrisation="noise", the
-            normal is N(0, 1) at times before limits.t_min.
-        clip: True adds the mass beyond [−1, 1] to the first and the last bin (107–109); False renormalises the
-            distribution in [−1, 1].
-        mask: Bool, False where a variable costs nothing and its x is not read. Broadcastable to x, or shaped as its
-            leading dimensions, such as `[B]`.
+        limits: `bfn_kernels.Limits`, to which the predicted ln std and the std are clamped. At times before t_min, a
+            noise prediction is ignored, and the normal is N(0, 1).
+        clip: True adds the mass beyond [−1, 1] to the first and the last bin (107–109). False renormalises the
+            distribution in [−1, 1]; a normal with less than 1e-5 of its mass in [−1, 1] then counts as uniform.
+        mask: Bool, False where a variable costs nothing and its x is not read. Broadcastable to `[B, ...]`, or shaped
+            as its leading dimensions.
         reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (`[B, ...]`).
         backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
@@ -120,37 +120,38 @@ def discrete_time_loss(
     If n is above 10 000, the arithmetic is in float64, since float32 would leave L_n few digits.
 
     Args:
-        x: Data `[B, ...]` in [−1, 1]; not differentiable. An x outside is an error on the CPU; a GPU does not check.
-            `from_levels` makes bin centres of levels.
-        pred_mean: Predicted mean, `[B, ...]`, or `[B, ..., M]` of a mixture; differentiable. If pred_log_std is None,
-            pred_mean has both predictions, stacked in a last dimension of two.
-        pred_log_std: Logarithm of the predicted std, in the shape of pred_mean; differentiable. None if pred_mean has
-            both.
-        mean: The mean that the network saw, `[B, ...]`; not differentiable. It may be None with parametrisation="data".
-        t: Times (i − 1)/n at which a step starts: a number, `[B]` or any leading part of the shape of x. Pass either t
-            or step.
-        n_steps: n, the number of messages, from 1 to 10¹².
-        num_bins: K, the number of bins, at least 2.
+        x: Data in [−1, 1], `[B, ...]`, floating-point; not differentiable. An x outside is an error on the CPU; a GPU
+            does not check.
+        pred_mean: Predicted mean, `[B, ...]`, or `[B, ..., M]` of a mixture, floating-point; differentiable. If
+            pred_log_std is None, pred_mean has both predictions, stacked in a last dimension of two.
+        pred_log_std: ln of the predicted std, in the shape of pred_mean, floating-point; differentiable. None if
+            pred_mean has both predictions.
+        mean: μ, the mean that the network saw, `[B, ...]`; not differentiable. None only with parametrisation="data".
+        t: Times (i − 1)/n: a number, or a floating-point tensor `[B]` or of any leading part of `[B, ...]`. Any other
+            time is an error on the CPU, and its loss is NaN elsewhere. Pass either t or step.
+        n_steps: n, the number of steps, from 1 to 10¹².
+        num_bins: K, the number of bins of [−1, 1], at least 2.
         step: The step i from 1 to n, instead of t: an int, or an integer tensor in a shape that t may have.
-        mixture_logits: Logits of the components of a mixture, `[B, ..., M]`, M at most 1024; differentiable. None for
-            one normal.
-        sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1): σ₁ of the paper's schedule (80).
-        schedule: A schedule of `bfn_kernels.schedules`, or an object with the same methods, instead of sigma_1.
-        quadrature: The number of nodes of the sum, from 1 to 128; 8 if neither this nor n_samples is given.
-        n_samples: The number of draws, at least 1, instead of quadrature.
+        mixture_logits: Logits of the components of a mixture, `[B, ..., M]`, M at most 1024, floating-point;
+            differentiable. None for one normal.
+        sigma_1: σ₁ of the paper's schedule (80), the std at t = 1, in (0, 1). Pass either sigma_1 or schedule.
+        schedule: An object with the methods of `schedules.ContinuousSchedule`, instead of sigma_1.
+        quadrature: The number of nodes of a Gauss–Hermite sum, from 1 to 128, instead of draws. 8 if neither n_samples
+            nor quadrature is passed.
+        n_samples: The number of draws, at least 1, whose mean estimates the expectation.
         parametrisation: "noise": the network predicts the noise (105, 106); "data": it predicts the data.
-        limits: `bfn_kernels.Limits`, to which pred_log_std and the std are clamped. With parametrisation="noise", the
-            normal is N(0, 1) at times before limits.t_min.
-        clip: True adds the mass beyond [−1, 1] to the first and the last bin (107–109); False renormalises the
-            distribution in [−1, 1].
-        mask: Bool, False where a variable costs nothing and its x is not read. Broadcastable to x, or shaped as its
-            leading dimensions, such as `[B]`.
+        limits: `bfn_kernels.Limits`, to which the predicted ln std and the std are clamped. At times before t_min, a
+            noise prediction is ignored, and the normal is N(0, 1).
+        clip: True adds the mass beyond [−1, 1] to the first and the last bin (107–109). False renormalises the
+            distribution in [−1, 1]; a normal with less than 1e-5 of its mass in [−1, 1] then counts as uniform.
+        mask: Bool, False where a variable costs nothing and its x is not read. Broadcastable to `[B, ...]`, or shaped
+            as its leading dimensions.
         reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (`[B, ...]`).
-        seed: An int, or an int64 tensor of one element. None: `generator` draws it. Only with n_samples.
-        generator: A `torch.Generator` on the device of x, instead of a seed. None: torch's default generator. Only with
-            n_samples.
-        noise: ε of the draws, standard normals `[n_samples, B, ...]`, instead of normals from a seed; not
-            differentiable.
+        seed: An int, or an int64 tensor of one element, that determines all random numbers of the call. Only for a mean
+            of draws, not for a quadrature.
+        generator: A `torch.Generator` on the tensors' device, to draw the seed. None: torch's default generator. Only
+            for a mean of draws, not for a quadrature.
+        noise: Standard normals, `[n_samples, B, ...]`, floating-point, instead of a seed; not differentiable.
         backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
@@ -206,23 +207,23 @@ def reconstruction_loss(
     """The cost in nats of x after the last message: −ln p_O(x), where p_O is the clipped output distribution at t = 1.
 
     Args:
-        x: Data `[B, ...]` in [−1, 1]; not differentiable. An x outside is an error on the CPU; a GPU does not check.
-            `from_levels` makes bin centres of levels.
-        pred_mean: Predicted mean, `[B, ...]`, or `[B, ..., M]` of a mixture; differentiable. If pred_log_std is None,
-            pred_mean has both predictions, stacked in a last dimension of two.
-        pred_log_std: Logarithm of the predicted std, in the shape of pred_mean; differentiable. None if pred_mean has
-            both.
-        mean: The mean that the network saw, `[B, ...]`; not differentiable. It may be None with parametrisation="data".
-        num_bins: K, the number of bins, at least 2.
-        mixture_logits: Logits of the components of a mixture, `[B, ..., M]`, M at most 1024; differentiable. None for
-            one normal.
-        sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1): σ₁ of the paper's schedule (80).
-        schedule: A schedule of `bfn_kernels.schedules`, or an object with the same methods, instead of sigma_1.
+        x: Data in [−1, 1], `[B, ...]`, floating-point; not differentiable. An x outside is an error on the CPU; a GPU
+            does not check.
+        pred_mean: Predicted mean, `[B, ...]`, or `[B, ..., M]` of a mixture, floating-point; differentiable. If
+            pred_log_std is None, pred_mean has both predictions, stacked in a last dimension of two.
+        pred_log_std: ln of the predicted std, in the shape of pred_mean, floating-point; differentiable. None if
+            pred_mean has both predictions.
+        mean: μ, the mean that the network saw, `[B, ...]`; not differentiable. None only with parametrisation="data".
+        num_bins: K, the number of bins of [−1, 1], at least 2.
+        mixture_logits: Logits of the components of a mixture, `[B, ..., M]`, M at most 1024, floating-point;
+            differentiable. None for one normal.
+        sigma_1: σ₁ of the paper's schedule (80), the std at t = 1, in (0, 1). Pass either sigma_1 or schedule.
+        schedule: An object with the methods of `schedules.ContinuousSchedule`, instead of sigma_1.
         parametrisation: "noise": the network predicts the noise (105, 106); "data": it predicts the data.
-        limits: `bfn_kernels.Limits`, to which pred_log_std and the std are clamped. With parametrisation="noise", the
-            normal is N(0, 1) at times before limits.t_min.
-        mask: Bool, False where a variable costs nothing and its x is not read. Broadcastable to x, or shaped as its
-            leading dimensions, such as `[B]`.
+        limits: `bfn_kernels.Limits`, to which the predicted ln std and the std are clamped. At times before t_min, a
+            noise prediction is ignored, and the normal is N(0, 1).
+        mask: Bool, False where a variable costs nothing and its x is not read. Broadcastable to `[B, ...]`, or shaped
+            as its leading dimensions.
         reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (`[B, ...]`).
         backend: A name of `backends.BACKENDS`; None chooses one for the device.
 

@@ -48,36 +48,34 @@ def update_sample(
     ρ' = ρ + α and μ' = (ρμ + αx)/ρ' + (√α/ρ')·ε, where x is a value of the output distribution at time t.
 
     Args:
-        pred_mean: Predicted mean, `[B, ...]`, or `[B, ..., M]` of a mixture; differentiable only with choose="mean". If
-            pred_log_std is None, pred_mean has both predictions, stacked in a last dimension of two.
-        pred_log_std: Logarithm of the predicted std, in the shape of pred_mean; differentiable only with choose="mean".
-            None if pred_mean has both.
-        mean: μ, the mean before the message, which the network saw, `[B, ...]`; differentiable.
-        precision: ρ, the precision before the message, at least 0: a number, `[B]` or any leading part of the shape of
-            mean; not 0 where alpha is 0.
-        t: Times in [0, 1] at which the network put out the predictions, in a shape that alpha may have.
-        alpha: Accuracy α of the message, at least 0: a number, `[B]` or any leading part of the shape of mean.
-        num_bins: K, the number of bins, at least 2.
-        mixture_logits: Logits of the components of a mixture, `[B, ..., M]`, M at most 1024; differentiable only with
-            choose="mean". None for one normal.
-        sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1): σ₁ of the paper's schedule (80).
-        schedule: A schedule of `bfn_kernels.schedules`, or an object with the same methods, instead of sigma_1.
+        pred_mean: Predicted mean, `[B, ...]`, or `[B, ..., M]` of a mixture, floating-point; differentiable only with
+            choose="mean". If pred_log_std is None, pred_mean has both predictions, stacked in a last dimension of two.
+        pred_log_std: ln of the predicted std, in the shape of pred_mean, floating-point; differentiable only with
+            choose="mean". None if pred_mean has both predictions.
+        mean: μ, the mean before the message, `[B, ...]`, floating-point; differentiable.
+        precision: ρ, the precision before the message, at least 0: a number, or a floating-point tensor `[B]` or of any
+            leading part of `[B, ...]`; not 0 where alpha is 0.
+        t: Times in [0, 1]: a number, or a floating-point tensor `[B]` or of any leading part of `[B, ...]`.
+        alpha: Accuracy α, at least 0: a number, or a floating-point tensor `[B]` or of any leading part of `[B, ...]`.
+        num_bins: K, the number of bins of [−1, 1], at least 2.
+        mixture_logits: Logits of the components of a mixture, `[B, ..., M]`, M at most 1024, floating-point;
+            differentiable only with choose="mean". None for one normal.
+        sigma_1: σ₁ of the paper's schedule (80), the std at t = 1, in (0, 1). Pass either sigma_1 or schedule.
+        schedule: An object with the methods of `schedules.ContinuousSchedule`, instead of sigma_1.
         parametrisation: "noise": the network predicts the noise (105, 106); "data": it predicts the data.
-        limits: `bfn_kernels.Limits`, to which pred_log_std and the std are clamped. With parametrisation="noise", the
-            normal is N(0, 1) at times before limits.t_min.
+        limits: `bfn_kernels.Limits`, to which the predicted ln std and the std are clamped. At times before t_min, a
+            noise prediction is ignored, and the normal is N(0, 1).
         choose: What is sent: a "sample" of the output distribution, its "mode" or its "mean".
-        known: Values `[B, ...]` that are sent where known_mask is True (inpainting); not differentiable.
-        known_mask: Bool. Pass known and known_mask together. Broadcastable to mean, or shaped as its leading
-            dimensions.
-        out: A tensor of the shape and type of mean, which may be mean itself, that receives the new mean. No argument
-            may then require a gradient.
-        seed: An int, or an int64 tensor of one element. None: `generator` draws it.
-        generator: A `torch.Generator` on the device of mean, instead of a seed. None: torch's default generator.
-        noise: ε, the sender's standard normals `[B, ...]`, instead of normals from a seed; not differentiable.
-        draw_noise: Standard normals `[B, ...]` that draw the value with choose="sample", instead of normals from a
-            seed; not differentiable.
-        component_noise: Uniforms `[B, ...]` that draw the component of a mixture, instead of uniforms from a seed; not
-            differentiable.
+        known: Known data, `[B, ...]`, which the step uses where known_mask is True. Pass both or neither.
+        known_mask: Bool, True where data are known. Broadcastable to `[B, ...]`, or shaped as its leading dimensions.
+        out: Receives the new mean, in mean's shape and type. It may be mean itself. No argument may then require a
+            gradient.
+        seed: An int, or an int64 tensor of one element, that determines all random numbers of the call.
+        generator: A `torch.Generator` on the tensors' device, to draw the seed. None: torch's default generator.
+        noise: Standard normals, `[B, ...]`, floating-point, instead of a seed; not differentiable.
+        draw_noise: Standard normals, `[B, ...]`, floating-point, instead of a seed, to draw the value of a "sample".
+        component_noise: Uniforms in (0, 1], `[B, ...]`, floating-point, instead of a seed, to draw the component of a
+            mixture.
         backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
@@ -166,48 +164,48 @@ def solver_step(
     Plain PyTorch computes guided means on every backend.
 
     Args:
-        pred_mean: Predicted mean at time t, `[B, ...]`, or `[B, ..., M]` of a mixture. If pred_log_std is None,
+        pred_mean: Predicted mean, `[B, ...]`, or `[B, ..., M]` of a mixture, floating-point. If pred_log_std is None,
             pred_mean has both predictions, stacked in a last dimension of two.
-        pred_log_std: Logarithm of the predicted std, in the shape of pred_mean. None if pred_mean has both.
-        mean: μ, the mean that the network saw, `[B, ...]`.
-        t: Times in [0, 1], above 0 for "ode1", "ode2" and "ode_euler": a number, `[B]` or any leading part of the shape
-            of mean.
-        t_next: Times at which the step ends, t ≤ t_next ≤ 1, in a shape that t may have; None only with coefficients.
-        num_bins: K, the number of bins, at least 2.
-        rule: A name of `solvers.RULES`; not read with coefficients.
-        t_previous: Times of the step before, t_previous < t, in a shape that t may have, for a rule of second order.
-            None: the step is of first order.
-        previous: x̂ of the step before, `[B, ...]`, which predicted_out received in that step. Pass previous and
-            t_previous together.
-        coefficients: `solvers.Coefficients`, numbers, or tensors in a shape that t may have, instead of t_next, rule
-            and t_previous.
-        mixture_logits: Logits of the components of a mixture, `[B, ..., M]`, M at most 1024. None for one normal.
-        sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1): σ₁ of the paper's schedule (80).
-        schedule: A schedule of `bfn_kernels.schedules`, or an object with the same methods, instead of sigma_1.
+        pred_log_std: ln of the predicted std, in the shape of pred_mean, floating-point. None if pred_mean has both
+            predictions.
+        mean: μ, the mean that the network saw, `[B, ...]`, floating-point.
+        t: Times in [0, 1] at which the step starts, above 0 for "ode1", "ode2" and "ode_euler": a number, or a
+            floating-point tensor `[B]` or of any leading part of `[B, ...]`.
+        t_next: Times at which the step ends, in a shape that t may have, from t to 1. None only with coefficients.
+        num_bins: K, the number of bins of [−1, 1], at least 2.
+        rule: A name of `solvers.RULES`.
+        t_previous: Times at which the step before started, in a shape that t may have, before t, for a rule of second
+            order. None: the step is of first order.
+        previous: What predicted_out received in the step before, in the shape of predicted_out, floating-point. Pass it
+            exactly if t_previous is passed, or if the coefficients have an extrapolation r.
+        coefficients: `solvers.Coefficients`, instead of t_next, t_previous and rule. Each is a number, or a
+            floating-point tensor in a shape that t may have.
+        mixture_logits: Logits of the components of a mixture, `[B, ..., M]`, M at most 1024, floating-point; not
+            differentiable. None for one normal.
+        sigma_1: σ₁ of the paper's schedule (80), the std at t = 1, in (0, 1). Pass either sigma_1 or schedule.
+        schedule: An object with the methods of `schedules.ContinuousSchedule`, instead of sigma_1.
         parametrisation: "noise": the network predicts the noise (105, 106); "data": it predicts the data.
-        limits: `bfn_kernels.Limits`, to which pred_log_std and the std are clamped. With parametrisation="noise", the
-            normal is N(0, 1) at times before limits.t_min.
-        unconditional: pred_mean of the network without its condition, in the shape of pred_mean. If pred_mean has both
-            predictions, the log std of unconditional is not read. Pass unconditional and guidance, or neither. They
-            cannot be combined with mixture_logits.
-        guidance: w, a number, or a tensor in a shape that t may have: the predicted mean is (1 + w)·pred_mean −
-            w·unconditional. Plain PyTorch computes this mean on every backend.
-        choose: What x̂ is: the "mean" of the output distribution, a "sample" of it, or its "mode". None: a "sample" with
-            the rule "ancestral", else the "mean".
-        known: Values `[B, ...]` that x̂ has where known_mask is True (inpainting).
-        known_mask: Bool. Pass known and known_mask together. Broadcastable to mean, or shaped as its leading
-            dimensions.
-        out: A tensor of the shape and type of mean, which may be mean itself, that receives the new mean.
-        predicted_out: A tensor of the shape of mean and of any floating-point type that receives x̂; it may be previous
-            itself.
-        seed: An int, or an int64 tensor of one element. None: `generator` draws it. Only a stochastic rule and
-            choose="sample" read it.
-        generator: A `torch.Generator` on the device of mean, instead of a seed. None: torch's default generator.
-        noise: ξ, standard normals `[B, ...]` of a stochastic rule, instead of normals from a seed.
-        draw_noise: Standard normals `[B, ...]` that draw the value with choose="sample", instead of normals from a
-            seed; not differentiable.
-        component_noise: Uniforms `[B, ...]` that draw the component of a mixture with choose="sample", instead of
-            uniforms from a seed; not differentiable.
+        limits: `bfn_kernels.Limits`, to which the predicted ln std and the std are clamped. At times before t_min, a
+            noise prediction is ignored, and the normal is N(0, 1).
+        unconditional: pred_mean of the network without its condition, in the shape of pred_mean, floating-point. If
+            pred_mean has both predictions, only the mean is guided, and the log std of unconditional is not read. Pass
+            unconditional and guidance, or neither. They cannot be combined with mixture_logits.
+        guidance: w: the step uses (1 + w)·o − w·unconditional, where o is what the network put out with its condition.
+            A number, or a floating-point tensor in a shape that t may have.
+        choose: What a step uses of the output distribution: a "sample", its "mode" or its "mean". None: a "sample" in
+            an "ancestral" step, else the "mean".
+        known: Known data, `[B, ...]`, which the step uses where known_mask is True. Pass both or neither.
+        known_mask: Bool, True where data are known. Broadcastable to `[B, ...]`, or shaped as its leading dimensions.
+        out: Receives the new mean, in mean's shape and type. It may be mean itself. No argument may then require a
+            gradient.
+        predicted_out: Receives x̂, in mean's shape and any floating-point type. It may be previous itself.
+        seed: An int, or an int64 tensor of one element, that determines all random numbers of the call. A step that
+            draws nothing does not read it.
+        generator: A `torch.Generator` on the tensors' device, to draw the seed. None: torch's default generator.
+        noise: Standard normals, `[B, ...]`, floating-point, instead of a seed; not differentiable.
+        draw_noise: Standard normals, `[B, ...]`, floating-point, instead of a seed, to draw the value of a "sample".
+        component_noise: Uniforms in (0, 1], `[B, ...]`, floating-point, instead of a seed, to draw the component of a
+            mixture.
         backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:

@@ -36,8 +36,7 @@ class BFN(Losses):
     or `dtype` are float64, and float32 otherwise.
 
     Args:
-        network: A module, or another function of theta and of t `[B]`, which it must not change. Each kind of data says
-            what theta is and what the network puts out.
+        network: A module, or another function of theta and of t `[B]`, neither of which it may change.
 
     Attributes:
         network: The network.
@@ -104,17 +103,16 @@ class BFN(Losses):
         """The loss of a batch: L∞ at times t or, with n_steps, L_n. `model(x)` calls it.
 
         Args:
-            x: Data `[B, ...]`, as each kind of data says.
-            t: Times in [0, 1], `[B]`, on x's device; with n_steps, times (i - 1)/n for steps i from 1 to n. None:
-                `spread_times` makes the times.
-            seed: An int that determines all times, noise and draws of the call. None: drawn from torch's default
-                generator.
+            x: Data, `[B, ...]`, as the class of the model describes them.
+            t: Times in [0, 1], floating-point, `[B]`, on x's device; with n_steps, times (i − 1)/n for steps i from 1
+                to n. None: `spread_times` makes the times.
+            seed: An int that determines all random numbers of the call. None: torch's default generator draws the seed.
             n_steps: n of L_n. None: `self.n_steps`, which is None for L∞.
             mask: Bool, False where a variable is left out, such as padding: its loss is 0, and the network sees its
-                prior. Broadcastable to x, or shaped as its leading dimensions.
+                prior. Broadcastable to `[B, ...]`, or shaped as its leading dimensions.
             cond: What the network is told, as its argument `cond`. None: it is called without this argument.
-            reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (of each
-                variable).
+            reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none"
+                (`[B, ...]`).
 
         Returns:
             The loss in nats, differentiable in the network's parameters. It is float64 if x or `dtype` is float64, and
@@ -145,12 +143,13 @@ class BFN(Losses):
         """The reconstruction loss -ln p_O(x) for the input distribution that the flow reaches at t = 1.
 
         Args:
-            x: Data `[B, ...]`, as each kind of data says.
-            seed: An int that determines the noise of the flow. None: drawn from torch's default generator.
-            mask: As in `forward`: False where a variable is left out. Broadcastable to x, or shaped as its leading
-                dimensions.
-            cond: As in `forward`: what the network is told.
-            reduction: As in `forward`: "mean", "sum", "batch" or "none".
+            x: Data, `[B, ...]`, as the class of the model describes them.
+            seed: An int that determines all random numbers of the call. None: torch's default generator draws the seed.
+            mask: Bool, False where a variable is left out, such as padding: its loss is 0, and the network sees its
+                prior. Broadcastable to `[B, ...]`, or shaped as its leading dimensions.
+            cond: What the network is told, as its argument `cond`. None: it is called without this argument.
+            reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none"
+                (`[B, ...]`).
 
         Returns:
             The loss in nats, differentiable in the network's parameters. It is float64 if x or `dtype` is float64, and
@@ -165,8 +164,8 @@ class BFN(Losses):
         """The network's prediction of the output distribution.
 
         Args:
-            theta: What `flow` or `theta` returned: parameters of the input distribution.
-            t: Times in [0, 1], `[B]`; the network gets them in `dtype`.
+            theta: What `flow` or `theta` returned.
+            t: Times in [0, 1], floating-point, `[B]`.
             cond: What the network is told, as its argument `cond`. None: it is called without this argument.
 
         Returns:
@@ -178,9 +177,9 @@ class BFN(Losses):
         """The prediction that a sampler uses. With guidance, the network is called twice.
 
         Args:
-            theta: What `flow` or `theta` returned: parameters of the input distribution.
-            t: Times in [0, 1], `[B]`.
-            sampling: The options of the run.
+            theta: What `flow` or `theta` returned.
+            t: Times in [0, 1], floating-point, `[B]`.
+            sampling: The options of the run, a `Sampling`.
 
         Returns:
             The network's output or, with guidance, what `guided` makes of the two outputs. Float16 becomes float32.
@@ -197,7 +196,7 @@ class BFN(Losses):
         Args:
             output: The output with the condition.
             other: The output without the condition, or with a condition that samples should not meet.
-            weight: w, broadcastable to both.
+            weight: w, broadcastable to both outputs.
 
         Returns:
             (1 + w)·output − w·other.
@@ -211,10 +210,11 @@ class BFN(Losses):
 
         Args:
             state: The tensors of `prior`, or of the step before. The step overwrites them.
-            t: The time in [0, 1], a tensor of one number on the state's device.
-            alpha: The accuracy, at least 0, a tensor of one number on the state's device.
-            seed: The seed of the step's noise, an int64 tensor of one number on the state's device.
-            sampling: The options of the run.
+            t: The time in [0, 1] at which the step starts, a tensor of one number on the state's device.
+            alpha: Accuracy of the message, at least 0: a tensor of one number on the state's device.
+            seed: The seed of the step, an int64 tensor of one number on the state's device. A step that draws nothing
+                does not read it.
+            sampling: The options of the run, a `Sampling`.
         """
         theta = self.theta(state)
         t = t.expand(len(theta))
@@ -230,10 +230,10 @@ class BFN(Losses):
         Args:
             state: The tensors of `solver_state`, or of the step before. The step overwrites them.
             t: The time in [0, 1] at which the step starts, a tensor of one number on the state's device.
-            coefficients: The numbers of the step, tensors of one number on the state's device; the CPU never reads
-                them.
-            seed: As in `sample_step`: an int64 tensor of one number on the state's device.
-            sampling: The options of the run.
+            coefficients: The numbers of the step: floats, or tensors of one number on the state's device.
+            seed: The seed of the step, an int64 tensor of one number on the state's device. A step that draws nothing
+                does not read it.
+            sampling: The options of the run, a `Sampling`.
         """
         theta = self.theta(state)
         t = t.expand(len(theta))
@@ -243,8 +243,8 @@ class BFN(Losses):
         """The sample that ends a run: the mode of the output distribution at t = 1, or known data where they are known.
 
         Args:
-            state: The tensors after the last step. They are only read.
-            sampling: The options of the run.
+            state: The tensors of a sampler. They are only read.
+            sampling: The options of the run, a `Sampling`.
 
         Returns:
             Data `[B, ...]`.
@@ -259,7 +259,7 @@ class BFN(Losses):
         Args:
             state: The tensors of `prior` or `solver_state`. The first tensor is overwritten. Modules whose state also
                 has theta, or its embedding, override this method to overwrite it, too.
-            start: The new means or logits, in the shape of the first tensor.
+            start: The new means or logits, in the shape of the first tensor, floating-point.
         """
         checks.like("start", start, "the state", state[0])
         state[0].copy_(start)
@@ -269,11 +269,11 @@ class BFN(Losses):
         """A sample of the Bayesian flow of x at time t: what the network sees.
 
         Args:
-            x: Data `[B, ...]`, as each kind of data says.
-            t: Times in [0, 1], `[B]`.
-            seed: An int that determines the noise of the flow.
-            mask: Bool, False where x is not read and theta describes the prior. Broadcastable to x, or shaped as its
-                leading dimensions.
+            x: Data, `[B, ...]`, as the class of the model describes them.
+            t: Times in [0, 1], floating-point, `[B]`.
+            seed: An int that determines all random numbers of the call.
+            mask: Bool, False where x is not read, such as padding: the result there is as before the first message.
+                Broadcastable to `[B, ...]`, or shaped as its leading dimensions.
 
         Returns:
             theta, in `dtype`.
@@ -284,8 +284,8 @@ class BFN(Losses):
         """The state before any message, from which ancestral sampling starts.
 
         Args:
-            shape: The shape of the data, `[B, ...]`.
-            device: The device of the state.
+            shape: The shape of the data, `[B, ...]`, a tuple of ints.
+            device: The device of the result.
 
         Returns:
             Tensors that sampling steps overwrite.
@@ -296,7 +296,7 @@ class BFN(Losses):
         """The parameters of the input distribution that the network sees.
 
         Args:
-            state: The tensors of a sampler.
+            state: The tensors of a sampler. They are only read.
 
         Returns:
             theta, in `dtype`.
@@ -310,21 +310,22 @@ class BFN(Losses):
 
         Args:
             output: What `guided_output` returned.
-            state: The tensors of a sampler. The update overwrites them.
+            state: The tensors of `prior`, or of the step before. The step overwrites them.
             t: The time in [0, 1] at which the network was called: a tensor of one number, or `[B]`.
-            alpha: The accuracy, at least 0: a tensor of one number, or `[B]`.
-            seed: The seed of the noise, an int64 tensor of one number.
-            sampling: The options of the run. Guidance has been applied to the output already.
+            alpha: Accuracy of the message, at least 0: a tensor of one number, or `[B]`.
+            seed: The seed of the step, an int64 tensor of one number on the state's device. A step that draws nothing
+                does not read it.
+            sampling: The options of the run, a `Sampling`.
         """
 
     def solver_state(self, shape: tuple[int, ...], device: torch.device, t: float, seed: int) -> State:
         """The state that a solver starts from at time t. Its noise is the same on all devices.
 
         Args:
-            shape: The shape of the data, `[B, ...]`.
-            device: The device of the state.
-            t: The time in [0, 1].
-            seed: An int that determines the noise of the state. The noise is the same on all devices.
+            shape: The shape of the data, `[B, ...]`, a tuple of ints.
+            device: The device of the result.
+            t: The time in [0, 1], a number.
+            seed: An int that determines all random numbers of the call.
 
         Returns:
             Tensors that a solver's steps overwrite.
@@ -344,12 +345,12 @@ class BFN(Losses):
 
         Args:
             output: What `guided_output` returned.
-            state: The tensors of a solver. The step overwrites them.
+            state: The tensors of `solver_state`, or of the step before. The step overwrites them.
             t: The time in [0, 1] at which the network was called: a tensor of one number, or `[B]`.
-            coefficients: The numbers of the step, floats or tensors of one number. If the extrapolation is None, the
-                step is of first order.
-            seed: The seed of the noise, an int64 tensor of one number; a step without noise does not read it.
-            sampling: The options of the run. Guidance has been applied to the output already.
+            coefficients: The numbers of the step: floats, or tensors of one number on the state's device.
+            seed: The seed of the step, an int64 tensor of one number on the state's device. A step that draws nothing
+                does not read it.
+            sampling: The options of the run, a `Sampling`.
         """
         raise NotImplementedError
 
@@ -360,10 +361,10 @@ class BFN(Losses):
         tolerance.
 
         Args:
-            coefficients: The numbers of the step, floats.
+            coefficients: The numbers of the step: floats, or tensors of one number on the state's device.
             state: The tensors of the solver after the step.
             before: Copies of these tensors from before the step.
-            sampling: The options of the run.
+            sampling: The options of the run, a `Sampling`.
 
         Returns:
             The error in units of the state, or None for a step of first order.
@@ -374,10 +375,10 @@ class BFN(Losses):
         """Draws normals of this variance on the CPU, so that a run starts from the same state on all devices.
 
         Args:
-            shape: The shape of the noise.
+            shape: The shape of the result.
             variance: Its variance, at least 0.
             device: The device of the result.
-            seed: An int.
+            seed: An int that determines all random numbers of the call.
 
         Returns:
             Noise in `state_dtype`.
@@ -392,8 +393,8 @@ class BFN(Losses):
 
         Args:
             output: What `guided_output` returned.
-            theta: What `theta` or `flow` returned, which the network saw.
-            t: The times of theta, `[B]`.
+            theta: What `flow` or `theta` returned.
+            t: Times in [0, 1], floating-point, `[B]`.
 
         Returns:
             Data `[B, ...]`: floating-point numbers, or int64 classes.

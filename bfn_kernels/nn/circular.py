@@ -27,11 +27,9 @@ class Circular(BFN):
     `[B, ...]`.
 
     Args:
-        network: A module, or another function of theta and of t `[B]`. theta is `[B, ..., 2]`. theta[..., 0] is the
-            mean of the von Mises input distribution, in the units of the data. theta[..., 1] is the logarithm of its
-            concentration, scaled and clamped to [-1, 1]. The network puts out angles `[B, ...]`.
-        schedule: The accuracies of the messages.
-        period: The period of the data, 2π for radians.
+        network: A module, or another function of theta and of t `[B]`, neither of which it may change.
+        schedule: The accuracies of the n messages, a `schedules.VonMisesAccuracy`.
+        period: The period of the angles, 2π for radians.
 
     Example:
         >>> class Network(torch.nn.Linear):
@@ -73,8 +71,8 @@ class Circular(BFN):
         """Returns the step i that starts at time t = (i - 1)/n. For t = 1, it returns n + 1.
 
         Args:
-            t: Times (i - 1)/n or 1, of any shape. Any other time is a ValueError on the CPU. On other devices and in
-                compiled code, it gives 0.
+            t: Times (i − 1)/n or 1, floating-point, of any shape. Any other time is a ValueError on the CPU. On other
+                devices and in compiled code, it gives 0.
 
         Returns:
             Steps, int64 of t's shape.

@@ -22,9 +22,9 @@ class Classes(BFN):
     theta); a solver's state has, as a third tensor, the prediction of the previous step. The network puts out logits.
 
     Args:
-        network: A module, or another function of theta and of t `[B]`, which puts out logits.
-        beta_1: The accuracy at t = 1, positive, of the paper's schedule (182). Give either beta_1 or schedule.
-        schedule: A schedule of `bfn_kernels.schedules`, or an object with the same methods.
+        network: A module, or another function of theta and of t `[B]`, neither of which it may change.
+        beta_1: β₁ of the paper's schedule (182), the accuracy at t = 1, positive. Pass either beta_1 or schedule.
+        schedule: An object with the methods of `schedules.DiscreteSchedule`, instead of beta_1.
 
     Attributes:
         receiver: The receiver distribution of L_n: "joint", the paper's, or "factorised", the published code's.
@@ -43,7 +43,8 @@ class Classes(BFN):
         """Within a `with`, L_n uses this receiver distribution.
 
         Args:
-            receiver: "joint", the paper's, or "factorised", the published code's.
+            receiver: The receiver distribution p_R of L_n: "joint", the paper's, or "factorised", the published code's,
+                which has a mixture for each coordinate of y.
 
         Returns:
             A context, which restores the earlier receiver at its end.
@@ -59,8 +60,8 @@ class Classes(BFN):
         """The logits before any message.
 
         Args:
-            shape: The shape of the data, `[B, ...]`.
-            device: The device of the logits.
+            shape: The shape of the data, `[B, ...]`, a tuple of ints.
+            device: The device of the result.
 
         Returns:
             Zeros in `state_dtype`, `[B, ..., K]`, or `[B, ...]` for binary data.
@@ -130,13 +131,11 @@ class Discrete(Classes):
     ..., K]` and puts out logits `[B, ..., K]`.
 
     Args:
-        network: A module, or another function of theta and of t `[B]`. It takes probabilities `[B, ..., K]` and puts
-            out logits `[B, ..., K]`.
-        beta_1: The accuracy at t = 1, positive, of the paper's schedule (182). Give either beta_1 or schedule.
-        num_classes: K, at least 2.
-        schedule: A schedule of `bfn_kernels.schedules`, or an object with the same methods.
-        class_mask: bool, `[K]` or broadcastable to the logits. A class where it is False counts in losses and steps as
-            if its logit were −∞. None: every class is valid.
+        network: A module, or another function of theta and of t `[B]`, neither of which it may change.
+        beta_1: β₁ of the paper's schedule (182), the accuracy at t = 1, positive. Pass either beta_1 or schedule.
+        num_classes: K, the number of classes, at least 2.
+        schedule: An object with the methods of `schedules.DiscreteSchedule`, instead of beta_1.
+        class_mask: Bool, `[K]` or broadcastable to the logits. Where it is False, the logit counts as −∞.
 
     Attributes:
         num_classes: K.
@@ -198,10 +197,9 @@ class Binary(Classes):
     takes the probability of class 1, `[B, ...]`, and puts out the logit of class 1, `[B, ...]`.
 
     Args:
-        network: A module, or another function of theta and of t `[B]`. It takes the probability of class 1, `[B, ...]`,
-            and puts out the logit of class 1, `[B, ...]`.
-        beta_1: The accuracy at t = 1, positive, of the paper's schedule (182). Give either beta_1 or schedule.
-        schedule: A schedule of `bfn_kernels.schedules`, or an object with the same methods.
+        network: A module, or another function of theta and of t `[B]`, neither of which it may change.
+        beta_1: β₁ of the paper's schedule (182), the accuracy at t = 1, positive. Pass either beta_1 or schedule.
+        schedule: An object with the methods of `schedules.DiscreteSchedule`, instead of beta_1.
 
     Example:
         >>> class Network(torch.nn.Linear):

@@ -46,10 +46,9 @@ class NoisyEmbedding(nn.Embedding):
         """The vectors of a sample of the Bayesian flow of x at time t: `vocabulary.flow_embedding`.
 
         Args:
-            x: Classes, `[B, ...]`, int64, int32 or uint8.
-            t: Times in [0, 1]: a number, `[B]` or any leading part of the shape of x.
-            **options: The keyword arguments of `vocabulary.flow_embedding`, of which either beta_1 or schedule is
-                needed.
+            x: Classes from 0 to K − 1, `[B, ...]`, int64, int32, int16, int8 or uint8.
+            t: Times in [0, 1]: a number, or a floating-point tensor `[B]` or of any leading part of `[B, ...]`.
+            **options: Further keyword arguments of the function of `bfn_kernels.vocabulary`.
 
         Returns:
             Vectors `[B, ..., d]` in the weight's type, differentiable in the weight.
@@ -60,7 +59,7 @@ class NoisyEmbedding(nn.Embedding):
         """The vectors of probabilities: theta·W.
 
         Args:
-            theta: `[..., K]`, float32, bfloat16, float16 or float64, differentiable.
+            theta: Probabilities, `[..., K]`, floating-point; differentiable.
 
         Returns:
             Vectors `[..., d]` in the weight's type, differentiable in the weight too.
@@ -73,7 +72,7 @@ class NoisyEmbedding(nn.Embedding):
         A sampling run needs this method only for its first state, since each step returns the vectors of the new state.
 
         Args:
-            logits: The state, `[..., K]`, float32, bfloat16, float16 or float64.
+            logits: The state, `[B, ..., K]`, floating-point; differentiable.
 
         Returns:
             Vectors `[..., d]` in the weight's type.
@@ -98,11 +97,10 @@ class LinearHead(nn.Linear):
         """L∞: `vocabulary.continuous_time_loss` with this weight and bias (205).
 
         Args:
-            x: Classes, `[B, ...]`, int64, int32 or uint8.
-            hidden: Hidden states, `[B, ..., d]`, differentiable.
-            t: Times in [0, 1]: a number, `[B]` or any leading part of the shape of x.
-            **options: The keyword arguments of `vocabulary.continuous_time_loss`, of which either beta_1 or schedule is
-                needed.
+            x: Classes from 0 to K − 1, `[B, ...]`, int64, int32, int16, int8 or uint8.
+            hidden: Hidden states, `[B, ..., d]`, floating-point; differentiable.
+            t: Times in [0, 1]: a number, or a floating-point tensor `[B]` or of any leading part of `[B, ...]`.
+            **options: Further keyword arguments of the function of `bfn_kernels.vocabulary`.
 
         Returns:
             The loss in nats, differentiable in hidden, the weight and the bias. It is float64 if hidden or the weight
@@ -114,11 +112,11 @@ class LinearHead(nn.Linear):
         """L_n: `vocabulary.discrete_time_loss` with this weight and bias (189).
 
         Args:
-            x: Classes, `[B, ...]`, int64, int32 or uint8.
-            hidden: Hidden states, `[B, ..., d]`, differentiable.
-            t: Times (i - 1)/n: a number, `[B]` or any leading part of the shape of x. Pass either t or step.
-            **options: The keyword arguments of `vocabulary.discrete_time_loss`, of which n_steps and either beta_1 or
-                schedule are needed.
+            x: Classes from 0 to K − 1, `[B, ...]`, int64, int32, int16, int8 or uint8.
+            hidden: Hidden states, `[B, ..., d]`, floating-point; differentiable.
+            t: Times (i − 1)/n: a number, or a floating-point tensor `[B]` or of any leading part of `[B, ...]`. Any
+                other time is an error on the CPU, and its loss is NaN elsewhere. Pass either t or step.
+            **options: Further keyword arguments of the function of `bfn_kernels.vocabulary`.
 
         Returns:
             The loss in nats, differentiable in hidden, the weight and the bias. It is float64 if hidden or the weight
@@ -130,9 +128,9 @@ class LinearHead(nn.Linear):
         """The reconstruction loss at t = 1: `vocabulary.reconstruction_loss` with this weight and bias.
 
         Args:
-            x: Classes, `[B, ...]`, int64, int32 or uint8.
-            hidden: Hidden states, `[B, ..., d]`, differentiable.
-            **options: The keyword arguments of `vocabulary.reconstruction_loss`.
+            x: Classes from 0 to K − 1, `[B, ...]`, int64, int32, int16, int8 or uint8.
+            hidden: Hidden states, `[B, ..., d]`, floating-point; differentiable.
+            **options: Further keyword arguments of the function of `bfn_kernels.vocabulary`.
 
         Returns:
             The loss in nats, differentiable in hidden, the weight and the bias. It is float64 if hidden or the weight
@@ -146,10 +144,11 @@ class LinearHead(nn.Linear):
         """A step of ancestral sampling: `vocabulary.update_sample` with this weight and bias.
 
         Args:
-            state: Logits, `[B, ..., K]`.
-            hidden: Hidden states, `[B, ..., d]`.
-            alpha: The accuracy of the message, at least 0: a number, `[B]` or any leading part of `[B, ...]`.
-            **options: The keyword arguments of `vocabulary.update_sample`.
+            state: The state, logits `[B, ..., K]`, floating-point.
+            hidden: Hidden states, `[B, ..., d]`, floating-point.
+            alpha: Accuracy α, at least 0: a number, or a floating-point tensor `[B]` or of any leading part of
+                `[B, ...]`.
+            **options: Further keyword arguments of the function of `bfn_kernels.vocabulary`.
 
         Returns:
             The new state; with `embedding`, a pair of the new state and its vectors, which the network sees next.
@@ -162,11 +161,11 @@ class LinearHead(nn.Linear):
         """A step of a solver: `vocabulary.solver_step` with this weight and bias.
 
         Args:
-            state: Logits, `[B, ..., K]`.
-            hidden: Hidden states, `[B, ..., d]`.
+            state: The state, logits `[B, ..., K]`, floating-point.
+            hidden: Hidden states, `[B, ..., d]`, floating-point.
             *times: t and t_next in [0, 1], each a number, `[B]` or any leading part of `[B, ...]`. Pass neither with
                 `coefficients`.
-            **options: The keyword arguments of `vocabulary.solver_step`.
+            **options: Further keyword arguments of the function of `bfn_kernels.vocabulary`.
 
         Returns:
             The new state; with `embedding`, a pair of the new state and its vectors, which the network sees next.
@@ -177,8 +176,8 @@ class LinearHead(nn.Linear):
         """The likeliest classes: `vocabulary.mode` with this weight and bias.
 
         Args:
-            hidden: Hidden states, `[B, ..., d]`.
-            **options: The keyword arguments of `vocabulary.mode`.
+            hidden: Hidden states, `[B, ..., d]`, floating-point.
+            **options: Further keyword arguments of the function of `bfn_kernels.vocabulary`.
 
         Returns:
             int64, `[B, ...]`.

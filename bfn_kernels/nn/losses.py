@@ -44,7 +44,7 @@ class Losses(nn.Module, ABC):
         """Raises an error if the output has a wrong type or a wrong shape.
 
         Args:
-            output: What `output` returned.
+            output: What `output` returned; differentiable.
             theta: What `flow` or `theta` returned.
 
         Returns:
@@ -64,7 +64,7 @@ class Losses(nn.Module, ABC):
         """The arguments that the functions of `losses` share. A subclass must define this method or its own losses.
 
         Args:
-            output: What `output` returned.
+            output: What `output` returned; differentiable.
             theta: What `flow` or `theta` returned.
 
         Returns:
@@ -76,7 +76,7 @@ class Losses(nn.Module, ABC):
         """The keyword arguments that say how L_n computes its expectation.
 
         Args:
-            seed: An int that determines the draws. A quadrature does not read it.
+            seed: An int that determines the draws of the expectation. A quadrature does not read it.
 
         Returns:
             Keyword arguments of `discrete_time_loss`.
@@ -87,10 +87,10 @@ class Losses(nn.Module, ABC):
         """L∞ of an output.
 
         Args:
-            x: Data `[B, ...]`, as each kind of data says.
-            output: What `output` returned, differentiable.
+            x: Data, `[B, ...]`, as the class of the model describes them.
+            output: What `output` returned; differentiable.
             theta: What `flow` returned.
-            t: The times of the flow, `[B]`.
+            t: Times in [0, 1], floating-point, `[B]`.
             **options: `mask` and `reduction`, as in `forward`.
 
         Returns:
@@ -105,12 +105,12 @@ class Losses(nn.Module, ABC):
         """L_n of an output.
 
         Args:
-            x: Data `[B, ...]`, as each kind of data says.
-            output: What `output` returned, differentiable.
+            x: Data, `[B, ...]`, as the class of the model describes them.
+            output: What `output` returned; differentiable.
             theta: What `flow` returned.
-            t: The times of the flow, `[B]`: (i - 1)/n for steps i from 1 to n.
-            n_steps: n, at least 1.
-            seed: An int that determines the draws of the expectation. A loss by quadrature does not read it.
+            t: Times (i − 1)/n for steps i from 1 to n, floating-point, `[B]`.
+            n_steps: n, the number of steps, at least 1.
+            seed: An int that determines the draws of the expectation. A quadrature does not read it.
             **options: `mask` and `reduction`, as in `forward`.
 
         Returns:
@@ -124,8 +124,8 @@ class Losses(nn.Module, ABC):
         """-ln p_O(x) of an output at t = 1.
 
         Args:
-            x: Data `[B, ...]`, as each kind of data says.
-            output: What `output` returned, differentiable.
+            x: Data, `[B, ...]`, as the class of the model describes them.
+            output: What `output` returned; differentiable.
             theta: What `flow` returned.
             **options: `mask` and `reduction`, as in `forward`.
 

@@ -23,10 +23,9 @@ class Normal(BFN):
     `[B, ...]`.
 
     Args:
-        network: A module, or another function of theta and of t `[B]`; theta are means `[B, ...]`.
-        sigma_1: The standard deviation at t = 1, in (0, 1), of the paper's schedule (80). Give either sigma_1 or
-            schedule.
-        schedule: A schedule of `bfn_kernels.schedules`, or an object with the same methods.
+        network: A module, or another function of theta and of t `[B]`, neither of which it may change.
+        sigma_1: σ₁ of the paper's schedule (80), the std at t = 1, in (0, 1). Pass either sigma_1 or schedule.
+        schedule: An object with the methods of `schedules.ContinuousSchedule`, instead of sigma_1.
     """
 
     solver_start = 0.01
@@ -88,16 +87,13 @@ class Continuous(Normal):
     reconstruction loss of `Discretised`.
 
     Args:
-        network: A module, or another function of theta and of t `[B]`. It takes the mean `[B, ...]` and predicts the
-            noise ε in this mean, `[B, ...]`.
-        sigma_1: The standard deviation at t = 1, in (0, 1), of the paper's schedule (80). Give either sigma_1 or
-            schedule.
-        schedule: A schedule of `bfn_kernels.schedules`, or an object with the same methods.
-        num_bins: The number of bins of [-1, 1], at least 2, for the reconstruction loss. This loss is then -ln of the
-            probability of x's bin, so that it is comparable with the reconstruction loss of `Discretised`. None: the
-            loss is -ln of a density.
-        limits: `bfn_kernels.Limits`, of which only t_min is used: before this time the data prediction is 0.
-        clip: The range (low, high) of the data, which predictions are clipped to. None for data without bounds.
+        network: A module, or another function of theta and of t `[B]`, neither of which it may change.
+        sigma_1: σ₁ of the paper's schedule (80), the std at t = 1, in (0, 1). Pass either sigma_1 or schedule.
+        schedule: An object with the methods of `schedules.ContinuousSchedule`, instead of sigma_1.
+        num_bins: K, the number of bins of [−1, 1], at least 2. None: the reconstruction loss is −ln of a density.
+        limits: `bfn_kernels.Limits`, of which only t_min is read: at times before t_min, a noise prediction is ignored,
+            and x̂ is 0.
+        clip: The range (low, high) of the data, to which x̂ is clipped. None for data without bounds.
 
     Example:
         >>> class Network(torch.nn.Linear):
@@ -147,14 +143,12 @@ class Discretised(Normal):
     `[B, ...]` and predicts the mean and the log standard deviation of the noise ε, `[B, ..., 2]`.
 
     Args:
-        network: A module, or another function of theta and of t `[B]`. It takes the mean `[B, ...]` and predicts the
-            mean and the log standard deviation of the noise ε, `[B, ..., 2]`.
-        sigma_1: The standard deviation at t = 1, in (0, 1), of the paper's schedule (80). Give either sigma_1 or
-            schedule.
-        num_bins: The number of bins, at least 2.
-        schedule: A schedule of `bfn_kernels.schedules`, or an object with the same methods.
-        limits: `bfn_kernels.Limits`, to which the predicted standard deviation is clamped. At times before t_min, the
-            output distribution is N(0, 1).
+        network: A module, or another function of theta and of t `[B]`, neither of which it may change.
+        sigma_1: σ₁ of the paper's schedule (80), the std at t = 1, in (0, 1). Pass either sigma_1 or schedule.
+        num_bins: K, the number of bins of [−1, 1], at least 2.
+        schedule: An object with the methods of `schedules.ContinuousSchedule`, instead of sigma_1.
+        limits: `bfn_kernels.Limits`, to which the predicted ln std and the std are clamped. At times before t_min, a
+            noise prediction is ignored, and the normal is N(0, 1).
 
     Example:
         >>> class Network(torch.nn.Linear):

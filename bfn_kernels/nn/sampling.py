@@ -62,7 +62,7 @@ class Sampling(NamedTuple):
         Args:
             choices: The model's `choices`: the values that `choose` may have.
             has_logits: Whether the network puts out logits, which a temperature divides.
-            shape: The shape of the data.
+            shape: The shape of the data, `[B, ...]`, a tuple of ints.
         """
         if self.choose is not None:
             checks.choice("choose", self.choose, choices)
@@ -89,7 +89,7 @@ class Sampling(NamedTuple):
         """Divides logits by the temperature.
 
         Args:
-            logits: Logits of any shape.
+            logits: Logits, floating-point, of any shape.
 
         Returns:
             The divided logits, in float32 if they are float16; the logits themselves if the temperature is None.

@@ -12,7 +12,7 @@ def part(seed: int, index: int) -> int:
     """Makes a seed for one part of a call, such as its times, from the seed of the whole call.
 
     Args:
-        seed: An int, the seed of the whole call.
+        seed: An int that determines all random numbers of the call.
         index: The number of the part, an int.
 
     Returns:
@@ -64,9 +64,9 @@ def down_to_step(t: Tensor, n_steps: int) -> Tensor:
     """Rounds times down: the time (i - 1)/n_steps at which the step i that contains a time starts.
 
     Args:
-        t: Times in [0, 1], a floating-point tensor of any shape. The time 1 belongs to the last step, i = n_steps,
-            because rounding may have made it from a time just below 1.
-        n_steps: The number of steps, at least 1.
+        t: Times in [0, 1], floating-point, of any shape. The time 1 belongs to the last step, i = n_steps, because
+            rounding may have made it from a time just below 1.
+        n_steps: n, the number of steps, at least 1.
 
     Returns:
         Times in t's shape and type.

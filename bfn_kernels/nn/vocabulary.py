@@ -50,16 +50,14 @@ class Vocabulary(Discrete):
     head starts as ln p.
 
     Args:
-        network: A module, or another function of vectors and of t `[B]`. It takes the embeddings of the input
-            distributions, `[B, ..., width]`. It puts out `[B, ..., width + 1]`: the hidden states for a `LinearHead`
-            and, as the last number, the factor.
-        beta_1: The accuracy at t = 1, positive, of the paper's schedule (182). Give either beta_1 or schedule.
-        num_classes: K, at least 2.
+        network: A module, or another function of theta and of t `[B]`, neither of which it may change.
+        beta_1: β₁ of the paper's schedule (182), the accuracy at t = 1, positive. Pass either beta_1 or schedule.
+        num_classes: K, the number of classes, at least 2.
         width: The length of a vector.
         frequencies: The relative frequency of each class in the data, `[K]`, each above 0. They are divided by their
             sum.
         tied: True: the head and the embedding share one weight. False: each has its own weight.
-        schedule: A schedule of `bfn_kernels.schedules`, or an object with the same methods.
+        schedule: An object with the methods of `schedules.DiscreteSchedule`, instead of beta_1.
 
     Example:
         >>> class Network(torch.nn.Linear):
@@ -187,8 +185,8 @@ class Vocabulary(Discrete):
         """The arguments of a step whose logits are divided by the temperature.
 
         Args:
-            output: What the network put out.
-            sampling: The options of the run.
+            output: What the network put out, `[B, ..., width + 1]`.
+            sampling: The options of the run, a `Sampling`.
 
         Returns:
             The hidden states, the weight and the bias of the head, and the factor of the input distribution's logits.

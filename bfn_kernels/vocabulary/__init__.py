@@ -72,16 +72,16 @@ def flow_embedding(
     The result equals `discrete.flow_sample(...) @ weight` for the same seed, but no tensor `[B, ..., K]` is made.
 
     Args:
-        x: Classes, `[B, ...]`, int64, int32 or uint8.
-        t: Times in [0, 1]: a number, `[B]` or any leading part of x's shape.
-        weight: W, the vectors of the classes, `[K, d]`; differentiable.
-        beta_1: β₁ of the paper's schedule, positive. Pass either beta_1 or schedule.
-        schedule: Another schedule β(t): an object with the methods of `schedules.DiscreteSchedule`.
-        mask: bool, False where x is not read, as for padding; the result is then the embedding of the uniform prior.
-            Broadcastable to x, or shaped as its leading dimensions.
-        seed: An int, or an int64 tensor of one element, that determines the noise of the flow.
-        generator: Draws the seed. Without seed and generator, torch's default generator does.
-        noise: Standard normals `[B, ..., K]` to use instead of a seed.
+        x: Classes from 0 to K − 1, `[B, ...]`, int64, int32, int16, int8 or uint8.
+        t: Times in [0, 1]: a number, or a floating-point tensor `[B]` or of any leading part of `[B, ...]`.
+        weight: W, the vectors of the classes, `[K, d]`, floating-point; differentiable.
+        beta_1: β₁ of the paper's schedule (182), the accuracy at t = 1, positive. Pass either beta_1 or schedule.
+        schedule: An object with the methods of `schedules.DiscreteSchedule`, instead of beta_1.
+        mask: Bool, False where x is not read, such as padding: the result there is as before the first message.
+            Broadcastable to `[B, ...]`, or shaped as its leading dimensions.
+        seed: An int, or an int64 tensor of one element, that determines all random numbers of the call.
+        generator: A `torch.Generator` on the tensors' device, to draw the seed. None: torch's default generator.
+        noise: Standard normals, `[B, ..., K]`, floating-point, instead of a seed; not differentiable.
         process_group: The processes that share the classes; see `help(bfn_kernels.vocabulary)`. None for one process.
         num_classes: K, the number of classes of all processes together. Only with process_group.
         backend: A name of `backends.BACKENDS`; None chooses one for the device.
@@ -129,20 +129,20 @@ def continuous_time_loss(
     It is `discrete.continuous_time_loss` of these logits, which are not stored.
 
     Args:
-        x: Classes, `[B, ...]`, int64, int32 or uint8.
-        hidden: Hidden states `[B, ..., d]`, floating-point; differentiable.
-        weight: The weight of the head, `[K, d]`; differentiable.
-        bias: The bias of the head, `[K]`, or None; differentiable.
-        t: Times in [0, 1]: a number, `[B]` or any leading part of x's shape.
-        flow_scale: The factor of y, `[B, ...]`; differentiable. Without it the logits do not depend on y.
+        x: Classes from 0 to K − 1, `[B, ...]`, int64, int32, int16, int8 or uint8.
+        hidden: Hidden states, `[B, ..., d]`, floating-point; differentiable.
+        weight: The weight of the head, `[K, d]`, floating-point; differentiable.
+        bias: The bias of the head, `[K]`, floating-point, or None; differentiable.
+        t: Times in [0, 1]: a number, or a floating-point tensor `[B]` or of any leading part of `[B, ...]`.
+        flow_scale: Factor of y in the logits, `[B, ...]`, floating-point; differentiable. None: the factor is 0.
         flow_seed: The seed that was passed to `flow_embedding` with x and t. y is computed again from it. With
             flow_scale, pass either flow_seed or flow_noise.
-        flow_noise: The explicit noise `[B, ..., K]` that was passed to `flow_embedding`.
-        beta_1: β₁ of the paper's schedule, positive. Pass either beta_1 or schedule.
-        schedule: Another schedule β(t): an object with the methods of `schedules.DiscreteSchedule`.
-        mask: bool, False where a variable costs nothing; its x is then not read. Broadcastable to x, or shaped as its
-            leading dimensions. On a CPU, these variables take no time.
-        reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (x's shape).
+        flow_noise: The explicit noise, `[B, ..., K]`, floating-point, that was passed to `flow_embedding`.
+        beta_1: β₁ of the paper's schedule (182), the accuracy at t = 1, positive. Pass either beta_1 or schedule.
+        schedule: An object with the methods of `schedules.DiscreteSchedule`, instead of beta_1.
+        mask: Bool, False where a variable costs nothing and its x is not read. Broadcastable to `[B, ...]`, or shaped
+            as its leading dimensions.
+        reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (`[B, ...]`).
         process_group: The processes that share the classes; see `help(bfn_kernels.vocabulary)`. None for one process.
         num_classes: K, the number of classes of all processes together. Only with process_group.
         backend: A name of `backends.BACKENDS`; None chooses one for the device.
@@ -195,27 +195,27 @@ def discrete_time_loss(
     It is `discrete.discrete_time_loss` of these logits for the same seed. The logits are not stored.
 
     Args:
-        x: Classes, `[B, ...]`, int64, int32 or uint8.
-        hidden: Hidden states `[B, ..., d]`, floating-point; differentiable.
-        weight: The weight of the head, `[K, d]`; differentiable.
-        bias: The bias of the head, `[K]`, or None; differentiable.
-        t: Times (i − 1)/n: a number, `[B]` or any leading part of x's shape. Pass either t or step. Any other time is
-            an error on the CPU, and its loss is NaN elsewhere.
-        n_steps: n, at least 1.
-        step: i, from 1 to n: an int, or a tensor of integers in a shape that t may have.
-        flow_scale: The factor of y, `[B, ...]`; differentiable. Without it the logits do not depend on y.
+        x: Classes from 0 to K − 1, `[B, ...]`, int64, int32, int16, int8 or uint8.
+        hidden: Hidden states, `[B, ..., d]`, floating-point; differentiable.
+        weight: The weight of the head, `[K, d]`, floating-point; differentiable.
+        bias: The bias of the head, `[K]`, floating-point, or None; differentiable.
+        t: Times (i − 1)/n: a number, or a floating-point tensor `[B]` or of any leading part of `[B, ...]`. Any other
+            time is an error on the CPU, and its loss is NaN elsewhere. Pass either t or step.
+        n_steps: n, the number of steps, at least 1.
+        step: The step i from 1 to n, instead of t: an int, or an integer tensor in a shape that t may have.
+        flow_scale: Factor of y in the logits, `[B, ...]`, floating-point; differentiable. None: the factor is 0.
         flow_seed: The seed that was passed to `flow_embedding` with x and t. y is computed again from it. With
             flow_scale, pass either flow_seed or flow_noise.
-        flow_noise: The explicit noise `[B, ..., K]` that was passed to `flow_embedding`.
-        beta_1: β₁ of the paper's schedule, positive. Pass either beta_1 or schedule.
-        schedule: Another schedule β(t): an object with the methods of `schedules.DiscreteSchedule`.
-        n_samples: Number of draws, whose mean estimates the expectation.
-        mask: bool, False where a variable costs nothing; its x is then not read. Broadcastable to x, or shaped as its
-            leading dimensions. On a CPU, these variables take no time.
-        reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (x's shape).
-        seed: An int, or an int64 tensor of one element, that determines the draws.
-        generator: Draws the seed. Without seed and generator, torch's default generator does.
-        noise: Standard normals `[n_samples, B, ..., K]` to use instead of a seed.
+        flow_noise: The explicit noise, `[B, ..., K]`, floating-point, that was passed to `flow_embedding`.
+        beta_1: β₁ of the paper's schedule (182), the accuracy at t = 1, positive. Pass either beta_1 or schedule.
+        schedule: An object with the methods of `schedules.DiscreteSchedule`, instead of beta_1.
+        n_samples: The number of draws, at least 1, whose mean estimates the expectation.
+        mask: Bool, False where a variable costs nothing and its x is not read. Broadcastable to `[B, ...]`, or shaped
+            as its leading dimensions.
+        reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (`[B, ...]`).
+        seed: An int, or an int64 tensor of one element, that determines all random numbers of the call.
+        generator: A `torch.Generator` on the tensors' device, to draw the seed. None: torch's default generator.
+        noise: Standard normals, `[n_samples, B, ..., K]`, floating-point, instead of a seed; not differentiable.
         process_group: The processes that share the classes; see `help(bfn_kernels.vocabulary)`. None for one process.
         num_classes: K, the number of classes of all processes together. Only with process_group.
         backend: A name of `backends.BACKENDS`; None chooses one for the device.
@@ -263,20 +263,22 @@ def reconstruction_loss(
     Without flow_scale it is the cross-entropy of a linear head.
 
     Args:
-        x: Classes, `[B, ...]`, int64, int32 or uint8.
-        hidden: Hidden states `[B, ..., d]`, floating-point; differentiable.
-        weight: The weight of the head, `[K, d]`; differentiable.
-        bias: The bias of the head, `[K]`, or None; differentiable.
-        flow_scale: The factor of y, `[B, ...]`; differentiable. Without it the logits do not depend on y.
+        x: Classes from 0 to K − 1, `[B, ...]`, int64, int32, int16, int8 or uint8.
+        hidden: Hidden states, `[B, ..., d]`, floating-point; differentiable.
+        weight: The weight of the head, `[K, d]`, floating-point; differentiable.
+        bias: The bias of the head, `[K]`, floating-point, or None; differentiable.
+        flow_scale: Factor of y in the logits, `[B, ...]`, floating-point; differentiable. None: the factor is 0.
         flow_seed: The seed that was passed to `flow_embedding` with x and t. y is computed again from it. With
             flow_scale, pass either flow_seed or flow_noise.
-        flow_noise: The explicit noise `[B, ..., K]` that was passed to `flow_embedding`.
-        t: The time of the flow that y belongs to. It is read only with flow_scale.
-        beta_1: β₁ of the schedule of this flow. With flow_scale, pass either beta_1 or schedule.
-        schedule: Another schedule β(t): an object with the methods of `schedules.DiscreteSchedule`.
-        mask: bool, False where a variable costs nothing; its x is then not read. Broadcastable to x, or shaped as its
-            leading dimensions. On a CPU, these variables take no time.
-        reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (x's shape).
+        flow_noise: The explicit noise, `[B, ..., K]`, floating-point, that was passed to `flow_embedding`.
+        t: Times in [0, 1] of the flow that y belongs to: a number, or a floating-point tensor `[B]` or of any leading
+            part of `[B, ...]`. Read only with flow_scale.
+        beta_1: β₁ of the paper's schedule (182), the accuracy at t = 1, positive. With flow_scale, pass either beta_1
+            or schedule.
+        schedule: An object with the methods of `schedules.DiscreteSchedule`, instead of beta_1.
+        mask: Bool, False where a variable costs nothing and its x is not read. Broadcastable to `[B, ...]`, or shaped
+            as its leading dimensions.
+        reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (`[B, ...]`).
         process_group: The processes that share the classes; see `help(bfn_kernels.vocabulary)`. None for one process.
         num_classes: K, the number of classes of all processes together. Only with process_group.
         backend: A name of `backends.BACKENDS`; None chooses one for the device.

@@ -53,22 +53,22 @@ def update_sample(
     differentiable.
 
     Args:
-        state: The logits of the input distribution, `[B, ..., K]`, floating-point.
-        hidden: Hidden states `[B, ..., d]`, floating-point.
-        weight: The weight of the head, `[K, d]`.
-        bias: The bias of the head, `[K]`, or None.
-        alpha: The accuracy of the message, at least 0: a number, `[B]` or any leading part of the tokens' shape.
-        flow_scale: The factor of the state in the logits, `[B, ...]`. None: the logits do not depend on the state.
-        choose: What is sent: a "sample" of the output distribution, its "mode", or its "mean".
-        known: Classes `[B, ...]` that are sent instead where known_mask is True.
-        known_mask: bool, True where `known` is sent. Broadcastable to `[B, ...]`, or shaped as its leading dimensions.
-        embedding: The weight of an embedding, `[K, d']`. With it, the embedding of the new state is returned, too.
-        out: A tensor like the state that receives the new state. It may be the state itself.
-        seed: An int, or an int64 tensor of one element, that determines the noise of the message and, with
-            choose="sample", the class.
-        generator: Draws the seed. Without seed and generator, torch's default generator does.
-        noise: Standard normals `[B, ..., K]` of the message, to use instead of noise from the seed.
-        draw_noise: Uniforms `[B, ...]` that draw the class, to use instead of noise from the seed.
+        state: The state, logits `[B, ..., K]`, floating-point.
+        hidden: Hidden states, `[B, ..., d]`, floating-point.
+        weight: The weight of the head, `[K, d]`, floating-point.
+        bias: The bias of the head, `[K]`, floating-point, or None.
+        alpha: Accuracy α, at least 0: a number, or a floating-point tensor `[B]` or of any leading part of `[B, ...]`.
+        flow_scale: Factor of the state in the logits, `[B, ...]`, floating-point. None: the factor is 0.
+        choose: What is sent: a "sample" of the output distribution, its "mode" or its "mean".
+        known: Known data, `[B, ...]`, which the step uses where known_mask is True. Pass both or neither.
+        known_mask: Bool, True where data are known. Broadcastable to `[B, ...]`, or shaped as its leading dimensions.
+        embedding: Weight of an embedding, `[K, d']`, floating-point. The new state's embedding is then returned, too.
+        out: Receives the new state, in the state's shape and type. It may be the state itself. No argument may then
+            require a gradient.
+        seed: An int, or an int64 tensor of one element, that determines all random numbers of the call.
+        generator: A `torch.Generator` on the tensors' device, to draw the seed. None: torch's default generator.
+        noise: Standard normals, `[B, ..., K]`, floating-point, instead of a seed; not differentiable.
+        draw_noise: Uniforms in (0, 1], `[B, ...]`, floating-point, instead of a seed, to draw the class of a "sample".
         process_group: The processes that share the classes; see `help(bfn_kernels.vocabulary)`. None for one process.
         num_classes: K, the number of classes of all processes together. Only with process_group.
         backend: A name of `backends.BACKENDS`; None chooses one for the device.
@@ -129,32 +129,37 @@ def solver_step(
     step before are computed again, from `previous`, `previous_scale` and `previous_state`.
 
     Args:
-        state: The logits of the input distribution, `[B, ..., K]`, floating-point.
-        hidden: Hidden states `[B, ..., d]`, floating-point.
-        weight: The weight of the head, `[K, d]`.
-        bias: The bias of the head, `[K]`, or None.
-        t: The time of the state, in [0, 1]: a number, `[B]` or any leading part of the tokens' shape.
-        t_next: The time of the new state. None only with coefficients.
-        flow_scale: The factor of the state in the logits, `[B, ...]`. None: the logits do not depend on the state.
+        state: The state, logits `[B, ..., K]`, floating-point.
+        hidden: Hidden states, `[B, ..., d]`, floating-point.
+        weight: The weight of the head, `[K, d]`, floating-point.
+        bias: The bias of the head, `[K]`, floating-point, or None.
+        t: Times in [0, 1] at which the step starts, above 0 for "ode1", "ode2" and "ode_euler": a number, or a
+            floating-point tensor `[B]` or of any leading part of `[B, ...]`. None only with coefficients.
+        t_next: Times at which the step ends, in a shape that t may have, from t to 1. None only with coefficients.
+        flow_scale: Factor of the state in the logits, `[B, ...]`, floating-point. None: the factor is 0.
         rule: A name of `solvers.RULES`.
-        t_previous: The time of the step before, for rules of second order.
-        previous: The hidden states of the step before, `[B, ..., d]`. Only with choose="mean".
+        t_previous: Times at which the step before started, in a shape that t may have, before t, for a rule of second
+            order. None: the step is of first order.
+        previous: The hidden states of the step before, `[B, ..., d]`, floating-point. Only with choose="mean". Pass it
+            exactly if t_previous is passed, or if the coefficients have an extrapolation r.
         previous_scale: The flow_scale of the step before; None if that step had none.
         previous_state: The state of the step before, `[B, ..., K]`. Only with previous_scale.
-        coefficients: `solvers.Coefficients`, instead of a rule, times and a schedule.
-        beta_1: β₁ of the paper's schedule, positive. Pass either beta_1 or schedule.
-        schedule: Another schedule β(t): an object with the methods of `schedules.DiscreteSchedule`.
-        choose: What is sent: the "mean" of the output distribution, a "sample" of it, or its "mode". None: a "sample"
-            with the rule "ancestral", else the "mean".
-        known: Classes `[B, ...]` that are sent instead where known_mask is True.
-        known_mask: bool, True where `known` is sent. Broadcastable to `[B, ...]`, or shaped as its leading dimensions.
-        embedding: The weight of an embedding, `[K, d']`. With it, the embedding of the new state is returned, too.
-        out: A tensor like the state that receives the new state. It may be the state itself.
-        seed: An int, or an int64 tensor of one element, that determines the noise of the step and, with
-            choose="sample", the class.
-        generator: Draws the seed. Without seed and generator, torch's default generator does.
-        noise: Standard normals `[B, ..., K]` of the step, to use instead of noise from the seed.
-        draw_noise: Uniforms `[B, ...]` that draw the class, to use instead of noise from the seed.
+        coefficients: `solvers.Coefficients`, instead of t, t_next, t_previous, rule, beta_1 and schedule. Each is a
+            number, or a floating-point tensor in a shape that t may have.
+        beta_1: β₁ of the paper's schedule (182), the accuracy at t = 1, positive. Pass either beta_1 or schedule.
+        schedule: An object with the methods of `schedules.DiscreteSchedule`, instead of beta_1.
+        choose: What a step uses of the output distribution: a "sample", its "mode" or its "mean". None: a "sample" in
+            an "ancestral" step, else the "mean".
+        known: Known data, `[B, ...]`, which the step uses where known_mask is True. Pass both or neither.
+        known_mask: Bool, True where data are known. Broadcastable to `[B, ...]`, or shaped as its leading dimensions.
+        embedding: Weight of an embedding, `[K, d']`, floating-point. The new state's embedding is then returned, too.
+        out: Receives the new state, in the state's shape and type. It may be the state itself. No argument may then
+            require a gradient.
+        seed: An int, or an int64 tensor of one element, that determines all random numbers of the call. A step that
+            draws nothing does not read it.
+        generator: A `torch.Generator` on the tensors' device, to draw the seed. None: torch's default generator.
+        noise: Standard normals, `[B, ..., K]`, floating-point, instead of a seed; not differentiable.
+        draw_noise: Uniforms in (0, 1], `[B, ...]`, floating-point, instead of a seed, to draw the class of a "sample".
         process_group: The processes that share the classes; see `help(bfn_kernels.vocabulary)`. None for one process.
         num_classes: K, the number of classes of all processes together. Only with process_group.
         backend: A name of `backends.BACKENDS`; None chooses one for the device.
@@ -204,11 +209,11 @@ def mode(
     If several classes are equally likely, it returns the first of them.
 
     Args:
-        hidden: Hidden states `[B, ..., d]`, floating-point.
-        weight: The weight of the head, `[K, d]`.
-        bias: The bias of the head, `[K]`, or None.
-        flow_scale: The factor of the state in the logits, `[B, ...]`. None: the logits do not depend on the state.
-        state: The logits of the input distribution, `[B, ..., K]`. Only with flow_scale.
+        hidden: Hidden states, `[B, ..., d]`, floating-point.
+        weight: The weight of the head, `[K, d]`, floating-point.
+        bias: The bias of the head, `[K]`, floating-point, or None.
+        flow_scale: Factor of the state in the logits, `[B, ...]`, floating-point. None: the factor is 0.
+        state: The state, logits `[B, ..., K]`, floating-point. Pass state and flow_scale, or neither.
         process_group: The processes that share the classes; see `help(bfn_kernels.vocabulary)`. None for one process.
         num_classes: K, the number of classes of all processes together. Only with process_group.
         backend: A name of `backends.BACKENDS`; None chooses one for the device.
