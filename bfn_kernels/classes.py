@@ -52,14 +52,11 @@ class Family(NamedTuple):
     binary: bool
     no_score: Score | NoScore
 
-    def lead(self, state: Tensor) -> torch.Size:
-        """The shape of the variables of a state."""
-        return state.shape if self.binary else state.shape[:-1]
-
-    def scale(self, state: Tensor) -> int:
-        """The variance of a message divided by α. It is K for discrete data. It is 4 for binary data, whose message is
-        the difference of two numbers with the variance 2α each."""
-        return 4 if self.binary else state.shape[-1]
+    def sizes(self, state: Tensor) -> tuple[torch.Size, int]:
+        """The shape of the variables of a state, and the variance of a message divided by α. The variance is Kα for
+        discrete data. It is 4α for binary data, whose message is the difference of two numbers with the variance 2α
+        each."""
+        return (state.shape, 4) if self.binary else (state.shape[:-1], state.shape[-1])
 
     def output(self, state: Tensor, logits: Tensor, class_mask: Tensor | None) -> OneLogit | ClassLogits:
         """Checks a state and the network's output, and returns the output as operators take it."""
@@ -81,7 +78,7 @@ class Family(NamedTuple):
         """Checks what a step sends, and returns it as operators take it. lead: the shape of the variables."""
         choice = checks.choice("choose", choose, CHOICES)
         if known is None is known_mask:
-            return Sent(choice, None, None, draw_noise)
+            return Sent(choice, draw_noise=draw_noise)
         shape = lead
         if known is not None:
             known = self.data("known", known, lead)
@@ -151,7 +148,8 @@ class Family(NamedTuple):
         class_mask: Tensor | None = None,
     ) -> Tensor:
         """A step of ancestral sampling, which sends a message of accuracy α."""
-        output, lead = self.output(state, output_logits, class_mask), self.lead(state)
+        output = self.output(state, output_logits, class_mask)
+        lead, scale = self.sizes(state)
         sent = self.sent(choose, known, known_mask, draw_noise, state, lead)
         library = backends.library(backend, state.device)
         if out is not None or theta_out is not None:
@@ -164,9 +162,7 @@ class Family(NamedTuple):
             elif any(needs(output_logits)):
                 library = backends.REFERENCE  # only the reference has this gradient
         dtype = checks.compute_dtype(output_logits, state)
-        accuracy, spread = rows.scalars(
-            library, rows.MESSAGE, alpha, state, dtype, dims=len(lead), scale=self.scale(state)
-        )
+        accuracy, spread = rows.scalars(library, rows.MESSAGE, alpha, state, dtype, dims=len(lead), scale=scale)
         seed = noise_seed(
             state, seed, generator, ("noise", noise, state.shape), *choice_noises(choose, draw_noise, lead)
         )
@@ -214,7 +210,7 @@ class Family(NamedTuple):
         score_clip: PerRow | None = None,
     ) -> Tensor:
         """A step of a solver, by a rule or by coefficients."""
-        output, lead = self.output(state, output_logits, class_mask), self.lead(state)
+        output, (lead, scale) = self.output(state, output_logits, class_mask), self.sizes(state)
         choose = steps.taken(choose, rule, coefficients)
         sent = self.sent(choose, known, known_mask, draw_noise, state, lead)
         check_solver_step(
@@ -244,9 +240,7 @@ class Family(NamedTuple):
         library, dims = backends.library(backend, state.device), len(lead)
         dtype = checks.compute_dtype(output_logits, state, previous, unconditional, score)
         times = t, t_next, t_previous
-        solver = steps.step_scalars(
-            coefficients, rule, schedule, times, previous, state, dtype, dims, self.scale(state)
-        )
+        solver = steps.step_scalars(coefficients, rule, schedule, times, previous, state, dtype, dims, scale)
         seed = step_seed(state, solver.std, seed, generator, noise, *choice_noises(choose, draw_noise, lead))
         return getattr(library, self.name).step(
             output,

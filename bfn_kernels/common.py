@@ -11,6 +11,7 @@ OPERATORS = [
         "row_scalars(Tensor value, Tensor? precision, int wanted, int schedule, float parameter, int num_classes, "
         "int n_steps, float scale, float t_min, int[] shape, bool wide) -> Tensor[]",
         fake=rows.fake_scalars,
+        plain=True,
     ),
     Operator(
         "scaled_gradient(Tensor saved, Tensor grad, Tensor? scale, ScalarType dtype) -> Tensor",

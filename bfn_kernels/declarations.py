@@ -57,6 +57,8 @@ class Operator:
         composed: True if no library has a kernel for it. A function with the operator's name in the family's
             `composed.py` computes it on every device, from other operators and torch's. This function takes the library
             first, then the arguments.
+        plain: True if its callers pass no tensor that has a gradient, a tangent or lanes of vmap, so that callers get
+            torch's operator itself.
     """
 
     schema: str
@@ -69,6 +71,7 @@ class Operator:
     other_outputs: str = ""
     library: str = ""
     composed: bool = False
+    plain: bool = False
 
     @property
     def name(self) -> str:

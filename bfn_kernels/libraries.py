@@ -70,7 +70,7 @@ class Library:
             if why := self.refuse(compiled):
                 self.refused.append(why)
                 return _refusing(why)
-        if operator.writes:
+        if operator.writes or operator.plain:
             torch.library.register_fake(overload.name(), operator.fake)
             return below_python(overload)
         call = differentiable(self, overload, operator)

@@ -240,7 +240,8 @@ def _tensor_of(seed: int, device: torch.device) -> Tensor:
     if torch.compiler.is_compiling():
         # compiled code computes in int64, where `_signed` would overflow; the halves of the seed do not overflow
         return _join_seed(seed % 2**32, seed // 2**32 % 2**32, device)
-    return torch.scalar_tensor(_signed(seed), dtype=torch.int64, device=device)
+    signed = seed if -(2**63) <= seed < 2**63 else _signed(seed)
+    return torch.scalar_tensor(signed, dtype=torch.int64, device=device)
 
 
 @torch.library.custom_op(f"{__package__}::join_seed", mutates_args=())
@@ -289,11 +290,13 @@ def as_seed(
         # merges calls of an operator that have the same arguments. With `like` as the argument, several ops would get
         # one seed. The compiler never merges calls of torch.empty, so here each call has an argument of its own.
         return _draw_seed_op(torch.empty(0, device=like.device))
+    if type(seed) is int:
+        return _tensor_of(seed, like.device)
     seed = _int_or_tensor(name, seed)
-    if isinstance(seed, Tensor):
-        if seed.dtype != torch.int64 or seed.numel() != 1:
-            raise ValueError(f"{name} must hold one int64, got {seed.dtype} of shape {tuple(seed.shape)}")
-        if seed.device != like.device:
-            raise ValueError(f"{name} must be on {like.device}, got {seed.device}")
-        return seed.reshape(())
-    return _tensor_of(seed, like.device)
+    if not isinstance(seed, Tensor):
+        return _tensor_of(seed, like.device)
+    if seed.dtype != torch.int64 or seed.numel() != 1:
+        raise ValueError(f"{name} must hold one int64, got {seed.dtype} of shape {tuple(seed.shape)}")
+    if seed.device != like.device:
+        raise ValueError(f"{name} must be on {like.device}, got {seed.device}")
+    return seed.reshape(())

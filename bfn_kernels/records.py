@@ -38,11 +38,11 @@ class Draws(NamedTuple):
     """The normals of an expectation: the nodes and weights of a quadrature, or `n_samples` draws from a seed or from
     explicit noise `[n_samples, ...]`."""
 
-    nodes: Sequence[float] | None
-    node_weights: Sequence[float] | None
-    n_samples: int
-    seed: Tensor | None
-    noise: Tensor | None
+    nodes: Sequence[float] | None = None
+    node_weights: Sequence[float] | None = None
+    n_samples: int = 0
+    seed: Tensor | None = None
+    noise: Tensor | None = None
 
     def each(self, like: Tensor, normal: Callable[..., Tensor]) -> Iterator[tuple[Tensor, float]]:
         """Yields the normals and the weight of each node or draw. A node is a scalar; a draw has the shape of
@@ -56,7 +56,7 @@ class Draws(NamedTuple):
                 yield self.noise[draw].to(like.dtype), 1 / self.n_samples
 
 
-NO_DRAWS = Draws(None, None, 0, None, None)  # for a loss without an expectation
+NO_DRAWS = Draws()  # for a loss without an expectation
 
 
 class Solver(NamedTuple):
@@ -70,7 +70,7 @@ class Solver(NamedTuple):
 
     keep: Tensor | None
     take: Tensor
-    std: Tensor | None
+    std: Tensor | None = None
     previous: Tensor | None = None
     extrapolation: Tensor | None = None
 
@@ -161,8 +161,8 @@ class Network(NamedTuple):
     """
 
     pred_mean: Tensor
-    pred_log_std: Tensor | None
-    mixture_logits: Tensor | None
+    pred_log_std: Tensor | None = None
+    mixture_logits: Tensor | None = None
     mean: Tensor | None = None
     mean_scale: Tensor | None = None
     noise_scale: Tensor | None = None
@@ -214,6 +214,16 @@ class Circle(NamedTuple):
     log_factor: float = 0.0
 
 
+class BinCost(NamedTuple):
+    """The loss of discretised data: L∞ with a weight, L_n with an alpha, else −ln p of the bin of x. weight and alpha
+    are row scalars. direct: whether the network's predictions are the mean and std of the output distribution."""
+
+    weight: Tensor | None = None
+    alpha: Tensor | None = None
+    direct: bool = False
+    n_steps: int = 0
+
+
 class LinearHead(NamedTuple):
     """The head of a network of many classes. Its logits are hidden·Wᵀ + bias + flow_scale·y.
 
@@ -231,13 +241,13 @@ class FlowLogits(NamedTuple):
     """What determines y of a `LinearHead` in a loss: the row scalars β and √(Kβ), and the seed or the explicit noise of
     the flow."""
 
-    beta: Tensor | None
-    spread: Tensor | None
-    flow_seed: Tensor | None
-    flow_noise: Tensor | None
+    beta: Tensor | None = None
+    spread: Tensor | None = None
+    flow_seed: Tensor | None = None
+    flow_noise: Tensor | None = None
 
 
-NO_FLOW = FlowLogits(None, None, None, None)  # for a head without flow_scale
+NO_FLOW = FlowLogits()  # for a head without flow_scale
 
 
 class TileMessages(NamedTuple):
@@ -262,8 +272,8 @@ class HeadBefore(NamedTuple):
     """The flow_scale and the state of the step before. With the hidden states of the step before, `Solver.previous`,
     they give the logits of that step."""
 
-    previous_scale: Tensor | None
-    previous_state: Tensor | None
+    previous_scale: Tensor | None = None
+    previous_state: Tensor | None = None
 
 
 _TYPES: dict[Any, str] = {

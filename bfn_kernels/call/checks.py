@@ -50,8 +50,7 @@ def wide_device(device: torch.device) -> torch.device:
 def _tensor(name: str, value: object, allowed: Sequence[torch.dtype]) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
-    if value.layout != torch.strided or value.is_nested:  # not `dense`, since each function call takes time
-        dense(name, value)
+    dense(name, value)
     if value.dtype not in allowed:
         raise TypeError(f"{name} must be one of {[str(d).removeprefix('torch.') for d in allowed]}, got {value.dtype}")
 
@@ -69,9 +68,10 @@ def dense(name: str, value: Tensor) -> None:
 
 def data(name: str, x: Tensor, allowed: Sequence[torch.dtype] = FLOATS) -> None:
     """Raises an error unless x is data `[B, ...]` of an allowed type, floating-point by default."""
+    if isinstance(x, Tensor) and x.dtype in allowed and x.layout == torch.strided and x.dim() and not x.is_nested:
+        return  # each function call takes time, also the one below
     _tensor(name, x, allowed)
-    if x.dim() == 0:
-        raise ValueError(f"{name} must have a batch dimension, got a scalar")
+    raise ValueError(f"{name} must have a batch dimension, got a scalar")
 
 
 def classes(name: str, x: Tensor, booleans: bool = False) -> Tensor:
@@ -115,9 +115,11 @@ def valid_classes(name: str, x: Tensor, num_classes: int, mask: Tensor | None = 
 
 def logits(name: str, z: Tensor) -> None:
     """Raises an error unless z has floating-point numbers per class `[B, ..., K]`, K at least 2."""
+    plain = isinstance(z, Tensor) and z.dtype in FLOATS and z.layout == torch.strided and not z.is_nested
+    if plain and z.dim() > 1 and z.shape[-1] > 1:
+        return
     data(name, z)
-    if z.dim() < 2 or z.shape[-1] < 2:
-        raise ValueError(f"{name} must have shape [B, ..., K] with K of at least 2, got {tuple(z.shape)}")
+    raise ValueError(f"{name} must have shape [B, ..., K] with K of at least 2, got {tuple(z.shape)}")
 
 
 def weight(name: str, w: Tensor) -> None:

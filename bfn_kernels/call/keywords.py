@@ -11,7 +11,7 @@ from bfn_kernels import noise as random
 from bfn_kernels.call import checks, rows
 from bfn_kernels.call.rows import PerRow
 from bfn_kernels.libraries import Library
-from bfn_kernels.records import NO_DRAWS, Bins, Draws, LossTarget, Network
+from bfn_kernels.records import NO_DRAWS, BinCost, Bins, Draws, LossTarget, Network
 from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
 
 MAX_NODES = 128
@@ -84,14 +84,13 @@ def bin_loss(
 ) -> Tensor:
     """−ln p of the bin that x lies in. normal: the mean, the std and the mixture logits of the output distribution."""
     bins = Bins(num_bins, clip, *STD_RANGE, LOG_STD_MAX)
-    return library.discretised.loss(
-        x, Network(*normal), weight=None, alpha=None, direct=True, n_steps=0, draws=NO_DRAWS, bins=bins, target=target
-    )
+    return library.discretised.loss(x, Network(*normal), BinCost(direct=True), NO_DRAWS, bins, target)
 
 
 def loss_target(x: Tensor, mask: Tensor | None, reduction: str, shape: Sequence[int] | None = None) -> LossTarget:
     """Checks the keywords of a loss of x. shape: the shape of the variables, by default the shape of x."""
-    mask = checks.mask("mask", mask, "x", x, x.shape if shape is None else shape)
+    if mask is not None:
+        mask = checks.mask("mask", mask, "x", x, x.shape if shape is None else shape)
     return LossTarget(mask, checks.choice("reduction", reduction, checks.REDUCTIONS))
 
 
@@ -246,7 +245,8 @@ def prediction_scalars(
     """mean_scale and noise_scale, both None if the network predicts the data itself, then the wanted row scalars."""
     t_min, schedule = checked_limits(limits).t_min, continuous_schedule(sigma_1, schedule)
     if parametrisation == "data":
-        return None, None, *rows.scalars(library, wanted, t, x, dtype, schedule, **numbers)
+        mean_scale = noise_scale = None
+        return mean_scale, noise_scale, *rows.scalars(library, wanted, t, x, dtype, schedule, **numbers)
     return rows.scalars(library, (*rows.FLOW, *wanted), t, x, dtype, schedule, t_min=t_min, **numbers)
 
 

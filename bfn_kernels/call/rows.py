@@ -20,6 +20,7 @@ from torch.overrides import has_torch_function
 from bfn_kernels.call import checks
 from bfn_kernels.libraries import Library
 from bfn_kernels.schedules import ExponentialVariance, LogarithmicAccuracy, QuadraticAccuracy
+from bfn_kernels.torch_private import below_autograd, forward_ad, transformed
 
 PerRow = float | Tensor  # times, accuracies or precisions: one number for all rows, or a number for each row
 
@@ -91,26 +92,26 @@ UPDATE = "keep", "take", "update_std"
 MESSAGE = "accuracy", "spread"
 
 
-def _parameter(name: str, value: float | Tensor) -> float:
-    """σ₁ or β₁ of a schedule as a float."""
-    if type(value) is not float:
-        checks.no_derivative(name, value)
-    return float(value)
-
-
-# For each built-in schedule, the numbers that the operator takes: its kind, σ₁ or β₁, and K. The type must be exactly
+# For each built-in schedule, its kind as the operator takes it, and the name of its parameter. The type must be exactly
 # one of these, since a subclass may override methods.
-SCHEDULES: dict[type, Callable[[Any], tuple[int, float, int]]] = {
-    type(None): lambda schedule: (0, 0.0, 0),
-    ExponentialVariance: lambda schedule: (1, _parameter("sigma_1", schedule.sigma_1), 0),
-    QuadraticAccuracy: lambda schedule: (2, _parameter("beta_1", schedule.beta_1), 0),
-    LogarithmicAccuracy: lambda schedule: (3, _parameter("beta_1", schedule.beta_1), schedule.num_classes),
-}
+SCHEDULES = {ExponentialVariance: (1, "sigma_1"), QuadraticAccuracy: (2, "beta_1"), LogarithmicAccuracy: (3, "beta_1")}
+NO_SCHEDULE = 0, 0.0, 0
 
 
 @functools.cache
 def _bits(names: Sequence[str]) -> int:
     return sum(BITS[name] for name in names)
+
+
+def _numbers_of(schedule: Any) -> tuple[int, float, int] | None:
+    """The kind of a built-in schedule, σ₁ or β₁, and K. None for another schedule."""
+    kind, name = SCHEDULES.get(type(schedule), (0, ""))
+    if kind == 0:
+        return None
+    parameter = getattr(schedule, name)
+    if type(parameter) is not float:
+        checks.no_derivative(name, parameter)
+    return kind, float(parameter), getattr(schedule, "num_classes", 0)
 
 
 def scalars(
@@ -140,15 +141,18 @@ def scalars(
         value = checks.once(name, value, shape)
     if isinstance(precision, Tensor):
         precision = checks.once("precision", precision, shape)
-    numbers_of = SCHEDULES.get(type(schedule))
-    numbers = None if numbers_of is None else numbers_of(schedule)
+    numbers = NO_SCHEDULE if schedule is None else _numbers_of(schedule)
     if wanted and library.common is not None and numbers is not None and not torch.compiler.is_compiling():
-        values = _operator_input(value, data, high)
+        if type(value) is float and 0 <= value <= high:  # a number as below, without a call of a function
+            values = torch.scalar_tensor(value, dtype=torch.float64, device=data.device)
+        else:
+            values = _operator_input(value, data, high)
         precisions = None if precision is None else _operator_input(precision, data)
         if values is not None and (precision is None or precisions is not None):
             # a tuple and a bool, since torch's conversion of a torch.Size and of a dtype takes as long as the kernel
             rest = n_steps, scale, t_min, tuple(shape), dtype == torch.float64
-            return library.common.row_scalars(values, precisions, _bits(tuple(wanted)), *numbers, *rest)
+            with below_autograd():
+                return library.common.row_scalars(values, precisions, _bits(tuple(wanted)), *numbers, *rest)
     wide = checks.rows(name, value, shape, data, 0, high)
     if "alpha" in wanted:
         checks.steps(name, wide, n_steps)
@@ -171,7 +175,8 @@ def _operator_input(value: float | Tensor, data: Tensor, high: float = math.inf)
         value = value.float()
     if value.dtype not in checks.ROW_TYPES or value.device != data.device:
         return None
-    return None if value.requires_grad and torch.is_grad_enabled() else value
+    needs_autograd = value.requires_grad and torch.is_grad_enabled()
+    return None if needs_autograd or transformed() or getattr(forward_ad, "_current_level", 0) >= 0 else value
 
 
 def type_of(wide: bool) -> torch.dtype:

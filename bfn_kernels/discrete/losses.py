@@ -180,5 +180,5 @@ def _loss(
     """L∞ or, without a weight, the reconstruction loss. For short rows, the CPU kernels compute the gradient in the
     forward pass, while the row is in the cache."""
     in_forward = logits.shape[-1] <= SHORT_ROW and logits.is_cpu and library is backends.LIBRARIES.get(NATIVE)
-    output = ClassLogits(logits, checks.class_mask(class_mask, logits))
+    output = ClassLogits(logits, class_mask if class_mask is None else checks.class_mask(class_mask, logits))
     return library.discrete.loss(x, output, weight, target, in_forward)

@@ -10,7 +10,7 @@ from bfn_kernels.call import checks, keywords
 from bfn_kernels.call.keywords import PUBLISHED, Limits, prediction_scalars
 from bfn_kernels.call.rows import PerRow
 from bfn_kernels.discretised.distribution import check_output
-from bfn_kernels.records import NO_DRAWS, LossTarget, Network
+from bfn_kernels.records import NO_DRAWS, BinCost, LossTarget, Network
 from bfn_kernels.schedules import ContinuousSchedule
 
 # L_n is n times the logarithm of a sum that tends to 1, so its rounding errors grow with n. In units of 1 + the loss of
@@ -79,9 +79,7 @@ def continuous_time_loss(
         library, parametrisation, t, x, dtype, sigma_1, schedule, limits, ("rate",), scale=0.5
     )
     network = Network(*output, mean, mean_scale, noise_scale)
-    return library.discretised.loss(
-        x, network, weight=weight, alpha=None, direct=False, n_steps=0, draws=NO_DRAWS, bins=bins, target=target
-    )
+    return library.discretised.loss(x, network, BinCost(weight), NO_DRAWS, bins, target)
 
 
 def discrete_time_loss(
@@ -182,9 +180,7 @@ def discrete_time_loss(
     draws = keywords.expectation(x, quadrature, n_samples, seed, generator, noise)
     pred_mean, pred_log_std, mixture_logits = output
     network = Network(pred_mean, pred_log_std, mixture_logits, mean, mean_scale, noise_scale)
-    loss = library.discretised.loss(
-        x, network, weight=None, alpha=alpha, direct=False, n_steps=n_steps, draws=draws, bins=bins, target=target
-    )
+    loss = library.discretised.loss(x, network, BinCost(alpha=alpha, n_steps=n_steps), draws, bins, target)
     return loss.to(result)
 
 
@@ -240,9 +236,7 @@ def reconstruction_loss(
     mean, library, dtype, target = _check_loss(x, output, mean, parametrisation, mask, reduction, backend)
     scales = prediction_scalars(library, parametrisation, 1.0, x, dtype, sigma_1, schedule, limits)
     network = Network(*output, mean, *scales)
-    return library.discretised.loss(
-        x, network, weight=None, alpha=None, direct=False, n_steps=0, draws=NO_DRAWS, bins=bins, target=target
-    )
+    return library.discretised.loss(x, network, BinCost(), NO_DRAWS, bins, target)
 
 
 def _in_float64(n_steps: int, x: Tensor, *others: Tensor | None) -> list[Any]:

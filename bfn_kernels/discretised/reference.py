@@ -15,7 +15,19 @@ from bfn_kernels.call.checks import compute_dtype
 from bfn_kernels.call.ranges import nonnegative, values
 from bfn_kernels.call.reduction import hide, reduce
 from bfn_kernels.discretised.bins import bin_index, centre, log_bin_prob, mean_of_bins
-from bfn_kernels.records import MEAN, SAMPLE, Bins, Draws, LossTarget, Network, Noise, OutputLimits, Sent, Solver
+from bfn_kernels.records import (
+    MEAN,
+    SAMPLE,
+    BinCost,
+    Bins,
+    Draws,
+    LossTarget,
+    Network,
+    Noise,
+    OutputLimits,
+    Sent,
+    Solver,
+)
 from bfn_kernels.steps import clamped, mean_step
 
 MODE_PROBABILITIES = 1 << 18  # about how many probabilities are computed at a time, to bound the memory
@@ -79,7 +91,7 @@ def output_distribution(dtype: torch.dtype, network: Network, bins: Bins) -> Nor
     output = Normal.of(dtype, pred_mean, pred_log_std, network.mixture_logits)
     limits = OutputLimits(*bins[2:])
     if network.mean_scale is None:
-        return output._replace(std=output_std(output.std, None, None, limits))
+        return output._replace(std=output_std(output.std, mean_scale=None, noise_scale=None, limits=limits))
     mean_scale, noise_scale = map(output.for_components, (network.mean_scale, network.noise_scale))
     started = mean_scale != 0  # mean_scale is 1/γ ≥ 1 where t ≥ t_min, else 0
     mean, noise_pred = hide(started, output.for_components(network.mean.to(dtype)), output.mean)
@@ -191,10 +203,7 @@ def mode(mean: Tensor, std: Tensor, mixture_logits: Tensor | None, num_bins: int
 def loss(
     x: Tensor,
     network: Network,
-    weight: Tensor | None,
-    alpha: Tensor | None,
-    direct: bool,
-    n_steps: int,
+    cost: BinCost,
     draws: Draws,
     bins: Bins,
     target: LossTarget,
@@ -205,6 +214,7 @@ def loss(
     x and the mean: `[B, ...]`. The predictions: `[B, ...]`, or `[B, ..., M]` like mixture_logits. direct: whether the
     predictions are the mean and std of the output distribution.
     """
+    weight, alpha, direct, n_steps = cost
     x, normal = inputs_of_loss(x, network, direct, bins, target.mask)
     if alpha is not None:
         return reduce(n_steps * discrete_time_loss(x, normal, alpha, draws, bins), *target)

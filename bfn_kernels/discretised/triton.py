@@ -33,7 +33,7 @@ from bfn_kernels.discretised.triton_bins import (
 from bfn_kernels.discretised.triton_bins import mode as likeliest_bin
 from bfn_kernels.discretised.triton_expected import expected_value as bins_mean
 from bfn_kernels.discretised.triton_nstep import nstep_loss
-from bfn_kernels.records import Bins, Draws, LossTarget, Network, Noise, OutputLimits, Sent, Solver
+from bfn_kernels.records import BinCost, Bins, Draws, LossTarget, Network, Noise, OutputLimits, Sent, Solver
 from bfn_kernels.triton_ops.classes import Sizes
 from bfn_kernels.triton_ops.elementary import clamp
 from bfn_kernels.triton_ops.noise import OUTPUT, noise_of
@@ -96,8 +96,19 @@ def output_std(
     out, dtype = torch.empty_like(pred_log_std), compute_dtype(pred_log_std)
     results, output = Results(out), (pred_log_std, pred_log_std, None)
     saved, views = _gradients(out.shape, output, dtype, (False, need, False))
-    network = network_views(out.shape, Network(None, pred_log_std, None, None, mean_scale, noise_scale))
-    C = Constants(KERNEL_TYPES[dtype], None, None, 0, kind_of(mean_scale), *limits)
+    network = network_views(
+        out.shape, Network(pred_mean=None, pred_log_std=pred_log_std, mean_scale=mean_scale, noise_scale=noise_scale)
+    )
+    C = Constants(
+        KERNEL_TYPES[dtype],
+        K=None,
+        CLIP=None,
+        M=0,
+        KIND=kind_of(mean_scale),
+        STD_MIN=limits.std_min,
+        STD_MAX=limits.std_max,
+        LOG_STD_MAX=limits.log_std_max,
+    )
     arguments = *results.views, views[1], network
     _launch(_output_std, *arguments, count=out.numel(), C=C, warps=WARPS, registers=None)
     return results.finish(), saved[1]
@@ -126,7 +137,7 @@ def expected_value(
 def _normals(shape: torch.Size, mean: Tensor, std: Tensor, mixture_logits: Tensor | None) -> Network:
     """The views of normals whose mean and std are arguments of the op, not predictions. The field pred_log_std has the
     std."""
-    return network_views(shape, Network(mean, std, mixture_logits, None, None, None))
+    return network_views(shape, Network(mean, std, mixture_logits))
 
 
 @triton.jit
@@ -205,8 +216,9 @@ def _update(network, solver, sent, component_noise, noise, out, predicted, count
 
 
 def loss(
-    x: Tensor, network: Network, weight, alpha, direct, n_steps, draws: Draws, bins: Bins, target: LossTarget, *need
+    x: Tensor, network: Network, cost: BinCost, draws: Draws, bins: Bins, target: LossTarget, *need: bool
 ) -> tuple[Tensor, ...]:
+    weight, alpha, direct, n_steps = cost
     dtype, M = compute_dtype(x, *network[:4]), components_of(network.mixture_logits)
     one_by_one = alpha is not None
     saved, written = _gradients(x.shape, network[:3], dtype, need, one_by_one=one_by_one)

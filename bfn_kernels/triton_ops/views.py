@@ -171,7 +171,7 @@ def draws_with_tables(draws: Draws, like: Tensor, make_view: Callable[..., View]
     normals = draws.noise if draws.noise is None else draws.noise.contiguous()
     noise = make_view(normals, like.shape if normals is None else normals.shape)
     if draws.n_samples:
-        return Draws(None, None, draws.n_samples, draws.seed, noise)
+        return Draws(n_samples=draws.n_samples, seed=draws.seed, noise=noise)
     tables: Any = table((*draws.nodes, *draws.node_weights), compute_dtype(like), like.device).chunk(2)
     return Draws(tables[0], tables[1], len(draws.nodes), draws.seed, noise)
 

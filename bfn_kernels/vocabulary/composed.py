@@ -22,7 +22,17 @@ from bfn_kernels.vocabulary.reference import Cost
 from bfn_kernels.vocabulary.shards import Shard
 from bfn_kernels.vocabulary.sums import Row, Sums
 from bfn_kernels.vocabulary.tile_functions import Messages, kernel_of, p_minus_grown, tile_function
-from bfn_kernels.vocabulary.tiles import FUSED_WIDTH, HALF, Grid, Logits, OnlineSoftmax, Products, Tokens, for_products
+from bfn_kernels.vocabulary.tiles import (
+    FUSED_WIDTH,
+    HALF,
+    NO_SOFTMAX,
+    Grid,
+    Logits,
+    OnlineSoftmax,
+    Products,
+    Tokens,
+    for_products,
+)
 
 Tensors = tuple[Tensor, ...]
 # Replaces a tile of logits, in place, by the gradient of the loss with respect to these logits. The slices are the
@@ -123,7 +133,7 @@ class LossLogits(Logits):
 
     def y(self, chunk: Any, classes: slice) -> Tensor:
         y = self.flow_grid.tile(chunk, classes)
-        self.flow_tile(chunk, classes, False, y, None, None, None)
+        self.flow_tile(chunk, classes, False, y, *NO_SOFTMAX)
         return y
 
     def messages(self, cost: Cost) -> Messages:

@@ -16,7 +16,7 @@ from bfn_kernels.records import MEAN, MODE, HeadBefore, LinearHead, Noise, Sent,
 from bfn_kernels.vocabulary.shards import Shard
 from bfn_kernels.vocabulary.sums import LEAST, Sums
 from bfn_kernels.vocabulary.tile_functions import tile_function
-from bfn_kernels.vocabulary.tiles import Grid, Logits, OnlineSoftmax
+from bfn_kernels.vocabulary.tiles import NO_SOFTMAX, Grid, Logits, OnlineSoftmax
 
 
 def mode(library: Any, head: LinearHead, state: Tensor | None, shard: Shard) -> Tensor:
@@ -77,7 +77,7 @@ def step(
             messages = *of_tokens, noise.seed, first, shard.num_classes  # the fields of TileMessages
             eps = explicit if explicit is None else explicit[chunk, first:last]
             tiles = z[chunk, classes], z_out[chunk, classes], numbers
-            exponentials = (None, None, None) if softmax is None else softmax.numbers_of(chunk)
+            exponentials = NO_SOFTMAX if softmax is None else softmax.numbers_of(chunk)
             step_tile(*messages, factor, eps, p is not None, False, *tiles, *exponentials)
             if softmax is not None:
                 softmax.rescaled(chunk).addmm_(numbers, vectors)  # step_tile wrote exp(z' − top) to numbers

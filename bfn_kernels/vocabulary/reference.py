@@ -80,7 +80,7 @@ def loss(x: Tensor, head: LinearHead, flow: FlowLogits, cost: Cost, to: LossTarg
     z = ClassLogits(logits(head, y, to.mask))
     if cost.alpha is None:
         return discrete.loss(x, z, cost.rate, to, False)
-    draws = Draws(None, None, cost.n_samples, cost.seed, cost.noise)
+    draws = Draws(n_samples=cost.n_samples, seed=cost.seed, noise=cost.noise)
     return discrete.discrete_time_loss(x, z, cost.alpha, cost.n_steps, JOINT, draws, to)
 
 

@@ -23,7 +23,7 @@ from bfn_kernels.schedules import DiscreteSchedule
 from bfn_kernels.solvers import Coefficients
 from bfn_kernels.vocabulary.shards import Processes, ProcessGroup, shard_of
 
-FIRST = HeadBefore(None, None)  # for a step that does not use the previous step
+FIRST = HeadBefore()  # for a step that does not use the previous step
 
 
 def update_sample(
@@ -184,8 +184,9 @@ def solver_step(
     schedule = steps.step_schedule(coefficients, beta_1, schedule)
     sent, before = Sent(choice, known, known_mask, draw_noise), HeadBefore(previous_scale, previous_state)
     head, processes = LinearHead(hidden, weight, bias, flow_scale), (process_group, num_classes)
-    times, inputs = (t, t_next, t_previous), {"t": t, "t_next": t_next, "t_previous": t_previous, "noise": noise}
-    inputs |= {"coefficients": coefficients, "seed": seed}
+    times = t, t_next, t_previous
+    inputs: dict[str, Any] = {"t": t, "t_next": t_next, "t_previous": t_previous, "coefficients": coefficients}
+    inputs |= {"seed": seed, "noise": noise}
     step = _Step(state, head, embedding, sent, processes, backend, out, previous, before, **inputs)
     dims, scale = len(step.lead), step.shard.num_classes
     solver = steps.step_scalars(coefficients, rule, schedule, times, previous, state, step.dtype, dims, scale)

@@ -141,7 +141,9 @@ class Messages:
 
     def flow_tile(self, chunk: slice, classes: slice, again: bool, out: Tensor, *softmax: Tensor | None) -> None:
         noise = None if self.noise is None else self.explicit(chunk, classes, self.noise)
-        self.step_tile(*self.of_tile(chunk, classes), None, noise, False, again, None, None, out, *softmax)
+        keep = state = state_out = None  # a flow starts from no state
+        messages = self.of_tile(chunk, classes)
+        self.step_tile(*messages, keep, noise, False, again, state, state_out, out, *softmax)
 
     def draws_tile(self, chunk: slice, classes: slice, sums: Tensor, logits: Tensor) -> None:
         is_x = self.is_x(chunk, classes)

@@ -128,6 +128,9 @@ def for_products(grid: Grid, like: Tensor, shape: Sequence[int], dtype: torch.dt
     return (like.new_empty if grid.tokens else like.new_zeros)(shape, dtype=dtype)
 
 
+NO_SOFTMAX = (None,) * 3  # for a tile function: the tile's numbers stay as they are
+
+
 class OnlineSoftmax:
     """The mean of vectors under the softmax of each token's numbers, computed tile by tile.
 

@@ -38,3 +38,5 @@ def public_functions(family: str) -> list[str]:
 
 
 OPS = [op for family in FAMILIES for op in public_functions(family)]
+# The arguments that functions write their results into.
+OUTPUTS = tuple(dict.fromkeys(name for op in OPS for name in parameters(op) if name == "out" or name.endswith("_out")))

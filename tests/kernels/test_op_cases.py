@@ -3,8 +3,7 @@
 import torch
 
 from bfn_kernels import backends
-from bfn_kernels.call.outputs import OUTPUTS
-from tests.kernels.declared import OPS, annotations, parameters
+from tests.kernels.declared import OPS, OUTPUTS, annotations, parameters
 from tests.kernels.op_cases import CASES
 from tests.kernels.support import FIRST
 from tests.kernels.vocabulary_cases import LARGE, MODES, STEPS

@@ -12,7 +12,7 @@ from bfn_kernels import binary, continuous, discrete, discretised
 from bfn_kernels.solvers import Coefficients
 from tests.kernels import vocabulary_cases
 from tests.kernels.case import Case
-from tests.kernels.declared import parameters, public
+from tests.kernels.declared import OUTPUTS, parameters, public
 from tests.kernels.op_cases import CASES
 from tests.kernels.support import COMPILER, INTERPRETED, NATIVE, ON_CPU, SHARED, error
 
@@ -209,7 +209,6 @@ def test_theta_has_memory_of_its_own(step, theta_of, backend):
     assert torch.equal(state, M) and torch.equal(x, X) and (memory == 0).all()
 
 
-OUTPUTS = ("out", "theta_out", "predicted_out", "concentration_out", "log_out")
 WRITING = [case for case in CASES + vocabulary_cases.STEPS if not case.long and {*OUTPUTS} & {*parameters(case.op)}]
 
 

@@ -6,9 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bfn_kernels.call.outputs import OUTPUTS
 from tests.kernels.case import ROWS, covering
-from tests.kernels.declared import parameters, public
+from tests.kernels.declared import OUTPUTS, parameters, public
 from tests.kernels.op_cases import CASES
 from tests.kernels.vocabulary_cases import LARGE, MODES, STEPS
 

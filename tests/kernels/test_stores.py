@@ -8,9 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bfn_kernels.call.outputs import OUTPUTS
 from tests.kernels.case import Case, covering
-from tests.kernels.declared import parameters
+from tests.kernels.declared import OUTPUTS, parameters
 from tests.kernels.op_cases import CASES
 from tests.kernels.support import DTYPES, FIRST, INTERPRETED, NATIVE, PTX, pairs
 from tests.ptx.case_checks import check_rounding
