@@ -21,7 +21,7 @@ from bfn.data import Data
 from bfn.data.download import DOWNLOADS, TRAINED_BY, download, downloadable
 from bfn.data.files import MissingFile, folder_of
 from bfn.model import BFN, check_sampling
-from bfn.networks.official import convert, convert_back
+from bfn.official import convert, convert_back
 from bfn.results import plots, tables
 from bfn.results.evaluate import Bound, evaluate
 from bfn.sample import fast, settings_of

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bfn import figures
 from bfn.configs import Config, ConfigError
 from bfn.data.files import Package, damage, find_file
 from bfn.data.published import SPLIT_SEED
@@ -73,14 +74,12 @@ class Angles:
 
     def draw(self, samples: Tensor, path: Path) -> Path:
         """Ramachandran's picture: ψ against φ, of samples and of held-out data."""
-        from bfn.results.plots import plt, write
-
-        figure, axes = plt.subplots(1, 2, figsize=(10, 5.2), layout="constrained", sharey=True)
+        figure, axes = figures.panels((10, 5.2), 1, 2, sharey=True)
         for place, windows, title in zip(axes, (samples, self.held_out), ("Samples", "Held-out data"), strict=True):
             place.plot(*windows[: len(self.held_out)].reshape(-1, 2).rad2deg().T.numpy(), ".", markersize=2)
             place.set(title=title, xlabel="φ", xlim=(-180, 180), ylim=(-180, 180), aspect="equal")
         axes[0].set_ylabel("ψ")
-        return write(figure, path)
+        return figures.write(figure, path)
 
 
 def angles(config: Config) -> Data:

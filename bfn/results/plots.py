@@ -2,25 +2,17 @@
 
 import math
 import textwrap
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import cache
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import torch
-from matplotlib import font_manager
 from matplotlib.animation import PillowWriter
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor
 
+from bfn import figures
 from bfn.configs import SampleConfig
 from bfn.data import Data
 from bfn.data.splits import readable
@@ -31,36 +23,7 @@ from bfn.training.checkpoint import write_atomically
 from bfn.training.seeds import derive
 from bfn_kernels import discrete, nn
 
-DPI = 150
-FRAME = "#d4e1f2"  # no shade of grey, so that no frame looks like a pixel
 MOST_CLASSES, WIDEST = 27, 12  # the most classes in a picture of probabilities, and the most letters of a symbol
-
-
-def write(figure: Figure, path: Path) -> Path:
-    write_atomically(path, lambda file: figure.savefig(file, dpi=DPI, bbox_inches="tight", facecolor="white"))
-    plt.close(figure)
-    return path
-
-
-@contextmanager
-def chart(path: Path, size: tuple[float, float], **labels: Any) -> Iterator[Axes]:
-    """Axes for curves. The picture is written at the end of the `with`. labels: arguments of Axes.set."""
-    figure, axes = plt.subplots(figsize=size, layout="constrained")
-    try:
-        yield axes
-        axes.set(**labels)
-        axes.grid(alpha=0.3)
-        axes.legend()
-        write(figure, path)
-    finally:
-        plt.close(figure)
-
-
-def at_numbers(axes: Axes, numbers: Sequence[int]) -> None:
-    """Gives the x axis a logarithmic scale with ticks only at these numbers."""
-    axes.set_xscale("log")
-    axes.set_xticks(numbers, map(str, numbers))
-    axes.minorticks_off()
 
 
 def to_grey(images: Tensor, num_classes: int) -> Tensor:
@@ -73,35 +36,6 @@ def to_text(classes: Tensor, symbols: Sequence[str | bytes]) -> list[str]:
     return [readable(symbols[c] for c in row) for row in classes.tolist()]
 
 
-@cache
-def letters() -> set[int]:
-    """The code points that the font of pictures has."""
-    path = font_manager.findfont(font_manager.FontProperties(family="monospace"))
-    return set(font_manager.get_font(path).get_charmap())
-
-
-def drawable(text: str) -> str:
-    """The text, in which � stands for each letter that the font of pictures does not have."""
-    return "".join(letter if ord(letter) in letters() or letter in "\n\t" else "�" for letter in text)
-
-
-def draw_images(axes: Axes, images: Tensor, columns: int) -> None:
-    """Draws images [N, H, W] or [N, W], or [N, H, W, 3] in colour, with values in [0, 1], as tiles. Grey images have
-    thin frames, since their background is as white as the page. Colour images have white gaps."""
-    images = images[:, None] if images.dim() == 2 else images  # data in one dimension: each example is a line
-    rows = -(-len(images) // columns)
-    _, height, width, *colours = images.shape
-    white, frame = (1.0, 1.0) if colours else (0.0, torch.nan)
-    canvas = torch.full((rows * (height + 1) + 1, columns * (width + 1) + 1, *colours), white)
-    for index, image in enumerate(images):
-        top, left = 1 + index // columns * (height + 1), 1 + index % columns * (width + 1)
-        canvas[top - 1 : top + height + 1, left - 1 : left + width + 1] = frame
-        canvas[top : top + height, left : left + width] = image
-    shades = matplotlib.colormaps["gray_r"].with_extremes(bad=FRAME)
-    axes.imshow(canvas.numpy(), cmap=shades, vmin=0, vmax=1, interpolation="nearest")
-    axes.set_axis_off()
-
-
 def plot_samples(samples: Tensor, data: Data, path: Path) -> Path:
     """A grid of images next to held-out images, a panel of text above held-out text, or what the data's judge draws."""
     if data.judge is not None:
@@ -109,24 +43,24 @@ def plot_samples(samples: Tensor, data: Data, path: Path) -> Path:
     if data.symbols:
         return plot_text(samples, data, path)
     columns = max(1, round(len(samples) ** 0.5))
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 5.2), layout="constrained", gridspec_kw={"wspace": 0.06})
+    figure, (left, right) = figures.panels((10, 5.2), 1, 2, gridspec_kw={"wspace": 0.06})
     for axes, images, title in ((left, samples, "Samples"), (right, data.test[: len(samples)], "Held-out data")):
-        draw_images(axes, to_grey(images, data.num_classes), columns)
+        figures.draw_images(axes, to_grey(images, data.num_classes), columns)
         axes.set_title(title)
-    return write(figure, path)
+    return figures.write(figure, path)
 
 
 def plot_text(samples: Tensor, data: Data, path: Path) -> Path:
     """Samples and held-out windows of text, one in a line."""
     lines = ["samples", *to_text(samples, data.symbols), "", "held-out text", *to_text(data.test[:4], data.symbols)]
-    wrapped = (textwrap.wrap(drawable(line), 100, drop_whitespace=False) or [""] for line in lines)
+    wrapped = (textwrap.wrap(figures.drawable(line), 100, drop_whitespace=False) or [""] for line in lines)
     lines = [part for parts in wrapped for part in parts]
-    figure = plt.figure(figsize=(10, 0.4 + 0.22 * len(lines)))
+    figure = figures.new((10, 0.4 + 0.22 * len(lines)), layout=None)
     for row, line in enumerate(lines):
         weight = "bold" if line in ("samples", "held-out text") else "normal"
         place = 0.02, 1 - (row + 1) / (len(lines) + 1)
         figure.text(*place, line, family="monospace", size=10, weight=weight, parse_math=False)
-    return write(figure, path)
+    return figures.write(figure, path)
 
 
 def plot_losses(rows: Sequence[dict[str, float]], data: Data, path: Path, *, dropout: bool) -> Path:
@@ -145,7 +79,7 @@ def plot_losses(rows: Sequence[dict[str, float]], data: Data, path: Path, *, dro
     best = min(range(len(rows)), key=validation.__getitem__)
     low, high = min(baseline, *validation, *training[1]), max(baseline, *validation[len(validation) // 4 :])
     labels = {"xlabel": "step", "ylabel": unit, "title": "Loss during training"}
-    with chart(path, (8, 4.5), ylim=(low - 0.25 * (high - low), high + 0.25 * (high - low)), **labels) as axes:
+    with figures.chart(path, (8, 4.5), ylim=(low - 0.25 * (high - low), high + 0.25 * (high - low)), **labels) as axes:
         if min(training[1]) < high:  # else, as for some densities, the curve lies above the picture
             label = f"training, messages only{', with dropout' if dropout else ''}"
             axes.plot(*training, color="0.6", label=label)
@@ -161,11 +95,11 @@ def plot_bounds(rows: Sequence[Measured], data: Data, path: Path) -> Path:
     limit = next(row.bound for row in rows if row.n_steps is None)
     steps, bounds = zip(*((row.n_steps, row.bound) for row in rows if row.n_steps is not None), strict=True)
     labels = {"xlabel": "steps n", "ylabel": "bits per dimension", "title": "Bound on held-out data"}
-    with chart(path, (7, 4.2), **labels) as axes:
+    with figures.chart(path, (7, 4.2), **labels) as axes:
         axes.errorbar(steps, [b.bits for b in bounds], [b.error for b in bounds], fmt="o-", capsize=3, label="n steps")
         axes.axhline(limit.bits, color="C0", linestyle="--", label=f"continuous time: {limit.bits:.3f}")
         axes.axhline(data.baseline, color="C3", linestyle=":", label=f"factorised baseline: {data.baseline:.3f}")
-        at_numbers(axes, steps)
+        figures.at_numbers(axes, steps)
     return path
 
 
@@ -177,14 +111,14 @@ def plot_samplers(rows: Sequence[Drawn], path: Path) -> Path:
     title = (
         "Samples against held-out data (lower is better)" if told_apart else f"Samples: {quality} (higher is better)"
     )
-    with chart(path, (7, 4.2), title=title, **labels) as axes:
+    with figures.chart(path, (7, 4.2), title=title, **labels) as axes:
         for name in dict.fromkeys(row.sampler for row in rows):
             points = [(row.calls, row.share, row.error) for row in rows if row.sampler == name]
             calls, shares, errors = zip(*points, strict=True)
             axes.errorbar(calls, shares, errors, fmt="o-", capsize=3, label=name)
         if told_apart:
             axes.axhline(0.5, color="0.4", linestyle="--", label="same distribution")
-        at_numbers(axes, sorted({row.calls for row in rows}))
+        figures.at_numbers(axes, sorted({row.calls for row in rows}))
     return path
 
 
@@ -203,7 +137,7 @@ def plot_narrowing(model: BFN, data: Data, path: Path, options: SampleConfig) ->
             thetas.append(theta.cpu())
 
     drawn = sample(model, 1, n_steps, watch=watch, **settings_of(model, options))[0][place].item()
-    figure, (top, bottom) = plt.subplots(2, 1, figsize=(10, 7), height_ratios=[2.2, 1], layout="constrained")
+    figure, (top, bottom) = figures.panels((10, 7), 2, height_ratios=[2.2, 1])
     inputs, angle = torch.stack(history), isinstance(model, nn.Circular)
     if isinstance(model, nn.Classes):
         draw_probabilities(top, probabilities(model, inputs), int(drawn), data.symbols)
@@ -221,7 +155,7 @@ def plot_narrowing(model: BFN, data: Data, path: Path, options: SampleConfig) ->
     else:
         what = "Likeliest class" if isinstance(model, nn.Classes) and not isinstance(model, nn.Binary) else "Mean"
         bottom.set_title(f"{what} of every {variable} after {', '.join(map(str, shown))} messages")
-    return write(figure, path)
+    return figures.write(figure, path)
 
 
 def plot_times(model: BFN, data: Data, path: Path, *, seed: int, count: int = 40) -> Path:
@@ -238,7 +172,7 @@ def plot_times(model: BFN, data: Data, path: Path, *, seed: int, count: int = 40
     means, errors = bits.mean(1), bits.std(1) / len(x) ** 0.5
     title = f"Loss at time t of {len(x)} held-out examples: {means.mean():.3f} bits in all"
     labels = {"xlabel": "time t", "ylabel": "bits per dimension and unit of time", "title": title}
-    with chart(path, (7, 4.2), xlim=(0, 1), ylim=(0, None), **labels) as axes:
+    with figures.chart(path, (7, 4.2), xlim=(0, 1), ylim=(0, None), **labels) as axes:
         axes.plot(times, means)
         axes.fill_between(times, means - errors, means + errors, alpha=0.3, label="standard error")
     return path
@@ -249,7 +183,7 @@ def animate_flow(model: BFN, data: Data, path: Path, options: SampleConfig, *, c
     different pictures."""
     n_steps = options.n_steps
     frames = {round(i * n_steps / 50) for i in range(51)}
-    figure, axes = plt.subplots(figsize=(10, 4.5) if data.symbols else (5, 5.4), layout="constrained")
+    figure, axes = figures.panels((10, 4.5) if data.symbols else (5, 5.4))
     film = PillowWriter(fps=10)
 
     def watch(i: int, state: nn.State) -> None:
@@ -268,7 +202,6 @@ def animate_flow(model: BFN, data: Data, path: Path, options: SampleConfig, *, c
         with film.saving(figure, file.name, dpi=80):
             sample(model, count, n_steps, watch=watch, **settings_of(model, options))
         write_atomically(path, Path(file.name).read_bytes())
-    plt.close(figure)
     return path
 
 
@@ -326,7 +259,7 @@ def draw_probabilities(axes: Axes, theta: Tensor, drawn: int, symbols: Sequence[
 
 def visible(symbol: str | bytes) -> str:
     """A symbol as text without line breaks, cut to WIDEST letters."""
-    text = drawable(readable([symbol]).replace("\n", "↵").replace("\t", "⇥"))
+    text = figures.drawable(readable([symbol]).replace("\n", "↵").replace("\t", "⇥"))
     return text if len(text) <= WIDEST else text[: WIDEST - 1] + "…"
 
 
@@ -340,7 +273,7 @@ def draw_inputs(axes: Axes, model: BFN, data: Data, theta: Tensor, labels: Seque
     else:
         likeliest = isinstance(model, nn.Classes) and not isinstance(model, nn.Binary)
         shown = theta.argmax(-1) if likeliest else theta.clamp(-1, 1)
-        draw_images(axes, theta if isinstance(model, nn.Binary) else to_grey(shown, data.num_classes), columns)
+        figures.draw_images(axes, theta if isinstance(model, nn.Binary) else to_grey(shown, data.num_classes), columns)
 
 
 def draw_lines(

@@ -11,13 +11,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
 from rich.progress import track
 from torch import Tensor
 
-from bfn.results.plots import write
+from bfn import figures
 from bfn_kernels import discrete
 from bfn_kernels.noise import fold_in
 from bfn_kernels.schedules import final_accuracy
@@ -53,10 +52,10 @@ def draw(axes: Axes, accuracy: Callable[[int], float], title: str) -> None:
 
 
 def picture(path: Path) -> Path:
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    figure, (left, right) = figures.panels((11, 4.2), 1, 2)
     draw(left, final_accuracy, "β₁ = final_accuracy(K)")
     draw(right, lambda num_classes: TEXT8, "β₁ of text8 for all K")
-    return write(figure, path)
+    return figures.write(figure, path)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 from typing import cast
 
-import matplotlib.pyplot as plt
 import torch
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from rich.console import Console
 from torch import Tensor
 
-from bfn.results.plots import write
+from bfn import figures
 from bfn_kernels import continuous
 from bfn_kernels.schedules import ExponentialVariance
 
@@ -71,7 +71,7 @@ def draw_messages(axes: Axes, states: list[tuple[Tensor, float]]) -> None:
     values = torch.linspace(-1.5, 1.5, 600)
     for i in SHOWN:
         mean, precision = states[i][0][0].item(), states[i][1]
-        axes.plot(values, density(values, mean, precision**-0.5), color=plt.get_cmap("viridis")(i / 27), label=str(i))
+        axes.plot(values, density(values, mean, precision**-0.5), color=colormaps["viridis"](i / 27), label=str(i))
     axes.axvline(VALUE, color="C3", linestyle="--", linewidth=1)
     axes.set(title="1. Messages narrow the input distribution", xlabel="value (red: the data)", ylabel="density")
     axes.legend(title="messages")
@@ -120,12 +120,12 @@ def tell(path: Path, console: Console, seed: int = 3) -> Path:
         known = f"the input distribution is N({mean:+.2f}, {precision**-0.5:.2f}²)"
         console.print(f"After {i:2} of {STEPS} noisy messages {known}; the network thinks {high:.1%}.")
     console.print(f"All messages cost {losses.mean():.3f} nats on average; the entropy of the data is {ENTROPY:.3f}.")
-    figure, axes = plt.subplots(2, 2, figsize=(11, 8), layout="constrained")
+    figure, axes = figures.panels((11, 8), 2, 2)
     draw_messages(axes[0, 0], states)
     draw_sender_and_receiver(axes[0, 1], states)
     draw_flow(axes[1, 0], states)
     draw_cost(axes[1, 1], losses)
-    return write(figure, path)
+    return figures.write(figure, path)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from bfn import figures
 from bfn.configs import ConfigError, SampleConfig, load
 from bfn.data import load_data
 from bfn.data.angles import PROTEINS, Density, chains, dihedral
@@ -184,20 +185,20 @@ def test_an_archive_that_is_damaged_is_one_line(settings, tmp_path):
 
 def test_pictures_of_angles(pair, tmp_path, monkeypatch):
     model, data = pair
-    figures = []
-    monkeypatch.setattr(plots, "write", lambda figure, path: figures.append(figure))
+    drawn = []
+    monkeypatch.setattr(figures, "write", lambda figure, path: drawn.append(figure))
     data.judge.draw(data.test, tmp_path / "samples.png")
-    titles = [axes.get_title() for axes in figures[0].axes]
-    assert titles == ["Samples", "Held-out data"] and figures[0].axes[0].get_xlabel() == "φ"
-    shown, there = (axes.lines[0].get_xydata() for axes in figures[0].axes)
+    titles = [axes.get_title() for axes in drawn[0].axes]
+    assert titles == ["Samples", "Held-out data"] and drawn[0].axes[0].get_xlabel() == "φ"
+    shown, there = (axes.lines[0].get_xydata() for axes in drawn[0].axes)
     assert np.array_equal(shown, there) and np.allclose(there, np.degrees(data.test.reshape(-1, 2)))
     plots.plot_narrowing(model, data, tmp_path / "narrowing.png", SampleConfig(n_steps=20, seed=1))
-    top, bottom = figures[1].axes
+    top, bottom = drawn[1].axes
     density = top.images[0].get_array()
     assert (density[:, 0] == 1).all() and (density[:, -1] < 0.5).mean() > 0.8  # flat, then narrow
     assert bottom.images[0].get_array().shape == (9, 8)
     plots.plot_times(model, data, tmp_path / "times.png", seed=1, count=10)
-    assert len(figures[2].axes[0].lines[0].get_ydata()) == 10
+    assert len(drawn[2].axes[0].lines[0].get_ydata()) == 10
 
 
 def test_training_and_sampling_end_to_end(settings, tmp_path):

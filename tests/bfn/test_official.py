@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bfn.configs import ConfigError, load
-from bfn.networks.official import (
+from bfn.official import (
     OFFICIAL,
     OUR_PREFIX,
     convert,

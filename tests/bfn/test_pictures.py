@@ -2,11 +2,10 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-import matplotlib.pyplot as plt
 import numpy as np
 import PIL.Image
 import PIL.ImageSequence
@@ -17,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
 
+from bfn import figures
 from bfn.configs import SampleConfig
 from bfn.data import load_data
 from bfn.results import plots
@@ -34,20 +34,18 @@ DRAWN = [
 
 
 @pytest.fixture
-def figures(monkeypatch) -> Iterator[Callable[..., list[Figure]]]:
+def drawn(monkeypatch) -> Callable[..., list[Figure]]:
     """The figures that a function draws, which are not written."""
-    written_figures = []
-    for module in (plots, story, information):
-        monkeypatch.setattr(module, "write", lambda figure, path: written_figures.append(figure) or path)
+    written = []
+    monkeypatch.setattr(figures, "write", lambda figure, path: written.append(figure) or path)
 
-    def drawn(function: Callable, *args, **more) -> list[Figure]:
-        written_figures.clear()
+    def run(function: Callable, *args, **more) -> list[Figure]:
+        written.clear()
         function(*args, **more)
-        assert written_figures, "nothing was drawn"
-        return list(written_figures)
+        assert written, "nothing was drawn"
+        return list(written)
 
-    yield drawn
-    plt.close("all")
+    return run
 
 
 def within(axes: Axes, x, y) -> torch.Tensor:
@@ -97,9 +95,9 @@ def words(figure: Figure) -> list[tuple]:
     return [(*each, legend) for each, legend in zip(labels, said, strict=True)]
 
 
-def test_pictures_of_samples(pair, tmp_path, figures):
+def test_pictures_of_samples(pair, tmp_path, drawn):
     _, data = pair
-    (samples,) = figures(plots.plot_samples, data.train[:9], data, tmp_path)
+    (samples,) = drawn(plots.plot_samples, data.train[:9], data, tmp_path)
     if data.symbols:
         lines = 9 + 4 + 3  # the samples, held-out text, two headings and a gap
         assert size(samples) == (10, 0.4 + 0.22 * lines) and words(samples) == []
@@ -115,9 +113,9 @@ def test_pictures_of_samples(pair, tmp_path, figures):
         torch.testing.assert_close(torch.as_tensor(first.data), plots.to_grey(data.train[0], data.num_classes))
 
 
-def test_pictures_of_the_loss_at_every_time(pair, tmp_path, figures):
+def test_pictures_of_the_loss_at_every_time(pair, tmp_path, drawn):
     model, data = pair
-    (times,) = figures(plots.plot_times, model, data, tmp_path, seed=0, count=8)
+    (times,) = drawn(plots.plot_times, model, data, tmp_path, seed=0, count=8)
     check(times)
     assert times.axes[0].get_xlim() == (0, 1) and times.axes[0].get_ylim()[0] == 0
     [(title, *labels)] = words(times)
@@ -127,10 +125,10 @@ def test_pictures_of_the_loss_at_every_time(pair, tmp_path, figures):
     assert title.startswith(f"Loss at time t of {count} held-out examples: ") and title.endswith(" bits in all")
 
 
-def test_pictures_of_narrowing(pair, tmp_path, figures):
+def test_pictures_of_narrowing(pair, tmp_path, drawn):
     model, data = pair
     place = plots.most_varied(data)
-    (narrowing,) = figures(plots.plot_narrowing, model, data, tmp_path, SampleConfig(n_steps=8))
+    (narrowing,) = drawn(plots.plot_narrowing, model, data, tmp_path, SampleConfig(n_steps=8))
     check(narrowing)
     name = f"character {place[0]}" if data.symbols else f"the pixel in row {place[0]}, column {place[1]}"
     top, bottom, *bar = words(narrowing)
@@ -172,7 +170,7 @@ def test_a_film_shows_the_flow_of_every_kind_of_data(pair, tmp_path, monkeypatch
     assert all((a != b).any() for a, b in itertools.pairwise(frames))
 
 
-def test_pictures_of_numbers(tiny, tmp_path, figures):
+def test_pictures_of_numbers(tiny, tmp_path, drawn):
     data = replace(load_data(tiny("digits")), baseline=2.4)
     rival = "factorised baseline: 2.400"
     curves, best = ["training, messages only", "validation bound, averaged weights"], "best: 2.050 at step 80"
@@ -188,19 +186,19 @@ def test_pictures_of_numbers(tiny, tmp_path, figures):
         (plots.plot_bounds, (BOUNDS, data), (7, 4.2), bounds),
         (plots.plot_samplers, (DRAWN,), (7, 4.2), samplers),
     ):
-        (figure,) = figures(function, *arguments, tmp_path)
+        (figure,) = drawn(function, *arguments, tmp_path)
         check(figure)
         assert size(figure) == inches and words(figure) == [wanted]
         points = [len(line[0].get_xdata()) for line in figure.axes[0].containers]
         assert points == {plots.plot_bounds: [3], plots.plot_samplers: [3, 3]}.get(function, [])
 
 
-def test_pictures_of_the_pages(tmp_path, figures, monkeypatch):
-    (figure,) = figures(story.tell, tmp_path / "story.png", Console(quiet=True))
+def test_pictures_of_the_pages(tmp_path, drawn, monkeypatch):
+    (figure,) = drawn(story.tell, tmp_path / "story.png", Console(quiet=True))
     check(figure)
     assert [axes.get_title()[:2] for axes in figure.axes] == ["1.", "2.", "3.", "4."]
     monkeypatch.setattr(information, "CLASSES", (27, 50))
-    (shown,) = figures(information.picture, tmp_path / "information.png")
+    (shown,) = drawn(information.picture, tmp_path / "information.png")
     check(shown)
     for axes in shown.axes:
         assert len(axes.patches) == 2 and axes.get_xlim() == (0, 1) and axes.get_ylim()[0] == 0

@@ -6,27 +6,30 @@ import pytest
 import torch
 from matplotlib.axes import Axes
 
+from bfn import figures
 from bfn.configs import EvaluateConfig
 from bfn.data import load_data
 from bfn.results import plots
 from bfn.results.evaluate import evaluate
 from bfn_kernels import nn
 
+SIZE = (6.4, 4.8)  # inches
+
 
 def test_the_loss_at_every_time_is_drawn_for_every_kind_of_data(pair, tmp_path, monkeypatch):
     model, data = pair
     drawn = []
-    monkeypatch.setattr(plots, "write", lambda figure, path: drawn.append(figure.axes[0].lines[0].get_ydata()))
+    monkeypatch.setattr(figures, "write", lambda figure, path: drawn.append(figure.axes[0].lines[0].get_ydata()))
     plots.plot_times(model, data, tmp_path / "times.png", seed=0, count=8)
     bound = evaluate(model, data.test[:128], EvaluateConfig(repeats=8))
     assert len(drawn[0]) == 8 and drawn[0].mean() == pytest.approx(bound.messages, rel=0.1)
 
 
 def test_a_picture_is_written_into_a_new_folder_in_its_size(tmp_path):
-    figure, axes = plots.plt.subplots(figsize=(8, 4.5), layout="constrained")
+    figure, axes = figures.panels((8, 4.5))
     axes.plot([0, 1], [0, 1], color="black")
-    with PIL.Image.open(plots.write(figure, tmp_path / "new" / "picture.png")) as picture:
-        assert picture.size == pytest.approx((8 * plots.DPI, 4.5 * plots.DPI), rel=0.1)
+    with PIL.Image.open(figures.write(figure, tmp_path / "new" / "picture.png")) as picture:
+        assert picture.size == pytest.approx((8 * figures.DPI, 4.5 * figures.DPI), rel=0.1)
         assert picture.convert("L").getextrema() == (0, 255)
 
 
@@ -41,11 +44,10 @@ def test_losses_are_drawn_from_the_log(tmp_path, monkeypatch):
 
 
 def test_tiles_keep_every_image_in_its_place():
-    figure, axes = plots.plt.subplots()
+    _, axes = figures.panels(SIZE)
     images = torch.arange(3.0)[:, None, None].expand(3, 2, 2) / 2
-    plots.draw_images(axes, images, 2)
+    figures.draw_images(axes, images, 2)
     canvas = axes.images[0].get_array()
-    plots.plt.close(figure)
     assert canvas.shape == (7, 7)
     assert [canvas[1, 1], canvas[2, 5], canvas[5, 2]] == [0, 0.5, 1]
     assert [(canvas == level).sum() for level in (0, 0.5, 1)] == [4 + 9, 4, 4]  # 9 where a fourth image would be
@@ -53,41 +55,37 @@ def test_tiles_keep_every_image_in_its_place():
 
 def test_every_grey_image_has_a_frame_of_a_colour_that_no_pixel_has():
     """White images on a white page could not be told apart."""
-    figure, axes = plots.plt.subplots()
-    plots.draw_images(axes, torch.zeros(3, 2, 2), 2)
+    _, axes = figures.panels(SIZE)
+    figures.draw_images(axes, torch.zeros(3, 2, 2), 2)
     image = axes.images[0]
     frame, colours = image.get_array().mask, image.cmap(image.norm(image.get_array()))[..., :3]
-    plots.plt.close(figure)
     assert frame[[0, 3]].all() and frame[:4, [0, 3, 6]].all() and frame[6, :4].all() and frame[:, [0, 3]].all()
     assert not frame[4:, 4:].any() and frame.sum() == 49 - 3 * 4 - 9
     assert (colours[~frame] == 1).all() and (colours[frame].min(-1) < colours[frame].max(-1)).all()
 
 
 def test_examples_in_one_dimension_are_lines():
-    figure, axes = plots.plt.subplots()
-    plots.draw_images(axes, torch.zeros(4, 5), 2)
-    plots.plt.close(figure)
+    _, axes = figures.panels(SIZE)
+    figures.draw_images(axes, torch.zeros(4, 5), 2)
     assert axes.images[0].get_array().shape == (5, 13)
 
 
 def test_classes_without_symbols_are_numbers_and_grey_levels():
-    figure, (top, bottom) = plots.plt.subplots(2)
+    _, (top, bottom) = figures.panels(SIZE, 2)
     plots.draw_probabilities(top, torch.eye(3), 2, "")
     assert [label.get_text() for label in top.get_yticklabels()] == ["0", "1", "2"]
     model, theta = nn.Discrete(torch.nn.Identity(), beta_1=1.0, num_classes=3), torch.eye(3)[:, None, None]
     plots.draw_inputs(bottom, model, SimpleNamespace(symbols="", num_classes=3), theta, [0, 1, 2], columns=3)
     assert bottom.images[0].get_array().compressed().tolist() == [0, 0.5, 1]
-    plots.plt.close(figure)
 
 
 def test_two_classes_with_symbols_are_text():
     """An input distribution over two classes holds only the probability of class 1."""
-    figure, axes = plots.plt.subplots()
+    _, axes = figures.panels(SIZE)
     model, theta = nn.Binary(torch.nn.Identity(), beta_1=1.0), torch.tensor([[0.25, 0.75], [1.0, 0.0]])
     plots.draw_inputs(axes, model, SimpleNamespace(symbols="ab", num_classes=2), theta, [0, 1], columns=2)
     found = [(text.get_text(), text.get_alpha()) for text in axes.texts]
     assert found == [("a", 0.75), ("b", 0.75), ("b", 1), ("a", 1)]
-    plots.plt.close(figure)
 
 
 def test_letters_that_the_font_lacks_are_drawn_without_a_warning(tmp_path):
@@ -95,10 +93,10 @@ def test_letters_that_the_font_lacks_are_drawn_without_a_warning(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         plots.plot_samples(torch.tensor([[0, 1, 2, 3, 4]]), data, tmp_path / "samples.png")
-        figure, (top, bottom) = plots.plt.subplots(2)
+        figure, (top, bottom) = figures.panels(SIZE, 2)
         plots.draw_probabilities(top, torch.eye(5), 2, data.symbols)
         plots.draw_lines(bottom, torch.ones(1, 5), data.test, [0], data.symbols)
-        plots.write(figure, tmp_path / "probabilities.png")
+        figures.write(figure, tmp_path / "probabilities.png")
     wanted = ["�", "é↵", "�", "�", "⇥"]
     assert [label.get_text() for label in top.get_yticklabels()] == wanted
     assert [text.get_text() for text in bottom.texts] == wanted
@@ -106,19 +104,18 @@ def test_letters_that_the_font_lacks_are_drawn_without_a_warning(tmp_path):
 
 def test_long_text_is_drawn_in_lines_of_a_hundred_letters(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(plots, "write", lambda figure, path: drawn.extend(text.get_text() for text in figure.texts))
+    monkeypatch.setattr(figures, "write", lambda figure, path: drawn.extend(text.get_text() for text in figure.texts))
     data = SimpleNamespace(judge=None, symbols="ab", test=torch.ones(1, 101, dtype=torch.long))
     plots.plot_samples(torch.zeros(1, 205, dtype=torch.long), data, tmp_path / "samples.png")
     assert drawn == ["samples", "a" * 100, "a" * 100, "a" * 5, "", "held-out text", "b" * 100, "b"]
 
 
 def test_tiles_in_colour_have_white_between_them():
-    figure, axes = plots.plt.subplots()
+    _, axes = figures.panels(SIZE)
     images = torch.zeros(2, 2, 3, 3)
     images[1, 1, 2] = torch.tensor([0.25, 0.5, 0.75])
-    plots.draw_images(axes, images, 2)
+    figures.draw_images(axes, images, 2)
     canvas = axes.images[0].get_array()
-    plots.plt.close(figure)
     assert canvas.shape == (4, 9, 3)
     assert canvas[2, 7].tolist() == [0.25, 0.5, 0.75] and (canvas[1:3, 1:4] == 0).all()
     assert (canvas[[0, 3]] == 1).all() and (canvas[:, [0, 4, 8]] == 1).all()

@@ -13,7 +13,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from bfn import cli
+from bfn import cli, figures
 from bfn.configs import Config, DataConfig, EvaluateConfig
 from bfn.results import plots, tables
 from bfn.results.evaluate import Bound, evaluate
@@ -52,7 +52,7 @@ def run(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patched:
         validate_briefly(patched)
         clock(patched, "bfn.training.trainer.time", TICK)
-        patched.setattr(plots, "write", lambda figure, path: plots.plt.close(figure))
+        patched.setattr(figures, "write", lambda figure, path: path)
         patched.setattr("bfn.training.trainer.evaluate", spoiled)
         patched.setattr(cli, "data_of", lambda *of, **more: with_tokens(data_of(*of, **more)))
         result = bfn("train", "digits", *FEW, f"out={out}")
@@ -133,7 +133,7 @@ def test_the_bound_of_a_run_is_what_its_model_has(run, loaded):
 
 @pytest.mark.parametrize("how", [["sample.n_steps=3"], ["--sampler", "ode2", "--tolerance", "0.5"]], ids=len)
 def test_what_sampling_says_of_its_time_and_its_calls(how, run, loaded, monkeypatch, tmp_path):
-    monkeypatch.setattr(plots, "write", lambda figure, path: plots.plt.close(figure))
+    monkeypatch.setattr(figures, "write", lambda figure, path: path)
     clock(monkeypatch, "bfn.cli.time", 6.5)
     result = bfn("sample", run[0], "sample.count=13", *how, "--to", tmp_path / "drawn.png")
     assert result.exit_code == 0 and "13 samples in 6.5 s, 2 a second" in result.output.splitlines()
@@ -144,7 +144,7 @@ def test_what_sampling_says_of_its_time_and_its_calls(how, run, loaded, monkeypa
 
 def test_a_guided_step_counts_as_two_calls(run, loaded, monkeypatch, tmp_path):
     """As in the table of samplers, where molecules have guidance."""
-    monkeypatch.setattr(plots, "write", lambda figure, path: plots.plt.close(figure))
+    monkeypatch.setattr(figures, "write", lambda figure, path: path)
     monkeypatch.setattr("bfn.sample.guiding", lambda model, options: {"guidance": 0.5})
     monkeypatch.setattr("bfn.model.guiding", lambda model, options: {})
     guided = ["sample.guide=logp=3", "sample.count=2", "--to", tmp_path / "drawn.png"]
@@ -158,7 +158,7 @@ def test_a_guided_step_counts_as_two_calls(run, loaded, monkeypatch, tmp_path):
 
 
 def test_a_comparison_says_what_each_run_took_and_how_it_was_judged(run, loaded, monkeypatch):
-    monkeypatch.setattr(plots, "write", lambda figure, path: plots.plt.close(figure))
+    monkeypatch.setattr(figures, "write", lambda figure, path: path)
     clock(monkeypatch, "bfn.results.tables.time", 1.25)
     judged, calls, told_apart = [], [], tables.told_apart
 
@@ -245,10 +245,9 @@ def test_a_terminal_shows_the_step_and_the_last_and_the_best_bound():
 @pytest.fixture
 def figure(monkeypatch):
     """The figures that are drawn, which are not written."""
-    figures = []
-    monkeypatch.setattr(plots, "write", lambda figure, path: figures.append(figure))
-    yield figures
-    plots.plt.close("all")
+    drawn = []
+    monkeypatch.setattr(figures, "write", lambda figure, path: drawn.append(figure))
+    return drawn
 
 
 @pytest.mark.parametrize("pair", ["digits"], indirect=True)

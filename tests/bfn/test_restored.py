@@ -1,4 +1,4 @@
-"""An error inside a `with` leaves nothing behind: modes, grad mode, receivers, signals, locks, figures and files are as
+"""An error inside a `with` leaves nothing behind: modes, grad mode, receivers, signals, locks and files are as
 they were before."""
 
 import signal
@@ -6,7 +6,7 @@ import signal
 import pytest
 import torch
 
-from bfn.results import plots, tables
+from bfn.results import tables
 from bfn.sample import fast, sample, sample_within
 from bfn.training.checkpoint import write_atomically
 from bfn.training.run_lock import lock
@@ -98,13 +98,6 @@ def test_a_run_that_fails_leaves_signals_its_directory_and_its_files(make):
     lock(trainer.out).close()  # another run may begin
     with pytest.raises(RuntimeError, match="cannot schedule new futures"):
         trainer.writer.submit(stop)
-
-
-def test_a_picture_that_fails_leaves_no_figure_and_no_file(tmp_path):
-    before = plots.plt.get_fignums()
-    with pytest.raises(Stopped), plots.chart(tmp_path / "chart.png", (2, 2)):
-        stop()
-    assert plots.plt.get_fignums() == before and not list(tmp_path.iterdir())
 
 
 def test_a_file_whose_content_fails_stays_as_it_was(tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from bfn import figures
 from bfn.configs import EvaluateConfig
 from bfn.results import plots
 from bfn.results.evaluate import evaluate
@@ -28,7 +29,7 @@ def run(tmp_path_factory):
     few = ["evaluate.repeats=1", "sample.n_steps=2", "sample.count=2", "train.max_steps=1"]
     with pytest.MonkeyPatch.context() as patched:
         validate_briefly(patched)
-        patched.setattr(plots, "write", lambda figure, path: plots.plt.close(figure))
+        patched.setattr(figures, "write", lambda figure, path: path)
         result = bfn("train", "digits", *TINY, *few, f"out={out}")
     assert result.exit_code == 0, result.output
     return out, np.load(out / "samples.npy")
@@ -41,14 +42,13 @@ def pictured(monkeypatch):
 
     def write(figure, path):
         found.extend(line.get_ydata() for axes in figure.axes for line in axes.lines if path.name == "times.png")
-        plots.plt.close(figure)
         return path
 
     def drawn(*arguments, **keywords):
         found.append(sample(*arguments, **keywords).numpy())
         return torch.from_numpy(found[-1])
 
-    monkeypatch.setattr(plots, "write", write)
+    monkeypatch.setattr(figures, "write", write)
     monkeypatch.setattr(plots, "sample", drawn)
     monkeypatch.setattr(plots, "PillowWriter", MagicMock())
     return found
@@ -122,7 +122,7 @@ def test_a_step_has_the_times_of_the_run_s_seed():
 def test_each_time_of_a_picture_has_noise_of_its_own(pair, tmp_path, monkeypatch):
     model, data = pair
     noises, forward = [], model.forward
-    monkeypatch.setattr(plots, "write", lambda figure, path: plots.plt.close(figure))
+    monkeypatch.setattr(figures, "write", lambda figure, path: path)
     monkeypatch.setattr(model, "forward", lambda *of, seed, **more: noises.append(seed) or forward(*of, **more))
     for seed in (0, 1):
         plots.plot_times(model, data, tmp_path, seed=seed, count=3)
