@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks import accuracy, files, gate, measure, page, report, timed_cases
+from benchmarks import accuracy, csv_files, gate, measure, page, report, timed_cases
 from benchmarks.competitors import (
     BASE,
     COMPILED,
@@ -55,7 +55,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
             options.base = resolved(options.base)
         except ValueError as error:
             parser.error(f"--base: {error}")
-    options.out = options.out or files.new_folder("benchmarks")
+    options.out = options.out or csv_files.new_folder("benchmarks")
     return options
 
 
@@ -136,7 +136,7 @@ def tell(
         console.print(report.bandwidth_table(rows, backends, float(machine["copy_gb_per_s"])))
     if "base" in machine:
         console.print(report.base_table(rows, backends[0], machine["base"]))
-    files.write(Row, rows, machine, options.out / "results.csv")
+    csv_files.write(Row, rows, machine, options.out / "results.csv")
     return page.write(options.out, met)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import bfn_kernels
-from benchmarks import closed_forms, published, steps, timed_cases
+from benchmarks import closed_forms, published_formulas, timed_cases, trivial_steps
 from benchmarks.timed_cases import Case
 from bfn_kernels import circular
 from bfn_kernels import noise as random
@@ -35,7 +35,7 @@ def theta(case: Case, tensors: dict, noise: dict) -> Tensor:
 
 
 def floored(case: Case, tensors: dict, noise: dict) -> Tensor:
-    return closed_form(closed_forms, case, "none", floor=published.MIN_PROB)(**tensors, **noise)
+    return closed_form(closed_forms, case, "none", floor=published_formulas.MIN_PROB)(**tensors, **noise)
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,10 @@ def kernel(backend: str | None, case: Case, reduction: str, **more) -> Callable:
     """The public function with this backend; None is the best backend for the tensors' device."""
     family, name = case.op.split(".")
     if name == "flow_and_loss":
-        return steps.OURS[family](*(kernel(backend, part, reduction, **more) for part in parts(case)))
+        return trivial_steps.OURS[family](*(kernel(backend, part, reduction, **more) for part in parts(case)))
     if name == "vocabulary_loss":
         of = [replace(case, op=f"vocabulary.{part}") for part in ("flow_embedding", "continuous_time_loss")]
-        return steps.of_vectors(*(kernel(backend, part, reduction, **more) for part in of))
+        return trivial_steps.of_vectors(*(kernel(backend, part, reduction, **more) for part in of))
     function = getattr(getattr(bfn_kernels, family), name)
     options = {**case.keywords, **more, "backend": backend}
     if case.loss:
@@ -73,20 +73,20 @@ def kernel(backend: str | None, case: Case, reduction: str, **more) -> Callable:
 
 
 def unfused(case: Case, reduction: str) -> Callable:
-    return steps.of_layers(*(kernel(None, part, reduction) for part in parts(case)))
+    return trivial_steps.of_layers(*(kernel(None, part, reduction) for part in parts(case)))
 
 
 def products(case: Case, reduction: str) -> Callable:
-    return reduced(steps.products, case, reduction)
+    return reduced(trivial_steps.products, case, reduction)
 
 
 def closed_form(module, case: Case, reduction: str, **more) -> Callable:
     """The function of the case's op in the module `closed_forms` or `published`."""
     if case.weights:
-        call = steps.of_layers(*(closed_form(module, part, "none", **more) for part in parts(case)))
+        call = trivial_steps.of_layers(*(closed_form(module, part, "none", **more) for part in parts(case)))
         return reduced(call, case, reduction)
     if case.op.endswith("flow_and_loss"):
-        call = steps.THEIRS[case.family](*(closed_form(module, part, "none", **more) for part in parts(case)))
+        call = trivial_steps.THEIRS[case.family](*(closed_form(module, part, "none", **more) for part in parts(case)))
     else:
         call = functools.partial(getattr(module, case.op.replace(".", "_")), **case.keywords, **more)
     return reduced(call, case, reduction)
@@ -94,7 +94,7 @@ def closed_form(module, case: Case, reduction: str, **more) -> Callable:
 
 def parts(case: Case) -> tuple[Case, Case]:
     """The flow and the loss of a training step, as two cases."""
-    flow, options = steps.FLOWS[case.family], {k: v for k, v in case.options.items() if k != "width"}
+    flow, options = trivial_steps.FLOWS[case.family], {k: v for k, v in case.options.items() if k != "width"}
     return (
         replace(case, op=f"{flow}.flow_sample", k=case.k if flow == case.family else 0, options=options),
         replace(case, op=f"{case.family}.continuous_time_loss", options=options),
@@ -142,16 +142,16 @@ def class_sent(noise: dict, tensors: dict) -> dict:
 
 
 def both_thetas(case: Case, tensors: dict, noise: dict) -> Tensor:
-    return published.both(reference(case, tensors, noise).sigmoid())
+    return published_formulas.both(reference(case, tensors, noise).sigmoid())
 
 
 def both_probs(case: Case, tensors: dict, noise: dict) -> Tensor:
-    return published.both(reference(case, tensors, noise))
+    return published_formulas.both(reference(case, tensors, noise))
 
 
 def with_both_thetas(tensors: dict) -> dict:
     rest = {name: value for name, value in tensors.items() if name != "state"}
-    return rest | {"theta": published.both(tensors["state"].sigmoid())}
+    return rest | {"theta": published_formulas.both(tensors["state"].sigmoid())}
 
 
 def of_both_classes(noise: dict, tensors: dict, scale: float = 1.0) -> dict:
@@ -197,7 +197,7 @@ def drawn_angle(noise: dict, tensors: dict) -> dict:
     return {"normals": normals, "angle": 2 * math.pi * circular.reference.von_mises(concentration, noise["seed"])}
 
 
-_published = Competitor(PUBLISHED, functools.partial(closed_form, published), tensors=time_per_variable)
+_published = Competitor(PUBLISHED, functools.partial(closed_form, published_formulas), tensors=time_per_variable)
 _factorised = replace(
     _published,
     truth=functools.partial(reference, receiver="factorised"),
@@ -280,7 +280,7 @@ def competitors(case: Case, backends: list[str], quick: bool = False, max_elemen
         peers.append(PUBLISHED_OF_OP.get(case.op, _published))
     if case.weights:
         peers.append(Competitor(UNFUSED, unfused))
-        own = lambda case, tensors, noise: steps.products(**tensors)  # noqa: E731
+        own = lambda case, tensors, noise: trivial_steps.products(**tensors)  # noqa: E731
         peers.append(Competitor(PRODUCTS, products, truth=own, held_to="float64 products"))
     share = timed_cases.QUICK if quick else 1
     return found + [peer for peer in peers if case.elements <= max_elements // share]

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import files, measure
+from benchmarks import csv_files, measure
 from benchmarks.devices import Cpu
 from bfn.results.evaluate import evaluate
 from bfn.training.runs import LOG_FILE, load_run
@@ -78,9 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("run", type=Path, help="the directory of the run")
     parser.add_argument("--out", type=Path, default=Path("runs/experiments.csv"), help="the CSV")
     options = parser.parse_args(arguments)
-    runs = {run.command: run for run in files.read(Run, options.out)} if options.out.exists() else {}
+    runs = {run.command: run for run in csv_files.read(Run, options.out)} if options.out.exists() else {}
     runs[options.command] = of(options.command, options.run)
-    files.write(Run, runs.values(), {}, options.out)
+    csv_files.write(Run, runs.values(), {}, options.out)
     print(
         ", ".join(f"{name}: {text}" for name, text in zip(COLUMNS, cells(runs[options.command]), strict=True) if text)
     )

@@ -4,7 +4,7 @@
 from torch import Tensor
 
 from bfn.configs import Config
-from bfn.data.published import hold_out, in_bins, mnist_levels
+from bfn.data.paper_datasets import hold_out, in_bins, mnist_levels
 from bfn.data.splits import Data
 
 SIDE, BINS = 4, 256

@@ -28,7 +28,7 @@ from bfn.configs import Config
 from bfn.data import Data, load_data
 from bfn.model import build_model
 from bfn.sample import fast, sample
-from bfn.training.seeds import WEIGHTS, derive
+from bfn.training.derived_seeds import WEIGHTS, derive
 from bfn.training.speed import PLAIN
 from bfn.training.trainer import Trainer, decay_groups
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from markdown_it import MarkdownIt
 
-from benchmarks import files, plots, shares
+from benchmarks import csv_files, plots, shares
 from benchmarks.competitors import BASE, COMPILED, EAGER, PRODUCTS, PUBLISHED, UNFUSED
 from benchmarks.report import MIB, Row, Target, beside_base, duration, gain, median, memory, names, number, targets
 from benchmarks.shares import Share
@@ -98,7 +98,7 @@ def page(folder: Path, found: Sequence[Target] | None = None) -> str:
     """The Markdown of a run's results. Its pictures are written to the folder. found: the targets; None computes them
     from the rows, without the errors of expectations. A run on a GPU has no targets."""
     results = folder / "results.csv"
-    rows, machine = files.read(Row, results), files.read_machine(Row, results)
+    rows, machine = csv_files.read(Row, results), csv_files.read_machine(Row, results)
     backend = next(name for name in BACKENDS if any(row.competitor == name for row in rows))
     copying = float(machine["copy_gb_per_s"])
     if found is None:
@@ -121,7 +121,7 @@ def page(folder: Path, found: Sequence[Target] | None = None) -> str:
     if "base" in machine:
         parts += [f"## Beside revision {machine['base']}\n", revisions(rows, backend)]
     if (folder / "training.csv").exists():
-        lines = map(shares.cells, files.read(Share, folder / "training.csv"))
+        lines = map(shares.cells, csv_files.read(Share, folder / "training.csv"))
         parts += ["## Where they do not pay\n", NETWORKS, markdown_table(shares.COLUMNS, lines)]
     return "\n".join(parts)
 

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from benchmarks import files, measure, memory
+from benchmarks import csv_files, measure, memory
 from benchmarks.devices import Cpu
 from benchmarks.memory import Run
 from benchmarks.report import MIB, duration, factor, number, table_of
@@ -214,7 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     machine = measure.begun(Cpu()) | {"quick": str(options.quick)}
     official = str(options.official.resolve())
     sys.path.insert(0, official)
-    began, out = time.monotonic(), options.out or files.new_folder("patched")
+    began, out = time.monotonic(), options.out or csv_files.new_folder("patched")
     out.mkdir(parents=True, exist_ok=True)
     console = Console(width=WIDTH, record=True, highlight=False)
     console.print(measure.lines_of(machine))
@@ -224,7 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for part in PARTS:
             batch = min(batch_of(config, part), 2 if options.quick else sys.maxsize)
             rows.append(measured(official, path.stem, config, part, batch, 0.05 if options.quick else Cpu.seconds))
-            files.write(Row, rows, machine, out / "results.csv")  # now, so that a run that is stopped leaves its rows
+            csv_files.write(Row, rows, machine, out / "results.csv")  # now, so that a stopped run leaves its rows
             print(
                 f"{path.stem}, {part}: {duration(rows[-1].before_ms)}, {duration(rows[-1].after_ms)}", file=sys.stderr
             )

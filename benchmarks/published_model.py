@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Categorical, Normal
 
-from benchmarks import published
+from benchmarks import published_formulas
 from bfn.configs import ModelConfig
 from bfn.data import Data
 
@@ -41,16 +41,16 @@ class Classes:
         self.classes, self.beta_1 = classes, beta_1
 
     def flow(self, x: Tensor, t: Tensor) -> Tensor:
-        return published.discrete_flow_sample(x.long(), t, num_classes=self.classes, beta_1=self.beta_1)
+        return published_formulas.discrete_flow_sample(x.long(), t, num_classes=self.classes, beta_1=self.beta_1)
 
     def seen(self, theta: Tensor) -> Tensor:
         return theta
 
     def loss(self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, n_steps: int | None) -> Tensor:
         if n_steps is None:
-            return published.discrete_continuous_time_loss(x.long(), output, t, beta_1=self.beta_1)
+            return published_formulas.discrete_continuous_time_loss(x.long(), output, t, beta_1=self.beta_1)
         options: dict[str, Any] = {"beta_1": self.beta_1, "n_steps": n_steps, "n_samples": DRAWS}
-        return published.discrete_discrete_time_loss(x.long(), output, t, **options)
+        return published_formulas.discrete_discrete_time_loss(x.long(), output, t, **options)
 
     def prior(self, shape: tuple[int, ...]) -> Tensor:
         return torch.ones(*shape, self.classes) / self.classes
@@ -60,7 +60,7 @@ class Classes:
 
     def updated(self, output: Tensor, theta: Tensor, i: int, n_steps: int) -> Tensor:
         output = output.reshape(theta.shape)
-        return published.discrete_update_sample(output, theta, self.alpha(i, n_steps))
+        return published_formulas.discrete_update_sample(output, theta, self.alpha(i, n_steps))
 
     def mode(self, output: Tensor, theta: Tensor) -> Tensor:
         return Categorical(logits=output, validate_args=False).mode
@@ -75,12 +75,12 @@ class TwoClasses(Classes):
     def loss(self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, n_steps: int | None) -> Tensor:
         x, output = x.long(), output.squeeze(-1)
         if n_steps is None:
-            return published.binary_continuous_time_loss(x, output, t, beta_1=self.beta_1)
+            return published_formulas.binary_continuous_time_loss(x, output, t, beta_1=self.beta_1)
         options: dict[str, Any] = {"beta_1": self.beta_1, "n_steps": n_steps, "n_samples": DRAWS}
-        return published.binary_discrete_time_loss(x, output, t, **options)
+        return published_formulas.binary_discrete_time_loss(x, output, t, **options)
 
     def updated(self, output: Tensor, theta: Tensor, i: int, n_steps: int) -> Tensor:
-        return published.binary_update_sample(output.reshape(theta.shape[:-1]), theta, self.alpha(i, n_steps))
+        return published_formulas.binary_update_sample(output.reshape(theta.shape[:-1]), theta, self.alpha(i, n_steps))
 
     def mode(self, output: Tensor, theta: Tensor) -> Tensor:
         return Bernoulli(logits=output, validate_args=False).mode
@@ -93,7 +93,7 @@ class Bins:
         self.bins, self.sigma_1 = bins, sigma_1
 
     def flow(self, x: Tensor, t: Tensor) -> tuple[Tensor, None]:
-        return published.continuous_flow_sample(x, t, sigma_1=self.sigma_1), None
+        return published_formulas.continuous_flow_sample(x, t, sigma_1=self.sigma_1), None
 
     def seen(self, theta: tuple[Tensor, Any]) -> Tensor:
         return theta[0]
@@ -106,7 +106,7 @@ class Bins:
         scale = (variance / gamma).sqrt()
         early = t < EARLIEST
         predicted = torch.where(early, torch.zeros_like(mean), mean / gamma - scale * noise)
-        log_std = log_std.clamp(-published.LOG_RANGE, published.LOG_RANGE) + scale.log()
+        log_std = log_std.clamp(-published_formulas.LOG_RANGE, published_formulas.LOG_RANGE) + scale.log()
         return predicted, torch.where(early, torch.zeros_like(log_std), log_std)
 
     def loss(self, x: Tensor, output: Tensor, theta: tuple[Tensor, Any], t: Tensor, n_steps: int | None) -> Tensor:
@@ -114,14 +114,16 @@ class Bins:
         predicted = self.prediction(output, mean, t)
         options: dict[str, Any] = {"num_bins": self.bins, "sigma_1": self.sigma_1}
         if n_steps is None:
-            return published.discretised_continuous_time_loss(x, *predicted, t, **options)
-        return published.discretised_discrete_time_loss(x, *predicted, t, n_steps=n_steps, n_samples=DRAWS, **options)
+            return published_formulas.discretised_continuous_time_loss(x, *predicted, t, **options)
+        return published_formulas.discretised_discrete_time_loss(
+            x, *predicted, t, n_steps=n_steps, n_samples=DRAWS, **options
+        )
 
     def prior(self, shape: tuple[int, ...]) -> tuple[Tensor, float]:
         return torch.zeros(shape), 1.0
 
-    def distribution(self, output: Tensor, mean: Tensor, t: float) -> published.DiscretisedNormal:
-        return published.DiscretisedNormal(*self.prediction(output, mean, torch.full_like(mean, t)), self.bins)
+    def distribution(self, output: Tensor, mean: Tensor, t: float) -> published_formulas.DiscretisedNormal:
+        return published_formulas.DiscretisedNormal(*self.prediction(output, mean, torch.full_like(mean, t)), self.bins)
 
     def updated(self, output: Tensor, theta: tuple[Tensor, float], i: int, n_steps: int) -> tuple[Tensor, float]:
         mean, precision = theta
@@ -129,7 +131,7 @@ class Bins:
         level = ((normal.sample() / 2 + 0.5) * self.bins).floor().clamp(0, self.bins - 1)
         x = (2 * level + 1) / self.bins - 1
         alpha = self.sigma_1 ** (-2 * i / n_steps) * (1 - self.sigma_1 ** (2 / n_steps))
-        return published.continuous_update_sample(x, mean, precision, alpha), precision + alpha
+        return published_formulas.continuous_update_sample(x, mean, precision, alpha), precision + alpha
 
     def mode(self, output: Tensor, theta: tuple[Tensor, float]) -> Tensor:
         distribution = self.distribution(output, theta[0], 1.0)

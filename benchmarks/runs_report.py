@@ -1,4 +1,4 @@
-"""The results of `benchmarks.runs`: its rows, their tables, and a picture."""
+"""The results of `benchmarks.time_to_quality`: its rows, their tables, and a picture."""
 
 import math
 from collections.abc import Iterator, Sequence

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from benchmarks import files, gate, measure, timed_cases
+from benchmarks import csv_files, gate, measure, timed_cases
 from benchmarks.competitors import EAGER, PUBLISHED, available, competitors, prepared
 from benchmarks.devices import DEVICES, Device
 from benchmarks.report import table_of
@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(", ".join(cells(shares[-1])), file=sys.stderr)
     title = "A training step: its network, and its flow and loss"
     Console(width=118).print(table_of(COLUMNS, map(cells, shares), left=("config",), title=title))
-    files.write(Share, shares, machine, options.out)
+    csv_files.write(Share, shares, machine, options.out)
     return 0
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import files, measure
+from benchmarks import csv_files, measure
 from benchmarks.devices import Cpu
 from benchmarks.report import duration
 from bfn.configs import load
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for num_classes in options.sizes:
         steps.append(measured(num_classes))
         print(", ".join(cells(steps[-1])), file=sys.stderr)
-    files.write(Step, steps, machine, options.out)
+    csv_files.write(Step, steps, machine, options.out)
     return 0
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ DPI = 150
 FRAME = "#d4e1f2"  # no shade of grey, so that no frame looks like a pixel
 
 
-def new(size: tuple[float, float], layout: str | None = "constrained") -> "Figure":
+def new(size: tuple[float, float], layout: Literal["constrained"] | None = "constrained") -> "Figure":
     """An empty figure of this size in inches. Pyplot does not keep it, so nobody has to close it."""
     from matplotlib.figure import Figure
 

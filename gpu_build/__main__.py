@@ -112,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for backend in chosen:
         if not options.only_call:
             compile_for = (*ARCHITECTURES, *AMD) if backend == "triton" else ARCHITECTURES
-            kernels += importlib.import_module(f"gpu_build.{backend}").kernels(compile_for, folder)
+            kernels += importlib.import_module(f"gpu_build.compiled_{backend}").kernels(compile_for, folder)
         ran += executions(backend, options.only_call)
     if options.only_call and not ran:
         parser.error(f"--only-call {options.only_call!r} is in the name of no call that can be executed here")

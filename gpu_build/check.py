@@ -58,7 +58,7 @@ def steps(architecture: str, results: Path, *, nvcc: bool, quick: bool = False) 
         Step("benchmarks", benchmarks, least=150),
         Step("tests of models", [*tests, "tests/gpu/test_models.py"], least=15),
         *(
-            Step(tool, [*sanitizer, tool, python, "-m", "gpu_build.sanitized"], UNCACHED, least=20)
+            Step(tool, [*sanitizer, tool, python, "-m", "gpu_build.sanitizer_calls"], UNCACHED, least=20)
             for tool in SANITIZERS
         ),
     ]

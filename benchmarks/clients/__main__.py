@@ -22,12 +22,12 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from benchmarks import files, measure
-from benchmarks.clients import crystals, molecules, reals, tokens
+from benchmarks import csv_files, measure
+from benchmarks.clients import atoms, crystals, reals, tokens
 from benchmarks.clients.checkouts import Compared, compared
 from benchmarks.clients.client import TOLERANCE, Client, disagreement
+from benchmarks.clients.client_rows import Row, measured, table
 from benchmarks.clients.places import PLACES
-from benchmarks.clients.report import Row, measured, table
 from benchmarks.devices import Cpu
 
 WIDTH = 144
@@ -70,9 +70,9 @@ def clients(divisor: int, dtype: torch.dtype) -> list[Client]:
     return [
         tokens.smiles(64 // divisor, dtype),
         tokens.guided_step(64 // divisor, dtype),
-        molecules.types_by_draws(400 // divisor, dtype, 13, 1.5),
-        molecules.types_by_draws(400 // divisor, dtype, 2, 3.0),
-        molecules.charges(1152 // divisor, dtype),
+        atoms.types_by_draws(400 // divisor, dtype, 13, 1.5),
+        atoms.types_by_draws(400 // divisor, dtype, 2, 3.0),
+        atoms.charges(1152 // divisor, dtype),
         crystals.fractions(256 // divisor, dtype, max(20, crystals.MESSAGES // divisor)),
         tokens.profiles(max(1, 8 // divisor), dtype),
         tokens.antibodies(max(1, 8 // divisor), dtype),
@@ -112,20 +112,20 @@ def timed(quick: bool) -> list[Row]:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parsed(arguments)
     console = Console(width=WIDTH, highlight=False)
-    out = options.out or files.new_folder("benchmarks")
+    out = options.out or csv_files.new_folder("benchmarks")
     if options.checkout:
         try:
             found = compare(options.checkout, console)
         except FileNotFoundError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
-        files.write(Compared, found, measure.machine(Cpu()), out / "checkouts.csv")
+        csv_files.write(Compared, found, measure.machine(Cpu()), out / "checkouts.csv")
         return 0 if all(row.difference <= TOLERANCE for row in found) else 1
     machine = measure.begun(Cpu()) | {"quick": str(options.quick)}
     rows = timed(options.quick)
     console.print(measure.lines_of(machine))
     console.print(table(rows))
-    files.write(Row, rows, machine, out / "clients.csv")
+    csv_files.write(Row, rows, machine, out / "clients.csv")
     print(out / "clients.csv")
     return 0
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
-from benchmarks import networks, published
+from benchmarks import networks, published_formulas
 from benchmarks.clients import places
 from benchmarks.clients.checkouts import definitions, given, unmade
 from benchmarks.clients.client import Call, Client, Results, with_gradient
@@ -28,7 +28,7 @@ def fractions(rows: int, dtype: torch.dtype, n_steps: int) -> Client:
     messages = math.pi * (2 * torch.rand(n_steps, rows, 3, dtype=dtype) - 1)
 
     def flow(y: Tensor | None) -> Tensor:
-        return published.circular_flow_sample(x, step, y, schedule=schedule)
+        return published_formulas.circular_flow_sample(x, step, y, schedule=schedule)
 
     def loss() -> Tensor:
         alpha = schedule.alphas[step - 1, None].to(dtype)

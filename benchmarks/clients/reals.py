@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks import networks, published
+from benchmarks import networks, published_formulas
 from benchmarks.clients import places
 from benchmarks.clients.checkouts import EINOPS, definitions, given, unmade
 from benchmarks.clients.client import Call, Client, Results, with_gradient
@@ -115,10 +115,10 @@ def images(rows: int, dtype: torch.dtype) -> Client:
 
     def theirs(noise: Tensor | None = None) -> Results:
         times = t[:, None, None, None]
-        mean = published.continuous_flow_sample(x, times, noise, sigma_1=sigma_1)
+        mean = published_formulas.continuous_flow_sample(x, times, noise, sigma_1=sigma_1)
         gamma = 1 - sigma_1 ** (2 * times)
         x_hat = mean / gamma - ((1 - gamma) / gamma).sqrt() * output
-        loss = published.continuous_continuous_time_loss(x, x_hat, times, sigma_1=sigma_1)
+        loss = published_formulas.continuous_continuous_time_loss(x, x_hat, times, sigma_1=sigma_1)
         return with_gradient(loss.mean(), output)
 
     def ours(noise: Tensor | None = None) -> Results:

@@ -7,8 +7,8 @@ from bfn.configs import Config, ConfigError, DataConfig, called, find
 from bfn.data.angles import angles
 from bfn.data.byte_pairs import text_bpe
 from bfn.data.moses import moses
+from bfn.data.paper_datasets import cifar10, mnist, text8
 from bfn.data.photographs import photographs
-from bfn.data.published import cifar10, mnist, text8
 from bfn.data.shipped import digits, digits_binary, text
 from bfn.data.splits import Data as Data
 from bfn.data.splits import check

@@ -16,7 +16,7 @@ from torch import Tensor
 from bfn import figures
 from bfn.configs import Config, ConfigError
 from bfn.data.files import Package, damage, find_file
-from bfn.data.published import SPLIT_SEED
+from bfn.data.paper_datasets import SPLIT_SEED
 from bfn.data.splits import Data
 
 PROTEINS = Package("mdanalysistests==2.11.0", "mdanalysistests-2.11.0.tar.gz")

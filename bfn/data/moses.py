@@ -15,7 +15,7 @@ from torch import Tensor
 from bfn.configs import Config, ConfigError
 from bfn.data.files import Package, damage, find_file, locked
 from bfn.data.ngrams import Trigrams, entropy
-from bfn.data.published import SPLIT_SEED
+from bfn.data.paper_datasets import SPLIT_SEED
 from bfn.data.splits import Data, image_baseline
 from bfn.molecules import Molecules, log_p
 from bfn.sequences import class_of

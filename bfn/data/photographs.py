@@ -14,7 +14,7 @@ from torch import Tensor
 from bfn.configs import Config
 from bfn.data.files import Package, damage, find_file
 from bfn.data.image_codes import LEVELS, normals, png
-from bfn.data.published import in_bins
+from bfn.data.paper_datasets import in_bins
 from bfn.data.splits import Data
 from bfn_kernels.discretised import from_levels
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from bfn.configs import EvaluateConfig
 from bfn.model import BFN
 from bfn.training import processes
-from bfn.training.seeds import derive
+from bfn.training.derived_seeds import derive
 from bfn_kernels.call.checks import wide_device
 from bfn_kernels.nn import down_to_step, spread_times
 

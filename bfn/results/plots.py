@@ -20,7 +20,7 @@ from bfn.model import BFN
 from bfn.results.tables import TOLD_APART, Drawn, Measured
 from bfn.sample import sample, settings_of
 from bfn.training.checkpoint import write_atomically
-from bfn.training.seeds import derive
+from bfn.training.derived_seeds import derive
 from bfn_kernels import discrete, nn
 
 MOST_CLASSES, WIDEST = 27, 12  # the most classes in a picture of probabilities, and the most letters of a symbol

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bfn.configs import ConfigError, TrainConfig
 from bfn.data import Data
-from bfn.training.seeds import DRAWS, ORDER, STEPS, derive
+from bfn.training.derived_seeds import DRAWS, ORDER, STEPS, derive
 from bfn_kernels.nn import spread_times
 
 

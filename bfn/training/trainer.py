@@ -28,10 +28,10 @@ from bfn.results.evaluate import evaluate
 from bfn.training import checkpoint, processes, states
 from bfn.training.batches import Batches
 from bfn.training.checkpoint import CheckpointError, Saved
+from bfn.training.derived_seeds import VALIDATION, WEIGHTS, derive
 from bfn.training.progress import Position, progress
 from bfn.training.run_lock import RunError, lock
 from bfn.training.runs import FILES, LOG_FILE, MODEL_FILE, STATE_FILE, as_csv, require_room, resumable, seen
-from bfn.training.seeds import VALIDATION, WEIGHTS, derive
 from bfn.training.speed import PLAIN, Choice, choices, choose, timed
 
 # A run looks at its losses about once in LOOK_SECONDS, and at least once in LOOK_STEPS.

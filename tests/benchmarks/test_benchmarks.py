@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from benchmarks import __main__ as runner
-from benchmarks import accuracy, closed_forms, files, gate, measure, memory, published, report, timed_cases
+from benchmarks import accuracy, closed_forms, csv_files, gate, measure, memory, published_formulas, report, timed_cases
 from benchmarks.competitors import (
     COMPILED,
     EAGER,
@@ -72,7 +72,7 @@ def test_names_are_unique():
     assert all(not case.against or case.against in {c.name for c in CASES} for case in CASES)
 
 
-@pytest.mark.parametrize("module", [closed_forms, published])
+@pytest.mark.parametrize("module", [closed_forms, published_formulas])
 def test_every_op_has_its_forms(module):
     for case in CASES:
         for part in parts(case) if case.weights or case.op.endswith("flow_and_loss") else [case]:
@@ -155,7 +155,7 @@ def test_a_failed_gate_has_no_time_and_status_1(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(runner, "competitors", lambda *_: [spoiled(honest[0], wrong_output), honest[1]])
     monkeypatch.setattr(runner, "CASES", [case])
     assert runner.main(["--no-memory", "--quick", "--out", str(tmp_path)]) == 1
-    rows = {row.competitor: row for row in files.read(report.Row, tmp_path / "results.csv")}
+    rows = {row.competitor: row for row in csv_files.read(report.Row, tmp_path / "results.csv")}
     assert rows[honest[0].name].status == FAILED
     assert math.isnan(rows[honest[0].name].median_ms)
     assert rows[EAGER].status == OK
@@ -283,7 +283,7 @@ def test_a_run_on_a_gpu_that_is_not_there(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(runner, "CASES", [case])
     arguments = ["--device", "cuda", "--without", "compiled", "--without", "published", "--no-memory"]
     assert runner.main([*arguments, "--out", str(tmp_path)]) == 0
-    rows = files.read(report.Row, tmp_path / "results.csv")
+    rows = csv_files.read(report.Row, tmp_path / "results.csv")
     assert [(row.competitor, row.status, row.shape) for row in rows] == [(n, OK, "104×256") for n in ("cpu", EAGER)]
     text = (tmp_path / "report.txt").read_text()
     assert "gpu            none" in text and "What must hold" not in text
@@ -315,8 +315,8 @@ def row(**more) -> Row:
 
 def test_csv_comes_back(tmp_path):
     rows = [row(), row(status=FAILED, note='wrong, "so"', backward=False, peak_extra_bytes=3.0)]
-    files.write(report.Row, rows, {"machine": "this, one"}, tmp_path / "results.csv")
-    back = files.read(report.Row, tmp_path / "results.csv")
+    csv_files.write(report.Row, rows, {"machine": "this, one"}, tmp_path / "results.csv")
+    back = csv_files.read(report.Row, tmp_path / "results.csv")
     # NaN, which is what was not measured, is not equal to itself
     assert [repr(r) for r in back] == [repr(r) for r in rows]
     assert (tmp_path / "results.csv").read_text().count("this, one") == 2

@@ -11,9 +11,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from benchmarks import files, measure
+from benchmarks import csv_files, measure
 from benchmarks.clients import __main__ as tool
-from benchmarks.clients import molecules, places, reals, report
+from benchmarks.clients import atoms, client_rows, places, reals
 from benchmarks.clients.checkouts import Compared
 from benchmarks.clients.client import TOLERANCE, disagreement, own_disagreement
 
@@ -61,23 +61,23 @@ def test_a_client_draws_its_own_noise(place):
 
 def test_what_does_not_vary_has_no_spread():
     torch.manual_seed(0)
-    client = molecules.types_by_draws(4, torch.float32, 2, 3.0)
-    mean, spread, gradient = report.variation(client.ours["8 nodes"], 3)
+    client = atoms.types_by_draws(4, torch.float32, 2, 3.0)
+    mean, spread, gradient = client_rows.variation(client.ours["8 nodes"], 3)
     assert mean > 0 and spread == gradient == 0
-    assert report.variation(client.ours["200 draws"], 3)[1] > 0
+    assert client_rows.variation(client.ours["200 draws"], 3)[1] > 0
 
 
 def test_the_table_has_a_row_of_each_competitor():
-    client = molecules.types_by_draws(2, torch.float32, 2, 3.0)
-    rows = report.measured(client, 0.001, 2, divisor=9)
+    client = atoms.types_by_draws(2, torch.float32, 2, 3.0)
+    rows = client_rows.measured(client, 0.001, 2, divisor=9)
     assert [row.competitor for row in rows] == ["theirs", "200 draws", "8 nodes", "continuous time"]
     assert rows[0].ratio == 1 and all(math.isclose(row.ratio, rows[0].median_ms / row.median_ms) for row in rows)
     assert all(row.network_ms == rows[0].network_ms > 0 for row in rows)
     share = rows[0].median_ms / (rows[0].median_ms + rows[0].network_ms)
-    assert report.cells(rows[0])[3] == f"{share:.2%}"
-    assert report.cells(replace(rows[0], network_ms=math.nan))[3] == ""
+    assert client_rows.cells(rows[0])[3] == f"{share:.2%}"
+    assert client_rows.cells(replace(rows[0], network_ms=math.nan))[3] == ""
     console = Console(width=tool.WIDTH, file=io.StringIO())
-    console.print(report.table(rows))
+    console.print(client_rows.table(rows))
     assert console.file.getvalue().count(client.name) == len(rows)
 
 
@@ -91,9 +91,9 @@ def test_what_is_measured_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(tool, "clients", lambda divisor, dtype: [reals.policy(2, dtype)])
     monkeypatch.setattr(measure, "begun", lambda device: {"heap": measure.TRAINED})
     assert tool.main(["--quick", "--out", str(tmp_path)]) == 0
-    rows = files.read(report.Row, tmp_path / "clients.csv")
+    rows = csv_files.read(client_rows.Row, tmp_path / "clients.csv")
     assert [row.competitor for row in rows] == ["theirs", "ops"] and all(row.network_ms > 0 for row in rows)
-    assert files.read_machine(report.Row, tmp_path / "clients.csv")["heap"] == measure.TRAINED
+    assert csv_files.read_machine(client_rows.Row, tmp_path / "clients.csv")["heap"] == measure.TRAINED
 
 
 def test_each_place_has_a_client():
@@ -110,8 +110,10 @@ def test_the_page_has_the_times_of_each_place():
     """Of the call that a line names; what is not measured has no times."""
     place = places.FLAGS
     name, network = f"{place.client} classes", {"network_ms": 97.0}
-    rows = [report.Row(name, call, ms, 3 / ms, **network) for call, ms in (("theirs", 3), ("8 nodes", 1), ("x", 2))]
-    lines = {(line[0], line[3]): line for line in report.placed(rows)}
+    rows = [
+        client_rows.Row(name, call, ms, 3 / ms, **network) for call, ms in (("theirs", 3), ("8 nodes", 1), ("x", 2))
+    ]
+    lines = {(line[0], line[3]): line for line in client_rows.placed(rows)}
     assert len(lines) == sum(len(place.calls) for place in places.PLACES)
     line = lines["MolPilot", place.calls["8 nodes"]]
     assert line[4:] == ["3.00 ms", "1.00 ms", "3.0", "3.00% → 1.02%"]
@@ -144,12 +146,12 @@ def checked_out(tmp_path):
 def test_a_checkout_is_compared(proteins, tmp_path, capsys):
     """And nothing is timed. Another factor, or noise that is not drawn, is noticed."""
     assert checked_out(tmp_path) == 0
-    (row,) = files.read(Compared, tmp_path / "checkouts.csv")
+    (row,) = csv_files.read(Compared, tmp_path / "checkouts.csv")
     assert (row.code, row.function) == ("ProfileBFN", places.PROTEINS.function) and row.difference < 1e-12
     assert not (tmp_path / "clients.csv").exists() and "ProfileBFN" in capsys.readouterr().out
     proteins.write_text(FLOW.replace("20 * tokens", "33 * tokens"))
     assert checked_out(tmp_path) == 1
-    assert files.read(Compared, tmp_path / "checkouts.csv")[0].difference > 0.01
+    assert csv_files.read(Compared, tmp_path / "checkouts.csv")[0].difference > 0.01
     proteins.write_text(FLOW.replace("torch.randn_like(mean)", "0"))
     with pytest.raises(AssertionError, match="drew less noise"):
         checked_out(tmp_path)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from benchmarks import experiments, files
+from benchmarks import csv_files, experiments
 from bfn.configs import load
 from bfn.data import load_data
 from bfn.results.evaluate import evaluate
@@ -20,7 +20,7 @@ def test_runs_are_recorded(tmp_path, capsys):
     path = tmp_path / "runs.csv"
     for command in ("one", "two", "one"):
         assert experiments.main([command, str(trainer.out), "--out", str(path)]) == 0
-    one, two = files.read(experiments.Run, path)
+    one, two = csv_files.read(experiments.Run, path)
     assert (one.command, two.command, one.steps) == ("one", "two", 1) and math.isnan(one.token_bytes)
     bound = evaluate(trainer.best(), data.test, config.evaluate)
     assert (one.bits, one.error, one.baseline) == pytest.approx((bound.bits, bound.error, data.baseline))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as runner
-from benchmarks import files, other_revision, page, report, shares, training
+from benchmarks import csv_files, other_revision, page, report, shares, training
 from benchmarks.competitors import BASE, EAGER
 from benchmarks.devices import Cpu
 from benchmarks.report import STOPPED, Target
@@ -18,7 +18,7 @@ MACHINE = {"processor": "of a test", "copy_gb_per_s": "10.0"}
 
 
 def written(folder: Path, rows, machine=MACHINE, found=None) -> str:
-    files.write(report.Row, rows, machine, folder / "results.csv")
+    csv_files.write(report.Row, rows, machine, folder / "results.csv")
     return page.write(folder, found).read_text()
 
 
@@ -93,13 +93,13 @@ def test_the_share_of_a_step(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(training, "WORKLOADS", (work,))
     monkeypatch.setattr(Cpu, "seconds", 0.01)
     assert training.main(["--out", str(tmp_path / "training.csv")]) == 0
-    (found,) = files.read(shares.Share, tmp_path / "training.csv")
+    (found,) = csv_files.read(shares.Share, tmp_path / "training.csv")
     assert (found.config, found.examples, found.variables) == ("digits", 2, 64)
     assert 0 < found.of_step(found.published_ms) < 1
     assert found.gain(found.ours_ms) == 1
     assert found.gain(found.ours_ms + found.network_ms) > 1
     assert "digits" in capsys.readouterr().out
-    files.write(report.Row, [row()], MACHINE, tmp_path / "results.csv")
+    csv_files.write(report.Row, [row()], MACHINE, tmp_path / "results.csv")
     assert f"| {' | '.join(shares.cells(found))} |" in page.page(tmp_path)
 
 

@@ -7,7 +7,7 @@ import torch
 
 from bfn.configs import ConfigError
 from bfn.data import load_data
-from bfn.data.published import binarise, hold_out
+from bfn.data.paper_datasets import binarise, hold_out
 from bfn.data.splits import class_counts, factorised_bits
 from bfn.training.trainer import Trainer
 from tests.bfn import tiny_files

@@ -20,22 +20,22 @@ from bfn.official import (
 from bfn.training import checkpoint
 from bfn.training.checkpoint import CheckpointError
 from bfn.training.runs import MODEL_FILE, STATE_FILE
-from tests.bfn import published
+from tests.bfn import official_outputs
 from tests.bfn.command import bfn
 
-PUBLISHED = json.loads(published.FILE.read_text())
+PUBLISHED = json.loads(official_outputs.FILE.read_text())
 each_network = pytest.mark.parametrize("network", OFFICIAL)
 
 
 @pytest.fixture
 def files(network, tmp_path):
     """A file of ours and a published one with the weights of the formula, and their configuration."""
-    config = load(OFFICIAL[network].config, published.SMALL)
+    config = load(OFFICIAL[network].config, official_outputs.SMALL)
     model = model_without_data(config)
     fresh, ours, theirs = (tmp_path / name for name in ("fresh", "ours", "theirs.pt"))
     checkpoint.save(fresh, model.state_dict(), {"config": asdict(config)})
-    torch.save(published.filled(to_official(fresh)), theirs)
-    convert(theirs, ours, overrides=published.SMALL)
+    torch.save(official_outputs.filled(to_official(fresh)), theirs)
+    convert(theirs, ours, overrides=official_outputs.SMALL)
     return ours, theirs, config
 
 
@@ -63,12 +63,12 @@ def test_published_weights_give_the_published_outputs(network, files):
     ours, _, config = files
     model = model_without_data(config).eval()
     model.load_state_dict(checkpoint.load(ours)[0])
-    features, t = published.seen(network)
+    features, t = official_outputs.seen(network)
     if network == "unet_vdm":
         features = features[..., None]  # the last dimension is that of the numbers of one variable
     with torch.no_grad():
         output = model.network(features, t)
-    got, want = torch.tensor(published.some(output)), torch.tensor(PUBLISHED[network]["outputs"])
+    got, want = torch.tensor(official_outputs.some(output)), torch.tensor(PUBLISHED[network]["outputs"])
     torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
 
 
@@ -77,10 +77,10 @@ def test_a_model_goes_back_under_the_published_names_with_the_same_numbers(netwo
     ours, theirs, _ = files
     convert_back(ours, tmp_path / "back.pt")
     back, there = torch.load(tmp_path / "back.pt", weights_only=True), torch.load(theirs, weights_only=True)
-    assert published.checksum(back) == PUBLISHED[network]["names"]
+    assert official_outputs.checksum(back) == PUBLISHED[network]["names"]
     assert back.keys() == there.keys() and all(torch.equal(back[name], there[name]) for name in back)
     positions = next(tensor for name, tensor in back.items() if ".pos_" in name)
-    got, want = torch.tensor(published.some(positions)), torch.tensor(PUBLISHED[network]["positions"])
+    got, want = torch.tensor(official_outputs.some(positions)), torch.tensor(PUBLISHED[network]["positions"])
     torch.testing.assert_close(got, want, atol=1e-5, rtol=0)
 
 
@@ -92,7 +92,7 @@ def test_the_code_of_positions_comes_from_the_file(network, files, tmp_path):
         if ".pos_" in name:
             tensors[name] = torch.full_like(tensors[name], 3.0)
     torch.save(tensors, theirs)
-    weights, _ = from_official(theirs, overrides=published.SMALL)
+    weights, _ = from_official(theirs, overrides=official_outputs.SMALL)
     threes = [name for name, tensor in weights.items() if tensor.eq(3).all()]
     assert threes == ([f"{OUR_PREFIX}position"] if network == "gpt" else [])
 
@@ -135,7 +135,7 @@ def spoiled(path, change):
 def test_a_file_that_does_not_fit_is_one_line(network, files, change, message):
     _, theirs, _ = files
     with pytest.raises(CheckpointError, match=message):
-        from_official(spoiled(theirs, change), overrides=published.SMALL)
+        from_official(spoiled(theirs, change), overrides=official_outputs.SMALL)
 
 
 @pytest.mark.parametrize("network", ["gpt"])
@@ -182,12 +182,12 @@ def test_the_command_writes_a_run_that_evaluates_and_goes_back(network, files, t
     _, theirs, _ = files
     (tmp_path / "text8").write_text("the quick brown fox jumps over the lazy dog " * 20)
     run, back = tmp_path / "run", tmp_path / "back.pt"
-    result = bfn("convert", theirs, run, f"data.folder={tmp_path}", "evaluate.repeats=2", *published.SMALL)
+    result = bfn("convert", theirs, run, f"data.folder={tmp_path}", "evaluate.repeats=2", *official_outputs.SMALL)
     assert (result.exit_code, result.output) == (0, f"checkpoint: {run / MODEL_FILE}\n")
     assert re.search(r"bound\D+\d+\.\d{4} ± \d", bfn("evaluate", run).output)
     result = bfn("convert", "--back", run, back)
     assert (result.exit_code, result.output) == (0, f"checkpoint: {back}\n")
-    assert published.checksum(torch.load(back, weights_only=True)) == PUBLISHED["gpt"]["names"]
+    assert official_outputs.checksum(torch.load(back, weights_only=True)) == PUBLISHED["gpt"]["names"]
     (tmp_path / "young").mkdir()
     (tmp_path / "young" / STATE_FILE).touch()
     for there in (run, tmp_path / "young"):

@@ -13,7 +13,7 @@ from bfn.configs import ConfigError, load
 from bfn.data import Data, image_baseline, load_data, values
 from bfn.data.values import require_examples
 from bfn.model import build_model
-from bfn.training.seeds import DRAWS, derive
+from bfn.training.derived_seeds import DRAWS, derive
 from bfn_kernels.discretised import from_levels
 from bfn_kernels.schedules import ExponentialVariance
 from tests.bfn.command import bfn

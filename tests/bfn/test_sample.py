@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bfn.data import load_data
 from bfn.model import DiscretisedBFN, build_model
 from bfn.sample import sample, sample_within
-from bfn.training.seeds import derive
+from bfn.training.derived_seeds import derive
 from bfn_kernels import discrete, samplers
 from bfn_kernels.samplers import SAMPLERS
 

@@ -13,7 +13,7 @@ import torch
 
 from bfn_kernels import backends
 from bfn_kernels.backends import BACKENDS
-from gpu_build import check, sanitized
+from gpu_build import check, sanitizer_calls
 from gpu_build.check import Step
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -151,7 +151,9 @@ def test_a_lent_machine_has_all_that_the_check_needs():
         line.split(":")[0] for line in collected.stdout.splitlines() if line.startswith("tests/gpu/")
     }
     assert "omegaconf is not installed" in collected.stdout
-    made = on_lent_machine(["benchmarks", "--help"], ["gpu_build.sanitized"], ["bfn_kernels.env"], ["gpu_build.check"])
+    made = on_lent_machine(
+        ["benchmarks", "--help"], ["gpu_build.sanitizer_calls"], ["bfn_kernels.env"], ["gpu_build.check"]
+    )
     assert "ModuleNotFoundError" not in made.stderr, made.stderr
     assert "usage: " in made.stdout and "sees no GPU" in made.stderr
 
@@ -167,7 +169,7 @@ def test_what_is_sanitized_runs(monkeypatch):
     """Every call must name its backend, since otherwise the best one would serve all calls."""
     asked, choose = set(), backends.choose
     monkeypatch.setattr(backends, "choose", lambda name, *where: asked.add(name) or choose(name, *where))
-    sanitized.main("cpu")
+    sanitizer_calls.main("cpu")
     assert asked == {
         backend.name for backend in BACKENDS.values() if backend.missing is None and backend.device == "cpu"
     }
@@ -177,7 +179,7 @@ def test_every_backend_of_a_gpu_is_sanitized(monkeypatch):
     for name in ("triton", "cuda"):
         monkeypatch.setitem(BACKENDS, name, dataclasses.replace(BACKENDS[name], missing=None))
     called = []
-    monkeypatch.setattr(sanitized, "_call", lambda device, backend: called.append((device, backend)))
+    monkeypatch.setattr(sanitizer_calls, "_call", lambda device, backend: called.append((device, backend)))
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: called.append("waited for"))
-    sanitized.main()
+    sanitizer_calls.main()
     assert called == [("cuda", "triton"), ("cuda", "cuda"), "waited for"]

@@ -11,7 +11,7 @@ import pytest
 
 from bfn_kernels.backends import CPU_BUILD, FAMILIES
 from bfn_kernels.declarations import TRITON
-from gpu_build import cuda, executed, extension, ptxas, sass
+from gpu_build import compiled_cuda, executed, extension, ptxas, sass
 from gpu_build.__main__ import BUDGET, SHARED, allowed, main, over_budget, oversized, rewritten, spilling, verdict
 from gpu_build.calls import Row
 from gpu_build.table import CLOCK, SMS, Execution, Kernel, write_csv
@@ -40,27 +40,27 @@ AMD = """
 
 
 def test_resources_are_those_of_the_architecture():
-    assert cuda.resources(LOG, 80) == {"_Z1f": (24, 512, 12), "_Z1g": (30, 0, 0)}
-    assert cuda.resources(LOG, 90) == {"_Z1f": (40, 0, 0)}
+    assert compiled_cuda.resources(LOG, 80) == {"_Z1f": (24, 512, 12), "_Z1g": (30, 0, 0)}
+    assert compiled_cuda.resources(LOG, 90) == {"_Z1f": (40, 0, 0)}
 
 
 def test_a_source_without_a_log_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(cuda, "build", lambda architectures, folder: None)
+    monkeypatch.setattr(compiled_cuda, "build", lambda architectures, folder: None)
     logs = [tmp_path / "csrc" / "cuda" / f"{path.stem}.80-90.log" for path in (ROOT / "csrc" / "cuda").glob("*.cu")]
     logs[0].parent.mkdir(parents=True)
     for log in logs:
         log.write_text(LOG)
-    assert len(cuda.kernels([80, 90], tmp_path)) == 2 * len(logs)
+    assert len(compiled_cuda.kernels([80, 90], tmp_path)) == 2 * len(logs)
     logs[0].unlink()
     with pytest.raises(FileNotFoundError, match=logs[0].name):
-        cuda.kernels([80, 90], tmp_path)
+        compiled_cuda.kernels([80, 90], tmp_path)
 
 
 def test_a_product_is_compiled_for_amd(tmp_path, monkeypatch):
     """The product of float32 numbers with 16-bit vectors takes the most shared memory."""
     pytest.importorskip("triton")
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    compiler = importlib.import_module("gpu_build.triton")
+    compiler = importlib.import_module("gpu_build.compiled_triton")
     (kernel,) = compiler.kernels(["gfx942"], tmp_path, "product, by hidden")
     assert (kernel.name, kernel.architecture) == ("product, by hidden, d = 768, bfloat16", "gfx942")
     assert 0 < kernel.registers <= 512 and 0 < kernel.shared <= SHARED["gfx942"] and kernel.spills == 0
@@ -69,16 +69,15 @@ def test_a_product_is_compiled_for_amd(tmp_path, monkeypatch):
 def test_a_process_that_cannot_start_is_an_error(tmp_path):
     """A script from stdin is no file that a process could import."""
     pytest.importorskip("triton")
-    script = (
-        f"from gpu_build.triton import kernels; from pathlib import Path; kernels([80], Path({str(tmp_path)!r}), '?')"
-    )
+    call = f"kernels([80], Path({str(tmp_path)!r}), '?')"
+    script = f"from gpu_build.compiled_triton import kernels; from pathlib import Path; {call}"
     done = subprocess.run([sys.executable], input=script, cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert "the process that compiles for 80 has ended" in done.stderr and done.returncode == 1
 
 
 def test_spills_on_amd_are_found(monkeypatch):
     pytest.importorskip("triton")
-    compiler = importlib.import_module("gpu_build.triton")
+    compiler = importlib.import_module("gpu_build.compiled_triton")
     text = AMD.format(scratch=16, spilled=3), AMD.format(scratch=16, spilled=0)  # indexed arrays lie in scratch, too
     shared = SimpleNamespace(shared=1024)
     monkeypatch.setattr(compiler, "compiled", lambda text, _: SimpleNamespace(asm={"amdgcn": text}, metadata=shared))
@@ -202,7 +201,7 @@ def test_the_rules_agree_with_ptxas(tmp_path, monkeypatch):
     """In a kernel with divisions and with conversions of integers."""
     pytest.importorskip("triton")
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    compiler = importlib.import_module("gpu_build.triton")
+    compiler = importlib.import_module("gpu_build.compiled_triton")
     (kernel,) = compiler.kernels([90], tmp_path, "binary update, a draw, float32")
     for kind, most in {"rules/ptxas": 0.05, "fma": 0.03, "special": 0.12, "memory": 0.01, "integer": 0.1}.items():
         assert kernel.straight[kind] == pytest.approx(1, abs=most), kind

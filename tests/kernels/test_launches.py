@@ -91,7 +91,7 @@ def as_on_a_gpu(monkeypatch, backend):
 def kernels_of(call, backend) -> int:
     """How many of our kernels the call launches."""
     if backend == "triton":
-        from gpu_build.triton import launches
+        from gpu_build.compiled_triton import launches
 
         return len(launches(call))
     before = cuda_on_host.launches()

@@ -37,7 +37,7 @@ def test_tables_are_passed_exactly(dtype, count):
 def test_registers_are_asked_for_where_they_can_be(hip, monkeypatch):
     """ROCm's compiler refuses options that it does not know."""
     from bfn_kernels.discretised import triton as discretised
-    from gpu_build.triton import launches
+    from gpu_build.compiled_triton import launches
 
     monkeypatch.setattr(torch.version, "hip", hip)
     x = torch.zeros(2, 3)

@@ -73,7 +73,7 @@ def compile_for(architecture: int) -> None:
     """For a GPU with this compute capability, times ten."""
     from triton.runtime import driver
 
-    from gpu_build.triton import NoGPU
+    from gpu_build.compiled_triton import NoGPU
 
     driver.set_active(NoGPU(architecture))
 

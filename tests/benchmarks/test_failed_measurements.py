@@ -6,7 +6,7 @@ import gc
 import pytest
 import torch
 
-from benchmarks import measure, runs
+from benchmarks import measure, time_to_quality
 from benchmarks.clients.checkouts import given
 from benchmarks.devices import Cpu
 from tests.bfn.test_restored import Stopped, stop
@@ -52,10 +52,10 @@ def test_an_experiment_that_fails_ends_its_processes(monkeypatch, tmp_path):
         def close(self):
             closed.append(self.name)
 
-    monkeypatch.setattr(runs, "Process", Process)
-    monkeypatch.setattr(runs, "load_data", lambda config: None)
-    monkeypatch.setattr(runs, "build_model", stop)
+    monkeypatch.setattr(time_to_quality, "Process", Process)
+    monkeypatch.setattr(time_to_quality, "load_data", lambda config: None)
+    monkeypatch.setattr(time_to_quality, "build_model", stop)
     options = argparse.Namespace(quick=True, seconds=None, official=None, text=tmp_path)
     with pytest.raises(Stopped):
-        runs.experiment("shakespeare", options, runs.Results([], [], []), stop)
-    assert closed == list(runs.LOOPS)
+        time_to_quality.experiment("shakespeare", options, time_to_quality.Results([], [], []), stop)
+    assert closed == list(time_to_quality.LOOPS)

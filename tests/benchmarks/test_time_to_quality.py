@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import figures, files, grey, loops, memory, runs, runs_report
+from benchmarks import csv_files, docs_numbers, grey, loops, memory, runs_report, time_to_quality
 from benchmarks.loops import AVERAGED, CURRENT, Timed
 from benchmarks.published_model import as_published, published_model
 from benchmarks.runs_report import OURS, THEIRS, Drawn, Point, Run
@@ -40,10 +40,10 @@ def folders(tmp_path: Path) -> dict[str, Path]:
     return {"mnist": tmp_path, "text": tmp_path}
 
 
-@pytest.fixture(params=list(runs.EXPERIMENTS))
+@pytest.fixture(params=list(time_to_quality.EXPERIMENTS))
 def config(request, folders, tmp_path) -> Config:
-    of = runs.EXPERIMENTS[request.param]
-    return runs.config_of(of, folders[of.folder], str(tmp_path / "run"), quick=True)
+    of = time_to_quality.EXPERIMENTS[request.param]
+    return time_to_quality.config_of(of, folders[of.folder], str(tmp_path / "run"), quick=True)
 
 
 def moved(config: Config, data: Data) -> BFN:
@@ -99,7 +99,9 @@ def test_the_transcribed_model_is_theirs(config, n_steps, monkeypatch):
 
 
 def test_both_loops_start_from_the_same_weights_and_learn(folders, tmp_path, monkeypatch):
-    config = runs.config_of(runs.EXPERIMENTS["shakespeare"], folders["text"], str(tmp_path / "run"), quick=True)
+    config = time_to_quality.config_of(
+        time_to_quality.EXPERIMENTS["shakespeare"], folders["text"], str(tmp_path / "run"), quick=True
+    )
     data = load_data(config)
     torch_settings = torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark
     try:
@@ -123,9 +125,9 @@ def test_both_loops_start_from_the_same_weights_and_learn(folders, tmp_path, mon
 
 
 def test_turns_get_longer_until_the_end():
-    ends = list(runs.turns(100.0, 5.0))
+    ends = list(time_to_quality.turns(100.0, 5.0))
     assert ends == [5.0, 10.0, 20.0, 40.0, 70.0, 100.0]
-    assert max(b - a for a, b in itertools.pairwise(ends)) == runs.LONGEST
+    assert max(b - a for a, b in itertools.pairwise(ends)) == time_to_quality.LONGEST
 
 
 def point(seconds: float, bits: float) -> Point:
@@ -153,19 +155,19 @@ def test_a_loop_that_is_never_as_good_has_no_time():
 
 
 def test_a_page_has_the_tables_and_what_ops_alone_bring(tmp_path):
-    shutil.copy(figures.SHOWN / "training.csv", tmp_path)
+    shutil.copy(docs_numbers.SHOWN / "training.csv", tmp_path)
     run = Run("mnist", THEIRS, 10**6, 8, 100, 50.0, 0.0, 2.0, 500.0, 490.0, 510.0, 2**20, 1.0, 0.1, 1.0, 50.0)
-    files.write(Run, [run, replace(run, loop=OURS, steps_per_s=5.0)], {"threads": "2"}, tmp_path / "runs.csv")
+    csv_files.write(Run, [run, replace(run, loop=OURS, steps_per_s=5.0)], {"threads": "2"}, tmp_path / "runs.csv")
     drawn = Drawn("mnist", THEIRS, "ancestral", 50, 101, 80.0, 0.6, 0.03)
-    files.write(Drawn, [drawn], {}, tmp_path / "samples.csv")
-    speed, *others = (figures.time_to_quality(title)(tmp_path).splitlines() for title in runs_report.parts([], []))
-    assert [line.split(" | ")[5] for line in speed[2:]] == ["2.5×", figures.full_size(tmp_path)]
+    csv_files.write(Drawn, [drawn], {}, tmp_path / "samples.csv")
+    speed, *others = (docs_numbers.time_to_quality(title)(tmp_path).splitlines() for title in runs_report.parts([], []))
+    assert [line.split(" | ")[5] for line in speed[2:]] == ["2.5×", docs_numbers.full_size(tmp_path)]
     assert [len(lines) for lines in others] == [3, 3]
 
 
 def test_patches_of_images(folders, tmp_path):
-    of = runs.EXPERIMENTS["bins"]
-    data = load_data(runs.config_of(of, folders["mnist"], str(tmp_path), quick=True))
+    of = time_to_quality.EXPERIMENTS["bins"]
+    data = load_data(time_to_quality.config_of(of, folders["mnist"], str(tmp_path), quick=True))
     assert data.shape == (7, 7, 16) and data.num_classes == 256
     levels = torch.arange(28 * 28).view(1, 28, 28)
     place = grey.patched(levels)[0, 2, 3]
@@ -177,7 +179,7 @@ def test_a_quick_run(folders, tmp_path, monkeypatch):
     monkeypatch.setattr(loops.multiprocessing, "get_context", lambda method: FORKS)
     out = tmp_path / "out"
     arguments = ["--text", str(folders["text"]), "--quick", "--only", "shakespeare", "--out", str(out)]
-    assert runs.main(arguments) == 0
+    assert time_to_quality.main(arguments) == 0
     rows = {}
     for name in ("curves", "runs", "samples"):
         with open(out / f"{name}.csv", newline="") as file:
@@ -187,7 +189,7 @@ def test_a_quick_run(folders, tmp_path, monkeypatch):
         assert int(row["steps"]) > 0 and float(row["step_p20_ms"]) <= float(row["step_ms"]) <= float(row["step_p80_ms"])
     starts = {row["loop"]: row["bits"] for row in reversed(rows["curves"]) if row["step"] == "0"}
     assert starts[THEIRS] == starts[OURS]
-    assert {row["sampler"] for row in rows["samples"]} == {"ancestral", *runs.SAMPLERS}
+    assert {row["sampler"] for row in rows["samples"]} == {"ancestral", *time_to_quality.SAMPLERS}
     assert (out / "runs.png").read_bytes().startswith(b"\x89PNG")
     report = (out / "report.txt").read_text()
     assert "transcription of the published code" in report and "Samples of the same weights" in report
@@ -195,7 +197,7 @@ def test_a_quick_run(folders, tmp_path, monkeypatch):
 
 def test_a_run_without_data_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit):
-        runs.main(["--mnist", str(tmp_path), "--only", "shakespeare"])
+        time_to_quality.main(["--mnist", str(tmp_path), "--only", "shakespeare"])
     assert "no experiment is left" in capsys.readouterr().err
 
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
-from benchmarks import networks, published
+from benchmarks import networks, published_formulas
 from benchmarks.clients import places
 from benchmarks.clients.checkouts import definitions, given, unmade
 from benchmarks.clients.client import Call, Client, Results, random_classes, with_gradient
@@ -87,11 +87,13 @@ def charges(rows: int, dtype: torch.dtype) -> Client:
 
     def theirs(charge_noise: Tensor | None = None, noise: Tensor | None = None) -> Results:
         times = t[:, None]
-        mean = published.continuous_flow_sample(charge, times, charge_noise, sigma_1=of_charges)
+        mean = published_formulas.continuous_flow_sample(charge, times, charge_noise, sigma_1=of_charges)
         predicted_charge, scale = predicted(mean, mean_output, of_charges)
         normal = predicted_charge, log_std_output + scale.log()
-        of_bins = published.discretised_continuous_time_loss(charge, *normal, times, num_bins=bins, sigma_1=of_charges)
-        mean = published.continuous_flow_sample(position, times, noise, sigma_1=of_positions)
+        of_bins = published_formulas.discretised_continuous_time_loss(
+            charge, *normal, times, num_bins=bins, sigma_1=of_charges
+        )
+        mean = published_formulas.continuous_flow_sample(position, times, noise, sigma_1=of_positions)
         error = (predicted(mean, output, of_positions)[0] - position).square()
         of_reals = -torch.tensor(of_positions, dtype=dtype).log() * error * of_positions ** (-2 * times)
         return with_gradient(of_reals.sum(1).mean() + of_bins.mean(), *outputs)

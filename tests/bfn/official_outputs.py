@@ -1,6 +1,6 @@
-"""The outputs of the official networks, at a size that a test can run: the numbers in published.json.
+"""The outputs of the official networks, at a size that a test can run: the numbers in official_outputs.json.
 
-They were written by `PYTHONPATH=. python tests/bfn/published.py CHECKOUT`, where CHECKOUT is a checkout of
+They were written by `PYTHONPATH=. python tests/bfn/official_outputs.py CHECKOUT`, where CHECKOUT is a checkout of
 github.com/nnaisense/bayesian-flow-networks at its last commit. Weights and inputs come from the formulas below, so that
 the file holds names' checksums and outputs only.
 """

@@ -1,6 +1,6 @@
 """Time to quality: trains a network in the published loop and in `bfn`, and draws samples with both.
 
-    python -m benchmarks.runs --official CHECKOUT --mnist FOLDER --text FOLDER
+    python -m benchmarks.time_to_quality --official CHECKOUT --mnist FOLDER --text FOLDER
 
 CHECKOUT has the code of github.com/nnaisense/bayesian-flow-networks. Without it, our transcription of the published
 model is used. Both loops start from the same weights and have the same data, batch size, learning rate, betas, weight
@@ -21,7 +21,7 @@ from pathlib import Path
 import safetensors.torch
 from rich.console import Console
 
-from benchmarks import files, measure, runs_report
+from benchmarks import csv_files, measure, runs_report
 from benchmarks.devices import Cpu
 from benchmarks.loops import AVERAGED, CURRENT, LOOPS, Clock, Process
 from benchmarks.runs_report import OURS, THEIRS, Drawn, Point, Run, reaches
@@ -227,9 +227,9 @@ class Results:
     drawn: list[Drawn]
 
     def write(self, machine: dict[str, str], out: Path) -> None:
-        files.write(Point, self.points, machine, out / "curves.csv")
-        files.write(Run, self.runs, machine, out / "runs.csv")
-        files.write(Drawn, self.drawn, machine, out / "samples.csv")
+        csv_files.write(Point, self.points, machine, out / "curves.csv")
+        csv_files.write(Run, self.runs, machine, out / "runs.csv")
+        csv_files.write(Drawn, self.drawn, machine, out / "samples.csv")
         runs_report.picture(self.points, out / "runs.png")
 
 
@@ -257,7 +257,7 @@ def experiment(name: str, options: argparse.Namespace, results: Results, save: C
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.runs", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.time_to_quality", description=__doc__.split("\n")[0])
     parser.add_argument("--official", type=Path, default=None, metavar="CHECKOUT", help="their code")
     parser.add_argument("--mnist", type=Path, default=None, metavar="FOLDER", help="the folder of MNIST's files")
     parser.add_argument("--text", type=Path, default=None, metavar="FOLDER", help="the folder of shakespeare.txt")
@@ -273,7 +273,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("no experiment is left: give --mnist or --text, and an --only that fits")
     if options.steps < 10:
         parser.error(f"--steps must be at least 10, got {options.steps}")
-    began, out = time.monotonic(), options.out or files.new_folder("runs")
+    began, out = time.monotonic(), options.out or csv_files.new_folder("runs")
     out.mkdir(parents=True, exist_ok=True)
     source = "published code" if options.official else "transcription of the published code"
     machine = measure.machine(Cpu()) | {"against": source, "quick": str(options.quick)}

@@ -1,6 +1,6 @@
 """Makes the tables, lines and phrases of the pages that come from the files under benchmarks/results.
 
-    python -m benchmarks.figures OLD    # updates all pages; OLD is a copy of the results that the pages show now
+    python -m benchmarks.docs_numbers OLD    # updates all pages; OLD is a copy of the results that the pages show now
 
 The command replaces each text made from OLD by the text made from `SHOWN`. `FIGURES` lists the texts of each page. If a
 page lacks one of its texts, a test fails and prints this text.
@@ -11,9 +11,9 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import experiments, files, page, patched, runs_report, shares, vocabularies
+from benchmarks import csv_files, experiments, page, patched, runs_report, shares, vocabularies
 from benchmarks.clients import checkouts, places
-from benchmarks.clients import report as clients
+from benchmarks.clients import client_rows as clients
 from benchmarks.competitors import COMPILED, EAGER
 from benchmarks.report import Row, duration, factor, gain, median
 
@@ -32,7 +32,7 @@ PAPER = ("mnist", "cifar10", "text8")  # configurations with the paper's network
 def table(kind: type, name: str, module) -> Callable[[Path], str]:
     """A table of all rows of a file. `module`, which wrote the file, has the titles in COLUMNS. Its function `cells`
     makes the cells of a row."""
-    return lambda folder: page.markdown_table(module.COLUMNS, map(module.cells, files.read(kind, folder / name)))
+    return lambda folder: page.markdown_table(module.COLUMNS, map(module.cells, csv_files.read(kind, folder / name)))
 
 
 def said(kind: type, name: str) -> Callable[[Path], str]:
@@ -40,7 +40,7 @@ def said(kind: type, name: str) -> Callable[[Path], str]:
     before them."""
 
     def text(folder: Path) -> str:
-        machine = files.read_machine(kind, folder / name)
+        machine = csv_files.read_machine(kind, folder / name)
         when = [machine["date"].partition("T")[0]] if "date" in machine else []
         # A training step leaves a heap that makes later tensors faster. Older files, which lack the column `heap`, were
         # timed without this step.
@@ -55,7 +55,7 @@ def client(start: str) -> Callable[[Path], str]:
     """A table of the client whose name begins with `start`."""
 
     def text(folder: Path) -> str:
-        rows = [row for row in files.read(clients.Row, folder / "clients.csv") if row.client.startswith(start)]
+        rows = [row for row in csv_files.read(clients.Row, folder / "clients.csv") if row.client.startswith(start)]
         return page.markdown_table(clients.COLUMNS, map(clients.cells, rows))
 
     return text
@@ -63,11 +63,11 @@ def client(start: str) -> Callable[[Path], str]:
 
 def code_bases(folder: Path) -> str:
     """The table of all code bases: where their computations are, our calls, and the times of both."""
-    return page.markdown_table(clients.PLACED, clients.placed(files.read(clients.Row, folder / "clients.csv")))
+    return page.markdown_table(clients.PLACED, clients.placed(csv_files.read(clients.Row, folder / "clients.csv")))
 
 
 def of_cases(make: Callable[[list[Row], str], str]) -> Callable[[Path], str]:
-    return lambda folder: make(files.read(Row, folder / "results.csv"), "cpu")
+    return lambda folder: make(csv_files.read(Row, folder / "results.csv"), "cpu")
 
 
 def readme(rows: list[Row], backend: str) -> str:
@@ -90,7 +90,7 @@ def loops_of_readme(folder: Path) -> str:
     """How many times the steps a second of the published loop the loop of `bfn` makes, for each experiment."""
     of = {
         theirs.experiment: (theirs, ours)
-        for theirs, ours in runs_report.pairs(files.read(runs_report.Run, folder / "runs.csv"))
+        for theirs, ours in runs_report.pairs(csv_files.read(runs_report.Run, folder / "runs.csv"))
     }
 
     def said(experiment: str) -> tuple[str, str]:
@@ -109,7 +109,7 @@ def loops_of_readme(folder: Path) -> str:
 
 def small_network(folder: Path) -> str:
     """The time of a training step of the authors' code with 256 bins after and before the patch, and their ratio."""
-    rows = files.read(patched.Row, folder / "patched.csv")
+    rows = csv_files.read(patched.Row, folder / "patched.csv")
     of_bins = [row for row in rows if row.configuration == "cifar10_discretized_256bins"]
     (step,) = [row for row in of_bins if row.part == "training step"]
     return f"{duration(step.after_ms)} instead of {duration(step.before_ms)} ({gain(step.before_ms / step.after_ms)})"
@@ -117,18 +117,18 @@ def small_network(folder: Path) -> str:
 
 def full_size(folder: Path) -> str:
     """How many times as fast the ops make a training step of the paper's networks, at least and at most."""
-    shown = [share for share in files.read(shares.Share, folder / "training.csv") if share.config in PAPER]
+    shown = [share for share in csv_files.read(shares.Share, folder / "training.csv") if share.config in PAPER]
     gains = sorted(share.gain(share.published_ms) for share in shown)
     return f"{gains[0]:.3f} to {gains[-1]:.3f} times as fast"
 
 
 def time_to_quality(title: str) -> Callable[[Path], str]:
-    """The table of `benchmarks.runs` with this title. The table of speeds gets one more row: how many times as fast the
-    ops alone make training steps of full-size networks."""
+    """The table of benchmarks.time_to_quality with this title. The table of speeds gets one more row: how many times as
+    fast ops alone make training steps of full-size networks."""
 
     def text(folder: Path) -> str:
-        runs = files.read(runs_report.Run, folder / "runs.csv")
-        columns, lines = runs_report.parts(runs, files.read(runs_report.Drawn, folder / "samples.csv"))[title]
+        runs = csv_files.read(runs_report.Run, folder / "runs.csv")
+        columns, lines = runs_report.parts(runs, csv_files.read(runs_report.Drawn, folder / "samples.csv"))[title]
         if title == runs_report.SPEED:
             alone = ["full-size networks, by ops alone", *[""] * (len(columns) - 1)]
             alone[columns.index("steps a second")] = full_size(folder)
@@ -170,7 +170,7 @@ FIGURES: tuple[tuple[str, Callable[[Path], str]], ...] = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.figures", description="Update the pages' figures.")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.docs_numbers", description="Update the pages' figures.")
     parser.add_argument("old", type=Path, help="a copy of the results that the pages show now")
     old = parser.parse_args(arguments).old
     for name, text in FIGURES:

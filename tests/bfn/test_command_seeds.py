@@ -12,8 +12,8 @@ from bfn import figures
 from bfn.configs import EvaluateConfig
 from bfn.results import plots
 from bfn.results.evaluate import evaluate
-from bfn.training import seeds
-from bfn.training.seeds import derive
+from bfn.training import derived_seeds
+from bfn.training.derived_seeds import derive
 from tests.bfn.command import bfn
 from tests.bfn.test_batches import batches_of
 from tests.bfn.test_evaluate import Fixed
@@ -130,7 +130,7 @@ def test_each_time_of_a_picture_has_noise_of_its_own(pair, tmp_path, monkeypatch
 
 
 def test_the_parts_of_a_run_have_seeds_of_their_own():
-    parts = [number for name, number in vars(seeds).items() if name.isupper()]
+    parts = [number for name, number in vars(derived_seeds).items() if name.isupper()]
     assert len(parts) == len(set(parts)) >= 5
     paths = [(), *((part,) for part in parts), *((part, step) for part in parts for step in range(3))]
     assert len({derive(seed, *path) for seed in (0, 1) for path in paths}) == 2 * len(paths)

@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from benchmarks import __main__ as runner
-from benchmarks import accuracy, files, gate, measure, page, patched, report, runs, runs_report, shares, training
+from benchmarks import accuracy, csv_files, gate, measure, page, patched, report, runs_report, shares, training
 from benchmarks import vocabularies as step_of_sizes
 from benchmarks.competitors import BASE, EAGER, PRODUCTS, PUBLISHED, UNFUSED
 from benchmarks.devices import Cpu
 from benchmarks.loops import AVERAGED, CURRENT, Clock
 from benchmarks.runs_report import OURS, THEIRS
+from benchmarks.time_to_quality import Race
 from benchmarks.timed_cases import CASES
 from bfn.configs import load
 from tests.benchmarks.test_benchmarks import row, tiny
@@ -113,7 +114,7 @@ def test_the_numbers_of_a_race(monkeypatch):
     clocks = {THEIRS: Clock(50.0, 2.0, (0.5, 1.0, 1.5)), OURS: Clock(40.0, 10.0, (0.25, 0.25, 0.5, 1.0))}
     bounds = iter([(4.0, 0.1), (5.0, 0.2), (3.0, 0.3), (2.0, 0.4), (6.0, 0.5), (5.0, 0.6), (1.0, 0.7), (1.5, 0.8)])
     held = SimpleNamespace(bits=lambda weights: next(bounds))
-    race = runs.Race("mnist", {name: Loop(clock) for name, clock in clocks.items()}, held, None)
+    race = Race("mnist", {name: Loop(clock) for name, clock in clocks.items()}, held, None)
     race.clocks = clocks
     for loop, seconds, step in ((THEIRS, 0.0, 0), (THEIRS, 50.0, 3), (OURS, 0.0, 0), (OURS, 40.0, 4)):
         race.point(loop, seconds, step)
@@ -153,5 +154,7 @@ def test_the_cells_of_other_tables(tmp_path):
         "1",
         "1.5, 2.5",
     ]
-    files.write(patched.Row, [of], {}, tmp_path / "patched.csv")
-    assert [patched.cells(back) for back in files.read(patched.Row, tmp_path / "patched.csv")] == [patched.cells(of)]
+    csv_files.write(patched.Row, [of], {}, tmp_path / "patched.csv")
+    assert [patched.cells(back) for back in csv_files.read(patched.Row, tmp_path / "patched.csv")] == [
+        patched.cells(of)
+    ]

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks import figures, files, report, vocabularies
-from benchmarks.clients import report as clients
-from benchmarks.figures import FIGURES, ROOT, SHOWN
+from benchmarks import csv_files, docs_numbers, report, vocabularies
+from benchmarks.clients import client_rows as clients
+from benchmarks.docs_numbers import FIGURES, ROOT, SHOWN
 from benchmarks.report import OK
 from bfn import model
 
@@ -30,22 +30,22 @@ def test_a_page_is_brought_up_to_date(tmp_path, monkeypatch):
     (tmp_path / "docs" / "guides" / "molecules.md").write_text(text)
     after = tmp_path / "after"
     after.mkdir()
-    found = [replace(row, median_ms=123.4) for row in files.read(clients.Row, SHOWN / "clients.csv")]
-    machine = files.read_machine(clients.Row, SHOWN / "clients.csv")
+    found = [replace(row, median_ms=123.4) for row in csv_files.read(clients.Row, SHOWN / "clients.csv")]
+    machine = csv_files.read_machine(clients.Row, SHOWN / "clients.csv")
     del machine["heap"]
-    files.write(clients.Row, found, machine, after / "clients.csv")
+    csv_files.write(clients.Row, found, machine, after / "clients.csv")
     of_molecules = [figure for figure in FIGURES if figure[0].endswith("molecules.md")]
-    monkeypatch.setattr(figures, "FIGURES", of_molecules)
-    monkeypatch.setattr(figures, "ROOT", tmp_path)
-    monkeypatch.setattr(figures, "SHOWN", after)
-    assert figures.main([str(before)]) == 0
+    monkeypatch.setattr(docs_numbers, "FIGURES", of_molecules)
+    monkeypatch.setattr(docs_numbers, "ROOT", tmp_path)
+    monkeypatch.setattr(docs_numbers, "SHOWN", after)
+    assert docs_numbers.main([str(before)]) == 0
     new = (tmp_path / "docs" / "guides" / "molecules.md").read_text()
     assert new.count("| 123 |") == 7 and "timed in a fresh process" in new
     assert all(make(after) in new for _, make in of_molecules)
 
 
 def test_vectors_from_many_classes_on():
-    steps = files.read(vocabularies.Step, SHOWN / "vocabularies.csv")
+    steps = csv_files.read(vocabularies.Step, SHOWN / "vocabularies.csv")
     assert all((step.num_classes >= model.LARGE) == (step.vectors_ms < step.rows_ms) for step in steps)
 
 
@@ -58,6 +58,6 @@ def test_what_was_read_from_a_terminal():
 
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*/results.csv")), ids=lambda path: path.parent.name)
 def test_results_are_of_a_whole_run_in_which_nobody_was_wrong(path):
-    found = files.read(report.Row, path)
+    found = csv_files.read(report.Row, path)
     assert {row.status for row in found} <= {OK, report.STOPPED}
     assert "False" in path.read_text().splitlines()[1].split(",")  # of `quick`
