@@ -2,6 +2,7 @@
 statements of all files, and run none of them."""
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -84,6 +85,14 @@ def test_no_file_imports_a_file_of_a_higher_layer(package):
     own = [(file, other) for file, others in graph().items() for other in others if file.startswith(f"{package}/")]
     found = [f"{file} imports {other}" for file, other in own if layer(other) > layer(file)]
     assert not found, "imports upwards: " + ", ".join(found)
+
+
+def test_nobody_takes_two_files_for_each_other():
+    """In bfn_kernels, the files of a family have the names of the files of other families."""
+    folders = ("bfn", "benchmarks", "gpu_build", "release", "tests")
+    names = Counter(path.name for folder in folders for path in (ROOT / folder).rglob("*.py"))
+    asked_for = {"__init__.py", "__main__.py", "conftest.py"}  # by Python and pytest
+    assert [name for name, count in names.items() if count > 1 and name not in asked_for] == []
 
 
 def test_each_place_of_a_layer_exists():
