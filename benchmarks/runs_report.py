@@ -5,12 +5,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 from matplotlib import ticker
 from rich.table import Table
 
-from benchmarks.plots import saved
 from benchmarks.report import MIB, duration, gain, number, table_of
+from bfn import figures
 
 THEIRS, OURS = "published", "bfn"
 SPEED, QUALITY, SAMPLES = "Training: speed and memory", "Training: quality", "Samples of the same weights"
@@ -175,7 +174,7 @@ the most steps, if the samples are as good."""
 def picture(points: Sequence[Point], path: Path) -> Path:
     """Bits against seconds, a panel for each experiment."""
     names = list(dict.fromkeys(point.experiment for point in points))
-    figure, panels = plt.subplots(1, len(names), figsize=(1 + 4 * len(names), 4), layout="constrained", squeeze=False)
+    figure, panels = figures.panels((1 + 4 * len(names), 4), 1, len(names), squeeze=False)
     for axes, name in zip(panels.flat, names, strict=True):
         for number_, loop in enumerate((THEIRS, OURS)):
             of = [point for point in points if (point.experiment, point.loop) == (name, loop)]
@@ -191,4 +190,4 @@ def picture(points: Sequence[Point], path: Path) -> Path:
         axes.grid(alpha=0.3)
     panels[0, 0].legend(frameon=False)
     figure.supylabel("bits per dimension on held-out data", fontsize="medium")
-    return saved(figure, path)
+    return figures.write(figure, path)
