@@ -298,12 +298,3 @@ def _extrapolated(found: list[float]) -> float:
     binomials = [(-1) ** j * math.comb(len(found), j + 1) for j in range(len(found))]
     guess = sum(factor * each for factor, each in zip(binomials, reversed(found), strict=True))
     return min(max(guess, found[-1] - 1), found[-1] + 1) if found else guess
-
-
-def __getattr__(name: str) -> Any:
-    """Finds `VonMisesAccuracy` for old pickles, which name this module."""
-    if name == "VonMisesAccuracy":
-        from bfn_kernels.von_mises import VonMisesAccuracy
-
-        return VonMisesAccuracy
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -187,10 +187,11 @@ def update_sample(
     draw_noise: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """Takes one step of ancestral sampling: a class k is sent, d' = d + y, y ~ N(2αs, 4α), s = 2k − 1 (171).
+    """Takes one step of ancestral sampling: adds a message about a class k to the state, d' = d + y (171).
 
-    The class k is drawn from the output distribution, unless `choose` or `known` says otherwise. With choose="mean",
-    2p₁ − 1 is sent instead of s.
+    The receiver draws k from the output distribution, unless `choose` or `known` says otherwise. Then it draws the
+    message y ~ N(2αs, 4α), s = 2k − 1, itself, as the sender would if the data were k. With
+    choose="mean", 2p₁ − 1 takes the place of s.
 
     Args:
         output_logits: The network's output, in the state's shape, floating-point; differentiable if choose="mean".

@@ -175,7 +175,9 @@ def update_sample(
     generator: torch.Generator | None = None,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Takes one step of ancestral sampling: a message of accuracy α about x̂ updates the state.
+    """Takes one step of ancestral sampling: updates the state by a message of accuracy α about x̂.
+
+    The receiver draws the message from vM(x̂, α) itself, as the sender would if the data were x̂.
 
     Args:
         pred: x̂, the angles that the network predicts, `[B, ...]`, floating-point.

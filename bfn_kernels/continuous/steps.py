@@ -36,10 +36,11 @@ def update_sample(
     noise: Tensor | None = None,
     backend: str | None = None,
 ) -> tuple[Tensor, PerRow]:
-    """Sends x with accuracy α and updates the mean: ρ' = ρ + α, μ' = (ρμ + αx)/ρ' + (√α/ρ')·ε [derived].
+    """Updates the state by a message about x: ρ' = ρ + α, μ' = (ρμ + αx)/ρ' + (√α/ρ')·ε [derived].
 
     It is `sender_sample` and `bayesian_update` in one pass; the message y is never stored. With t, it is one step of
-    ancestral sampling: x is the network's output at time t, and the data prediction x̂ is sent instead of x.
+    ancestral sampling: x is the network's output at time t, and the message is about the data prediction x̂. The
+    receiver draws this message itself, as the sender would if the data were x̂.
 
     Args:
         x: The data that are sent or, with t, the network's output, `[B, ...]`, floating-point; differentiable.

@@ -196,10 +196,11 @@ def update_sample(
     backend: str | None = None,
     class_mask: Tensor | None = None,
 ) -> Tensor:
-    """Takes one step of ancestral sampling: a class k is sent, z' = z + y, y ~ N(α(Ke_k − 1), αK·I) (171).
+    """Takes one step of ancestral sampling: adds a message about a class k to the state, z' = z + y (171).
 
-    The class k is drawn from the output distribution, unless `choose` or `known` says otherwise. With choose="mean", p
-    is sent instead of e_k.
+    The receiver draws k from the output distribution, unless `choose` or `known` says otherwise. Then it draws the
+    message y ~ N(α(Ke_k − 1), αK·I) itself, as the sender would if the data were k. With choose="mean", p
+    takes the place of e_k.
 
     Args:
         output_logits: The network's output, in the state's shape, floating-point; differentiable if choose="mean".

@@ -43,9 +43,10 @@ def update_sample(
     component_noise: Tensor | None = None,
     backend: str | None = None,
 ) -> tuple[Tensor, PerRow]:
-    """One step of ancestral sampling: sends a value of the output distribution with accuracy α and updates the mean.
+    """Takes one step of ancestral sampling: updates the state by a message about a value x.
 
-    ρ' = ρ + α and μ' = (ρμ + αx)/ρ' + (√α/ρ')·ε, where x is a value of the output distribution at time t.
+    The receiver draws x from the output distribution at time t, unless `choose` or `known` says otherwise. Then it
+    draws the message itself, as the sender would if the data were x: ρ' = ρ + α and μ' = (ρμ + αx)/ρ' + (√α/ρ')·ε.
 
     Args:
         pred_mean: Predicted mean, `[B, ...]`, or `[B, ..., M]` of a mixture, floating-point; differentiable only with
