@@ -22,7 +22,7 @@ from bfn.data import load_data
 from bfn.results import plots
 from bfn.results.evaluate import Bound
 from bfn.results.tables import TOLD_APART, Drawn, Measured
-from docs.pictures import information, story
+from docs.pictures import information, story, tutorial
 
 LOG = [{"step": 10 * i, "validation_bits": 2 + 0.4 / i, "train_bits": 1.9 + 0.5 / i} for i in range(1, 9)]
 BOUNDS = [Measured(n, Bound(1.5 + 1 / (n or 1e9), 0.2, 0.05, 16), None) for n in (10, 25, 100, None)]
@@ -203,3 +203,10 @@ def test_pictures_of_the_pages(tmp_path, drawn, monkeypatch):
     for axes in shown.axes:
         assert len(axes.patches) == 2 and axes.get_xlim() == (0, 1) and axes.get_ylim()[0] == 0
         assert all(math.isfinite(bits) and bits > 0 for stairs in axes.patches for bits in stairs.get_data().values)
+
+
+def test_pictures_of_the_tutorial(tmp_path, figures):
+    shown = figures(tutorial.draw, tmp_path)
+    assert len(shown) == len(tutorial.code_blocks())
+    for figure in shown:
+        check(figure)

@@ -25,6 +25,7 @@ MODULES = sorted(
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PROCESSES = "init_process_group("  # of several processes, as test_sharded.py runs the block
+TUTORIAL = ROOT / "docs" / "tutorial.md"  # whose blocks are one program, which tests/bfn/test_tutorial.py runs
 OTHERS = ("lightning", "transformers")  # packages that guides are about, and that no extra of this one brings
 NETWORK = re.compile(r"#.*\bnetwork\b|\bnetwork\(|\b(?:\w*update_sample|\w*solver_step)\(")  # in code that has one
 
@@ -48,6 +49,7 @@ each_page = pytest.mark.parametrize("page", PAGES, ids=name_of)
 EXAMPLES = [
     pytest.param(name_of(page), block, id=f"{name_of(page)}-{place}")
     for page in PAGES
+    if page != TUTORIAL
     for place, (language, block) in enumerate(blocks(page))
     if language == "python" and excerpt_of(block) is None and PROCESSES not in block
 ]
@@ -92,6 +94,23 @@ def test_excerpts_stand_in_their_files(page):
         for part in re.split(r"^ *\.\.\.\n", block.partition("\n")[2], flags=re.MULTILINE):
             place = code.find(part.strip("\n") + "\n", place)
             assert place >= 0, f"{page.name}: this does not stand in {path.relative_to(ROOT)}:\n{part}"
+
+
+def emphasised(page: Path) -> list[str]:
+    """The words in bold and in italics."""
+    text = re.sub(r"^```.*?^```$|`[^`\n]*`", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return [" ".join(words.split()) for words in re.findall(r"(?<![\w*])\*{1,2}([^*]+?)\*{1,2}(?![\w*])", text)]
+
+
+def test_the_tutorial_alone_explains_its_words():
+    """Emphasis marks the place where a page explains a word."""
+    words = {"message", "state", "flow", "accuracy", "sender", "receiver", "L_n", "L∞"}
+    words |= {f"{name} distribution" for name in ("input", "output", "sender", "receiver")} | {"reconstruction loss"}
+    found = emphasised(TUTORIAL)
+    assert sorted(found) == sorted(words | {"bold"})
+    for page in PAGES:
+        again = {word.lower() for word in emphasised(page)} & {word.lower() for word in words}
+        assert page == TUTORIAL or not again, f"{name_of(page)} explains {sorted(again)}, as the tutorial does"
 
 
 @each_page
