@@ -29,7 +29,7 @@ class DataConfig:
     """`bfn.data.DATASETS` lists the settings that each data set reads. All other settings must keep their defaults."""
 
     name: str = "digits"  # a name in bfn.data.DATASETS, or module:function
-    # The folder of the files. If it is None, `folder_of` chooses the folder, and text_bpe reads Python's manual.
+    # The folder of the files. None: where `bfn data download` puts them, and for text_bpe Python's manual.
     folder: str | None = None
     file: str = "text8"  # the name of the text's file in the folder
     length: int = 64  # characters, tokens or residues in a window; places in the row of a molecule
@@ -56,7 +56,7 @@ class NetworkConfig:
     width: int = 32  # channels at full resolution, or the transformer's model width
     depth: int = 2  # residual blocks at each resolution, or the transformer's layers
     heads: int = 4  # attention heads
-    dropout: float = 0.0
+    dropout: float = 0.0  # the share of numbers that training sets to 0
     options: dict[str, Any] = field(default_factory=dict)  # more keyword arguments of the network, such as rotary=true
 
     @property
@@ -67,20 +67,20 @@ class NetworkConfig:
 
 @dataclass
 class TrainConfig:
-    seed: int = 0
+    seed: int = 0  # the seed of the weights, the batches, the times and the noise
     batch_size: int = 128  # examples in one step, of all processes together
     micro_batch: int | None = None  # examples in one pass of the network; None is a process's share of the batch
     fully_shard: bool = False  # whether each of several processes holds only a part of the weights (FSDP2)
-    learning_rate: float = 1e-3
-    final_learning_rate: float | None = None  # to which a cosine falls by the end of the run; None: no fall
+    learning_rate: float = 1e-3  # the learning rate of AdamW, after the warm-up
+    final_learning_rate: float | None = None  # the learning rate at the end, to which it falls along a cosine; None: it stays
     beta_2: float = 0.99  # the decay of AdamW's second moment; the decay of the first moment is 0.9
-    weight_decay: float = 0.01
+    weight_decay: float = 0.01  # the weight decay of AdamW
     decay_vectors: bool = True  # whether weight decay also shrinks biases and the weights of norms
-    warmup_steps: int = 50
+    warmup_steps: int = 50  # first steps, over which the learning rate rises linearly
     clip_norm: float = 1.0  # the largest norm of the gradient; a larger gradient is scaled down
-    ema_decay: float = 0.999
+    ema_decay: float = 0.999  # the largest decay of the averaged weights
     n_steps: int | None = None  # None trains on the continuous-time loss, n on the n-step loss
-    max_steps: int = 10_000
+    max_steps: int = 10_000  # the most steps of training
     max_seconds: float | None = None  # the most seconds of training, over all parts of a resumed run
     validate_every: int = 100  # steps between validations; each validation writes a row of the log and a checkpoint
     patience: int = 10  # validations without a better bound before training stops
@@ -93,23 +93,23 @@ class TrainConfig:
 class EvaluateConfig:
     n_steps: int | None = None  # None evaluates the continuous-time bound, n the n-step bound
     repeats: int = 32  # values of t for each example, spread evenly over [0, 1]
-    batch_size: int = 512
-    seed: int = 0
+    batch_size: int = 512  # examples in one pass of the network
+    seed: int = 0  # the seed of the times and the noise
 
 
 @dataclass
 class SampleConfig:
-    count: int = 64
-    n_steps: int = 100
+    count: int = 64  # samples to draw
+    n_steps: int = 100  # steps of the sampler
     sampler: str = "ancestral"  # a name in SAMPLERS
     choose: str | None = None  # what a step uses of the output distribution: a "sample", its "mode" or its "mean"
-    temperature: float | None = None  # by which the logits of classes are divided; None is 1
+    temperature: float | None = None  # the number by which the logits of classes are divided; None is 1
     tolerance: float | None = None  # the largest error of a step of ode2; with it, only plots use n_steps
     guide: str | None = None  # the property to which samples of molecules are guided, such as "logp=3"
     guidance: float = 2.0  # 0 ignores the property, 1 is the network's output given the property, above 1 exaggerates
     # with a tolerance: the largest number of network calls in one run; the two calls of a guided step count as one
     max_calls: int = 1000
-    seed: int = 0
+    seed: int = 0  # the seed of the samples
 
     @property
     def taking(self) -> dict[str, Any]:

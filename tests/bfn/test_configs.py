@@ -1,10 +1,12 @@
 import dataclasses
+import re
 
 import pytest
 
 from bfn.configs import Config, ConfigError, load
 from bfn.data import load_data
 from bfn.model import build_model
+from docs.site import settings
 
 
 def test_every_shipped_configuration_builds_a_model_of_its_own_directory():
@@ -193,3 +195,12 @@ def test_what_a_file_does_not_say_is_what_it_was():
     for part in ("data", "model", "network"):
         defaults[part]["options"] = {}
     assert dataclasses.asdict(Config()) == defaults
+
+
+def test_the_page_of_settings_says_what_the_code_says():
+    said = settings.PAGE.read_text()
+    assert said == settings.text(), "run `python docs/site/settings.py`, which writes the page"
+    meanings = dict(re.findall(r"^\| `([\w.]+)` \| (?:`.*?`)? ?\| (.*) \|$", said, re.MULTILINE))
+    out, *sections = dataclasses.asdict(Config()).items()
+    assert [*meanings] == [out[0], *(f"{name}.{key}" for name, values in sections for key in values)]
+    assert all(meanings.values()), f"comments must explain {[key for key in meanings if not meanings[key]]}"
