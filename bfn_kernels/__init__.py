@@ -6,7 +6,7 @@ each token). They share `schedules` (how accuracy grows with time), `noise` (see
 serves a call). `Limits` bound a network's output. `nn` combines the ops with a network. `samplers` draw data from it,
 by ancestral sampling or by the rules of `solvers`. `adaptive` chooses the lengths of their steps.
 
-All families have in common (docs/contracts.md has more, and explains the keywords that several families share):
+All families have in common (docs/arguments.md has more, and explains the keywords that several families share):
 
 Times, accuracies and precisions: a number, or a tensor `[B]` or of any leading part of the data's shape `[B, ...]`.
 Types: numbers are float32, bfloat16, float16 or float64. Arithmetic is in float32, or in float64 if an argument is

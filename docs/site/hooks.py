@@ -9,6 +9,7 @@ from mkdocs.structure.files import File
 
 ROOT = Path(__file__).resolve().parents[2]
 ELSEWHERE = {"index.md": "README.md", "contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
+SOURCE = re.compile(r"\[([\w/.]+)\]\(\.\./\.\./bfn_kernels[\w/.]*\)")
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 
 
@@ -23,10 +24,10 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, config, files):
-    """Changes links to the files of ELSEWHERE into links to their pages."""
+    """Changes links to the files of ELSEWHERE into links to their pages, and links to source files into their names."""
     for other, name in ELSEWHERE.items():
         markdown = markdown.replace(f"](../{name})", f"]({other})").replace(f"](../../{name})", f"](../{other})")
-    return markdown
+    return SOURCE.sub(r"`\1`", markdown)
 
 
 def on_page_content(content, page, config, files):

@@ -90,7 +90,7 @@ def test_cuda_comes_first_where_it_is_predicted_to_be_faster(monkeypatch):
     faster = {op for op, found in ratios.items() if min(found) > 1.2}
     assert faster == {"circular flow", "circular sender", "circular update", "circular new update"}
 
-    page = " ".join((ROOT / "docs/contracts.md").read_text().split())
+    page = " ".join((ROOT / "docs/arguments.md").read_text().split())
     said = re.search(
         r'Five ops prefer `"cuda"` to `"triton"`, because it is predicted to be faster: (.*?) of `circular`', page
     )

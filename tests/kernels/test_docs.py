@@ -14,7 +14,7 @@ import torch
 import bfn_kernels
 from bfn_kernels import nn
 from tests.kernels.declared import FAMILIES, OPS, public, public_functions
-from tests.kernels.docstrings import API, PUBLIC, arguments, entries, found_at, items, sections
+from tests.kernels.docstrings import API, PUBLIC, arguments, entries, found_at, items, own_names, sections
 
 MODULES = sorted(
     m.name
@@ -113,11 +113,19 @@ def test_the_tutorial_alone_explains_its_words():
         assert page == TUTORIAL or not again, f"{name_of(page)} explains {sorted(again)}, as the tutorial does"
 
 
+def places(page: Path) -> set[str]:
+    """The anchors of a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @each_page
 def test_links_and_commands_of_a_page(page):
     text = page.read_text()
-    for link in re.findall(r"\]\((?!http)([\w./-]+)(?:#[\w-]+)?\)", text):
-        assert (page.parent / link).exists(), link
+    for link, place in re.findall(r"\]\((?!http)([\w./-]*)(?:#([\w-]+))?\)", text):
+        target = page.parent / link if link else page
+        assert target.exists(), link
+        assert not place or place in places(target), f"{link}#{place}"
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     for target in re.findall(r"(?:^|`)make ([\w-]+)", text, re.MULTILINE):
         assert target in targets, f"make {target}"
@@ -137,6 +145,23 @@ def test_what_the_reference_lists_is_there():
             found = found_at(name)
             for member in members:
                 assert hasattr(found, member), f"{page.name}: {name} has no {member}"
+
+
+@pytest.mark.parametrize("page", sorted(API.glob("*.md")), ids=lambda page: page.stem)
+def test_the_reference_lists_names_where_docstrings_are_not_shown(page):
+    """The hosting site shows the page as it is, so a sentence before each module names what the site describes."""
+    text = page.read_text()
+    for name, members in entries(page):
+        found = found_at(name)
+        if inspect.ismodule(found):
+            said = re.search(rf"^`{name}` has ((?:.+\n)+)\n::: {name}$", text, re.MULTILINE)
+            listed = re.findall(r"`(\w+)`", said[1]) if said else []
+            _, _, family = name.partition("bfn_kernels.")
+            of_family = [op.partition(".")[2] for op in public_functions(family)] if family in FAMILIES else []
+            wanted = members or of_family or own_names(found)
+            assert sorted(listed) == sorted(wanted), f"{name_of(page)} must list {', '.join(sorted(wanted))}"
+    (source,) = re.findall(r"^The docstrings are in \[([\w/.]+)\]\(../../\1\)\.", text, re.MULTILINE)
+    assert (ROOT / source).exists() and "`make docs`" in text
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -166,7 +191,7 @@ def test_the_page_of_ops_has_no_function_that_is_gone():
     assert not gone, f"the table in docs/ops.md needs no rows for {sorted(gone)}"
 
 
-def test_the_contracts_explain_every_shared_keyword():
+def test_the_page_of_arguments_explains_every_shared_keyword():
     """Those that two families have, or more."""
     families = {}
     for op in OPS:
@@ -174,10 +199,10 @@ def test_the_contracts_explain_every_shared_keyword():
             if each.kind == each.KEYWORD_ONLY:
                 families.setdefault(each.name, set()).add(op.split(".")[0])
     shared = {name for name, those in families.items() if len(those) > 1}
-    _, _, section = (ROOT / "docs" / "contracts.md").read_text().partition("\n## Keywords\n")
+    _, _, section = (ROOT / "docs" / "arguments.md").read_text().partition("\n## Keywords\n")
     rows = re.findall(r"^\| (`.*?`) \|", section.partition("\n## ")[0], re.MULTILINE)
     explained = set(re.findall(r"(\w+)=", " ".join(rows)))
-    assert not shared - explained, f"the keywords in docs/contracts.md need rows for {sorted(shared - explained)}"
+    assert not shared - explained, f"the keywords in docs/arguments.md need rows for {sorted(shared - explained)}"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
