@@ -9,6 +9,7 @@ from bfn.data.splits import image_baseline
 from docs.pictures import tutorial
 
 TEXT = tutorial.PAGE.read_text()
+PROSE = " ".join(TEXT.split())
 
 
 def test_the_code_has_as_many_lines_as_the_title_says():
@@ -19,19 +20,18 @@ def test_the_code_has_as_many_lines_as_the_title_says():
 def test_each_step_has_a_block_and_its_picture():
     steps = re.split(r"^## \d\. .*$", TEXT, flags=re.MULTILINE)[1:]
     for i, step in enumerate(steps, 1):
-        assert step.count("```python") == 1 and re.findall(r"^!\[.*\]\((.*)\)$", step, re.M) == [
-            f"pictures/tutorial_{i}.png"
-        ]
+        pictures = re.findall(r"^!\[.*\]\((.*)\)$", step, re.MULTILINE)
+        assert step.count("```python") == 1 and pictures == [f"pictures/tutorial_{i}.png"]
 
 
 def test_pictures_cost_what_the_page_says():
     """The last digits depend on the processor, since rounding errors grow in training. Another seed changes the bits by
     0.01."""
     evaluated = tutorial.run()[5]
-    said = [float(bits) for bits in re.findall(r"about (0\.\d+) bits per pixel", TEXT)]
+    said = [float(bits) for bits in re.findall(r"about (0\.\d+) bits per pixel", PROSE)]
     assert said == [said[0]] * 2
     assert evaluated["bits"] == pytest.approx(said[0], abs=0.03)
-    (alone,) = re.findall(r"a pixel would cost (0\.\d+) bits", TEXT)
+    (alone,) = re.findall(r"a pixel would cost (0\.\d+) bits", PROSE)
     train, test = (evaluated[name].long() for name in ("train", "test"))
     assert image_baseline(train, train[:0], test, 2) == pytest.approx(float(alone), abs=0.005)
 
@@ -41,8 +41,8 @@ def test_signs_are_right_as_often_as_the_page_says():
     first = tutorial.run()[1]
     many = tutorial.repeated(2, first, x=first["x"].expand(4000, -1))
     weak = tutorial.binary.sender_sample(many["x"], 0.01)
-    (message,) = re.findall(r"in only (\d+) % of all cases", TEXT)
-    (state,) = re.findall(r"right for (\d+) % of the pixels on average", TEXT)
+    (message,) = re.findall(r"in only (\d+) % of all cases", PROSE)
+    (state,) = re.findall(r"right for (\d+) % of the pixels on average", PROSE)
     for numbers, said in ((weak, message), (many["states"][-1], state)):
         assert ((numbers > 0) == many["x"]).double().mean().item() == pytest.approx(int(said) / 100, abs=0.006)
 
