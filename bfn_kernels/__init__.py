@@ -1,4 +1,5 @@
-"""Fused, differentiable ops for Bayesian flow networks (Graves et al. 2023, arXiv 2308.07037).
+"""Fused, differentiable ops for Bayesian flow networks (Graves et al. 2023, arXiv 2308.07037). docs/tutorial.md
+explains such a network in 40 lines of code.
 
 There are six families of ops, one for each kind of data: `continuous`, `discretised`, `discrete`, `binary` (two
 classes, one logit), `circular` (angles), and `vocabulary` (so many classes that no op stores a number for each class of
