@@ -83,8 +83,12 @@ def draw_sender_and_receiver(axes: Axes, states: list[tuple[Tensor, float]]) -> 
     high = output_distribution(mean, (i - 1) / STEPS).item()
     y, std = torch.linspace(-5, 5, 600), alpha**-0.5
     receiver = high * density(y, VALUE, std) + (1 - high) * density(y, -VALUE, std)
-    axes.plot(y, density(y, VALUE, std), label="sender: noise around the data")
-    axes.plot(y, receiver, label=f"receiver: the same noise around each value,\nof which the network thinks {high:.0%}")
+    axes.plot(y, density(y, VALUE, std), label="sender distribution: noise around the data")
+    axes.plot(
+        y,
+        receiver,
+        label=f"receiver distribution: noise around both values;\nthe network gives the right one {high:.0%}",
+    )
     axes.set(title=f"2. Message {i} costs their divergence", xlabel="message y", ylabel="density")
     axes.set_ylim(0, 1.5 * density(torch.zeros(1), 0, std).item())
     axes.legend(loc="upper left")
