@@ -72,7 +72,7 @@ class TrainConfig:
     micro_batch: int | None = None  # examples in one pass of the network; None is a process's share of the batch
     fully_shard: bool = False  # whether each of several processes holds only a part of the weights (FSDP2)
     learning_rate: float = 1e-3  # the learning rate of AdamW, after the warm-up
-    final_learning_rate: float | None = None  # its last value, at the end of a cosine; None: no fall
+    final_learning_rate: float | None = None  # the learning rate at the end of a cosine; None: no fall
     beta_2: float = 0.99  # the decay of AdamW's second moment; the decay of the first moment is 0.9
     weight_decay: float = 0.01  # the weight decay of AdamW
     decay_vectors: bool = True  # whether weight decay also shrinks biases and the weights of norms
