@@ -10,12 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from bfn.results.plots import at_numbers, draw_images, write
+from bfn import figures
 from bfn_kernels import binary
 
 FOLDER = Path(__file__).parent
@@ -48,7 +47,7 @@ def repeated(block: int, names: Names, **changed: Any) -> Names:
 
 def tiles(axes: Any, values: Tensor, title: str, columns: int = 1) -> None:
     """Draws pictures [N, 64] of numbers from 0 (paper) to 1 (ink)."""
-    draw_images(axes, values.view(-1, 8, 8).float(), columns)
+    figures.draw_images(axes, values.view(-1, 8, 8).float(), columns)
     axes.set_title(title, fontsize=9)
 
 
@@ -63,7 +62,7 @@ def beside(axes: Any, text: str) -> None:
 
 
 def draw_messages(names: Names) -> Figure:
-    figure, (first, *others) = plt.subplots(1, 5, figsize=(10, 2.5), layout="constrained")
+    figure, (first, *others) = figures.panels((10, 2.5), 1, 5)
     tiles(first, names["x"], "Alice's picture")
     for axes, alpha, message in zip(others, (0.01, 0.1, 1.0, 10.0), names["messages"], strict=True):
         tiles(axes, signed(message), f"message of accuracy {alpha:g}\nmean ±{2 * alpha:g}, noise {2 * alpha**0.5:.2g}")
@@ -71,7 +70,7 @@ def draw_messages(names: Names) -> Figure:
 
 
 def draw_states(names: Names) -> Figure:
-    figure, rows = plt.subplots(2, len(SHOWN), figsize=(10, 3.9), layout="constrained")
+    figure, rows = figures.panels((10, 3.9), 2, len(SHOWN))
     for above, below, i in zip(*rows, SHOWN, strict=True):
         state, theta = names["states"][i], binary.theta(names["states"][i])
         tiles(above, signed(state), f"after {i} message{'s' * (i > 1)}:\n{state.min():.1f} to {state.max():.1f}")
@@ -88,7 +87,7 @@ def draw_flow(names: Names) -> Figure:
     states, n, beta_1 = torch.stack(many["states"]), names["n"], names["beta_1"]
     times = torch.arange(n + 1) / n
     beta = beta_1 * times**2
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
+    figure, (left, right) = figures.panels((10, 3.6), 1, 2)
     for value, name, colour in ((True, "ink", "C0"), (False, "paper", "C1")):
         pixel = int((names["x"][0] == value).nonzero()[0])
         mean, std = (2 if value else -2) * beta, 2 * beta.sqrt()
@@ -106,7 +105,7 @@ def draw_flow(names: Names) -> Figure:
 
 def draw_guesses(names: Names) -> Figure:
     """For the states of block 2."""
-    figure, rows = plt.subplots(2, len(SHOWN), figsize=(10, 3.6), layout="constrained")
+    figure, rows = figures.panels((10, 3.6), 2, len(SHOWN))
     for above, below, i in zip(*rows, SHOWN, strict=True):
         state, t = names["states"][i], i / names["n"]
         with torch.no_grad():
@@ -124,7 +123,7 @@ def density(y: Tensor, mean: float, std: float) -> Tensor:
 
 def draw_costs(names: Names, evaluated: Names) -> Figure:
     """The first two panels are about two pixels of ink of Alice's picture after 20 messages."""
-    figure, (*pair, last) = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
+    figure, (*pair, last) = figures.panels((12, 3.6), 1, 3)
     i, alpha, ink = 20, 1.0, names["x"][0]
     with torch.no_grad():
         p_ink = names["output"](names["states"][i], torch.tensor([i / names["n"]])).sigmoid()[0]
@@ -150,7 +149,7 @@ def draw_costs(names: Names, evaluated: Names) -> Figure:
             logits = names["output"](state, (step - 1) / n)
             costs.append(binary.discrete_time_loss(x, logits, step=step, n_steps=n, beta_1=beta_1).item())
     last.plot(counts, costs, "o-", label="L_n")
-    at_numbers(last, counts)
+    figures.at_numbers(last, counts)
     last.axhline(evaluated["sent"].mean().item(), color="C3", linestyle="--", label="L∞")
     last.set_title("All messages about held-out pictures", fontsize=10)
     last.set(xlabel="number of messages n", ylabel="nats per pixel")
@@ -163,7 +162,7 @@ def draw_price(names: Names) -> Figure:
     parts, unit = 25, math.log(2)
     part = (names["t"] * parts).long()
     bits = [names["sent"][part == i].mean().item() / unit for i in range(parts)]
-    figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
+    figure, axes = figures.panels((7, 3.6))
     axes.stairs(bits, torch.linspace(0, 1, parts + 1), fill=True, alpha=0.4)
     sent, rest = names["sent"].mean().item() / unit, names["rest"].item() / unit
     axes.set_title(f"messages {sent:.3f} (the area) + reconstruction {rest:.3f} = {sent + rest:.3f} bits per pixel")
@@ -172,9 +171,7 @@ def draw_price(names: Names) -> Figure:
 
 
 def draw_samples(names: Names) -> Figure:
-    figure, (left, middle, right) = plt.subplots(
-        1, 3, figsize=(11, 4.3), layout="constrained", gridspec_kw={"wspace": 0.08}
-    )
+    figure, (left, middle, right) = figures.panels((11, 4.3), 1, 3, gridspec_kw={"wspace": 0.08})
     forming = torch.stack([binary.theta(names["states"][i][:6]) for i in SHOWN], 1)
     title = f"Input distributions of six new pictures\nafter {', '.join(map(str, SHOWN))} messages"
     tiles(left, forming, title, columns=len(SHOWN))
@@ -186,7 +183,7 @@ def draw_samples(names: Names) -> Figure:
 def draw(folder: Path) -> list[Path]:
     """Runs the page's code and draws a picture of each block."""
     first, second, third, fourth, _, sixth, seventh = run()
-    figures = (
+    drawn = (
         draw_messages(first),
         draw_states(second),
         draw_flow(third),
@@ -195,7 +192,7 @@ def draw(folder: Path) -> list[Path]:
         draw_price(sixth),
         draw_samples(seventh),
     )
-    return [write(figure, folder / f"tutorial_{i}.png") for i, figure in enumerate(figures, 1)]
+    return [figures.write(figure, folder / f"tutorial_{i}.png") for i, figure in enumerate(drawn, 1)]
 
 
 if __name__ == "__main__":

@@ -205,8 +205,8 @@ def test_pictures_of_the_pages(tmp_path, drawn, monkeypatch):
         assert all(math.isfinite(bits) and bits > 0 for stairs in axes.patches for bits in stairs.get_data().values)
 
 
-def test_pictures_of_the_tutorial(tmp_path, figures):
-    shown = figures(tutorial.draw, tmp_path)
+def test_pictures_of_the_tutorial(tmp_path, drawn):
+    shown = drawn(tutorial.draw, tmp_path)
     assert len(shown) == len(tutorial.code_blocks())
     for figure in shown:
         check(figure)
