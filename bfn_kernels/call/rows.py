@@ -18,9 +18,10 @@ from torch import Tensor
 from torch.overrides import has_torch_function
 
 from bfn_kernels.call import checks
+from bfn_kernels.extensions import as_refused
 from bfn_kernels.libraries import Library
 from bfn_kernels.schedules import ExponentialVariance, LogarithmicAccuracy, QuadraticAccuracy
-from bfn_kernels.torch_private import below_autograd, forward_ad, transformed
+from bfn_kernels.torch_private import below_autograd, forward_ad, outside_modes, transformed
 
 PerRow = float | Tensor  # times, accuracies or precisions: one number for all rows, or a number for each row
 
@@ -86,6 +87,7 @@ FORMULAS: dict[str, Callable[[Inputs], Tensor]] = {
     "accuracy": lambda row: row.value,
     "spread": lambda row: (row.scale * row.value).sqrt(),  # √(Kα)
 }
+WIDE: Any = {"dtype": torch.float64, "device": "cpu"}  # torch's default device may be another
 BITS = {name: 1 << index for index, name in enumerate(FORMULAS)}
 FLOW = "mean_scale", "noise_scale"  # 1/γ and √((1−γ)/γ) in x̂ = μ/γ − √((1−γ)/γ)·ε̂
 UPDATE = "keep", "take", "update_std"
@@ -143,16 +145,17 @@ def scalars(
         precision = checks.once("precision", precision, shape)
     numbers = NO_SCHEDULE if schedule is None else _numbers_of(schedule)
     if wanted and library.common is not None and numbers is not None and not torch.compiler.is_compiling():
-        if type(value) is float and 0 <= value <= high:  # a number as below, without a call of a function
-            values = torch.scalar_tensor(value, dtype=torch.float64, device=data.device)
-        else:
-            values = _operator_input(value, data, high)
+        operator, bits = library.common.row_scalars, _bits(tuple(wanted))
+        # a bool and a tuple, since torch's conversion of a dtype and of a torch.Size takes as long as the kernel
+        context = *numbers, n_steps, scale, t_min, dtype == torch.float64
+        are_numbers = type(value) is float and (precision is None or type(precision) is float)
+        if are_numbers and data.is_cpu and 0 <= value <= high and (precision or 0) >= 0:
+            each = _of_numbers(operator, bits, value, precision, context)
+            return [torch.scalar_tensor(number, dtype=dtype, device=data.device) for number in each]
+        values = _operator_input(value, data, high)
         precisions = None if precision is None else _operator_input(precision, data)
         if values is not None and (precision is None or precisions is not None):
-            # a tuple and a bool, since torch's conversion of a torch.Size and of a dtype takes as long as the kernel
-            rest = n_steps, scale, t_min, tuple(shape), dtype == torch.float64
-            with below_autograd():
-                return library.common.row_scalars(values, precisions, _bits(tuple(wanted)), *numbers, *rest)
+            return _operate(operator, bits, values, precisions, context, tuple(shape))
     wide = checks.rows(name, value, shape, data, 0, high)
     if "alpha" in wanted:
         checks.steps(name, wide, n_steps)
@@ -162,6 +165,26 @@ def scalars(
     if any(scalar.requires_grad for scalar in row_scalars):
         raise ValueError("schedule requires a gradient, but none is defined for it; detach its parameters")
     return row_scalars
+
+
+def _operate(
+    operator: Callable, bits: int, value: Tensor, precision: Tensor | None, context: tuple, shape: tuple[int, ...] = ()
+) -> list[Tensor]:
+    *numbers, wide = context
+    try:
+        with below_autograd():
+            return operator(value, precision, bits, *numbers, shape, wide)
+    except RuntimeError as error:
+        raise as_refused(error) from error.__cause__
+
+
+@functools.lru_cache(maxsize=4096)
+def _of_numbers(operator: Callable, bits: int, value: float, precision: float | None, context: tuple) -> list[float]:
+    """The row scalars of numbers. They are kept, since a sampler takes the same steps in each run."""
+    with outside_modes():
+        before = None if precision is None else torch.scalar_tensor(precision, **WIDE)
+        scalars = _operate(operator, bits, torch.scalar_tensor(value, **WIDE), before, context)
+        return [scalar.item() for scalar in scalars]
 
 
 def _operator_input(value: float | Tensor, data: Tensor, high: float = math.inf) -> Tensor | None:

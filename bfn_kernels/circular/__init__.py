@@ -77,7 +77,8 @@ def flow_sample(
     """
     checks.data("x", x)
     checks.no_gradient(_NO_GRADIENT, x=x)
-    check_outputs({"out": out, "concentration_out": concentration_out}, "x", x=x, step=step, mask=mask, seed=seed)
+    if out is not None or concentration_out is not None:
+        check_outputs({"out": out, "concentration_out": concentration_out}, "x", x=x, step=step, mask=mask, seed=seed)
     turn, row, dtype = checks.number("period", period, *PERIODS), rows_of(step, schedule, x, 1), checks.compute_dtype(x)
     log = checks.choice("output", output, ("concentration", "log")) == 1
     x, row = hide(checks.mask("mask", mask, "x", x, x.shape), x, row)

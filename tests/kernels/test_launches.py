@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from bfn_kernels import backends, operators, triton_ops
+from bfn_kernels import backends, declarations, libraries, triton_ops
 from bfn_kernels.call import checks
 from tests.cuda_on_host import cuda_on_host
 from tests.kernels.case import Case
@@ -75,13 +75,13 @@ class Launches(TorchDispatchMode):
 
 @functools.cache
 def add_triton() -> None:
-    backends.add_library(operators.Library(NAMESPACE, triton_ops.implement, ("CPU",)))
+    backends.add_library(libraries.Library(NAMESPACE, triton_ops.implement, ("CPU",)))
 
 
 @pytest.fixture
 def as_on_a_gpu(monkeypatch, backend):
     """Nobody reads the values of tensors, and Triton takes tensors of the CPU."""
-    for module in (checks, operators):
+    for module in (checks, declarations):
         monkeypatch.setattr(module, "shows", lambda x: False)
     if backend == "triton":
         add_triton()
