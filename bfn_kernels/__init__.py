@@ -40,7 +40,7 @@ from bfn_kernels import (
     solvers,
     vocabulary,
 )
-from bfn_kernels.call.keywords import Limits
+from bfn_kernels.arguments.keywords import Limits
 
 __version__ = "0.1.0"
 __all__ = [

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from bfn_kernels.call import checks
+from bfn_kernels import checks
 from bfn_kernels.solvers import Coefficients
 
 SHORTEST = 1e-7

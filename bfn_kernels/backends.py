@@ -18,8 +18,7 @@ from typing import Any
 import torch
 from torch._ops import OpOverload
 
-from bfn_kernels import triton_ops
-from bfn_kernels.call import checks
+from bfn_kernels import checks, triton_ops
 from bfn_kernels.declarations import NATIVE, TRITON, Operator
 from bfn_kernels.extensions import REFUSALS, Refusal, difference
 from bfn_kernels.libraries import Library
@@ -185,7 +184,7 @@ def add_family(name: str, operators: Sequence[Operator]) -> None:
     """Declares the operators of a family in every library, which gets them as an attribute `name`.
 
     The reference gets only the operators with a function in `reference.py`. It needs no others: torch's autograd
-    computes its gradients, and `call.rows` its row scalars.
+    computes its gradients, and `arguments.rows` its row scalars.
     """
     FAMILIES[name] = operators
     functions = {each.name: each.function for each in operators if each.function is not None}

@@ -3,7 +3,7 @@
 import torch
 
 from bfn_kernels import backends
-from bfn_kernels.call import rows
+from bfn_kernels.arguments import rows
 from bfn_kernels.declarations import Operator
 
 OPERATORS = [

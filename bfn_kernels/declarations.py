@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bfn_kernels import records
-from bfn_kernels.call.checks import compute_dtype, shows
+from bfn_kernels.checks import compute_dtype, shows
 from bfn_kernels.torch_private import keeps_saved, transformed
 
 # The libraries of `torch.ops` are named after the package, so that a process can also load a copy of the package under

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bfn_kernels import checks
 from bfn_kernels.adaptive import MAX_CALLS, Steps
-from bfn_kernels.call import checks
 from bfn_kernels.nn import BFN, Sampling, State, Vocabulary, part, random_seed
 from bfn_kernels.nn.sampling import PLAIN
 from bfn_kernels.noise import fold_in

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from bfn_kernels.call import checks
+from bfn_kernels import checks
 from bfn_kernels.von_mises import VonMisesAccuracy as VonMisesAccuracy
 
 

@@ -37,7 +37,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from bfn_kernels.call import checks
+from bfn_kernels import checks
 
 
 class Coefficients(NamedTuple):

@@ -9,7 +9,7 @@ from weakref import WeakSet
 import torch
 from torch import Tensor
 
-from bfn_kernels.call import checks
+from bfn_kernels import checks
 from bfn_kernels.concentrations import PRIOR, QUANTILES, WIDE, entropy, laws, linear_laws, ratio, table_of
 from bfn_kernels.torch_private import outside_modes
 

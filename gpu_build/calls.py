@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import torch
 
 from bfn_kernels import gauss
-from bfn_kernels.call.keywords import PUBLISHED, checked_bins
-from bfn_kernels.call.reduction import MEAN as OF_VARIABLES
-from bfn_kernels.call.rows import BITS, T_MIN
+from bfn_kernels.arguments.keywords import PUBLISHED, checked_bins
+from bfn_kernels.arguments.rows import BITS, T_MIN
 from bfn_kernels.concentrations import QUANTILES
 from bfn_kernels.discrete.operators import ROW_STATS
+from bfn_kernels.formulas import MEAN as OF_VARIABLES
 from bfn_kernels.records import (
     MEAN,
     NO_DRAWS,

@@ -10,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from bfn_kernels.call import checks
+from bfn_kernels import checks
 
 DEVICE = torch.device("meta")
 

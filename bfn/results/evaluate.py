@@ -10,7 +10,7 @@ from bfn.configs import EvaluateConfig
 from bfn.model import BFN
 from bfn.training import processes
 from bfn.training.derived_seeds import derive
-from bfn_kernels.call.checks import wide_device
+from bfn_kernels.checks import wide_device
 from bfn_kernels.nn import down_to_step, spread_times
 
 

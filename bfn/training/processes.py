@@ -15,7 +15,7 @@ from accelerate import Accelerator, utils
 from torch import Tensor
 
 from bfn.training.run_lock import RunError
-from bfn_kernels.call.checks import wide_device
+from bfn_kernels.checks import wide_device
 
 # The environment variables in which torchrun and MPI say how many processes they started.
 COUNTS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")

@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor
 
-from bfn_kernels.call import checks, keywords, rows
-from bfn_kernels.call.rows import PerRow
-from bfn_kernels.classes import BINARY
+from bfn_kernels import checks
+from bfn_kernels.arguments import keywords, rows
+from bfn_kernels.arguments.class_arguments import BINARY
+from bfn_kernels.arguments.rows import PerRow
 from bfn_kernels.records import RECEIVERS
 from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
 

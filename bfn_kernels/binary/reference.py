@@ -3,8 +3,8 @@
 These are the formulas of `discrete` for K = 2, with one number for each variable instead of two: z is the network's
 logit of class 1 minus its logit of class 0, and the state d is the same difference in a state of `discrete`. [derived]
 marks formulas that are not in the paper. A class x has the sign s = 2x − 1: 1 for class 1, −1 for class 0. All tensors
-have the shape `[B, ...]` of the classes x. Row scalars (`alpha`, `weight`, …) come from the module `call.rows`, in the
-type of the arithmetic, and broadcast to x.
+have the shape `[B, ...]` of the classes x. Row scalars (`alpha`, `weight`, …) come from the module `arguments.rows`, in
+the type of the arithmetic, and broadcast to x.
 """
 
 import torch
@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from bfn_kernels import noise as random
-from bfn_kernels.call.checks import compute_dtype, valid_classes
-from bfn_kernels.call.reduction import hide, reduce
+from bfn_kernels.checks import compute_dtype, valid_classes
+from bfn_kernels.formulas import extrapolated, guided, hide, reduce
 from bfn_kernels.records import (
     FACTORISED,
     MEAN,
@@ -27,7 +27,6 @@ from bfn_kernels.records import (
     Sent,
     Solver,
 )
-from bfn_kernels.steps import extrapolated, guided
 
 
 def signs(name: str, x: Tensor, dtype: torch.dtype, mask: Tensor | None = None) -> Tensor:

@@ -11,10 +11,10 @@ import triton.language as tl
 from torch import Tensor
 
 from bfn_kernels import records
-from bfn_kernels.call.checks import compute_dtype
+from bfn_kernels.checks import compute_dtype
 from bfn_kernels.records import FACTORISED, Draws, Guidance, LossTarget, Noise, NoScore, OneLogit, Sent, Solver
 from bfn_kernels.triton_ops.elementary import exp, expm1, log_normal, reciprocal, sigmoid, softplus_fall, square
-from bfn_kernels.triton_ops.noise import CLASS, MONTE_CARLO, SENDER, noise_of, uniforms_of
+from bfn_kernels.triton_ops.philox import CLASS, MONTE_CARLO, SENDER, noise_of, uniforms_of
 from bfn_kernels.triton_ops.reduction import Losses, write_losses
 from bfn_kernels.triton_ops.solver import extrapolated, guided
 from bfn_kernels.triton_ops.views import (

@@ -18,15 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bfn_kernels import backends
-from bfn_kernels.call import checks, keywords, ranges, rows
-from bfn_kernels.call.outputs import check_outputs
-from bfn_kernels.call.reduction import hide
-from bfn_kernels.call.rows import PerRow
+from bfn_kernels import backends, checks, ranges
+from bfn_kernels.arguments import keywords, rows
+from bfn_kernels.arguments.outputs import check_outputs
+from bfn_kernels.arguments.rows import PerRow
 from bfn_kernels.circular.losses import PERIODS, check_schedule, numbers_of, rows_of
 from bfn_kernels.circular.losses import discrete_time_loss as discrete_time_loss
 from bfn_kernels.circular.losses import reconstruction_loss as reconstruction_loss
 from bfn_kernels.circular.operators import OPERATORS
+from bfn_kernels.formulas import hide
 from bfn_kernels.noise import as_seed
 from bfn_kernels.records import Circle, MeanAngle, Message
 from bfn_kernels.schedules import VonMisesAccuracy

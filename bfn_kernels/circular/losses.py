@@ -6,8 +6,8 @@ import math
 import torch
 from torch import Tensor
 
-from bfn_kernels import backends
-from bfn_kernels.call import checks, keywords, ranges
+from bfn_kernels import backends, checks, ranges
+from bfn_kernels.arguments import keywords
 from bfn_kernels.circular.reference import COSINE, DENSITY, SQUARE
 from bfn_kernels.schedules import VonMisesAccuracy
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from bfn_kernels.call.checks import compute_dtype
+from bfn_kernels.checks import compute_dtype
 from bfn_kernels.circular import reference
 from bfn_kernels.declarations import gradient_operator, operator
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from bfn_kernels import noise as random
-from bfn_kernels.call.checks import compute_dtype, shows
-from bfn_kernels.call.ranges import nonnegative
-from bfn_kernels.call.reduction import hide, reduce
+from bfn_kernels.checks import compute_dtype, shows
 from bfn_kernels.concentrations import QUANTILES, TABLE_END
+from bfn_kernels.formulas import hide, reduce
+from bfn_kernels.ranges import nonnegative
 from bfn_kernels.records import Circle, LossTarget, MeanAngle, Message
 
 COSINE, SQUARE, DENSITY = range(3)  # the costs of a loss; csrc/math/circular.h has the same numbers

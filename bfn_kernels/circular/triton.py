@@ -12,11 +12,11 @@ import triton.language as tl
 from torch import Tensor
 
 from bfn_kernels import concentrations, noise
-from bfn_kernels.call.checks import compute_dtype
+from bfn_kernels.checks import compute_dtype
 from bfn_kernels.circular import reference
 from bfn_kernels.records import Circle, LossTarget, MeanAngle, Message, Noise
 from bfn_kernels.triton_ops.elementary import clamp, exp2_term, inverse_sqrt, log, sincospi, square
-from bfn_kernels.triton_ops.noise import SENDER, interleave, noise_of, philox, unit
+from bfn_kernels.triton_ops.philox import SENDER, interleave, noise_of, philox, unit
 from bfn_kernels.triton_ops.reduction import Losses, write_losses
 from bfn_kernels.triton_ops.views import (
     BLOCK,

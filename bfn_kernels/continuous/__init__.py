@@ -9,19 +9,19 @@
 import torch
 from torch import Tensor
 
-from bfn_kernels import backends
-from bfn_kernels.call import checks, keywords, rows
-from bfn_kernels.call.keywords import PARAMETRISATIONS as PARAMETRISATIONS
-from bfn_kernels.call.keywords import PUBLISHED, Limits, prediction_scalars
-from bfn_kernels.call.keywords import Clip as Clip
-from bfn_kernels.call.reduction import hide
-from bfn_kernels.call.rows import PerRow
+from bfn_kernels import backends, checks
+from bfn_kernels.arguments import keywords, rows
+from bfn_kernels.arguments.keywords import PARAMETRISATIONS as PARAMETRISATIONS
+from bfn_kernels.arguments.keywords import PUBLISHED, Limits, prediction_scalars
+from bfn_kernels.arguments.keywords import Clip as Clip
+from bfn_kernels.arguments.rows import PerRow
 from bfn_kernels.continuous.losses import continuous_time_loss as continuous_time_loss
 from bfn_kernels.continuous.losses import discrete_time_loss as discrete_time_loss
 from bfn_kernels.continuous.losses import reconstruction_loss as reconstruction_loss
 from bfn_kernels.continuous.operators import OPERATORS
 from bfn_kernels.continuous.steps import solver_step as solver_step
 from bfn_kernels.continuous.steps import update_sample as update_sample
+from bfn_kernels.formulas import hide
 from bfn_kernels.records import Noise, Prediction
 from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
 

@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from bfn_kernels import backends
-from bfn_kernels.call import checks, keywords, rows
-from bfn_kernels.call.keywords import PUBLISHED, Clip, Limits, prediction_scalars
-from bfn_kernels.call.rows import PerRow
+from bfn_kernels import backends, checks
+from bfn_kernels.arguments import keywords, rows
+from bfn_kernels.arguments.keywords import PUBLISHED, Clip, Limits, prediction_scalars
+from bfn_kernels.arguments.rows import PerRow
 from bfn_kernels.records import LossTarget, Prediction
 from bfn_kernels.schedules import ContinuousSchedule
 

@@ -1,18 +1,17 @@
 """Continuous data in plain PyTorch: the executable specification. Equation numbers refer to arXiv 2308.07037.
 
 Data, means and explicit noise have the shape `[B, ...]`. Row scalars (`mean_scale`, `weight`, …) come from the module
-`call.rows`, in the type of the arithmetic, and broadcast to the data. [derived] marks formulas that are not in the
+`arguments.rows`, in the type of the arithmetic, and broadcast to the data. [derived] marks formulas that are not in the
 paper.
 """
 
 from torch import Tensor
 
-from bfn_kernels.call.checks import compute_dtype
-from bfn_kernels.call.ranges import values
-from bfn_kernels.call.reduction import hide, reduce
+from bfn_kernels.checks import compute_dtype
+from bfn_kernels.formulas import clamped, hide, mean_step, reduce
+from bfn_kernels.formulas import gaussian_step as gaussian_step
+from bfn_kernels.ranges import values
 from bfn_kernels.records import LossTarget, Noise, Prediction, Solver
-from bfn_kernels.steps import clamped, mean_step
-from bfn_kernels.steps import gaussian_step as gaussian_step
 
 
 def step(

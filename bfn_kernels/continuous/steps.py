@@ -6,11 +6,11 @@ Numbers in parentheses are equations of Graves et al. 2023, and [derived] marks 
 import torch
 from torch import Tensor
 
-from bfn_kernels import backends
-from bfn_kernels.call import checks, keywords, rows, steps
-from bfn_kernels.call.keywords import PARAMETRISATIONS, PUBLISHED, Clip, Limits, prediction_scalars
-from bfn_kernels.call.outputs import check_outputs, check_solver_step
-from bfn_kernels.call.rows import PerRow
+from bfn_kernels import backends, checks
+from bfn_kernels.arguments import keywords, rows, step_arguments
+from bfn_kernels.arguments.keywords import PARAMETRISATIONS, PUBLISHED, Clip, Limits, prediction_scalars
+from bfn_kernels.arguments.outputs import check_outputs, check_solver_step
+from bfn_kernels.arguments.rows import PerRow
 from bfn_kernels.records import Noise, Prediction, Solver
 from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
 from bfn_kernels.solvers import Coefficients
@@ -209,7 +209,7 @@ def solver_step(
     known_mask = keywords.known_values(known, known_mask, mean, mean.shape)
     library, dtype = backends.library(backend, mean.device), checks.compute_dtype(prediction, mean, previous)
     mean_scale, noise_scale = prediction_scalars(library, parametrisation, t, mean, dtype, None, schedule, limits)
-    solver = steps.step_scalars(coefficients, rule, schedule, (t, t_next, t_previous), previous, mean, dtype)
+    solver = step_arguments.step_scalars(coefficients, rule, schedule, (t, t_next, t_previous), previous, mean, dtype)
     seed = keywords.step_seed(mean, solver.std, seed, generator, noise)
     network, noises = Prediction(prediction, mean, mean_scale, noise_scale, low, high), Noise(seed, noise)
     return library.continuous.step(network, solver, known, known_mask, noises, out=out, predicted_out=predicted_out)

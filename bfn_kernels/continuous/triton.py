@@ -10,10 +10,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from bfn_kernels.call.checks import compute_dtype
+from bfn_kernels.checks import compute_dtype
 from bfn_kernels.records import LossTarget, Noise, Prediction, Solver
 from bfn_kernels.triton_ops.elementary import clamp, square
-from bfn_kernels.triton_ops.noise import SENDER, noise_of
+from bfn_kernels.triton_ops.philox import SENDER, noise_of
 from bfn_kernels.triton_ops.reduction import Losses, write_losses
 from bfn_kernels.triton_ops.solver import mean_step
 from bfn_kernels.triton_ops.views import (

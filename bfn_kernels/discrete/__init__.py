@@ -8,15 +8,15 @@ in parentheses are equations of Graves et al. 2023, and [derived] marks formulas
 import torch
 from torch import Tensor
 
-from bfn_kernels import backends
-from bfn_kernels.call import checks, keywords, rows
-from bfn_kernels.call.reduction import hide
-from bfn_kernels.call.rows import PerRow
-from bfn_kernels.classes import DISCRETE
+from bfn_kernels import backends, checks
+from bfn_kernels.arguments import keywords, rows
+from bfn_kernels.arguments.class_arguments import DISCRETE
+from bfn_kernels.arguments.rows import PerRow
 from bfn_kernels.discrete.losses import continuous_time_loss as continuous_time_loss
 from bfn_kernels.discrete.losses import discrete_time_loss as discrete_time_loss
 from bfn_kernels.discrete.losses import reconstruction_loss as reconstruction_loss
 from bfn_kernels.discrete.operators import OPERATORS
+from bfn_kernels.formulas import hide
 from bfn_kernels.records import Noise
 from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
 from bfn_kernels.solvers import Coefficients

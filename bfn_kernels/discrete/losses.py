@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bfn_kernels import backends
-from bfn_kernels.call import checks, keywords, rows
-from bfn_kernels.call.rows import PerRow
-from bfn_kernels.classes import DISCRETE
+from bfn_kernels import backends, checks
+from bfn_kernels.arguments import keywords, rows
+from bfn_kernels.arguments.class_arguments import DISCRETE
+from bfn_kernels.arguments.rows import PerRow
 from bfn_kernels.declarations import NATIVE
 from bfn_kernels.discrete.operators import SHORT_ROW
 from bfn_kernels.records import RECEIVERS, ClassLogits, LossTarget

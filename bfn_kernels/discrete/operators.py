@@ -6,7 +6,7 @@ The function of the same name in `reference.py` computes the same result and has
 import torch
 from torch import Tensor
 
-from bfn_kernels.call.checks import compute_dtype, variables
+from bfn_kernels.checks import compute_dtype, variables
 from bfn_kernels.declarations import (
     Forward,
     Operator,

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from bfn_kernels import noise as random
-from bfn_kernels.call.checks import compute_dtype, valid_classes, variables
-from bfn_kernels.call.reduction import hide, reduce
+from bfn_kernels.checks import compute_dtype, valid_classes, variables
+from bfn_kernels.formulas import extrapolated, guided, hide, reduce
 from bfn_kernels.records import (
     FACTORISED,
     MEAN,
@@ -26,7 +26,6 @@ from bfn_kernels.records import (
     Sent,
     Solver,
 )
-from bfn_kernels.steps import extrapolated, guided
 
 
 def one_hot(x: Tensor, num_classes: int) -> Tensor:

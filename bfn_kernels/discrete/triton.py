@@ -13,13 +13,13 @@ import triton.language as tl
 from torch import Tensor
 
 from bfn_kernels import records
-from bfn_kernels.call.checks import compute_dtype, variables
+from bfn_kernels.checks import compute_dtype, variables
 from bfn_kernels.discrete.operators import ROW_STATS
 from bfn_kernels.discrete.triton_nstep import discrete_time_loss as discrete_time_loss
 from bfn_kernels.discrete.triton_receivers import valid_class
 from bfn_kernels.discrete.triton_soft import load_stats, soft_loss, soft_loss_backward, store_stats
 from bfn_kernels.records import ClassLogits, Guidance, LossTarget, Noise, Score, Sent, Solver
-from bfn_kernels.triton_ops.classes import (
+from bfn_kernels.triton_ops.class_tiles import (
     class_mask,
     class_noise,
     class_view,
@@ -44,7 +44,7 @@ from bfn_kernels.triton_ops.classes import (
     with_tile,
 )
 from bfn_kernels.triton_ops.elementary import clamp, exp_difference, log, log1p, reciprocal, square
-from bfn_kernels.triton_ops.noise import CLASS, SENDER, uniforms
+from bfn_kernels.triton_ops.philox import CLASS, SENDER, uniforms
 from bfn_kernels.triton_ops.reduction import Losses, grad_views, load_grad, write_losses
 from bfn_kernels.triton_ops.solver import Outputs, extrapolation_of, wait_to_write_over
 from bfn_kernels.triton_ops.views import KERNEL_TYPES, block_of, compute_type, constants, load, noise_views, views

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from bfn_kernels.call.checks import compute_dtype
+from bfn_kernels.checks import compute_dtype
 from bfn_kernels.discrete import triton_nstep_large
 from bfn_kernels.discrete.triton_receivers import (
     binary_node,
@@ -25,7 +25,7 @@ from bfn_kernels.discrete.triton_receivers import (
     valid_class,
 )
 from bfn_kernels.records import JOINT, ClassLogits, Draws, LossTarget
-from bfn_kernels.triton_ops.classes import (
+from bfn_kernels.triton_ops.class_tiles import (
     class_noise,
     class_view,
     is_class,
@@ -38,7 +38,7 @@ from bfn_kernels.triton_ops.classes import (
     tile_of,
 )
 from bfn_kernels.triton_ops.elementary import log, reciprocal
-from bfn_kernels.triton_ops.noise import MONTE_CARLO
+from bfn_kernels.triton_ops.philox import MONTE_CARLO
 from bfn_kernels.triton_ops.reduction import Losses, write_losses
 from bfn_kernels.triton_ops.views import KERNEL_TYPES, block_of, draws_with_tables, load, views
 

@@ -19,7 +19,7 @@ from bfn_kernels.discrete.triton_receivers import (
     serves,
     valid_class,
 )
-from bfn_kernels.triton_ops.classes import (
+from bfn_kernels.triton_ops.class_tiles import (
     class_mask,
     class_noise,
     finite,
@@ -33,7 +33,7 @@ from bfn_kernels.triton_ops.classes import (
     with_tile,
 )
 from bfn_kernels.triton_ops.elementary import clamp, exp, exp_difference, expm1, log, log1p
-from bfn_kernels.triton_ops.noise import MONTE_CARLO, normals, start_of_draw
+from bfn_kernels.triton_ops.philox import MONTE_CARLO, normals, start_of_draw
 from bfn_kernels.triton_ops.reduction import write_losses
 from bfn_kernels.triton_ops.views import block_of, load
 

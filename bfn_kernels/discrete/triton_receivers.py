@@ -7,7 +7,7 @@ probability p of a class, or 1 − p.
 import triton
 import triton.language as tl
 
-from bfn_kernels.triton_ops.classes import class_noise, finite, softmax, sum_where
+from bfn_kernels.triton_ops.class_tiles import class_noise, finite, softmax, sum_where
 from bfn_kernels.triton_ops.elementary import (
     clamp,
     exp,
@@ -22,7 +22,7 @@ from bfn_kernels.triton_ops.elementary import (
     sigmoid,
     softplus_fall,
 )
-from bfn_kernels.triton_ops.noise import MONTE_CARLO
+from bfn_kernels.triton_ops.philox import MONTE_CARLO
 
 MAX_SHIFT = tl.constexpr(80.0)  # its exponential is well within the range of float32
 _SMALL_SPREAD = tl.constexpr(0.25)  # kSmallSpread of csrc/math/discrete.h

@@ -7,9 +7,9 @@ the difference would cancel. For each row, the forward pass saves four numbers, 
 import triton
 import triton.language as tl
 
-from bfn_kernels.triton_ops.classes import load_quarters, row_total, store_classes
+from bfn_kernels.triton_ops.class_tiles import load_quarters, row_total, store_classes
 from bfn_kernels.triton_ops.elementary import exp_difference, log, log1p, reciprocal, square
-from bfn_kernels.triton_ops.noise import interleave
+from bfn_kernels.triton_ops.philox import interleave
 from bfn_kernels.triton_ops.reduction import load_grad, write_losses
 from bfn_kernels.triton_ops.views import block_of, load
 

@@ -20,8 +20,7 @@ equations of Graves et al. 2023, and [derived] marks formulas that are not in th
 import torch
 from torch import Tensor
 
-from bfn_kernels import backends
-from bfn_kernels.call import checks
+from bfn_kernels import backends, checks
 from bfn_kernels.discretised.bins import bin_index, centre
 from bfn_kernels.discretised.distribution import expected_value as expected_value
 from bfn_kernels.discretised.distribution import log_prob as log_prob

@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from bfn_kernels.call.checks import wide_device
+from bfn_kernels.checks import wide_device
 
 TINY_TOTAL = 1e-5  # with less mass in [−1, 1], as for std ≥ 8e4, an unclipped distribution counts as uniform
 WIDE_STD, WIDE_TERMS = 2.0, 30  # from this std on, k̂ without `clip` is a series of 30 terms (error 1e-17)

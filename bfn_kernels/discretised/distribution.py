@@ -10,12 +10,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bfn_kernels import backends
-from bfn_kernels.call import checks, keywords, ranges
-from bfn_kernels.call.keywords import PUBLISHED, Limits, prediction_scalars
-from bfn_kernels.call.reduction import NONE
-from bfn_kernels.call.rows import PerRow
+from bfn_kernels import backends, checks, ranges
+from bfn_kernels.arguments import keywords
+from bfn_kernels.arguments.keywords import PUBLISHED, Limits, prediction_scalars
+from bfn_kernels.arguments.rows import PerRow
 from bfn_kernels.discretised import reference
+from bfn_kernels.formulas import NONE
 from bfn_kernels.libraries import Library
 from bfn_kernels.records import MODE, NO_NOISE, SAMPLE, LossTarget, Noise, OutputLimits, Prediction
 from bfn_kernels.schedules import ContinuousSchedule

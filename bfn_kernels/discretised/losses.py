@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bfn_kernels import backends
-from bfn_kernels.call import checks, keywords
-from bfn_kernels.call.keywords import PUBLISHED, Limits, prediction_scalars
-from bfn_kernels.call.rows import PerRow
+from bfn_kernels import backends, checks
+from bfn_kernels.arguments import keywords
+from bfn_kernels.arguments.keywords import PUBLISHED, Limits, prediction_scalars
+from bfn_kernels.arguments.rows import PerRow
 from bfn_kernels.discretised.distribution import check_output
 from bfn_kernels.records import NO_DRAWS, BinCost, LossTarget, Network
 from bfn_kernels.schedules import ContinuousSchedule

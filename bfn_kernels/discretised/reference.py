@@ -2,7 +2,7 @@
 
 x `[B, ...]` lies in [−1, 1], which K bins of width h = 2/K divide. Data, samples and modes name a bin by its
 centre. An argument `index` names it by a zero-based index, which is a float so that NaN stays NaN. Row scalars, such as
-`weight`, come from the module `call.rows`, in the type of the arithmetic, and broadcast to x.
+`weight`, come from the module `arguments.rows`, in the type of the arithmetic, and broadcast to x.
 """
 
 from typing import NamedTuple
@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from bfn_kernels import noise as random
-from bfn_kernels.call.checks import compute_dtype
-from bfn_kernels.call.ranges import nonnegative, values
-from bfn_kernels.call.reduction import hide, reduce
+from bfn_kernels.checks import compute_dtype
 from bfn_kernels.discretised.bins import bin_index, centre, log_bin_prob, mean_of_bins
+from bfn_kernels.formulas import clamped, hide, mean_step, reduce
+from bfn_kernels.ranges import nonnegative, values
 from bfn_kernels.records import (
     MEAN,
     SAMPLE,
@@ -28,7 +28,6 @@ from bfn_kernels.records import (
     Sent,
     Solver,
 )
-from bfn_kernels.steps import clamped, mean_step
 
 MODE_PROBABILITIES = 1 << 18  # about how many probabilities are computed at a time, to bound the memory
 

@@ -6,12 +6,12 @@ Numbers in parentheses are equations of Graves et al. 2023, and [derived] marks 
 import torch
 from torch import Tensor
 
-from bfn_kernels import backends
+from bfn_kernels import backends, checks
+from bfn_kernels.arguments import keywords, rows, step_arguments
+from bfn_kernels.arguments.keywords import PUBLISHED, Limits, prediction_scalars
+from bfn_kernels.arguments.outputs import check_outputs, check_solver_step
+from bfn_kernels.arguments.rows import PerRow
 from bfn_kernels.autograd import needs
-from bfn_kernels.call import checks, keywords, rows, steps
-from bfn_kernels.call.keywords import PUBLISHED, Limits, prediction_scalars
-from bfn_kernels.call.outputs import check_outputs, check_solver_step
-from bfn_kernels.call.rows import PerRow
 from bfn_kernels.discretised.distribution import check_output, component_noises, normal_of
 from bfn_kernels.records import CHOICES, MEAN, Network, Noise, Sent, Solver
 from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
@@ -224,7 +224,7 @@ def solver_step(
         tensor([[0.4500]])
     """
     checks.data("mean", mean)
-    choose = steps.taken(choose, rule, coefficients)
+    choose = step_arguments.taken(choose, rule, coefficients)
     choice = checks.choice("choose", choose, CHOICES)
     schedule = continuous_schedule(sigma_1, schedule)
     bins = keywords.checked_bins(num_bins, limits)
@@ -256,7 +256,7 @@ def solver_step(
     known_mask = keywords.known_values(known, known_mask, mean, mean.shape)
     library, dtype = backends.library(backend, mean.device), checks.compute_dtype(*output, mean, previous)
     scales = prediction_scalars(library, parametrisation, t, mean, dtype, None, schedule, limits)
-    solver = steps.step_scalars(coefficients, rule, schedule, (t, t_next, t_previous), previous, mean, dtype)
+    solver = step_arguments.step_scalars(coefficients, rule, schedule, (t, t_next, t_previous), previous, mean, dtype)
     draws = component_noises(mixture_logits, component_noise, mean.shape)
     draws = keywords.choice_noises(choose, draw_noise, mean.shape, *draws)
     seed = keywords.step_seed(mean, solver.std, seed, generator, noise, *draws)

@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from bfn_kernels import records
-from bfn_kernels.call.checks import compute_dtype
+from bfn_kernels.checks import compute_dtype
 from bfn_kernels.discretised import triton_mixtures as mixtures
 from bfn_kernels.discretised.operators import value_fake
 from bfn_kernels.discretised.triton_bins import (
@@ -34,9 +34,9 @@ from bfn_kernels.discretised.triton_bins import mode as likeliest_bin
 from bfn_kernels.discretised.triton_expected import expected_value as bins_mean
 from bfn_kernels.discretised.triton_nstep import nstep_loss
 from bfn_kernels.records import BinCost, Bins, Draws, LossTarget, Network, Noise, OutputLimits, Sent, Solver
-from bfn_kernels.triton_ops.classes import Sizes
+from bfn_kernels.triton_ops.class_tiles import Sizes
 from bfn_kernels.triton_ops.elementary import clamp
-from bfn_kernels.triton_ops.noise import OUTPUT, noise_of
+from bfn_kernels.triton_ops.philox import OUTPUT, noise_of
 from bfn_kernels.triton_ops.reduction import Losses, write_losses
 from bfn_kernels.triton_ops.solver import mean_step
 from bfn_kernels.triton_ops.views import (

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bfn_kernels.discretised.reference import pair
 from bfn_kernels.records import Network
-from bfn_kernels.triton_ops.classes import class_view
+from bfn_kernels.triton_ops.class_tiles import class_view
 from bfn_kernels.triton_ops.elementary import at_least_tiny, clamp, exp, log, log_normal, quotient, reciprocal
 from bfn_kernels.triton_ops.normal import SCALE, log_cdf, log_interval, mills, scaled_interval
 from bfn_kernels.triton_ops.views import View, component_view, load, views

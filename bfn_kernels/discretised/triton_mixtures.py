@@ -16,7 +16,7 @@ import triton.language as tl
 from bfn_kernels.discretised.triton_bins import Constants, centre, log_bin_prob, normal_of, output_normal
 from bfn_kernels.discretised.triton_expected import expected_value
 from bfn_kernels.records import Network
-from bfn_kernels.triton_ops.classes import (
+from bfn_kernels.triton_ops.class_tiles import (
     Sizes,
     column,
     drawn_class,
@@ -28,7 +28,7 @@ from bfn_kernels.triton_ops.classes import (
     store_classes,
 )
 from bfn_kernels.triton_ops.elementary import exp, log, reciprocal
-from bfn_kernels.triton_ops.noise import COMPONENT, uniforms
+from bfn_kernels.triton_ops.philox import COMPONENT, uniforms
 from bfn_kernels.triton_ops.views import load, store
 
 # The most numbers in a tile. _VALUES is for kernels that compute values, and _LOGITS for kernels that draw components.

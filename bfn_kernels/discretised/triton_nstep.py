@@ -29,7 +29,7 @@ from bfn_kernels.discretised.triton_bins import (
 from bfn_kernels.discretised.triton_nstep_window import NODES, Terms, edges_at, find_origin, find_window, log_origin
 from bfn_kernels.records import Draws, LossTarget
 from bfn_kernels.triton_ops.elementary import exp, exp2_term, log, reciprocal
-from bfn_kernels.triton_ops.noise import MONTE_CARLO, noise_of
+from bfn_kernels.triton_ops.philox import MONTE_CARLO, noise_of
 from bfn_kernels.triton_ops.reduction import Losses, write_losses
 from bfn_kernels.triton_ops.views import (
     block_of,

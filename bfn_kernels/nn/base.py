@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bfn_kernels import checks
 from bfn_kernels.adaptive import error_of_step
-from bfn_kernels.call import checks
 from bfn_kernels.nn.losses import Losses
 from bfn_kernels.nn.sampling import PLAIN, Sampling, apart, known_where, row_factor, widened
 from bfn_kernels.nn.seeds import part, random_seed, spread_times

@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bfn_kernels import circular
-from bfn_kernels.call import checks
+from bfn_kernels import checks, circular
 from bfn_kernels.nn.base import BFN, Network, State
 from bfn_kernels.nn.sampling import PLAIN, Sampling
 from bfn_kernels.schedules import VonMisesAccuracy

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from bfn_kernels import binary, discrete, solvers
+from bfn_kernels.formulas import guided
 from bfn_kernels.nn.base import BFN, Network, State
 from bfn_kernels.nn.sampling import PLAIN, Sampling
 from bfn_kernels.records import Guidance
 from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
 from bfn_kernels.solvers import Coefficients
-from bfn_kernels.steps import guided
 
 
 class Classes(BFN):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bfn_kernels import discrete, vocabulary
-from bfn_kernels.call.rows import PerRow
+from bfn_kernels.arguments.rows import PerRow
 from bfn_kernels.vocabulary.reference import linear
 
 NUMBERS = 2**20  # at most so many numbers, one for each class of each token, are computed at a time

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bfn_kernels.call import checks
+from bfn_kernels import checks
 
 
 def _overrides(kind: type, name: str, other: str) -> bool:

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bfn_kernels import continuous, discretised, solvers
-from bfn_kernels.call import checks
-from bfn_kernels.call.keywords import PUBLISHED, Limits
+from bfn_kernels import checks, continuous, discretised, solvers
+from bfn_kernels.arguments.keywords import PUBLISHED, Limits
 from bfn_kernels.continuous import Clip
 from bfn_kernels.nn.base import BFN, Network, State
 from bfn_kernels.nn.sampling import PLAIN, Sampling

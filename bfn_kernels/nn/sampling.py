@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from bfn_kernels.call import checks
-from bfn_kernels.call.outputs import memory_of, overlap
+from bfn_kernels import checks
+from bfn_kernels.arguments.outputs import memory_of, overlap
 
 
 class Sampling(NamedTuple):

@@ -5,9 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bfn_kernels import solvers, vocabulary
+from bfn_kernels import checks, solvers, vocabulary
 from bfn_kernels.adaptive import error_of_step
-from bfn_kernels.call import checks
 from bfn_kernels.nn.base import BFN, Network, State
 from bfn_kernels.nn.classes import Discrete
 from bfn_kernels.nn.layers import LinearHead, NoisyEmbedding, embedded_state, few_tokens

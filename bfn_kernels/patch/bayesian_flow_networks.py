@@ -7,10 +7,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from bfn_kernels import binary, continuous, discrete, nn, samplers
-from bfn_kernels.call import checks
-from bfn_kernels.call.keywords import Limits, checked_limits
-from bfn_kernels.call.rows import ROOT_BETA_MIN, T_MAX
+from bfn_kernels import binary, checks, continuous, discrete, nn, samplers
+from bfn_kernels.arguments.keywords import Limits, checked_limits
+from bfn_kernels.arguments.rows import ROOT_BETA_MIN, T_MAX
 
 
 def row_times(t: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bfn_kernels import continuous, discrete
-from bfn_kernels.call.keywords import T_MIN_LEAST, Limits
+from bfn_kernels.arguments.keywords import T_MIN_LEAST, Limits
 from bfn_kernels.solvers import RULES
 
 ANY_TIME = Limits(t_min=T_MIN_LEAST)  # their methods have no time before which x̂ is 0

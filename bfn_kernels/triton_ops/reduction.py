@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from bfn_kernels.call.reduction import BATCH, MEAN, NONE
+from bfn_kernels.formulas import BATCH, MEAN, NONE
 from bfn_kernels.triton_ops.views import (
     BLOCK,
     Gradients,

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from bfn_kernels.triton_ops.noise import SENDER, noise_of
+from bfn_kernels.triton_ops.philox import SENDER, noise_of
 from bfn_kernels.triton_ops.views import load, store
 
 

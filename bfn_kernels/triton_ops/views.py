@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from bfn_kernels.call.checks import compute_dtype
+from bfn_kernels.checks import compute_dtype
 from bfn_kernels.records import Draws, Noise
 
 # The kind of a view says how much of the formula a kernel computes. It is a constant of the compiled kernel.

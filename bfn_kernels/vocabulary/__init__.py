@@ -33,12 +33,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bfn_kernels import backends
+from bfn_kernels import backends, checks
+from bfn_kernels.arguments import rows
+from bfn_kernels.arguments.keywords import MAX_SAMPLES, Seed, noise_seed, step_time
+from bfn_kernels.arguments.rows import PerRow
 from bfn_kernels.autograd import needs
-from bfn_kernels.call import checks, rows
-from bfn_kernels.call.keywords import MAX_SAMPLES, Seed, noise_seed, step_time
-from bfn_kernels.call.reduction import MEAN, SUM, hide
-from bfn_kernels.call.rows import PerRow
+from bfn_kernels.formulas import MEAN, SUM, hide
 from bfn_kernels.records import NO_FLOW, FlowLogits, LinearHead, LossTarget, Noise
 from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
 from bfn_kernels.vocabulary.operators import OPERATORS, WIDE

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bfn_kernels.call.checks import compute_dtype, widest
-from bfn_kernels.call.reduction import MEAN, reduce
+from bfn_kernels.checks import compute_dtype, widest
 from bfn_kernels.discrete.reference import softplus_fall
+from bfn_kernels.formulas import MEAN, reduce
 from bfn_kernels.records import FlowLogits, LinearHead, LossTarget, Noise
 from bfn_kernels.vocabulary.composed_steps import mode as mode
 from bfn_kernels.vocabulary.composed_steps import step as step

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bfn_kernels import noise as random
-from bfn_kernels.call.checks import compute_dtype, valid_classes, widest
+from bfn_kernels.checks import compute_dtype, valid_classes, widest
 from bfn_kernels.records import MEAN, MODE, HeadBefore, LinearHead, Noise, Sent, Solver
 from bfn_kernels.vocabulary.shards import Shard
 from bfn_kernels.vocabulary.sums import LEAST, Sums

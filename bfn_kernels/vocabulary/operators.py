@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bfn_kernels import records
-from bfn_kernels.call.checks import compute_dtype, widest
+from bfn_kernels.checks import compute_dtype, widest
 from bfn_kernels.declarations import NATIVE, TRITON, Forward, Operator, loss_fakes, operator, times_saved
 from bfn_kernels.libraries import Library
 from bfn_kernels.records import FlowLogits, LinearHead, TileMessages

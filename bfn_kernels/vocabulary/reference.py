@@ -10,9 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bfn_kernels.call.checks import compute_dtype
-from bfn_kernels.call.reduction import hide
+from bfn_kernels.checks import compute_dtype
 from bfn_kernels.discrete import reference as discrete
+from bfn_kernels.formulas import hide
 from bfn_kernels.records import (
     JOINT,
     MEAN,

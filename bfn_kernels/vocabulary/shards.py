@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, distributed
 
-from bfn_kernels import backends
-from bfn_kernels.call import checks
+from bfn_kernels import backends, checks
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bfn_kernels import backends
-from bfn_kernels.call import checks, rows, steps
-from bfn_kernels.call.keywords import choice_noises, known_values, noise_seed, step_seed
-from bfn_kernels.call.outputs import check_outputs
-from bfn_kernels.call.rows import PerRow
+from bfn_kernels import backends, checks
+from bfn_kernels.arguments import rows, step_arguments
+from bfn_kernels.arguments.keywords import choice_noises, known_values, noise_seed, step_seed
+from bfn_kernels.arguments.outputs import check_outputs
+from bfn_kernels.arguments.rows import PerRow
 from bfn_kernels.records import CHOICES, HeadBefore, LinearHead, Noise, Sent, Solver
 from bfn_kernels.schedules import DiscreteSchedule
 from bfn_kernels.solvers import Coefficients
@@ -177,11 +177,11 @@ def solver_step(
         >>> solver_step(z, hidden, weight, None, 0.5, 1.0, beta_1=3.0, embedding=torch.tensor([[2.0], [4.0]]))
         (tensor([[2., 2.]]), tensor([[3.]]))
     """
-    choose = steps.taken(choose, rule, coefficients)
+    choose = step_arguments.taken(choose, rule, coefficients)
     choice = checks.choice("choose", choose, CHOICES)
     if previous is not None and choose != "mean":
         raise ValueError(f'previous must be None with choose="{choose}": steps of second order combine two means')
-    schedule = steps.step_schedule(coefficients, beta_1, schedule)
+    schedule = step_arguments.step_schedule(coefficients, beta_1, schedule)
     sent, before = Sent(choice, known, known_mask, draw_noise), HeadBefore(previous_scale, previous_state)
     head, processes = LinearHead(hidden, weight, bias, flow_scale), (process_group, num_classes)
     times = t, t_next, t_previous
@@ -189,7 +189,7 @@ def solver_step(
     inputs |= {"seed": seed, "noise": noise}
     step = _Step(state, head, embedding, sent, processes, backend, out, previous, before, **inputs)
     dims, scale = len(step.lead), step.shard.num_classes
-    solver = steps.step_scalars(coefficients, rule, schedule, times, previous, state, step.dtype, dims, scale)
+    solver = step_arguments.step_scalars(coefficients, rule, schedule, times, previous, state, step.dtype, dims, scale)
     seed = step_seed(state, solver.std, seed, generator, noise, *step.draws, shape=(*step.lead, scale))
     return step(solver, Noise(seed, noise))
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bfn_kernels.call.checks import widest
+from bfn_kernels.checks import widest
 
 LEAST = torch.finfo(torch.float32).min  # t of a sum over no classes, and a lower bound of every t
 SUMS = 4  # the number of fields of `Sums`

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bfn_kernels.call.checks import valid_classes
-from bfn_kernels.call.reduction import hide
+from bfn_kernels.checks import valid_classes
+from bfn_kernels.formulas import hide
 from bfn_kernels.records import LinearHead
 from bfn_kernels.vocabulary.shards import Shard
 from bfn_kernels.vocabulary.tile_functions import kernel_of

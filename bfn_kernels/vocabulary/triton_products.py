@@ -20,9 +20,9 @@ import triton.language as tl
 from torch import Tensor
 
 from bfn_kernels.records import TileMessages
-from bfn_kernels.triton_ops.classes import is_class, sum_where
+from bfn_kernels.triton_ops.class_tiles import is_class, sum_where
 from bfn_kernels.triton_ops.elementary import exp_difference
-from bfn_kernels.triton_ops.noise import SENDER
+from bfn_kernels.triton_ops.philox import SENDER
 from bfn_kernels.triton_ops.views import launch, numbered_block, programs
 from bfn_kernels.vocabulary.sums import Sums
 from bfn_kernels.vocabulary.tiles import FUSED_WIDTH

@@ -17,9 +17,9 @@ import triton.language as tl
 from torch import Tensor
 
 from bfn_kernels.records import TileMessages
-from bfn_kernels.triton_ops.classes import is_class, message, sum_where, tile_of
+from bfn_kernels.triton_ops.class_tiles import is_class, message, sum_where, tile_of
 from bfn_kernels.triton_ops.elementary import exp, exp_difference, expm1, reciprocal
-from bfn_kernels.triton_ops.noise import MONTE_CARLO, SENDER, normals
+from bfn_kernels.triton_ops.philox import MONTE_CARLO, SENDER, normals
 from bfn_kernels.triton_ops.views import block_of, compute_type, launch, programs
 from bfn_kernels.vocabulary import sums
 

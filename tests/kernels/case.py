@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from bfn_kernels.call.rows import PerRow
+from bfn_kernels.arguments.rows import PerRow
 from tests.kernels.declared import OPS, annotations, parameters, public
 
 # The arguments that have a number for each row.

@@ -4,8 +4,7 @@ import numpy
 import pytest
 import torch
 
-from bfn_kernels import continuous, discrete, discretised
-from bfn_kernels.call import checks
+from bfn_kernels import checks, continuous, discrete, discretised
 from bfn_kernels.schedules import ExponentialVariance, LogarithmicAccuracy, QuadraticAccuracy
 from tests.kernels.support import INTERPRETED, ON_CPU, SHARED
 

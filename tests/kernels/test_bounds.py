@@ -9,7 +9,7 @@ import torch
 
 from bfn_kernels import Limits, discrete, discretised
 from bfn_kernels.adaptive import Steps
-from bfn_kernels.call.keywords import LOG_STD_MAX, MAX_NODES, MAX_SAMPLES, STD_RANGE, T_MIN_LEAST
+from bfn_kernels.arguments.keywords import LOG_STD_MAX, MAX_NODES, MAX_SAMPLES, STD_RANGE, T_MIN_LEAST
 from bfn_kernels.circular.losses import PERIODS
 from bfn_kernels.schedules import (
     ExponentialVariance,

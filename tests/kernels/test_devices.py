@@ -4,8 +4,7 @@ scalars on the CPU."""
 import pytest
 import torch
 
-from bfn_kernels import nn, samplers
-from bfn_kernels.call import checks
+from bfn_kernels import checks, nn, samplers
 from tests.kernels.op_cases import CASES
 from tests.kernels.vocabulary_cases import LARGE, MODES, STEPS
 from tests.stand_in import DEVICE, Device, Elsewhere, here, moved, tried

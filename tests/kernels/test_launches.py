@@ -12,8 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from bfn_kernels import backends, declarations, libraries, triton_ops
-from bfn_kernels.call import checks
+from bfn_kernels import backends, checks, declarations, libraries, triton_ops
 from tests.cuda_on_host import cuda_on_host
 from tests.kernels.case import Case
 from tests.kernels.op_cases import CASES

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bfn_kernels import Limits, continuous, discretised
-from bfn_kernels.call.keywords import LOG_STD_MAX, STD_RANGE
+from bfn_kernels.arguments.keywords import LOG_STD_MAX, STD_RANGE
 from tests.kernels.support import INTERPRETED, NATIVE, ON_CPU
 
 S = {"sigma_1": 0.1}

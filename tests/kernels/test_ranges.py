@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bfn_kernels import circular, discretised
-from bfn_kernels.call.rows import PerRow
+from bfn_kernels.arguments.rows import PerRow
 from bfn_kernels.discretised import losses
 from tests.kernels.case import Case, giving
 from tests.kernels.declared import OPS, annotations, parameters, public

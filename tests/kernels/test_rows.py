@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from bfn_kernels import checks
+from bfn_kernels.arguments import rows
 from bfn_kernels.backends import BACKENDS, LIBRARIES
-from bfn_kernels.call import checks, rows
 from bfn_kernels.schedules import ExponentialVariance, LogarithmicAccuracy, QuadraticAccuracy
 from tests.kernels.support import NATIVE
 

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from bfn_kernels import discrete
-from bfn_kernels.call import checks
+from bfn_kernels import checks, discrete
 from bfn_kernels.solvers import Coefficients
 from tests.kernels.support import ON_CPU
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from bfn_kernels import continuous
+from bfn_kernels.arguments import rows
 from bfn_kernels.backends import BACKENDS, LIBRARIES
-from bfn_kernels.call import rows
 from bfn_kernels.schedules import ExponentialVariance
 from tests.kernels.case import ROWS, Case
 from tests.kernels.support import FIRST, INTERPRETED, NATIVE, ON_CPU, pairs

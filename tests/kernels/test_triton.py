@@ -13,7 +13,7 @@ if backends.BACKENDS["triton"].missing is not None:
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter has no types of arguments")
 def test_numbers_of_a_schedule_are_double():
     """A float is passed as float32 unless its parameter says otherwise."""
-    from bfn_kernels.triton_ops.rows import _row_scalars
+    from bfn_kernels.triton_ops.row_scalars import _row_scalars
 
     types = {p.name: p.annotation_type for p in _row_scalars.params}
     assert {types[name] for name in ("n_steps", "scale", "first", "second", "third", "fourth")} == {"fp64"}

@@ -17,7 +17,7 @@ import triton.language as tl
 from bfn_kernels.discrete.triton_nstep_large import _noise_of
 from bfn_kernels.records import Noise
 from bfn_kernels.triton_ops import classes
-from bfn_kernels.triton_ops.noise import MONTE_CARLO
+from bfn_kernels.triton_ops.philox import MONTE_CARLO
 from tests.kernels import interpreter
 
 

@@ -202,8 +202,8 @@ def test_noise_of_a_part_of_the_classes(first, dtype, backend, monkeypatch, smal
     if INTERPRETED and dtype == torch.bfloat16:
         pytest.skip("Triton's interpreter multiplies the bits of bfloat16; tests/ptx runs these products")
     if backend.startswith("triton"):
-        monkeypatch.setattr("bfn_kernels.triton_ops.classes._TILES", ())
-        monkeypatch.setattr("bfn_kernels.triton_ops.classes._LARGE", (32, 4))
+        monkeypatch.setattr("bfn_kernels.triton_ops.class_tiles._TILES", ())
+        monkeypatch.setattr("bfn_kernels.triton_ops.class_tiles._LARGE", (32, 4))
         # a program takes several tiles one after the other, or each has a program
         monkeypatch.setattr("bfn_kernels.vocabulary.triton_products.MANY", 1 if first else 99)
     k, count, seed, each = 203, 130, torch.tensor(5), torch.full((3, 2), 0.02)

@@ -30,7 +30,7 @@ WIDE = {
     *(f"bfn_kernels.vocabulary.triton_tiles._{name}_tile" for name in TILES),
     "bfn_kernels.discretised.triton._output_std",
     "bfn_kernels.triton_ops.reduction._finish",
-    "bfn_kernels.triton_ops.rows._row_scalars",
+    "bfn_kernels.triton_ops.row_scalars._row_scalars",
     "bfn_kernels.triton_ops.views.write_table",
 }
 LONG_ROWS = [with_classes(named(f"discrete.discrete_time_loss[K=27 {receiver}]"), 2500) for receiver in RECEIVERS]

@@ -3,8 +3,8 @@ passes.
 
 Each row scalar is computed in float64 and rounded once, to the type of the arithmetic. `FORMULAS` computes row scalars
 in plain PyTorch, for any schedule and device and for compiled code. For the built-in schedules the operator
-`row_scalars` computes all row scalars of a call in one launch. csrc/math/schedules.h and triton_ops/rows.py implement
-this operator. Numbers in parentheses are equations of Graves et al. 2023.
+`row_scalars` computes all row scalars of a call in one launch. csrc/math/schedules.h and triton_ops/row_scalars.py
+implement this operator. Numbers in parentheses are equations of Graves et al. 2023.
 """
 
 import functools
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.overrides import has_torch_function
 
-from bfn_kernels.call import checks
+from bfn_kernels import checks
 from bfn_kernels.extensions import as_refused
 from bfn_kernels.libraries import Library
 from bfn_kernels.schedules import ExponentialVariance, LogarithmicAccuracy, QuadraticAccuracy

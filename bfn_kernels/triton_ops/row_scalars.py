@@ -10,7 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from bfn_kernels.call import checks, rows
+from bfn_kernels import checks
+from bfn_kernels.arguments import rows
 from bfn_kernels.triton_ops.elementary import exp, expm1, log, log1p
 from bfn_kernels.triton_ops.views import block_of, constants, launch, load, programs, store, views
 

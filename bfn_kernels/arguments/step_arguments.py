@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bfn_kernels import solvers
-from bfn_kernels.call import checks
+from bfn_kernels import checks, solvers
 from bfn_kernels.records import NO_SCORE, Guidance, Score, Solver
 from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bfn_kernels.call import checks
+from bfn_kernels import checks
 from bfn_kernels.solvers import Coefficients
 
 

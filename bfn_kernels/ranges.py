@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from bfn_kernels.call.checks import shows
+from bfn_kernels.checks import shows
 
 
 def values(name: str, x: Tensor, low: float, high: float) -> None:

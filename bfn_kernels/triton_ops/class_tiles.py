@@ -18,7 +18,7 @@ from torch import Tensor
 
 from bfn_kernels.records import NO_GUIDANCE, ClassLogits, Guidance
 from bfn_kernels.triton_ops.elementary import exp_difference, reciprocal
-from bfn_kernels.triton_ops.noise import interleave, normals, start_of_draw
+from bfn_kernels.triton_ops.philox import interleave, normals, start_of_draw
 from bfn_kernels.triton_ops.solver import guided
 from bfn_kernels.triton_ops.views import (
     DENSE,

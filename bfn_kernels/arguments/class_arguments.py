@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from bfn_kernels import backends
-from bfn_kernels.autograd import needs
-from bfn_kernels.call import checks, rows, steps
-from bfn_kernels.call.keywords import (
+from bfn_kernels import backends, checks
+from bfn_kernels.arguments import rows, step_arguments
+from bfn_kernels.arguments.keywords import (
     Generator,
     Seed,
     choice_noises,
@@ -22,8 +21,9 @@ from bfn_kernels.call.keywords import (
     noise_seed,
     step_seed,
 )
-from bfn_kernels.call.outputs import check_outputs, check_solver_step
-from bfn_kernels.call.rows import PerRow
+from bfn_kernels.arguments.outputs import check_outputs, check_solver_step
+from bfn_kernels.arguments.rows import PerRow
+from bfn_kernels.autograd import needs
 from bfn_kernels.records import (
     CHOICES,
     NO_GUIDANCE,
@@ -211,7 +211,7 @@ class Family(NamedTuple):
     ) -> Tensor:
         """A step of a solver, by a rule or by coefficients."""
         output, (lead, scale) = self.output(state, output_logits, class_mask), self.sizes(state)
-        choose = steps.taken(choose, rule, coefficients)
+        choose = step_arguments.taken(choose, rule, coefficients)
         sent = self.sent(choose, known, known_mask, draw_noise, state, lead)
         check_solver_step(
             {"out": out, "theta_out": theta_out, "predicted_out": predicted_out},
@@ -236,18 +236,21 @@ class Family(NamedTuple):
         for name, value in (("unconditional", unconditional), ("score", score)):
             if value is not None:
                 checks.like(name, value, "output_logits", output_logits)
-        schedule = steps.step_schedule(coefficients, beta_1, schedule)
+        schedule = step_arguments.step_schedule(coefficients, beta_1, schedule)
         library, dims = backends.library(backend, state.device), len(lead)
         dtype = checks.compute_dtype(output_logits, state, previous, unconditional, score)
         times = t, t_next, t_previous
-        solver = steps.step_scalars(coefficients, rule, schedule, times, previous, state, dtype, dims, scale)
+        solver = step_arguments.step_scalars(coefficients, rule, schedule, times, previous, state, dtype, dims, scale)
         seed = step_seed(state, solver.std, seed, generator, noise, *choice_noises(choose, draw_noise, lead))
+        added: Score | NoScore = self.no_score
+        if not self.binary:
+            added = step_arguments.checked_score(score, score_clip, output_logits, dtype)
         return getattr(library, self.name).step(
             output,
             state,
             solver=solver,
-            guidance=steps.guidance_scalars(temperature, unconditional, guidance, state, dtype, dims),
-            score=self.no_score if self.binary else steps.checked_score(score, score_clip, output_logits, dtype),
+            guidance=step_arguments.guidance_scalars(temperature, unconditional, guidance, state, dtype, dims),
+            score=added,
             sent=sent,
             noise=Noise(seed, noise),
             out=out,

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from bfn_kernels import gauss
+from bfn_kernels import checks, gauss
 from bfn_kernels import noise as random
-from bfn_kernels.call import checks, rows
-from bfn_kernels.call.rows import PerRow
+from bfn_kernels.arguments import rows
+from bfn_kernels.arguments.rows import PerRow
 from bfn_kernels.libraries import Library
 from bfn_kernels.records import NO_DRAWS, BinCost, Bins, Draws, LossTarget, Network
 from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
