@@ -90,7 +90,7 @@ def output_distribution(dtype: torch.dtype, network: Network, bins: Bins) -> Nor
     output = Normal.of(dtype, pred_mean, pred_log_std, network.mixture_logits)
     limits = OutputLimits(*bins[2:])
     if network.mean_scale is None:
-        return output._replace(std=output_std(output.std, mean_scale=None, noise_scale=None, limits=limits))
+        return output._replace(std=output_std(output.std, network.mean_scale, network.noise_scale, limits))
     mean_scale, noise_scale = map(output.for_components, (network.mean_scale, network.noise_scale))
     started = mean_scale != 0  # mean_scale is 1/γ ≥ 1 where t ≥ t_min, else 0
     mean, noise_pred = hide(started, output.for_components(network.mean.to(dtype)), output.mean)

@@ -101,9 +101,6 @@ def output_std(
     )
     C = Constants(
         KERNEL_TYPES[dtype],
-        K=None,
-        CLIP=None,
-        M=0,
         KIND=kind_of(mean_scale),
         STD_MIN=limits.std_min,
         STD_MAX=limits.std_max,

@@ -34,9 +34,9 @@ class Constants(NamedTuple):
     DATA or NOISE. The others: the limits of the std."""
 
     T: Any
-    K: Any
-    CLIP: Any
-    M: Any
+    K: Any = None
+    CLIP: Any = None
+    M: Any = 0
     KIND: Any = DIRECT
     STD_MIN: Any = None
     STD_MAX: Any = None
