@@ -133,14 +133,15 @@ def step(
     known = data_view(sent.known, shape), *views(lead, sent.known_mask, sent.draw_noise)
     message = Sent(*constants(sent.choice), *known), noise_views(noise, shape, class_view)
     T = compute_type(output.logits, state, solver.previous, guidance.unconditional, score.score)
-    launch_rows(_update, *inputs, *message, written, shape=shape, T=T)
+    soft = sent.known is not None and sent.known.is_floating_point()
+    launch_rows(_update, *inputs, *message, written, shape=shape, T=T, SOFT=soft)
     for to, result in zip(outputs, written, strict=True):
         if to is not None and result[0].data_ptr() != to.data_ptr():
             to.copy_(result[0])
 
 
 @triton.jit
-def _update(logits, state, solver, score, sent, noise, results, count, S: tl.constexpr):
+def _update(logits, state, solver, score, sent, noise, results, count, S: tl.constexpr, SOFT: tl.constexpr):
     rows = block_of(count, S.ROWS)
     by, beta, spread = load(solver.extrapolation, rows, S.T), load(solver.take, rows, S.T), load(solver.std, rows, S.T)
     x = tl.full((S.ROWS,), -1, tl.int64)
@@ -152,7 +153,7 @@ def _update(logits, state, solver, score, sent, noise, results, count, S: tl.con
         top, total = row_total(logits, rows, S)
         inverse = reciprocal(total)
     is_known = load(sent.known_mask, rows, tl.int1, False)
-    if sent.known[0] is not None and len(sent.known) == 5:
+    if sent.known[0] is not None and not SOFT:
         x = tl.where(is_known, load(sent.known, rows, tl.int64), x)
     poison = tl.where(valid_class(x, S.K), 0.0, float("nan"))
     new_top, new_total = no_tile(rows, S)
@@ -161,7 +162,7 @@ def _update(logits, state, solver, score, sent, noise, results, count, S: tl.con
         if sent.choice == MEAN:
             e = exp_difference(load_quarters(logits, rows, first, S), top[:, None])
             p = tl.where(is_known[:, None], p, e * inverse[:, None])
-        if len(sent.known) > 5:  # soft data
+        if SOFT:
             p = tl.where(is_known[:, None], load_classes(sent.known, rows, first, S, 0.0), p)
         if score.score[0] is not None:
             limit = load(score.score_clip, rows, S.T, float("inf"))[:, None]
