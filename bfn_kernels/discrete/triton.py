@@ -2,8 +2,8 @@
 
 A function takes the arguments of the function of the same name in `reference.py`, whose docstring has their shapes.
 Its kernel takes views of the inputs and of the results, and the arguments that `launch_rows` adds. A row is the K
-numbers of one variable. A tile has some whole rows, or a part of a row that is too long (see `triton_ops.classes`). A
-kernel may read such a row several times, and computes its noise again each time. Numbers in parentheses are equations
+numbers of one variable. A tile has some whole rows, or a part of a row that is too long (see `triton_ops.class_tiles`).
+A kernel may read such a row several times, and computes its noise again each time. Numbers in parentheses are equations
 of Graves et al. 2023.
 """
 

@@ -1,7 +1,7 @@
 """Mixtures of normals in Triton. M, the number of components, is one of the `Constants` C of a kernel.
 
-Most kernels take the components of a block of variables as a tile of classes (see `triton_ops.classes`), and S is the
-`Sizes` of the tile. A warp then reads and writes neighbouring numbers, and the value of each component is computed
+Most kernels take the components of a block of variables as a tile of classes (see `triton_ops.class_tiles`), and S is
+the `Sizes` of the tile. A warp then reads and writes neighbouring numbers, and the value of each component is computed
 once. A tile may have more columns than there are components. These columns have the share 0.
 
 The n-step loss takes the components one by one, since a value takes much memory. Each of its loops computes the mean

@@ -192,7 +192,7 @@ def _remember_types() -> None:
 def enlarge_blocks() -> None:
     """Makes tiles larger, since a program takes milliseconds whatever its size."""
     from bfn_kernels.discretised import triton_nstep
-    from bfn_kernels.triton_ops import classes
+    from bfn_kernels.triton_ops import class_tiles
 
-    classes._TILES = classes._SMALL_TILES = ((1 << 12, 1 << 12, 4),)
+    class_tiles._TILES = class_tiles._SMALL_TILES = ((1 << 12, 1 << 12, 4),)
     triton_nstep._VARIABLES = 1024

@@ -19,10 +19,10 @@ COUNTS = (4, 64, 1024) if INTERPRETED else (4, 64, 1024, 8192)
 def small_tiles(monkeypatch):
     """In the interpreter, rows of more than 256 classes have several tiles, and sums more than 32 blocks two parts."""
     if INTERPRETED:
-        from bfn_kernels.triton_ops import classes, reduction
+        from bfn_kernels.triton_ops import class_tiles, reduction
 
-        monkeypatch.setattr(classes, "_TILES", ((256, 1024, 4),))
-        monkeypatch.setattr(classes, "_LARGE", (256, 4))
+        monkeypatch.setattr(class_tiles, "_TILES", ((256, 1024, 4),))
+        monkeypatch.setattr(class_tiles, "_LARGE", (256, 4))
         monkeypatch.setattr(reduction, "_FINISH_BLOCK", 32)
 
 

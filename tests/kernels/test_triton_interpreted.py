@@ -16,7 +16,7 @@ import triton.language as tl
 
 from bfn_kernels.discrete.triton_nstep_large import _noise_of
 from bfn_kernels.records import Noise
-from bfn_kernels.triton_ops import classes
+from bfn_kernels.triton_ops import class_tiles
 from bfn_kernels.triton_ops.philox import MONTE_CARLO
 from tests.kernels import interpreter
 
@@ -62,9 +62,9 @@ def test_rows_of_several_tiles(case, monkeypatch):
     whole = evaluate(case, inputs, "triton")
     if "noise" in inputs:
         whole["seeded"] = case(without, "triton", seed=5)
-    monkeypatch.setattr(classes, "_TILES", ())
-    monkeypatch.setattr(classes, "_SMALL_TILES", ((0, most, 4),))
-    monkeypatch.setattr(classes, "_LARGE", (most, 4))
+    monkeypatch.setattr(class_tiles, "_TILES", ())
+    monkeypatch.setattr(class_tiles, "_SMALL_TILES", ((0, most, 4),))
+    monkeypatch.setattr(class_tiles, "_LARGE", (most, 4))
     tiled = evaluate(case, inputs, "triton")
     if "noise" in inputs:
         tiled["seeded"] = case(without, "triton", seed=5)
@@ -95,7 +95,7 @@ def test_a_class_out_of_range_is_nan_for_its_variable_alone(bad):
 def _read_a_far_draw(noise, out, start, x, draw, count, S: tl.constexpr):
     place = tl.arange(0, 1)
     rows = tl.load(start), place, place < 1, 1
-    eps = classes.class_noise(noise, rows, 0, MONTE_CARLO, draw, count, S)
+    eps = class_tiles.class_noise(noise, rows, 0, MONTE_CARLO, draw, count, S)
     tl.store(out + tl.arange(0, S.K)[None, :], eps)
     tl.store(out + S.K + place, _noise_of(noise, rows, tl.load(x + place), draw, count, S))
 
@@ -105,7 +105,7 @@ def test_draws_beyond_32_bits():
     memory, so that the noise needs only one row."""
     noise, out = torch.arange(4.0).view(1, 4), torch.zeros(5)
     start, x = torch.tensor(-3 * 2**30), torch.tensor([2])
-    explicit, sizes = Noise(None, classes.class_view(noise, noise.shape)), classes.Sizes(4, 1, 4, tl.float32)
+    explicit, sizes = Noise(None, class_tiles.class_view(noise, noise.shape)), class_tiles.Sizes(4, 1, 4, tl.float32)
     _read_a_far_draw[(1,)](explicit, out, start, x, 3, 2**30, S=sizes)
     assert out.tolist() == [0.0, 1.0, 2.0, 3.0, 2.0]
 
