@@ -91,6 +91,17 @@ class Case:
         return self.name
 
 
+def case(name: str, call: dict, diff: str = "", **more) -> Case:
+    """A row of a table of cases.
+
+    call: the arguments of the op. A function makes an input, and any other value is an option.
+    diff: the names of the differentiable inputs.
+    """
+    fields = {argument: value for argument, value in call.items() if callable(value)}
+    options = {argument: value for argument, value in call.items() if argument not in fields}
+    return Case(name, fields, options, tuple(diff.split()), **more)
+
+
 def giving(cases: Iterable[Case], op: str, name: str) -> Case:
     """A case of the op that gives the argument or, if there is none, one that gives a time, which some need."""
     of_op = [case for case in cases if case.op == op]

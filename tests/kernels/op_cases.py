@@ -1,5 +1,7 @@
-# ruff: noqa: E501  (a table: one case a line)
-"""The table of cases: every public op, with inputs made from a shape, a type and a generator."""
+"""The table of cases: every public op, with inputs made from a shape, a type and a generator.
+
+A name in lower case holds for the cases that follow it, up to the next family. A name in capitals holds everywhere.
+"""
 
 from functools import partial
 
@@ -7,7 +9,7 @@ import torch
 
 from bfn_kernels import Limits
 from bfn_kernels.schedules import VonMisesAccuracy
-from tests.kernels.case import Case
+from tests.kernels.case import case
 from tests.kernels.makers import (
     among,
     classes,
@@ -31,349 +33,364 @@ from tests.kernels.makers import (
 DATA, TIME, ALPHA = uniform(-1, 1), rows(uniform(0.05, 1)), rows(log_uniform(0.1, 10))
 STEP = rows(among(*(i / 7 for i in range(7))))  # the times at which the steps of n = 7 start
 HARD_TIME, HARD_ALPHA = rows(among(0.0, 1e-7, 1e-4, 0.5, 1.0)), rows(among(1e-9, 1e-7, 1e-3, 1.0, 1e6))
-PAPER = {"sigma_1": 0.03}
-LOSSES = [
-    ("continuous_time_loss", {"t": TIME}, PAPER),
-    ("discrete_time_loss", {"t": STEP}, {"n_steps": 7, **PAPER}),
-    ("reconstruction_loss", {}, PAPER),
-]
-
-GUIDED = {"guidance": rows(uniform(0, 1)), "temperature": rows(uniform(1.5, 3))}  # logits no larger than others are
-CONTINUOUS = [
-    Case("continuous.flow_sample", {"x": DATA, "t": TIME, "noise": normal()}, PAPER, ("x",)),
-    Case("continuous.flow_sample[time per token]", {"x": DATA, "t": rows(uniform(0, 1), 2), "noise": normal()}, PAPER, ("x",)),
-    Case("continuous.flow_sample[ends]", {"x": DATA, "t": HARD_TIME, "noise": normal()}, {"sigma_1": 1e-3}, ("x",)),
-    Case("continuous.sender_sample", {"x": DATA, "alpha": ALPHA, "noise": normal()}, {}, ("x",)),
-    Case("continuous.sender_sample[hard]", {"x": DATA, "alpha": HARD_ALPHA, "noise": normal()}, {}, ("x",), hard=True),
-]  # fmt: skip
-for note, rho, alpha in [("", rows(uniform(1, 9)), ALPHA), ("[hard]", rows(among(0.5, 1.0, 1e6)), HARD_ALPHA)]:
-    accuracies = {"precision": rho, "alpha": alpha}
-    CONTINUOUS += [
-        Case(f"continuous.bayesian_update{note}", {"mean": normal(), "y": normal(2), **accuracies}, {}, ("mean", "y")),
-        Case(f"continuous.update_sample{note}", {"x": DATA, "mean": normal(), "noise": normal(), **accuracies}, {}, ("x", "mean")),
-    ]  # fmt: skip
 FROM, TO, BEFORE = (rows(uniform(*ends)) for ends in ((0.25, 0.45), (0.5, 1), (0.05, 0.2)))  # the times of a step
-FIRST, SECOND = {"t": FROM, "t_next": TO}, {"t": FROM, "t_next": TO, "t_previous": BEFORE, "previous": DATA}
-SOLVED = {"prediction": normal(0.3), "mean": DATA}
-KNOWN = {"known": DATA, "known_mask": some}
-STEP_ON = {"x": normal(0.3), "mean": DATA, "t": TIME, "noise": normal(), "precision": ALPHA, "alpha": ALPHA}
-CONTINUOUS += [
-    Case("continuous.update_sample[known]", {"x": DATA, "mean": normal(), "noise": normal(), "precision": ALPHA, "alpha": ALPHA, **KNOWN}, {}, ("x", "mean")),
-    Case("continuous.update_sample[prediction]", STEP_ON, PAPER, ("x", "mean")),
-    Case("continuous.update_sample[prediction, data]", STEP_ON, {"parametrisation": "data", **PAPER}, ("x", "mean")),
-    Case("continuous.update_sample[prediction, known]", {**STEP_ON, **KNOWN}, PAPER, ("x", "mean")),
-    Case("continuous.update_sample[prediction, ends]", {**STEP_ON, "t": HARD_TIME}, {"clip": None, **PAPER}, ("x", "mean"), hard=True),
-    Case("continuous.predict_data", {"noise_pred": normal(0.2), "mean": DATA, "t": TIME}, PAPER, ("noise_pred", "mean")),
-    Case("continuous.predict_data[unclipped]", {"noise_pred": normal(), "mean": DATA, "t": TIME}, {"clip": None, **PAPER}, ("noise_pred", "mean")),
-    Case("continuous.predict_data[ends]", {"noise_pred": normal(), "mean": DATA, "t": HARD_TIME}, {"clip": None, **PAPER}, ("noise_pred", "mean"), hard=True),
-    Case("continuous.solver_step", {**SOLVED, **FIRST}, PAPER),
-    Case("continuous.solver_step[guided]", {**SOLVED, **SECOND, "unconditional": normal(), "guidance": GUIDED["guidance"]}, {"rule": "ode2", **PAPER}),
-    Case("continuous.solver_step[ode2]", {**SOLVED, **SECOND}, {"rule": "ode2", **PAPER}),
-    Case("continuous.solver_step[sde2, known]", {**SOLVED, **SECOND, **KNOWN, "noise": normal()}, {"rule": "sde2", "clip": None, **PAPER}),
-    Case("continuous.solver_step[sde2, prediction]", {**SOLVED, **SECOND, **KNOWN, "noise": normal()}, {"rule": "sde2", **PAPER}, into="predicted_out"),
-    Case("continuous.solver_step[renoise, data]", {**SOLVED, **FIRST, "noise": normal()}, {"rule": "renoise", "parametrisation": "data", **PAPER}),
-]  # fmt: skip
-LOSS = {"x": DATA, "prediction": normal(0.3), "mean": DATA}
-NAN = {"x": poisoned(DATA, torch.nan), "prediction": poisoned(normal(0.3), torch.nan), "mean": DATA, "mask": some}
-for op, extra, options in LOSSES:
+TIMED, STEPPED, FIRST = {"t": TIME}, {"t": STEP, "n_steps": 7}, {"t": FROM, "t_next": TO}
+PAPER, BETA = {"sigma_1": 0.03}, {"beta_1": 3.0}
+EACH, BATCH, SUM = {"reduction": "none"}, {"reduction": "batch"}, {"reduction": "sum"}
+ODE2, SDE1, SDE2, RENOISE = {"rule": "ode2"}, {"rule": "sde1"}, {"rule": "sde2"}, {"rule": "renoise"}
+SAMPLE, MODE, MEAN = {"choose": "sample"}, {"choose": "mode"}, {"choose": "mean"}
+GUIDANCE, COOLED = {"guidance": rows(uniform(0, 1))}, {"temperature": rows(uniform(1.5, 3))}
+GUIDED = {**GUIDANCE, **COOLED}  # logits are no larger than others
+KNOWN, HIDDEN = {"known": DATA, "known_mask": some}, {"mask": some}
+DIRECT, NOISE = {"parametrisation": "data"}, {"noise": normal()}
+LOSSES = {"continuous_time_loss": TIMED, "discrete_time_loss": STEPPED, "reconstruction_loss": {}}
+
+unclipped = {"clip": None}
+flow, sent = {"x": DATA, "t": TIME, **NOISE, **PAPER}, {"x": DATA, "alpha": ALPHA, **NOISE}
+CONTINUOUS = [
+    case("continuous.flow_sample", flow, "x"),
+    case("continuous.flow_sample[time per token]", {**flow, "t": rows(uniform(0, 1), 2)}, "x"),
+    case("continuous.flow_sample[ends]", {**flow, "t": HARD_TIME, "sigma_1": 1e-3}, "x"),
+    case("continuous.sender_sample", sent, "x"),
+    case("continuous.sender_sample[hard]", {**sent, "alpha": HARD_ALPHA}, "x", hard=True),
+]
+for note, rho, alpha in [("", rows(uniform(1, 9)), ALPHA), ("[hard]", rows(among(0.5, 1.0, 1e6)), HARD_ALPHA)]:
+    state, accuracies = {"mean": normal()}, {"precision": rho, "alpha": alpha}
     CONTINUOUS += [
-        Case(f"continuous.{op}", {**LOSS, **extra}, options, ("x", "prediction", "mean")),
-        Case(f"continuous.{op}[data]", {**LOSS, **extra}, {"parametrisation": "data", "reduction": "none", **options}, ("x", "prediction")),
-        Case(f"continuous.{op}[unclipped]", {**LOSS, **extra}, {"clip": None, "reduction": "batch", **options}, ("x", "prediction", "mean")),
-        Case(f"continuous.{op}[masked]", {**NAN, **extra}, options, ("x", "prediction", "mean")),
-        Case(f"continuous.{op}[masked sum]", {**NAN, **extra}, {"reduction": "sum", **options}, ("x", "prediction", "mean")),
-    ]  # fmt: skip
+        case(f"continuous.bayesian_update{note}", {**state, "y": normal(2), **accuracies}, "mean y"),
+        case(f"continuous.update_sample{note}", {"x": DATA, **state, **NOISE, **accuracies}, "x mean"),
+    ]
+SECOND, accuracies = {**FIRST, "t_previous": BEFORE, "previous": DATA}, {"precision": ALPHA, "alpha": ALPHA}
+known = {"x": DATA, **state, **NOISE, **accuracies, **KNOWN}
+update = {"x": normal(0.3), "mean": DATA, "t": TIME, **NOISE, **accuracies, **PAPER}
+predict = {"noise_pred": normal(), "mean": DATA, "t": TIME, **unclipped, **PAPER}
+first, second = ({"prediction": normal(0.3), "mean": DATA, **times, **PAPER} for times in (FIRST, SECOND))
+guided, noisy = {**second, "unconditional": normal(), **GUIDANCE}, {**second, **KNOWN, **NOISE}
 CONTINUOUS += [
-    Case("continuous.continuous_time_loss[ends]", {**LOSS, "t": HARD_TIME}, {"sigma_1": 1e-3, "reduction": "none"}, ("x", "prediction", "mean"), hard=True),
-    Case("continuous.discrete_time_loss[ends]", {**LOSS, "t": ends_of(20)}, {"sigma_1": 1e-3, "n_steps": 20, "reduction": "none"}, ("x", "prediction", "mean"), hard=True),
-    Case("continuous.reconstruction_loss[bins]", LOSS, {"num_bins": 16, "reduction": "none", **PAPER}, ("prediction", "mean")),
-    Case("continuous.reconstruction_loss[std]", LOSS, {"std": 0.7 * 0.03, **PAPER}, ("x", "prediction", "mean")),
-    Case("continuous.reconstruction_loss[bins std]", LOSS, {"num_bins": 16, "std": 0.7 * 0.03, "reduction": "none", **PAPER}, ("prediction", "mean")),
-    Case("continuous.predict_data[limits]", {"noise_pred": normal(), "mean": DATA, "t": rows(uniform(0, 1))}, {"clip": None, "limits": Limits(t_min=0.3), **PAPER}, ("noise_pred", "mean")),
-    Case("continuous.continuous_time_loss[limits]", {**LOSS, "t": rows(uniform(0, 1))}, {"clip": None, "limits": Limits(t_min=0.3), **PAPER}, ("x", "prediction", "mean")),
-    Case("continuous.discrete_time_loss[limits]", {**LOSS, "t": STEP}, {"n_steps": 7, "clip": None, "limits": Limits(t_min=0.3), **PAPER}, ("x", "prediction", "mean")),
-]  # fmt: skip
+    case("continuous.update_sample[known]", known, "x mean"),
+    case("continuous.update_sample[prediction]", update, "x mean"),
+    case("continuous.update_sample[prediction, data]", {**update, **DIRECT}, "x mean"),
+    case("continuous.update_sample[prediction, known]", {**update, **KNOWN}, "x mean"),
+    case("continuous.update_sample[prediction, ends]", {**update, "t": HARD_TIME, **unclipped}, "x mean", hard=True),
+    case("continuous.predict_data", {"noise_pred": normal(0.2), "mean": DATA, "t": TIME, **PAPER}, "noise_pred mean"),
+    case("continuous.predict_data[unclipped]", predict, "noise_pred mean"),
+    case("continuous.predict_data[ends]", {**predict, "t": HARD_TIME}, "noise_pred mean", hard=True),
+    case("continuous.solver_step", first),
+    case("continuous.solver_step[guided]", {**guided, **ODE2}),
+    case("continuous.solver_step[ode2]", {**second, **ODE2}),
+    case("continuous.solver_step[sde2, known]", {**noisy, **SDE2, **unclipped}),
+    case("continuous.solver_step[sde2, prediction]", {**noisy, **SDE2}, into="predicted_out"),
+    case("continuous.solver_step[renoise, data]", {**first, **NOISE, **RENOISE, **DIRECT}),
+]
+predicted, inputs = {"x": DATA, "prediction": normal(0.3), "mean": DATA}, "x prediction mean"
+hidden = {"x": poisoned(DATA, torch.nan), "prediction": poisoned(normal(0.3), torch.nan), "mean": DATA, **HIDDEN}
+for op, more in LOSSES.items():
+    loss, masked = {**predicted, **more, **PAPER}, {**hidden, **more, **PAPER}
+    CONTINUOUS += [
+        case(f"continuous.{op}", loss, inputs),
+        case(f"continuous.{op}[data]", {**loss, **DIRECT, **EACH}, "x prediction"),
+        case(f"continuous.{op}[unclipped]", {**loss, **unclipped, **BATCH}, inputs),
+        case(f"continuous.{op}[masked]", masked, inputs),
+        case(f"continuous.{op}[masked sum]", {**masked, **SUM}, inputs),
+    ]
+loss, bins, std, ends = {**predicted, **PAPER}, {"num_bins": 16, **EACH}, {"std": 0.7 * 0.03}, {"sigma_1": 1e-3, **EACH}
+low, anytime = {**unclipped, "limits": Limits(t_min=0.3)}, {"t": rows(uniform(0, 1))}
+CONTINUOUS += [
+    case("continuous.continuous_time_loss[ends]", {**loss, "t": HARD_TIME, **ends}, inputs, hard=True),
+    case("continuous.discrete_time_loss[ends]", {**loss, "t": ends_of(20), "n_steps": 20, **ends}, inputs, hard=True),
+    case("continuous.reconstruction_loss[bins]", {**loss, **bins}, "prediction mean"),
+    case("continuous.reconstruction_loss[std]", {**loss, **std}, inputs),
+    case("continuous.reconstruction_loss[bins std]", {**loss, **bins, **std}, "prediction mean"),
+    case("continuous.predict_data[limits]", {**predict, **anytime, **low}, "noise_pred mean"),
+    case("continuous.continuous_time_loss[limits]", {**loss, **anytime, **low}, inputs),
+    case("continuous.discrete_time_loss[limits]", {**loss, **STEPPED, **low}, inputs),
+]
 
 OUTPUT = {"mean": uniform(-1.2, 1.2), "std": log_uniform(0.02, 2)}
 FAR = {"mean": among(-300, -3.0, -0.999, 0, 1, 300), "std": among(1e-3, 0.01, 0.3, 10)}
 EDGES = among(*(j / 8 - 1 for j in range(17)))  # the edges of 16 bins, which are exact in every type
-DISCRETISED = []
+BINS = {bins: {"num_bins": bins} for bins in (2, 4, 16, 17, 256, 4096)}
+DISCRETISED, unclipped = [], {"clip": False}
 for bins in (2, 16, 17, 256):
-    for clip in (True, False):
-        options = {"num_bins": bins, "clip": clip}
-        note = f"K={bins}" if clip else f"K={bins} unclipped"
+    for note, clip in [("", {"clip": True}), (" unclipped", unclipped)]:
+        law = {**OUTPUT, **BINS[bins], **clip}
         DISCRETISED += [
-            Case(f"discretised.expected_value[{note}]", OUTPUT, options, ("mean", "std")),
-            Case(f"discretised.log_prob[{note}]", {"x": DATA, **OUTPUT}, options, ("mean", "std")),
+            case(f"discretised.expected_value[K={bins}{note}]", law, "mean std"),
+            case(f"discretised.log_prob[K={bins}{note}]", {"x": DATA, **law}, "mean std"),
         ]
+of_mixture, mixed, chosen = "mean std mixture_logits", mixture(OUTPUT), {**NOISE, "component_noise": uniform(0, 1)}
+broad = {"x": DATA, "mean": normal(0.5), "std": log_uniform(1e-3, 10), **BINS[4096]}
 DISCRETISED += [
-    Case("discretised.expected_value[far]", FAR, {"num_bins": 16}, ("mean", "std"), hard=True),
-    Case("discretised.expected_value[K=4096]", FAR, {"num_bins": 4096}, ("mean", "std"), hard=True),
-    Case("discretised.log_prob[far]", {"x": EDGES, **FAR}, {"num_bins": 16}, ("mean", "std"), hard=True),
-    Case("discretised.log_prob[K=4096]", {"x": DATA, "mean": normal(0.5), "std": log_uniform(1e-3, 10)}, {"num_bins": 4096}, ("mean", "std"), hard=True),
-    Case("discretised.sample", {**OUTPUT, "noise": normal()}, {"num_bins": 16}),
-    Case("discretised.sample[far]", {**FAR, "noise": normal()}, {"num_bins": 2}),
-    Case("discretised.mode", OUTPUT, {"num_bins": 17}),
-    Case("discretised.expected_value[mixture]", mixture(OUTPUT), {"num_bins": 16}, (*OUTPUT, "mixture_logits")),
-    Case("discretised.expected_value[mixture unclipped]", mixture(OUTPUT), {"num_bins": 17, "clip": False}, (*OUTPUT, "mixture_logits")),
-    Case("discretised.log_prob[mixture]", {"x": DATA, **mixture(OUTPUT)}, {"num_bins": 16}, (*OUTPUT, "mixture_logits")),
-    Case("discretised.sample[mixture]", {**mixture(OUTPUT), "noise": normal(), "component_noise": uniform(0, 1)}, {"num_bins": 16}),
-    Case("discretised.mode[mixture]", mixture(OUTPUT), {"num_bins": 17}),
-]  # fmt: skip
+    case("discretised.expected_value[far]", {**FAR, **BINS[16]}, "mean std", hard=True),
+    case("discretised.expected_value[K=4096]", {**FAR, **BINS[4096]}, "mean std", hard=True),
+    case("discretised.log_prob[far]", {"x": EDGES, **FAR, **BINS[16]}, "mean std", hard=True),
+    case("discretised.log_prob[K=4096]", broad, "mean std", hard=True),
+    case("discretised.sample", {**OUTPUT, **NOISE, **BINS[16]}),
+    case("discretised.sample[far]", {**FAR, **NOISE, **BINS[2]}),
+    case("discretised.mode", {**OUTPUT, **BINS[17]}),
+    case("discretised.expected_value[mixture]", {**mixed, **BINS[16]}, of_mixture),
+    case("discretised.expected_value[mixture unclipped]", {**mixed, **BINS[17], **unclipped}, of_mixture),
+    case("discretised.log_prob[mixture]", {"x": DATA, **mixed, **BINS[16]}, of_mixture),
+    case("discretised.sample[mixture]", {**mixed, **chosen, **BINS[16]}),
+    case("discretised.mode[mixture]", {**mixed, **BINS[17]}),
+]
 NET = {"pred_mean": normal(0.3), "pred_log_std": normal(0.5), "mean": DATA}
-LOSS = {"x": DATA, **NET}
-NAN = {**LOSS, "x": poisoned(DATA, torch.nan), "pred_mean": poisoned(normal(), torch.nan), "mask": some}
-PREDICTIONS = ("pred_mean", "pred_log_std")
-NARROW = Limits(std=(0.2, 0.9), log_std=0.8, t_min=0.3)  # each limit binds some of the predictions
-STACKED = {"pred_mean": pair(NET["pred_mean"], NET["pred_log_std"]), "mean": DATA}
-UNSTACKED = {"pred_log_std": None}
-DIRECT = {"parametrisation": "data"}
-for op, extra, options in LOSSES:
-    unclipped = {} if op == "reconstruction_loss" else {"clip": False}
+MIXED = mixture(NET, "mean")
+STACKED = {"pred_mean": pair(NET["pred_mean"], NET["pred_log_std"]), "mean": DATA, "pred_log_std": None}
+BOTH, ALL = "pred_mean pred_log_std", "pred_mean pred_log_std mixture_logits"
+NARROW = {"limits": Limits(std=(0.2, 0.9), log_std=0.8, t_min=0.3)}  # each limit binds some of the predictions
+data, hidden = {"x": DATA}, {"x": poisoned(DATA, torch.nan), **HIDDEN}
+poison = {**hidden, **NET, "pred_mean": poisoned(normal(), torch.nan)}
+poison_mixed, data_each = {**poison, **MIXED}, {**DIRECT, **EACH}
+stacked_mixed = {**STACKED, **mixture({"pred_mean": STACKED["pred_mean"]})}
+for op, timed in LOSSES.items():
+    name, more, wide = f"discretised.{op}", {**timed, **PAPER}, unclipped if timed else {}
+    loss, masked = {**data, **NET, **more}, {**poison, **more}
     DISCRETISED += [
-        Case(f"discretised.{op}[mixture]", {**LOSS, **mixture(NET, "mean"), **extra}, {"num_bins": 16, **options}, (*PREDICTIONS, "mixture_logits")),
-        Case(f"discretised.{op}[mixture data]", {**NAN, **mixture(NET, "mean"), **extra}, {"num_bins": 17, "reduction": "batch", **unclipped, **DIRECT, **options}, (*PREDICTIONS, "mixture_logits")),
-        Case(f"discretised.{op}", {**LOSS, **extra}, {"num_bins": 16, **options}, PREDICTIONS),
-        Case(f"discretised.{op}[data]", {**LOSS, **extra}, {"num_bins": 17, "reduction": "none", **DIRECT, **options}, PREDICTIONS),
-        Case(f"discretised.{op}[batch]", {**LOSS, **extra}, {"num_bins": 2, "reduction": "batch", **unclipped, **options}, PREDICTIONS),
-        Case(f"discretised.{op}[masked]", {**NAN, **extra}, {"num_bins": 16, **options}, PREDICTIONS),
-        Case(f"discretised.{op}[masked sum]", {**NAN, **extra}, {"num_bins": 17, "reduction": "sum", **options}, PREDICTIONS),
-        Case(f"discretised.{op}[limits]", {**LOSS, **extra}, {"num_bins": 16, "limits": NARROW, "reduction": "none", **options}, PREDICTIONS),
-        Case(f"discretised.{op}[limits data]", {**LOSS, **extra}, {"num_bins": 17, "limits": NARROW, **DIRECT, **options}, PREDICTIONS),
-        Case(f"discretised.{op}[stacked]", {"x": DATA, **STACKED, **extra}, {"num_bins": 16, **UNSTACKED, **options}, ("pred_mean",)),
-        Case(f"discretised.{op}[stacked masked]", {"x": NAN["x"], "mask": some, **STACKED, **extra}, {"num_bins": 16, "reduction": "none", **UNSTACKED, **DIRECT, **options}, ("pred_mean",)),
-        Case(f"discretised.{op}[stacked mixture]", {"x": DATA, **mixture(STACKED, "mean"), **extra}, {"num_bins": 16, **UNSTACKED, **options}, ("pred_mean", "mixture_logits")),
-        Case(f"discretised.{op}[K=256]", {**LOSS, **extra}, {"num_bins": 256, "reduction": "none", **options}, PREDICTIONS, hard=True),
-    ]  # fmt: skip
-WIDE = {
-    "x": EDGES,
-    "pred_mean": among(-300, -0.7, 0, 0.4, 300),
-    "pred_log_std": among(-12, -7, -2, 0, 2.5),
-    "mean": DATA,
-}
-STEPPED = {"precision": ALPHA, "t": TIME, "alpha": ALPHA, "noise": normal()}
-UPDATE, UPDATE_STACKED = {**NET, **STEPPED}, {**STACKED, **STEPPED}
+        case(f"{name}[mixture]", {**data, **MIXED, **more, **BINS[16]}, ALL),
+        case(f"{name}[mixture data]", {**poison_mixed, **more, **BINS[17], **BATCH, **wide, **DIRECT}, ALL),
+        case(name, {**loss, **BINS[16]}, BOTH),
+        case(f"{name}[data]", {**loss, **BINS[17], **data_each}, BOTH),
+        case(f"{name}[batch]", {**loss, **BINS[2], **BATCH, **wide}, BOTH),
+        case(f"{name}[masked]", {**masked, **BINS[16]}, BOTH),
+        case(f"{name}[masked sum]", {**masked, **BINS[17], **SUM}, BOTH),
+        case(f"{name}[limits]", {**loss, **BINS[16], **NARROW, **EACH}, BOTH),
+        case(f"{name}[limits data]", {**loss, **BINS[17], **NARROW, **DIRECT}, BOTH),
+        case(f"{name}[stacked]", {**data, **STACKED, **more, **BINS[16]}, "pred_mean"),
+        case(f"{name}[stacked masked]", {**hidden, **STACKED, **more, **BINS[16], **data_each}, "pred_mean"),
+        case(f"{name}[stacked mixture]", {**data, **stacked_mixed, **more, **BINS[16]}, "pred_mean mixture_logits"),
+        case(f"{name}[K=256]", {**loss, **BINS[256], **EACH}, BOTH, hard=True),
+    ]
+far = {"pred_mean": among(-300, -0.7, 0, 0.4, 300), "pred_log_std": among(-12, -7, -2, 0, 2.5), "mean": DATA}
+hard = {"x": EDGES, **far, **BINS[16], **data_each, **PAPER}
+nodes = {"t": STEP, "n_steps": 7, "quadrature": 16, **BINS[4], **PAPER}
+three = {**data, **NET, "t": STEP, "noise": draws(normal(), 3), "n_steps": 7, "n_samples": 3, **BINS[16], **PAPER}
+output, components = {**NET, **TIMED, **PAPER}, {name: MIXED[name] for name in ("pred_mean", "pred_log_std")}
 DISCRETISED += [
-    Case("discretised.continuous_time_loss[hard]", {**WIDE, "t": HARD_TIME}, {"num_bins": 16, "reduction": "none", **DIRECT, **PAPER}, PREDICTIONS, hard=True),
-    Case("discretised.discrete_time_loss[hard]", {**WIDE, "t": ends_of(20)}, {"num_bins": 16, "n_steps": 20, "reduction": "none", **DIRECT, **PAPER}, PREDICTIONS, hard=True),
-    Case("discretised.reconstruction_loss[hard]", WIDE, {"num_bins": 16, "reduction": "none", **DIRECT, **PAPER}, PREDICTIONS, hard=True),
-    Case("discretised.discrete_time_loss[draws]", {**LOSS, "t": STEP, "noise": draws(normal(), 3)}, {"n_steps": 7, "n_samples": 3, "num_bins": 16, **PAPER}, PREDICTIONS),
-    Case("discretised.discrete_time_loss[mixture 16 nodes]", {**LOSS, **mixture(NET, "mean"), "t": STEP}, {"n_steps": 7, "quadrature": 16, "num_bins": 4, **PAPER}, (*PREDICTIONS, "mixture_logits")),
-    Case("discretised.discrete_time_loss[16 nodes]", {**LOSS, "t": STEP}, {"n_steps": 7, "quadrature": 16, "num_bins": 4, **PAPER}, PREDICTIONS),
-    Case("discretised.output_distribution", {**NET, "t": TIME}, PAPER, tuple(NET)),
-    Case("discretised.output_distribution[data]", {**NET, "t": TIME}, {**DIRECT, **PAPER}, PREDICTIONS),
-    Case("discretised.output_distribution[mixture]", {name: per_class(NET[name], 3) for name in PREDICTIONS} | {"mean": DATA, "t": TIME}, PAPER, tuple(NET)),
-    Case("discretised.output_distribution[hard]", {"pred_mean": WIDE["pred_mean"], "pred_log_std": WIDE["pred_log_std"], "mean": DATA, "t": HARD_TIME}, PAPER, tuple(NET), hard=True),
-    Case("discretised.update_sample", {**UPDATE, "draw_noise": normal()}, {"num_bins": 16, **PAPER}, ("mean",), hard=True),
-    Case("discretised.update_sample[mixture]", {**UPDATE, **mixture(NET, "mean"), "draw_noise": normal(), "component_noise": uniform(0, 1)}, {"num_bins": 16, **DIRECT, **PAPER}, ("mean",)),
-    Case("discretised.update_sample[mixture mean]", {**UPDATE, **mixture(NET, "mean")}, {"num_bins": 16, "choose": "mean", **PAPER}, (*PREDICTIONS, "mixture_logits", "mean")),
-    Case("discretised.update_sample[data]", {**UPDATE, "draw_noise": normal()}, {"num_bins": 16, **DIRECT, **PAPER}, ("mean",)),
-    Case("discretised.update_sample[known]", {**UPDATE, "draw_noise": normal(), **KNOWN}, {"num_bins": 17, **DIRECT, **PAPER}, ("mean",)),
-    Case("discretised.update_sample[mode]", UPDATE, {"num_bins": 16, "choose": "mode", **DIRECT, **PAPER}, ("mean",)),
-    Case("discretised.update_sample[limits]", {**UPDATE, "draw_noise": normal()}, {"num_bins": 16, "limits": NARROW, **PAPER}, ("mean",), hard=True),
-    Case("discretised.update_sample[limits mean]", UPDATE, {"num_bins": 16, "choose": "mean", "limits": NARROW, **PAPER}, (*PREDICTIONS, "mean")),
-    Case("discretised.update_sample[stacked]", {**UPDATE_STACKED, "draw_noise": normal()}, {"num_bins": 16, **UNSTACKED, **DIRECT, **PAPER}, ("mean",)),
-    Case("discretised.update_sample[stacked mean]", UPDATE_STACKED, {"num_bins": 16, "choose": "mean", **UNSTACKED, **PAPER}, ("pred_mean", "mean")),
-    Case("discretised.update_sample[mean]", UPDATE, {"num_bins": 16, "choose": "mean", **PAPER}, (*PREDICTIONS, "mean")),
-    Case("discretised.solver_step", {**NET, **FIRST}, {"num_bins": 16, **PAPER}),
-    Case("discretised.solver_step[guided]", {**NET, **SECOND, "unconditional": normal(), "guidance": GUIDED["guidance"]}, {"num_bins": 16, "rule": "ode2", **PAPER}),
-    Case("discretised.solver_step[ode2, stacked]", {**STACKED, **SECOND}, {"rule": "ode2", "num_bins": 17, **UNSTACKED, **PAPER}),
-    Case("discretised.solver_step[sde2, prediction]", {**NET, **SECOND, **KNOWN, "noise": normal()}, {"rule": "sde2", "num_bins": 16, **PAPER}, into="predicted_out"),
-    Case("discretised.solver_step[sde1, mixture]", {**NET, **mixture(NET, "mean"), **FIRST, "noise": normal(), "draw_noise": normal(), "component_noise": uniform(0, 1)}, {"rule": "sde1", "num_bins": 16, "choose": "sample", **DIRECT, **PAPER}),
-    Case("discretised.solver_step[ode2, mixture]", {**NET, **mixture(NET, "mean"), **SECOND}, {"rule": "ode2", "num_bins": 16, **PAPER}, into="predicted_out"),
-]  # fmt: skip
-
-BETA = {"beta_1": 3.0}
-DISCRETE = [
-    Case("discrete.bayesian_update", {"logits": per_class(normal(2), 5), "y": per_class(normal(2), 5)}, {}, ("logits", "y"), num_classes=5, kernels=False),
-    Case("discrete.theta_logits", {"theta": per_class(uniform(0.1, 1), 3)}, {}, ("theta",), num_classes=3, kernels=False),
-]  # fmt: skip
-for k, kind in [(2, torch.int64), (3, torch.int32), (27, torch.uint8), (257, torch.int64)]:
-    of = partial(Case, num_classes=k)
-    beta = {"beta_1": min(3.0, 16 / k)}  # K·β₁ is as in the paper's experiments, since larger ones saturate
-    message = {"x": classes(k, kind), "noise": per_class(normal(), k), "dtype": itself}
-    z = per_class(normal(3), k)
-    step = {"output_logits": z, "state": z, "alpha": ALPHA, "noise": per_class(normal(), k)}
-    drawn = {**step, "draw_noise": uniform(0, 1)}
-    loss = {"x": classes(k, kind), "logits": z}
-    masked = {"x": poisoned(classes(k, kind), 255 if kind == torch.uint8 else -100), "logits": z, "mask": some}
-    DISCRETE += [
-        of(f"discrete.theta[K={k}]", {"logits": z}, {}, ("logits",), hard=k == 257),
-        of(f"discrete.flow_sample[K={k}]", {**message, "t": TIME}, {"num_classes": k, **beta}),
-        of(f"discrete.flow_sample[K={k} logits]", {**message, "t": HARD_TIME}, {"num_classes": k, "output": "logits", **beta}),
-        of(f"discrete.sender_sample[K={k}]", {**message, "alpha": ALPHA}, {"num_classes": k}),
-        of(f"discrete.update_sample[K={k}]", drawn, {}, ("state",)),
-        of(f"discrete.update_sample[K={k} known]", {**drawn, "known": masked["x"], "known_mask": some}, {}, ("state",)),
-        of(f"discrete.update_sample[K={k} mode]", step, {"choose": "mode"}, ("state",)),
-        of(f"discrete.update_sample[K={k} mean]", step, {"choose": "mean"}, ("output_logits", "state")),
-        of(f"discrete.update_sample[K={k} theta]", drawn, {}, into="theta_out"),
-        of(f"discrete.continuous_time_loss[K={k}]", {**loss, "t": TIME}, beta, ("logits",)),
-        of(f"discrete.continuous_time_loss[K={k} masked]", {**masked, "t": TIME}, {"reduction": "batch", **beta}, ("logits",)),
-        of(f"discrete.reconstruction_loss[K={k}]", loss, {"reduction": "none"}, ("logits",)),
-        of(f"discrete.reconstruction_loss[K={k} masked]", masked, {"reduction": "mean"}, ("logits",)),
-        of(f"discrete.flow_sample[K={k} soft]", {**message, "x": soft(k), "t": TIME}, {"num_classes": k, **beta}),
-        of(f"discrete.sender_sample[K={k} soft]", {**message, "x": soft(k), "alpha": ALPHA}, {"num_classes": k}),
-        of(f"discrete.continuous_time_loss[K={k} soft]", {"x": soft(k), "logits": z, "t": TIME, "class_mask": valid(k)}, {"reduction": "none", **beta}, ("logits",)),
-        of(f"discrete.reconstruction_loss[K={k} soft]", {"x": soft(k, torch.nan), "logits": z, "mask": some}, {}, ("logits",)),
-        of(f"discrete.update_sample[K={k} soft]", {**drawn, "known": soft(k, torch.nan), "known_mask": some}, {}, ("state",)),
-        of(f"discrete.update_sample[K={k} class mask]", {**drawn, "class_mask": valid(k, True)}, {}, ("state",)),
-        of(f"discrete.continuous_time_loss[K={k} class mask]", {**loss, "t": TIME, "class_mask": valid(k)}, {"reduction": "batch", **beta}, ("logits",)),
-        of(f"discrete.reconstruction_loss[K={k} class mask]", {"x": classes(1), "logits": z, "class_mask": valid(k, True)}, {"reduction": "none"}, ("logits",)),
-    ]  # fmt: skip
-    first, second = (
-        {"output_logits": z, "state": per_class(normal(), k), **times}
-        for times in (FIRST, {**SECOND, "previous": per_class(uniform(0, 2 / k), k)})
-    )
-    DISCRETE += [
-        of(f"discrete.solver_step[K={k}]", first, beta),
-        of(f"discrete.solver_step[K={k} ode2 theta]", second, {"rule": "ode2", **beta}, into="theta_out"),
-        of(f"discrete.solver_step[K={k} guided]", {**first, "unconditional": per_class(normal(), k), **GUIDED}, beta),
-        of(f"discrete.solver_step[K={k} guided sde2]", {**second, "unconditional": per_class(normal(), k), **GUIDED, "noise": step["noise"]}, {"rule": "sde2", **beta}, into="predicted_out"),
-        of(f"discrete.solver_step[K={k} renoise]", {**first, "temperature": GUIDED["temperature"], "noise": step["noise"], "known": masked["x"], "known_mask": some}, {"rule": "renoise", **beta}, into="predicted_out"),
-        of(f"discrete.solver_step[K={k} sample]", {**first, "unconditional": per_class(normal(), k), **GUIDED, "draw_noise": uniform(0, 1), "noise": step["noise"]}, {"choose": "sample", "rule": "sde1", **beta}),
-        of(f"discrete.solver_step[K={k} mode]", {**first, "unconditional": per_class(normal(), k), **GUIDED}, {"choose": "mode", **beta}),
-        of(f"discrete.solver_step[K={k} soft]", {**second, "known": soft(k), "known_mask": some}, {"rule": "ode2", **beta}, into="predicted_out"),
-        of(f"discrete.solver_step[K={k} score]", {**first, "score": per_class(normal(), k)}, {"choose": "mode", **beta}),
-        of(f"discrete.solver_step[K={k} class mask, score]", {**second, **GUIDED, "unconditional": per_class(normal(), k), "class_mask": valid(k), "score": per_class(normal(), k), "score_clip": rows(uniform(0.1, 1)), "known": masked["x"], "known_mask": some}, {"rule": "ode2", **beta}, into="predicted_out"),
-    ]  # fmt: skip
-    for receiver in ("joint", "factorised"):
-        few = {"n_steps": 7, "receiver": receiver, **beta}
-        noisy = {"t": STEP, "noise": draws(per_class(normal(), k), 3)}
-        DISCRETE += [
-            of(f"discrete.discrete_time_loss[K={k} {receiver}]", {**loss, **noisy}, {"n_samples": 3, **few}, ("logits",)),
-            of(f"discrete.discrete_time_loss[K={k} {receiver} masked]", {**masked, **noisy}, {"n_samples": 3, "reduction": "sum", **few}, ("logits",)),
-            of(f"discrete.discrete_time_loss[K={k} {receiver} class mask]", {**loss, **noisy, "class_mask": valid(k, True)}, {"n_samples": 3, **few}, ("logits",)),
-        ]  # fmt: skip
-        if k == 2 or receiver == "factorised":
-            options = {"quadrature": 8, "reduction": "none", **few}
-            DISCRETE.append(of(f"discrete.discrete_time_loss[K={k} {receiver} nodes]", {**loss, "t": STEP}, options, ("logits",)))  # fmt: skip
-for gap in (10, 30, 100):
-    of = partial(Case, num_classes=5, gap=gap, hard=True)
-    loss = {"x": classes(5), "logits": per_class(among(-gap, 0, gap), 5)}
-    timed, stepped = {**loss, "t": HARD_TIME}, {**loss, "t": ends_of(10)}
-    each = {"reduction": "none"}
-    DISCRETE += [
-        of(f"discrete.continuous_time_loss[gap {gap}]", timed, {**each, **BETA}, ("logits",)),
-        of(f"discrete.reconstruction_loss[gap {gap}]", loss, each, ("logits",)),
-        of(f"discrete.continuous_time_loss[gap {gap} soft]", {**timed, "x": soft(5)}, {**each, **BETA}, ("logits",)),
-        of(f"discrete.reconstruction_loss[gap {gap} soft]", {**loss, "x": soft(5)}, each, ("logits",)),
-        of(f"discrete.discrete_time_loss[gap {gap} joint]", {**stepped, "noise": draws(per_class(normal(), 5), 2)}, {"n_steps": 10, "n_samples": 2, **each, **BETA}, ("logits",)),
-        of(f"discrete.discrete_time_loss[gap {gap} factorised]", stepped, {"n_steps": 10, "quadrature": 8, "receiver": "factorised", **each, **BETA}, ("logits",)),
-    ]  # fmt: skip
-of = partial(Case, num_classes=4096, hard=True)
-big = {"x": classes(4096), "logits": per_class(normal(5), 4096)}
-DISCRETE += [
-    of("discrete.continuous_time_loss[K=4096]", {**big, "t": TIME}, {"beta_1": 0.005}, ("logits",)),
-    of("discrete.reconstruction_loss[K=4096]", big, {}, ("logits",)),
-    of(
-        "discrete.reconstruction_loss[K=4096 masked]",
-        {**big, "x": poisoned(classes(4096), -100), "mask": some},
-        {},
-        ("logits",),
-    ),
-    of(
-        "discrete.continuous_time_loss[K=4096 soft]",
-        {**big, "x": soft(4096), "t": TIME},
-        {"beta_1": 0.005},
-        ("logits",),
-    ),
-    of("discrete.reconstruction_loss[K=4096 soft]", {**big, "x": soft(4096)}, {}, ("logits",)),
+    case("discretised.continuous_time_loss[hard]", {**hard, "t": HARD_TIME}, BOTH, hard=True),
+    case("discretised.discrete_time_loss[hard]", {**hard, "t": ends_of(20), "n_steps": 20}, BOTH, hard=True),
+    case("discretised.reconstruction_loss[hard]", hard, BOTH, hard=True),
+    case("discretised.discrete_time_loss[draws]", three, BOTH),
+    case("discretised.discrete_time_loss[mixture 16 nodes]", {**data, **MIXED, **nodes}, ALL),
+    case("discretised.discrete_time_loss[16 nodes]", {**data, **NET, **nodes}, BOTH),
+    case("discretised.output_distribution", output, "pred_mean pred_log_std mean"),
+    case("discretised.output_distribution[data]", {**output, **DIRECT}, BOTH),
+    case("discretised.output_distribution[mixture]", {**output, **components}, "pred_mean pred_log_std mean"),
+    case("discretised.output_distribution[hard]", {**far, "t": HARD_TIME, **PAPER}, f"{BOTH} mean", hard=True),
+]
+stepped, drawn = {"precision": ALPHA, "t": TIME, "alpha": ALPHA, **NOISE, **PAPER}, {"draw_noise": normal()}
+update, stacked = ({**net, **stepped, **BINS[16]} for net in (NET, STACKED))
+mixed_update, known = {**update, **MIXED}, {**update, **drawn, **KNOWN, **BINS[17]}
+components, paper = {**drawn, "component_noise": uniform(0, 1)}, {**BINS[16], **PAPER}
+first, second, mixed_second = ({**net, **step, **paper} for net, step in ((NET, FIRST), (NET, SECOND), (MIXED, SECOND)))
+guided = {**second, "unconditional": normal(), **GUIDANCE, **ODE2}
+mixed_first = {**MIXED, **FIRST, **NOISE, **components, **paper}
+DISCRETISED += [
+    case("discretised.update_sample", {**update, **drawn}, "mean", hard=True),
+    case("discretised.update_sample[mixture]", {**mixed_update, **components, **DIRECT}, "mean"),
+    case("discretised.update_sample[mixture mean]", {**mixed_update, **MEAN}, f"{ALL} mean"),
+    case("discretised.update_sample[data]", {**update, **drawn, **DIRECT}, "mean"),
+    case("discretised.update_sample[known]", {**known, **DIRECT}, "mean"),
+    case("discretised.update_sample[mode]", {**update, **MODE, **DIRECT}, "mean"),
+    case("discretised.update_sample[limits]", {**update, **drawn, **NARROW}, "mean", hard=True),
+    case("discretised.update_sample[limits mean]", {**update, **MEAN, **NARROW}, f"{BOTH} mean"),
+    case("discretised.update_sample[stacked]", {**stacked, **drawn, **DIRECT}, "mean"),
+    case("discretised.update_sample[stacked mean]", {**stacked, **MEAN}, "pred_mean mean"),
+    case("discretised.update_sample[mean]", {**update, **MEAN}, f"{BOTH} mean"),
+    case("discretised.solver_step", first),
+    case("discretised.solver_step[guided]", guided),
+    case("discretised.solver_step[ode2, stacked]", {**STACKED, **SECOND, **ODE2, **BINS[17], **PAPER}),
+    case("discretised.solver_step[sde2, prediction]", {**second, **KNOWN, **NOISE, **SDE2}, into="predicted_out"),
+    case("discretised.solver_step[sde1, mixture]", {**mixed_first, **SDE1, **SAMPLE, **DIRECT}),
+    case("discretised.solver_step[ode2, mixture]", {**mixed_second, **ODE2}, into="predicted_out"),
 ]
 
-BINARY = [
-    Case("binary.bayesian_update", {"logits": normal(2), "y": normal(2)}, {}, ("logits", "y"), kernels=False),
-    Case("binary.theta", {"logits": normal(3)}, {}, ("logits",), kernels=False),
-    Case("binary.theta_logits", {"theta": uniform(0.1, 0.9)}, {}, ("theta",), kernels=False),
-]  # fmt: skip
-step = {"output_logits": normal(3), "state": normal(3), "alpha": ALPHA, "noise": normal()}
-drawn = {**step, "draw_noise": uniform(0, 1)}
-masked = {"x": poisoned(classes(2), -100), "logits": normal(3), "mask": some}
-BINARY += [
-    Case("binary.flow_sample", {"x": classes(2, torch.bool), "t": TIME, "noise": normal(), "dtype": itself}, BETA),
-    Case("binary.flow_sample[logits]", {"x": classes(2), "t": HARD_TIME, "noise": normal(), "dtype": itself}, {"output": "logits", **BETA}),
-    Case("binary.sender_sample", {"x": classes(2, torch.uint8), "alpha": ALPHA, "noise": normal(), "dtype": itself}),
-    Case("binary.update_sample", drawn, {}, ("state",)),
-    Case("binary.update_sample[known]", {**drawn, "known": masked["x"], "known_mask": some}, {}, ("state",)),
-    Case("binary.update_sample[mode]", step, {"choose": "mode"}, ("state",)),
-    Case("binary.update_sample[mean]", step, {"choose": "mean"}, ("output_logits", "state")),
-    Case("binary.update_sample[theta]", drawn, {}, into="theta_out"),
-]  # fmt: skip
-first, second = (
-    {"output_logits": normal(3), "state": normal(3), **times}
-    for times in (FIRST, {**SECOND, "previous": uniform(0, 1)})
-)
-BINARY += [
-    Case("binary.solver_step", first, BETA),
-    Case("binary.solver_step[ode2 theta]", second, {"rule": "ode2", **BETA}, into="theta_out"),
-    Case("binary.solver_step[guided]", {**first, "unconditional": normal(), **GUIDED}, BETA),
-    Case("binary.solver_step[guided sde2]", {**second, "unconditional": normal(), **GUIDED, "noise": normal()}, {"rule": "sde2", **BETA}, into="predicted_out"),
-    Case("binary.solver_step[renoise]", {**first, "temperature": GUIDED["temperature"], "noise": normal(), "known": masked["x"], "known_mask": some}, {"rule": "renoise", **BETA}, into="predicted_out"),
-    Case("binary.solver_step[sample]", {**first, "unconditional": normal(), **GUIDED, "draw_noise": uniform(0, 1), "noise": normal()}, {"choose": "sample", "rule": "sde1", **BETA}),
-    Case("binary.solver_step[mode]", {**first, "unconditional": normal(), **GUIDED}, {"choose": "mode", **BETA}),
-]  # fmt: skip
-for op, extra, options in [("continuous_time_loss", {"t": TIME}, BETA), ("reconstruction_loss", {}, {})]:
-    for kind in (torch.int64, torch.int32, torch.uint8, torch.bool):
-        BINARY.append(Case(f"binary.{op}[{str(kind)[6:]}]", {"x": classes(2, kind), "logits": normal(3), **extra}, options, ("logits",)))  # fmt: skip
-    BINARY.append(Case(f"binary.{op}[masked]", {**masked, **extra}, {"reduction": "batch", **options}, ("logits",)))
-for receiver in ("joint", "factorised"):
-    few = {"n_steps": 7, "receiver": receiver, **BETA}
-    for note, estimate, extra in [
-        ("", {"n_samples": 3}, {"noise": draws(normal(), 3)}),
-        (" nodes", {"quadrature": 8}, {}),
-    ]:
-        BINARY += [
-            Case(f"binary.discrete_time_loss[{receiver}{note}]", {"x": classes(2), "logits": normal(3), "t": STEP, **extra}, {"reduction": "none", **estimate, **few}, ("logits",)),
-            Case(f"binary.discrete_time_loss[{receiver}{note} masked]", {**masked, "t": STEP, **extra}, {"reduction": "sum", **estimate, **few}, ("logits",)),
-        ]  # fmt: skip
+five = per_class(normal(2), 5)
+DISCRETE = [
+    case("discrete.bayesian_update", {"logits": five, "y": five}, "logits y", num_classes=5, kernels=False),
+    case("discrete.theta_logits", {"theta": per_class(uniform(0.1, 1), 3)}, "theta", num_classes=3, kernels=False),
+]
+for k, kind in [(2, torch.int64), (3, torch.int32), (27, torch.uint8), (257, torch.int64)]:
+    of = partial(case, num_classes=k)
+    beta = {"beta_1": min(3.0, 16 / k)}  # K·β₁ is as in the paper's experiments, since larger ones saturate
+    z, noise, x = per_class(normal(3), k), {"noise": per_class(normal(), k)}, {"x": classes(k, kind)}
+    some_valid, each_valid = {"class_mask": valid(k)}, {"class_mask": valid(k, True)}
+    hidden = poisoned(classes(k, kind), 255 if kind == torch.uint8 else -100)
+    known, hidden_soft = {"known": hidden, "known_mask": some}, {"known": soft(k, torch.nan), "known_mask": some}
+    sent, drawn = {**x, **noise, "dtype": itself, "num_classes": k}, {"draw_noise": uniform(0, 1)}
+    mean, flow = {"output_logits": z, "state": z, "alpha": ALPHA, **noise}, {**sent, **TIMED, **beta}
+    step = {**mean, **drawn}
+    end, masked = {**x, "logits": z}, {"x": hidden, "logits": z, **HIDDEN}
+    soft_end, soft_masked = {"x": soft(k), "logits": z}, {"x": soft(k, torch.nan), "logits": z, **HIDDEN}
+    loss, any_class = {**end, **TIMED, **beta}, {"x": classes(1), "logits": z, **each_valid, **EACH}
+    DISCRETE += [
+        of(f"discrete.theta[K={k}]", {"logits": z}, "logits", hard=k == 257),
+        of(f"discrete.flow_sample[K={k}]", flow),
+        of(f"discrete.flow_sample[K={k} logits]", {**flow, "t": HARD_TIME, "output": "logits"}),
+        of(f"discrete.sender_sample[K={k}]", {**sent, "alpha": ALPHA}),
+        of(f"discrete.update_sample[K={k}]", step, "state"),
+        of(f"discrete.update_sample[K={k} known]", {**step, **known}, "state"),
+        of(f"discrete.update_sample[K={k} mode]", {**mean, **MODE}, "state"),
+        of(f"discrete.update_sample[K={k} mean]", {**mean, **MEAN}, "output_logits state"),
+        of(f"discrete.update_sample[K={k} theta]", step, into="theta_out"),
+        of(f"discrete.continuous_time_loss[K={k}]", loss, "logits"),
+        of(f"discrete.continuous_time_loss[K={k} masked]", {**masked, **TIMED, **BATCH, **beta}, "logits"),
+        of(f"discrete.reconstruction_loss[K={k}]", {**end, **EACH}, "logits"),
+        of(f"discrete.reconstruction_loss[K={k} masked]", {**masked, "reduction": "mean"}, "logits"),
+        of(f"discrete.flow_sample[K={k} soft]", {**flow, "x": soft(k)}),
+        of(f"discrete.sender_sample[K={k} soft]", {**sent, "x": soft(k), "alpha": ALPHA}),
+        of(f"discrete.continuous_time_loss[K={k} soft]", {**soft_end, **TIMED, **some_valid, **EACH, **beta}, "logits"),
+        of(f"discrete.reconstruction_loss[K={k} soft]", soft_masked, "logits"),
+        of(f"discrete.update_sample[K={k} soft]", {**step, **hidden_soft}, "state"),
+        of(f"discrete.update_sample[K={k} class mask]", {**step, **each_valid}, "state"),
+        of(f"discrete.continuous_time_loss[K={k} class mask]", {**loss, **some_valid, **BATCH}, "logits"),
+        of(f"discrete.reconstruction_loss[K={k} class mask]", any_class, "logits"),
+    ]
+    first = {"output_logits": z, "state": per_class(normal(), k), **FIRST, **beta}
+    second = {**first, "t_previous": BEFORE, "previous": per_class(uniform(0, 2 / k), k)}
+    other = {"unconditional": per_class(normal(), k), **GUIDED}
+    score, again = {"score": per_class(normal(), k)}, {**first, **COOLED, **noise, **known, **RENOISE}
+    clipped = {**some_valid, **score, "score_clip": rows(uniform(0.1, 1))}
+    scored = {**second, **GUIDED, **other, **clipped, **known, **ODE2}
+    guided, guided_second, soft_known = {**first, **other}, {**second, **other}, {**known, "known": soft(k)}
+    DISCRETE += [
+        of(f"discrete.solver_step[K={k}]", first),
+        of(f"discrete.solver_step[K={k} ode2 theta]", {**second, **ODE2}, into="theta_out"),
+        of(f"discrete.solver_step[K={k} guided]", guided),
+        of(f"discrete.solver_step[K={k} guided sde2]", {**guided_second, **noise, **SDE2}, into="predicted_out"),
+        of(f"discrete.solver_step[K={k} renoise]", again, into="predicted_out"),
+        of(f"discrete.solver_step[K={k} sample]", {**guided, **drawn, **noise, **SAMPLE, **SDE1}),
+        of(f"discrete.solver_step[K={k} mode]", {**guided, **MODE}),
+        of(f"discrete.solver_step[K={k} soft]", {**second, **soft_known, **ODE2}, into="predicted_out"),
+        of(f"discrete.solver_step[K={k} score]", {**first, **score, **MODE}),
+        of(f"discrete.solver_step[K={k} class mask, score]", scored, into="predicted_out"),
+    ]
+    for receiver in ("joint", "factorised"):
+        name, few = f"discrete.discrete_time_loss[K={k} {receiver}", {"n_steps": 7, "receiver": receiver, **beta}
+        noisy = {"t": STEP, "noise": draws(noise["noise"], 3), "n_samples": 3, **few}
+        DISCRETE += [
+            of(f"{name}]", {**end, **noisy}, "logits"),
+            of(f"{name} masked]", {**masked, **noisy, **SUM}, "logits"),
+            of(f"{name} class mask]", {**end, **noisy, **each_valid}, "logits"),
+        ]
+        if k == 2 or receiver == "factorised":
+            DISCRETE.append(of(f"{name} nodes]", {**end, "t": STEP, "quadrature": 8, **EACH, **few}, "logits"))
 for gap in (10, 30, 100):
-    of = partial(Case, gap=gap, hard=True)
-    loss = {"x": classes(2), "logits": among(-gap, 0, gap)}
-    noisy = {"t": ends_of(10), "noise": draws(normal(), 2)}
-    BINARY += [
-        of(f"binary.continuous_time_loss[gap {gap}]", {**loss, "t": HARD_TIME}, {"reduction": "none", **BETA}, ("logits",)),
-        of(f"binary.reconstruction_loss[gap {gap}]", loss, {"reduction": "none"}, ("logits",)),
-        of(f"binary.discrete_time_loss[gap {gap}]", {**loss, **noisy}, {"n_steps": 10, "n_samples": 2, "reduction": "none", **BETA}, ("logits",)),
-    ]  # fmt: skip
-accurate = {"n_steps": 10, "reduction": "none", "beta_1": 300.0}  # density ratios up to exp(160)
-BINARY += [
-    Case("binary.discrete_time_loss[accurate]", {**loss, **noisy}, {"n_samples": 2, **accurate}, ("logits",), hard=True),
-    Case("binary.discrete_time_loss[accurate nodes]", {**loss, "t": ends_of(10)}, accurate, ("logits",), hard=True),
-]  # fmt: skip
+    of = partial(case, diff="logits", num_classes=5, gap=gap, hard=True)
+    end = {"x": classes(5), "logits": per_class(among(-gap, 0, gap), 5), **EACH}
+    loss, step = {**end, "t": HARD_TIME, **BETA}, {**end, "t": ends_of(10), "n_steps": 10, **BETA}
+    noise = draws(per_class(normal(), 5), 2)
+    DISCRETE += [
+        of(f"discrete.continuous_time_loss[gap {gap}]", loss),
+        of(f"discrete.reconstruction_loss[gap {gap}]", end),
+        of(f"discrete.continuous_time_loss[gap {gap} soft]", {**loss, "x": soft(5)}),
+        of(f"discrete.reconstruction_loss[gap {gap} soft]", {**end, "x": soft(5)}),
+        of(f"discrete.discrete_time_loss[gap {gap} joint]", {**step, "noise": noise, "n_samples": 2}),
+        of(f"discrete.discrete_time_loss[gap {gap} factorised]", {**step, "quadrature": 8, "receiver": "factorised"}),
+    ]
+of = partial(case, diff="logits", num_classes=4096, hard=True)
+end = {"x": classes(4096), "logits": per_class(normal(5), 4096)}
+loss = {**end, **TIMED, "beta_1": 0.005}
+DISCRETE += [
+    of("discrete.continuous_time_loss[K=4096]", loss),
+    of("discrete.reconstruction_loss[K=4096]", end),
+    of("discrete.reconstruction_loss[K=4096 masked]", {**end, "x": poisoned(classes(4096), -100), **HIDDEN}),
+    of("discrete.continuous_time_loss[K=4096 soft]", {**loss, "x": soft(4096)}),
+    of("discrete.reconstruction_loss[K=4096 soft]", {**end, "x": soft(4096)}),
+]
 
-ANGLE, FIVE = uniform(-4, 4), VonMisesAccuracy([0.5, 1.0, 2.0, 8.0, 64.0])
-MESSAGES, PERIOD = {"schedule": FIVE, "seed": 3}, {"period": 1.0}
-AT, AFTER = {"step": steps(1, 5)}, {"step": steps(1, 6)}
-CIRCLE = {"mean": ANGLE, "concentration": log_uniform(0.01, 100), "alpha": ALPHA}
-CONCENTRATED = {"x": ANGLE, "pred": ANGLE, "concentration": log_uniform(1e-3, 1e4)}
+z, mean = {"logits": normal(3)}, {"output_logits": normal(3), "state": normal(3), "alpha": ALPHA, **NOISE}
+drawn, end = {"draw_noise": uniform(0, 1)}, {"x": classes(2), **z}
+step, masked = {**mean, **drawn}, {"x": poisoned(classes(2), -100), **z, **HIDDEN}
+known, sent = {"known": masked["x"], "known_mask": some}, {**NOISE, "dtype": itself}
+first, other = {"output_logits": normal(3), "state": normal(3), **FIRST, **BETA}, {"unconditional": normal()}
+second = {**first, "t_previous": BEFORE, "previous": uniform(0, 1)}
+guided, again = {**first, **other, **GUIDED}, {**first, **COOLED, **NOISE, **known}
+BINARY = [
+    case("binary.bayesian_update", {"logits": normal(2), "y": normal(2)}, "logits y", kernels=False),
+    case("binary.theta", z, "logits", kernels=False),
+    case("binary.theta_logits", {"theta": uniform(0.1, 0.9)}, "theta", kernels=False),
+    case("binary.flow_sample", {"x": classes(2, torch.bool), **TIMED, **sent, **BETA}),
+    case("binary.flow_sample[logits]", {"x": classes(2), "t": HARD_TIME, **sent, "output": "logits", **BETA}),
+    case("binary.sender_sample", {"x": classes(2, torch.uint8), "alpha": ALPHA, **sent}),
+    case("binary.update_sample", step, "state"),
+    case("binary.update_sample[known]", {**step, **known}, "state"),
+    case("binary.update_sample[mode]", {**mean, **MODE}, "state"),
+    case("binary.update_sample[mean]", {**mean, **MEAN}, "output_logits state"),
+    case("binary.update_sample[theta]", step, into="theta_out"),
+    case("binary.solver_step", first),
+    case("binary.solver_step[ode2 theta]", {**second, **ODE2}, into="theta_out"),
+    case("binary.solver_step[guided]", guided),
+    case("binary.solver_step[guided sde2]", {**second, **other, **GUIDED, **NOISE, **SDE2}, into="predicted_out"),
+    case("binary.solver_step[renoise]", {**again, **RENOISE}, into="predicted_out"),
+    case("binary.solver_step[sample]", {**guided, **drawn, **NOISE, **SAMPLE, **SDE1}),
+    case("binary.solver_step[mode]", {**guided, **MODE}),
+]
+for op, more in [("continuous_time_loss", {**TIMED, **BETA}), ("reconstruction_loss", {})]:
+    for kind in (torch.int64, torch.int32, torch.uint8, torch.bool):
+        BINARY.append(case(f"binary.{op}[{str(kind)[6:]}]", {"x": classes(2, kind), **z, **more}, "logits"))
+    BINARY.append(case(f"binary.{op}[masked]", {**masked, **more, **BATCH}, "logits"))
+for receiver in ("joint", "factorised"):
+    for note, estimate in [("", {"noise": draws(normal(), 3), "n_samples": 3}), (" nodes", {"quadrature": 8})]:
+        name, few = f"binary.discrete_time_loss[{receiver}{note}", {**STEPPED, **estimate, "receiver": receiver, **BETA}
+        BINARY += [
+            case(f"{name}]", {**end, **few, **EACH}, "logits"),
+            case(f"{name} masked]", {**masked, **few, **SUM}, "logits"),
+        ]
+for gap in (10, 30, 100):
+    of = partial(case, diff="logits", gap=gap, hard=True)
+    end = {"x": classes(2), "logits": among(-gap, 0, gap), **EACH}
+    step = {**end, "t": ends_of(10), "n_steps": 10, **BETA}
+    noise = {"noise": draws(normal(), 2), "n_samples": 2}
+    BINARY += [
+        of(f"binary.continuous_time_loss[gap {gap}]", {**end, "t": HARD_TIME, **BETA}),
+        of(f"binary.reconstruction_loss[gap {gap}]", end),
+        of(f"binary.discrete_time_loss[gap {gap}]", {**step, **noise}),
+    ]
+accurate = {**step, "beta_1": 300.0}  # density ratios up to exp(160)
+BINARY += [
+    case("binary.discrete_time_loss[accurate]", {**accurate, **noise}, "logits", hard=True),
+    case("binary.discrete_time_loss[accurate nodes]", accurate, "logits", hard=True),
+]
+
+ANGLE, UNIT, FIVE = uniform(-4, 4), uniform(0, 1), {"schedule": VonMisesAccuracy([0.5, 1.0, 2.0, 8.0, 64.0])}
+PERIOD, SEED = {"period": 1.0}, {"seed": 3}
+state = {"mean": ANGLE, "concentration": log_uniform(0.01, 100), "alpha": ALPHA}
+flow = {"x": ANGLE, "step": steps(1, 6), **FIVE, **SEED}
+hard = {"x": UNIT, "alpha": rows(among(0.0, 1e-6, 1.0, 1e4, 1e20)), **SEED, **PERIOD}
+message, known = {"y": ANGLE, **state}, {"known": poisoned(ANGLE, 1.0), "known_mask": some}
+step, again = ({"pred": ANGLE, **given, **FIVE, **SEED} for given in (state, {"step": steps(1, 6)}))
 CIRCULAR = [
-    Case("circular.flow_sample", {"x": ANGLE, **AFTER}, MESSAGES),
-    Case("circular.flow_sample[concentration]", {"x": ANGLE, **AFTER}, MESSAGES, part=1),
-    Case("circular.flow_sample[step per token]", {"x": uniform(-1, 2), "step": steps(1, 6, 2)}, {**MESSAGES, **PERIOD}),
-    Case("circular.flow_sample[log]", {"x": ANGLE, **AFTER}, {"output": "log", **MESSAGES}, into="concentration_out"),
-    Case("circular.flow_sample[masked]", {"x": poisoned(ANGLE, torch.nan), "mask": some, **AFTER}, MESSAGES, into="out"),
-    Case("circular.sender_sample", {"x": ANGLE, "alpha": ALPHA}, {"seed": 3}),
-    Case("circular.sender_sample[hard]", {"x": uniform(0, 1), "alpha": rows(among(0.0, 1e-6, 1.0, 1e4, 1e20))}, {"seed": 3, **PERIOD}, hard=True),
-    Case("circular.bayesian_update", {"y": ANGLE, **CIRCLE}),
-    Case("circular.bayesian_update[concentration]", {"y": uniform(0, 1), **CIRCLE, "mean": uniform(0, 1)}, PERIOD, part=1),
-    Case("circular.update_sample", {"pred": ANGLE, **CIRCLE}, MESSAGES),
-    Case("circular.update_sample[concentration]", {"pred": ANGLE, **CIRCLE, "known": poisoned(ANGLE, 1.0), "known_mask": some}, MESSAGES, part=1),
-    Case("circular.update_sample[log]", {"pred": uniform(0, 1), **CIRCLE, "mean": uniform(0, 1)}, {**MESSAGES, **PERIOD}, into="log_out"),
-    Case("circular.renoise", {"pred": ANGLE, **AFTER}, MESSAGES),
-    Case("circular.renoise[log]", {"pred": uniform(0, 1), **AFTER}, {"output": "log", **MESSAGES, **PERIOD}, part=1),
-]  # fmt: skip
-for op, fields, options, diff in [
-    ("discrete_time_loss", {"x": ANGLE, "pred": ANGLE, **AT}, {"schedule": FIVE}, ("pred",)),
-    ("reconstruction_loss", CONCENTRATED, {}, ("pred", "concentration")),
+    case("circular.flow_sample", flow),
+    case("circular.flow_sample[concentration]", flow, part=1),
+    case("circular.flow_sample[step per token]", {**flow, "x": uniform(-1, 2), "step": steps(1, 6, 2), **PERIOD}),
+    case("circular.flow_sample[log]", {**flow, "output": "log"}, into="concentration_out"),
+    case("circular.flow_sample[masked]", {**flow, "x": poisoned(ANGLE, torch.nan), **HIDDEN}, into="out"),
+    case("circular.sender_sample", {"x": ANGLE, "alpha": ALPHA, **SEED}),
+    case("circular.sender_sample[hard]", hard, hard=True),
+    case("circular.bayesian_update", message),
+    case("circular.bayesian_update[concentration]", {**message, "y": UNIT, "mean": UNIT, **PERIOD}, part=1),
+    case("circular.update_sample", step),
+    case("circular.update_sample[concentration]", {**step, **known}, part=1),
+    case("circular.update_sample[log]", {**step, "pred": UNIT, "mean": UNIT, **PERIOD}, into="log_out"),
+    case("circular.renoise", again),
+    case("circular.renoise[log]", {**again, "pred": UNIT, "output": "log", **PERIOD}, part=1),
+]
+squared = {"x": uniform(-1, 1), "pred": uniform(-1, 1), "step": steps(1, 5), **FIVE, "squared": True}
+end = {"x": ANGLE, "pred": ANGLE, "concentration": log_uniform(1e-3, 1e4)}
+ends = {**end, "concentration": among(0.0, 1e-9, 9.9, 17.9, 18.1, 3e4), **EACH}
+for op, loss, diff in [
+    ("discrete_time_loss", {"x": ANGLE, "pred": ANGLE, "step": steps(1, 5), **FIVE}, "pred"),
+    ("reconstruction_loss", end, "pred concentration"),
 ]:
-    hidden = {**fields, "x": poisoned(ANGLE, torch.nan), "mask": some}
     CIRCULAR += [
-        Case(f"circular.{op}", fields, options, diff),
-        Case(f"circular.{op}[each]", {**fields, "x": uniform(0, 1)}, {"reduction": "none", **options, **PERIOD}, diff),
-        Case(f"circular.{op}[masked]", hidden, {"reduction": "batch", **options}, diff),
+        case(f"circular.{op}", loss, diff),
+        case(f"circular.{op}[each]", {**loss, "x": UNIT, **EACH, **PERIOD}, diff),
+        case(f"circular.{op}[masked]", {**loss, "x": poisoned(ANGLE, torch.nan), **HIDDEN, **BATCH}, diff),
     ]
 CIRCULAR += [
-    Case("circular.discrete_time_loss[squared]", {"x": uniform(-1, 1), "pred": uniform(-1, 1), **AT}, {"schedule": FIVE, "squared": True}, ("pred",)),
-    Case("circular.reconstruction_loss[ends]", {**CONCENTRATED, "concentration": among(0.0, 1e-9, 9.9, 17.9, 18.1, 3e4)}, {"reduction": "none"}, ("pred", "concentration"), hard=True),
-]  # fmt: skip
+    case("circular.discrete_time_loss[squared]", squared, "pred"),
+    case("circular.reconstruction_loss[ends]", ends, "pred concentration", hard=True),
+]
 
 CASES = CONTINUOUS + DISCRETISED + DISCRETE + BINARY + CIRCULAR
