@@ -251,15 +251,15 @@ def test_n_step_sum_of_a_bump_far_from_the_largest_term(backend):
     assert ((loss - want).abs() / (1 + want.abs())).max() < 2e-6
 
 
-@pytest.mark.parametrize(("nodes", "most"), [(4, 3e-3), (8, 4e-4), (16, 5e-5)])
-def test_quadrature(nodes, most):
+def test_quadrature():
     """The 95th percentile of the error, relative to 1 + |value|, as documented; ten draws have 0.1 to 0.2."""
     x, mean, log_std, tau = variables(16, 2000)
     grid = torch.linspace(-8, 8, 4001, dtype=torch.float64)
     weights = (-grid * grid / 2).exp()
     want = divergence(x, mean.double(), log_std.double().exp(), tau, 16, grid, weights / weights.sum())
-    error = (n_step_loss(x, mean, log_std, tau, 16, quadrature=nodes) - want).abs() / (1 + want.abs())
-    assert error.quantile(0.95) < most
+    for nodes, most in ((4, 3e-3), (8, 4e-4), (16, 5e-5)):
+        error = (n_step_loss(x, mean, log_std, tau, 16, quadrature=nodes) - want).abs() / (1 + want.abs())
+        assert error.quantile(0.95) < most, nodes
 
 
 @pytest.mark.parametrize("num_bins", [256, 4096])
