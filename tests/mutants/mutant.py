@@ -11,17 +11,13 @@ COMPARISONS = {"<": ("<=", ">"), "<=": ("<", ">="), ">": (">=", "<"), ">=": (">"
 
 
 class Mutant(NamedTuple):
-    """In the file `path` the bytes from `begin` to `end` become `new`. Tests see the change if they run one of `lines`;
-    where these run at import, or in the first of several calls alone, tests see it that run a line with a name of
-    `names`."""
+    """In the file `path` the bytes from `begin` to `end` become `new`."""
 
     path: str
     kind: str
     begin: int
     end: int
     new: str
-    lines: tuple[int, ...] = ()
-    names: tuple[str, ...] = ()
 
     def put_into(self, text: str) -> str:
         """The text of the file with the change."""

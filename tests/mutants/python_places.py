@@ -3,7 +3,7 @@
 import ast
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from tests.mutants import mutant
@@ -23,7 +23,6 @@ OPTIONAL = ["alpha", "beta", "correction", "dim", "dtype", "end", "generator", "
 OPTIONAL += ["reverse", "start", "unbiased", "value", "weight_decay"]
 UNSEEN = {"strict", "non_blocking", "stacklevel"}  # keywords whose values only tell when something else is wrong
 NO_PLACES = (ast.Raise, ast.Assert, ast.JoinedStr, ast.Import, ast.ImportFrom)
-COMPOUND = (ast.FunctionDef, ast.ClassDef, ast.If, ast.For, ast.While, ast.With, ast.Try)
 
 
 def optional_keywords(texts: Iterable[str]) -> set[str]:
@@ -47,12 +46,10 @@ class Places:
         self.path, self.content, self.optional = path, text.encode(), optional
         self.starts = [0, *(found.end() for found in re.finditer(b"\n", self.content))]
         self.found: list[Mutant] = []
-        self.functions: list[ast.FunctionDef] = []
+        self.functions = 0  # how many are around the node
         self.known: list[set[str]] = []  # the names that the function around has given a value so far
-        self.names: tuple[str, ...] = ()  # of the statement at import
         self.statement: ast.stmt
         for statement in ast.parse(text).body:
-            self.names = tuple(_names(statement))
             self.visit(statement)
 
     def begin(self, node: ast.AST) -> int:
@@ -64,24 +61,17 @@ class Places:
     def source(self, node: ast.AST) -> str:
         return self.content[self.begin(node) : self.end(node)].decode()
 
-    def add(self, kind: str, begin: int, end: int, new: str, lines: Iterable[int]) -> None:
-        cached = [each.name for each in self.functions if any("cache" in ast.unparse(d) for d in each.decorator_list)]
-        names = cached if self.functions else [*self.names, *_names(self.statement)]
-        self.found.append(Mutant(self.path, kind, begin, end, new, tuple(lines), tuple(dict.fromkeys(names))))
+    def add(self, kind: str, begin: int, end: int, new: str) -> None:
+        self.found.append(Mutant(self.path, kind, begin, end, new))
 
     def change(self, kind: str, node: ast.AST, new: str) -> None:
-        self.add(kind, self.begin(node), self.end(node), new, self.lines(node))
-
-    def lines(self, node: ast.AST) -> range:
-        """The lines of what is changed, and of the simple statement around it, of which Python notes some alone."""
-        around = node if isinstance(self.statement, COMPOUND) else self.statement
-        return range(around.lineno, around.end_lineno + 1)
+        self.add(kind, self.begin(node), self.end(node), new)
 
     def between(self, kind: str, left: ast.AST, right: ast.AST, changes: Mapping[str, Sequence[str]]) -> None:
         """Changes the operator that stands between two operands, perhaps among brackets."""
         found = re.compile(rb"[\s()]*([^\s()].*?)[\s()]*").fullmatch(self.content, self.end(left), self.begin(right))
         for new in changes.get(found[1].decode(), ()) if found else ():
-            self.add(kind, *found.span(1), new, self.lines(left))
+            self.add(kind, *found.span(1), new)
 
     def visit(self, node: ast.AST) -> None:
         if isinstance(node, ast.stmt):
@@ -101,8 +91,6 @@ class Places:
         for child in ast.iter_child_nodes(node):
             if child not in hidden:
                 self.visit(child)
-            if isinstance(node, COMPOUND) and not isinstance(child, ast.stmt):
-                self.statement = node
         if self.known and isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             self.known[-1].add(node.id)
 
@@ -111,16 +99,15 @@ class Places:
         parameters = node.args
         for default in filter(None, [*parameters.defaults, *parameters.kw_defaults]):
             for new in _constants(default):
-                lines = range(body[0].lineno, body[-1].end_lineno + 1)
-                self.add("default", self.begin(default), self.end(default), new, lines)
+                self.change("default", default, new)
         if isinstance(node, ast.Lambda):
             self.visit(node.body)
             return
-        self.functions.append(node)
+        self.functions += 1
         self.known.append({a.arg for a in [*parameters.posonlyargs, *parameters.args, *parameters.kwonlyargs]})
         for statement in body:
             self.visit(statement)
-        self.functions.pop()
+        self.functions -= 1
         self.known.pop()
 
     def deleted(self, node: ast.stmt) -> None:
@@ -187,7 +174,7 @@ class Places:
                 gap = self.content[self.end(first) : self.begin(second)].decode()
                 if gap.strip() == ",":
                     new = f"{other}{gap}{one}"
-                    self.add("argument", self.begin(first), self.end(second), new, self.lines(first))
+                    self.add("argument", self.begin(first), self.end(second), new)
         for keyword in node.keywords:
             if keyword.arg in self.optional:
                 self.dropped(keyword)
@@ -195,7 +182,7 @@ class Places:
             if isinstance(node.func.value, ast.Name) and node.func.value.id in ("tl", "torch", "math", "F"):
                 return
             name = self.end(node.func) - len(node.func.attr)
-            self.add("method", self.content.rfind(b".", 0, name), self.end(node), "", self.lines(node))
+            self.add("method", self.content.rfind(b".", 0, name), self.end(node), "")
 
     def dropped(self, keyword: ast.keyword) -> None:
         """Without the comma before it, or behind it if it is the first."""
@@ -204,7 +191,7 @@ class Places:
             begin = before.start()
         elif behind := re.match(rb",\s*", self.content[end:]):
             end += behind.end()
-        self.add("argument", begin, end, "", self.lines(keyword))
+        self.add("argument", begin, end, "")
 
 
 def _constants(node: ast.AST) -> list[str]:
@@ -225,15 +212,6 @@ def _negative(node: ast.AST) -> bool:
 def _by_import(node: ast.AST) -> bool:
     """Whether it asks how the module came to be read."""
     return isinstance(node, ast.If) and any(name in ast.unparse(node.test) for name in ("TYPE_CHECKING", "__name__"))
-
-
-def _names(statement: ast.stmt) -> Iterator[str]:
-    """What a statement of a module gives a name."""
-    if isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
-        yield statement.name
-    for node in ast.walk(statement) if isinstance(statement, (ast.Assign, ast.AnnAssign)) else ():
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            yield node.id
 
 
 def parses(text: str) -> bool:

@@ -1,6 +1,6 @@
-"""Mutants at random places, each with the tests that run its line."""
+"""Mutants at random places, each with the tests that name its module, and then with those of its package."""
 
-import contextlib
+import functools
 import itertools
 import re
 import time
@@ -11,10 +11,9 @@ from typing import NamedTuple
 
 import pytest
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from rich.table import Table
 
-from tests.mutants.covering import INTERPRETED, PACKAGES, PLAIN, Covering, Test, chosen, covering, module_of
 from tests.mutants.mutant import Mutant, drawn
 from tests.mutants.native_places import families, native_mutants
 from tests.mutants.python_places import parses, python_mutants
@@ -23,11 +22,11 @@ from tests.mutants.written import parsed
 
 EQUIVALENT = "equivalent"
 EQUIVALENTS = parsed((HERE / "equivalents.txt").read_text())
-# Seconds and number of the tests that a mutant meets at first, and of those that it meets if it is alive then. The
-# first few kill most mutants, and pytest has to read few files for them. What is alive then meets tests of processes.
-ROUNDS = ((5.0, 8), (15.0, 40), (60.0, 200))
-IN_PROCESSES = 200.0, 200
-START = 180.0  # the most seconds for pytest to collect, on a machine that does other things, too
+PACKAGES = {"bfn": ["tests/bfn"], "bfn_kernels": ["tests/kernels", "tests/fuzz"]}  # and the folders of their tests
+LIMIT = 3600.0  # the most seconds for the tests of a package
+# CUDA's kernels on the host are slow, and run the same Python as those of the CPU, except for large vocabularies.
+FEW = "not cuda_on_host or vocabulary"
+FAILED = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", re.MULTILINE)  # a line of pytest
 NATIVE_EVERY = 8  # one in so many mutants is C++
 CUDA_FILES = [f"tests/kernels/test_{name}.py" for name in ("binary", "ties", "times", "gradients", "accuracy")]
 # The files that hold kernels to the reference, and one that calls compiled operators with bad arguments.
@@ -48,98 +47,76 @@ class Verdict(NamedTuple):
         return f"{said}\n    - {self.old}\n    + {self.new}"
 
 
-def runs_on_cpu(test: Test) -> bool:
-    """Whether the backend `cpu` is among the test's parameters."""
-    return re.search(r"\bcpu\b", test.name.partition("[")[2]) is not None
-
-
 def reason(path: str, old: str, new: str) -> str | None:
     """The reason why no test can see the change, or None if there is no such reason. The lines have no indentation."""
     return next((e.tests for e in EQUIVALENTS if (e.path, e.old) == (path, old) and e.new in ("", new)), None)
 
 
-class Judge:
-    """Puts a mutant into a sandbox and runs the tests that should see it."""
+class Selection(NamedTuple):
+    arguments: list[str]  # of pytest
+    environment: dict[str, str]
 
-    def __init__(self, root: Path, covered: Covering):
-        self.root, self.covered = root, covered
 
-    def __call__(self, sandbox: Sandbox, mutant: Mutant) -> Verdict | None:
-        """The verdict, or None if the change leaves no code that parses or compiles."""
-        begin, text = time.monotonic(), (self.root / mutant.path).read_text()
-        changed = mutant.put_into(text)
-        if mutant.path.endswith(".py") and not parses(changed):
-            return None
+def module_of(path: str) -> str:
+    """The last part of the name by which a file is imported."""
+    return Path(path.removesuffix("/__init__.py")).stem.strip("_")
+
+
+def of_families(families: set[str], *words: str) -> list[str]:
+    """The arguments that choose tests whose names have these words and one of the families."""
+    return ["-k", " and ".join([*words, f"({' or '.join(f'{family}.' for family in sorted(families))})"])]
+
+
+def selections(root: Path, path: str) -> list[Selection]:
+    """The tests that should see a change of the file. Those that are likely to see it come first."""
+    if path.startswith("csrc/cuda/"):  # compiled for the host when the first of these tests asks for them
+        return [Selection([*CUDA_FILES, *of_families(families(root, path), "cuda_on_host", "float32")], {})]
+    if path.startswith("csrc/"):
+        chosen = of_families(families(root, path) | {"test_bins"}, "cpu")
+        chosen[-1] += " or called_directly"
+        return [Selection([*files, *chosen], {}) for files in (TABLE_FILES, ["tests/kernels"])]
+    word = re.compile(rf"\b(test_)?{module_of(path)}\b")
+    folders = [folder for folder in PACKAGES[path.split("/")[0]] if (root / folder).exists()]
+    files = [file for folder in folders for file in sorted((root / folder).glob("test_*.py"))]
+    naming = [str(file.relative_to(root)) for file in files if word.search(f"{file.stem} {file.read_text()}")]
+    naming.sort(key=lambda file: not file.endswith(f"test_{module_of(path)}.py"))
+    if triton := re.fullmatch(r"bfn_kernels/(\w+)/triton\w*\.py|bfn_kernels/triton_ops/\w+\.py", path):
+        chosen = of_families(({triton[1]} if triton[1] else families(root, "")) | {"test_bins"}, "triton")
+        return [Selection([*some, *chosen], {"TRITON_INTERPRET": "1"}) for some in (TABLE_FILES, ["tests/kernels"])]
+    return [Selection([*some, "-k", FEW], {}) for some in (naming, folders) if some]
+
+
+def judged(root: Path, unfit: set[str], sandbox: Sandbox, mutant: Mutant) -> Verdict | None:
+    """Puts a mutant into a sandbox and runs the tests that should see it, except those in `unfit`, to which it adds a
+    test that also fails without the mutant. Returns None if the change leaves no code that parses or compiles."""
+    begin, text = time.monotonic(), (root / mutant.path).read_text()
+    changed = mutant.put_into(text)
+    if mutant.path.endswith(".py") and not parses(changed):
+        return None
+    while True:
         with sandbox.changed(mutant.path, changed):
             if compiled(mutant.path) and sandbox.build()[0] != 0:
                 return None
-            verdict, why = self.tested(sandbox, mutant)
-        old, new = mutant.diff(text)
-        if verdict == SURVIVED and (known := reason(mutant.path, old, new)):
-            verdict, why = EQUIVALENT, known
-        place = f"{mutant.path}:{mutant.row(text)}"
-        return Verdict(mutant, verdict, place, old, new, time.monotonic() - begin, why)
+            verdict, why, failed = tested(root, unfit, sandbox, mutant.path)
+        if failed is None or sandbox.test([failed])[0] == 0:
+            break
+        unfit.add(failed)
+    old, new = mutant.diff(text)
+    if verdict == SURVIVED and (known := reason(mutant.path, old, new)):
+        verdict, why = EQUIVALENT, known
+    place = f"{mutant.path}:{mutant.row(text)}"
+    return Verdict(mutant, verdict, place, old, new, time.monotonic() - begin, why)
 
-    def tests(self, mutant: Mutant) -> set[Test]:
-        if mutant.path.endswith(".py"):
-            return self.covered.of(mutant.path, mutant.lines, mutant.names)
-        own, file = families(self.root, mutant.path), f"/test_{module_of(mutant.path)}.py::"
-        others = re.compile(rf"\b({'|'.join(families(self.root, '') - own) or '$.'})\.")
-        return {
-            test
-            for test in self.covered.tests
-            if test.environment == PLAIN and (file in test.name or (runs_on_cpu(test) and not others.search(test.name)))
-        }
 
-    def tested(self, sandbox: Sandbox, mutant: Mutant) -> tuple[str, str]:
-        if mutant.path.startswith("csrc/cuda/"):
-            return self.tested_on_host(sandbox, mutant)
-        tests, seen = self.tests(mutant), set()
-        rounds = [(tests, *most) for most in ROUNDS] + [(self.covered.in_processes(mutant.path), *IN_PROCESSES)]
-        for some, budget, count in rounds:
-            for environment in (PLAIN, INTERPRETED):
-                left = [test for test in some - seen if test.environment == environment]
-                now = chosen(left, budget, count, module_of(mutant.path))
-                seen.update(now)
-                if now:
-                    settings = dict(part.split("=") for part in environment.split())
-                    limit = START + 10 * sum(test.seconds for test in now)
-                    code, said = sandbox.test([test.name for test in now], limit, **settings)
-                    if code != 0:
-                        return KILLED, _why(code, said)
-        code, said = self.tested_on_every_case(sandbox, mutant.path)
-        if code != 0:
-            return KILLED, _why(code, said)
-        return SURVIVED, f"by {len(seen)} tests" if tests else "no test runs this line"
-
-    def tested_on_every_case(self, sandbox: Sandbox, path: str) -> tuple[int, str]:
-        """Runs all cases of the families of a kernel, since the records have only some of these cases. A file without
-        kernels passes at once."""
-        triton = re.fullmatch(r"bfn_kernels/(\w+)/triton\w*\.py|bfn_kernels/triton_ops/\w+\.py", path)
-        if not triton and not path.startswith("csrc/"):
-            return 0, ""
-        backend, settings = ("triton", {"TRITON_INTERPRET": "1"}) if triton else ("cpu", {})
-        own = {triton[1]} if triton and triton[1] else families(self.root, path)
-        more = "" if triton else " or called_directly"
-        code, said = self.of_families(sandbox, TABLE_FILES, backend, own | {"test_bins"}, more, **settings)
-        return (0, "") if code == pytest.ExitCode.NO_TESTS_COLLECTED else (code, said)
-
-    def of_families(
-        self, sandbox: Sandbox, files: Sequence[str], words: str, names: set[str], more: str = "", **settings: str
-    ) -> tuple[int, str]:
-        """Runs the tests in these files whose names match `words` and contain one of the `names` of families, or match
-        the expression `more` of pytest."""
-        there = [file for file in files if (self.root / file).exists()]
-        named = " or ".join(f"{name}." for name in names)
-        return sandbox.test([*there, "-k", f"{words} and ({named}){more}"], **settings)
-
-    def tested_on_host(self, sandbox: Sandbox, mutant: Mutant) -> tuple[str, str]:
-        """CUDA's kernels are compiled for the host when the first of these tests asks for them."""
-        own = families(self.root, mutant.path)
-        code, said = self.of_families(sandbox, CUDA_FILES, "cuda_on_host and float32", own)
-        if code == pytest.ExitCode.NO_TESTS_COLLECTED:
-            return SURVIVED, "no test calls this file's kernels"
-        return (SURVIVED, "") if code == 0 else (KILLED, _why(code, said))
+def tested(root: Path, unfit: set[str], sandbox: Sandbox, path: str) -> tuple[str, str, str | None]:
+    """The verdict, the reason, and the name of a test that failed in the plain environment."""
+    left_out = [f"--deselect={name}" for name in unfit]
+    for arguments, environment in selections(root, path):
+        code, said = sandbox.test([*arguments, *left_out], LIMIT, **environment)
+        if code not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+            failed = None if environment else FAILED.search(said)
+            return KILLED, _why(code, said), failed and failed[1]
+    return SURVIVED, "by all tests that should see it", None
 
 
 def _why(code: int, said: str) -> str:
@@ -168,26 +145,12 @@ def by_kind(verdicts: Sequence[Verdict]) -> Table:
     return shown
 
 
-@contextlib.contextmanager
-def bar(console: Console, what: str) -> Iterator[Progress]:
-    columns = TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        yield progress
-
-
 def run(root: Path, pool: Pool, chosen: Iterator[Mutant], count: int, console: Console) -> list[Verdict]:
     """Judges so many mutants, and says each verdict as it comes."""
-    with bar(console, "which tests run which lines") as progress:
-        task = progress.add_task("")
-
-        def tell(file: str, number: int, of: int) -> None:
-            progress.update(task, completed=number, total=of)
-            console.print(f"{number} of {of}: what {file} runs", markup=False)
-
-        judge = Judge(root, covering(root, pool, tell))
     verdicts = []
-    with bar(console, "mutants") as progress:
-        for one in progress.track(pool.map(judge, chosen, count), total=count):
+    with Progress(console=console, disable=not console.is_terminal) as progress:
+        judges = pool.map(functools.partial(judged, root, set()), chosen, count)
+        for one in progress.track(judges, total=count):
             verdicts.append(one)
             console.print(f"{len(verdicts)} of {count} {one}", markup=False)
     return verdicts

@@ -1,8 +1,6 @@
 """A copy of the code, in which it may be changed, built and tested; the user's own files are never touched."""
 
 import contextlib
-import functools
-import json
 import os
 import queue
 import shutil
@@ -55,12 +53,12 @@ class Sandbox:
             "OMP_NUM_THREADS": "1",
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # with ninja
             "PYTHONDONTWRITEBYTECODE": "1",
-            "PYTHONPATH": f"{self.folder}{os.pathsep}{HERE}",
+            "PYTHONPATH": str(self.folder),
             "MAX_JOBS": str(self.jobs),
             "TORCHINDUCTOR_CACHE_DIR": str(self.folder / "build" / "inductor"),
         }
 
-    def run(self, arguments: Sequence[str], **environment: str) -> tuple[int, str]:
+    def run(self, arguments: Sequence[str], limit: float = LIMIT, **environment: str) -> tuple[int, str]:
         """The exit status of Python and the end of its output."""
         process = subprocess.Popen(
             [sys.executable, *arguments],
@@ -74,40 +72,18 @@ class Sandbox:
         )
         with process:
             try:
-                said, _ = process.communicate(timeout=LIMIT)
+                said, _ = process.communicate(timeout=limit)
                 return process.returncode, said[-4000:]
             except subprocess.TimeoutExpired:
-                return TIMEOUT, f"it took more than {LIMIT} s"
+                return TIMEOUT, f"it took more than {limit:.0f} s"
             finally:  # whatever it has started
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
 
-    @functools.cached_property
-    def warm(self) -> subprocess.Popen:
-        """The process that runs pytest in copies of itself; it ends with this one, whose pipe it reads."""
-        return subprocess.Popen(
-            [sys.executable, str(HERE / "warm.py")],
-            cwd=self.folder,
-            env=os.environ | self.environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def test(
-        self, arguments: Sequence[str], limit: float = LIMIT, stop: bool = True, **environment: str
-    ) -> tuple[int, str]:
-        """The exit status of pytest, and the end of its output. stop: whether the first failure ends it."""
+    def test(self, arguments: Sequence[str], limit: float = LIMIT, **environment: str) -> tuple[int, str]:
+        """The exit status of pytest, which the first failure ends, and the end of its output."""
         shutil.rmtree(self.folder / "build" / "inductor", ignore_errors=True)
-        to = self.folder / "build" / "said.txt"
-        to.parent.mkdir(exist_ok=True)
-        options = ["-q", "-p", "no:cacheprovider", *(["-x"] if stop else [])]
-        asked = {"arguments": [*options, *arguments], "environment": environment, "to": str(to), "limit": limit}
-        print(json.dumps(asked), file=self.warm.stdin, flush=True)
-        code = json.loads(self.warm.stdout.readline())
-        if code is None:
-            return TIMEOUT, f"it took more than {limit:.0f} s"
-        return code, to.read_text(errors="replace")[-4000:]
+        return self.run(["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *arguments], limit, **environment)
 
     def prepare(self) -> None:
         """Builds the code without a change, so that one of csrc compiles what includes it alone."""

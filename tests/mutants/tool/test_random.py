@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.mutants import __main__ as command_line
-from tests.mutants import covering, native_places, python_places, random_run, written
+from tests.mutants import native_places, python_places, random_run, written
 
 ROOT = Path(__file__).resolve().parents[3]
 OPTIONAL = {"out", "min"}
@@ -60,9 +60,6 @@ def test_mutants_of_what_runs_at_import():
     found = changed(mutants, text)
     assert found["default"] == {"size: int = 1", "size: int = (-1)", "def f(x, part=False): return x"}
     assert "LIMIT = 0.5" in found["constant"]
-    assert {mutant.names for mutant in mutants} == {("LIMIT",), ("Options", "size"), ("f",)}
-    text = "@functools.cache\ndef f(x):\n    return x + y\n"
-    assert [mutant.names for mutant in python_places.Places("a.py", text, OPTIONAL).found] == [("f",)]
 
 
 @pytest.mark.parametrize(
@@ -101,13 +98,6 @@ def test_the_seed_decides():
     assert len({one.kind for one in found}) > 10 and any(one.path.startswith("csrc/") for one in found)
 
 
-def test_tests_are_of_many_functions_and_cheap():
-    tests = [covering.Test(1.0 + n, f"{name}[{n}]", "") for name in "ab" for n in range(3)]
-    assert [test.name for test in covering.chosen(tests, budget=4, count=9)] == ["a[0]", "b[0]", "a[1]"]
-    assert [test.name for test in covering.chosen(tests, budget=99, count=4)] == ["a[0]", "b[0]", "a[1]", "b[1]"]
-    assert [test.name for test in covering.chosen(tests, budget=0, count=9, name="b")] == ["b[0]"]
-
-
 @pytest.fixture
 def report(toy, monkeypatch, capsys):
     """What the tool says of so many mutants of the toy, and its exit status."""
@@ -131,13 +121,20 @@ def test_a_survivor_is_an_error_unless_it_is_known(toy, report, monkeypatch):
     assert status == 0 and "equivalent constant bfn/toy.py:2" in said and "a reason" in said
 
 
-@pytest.mark.parametrize(("named", "why"), [(False, "no test runs this line"), (True, "by 1 tests")])
-def test_what_no_test_runs_is_tried_where_its_module_is_named(toy, report, named, why):
-    (toy / "bfn" / "unseen.py").write_text("def other():\n    return 1\n")
-    if named:
-        (toy / "tests" / "bfn" / "test_toy.py").write_text("def test():\n    assert 'unseen'\n")
-    status, said = report(1, "--only", "unseen")
-    assert status == 1 and f"constant bfn/unseen.py:2, {why}" in said
+@pytest.mark.parametrize(
+    ("path", "first"),
+    [
+        ("bfn_kernels/schedules.py", "tests/kernels/test_schedules.py"),
+        ("bfn/data/angles.py", "tests/bfn/test_angles.py"),
+        ("bfn_kernels/discrete/triton.py", "tests/kernels/test_accuracy.py"),
+        ("csrc/cpu/discrete.cpp", "tests/kernels/test_accuracy.py"),
+        ("csrc/cuda/discrete.cu", "tests/kernels/test_binary.py"),
+    ],
+)
+def test_the_tests_that_name_a_module_come_first(path, first):
+    for arguments, _ in (found := random_run.selections(ROOT, path)):
+        assert all((ROOT / name).exists() for name in arguments[:-2]) and arguments[-2] == "-k"
+    assert found[0].arguments[0] == first
 
 
 def test_equivalents_still_stand_in_their_files():
