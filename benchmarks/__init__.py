@@ -9,7 +9,7 @@ gate.py                refuses to time an implementation whose result is wrong
 measure.py             measures time
 memory.py              measures peak extra memory, in a separate process
 report.py              the rows of the results, the targets, and tables on the screen
-page.py                the results as a page; plots.py: its pictures
+page.py                the results as a page
 
 `python -m benchmarks.clients` compares computations of other projects with the ops, or with a checkout of their code.
 `python -m benchmarks.patched` times the authors' code before and after it is patched.

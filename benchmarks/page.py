@@ -6,15 +6,14 @@ If the folder has training.csv (python -m benchmarks.training), the page has its
 """
 
 import argparse
-import base64
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from markdown_it import MarkdownIt
 
-from benchmarks import csv_files, plots, shares
-from benchmarks.competitors import BASE, COMPILED, EAGER, PRODUCTS, PUBLISHED, UNFUSED
+from benchmarks import csv_files, shares
+from benchmarks.competitors import COMPILED, EAGER, PRODUCTS, PUBLISHED, UNFUSED
 from benchmarks.report import MIB, Row, Target, beside_base, duration, gain, median, memory, names, number, targets
 from benchmarks.shares import Share
 from benchmarks.timed_cases import CASES
@@ -25,7 +24,6 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto
 table { border-collapse: collapse; font-size: 14px; display: block; overflow-x: auto }
 th, td { padding: 0.2rem 0.8rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap }
 th:first-child, td:first-child { text-align: left }
-img { max-width: 100% }
 """
 ABOUT = """\
 Times are medians of repetitions, in which all competitors take turns. `cpu` or another backend is the public function
@@ -95,27 +93,20 @@ def goals(found: Sequence[Target]) -> str:
 
 
 def page(folder: Path, found: Sequence[Target] | None = None) -> str:
-    """The Markdown of a run's results. Its pictures are written to the folder. found: the targets; None computes them
-    from the rows, without the errors of expectations. A run on a GPU has no targets."""
+    """The Markdown of a run's results. found: the targets; None computes them from the rows, without the errors of
+    expectations. A run on a GPU has no targets."""
     results = folder / "results.csv"
     rows, machine = csv_files.read(Row, results), csv_files.read_machine(Row, results)
     backend = next(name for name in BACKENDS if any(row.competitor == name for row in rows))
-    copying = float(machine["copy_gb_per_s"])
     if found is None:
         cases = [case for case in CASES if case.name in names(rows)]
         found = [] if "gpu" in machine else targets(cases, rows, backend, {})
     parts = ["# Benchmarks of bfn-kernels\n", markdown_table(("machine", ""), machine.items()), ABOUT]
     parts += ["## Times\n", times(rows, backend)]
-    pictured = [row for row in rows if row.competitor != BASE]
-    parts += picture(plots.time_against_k(pictured, folder / "time_against_k.png"), "time against K")
-    parts += picture(
-        plots.share_of_copy(rows, backend, copying, folder / "share_of_copy.png"), "share of a copy's speed"
-    )
     if found:
         parts += ["## Targets\n", goals(found)]
     if any(not math.isnan(row.peak_extra_bytes) for row in rows):
         parts += ["## Peak extra memory\n", peaks(rows, backend)]
-        parts += picture(plots.memory_against_k(rows, folder / "memory_against_k.png"), "memory against K")
     if any(row.competitor == PRODUCTS for row in rows):
         parts += ["## Large vocabularies\n", vocabularies(rows, backend)]
     if "base" in machine:
@@ -126,16 +117,8 @@ def page(folder: Path, found: Sequence[Target] | None = None) -> str:
     return "\n".join(parts)
 
 
-def picture(path: Path | None, text: str) -> list[str]:
-    return [] if path is None else [f"![{text}]({path.name})\n"]
-
-
-def html(text: str, folder: Path) -> str:
-    """The page as HTML that contains its pictures."""
+def html(text: str) -> str:
     body = MarkdownIt().enable("table").render(text)
-    for path in folder.glob("*.png"):
-        data = base64.b64encode(path.read_bytes()).decode()
-        body = body.replace(f'src="{path.name}"', f'src="data:image/png;base64,{data}"')
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>bfn-kernels</title>'
     return f"<!doctype html><html><head>{head}<style>{STYLE}</style></head><body>{body}</body></html>"
 
@@ -143,7 +126,7 @@ def html(text: str, folder: Path) -> str:
 def write(folder: Path, found: Sequence[Target] | None = None) -> Path:
     text = page(folder, found)
     (folder / "report.md").write_text(text)
-    (folder / "report.html").write_text(html(text, folder))
+    (folder / "report.html").write_text(html(text))
     return folder / "report.html"
 
 

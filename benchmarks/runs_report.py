@@ -171,7 +171,7 @@ kind, ideally 0.5. faster by: seconds to target, published / bfn; for samples, r
 the most steps, if the samples are as good."""
 
 
-def picture(points: Sequence[Point], path: Path) -> Path:
+def picture(points: Sequence[Point], path: Path) -> None:
     """Bits against seconds, a panel for each experiment."""
     names = list(dict.fromkeys(point.experiment for point in points))
     figure, panels = figures.panels((1 + 4 * len(names), 4), 1, len(names), squeeze=False)
@@ -190,4 +190,4 @@ def picture(points: Sequence[Point], path: Path) -> Path:
         axes.grid(alpha=0.3)
     panels[0, 0].legend(frameon=False)
     figure.supylabel("bits per dimension on held-out data", fontsize="medium")
-    return figures.write(figure, path)
+    figures.write(figure, path)
