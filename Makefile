@@ -52,7 +52,7 @@ run: install
 	$(BIN)/bfn train digits
 
 test: install $(VENV)/all-builds
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --deselect tests/cuda_on_host/test_sanitizers.py::test_kernels
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(BIN)/python -m pytest -n auto tests/kernels tests/fuzz/test_fuzz_heads.py
 	OMP_NUM_THREADS=1 BFN_PTX=cuda $(BIN)/python -m pytest -n auto tests/ptx/test_cuda_ptx.py \
 		-k 'not (every_kernel and (torch.float16 or torch.float64))'
@@ -73,10 +73,9 @@ mutants: install
 fuzz: install
 	$(BIN)/python -m tests.fuzz $(MINUTES)
 
-# Compiles kernels with the sanitizers of g++, which takes minutes: the CUDA kernels for the host, each of which is then
-# called, and the CPU kernels, for the fuzz and the tests. `make test` looks for the same faults in the PTX of CUDA.
+# Compiles the CPU kernels with the sanitizers of g++, which takes minutes, for the fuzz and the tests. `make test` looks
+# for the same faults in the PTX of CUDA.
 sanitize: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto tests/cuda_on_host
 	$(BIN)/python -m tests.fuzz.sanitized
 
 # Runs every case of the benchmarks; QUICK=1 takes about a minute, at sizes that only show that everything runs.

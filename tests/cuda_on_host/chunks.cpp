@@ -1,7 +1,9 @@
 // Checks that the workspace of a loss, which is made for blocks that work on single variables, has room for the partial
-// sums of all other blocks. Prints the first case that has more, and returns 1.
+// sums of all other blocks. Prints the first case that has more, and returns 1. Then reads a row scalar that 2^32 rows
+// share. The lower 32 bits of this number are 0, so a division in 32 bits would end the process.
 #include <cstdio>
 
+#include "../../csrc/cuda/elements.h"
 #include "../../csrc/cuda/loss.h"
 
 int main() {
@@ -21,4 +23,7 @@ int main() {
       }
     }
   }
+  float scalars[] = {1, 2};
+  const bfn::View view{scalars, bfn::DType::kFloat, 2, {2, int64_t{1} << 32}, {1, 0}};
+  return bfn::read_row<float>(view, 5) == 1 && bfn::read_row<float>(view, (int64_t{1} << 32) + 5) == 2 ? 0 : 1;
 }

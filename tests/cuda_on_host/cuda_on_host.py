@@ -1,5 +1,4 @@
-"""Builds csrc/cuda with the host compiler and the shim, as operators for the tests of the kernels, with sanitizers or
-without."""
+"""Builds csrc/cuda with the host compiler and the shim, as operators for the tests of the kernels."""
 
 import ctypes
 import functools
@@ -30,35 +29,13 @@ def _fused() -> list[str]:
     return [] if torch.backends.cpu.get_cpu_capability() == "DEFAULT" else ["-mfma", "-ffp-contract=fast"]
 
 
-SANITIZERS = {
-    "address": ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"],
-    "thread": ["-fsanitize=thread"],
-}
-
-
-def _watched(sources: list[Path], sanitizer: str) -> list[Path]:
-    """The objects of these sources under a sanitizer. The shim is compiled without it, and tells it of the fibers."""
-    flags = [*COMPILE, "-g1", "-O1", *SANITIZERS[sanitizer]]
-    shim = [*COMPILE, "-O2", "-DSHIM_ASAN" if sanitizer == "address" else "-DSHIM_TSAN"]
-    return compiled.objects(sanitizer, dict.fromkeys(sources, flags) | {SHIM: shim})
-
-
-def operators(sanitizer: str | None = None) -> Path:
-    """A library that defines operators by CUDA's kernels, which a sanitizer may watch."""
+def operators() -> Path:
+    """A library that defines operators by CUDA's kernels."""
     bindings, link = compiled.bindings()
     pages = compiled.objects("cuda_on_host", {ROOT / "csrc" / "cpu" / "pages.cpp": [*COMPILE, "-O1"]})
-    if sanitizer:
-        # The kernels come first, since the linker takes the first of several copies of an inline function.
-        parts = [*_watched(compiled.KERNELS, sanitizer), *bindings, *pages]
-        return compiled.linked(f"libcuda_on_host.{sanitizer}", parts, [*link, *SANITIZERS[sanitizer]])
     sources = {kernel: [*COMPILE, "-O2", *_fused()] for kernel in compiled.KERNELS} | {SHIM: [*COMPILE, "-O2"]}
     parts = [*compiled.objects("cuda_on_host", sources), *bindings, *pages]
     return compiled.linked("libcuda_on_host", parts, link)
-
-
-def bugs(sanitizer: str) -> Path:
-    """The program of `bugs.cpp` under a sanitizer."""
-    return compiled.linked(f"bugs.{sanitizer}", _watched([HERE / "bugs.cpp"], sanitizer), SANITIZERS[sanitizer])
 
 
 def chunks() -> Path:

@@ -1,4 +1,3 @@
-// This file is compiled without sanitizers. It tells them when it switches to another fiber.
 #include "host_shim.h"
 
 #include <sys/mman.h>
@@ -7,13 +6,6 @@
 #include <cstdlib>
 #include <mutex>
 #include <vector>
-
-#if defined(SHIM_ASAN)
-#include <sanitizer/common_interface_defs.h>
-#endif
-#if defined(SHIM_TSAN)
-#include <sanitizer/tsan_interface.h>
-#endif
 
 #if !defined(__x86_64__)
 #error "the shim switches fibers on x86-64 alone"
@@ -65,8 +57,6 @@ struct Warp {
 struct Fiber {
   void* stack_pointer = nullptr;
   char* stack = nullptr;
-  void* tsan = nullptr;
-  void* fake_stack = nullptr;
   unsigned index = 0, round = 0;
   State state = State::kDone;
   Group* group = nullptr;
@@ -85,9 +75,6 @@ struct Machine {
   int barrier_line = 0;
   bool votes[2] = {};  // for this round of the barrier, and for the previous one, which threads may still read
   bool progress = false;
-  const void* scheduler_stack = nullptr;
-  size_t scheduler_stack_size = 0;
-  char start_tag = 0, done_tag = 0, barrier_tags[2] = {};
 };
 
 Machine machine;
@@ -105,44 +92,12 @@ Machine machine;
   std::abort();
 }
 
-void release([[maybe_unused]] void* tag) {
-#if defined(SHIM_TSAN)
-  __tsan_release(tag);
-#endif
-}
-
-void acquire([[maybe_unused]] void* tag) {
-#if defined(SHIM_TSAN)
-  __tsan_acquire(tag);
-#endif
-}
-
-void switch_to(Fiber& from, Fiber& to) {
-#if defined(SHIM_ASAN)
-  const bool home = &to == &machine.scheduler;
-  __sanitizer_start_switch_fiber(&from.fake_stack, home ? machine.scheduler_stack : to.stack,
-                                 home ? machine.scheduler_stack_size : kStack);
-#endif
-#if defined(SHIM_TSAN)
-  __tsan_switch_to_fiber(to.tsan, __tsan_switch_to_fiber_no_sync);
-#endif
-  host_shim_switch(&from.stack_pointer, to.stack_pointer);
-#if defined(SHIM_ASAN)
-  __sanitizer_finish_switch_fiber(from.fake_stack, nullptr, nullptr);
-#endif
-}
-
-void pause() { switch_to(*machine.current, machine.scheduler); }
+void pause() { host_shim_switch(&machine.current->stack_pointer, machine.scheduler.stack_pointer); }
 
 // A fiber runs one thread of each block, block after block.
 void fiber_main() {
-#if defined(SHIM_ASAN)
-  __sanitizer_finish_switch_fiber(nullptr, &machine.scheduler_stack, &machine.scheduler_stack_size);
-#endif
   for (;;) {
-    acquire(&machine.start_tag);
     (*machine.kernel)();
-    release(&machine.done_tag);
     machine.current->state = State::kDone;
     --machine.live;
     machine.progress = true;
@@ -162,21 +117,11 @@ void create(Fiber& fiber, unsigned index) {
   top[1] = nullptr;
   fiber.stack_pointer = top - 6;
   std::memset(fiber.stack_pointer, 0, 6 * sizeof(void*));
-#if defined(SHIM_TSAN)
-  fiber.tsan = __tsan_create_fiber(0);
-#endif
-}
-
-void destroy(Fiber& fiber) {
-  munmap(fiber.stack, kStack);
-#if defined(SHIM_TSAN)
-  __tsan_destroy_fiber(fiber.tsan);
-#endif
 }
 
 void resize(unsigned threads) {
   if (machine.fibers.size() == threads) return;
-  for (Fiber& fiber : machine.fibers) destroy(fiber);
+  for (Fiber& fiber : machine.fibers) munmap(fiber.stack, kStack);
   machine.fibers.assign(threads, Fiber{});
   machine.warps.assign((threads + 31) / 32, Warp{});
   for (unsigned i = 0; i < threads; ++i) create(machine.fibers[i], i);
@@ -196,12 +141,6 @@ bool can_run(const Fiber& fiber) {
   return false;
 }
 
-// HOST_SHIM_ORDER=down runs the threads of a block from the last to the first. Results must not depend on the order.
-bool downwards() {
-  static const char* order = std::getenv("HOST_SHIM_ORDER");
-  return order && std::strcmp(order, "down") == 0;
-}
-
 void run_block() {
   for (Warp& warp : machine.warps) warp.count = 0;
   for (Fiber& fiber : machine.fibers) fiber.state = State::kReady;
@@ -209,19 +148,16 @@ void run_block() {
   machine.at_barrier = 0;
   while (machine.live > 0) {
     machine.progress = false;
-    for (unsigned i = 0; i < machine.threads; ++i) {
-      Fiber& fiber = machine.fibers[downwards() ? machine.threads - 1 - i : i];
+    for (Fiber& fiber : machine.fibers) {
       if (!can_run(fiber)) continue;
       fiber.state = State::kReady;
       machine.progress = true;
       machine.current = &fiber;
-      switch_to(machine.scheduler, fiber);
+      host_shim_switch(&machine.scheduler.stack_pointer, fiber.stack_pointer);
     }
     machine.current = nullptr;
     if (!machine.progress) die("a barrier or warp operation is not reached by every thread that it names", 0);
   }
-  acquire(&machine.done_tag);
-  release(&machine.start_tag);
 }
 
 }  // namespace
@@ -239,11 +175,7 @@ void launch(const std::function<void()>& kernel, int64_t blocks, int threads) {
   machine.kernel = &kernel;
   machine.blocks = static_cast<unsigned>(blocks);
   machine.threads = static_cast<unsigned>(threads);
-#if defined(SHIM_TSAN)
-  machine.scheduler.tsan = __tsan_get_current_fiber();
-#endif
   resize(machine.threads);
-  release(&machine.start_tag);
   for (machine.block = 0; machine.block < machine.blocks; ++machine.block) run_block();
 }
 
@@ -259,7 +191,6 @@ bool sync_block(int line, bool vote) {
   const unsigned round = machine.barrier_round;
   machine.barrier_line = line;
   machine.votes[round % 2] |= vote;
-  release(&machine.barrier_tags[round % 2]);
   if (++machine.at_barrier == machine.threads) {
     machine.at_barrier = 0;
     ++machine.barrier_round;
@@ -270,7 +201,6 @@ bool sync_block(int line, bool vote) {
     fiber.state = State::kAtBarrier;
     pause();
   }
-  acquire(&machine.barrier_tags[round % 2]);
   return machine.votes[round % 2];
 }
 
@@ -308,15 +238,6 @@ const uint64_t* exchange(unsigned mask, uint64_t value, int line) {
     pause();
   }
   return group->slots[round % 2];
-}
-
-// Unlike a shuffle, __syncwarp orders memory.
-void sync_warp(unsigned mask, int line) {
-  static char tags[32];
-  void* tag = &tags[machine.current->index / 32];
-  release(tag);
-  exchange(mask, 0, line);
-  acquire(tag);
 }
 
 void check_source(unsigned mask, unsigned source, int line) {

@@ -1,6 +1,5 @@
 // Runs CUDA kernels on the CPU, for tests. Each thread of a block is a fiber, and blocks run one after the other. The
 // shim finds barriers and warp operations that some of their threads do not reach, and lanes that a mask leaves out.
-// ASan, UBSan and TSan find other errors (host_shim.cpp).
 #pragma once
 
 #include <cstdint>
@@ -21,7 +20,6 @@ Index grid_size();
 void launch(const std::function<void()>& kernel, int64_t blocks, int threads);
 // __syncthreads. Returns whether any thread of the block voted true.
 bool sync_block(int line, bool vote = false);
-void sync_warp(unsigned mask, int line);
 // Waits for the other lanes of the mask. Returns the values that the lanes passed, indexed by lane.
 const uint64_t* exchange(unsigned mask, uint64_t value, int line);
 // Ends the process if a shuffle reads a lane that the mask leaves out.
@@ -66,7 +64,7 @@ void __stwb(T* to, T value) {
 
 inline void __syncthreads(int line = __builtin_LINE()) { host_shim::sync_block(line); }
 inline int __syncthreads_or(int vote, int line = __builtin_LINE()) { return host_shim::sync_block(line, vote != 0); }
-inline void __syncwarp(unsigned mask = ~0u, int line = __builtin_LINE()) { host_shim::sync_warp(mask, line); }
+inline void __syncwarp(unsigned mask = ~0u, int line = __builtin_LINE()) { host_shim::exchange(mask, 0, line); }
 
 inline int __clz(int x) { return __builtin_clz(x); }
 

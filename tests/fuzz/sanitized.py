@@ -20,12 +20,10 @@ CHOSEN = "not cuda_on_host and not reference and not triton and not memory_does_
 REPORTS = ("AddressSanitizer", "runtime error:")
 OPTIONS = {
     # New memory is full of 0xFF, which is NaN. Python itself leaks. The stack that finds uses after a return is less
-    # aligned than AVX-512 code of g++ 12 takes it to be (GCC bug 110027), and takes gigabytes for the threads that
-    # tests/cuda_on_host makes.
+    # aligned than AVX-512 code of g++ 12 takes it to be (GCC bug 110027).
     "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1:malloc_fill_byte=255:max_malloc_fill_size=1073741824"
     ":detect_stack_use_after_return=0",
     "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
-    "TSAN_OPTIONS": "halt_on_error=1",
     "PYTHONMALLOC": "malloc",
     "OMP_NUM_THREADS": "1",
     "FUZZ_BACKENDS": "cpu",

@@ -215,6 +215,6 @@ def test_expected_values_do_not_depend_on_their_neighbours(clip, backend):
 
 
 @pytest.mark.skipif(cuda_on_host.missing() is not None, reason="the shim does not run here")
-def test_the_workspace_of_a_loss_has_room_for_all_partial_sums():
+def test_the_workspace_of_a_loss_has_room_for_all_partial_sums_and_rows_are_counted_in_64_bits():
     done = subprocess.run([cuda_on_host.chunks()], capture_output=True, text=True)
-    assert done.returncode == 0, f"more partial sums than there is room for: {done.stdout}"
+    assert done.returncode == 0, f"more partial sums than there is room for, or a wrong row scalar: {done.stdout}"
