@@ -1,4 +1,6 @@
-"""Bad input: one error of the right type, whose message names the argument and what it was."""
+"""Bad input: one error of the right type, whose message names the argument and what it was. test_refusals.py asks for
+the types, shapes and devices of every tensor and for every word, test_bounds.py for every number, and test_every_op.py
+for classes and data out of range."""
 
 import pytest
 import torch
@@ -76,76 +78,39 @@ def draw(output_logits=Z, state=Z, alpha=1.0, **k):
 
 BAD = [
     (flow, {"x": 3.0}, TypeError, "x must be a tensor.*float"),
-    (flow, {"x": CLASSES}, TypeError, "x must be.*float32.*int64"),
     (flow, {"x": torch.tensor(1.0)}, ValueError, "x must have a batch dimension"),
     (flow, {"t": "now"}, TypeError, "t must be a number or a tensor.*str"),
     (flow, {"t": True}, TypeError, "t must be a number or a tensor.*bool"),
-    (flow, {"t": 1.5}, ValueError, r"t must lie in \[0, 1\].*1.5"),
-    (flow, {"t": float("nan")}, ValueError, "t must lie in.*nan"),
-    (flow, {"t": torch.tensor([0.5, -0.25])}, ValueError, "t must lie in.*-0.25"),
-    (flow, {"t": torch.tensor([0.5, torch.nan])}, ValueError, "t must lie in.*nan"),
-    (flow, {"t": torch.ones(3)}, ValueError, r"t must be a scalar or.*\(2, 3\).*\(3,\)"),
-    (flow, {"t": torch.ones(2, dtype=torch.long)}, TypeError, "t must be one of.*int64"),
-    (flow, {"t": torch.ones(2, device="meta")}, ValueError, "t must be on cpu.*meta"),
     (flow, {"sigma_1": None}, ValueError, "exactly one of sigma_1 and schedule"),
     (flow, {"schedule": object()}, ValueError, "exactly one of sigma_1 and schedule"),
     (flow, {"sigma_1": None, "schedule": QuadraticAccuracy(3.0)}, TypeError, "schedule.*gamma.*QuadraticAccuracy"),
     (classes, {"beta_1": None, "schedule": ExponentialVariance(0.1)}, TypeError, "schedule.*beta.*ExponentialVariance"),
-    (flow, {"sigma_1": 1.5}, ValueError, r"sigma_1 must lie in \(0, 1\), got 1.5"),
-    (flow, {"noise": X[:1]}, ValueError, r"noise must have shape \(2, 3\).*\(1, 3\)"),
-    (flow, {"noise": CLASSES}, TypeError, "noise must be.*int64"),
     (flow, {"noise": X, "seed": 1}, ValueError, "seed must be None where noise is given, got 1"),
     (flow, {"seed": 1.5}, TypeError, "seed must be an int or an int64 tensor, got float"),
     (flow, {"seed": torch.zeros(2, dtype=torch.long)}, ValueError, r"seed must hold one int64.*\(2,\)"),
     (flow, {"seed": torch.tensor(1.0)}, ValueError, "seed must hold one int64.*float32"),
     (flow, {"backend": "gpu"}, ValueError, "backend must be None or one of.*'gpu'"),
-    (loss, {"prediction": X[:1]}, ValueError, r"prediction must have shape \(2, 3\).*\(1, 3\)"),
     (loss, {"mean": None}, ValueError, "mean must be given.*None"),
-    (loss, {"mean": X.to("meta")}, ValueError, "mean must be on cpu.*meta"),
-    (loss, {"parametrisation": "x"}, ValueError, "parametrisation must be one of.*'x'"),
-    (loss, {"reduction": "avg"}, ValueError, "reduction must be one of.*'avg'"),
-    (loss, {"clip": (1, -1)}, ValueError, r"clip must be None or a pair.*\(1, -1\)"),
-    (loss, {"clip": (1, 1)}, ValueError, r"clip must be None or a pair.*\(1, 1\)"),
-    (loss, {"mask": X}, TypeError, "mask must be.*bool.*float32"),
     (loss, {"mask": torch.ones(4, dtype=torch.bool)}, ValueError, r"mask must broadcast to \(2, 3\).*\(4,\)"),
-    (loss, {"mask": torch.ones(2, 3, dtype=torch.bool, device="meta")}, ValueError, "mask must be on cpu.*meta"),
-    (bins, {"std": X[0]}, ValueError, r"std must have shape.*\(3,\)"),
-    (bins, {"std": X[0].to_sparse()}, TypeError, "std must be a dense tensor, got a tensor of layout torch.sparse_coo"),
     (normal, {"mean": Z.to_sparse()}, TypeError, "mean must be a dense tensor.*torch.sparse_coo"),
-    (bins, {"num_bins": 1}, ValueError, "num_bins must be at least 2, got 1"),
     (bins, {"num_bins": 4.0}, TypeError, "num_bins must be an int, got float"),
     (bins, {"num_bins": 2**63}, ValueError, f"num_bins must be at most {2**63 - 1}, got {2**63}"),
     (bins, {"clip": None}, TypeError, "clip must be a bool, got NoneType"),
     (binned, {"clip": 1}, TypeError, "clip must be a bool, got int"),
-    (binned, {"n_steps": 0}, ValueError, "n_steps must be at least 1, got 0"),
     (binned, {"n_steps": 10**30}, ValueError, f"n_steps must be at most {10**12}, got 1000000"),
     (few, {"n_steps": 10**30}, ValueError, f"n_steps must be at most {2**63 - 1}, got 1000000"),
-    (binned, {"n_samples": 2**31}, ValueError, f"n_samples must be at most {2**31 - 1}, got {2**31}"),
     (binned, {"quadrature": 8, "n_samples": 2}, ValueError, "exactly one of quadrature and n_samples.*8.*2"),
-    (binned, {"quadrature": 1000}, ValueError, "quadrature must be at most 128, got 1000"),
     (binned, {"quadrature": 8, "seed": 1}, ValueError, "generator, seed and noise must be None with quadrature"),
-    (binned, {"n_samples": 2, "noise": X}, ValueError, r"noise must have shape \(2, 2, 3\).*\(2, 3\)"),
     (binned, {"pred_log_std": None}, ValueError, r"pred_mean must have shape \(2, 3, 2\).*\(2, 3\)"),
     (binned, {"pred_mean": torch.zeros(2, 3, 2)}, ValueError, r"pred_mean must have shape \(2, 3\).*\(2, 3, 2\)"),
     (binned, {"limits": (1e-3, 10.0)}, TypeError, "limits must be bfn_kernels.Limits, got tuple"),
     (binned, {"limits": Limits(std=1e-3)}, ValueError, r"limits.std must be a pair.*0.001"),
-    (binned, {"limits": Limits(std=(2.0, 1.0))}, ValueError, r"limits.std must be a pair.*low <= high.*2.0, 1.0"),
-    (binned, {"limits": Limits(std=(1e-9, 10.0))}, ValueError, r"limits.std must lie in \[1e-06.*got 1e-09"),
-    (binned, {"limits": Limits(std=(1e-3, torch.inf))}, ValueError, "limits.std must lie in.*inf"),
     (binned, {"limits": Limits(std=(1e-3, "10"))}, TypeError, "limits.std must be a number, got str"),
-    (binned, {"limits": Limits(log_std=100.0)}, ValueError, r"limits.log_std must lie in \[0.0, 80.0\], got 100.0"),
-    (loss, {"limits": Limits(t_min=0)}, ValueError, r"limits.t_min must lie in \[1e-30, 1.0\], got 0"),
     (loss, {"limits": Limits(t_min=torch.nan)}, ValueError, "limits.t_min must lie in.*nan"),
-    (reconstruction, {"std": 0.0}, ValueError, r"std must lie in \[1e-06, 1000000.0\], got 0.0"),
     (reconstruction, {"std": X}, TypeError, "std must be a number, got Tensor"),
-    (step, {"choose": "best"}, ValueError, "choose must be one of.*'best'"),
     (step, {"known": X}, ValueError, "known and known_mask must be given together"),
-    (step, {"known": "x", "known_mask": X > 0}, TypeError, "known must be a tensor, got str"),
-    (step, {"known": X.to(torch.int8), "known_mask": X > 0}, TypeError, "known must be one of.*float32.*int8"),
-    (step, {"known": X[0], "known_mask": X > 0}, ValueError, r"known must have shape \(2, 3\), got \(3,\)"),
     (step, {"out": X[:1]}, ValueError, r"out must have shape.*\(1, 3\)"),
     (step, {"out": X.double()}, TypeError, "out must be torch.float32.*float64"),
-    (step, {"out": X.to("meta")}, ValueError, "out must be on cpu.*meta"),
     (step, {"out": [0.0]}, TypeError, "out must be a tensor, got list"),
     (step, {"out": X.clone().requires_grad_()}, ValueError, "out requires a gradient, but writing into out leaves"),
     (step, {"choose": "mode", "draw_noise": X}, ValueError, 'draw_noise must be None with choose="mode"'),
@@ -154,49 +119,23 @@ BAD = [
     (sent, {"parametrisation": "data"}, ValueError, "t must be given with.*parametrisation.*None"),
     (sent, {"clip": None}, ValueError, "t must be given with.*clip.*None"),
     (sent, {"t": 0.5}, ValueError, "exactly one of sigma_1 and schedule"),
-    (sent, {"t": 1.5, **S}, ValueError, r"t must lie in \[0, 1\].*1.5"),
-    (sent, {"t": 0.5, "parametrisation": "x", **S}, ValueError, "parametrisation must be one of.*'x'"),
-    (sent, {"t": 0.5, "clip": (1, -1), **S}, ValueError, r"clip must be None or a pair.*\(1, -1\)"),
-    (normal, {"pred_log_std": X[:1]}, ValueError, r"pred_log_std must have shape \(2, 3\).*\(1, 3\)"),
     (normal, {"mean": X[:, :2]}, ValueError, r"mean must have shape \(2, 3\), as pred_mean.*\(2, 2\)"),
     (normal, {"mean": None}, ValueError, "mean must be given.*None"),
-    (normal, {"t": torch.ones(3)}, ValueError, r"t must be a scalar or.*\(2, 3\).*\(3,\)"),
     (normal, {"pred_mean": Z, "pred_log_std": Z, "t": torch.ones(4)}, ValueError, r"t must be.*\(2, 3\), got \(4,\)"),
-    (classes, {"x": X}, TypeError, "x must be one of.*int64.*float32"),
-    (classes, {"x": CLASSES[:1]}, ValueError, r"x must have shape \(2, 3\).*\(1, 3\)"),
-    (classes, {"x": CLASSES + 4}, IndexError, r"x must hold classes in \[0, 4\), got 4"),
-    (classes, {"x": CLASSES - 1}, IndexError, r"x must hold classes in \[0, 4\), got -1"),
     (classes, {"logits": Z[..., :1]}, ValueError, r"logits must have shape.*K of at least 2.*\(2, 3, 1\)"),
     (classes, {"beta_1": None}, ValueError, "exactly one of beta_1 and schedule"),
-    (classes, {"beta_1": -1.0}, ValueError, "beta_1 must be positive.*-1.0"),
-    (few, {"receiver": "both"}, ValueError, "receiver must be one of.*'both'"),
     (few, {"quadrature": 8}, ValueError, "quadrature must be None for the joint receiver.*8 for K = 4"),
-    (draw, {"alpha": -1.0}, ValueError, r"alpha must lie in \[0.*got -1.0"),
-    (draw, {"alpha": torch.tensor([1.0, -2.0])}, ValueError, "alpha must lie in.*-2.0"),
     (draw, {"state": Z[..., :3]}, ValueError, r"output_logits must have shape \(2, 3, 3\).*\(2, 3, 4\)"),
-    (bits, {"x": X}, TypeError, "x must be one of.*int64.*bool.*float32"),
-    (bits, {"x": CLASSES + 2}, IndexError, r"x must hold classes in \[0, 2\), got 2"),
-    (bits, {"x": (CLASSES - 1).int()}, IndexError, r"x must hold classes in \[0, 2\), got -1"),
     (bits, {"logits": Z}, ValueError, r"logits must have shape \(2, 3\).*\(2, 3, 4\)"),
-    (bits, {"logits": CLASSES}, TypeError, "logits must be one of.*float32.*int64"),
-    (flip, {"output_logits": X[:1]}, ValueError, r"output_logits must have shape \(2, 3\).*\(1, 3\)"),
-    (flip, {"known": CLASSES + 2, "known_mask": X == 0}, IndexError, r"known must hold classes in \[0, 2\), got 2"),
-    (flip, {"draw_noise": Z}, ValueError, r"draw_noise must have shape \(2, 3\).*\(2, 3, 4\)"),
-    (draw, {"known": X, "known_mask": X > 0}, TypeError, "known must be one of.*int64.*float32"),
-    (draw, {"known": CLASSES + 9, "known_mask": X == 0}, IndexError, r"known must hold classes.*got 9"),
     (draw, {"theta_out": Z[:1]}, ValueError, r"theta_out must have shape \(2, 3, 4\).*\(1, 3, 4\)"),
     (draw, {"theta_out": Z.int()}, TypeError, "theta_out must be one of.*int32"),
     (draw, {"choose": "mean", "draw_noise": X}, ValueError, 'draw_noise must be None with choose="mean"'),
-    (draw, {"draw_noise": Z}, ValueError, r"draw_noise must have shape \(2, 3\).*\(2, 3, 4\)"),
 ]
 
 
 @pytest.mark.parametrize("backend", ON_CPU)
 @pytest.mark.parametrize(("call", "arguments", "kind", "message"), BAD)
 def test_bad_input(call, arguments, kind, message, backend):
-    in_a_tensor = kind is IndexError or ("must lie in" in message and any(map(torch.is_tensor, arguments.values())))
-    if in_a_tensor and backend.startswith("cuda_"):
-        pytest.skip("on a GPU a number out of range gives NaN (test_cuda.py, test_rows.py)")
     with pytest.raises(kind, match=message):
         call(**{"backend": backend, **arguments})
 
@@ -267,13 +206,6 @@ def test_operators_called_directly(name):
     assert isinstance(extensions.as_refused(caught.value), ValueError)
 
 
-@pytest.mark.parametrize("out", [False, True])
-def test_known_classes_out_of_range(out):
-    more = {"out": torch.empty_like(Z)} if out else {}
-    with pytest.raises((IndexError, ValueError), match="known must"):
-        discrete.update_sample(Z, Z, 1.0, known=CLASSES + 4, known_mask=CLASSES == 0, **more)
-
-
 @pytest.mark.skipif("cpu" not in NATIVE, reason="no native operators")
 def test_only_what_was_refused_is_a_value_error():
     with pytest.raises(ValueError) as caught:
@@ -283,14 +215,9 @@ def test_only_what_was_refused_is_a_value_error():
     assert extensions.as_refused(error) is error
 
 
-@pytest.mark.parametrize("name", ["num_classes", "alpha", "x"])
-def test_discrete_messages(name):
-    good = {"x": CLASSES, "alpha": 1.0, "num_classes": 4}
-    bad = {"num_classes": 1, "alpha": -0.5, "x": CLASSES + 4}[name]
-    with pytest.raises((ValueError, IndexError), match=f"{name} must"):
-        discrete.sender_sample(**{**good, name: bad})
+def test_a_message_is_of_floats():
     with pytest.raises(TypeError, match=r"dtype must be one of.*int32"):
-        discrete.sender_sample(**good, dtype=torch.int32)
+        discrete.sender_sample(CLASSES, 1.0, num_classes=4, dtype=torch.int32)
 
 
 def test_a_backend_that_cannot_serve_a_call_says_why():

@@ -51,23 +51,6 @@ def test_classes_that_are_not_equally_frequent_need_less():
     assert ((logits + p.log()).argmax(-1) == x).double().mean().item() == pytest.approx(0.9865, abs=0.01)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"num_classes": 1}, "num_classes must be at least 2"),
-        ({"num_classes": 27, "certainty": 1.0}, r"certainty must lie in \(0.037, 1\), got 1.0"),
-        ({"num_classes": 27, "certainty": 1 / 27}, "certainty must lie in"),
-        ({"num_classes": 27, "certainty": math.nan}, "certainty must lie in"),
-        ({"num_classes": 27, "entropy": 3.3}, r"entropy must lie in \(0, ln 27\], got 3.3"),
-        ({"num_classes": 27, "entropy": 0.0}, "entropy must lie in"),
-        ({"num_classes": 27, "entropy": math.nan}, "entropy must lie in"),
-    ],
-)
-def test_refusals(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        final_accuracy(**arguments)
-
-
 def test_a_copied_schedule_has_no_copies_on_devices():
     """Its accuracies may be read where there is no such device."""
     schedule = VonMisesAccuracy([1.0, 2.0])

@@ -177,13 +177,8 @@ def test_refusals(backend):
     x = torch.zeros(TOKENS, dtype=torch.int64)
     everywhere = {"known_mask": torch.ones(TOKENS, dtype=torch.bool)}
     for name, value, kind in (
-        ("state", state[..., 0], ValueError), ("state", x, TypeError), ("weight", weight[0], ValueError),
-        ("state", state[..., :4], ValueError), ("weight", weight[:1], ValueError), ("hidden", x, TypeError),
-        ("hidden", hidden[..., :2], ValueError), ("bias", hidden, ValueError), ("embedding", embedding[:3], ValueError),
-        ("embedding", embedding[0], ValueError), ("choose", "all", ValueError), ("alpha", -1.0, ValueError),
-        ("out", state[:1], ValueError), ("out", state.double(), TypeError), ("noise", hidden, ValueError),
-        ("draw_noise", hidden, ValueError), ("known", x, ValueError),
-        ("hidden", hidden.clone().requires_grad_(), ValueError),
+        ("out", state[:1], ValueError), ("out", state.double(), TypeError), ("known", x, ValueError),
+        ("weight", weight[:1], ValueError), ("hidden", hidden.clone().requires_grad_(), ValueError),
         ("embedding", embedding.clone().requires_grad_(), ValueError),
     ):  # fmt: skip
         with pytest.raises(kind, match=rf"\b{name} "):
@@ -200,10 +195,6 @@ def test_refusals(backend):
         solve(previous=hidden)
     with pytest.raises(ValueError, match='previous must be None with choose="mode"'):
         solve(previous=hidden, t_previous=0.1, rule="ode2", choose="mode")
-    with pytest.raises(ValueError, match="previous must have shape"):
-        solve(previous=state, t_previous=0.1, rule="ode2")
-    with pytest.raises(ValueError, match="weight must have shape"):
-        vocabulary.mode(hidden, weight[:, :2], backend=backend)
     scale, second = torch.ones(TOKENS), {"previous": hidden, "t_previous": 0.1, "rule": "ode2"}
     for wrong, message in (
         ({"previous_scale": scale, "previous_state": state}, "previous_scale must be None without previous"),
