@@ -59,21 +59,3 @@ def native_mutants(root: Path, cuda: bool, only: str = "") -> list[Mutant]:
             begin, end = (len(text[:place].encode()) for place in (begin, end))
             found += [Mutant(name, f"C++ {kind}", begin, end, other) for other in new]
     return found
-
-
-def families(root: Path, path: str) -> set[str]:
-    """The families whose kernels a file is in: by its name, else by the files that include it."""
-    known = {operators.parent.name for operators in root.glob("bfn_kernels/*/operators.py")}
-    texts = {str(p.relative_to(root)): p.read_text() for p in (root / "csrc").rglob("*") if p.is_file()}
-    found, seen, left = set(), {path}, [path]
-    while left:
-        name = Path(left.pop()).name
-        named = [family for family in known if name.startswith(family)]
-        if named:
-            found.add(max(named, key=len))
-            continue
-        including = re.compile(rf'^#include "(?:[^"]*/)?{re.escape(name)}"', re.MULTILINE)
-        new = {other for other, text in texts.items() if including.search(text)} - seen
-        seen |= new
-        left += new
-    return found or known

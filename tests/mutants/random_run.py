@@ -15,7 +15,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from tests.mutants.mutant import Mutant, drawn
-from tests.mutants.native_places import families, native_mutants
+from tests.mutants.native_places import native_mutants
 from tests.mutants.python_places import parses, python_mutants
 from tests.mutants.sandbox import HERE, KILLED, SURVIVED, TIMEOUT, Pool, Sandbox, compiled, first_failure
 from tests.mutants.written import parsed
@@ -62,27 +62,19 @@ def module_of(path: str) -> str:
     return Path(path.removesuffix("/__init__.py")).stem.strip("_")
 
 
-def of_families(families: set[str], *words: str) -> list[str]:
-    """The arguments that choose tests whose names have these words and one of the families."""
-    return ["-k", " and ".join([*words, f"({' or '.join(f'{family}.' for family in sorted(families))})"])]
-
-
 def selections(root: Path, path: str) -> list[Selection]:
     """The tests that should see a change of the file. Those that are likely to see it come first."""
     if path.startswith("csrc/cuda/"):  # compiled for the host when the first of these tests asks for them
-        return [Selection([*CUDA_FILES, *of_families(families(root, path), "cuda_on_host", "float32")], {})]
+        return [Selection([*CUDA_FILES, "-k", "cuda_on_host and float32"], {})]
     if path.startswith("csrc/"):
-        chosen = of_families(families(root, path) | {"test_bins"}, "cpu")
-        chosen[-1] += " or called_directly"
-        return [Selection([*files, *chosen], {}) for files in (TABLE_FILES, ["tests/kernels"])]
+        return [Selection([*some, "-k", "cpu or called_directly"], {}) for some in (TABLE_FILES, ["tests/kernels"])]
+    if re.fullmatch(r"bfn_kernels/(\w+/triton\w*|triton_ops/\w+)\.py", path):
+        return [Selection(some, {"TRITON_INTERPRET": "1"}) for some in (TABLE_FILES, ["tests/kernels"])]
     word = re.compile(rf"\b(test_)?{module_of(path)}\b")
     folders = [folder for folder in PACKAGES[path.split("/")[0]] if (root / folder).exists()]
     files = [file for folder in folders for file in sorted((root / folder).glob("test_*.py"))]
     naming = [str(file.relative_to(root)) for file in files if word.search(f"{file.stem} {file.read_text()}")]
     naming.sort(key=lambda file: not file.endswith(f"test_{module_of(path)}.py"))
-    if triton := re.fullmatch(r"bfn_kernels/(\w+)/triton\w*\.py|bfn_kernels/triton_ops/\w+\.py", path):
-        chosen = of_families(({triton[1]} if triton[1] else families(root, "")) | {"test_bins"}, "triton")
-        return [Selection([*some, *chosen], {"TRITON_INTERPRET": "1"}) for some in (TABLE_FILES, ["tests/kernels"])]
     return [Selection([*some, "-k", FEW], {}) for some in (naming, folders) if some]
 
 

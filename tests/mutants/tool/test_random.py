@@ -82,12 +82,6 @@ def test_mutants_of_cpp(tmp_path, line, wanted):
     assert all(after in found[f"C++ {kind}"] for kind, after in wanted.items())
 
 
-def test_a_header_is_of_the_families_that_include_it():
-    assert native_places.families(ROOT, "csrc/math/binary.h") == {"binary"}
-    assert native_places.families(ROOT, "csrc/cpu/discretised.cpp") == {"discretised"}
-    assert {"discrete", "binary"} <= native_places.families(ROOT, "csrc/math/philox.h")
-
-
 def test_the_seed_decides():
     def first(seed):
         return list(itertools.islice(random_run.mutants(ROOT, seed, "discrete", True, False), 50))
@@ -133,7 +127,7 @@ def test_a_survivor_is_an_error_unless_it_is_known(toy, report, monkeypatch):
 )
 def test_the_tests_that_name_a_module_come_first(path, first):
     for arguments, _ in (found := random_run.selections(ROOT, path)):
-        assert all((ROOT / name).exists() for name in arguments[:-2]) and arguments[-2] == "-k"
+        assert all((ROOT / name).exists() for name in arguments if name.startswith("tests/"))
     assert found[0].arguments[0] == first
 
 
