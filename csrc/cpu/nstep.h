@@ -55,68 +55,43 @@ class NStepSum {
  private:
   static constexpr int kMostStored = 64;
 
+#define BFN_NSTEP_WINDOW(X) X(offset) X(step) X(count) X(panels) X(cut_low) X(cut_high)
   struct WindowLanes {
-    alignas(kCacheLine) Lanes<T> offset, step, count, panels, cut_low, cut_high;
-
-    void set(int64_t j, const NStepWindow<T>& window) {
-      offset[j] = window.offset;
-      step[j] = window.step;
-      count[j] = window.count;
-      panels[j] = window.panels;
-      cut_low[j] = window.cut_low;
-      cut_high[j] = window.cut_high;
-    }
-    NStepWindow<T> at(int64_t j) const { return {offset[j], step[j], count[j], panels[j], cut_low[j], cut_high[j]}; }
+    BFN_LANES(NStepWindow<T>, BFN_NSTEP_WINDOW)
   };
+#define BFN_NSTEP_ORIGIN(X) X(bin) X(z) X(side) X(along) X(q)
   struct OriginLanes {
-    alignas(kCacheLine) Lanes<T> bin, z, side, along, q;
-
-    void set(int64_t j, const NStepOrigin<T>& origin) {
-      bin[j] = origin.bin;
-      z[j] = origin.z;
-      side[j] = origin.side;
-      along[j] = origin.along;
-      q[j] = origin.q;
-    }
-    NStepOrigin<T> at(int64_t j) const { return {bin[j], z[j], side[j], along[j], q[j]}; }
+    BFN_LANES(NStepOrigin<T>, BFN_NSTEP_ORIGIN)
   };
+#define BFN_WITH_GRADIENT(X) X(value) X(by_mean) X(by_std)
+  struct TotalLanes {
+    BFN_LANES(WithGradient<T>, BFN_WITH_GRADIENT)
+  };
+#define BFN_NSTEP_NORMAL(X) X(x) X(mean) X(std) X(tau) X(inverse_std) X(unit) X(q_unit)
   struct NormalLanes {
-    alignas(kCacheLine) Lanes<T> x, mean, std, tau, inverse_std, unit, q_unit, uniform;
-    alignas(kCacheLine) Lanes<T> total, total_by_mean, total_by_std, tilt;
+    BFN_NSTEP_NORMAL(BFN_LANE)
+    alignas(kCacheLine) Lanes<T> uniform;
+    TotalLanes total;
+    alignas(kCacheLine) Lanes<T> tilt;
 
     void set(int64_t j, const NStepNormal<T>& normal) {
-      x[j] = normal.terms.x;
-      mean[j] = normal.terms.mean;
-      std[j] = normal.terms.std;
-      tau[j] = normal.terms.tau;
-      inverse_std[j] = normal.terms.inverse_std;
-      unit[j] = normal.terms.unit;
-      q_unit[j] = normal.terms.q_unit;
-      uniform[j] = normal.terms.uniform ? T(1) : T(0);
-      total[j] = normal.total.value;
-      total_by_mean[j] = normal.total.by_mean;
-      total_by_std[j] = normal.total.by_std;
+      const NStepTerms<T>& from = normal.terms;
+      BFN_NSTEP_NORMAL(BFN_SET_LANE)
+      uniform[j] = from.uniform ? T(1) : T(0);
+      total.set(j, normal.total);
     }
-    NStepTerms<T> at(int64_t j, Bins<T> bins) const {
-      return {bins, x[j], mean[j], std[j], tau[j], inverse_std[j], unit[j], q_unit[j], uniform[j] > T(0)};
-    }
+    NStepTerms<T> at(int64_t j, Bins<T> bins) const { return {bins, BFN_NSTEP_NORMAL(BFN_AT_LANE) uniform[j] > T(0)}; }
   };
+#define BFN_NSTEP_CUT(X) X(slope) X(slope_by_eps) X(bend) X(slope_by_mean) X(slope_by_std) X(bend_by_std)
   struct CutLanes {
     TermLanes<T> bin;
-    alignas(kCacheLine) Lanes<T> slope, slope_by_eps, bend, slope_by_mean, slope_by_std, bend_by_std;
+    BFN_NSTEP_CUT(BFN_LANE)
 
-    void set(int64_t j, const NStepCut<T>& cut) {
-      bin.set(j, cut.bin, T(0), true);
-      slope[j] = cut.slope;
-      slope_by_eps[j] = cut.slope_by_eps;
-      bend[j] = cut.bend;
-      slope_by_mean[j] = cut.slope_by_mean;
-      slope_by_std[j] = cut.slope_by_std;
-      bend_by_std[j] = cut.bend_by_std;
+    void set(int64_t j, const NStepCut<T>& from) {
+      bin.set(j, from.bin, T(0), true);
+      BFN_NSTEP_CUT(BFN_SET_LANE)
     }
-    NStepCut<T> at(int64_t j) const {
-      return {bin.at(j), slope[j], slope_by_eps[j], bend[j], slope_by_mean[j], slope_by_std[j], bend_by_std[j]};
-    }
+    NStepCut<T> at(int64_t j) const { return {bin.at(j), BFN_NSTEP_CUT(BFN_AT_LANE)}; }
   };
 
   Bins<T> bins_;
@@ -339,7 +314,7 @@ class NStepSum {
       std::copy_n(eps.data() + d * kLanes, kLanes, each);
       DrawLanes<T> draw = draws[d];
       for (int64_t j = 0; j < kLanes; ++j) {
-        const WithGradient<T> total{normals_.total[j], normals_.total_by_mean[j], normals_.total_by_std[j]};
+        const WithGradient<T> total = normals_.total.at(j);
         const T log_origin = normals_.at(j, bins).log_origin(origins_.at(j), each[j]);
         const auto sum = nstep_log(draw.top[j], log_origin, draw.at(j), total);
         draw.value[j] = sum.value;

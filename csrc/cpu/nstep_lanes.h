@@ -13,6 +13,15 @@ template <class T>
 using Lanes = T[kLanes];
 constexpr size_t kCacheLine = 64;  // in bytes; a vector that crosses the end of a line takes twice as long to read
 
+// Members of a struct of lanes: the numbers of a struct S for each variable, `set` and `at`. The macro `LIST` names
+// each number once, in the order of S: LIST(X) is X(one) X(two).
+#define BFN_LANES(S, LIST) \
+  LIST(BFN_LANE)           \
+  void set(int64_t j, const S& from){LIST(BFN_SET_LANE)} S at(int64_t j) const { return {LIST(BFN_AT_LANE)}; }
+#define BFN_LANE(name) alignas(kCacheLine) Lanes<T> name;
+#define BFN_SET_LANE(name) name[j] = from.name;
+#define BFN_AT_LANE(name) name[j],
+
 // The variables whose sums are computed together. The window of a variable serves all draws from `least` to `most`.
 template <class T>
 struct NStepInputs {
