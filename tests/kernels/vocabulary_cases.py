@@ -1,11 +1,10 @@
-# ruff: noqa: E501  (a table: one case a line)
 """The cases of large vocabularies. Their weights do not have the data's shape, so they have tests of their own."""
 
 from functools import partial
 
 import torch
 
-from tests.kernels.case import Case
+from tests.kernels.case import Case, case
 from tests.kernels.declared import public
 from tests.kernels.makers import classes, draws, ends_of, normal, per_class, poisoned, rows, some, uniform
 from tests.kernels.op_cases import ALPHA, BEFORE, FROM, HARD_ALPHA, HARD_TIME, STEP, TIME, TO
@@ -28,65 +27,66 @@ def head(num_classes, width=6, scale=1.0):
     return {"hidden": per_class(normal(), width), **weights}
 
 
-HEAD = ("hidden", "weight", "bias")
-SCALE = uniform(-1, 1)
-FOLLOWING = (*HEAD, "flow_scale")  # of a head whose logits follow the flow's
+HEAD, FOLLOWING = "hidden weight bias", "hidden weight bias flow_scale"  # the second with logits that follow the flow's
+SCALE = {"flow_scale": uniform(-1, 1)}
 LARGE = []
 for k, kind in [(2, torch.int64), (5, torch.uint8), (1003, torch.int64)]:
-    of, beta = partial(Case, num_classes=k), {"beta_1": 16 / k}
-    noise = per_class(normal(), k)
-    flow = {"x": classes(k, kind), "weight": head(k)["weight"], "noise": noise}
-    loss = {"x": classes(k, kind), **head(k)}
-    follow = {**loss, "flow_scale": SCALE, "flow_noise": noise}
-    remade = {**loss, "flow_scale": SCALE}
+    of, in_ptx = partial(case, num_classes=k), k == 5
+    beta, noise, x = {"beta_1": 16 / k}, per_class(normal(), k), {"x": classes(k, kind)}
+    timed, seed, flow_seed, each = {"t": TIME, **beta}, {"seed": 5}, {"flow_seed": 5}, {"reduction": "none"}
+    flow = {**x, "weight": head(k)["weight"]}
+    noisy, loss = {**flow, "noise": noise}, {**x, **head(k)}
+    remade = {**loss, **SCALE}
+    follow = {**remade, "flow_noise": noise}
     masked = {**loss, "x": poisoned(classes(k, kind), 255 if kind == torch.uint8 else -100), "mask": some}
-    noisy = {"t": STEP, "noise": draws(noise, 3)}
-    of_draws = {"n_steps": 7, "n_samples": 3, **beta}
-    seeded = {"seed": 5, **beta}
+    seeded_draws = {"t": STEP, "n_steps": 7, "n_samples": 3, **beta}
+    given_draws, batch = {**seeded_draws, "noise": draws(noise, 3)}, {"reduction": "batch"}
+    embedding, l_inf, end, l_n = (
+        f"vocabulary.{op}[K={k}"
+        for op in ("flow_embedding", "continuous_time_loss", "reconstruction_loss", "discrete_time_loss")
+    )
     LARGE += [
-        of(f"vocabulary.flow_embedding[K={k}]", {**flow, "t": TIME}, beta, ("weight",)),
-        of(f"vocabulary.flow_embedding[K={k} seeded]", {"x": flow["x"], "weight": flow["weight"], "t": TIME}, seeded, ("weight",), in_ptx=k == 5),
-        of(f"vocabulary.flow_embedding[K={k} ends]", {**flow, "t": HARD_TIME}, beta, ("weight",)),
-        of(f"vocabulary.continuous_time_loss[K={k}]", {**loss, "t": TIME}, beta, HEAD, in_ptx=k == 5),
-        of(f"vocabulary.continuous_time_loss[K={k} masked]", {**masked, "t": TIME}, {"reduction": "batch", **beta}, HEAD),
-        of(f"vocabulary.reconstruction_loss[K={k}]", loss, {"reduction": "none"}, HEAD),
-        of(f"vocabulary.reconstruction_loss[K={k} masked]", masked, {}, HEAD),
-        of(f"vocabulary.discrete_time_loss[K={k}]", {**loss, **noisy}, of_draws, HEAD),
-        of(f"vocabulary.discrete_time_loss[K={k} seeded]", {**loss, "t": STEP}, of_draws | seeded, HEAD, in_ptx=k == 5),
-        of(f"vocabulary.discrete_time_loss[K={k} masked]", {**masked, **noisy}, {"reduction": "sum", **of_draws}, HEAD),
-        of(f"vocabulary.continuous_time_loss[K={k} follows]", {**follow, "t": TIME}, beta, FOLLOWING),
-        of(f"vocabulary.continuous_time_loss[K={k} follows, seeded]", {**remade, "t": TIME}, {"flow_seed": 5, **beta}, FOLLOWING, in_ptx=k == 5),
-        of(f"vocabulary.continuous_time_loss[K={k} follows, masked]", {**masked, "flow_scale": SCALE, "t": TIME}, {"flow_seed": 5, "reduction": "batch", **beta}, FOLLOWING),
-        of(f"vocabulary.reconstruction_loss[K={k} follows]", follow, {"reduction": "none", **beta}, FOLLOWING),
-        of(f"vocabulary.reconstruction_loss[K={k} follows, seeded]", {**remade, "t": TIME}, {"flow_seed": 5, **beta}, FOLLOWING),
-        of(f"vocabulary.discrete_time_loss[K={k} follows]", {**follow, **noisy}, of_draws, FOLLOWING),
-        of(f"vocabulary.discrete_time_loss[K={k} follows, seeded]", {**remade, "t": STEP}, {"flow_seed": 9, **of_draws, **seeded}, FOLLOWING),
-    ]  # fmt: skip
-of, beta = partial(Case, num_classes=67), {"beta_1": 16 / 67}
+        of(f"{embedding}]", {**noisy, **timed}, "weight"),
+        of(f"{embedding} seeded]", {**flow, **timed, **seed}, "weight", in_ptx=in_ptx),
+        of(f"{embedding} ends]", {**noisy, "t": HARD_TIME, **beta}, "weight"),
+        of(f"{l_inf}]", {**loss, **timed}, HEAD, in_ptx=in_ptx),
+        of(f"{l_inf} masked]", {**masked, **timed, **batch}, HEAD),
+        of(f"{end}]", {**loss, **each}, HEAD),
+        of(f"{end} masked]", masked, HEAD),
+        of(f"{l_n}]", {**loss, **given_draws}, HEAD),
+        of(f"{l_n} seeded]", {**loss, **seeded_draws, **seed}, HEAD, in_ptx=in_ptx),
+        of(f"{l_n} masked]", {**masked, **given_draws, "reduction": "sum"}, HEAD),
+        of(f"{l_inf} follows]", {**follow, **timed}, FOLLOWING),
+        of(f"{l_inf} follows, seeded]", {**remade, **timed, **flow_seed}, FOLLOWING, in_ptx=in_ptx),
+        of(f"{l_inf} follows, masked]", {**masked, **SCALE, **timed, **flow_seed, **batch}, FOLLOWING),
+        of(f"{end} follows]", {**follow, **each, **beta}, FOLLOWING),
+        of(f"{end} follows, seeded]", {**remade, **timed, **flow_seed}, FOLLOWING),
+        of(f"{l_n} follows]", {**follow, **given_draws}, FOLLOWING),
+        of(f"{l_n} follows, seeded]", {**remade, **seeded_draws, "flow_seed": 9, **seed}, FOLLOWING),
+    ]
+of, beta = partial(case, num_classes=67), {"beta_1": 16 / 67}
 broad = {"x": classes(67), "weight": per_vocabulary(normal(), 67, 300), "t": TIME}  # more than registers have room for
 wide = {"x": classes(67), **head(67, 130, 0.1)}  # enough for a CPU to make the gradients in the forward pass
+wide_sum = {**wide, **SCALE, "t": TIME, "flow_seed": 5, "reduction": "sum", **beta}
 WIDE = [
-    of("vocabulary.flow_embedding[K=67 wide seeded]", broad, {"seed": 5, **beta}, ("weight",), in_ptx=True),
-    of("vocabulary.continuous_time_loss[K=67 wide]", {**wide, "t": TIME}, beta, HEAD),
-    of("vocabulary.reconstruction_loss[K=67 wide]", wide, {"reduction": "sum"}, HEAD),
-    of(
-        "vocabulary.continuous_time_loss[K=67 wide follows]",
-        {**wide, "flow_scale": SCALE, "t": TIME},
-        {"flow_seed": 5, "reduction": "sum", **beta},
-        FOLLOWING,
-    ),
+    of("vocabulary.flow_embedding[K=67 wide seeded]", {**broad, "seed": 5, **beta}, "weight", in_ptx=True),
+    of("vocabulary.continuous_time_loss[K=67 wide]", {**wide, "t": TIME, **beta}, HEAD),
+    of("vocabulary.reconstruction_loss[K=67 wide]", {**wide, "reduction": "sum"}, HEAD),
+    of("vocabulary.continuous_time_loss[K=67 wide follows]", wide_sum, FOLLOWING),
 ]
 LARGE += WIDE
 for gap in (10, 40):  # about the scale of the weights
-    of = partial(Case, num_classes=67, gap=gap, hard=True)
-    loss, each = {"x": classes(67), **head(67, scale=float(gap))}, {"reduction": "none"}
+    of = partial(case, diff=HEAD, num_classes=67, gap=gap, hard=True)
+    end, each, total = {"x": classes(67), **head(67, scale=float(gap))}, {"reduction": "none"}, {"reduction": "sum"}
+    loss, few = {**end, "t": HARD_TIME, **beta}, {**end, "t": ends_of(10), "n_steps": 10, **each, **beta}
+    noisy = {"noise": draws(per_class(normal(), 67), 2), "n_samples": 2}
     LARGE += [
-        of(f"vocabulary.continuous_time_loss[gap {gap}.0]", {**loss, "t": HARD_TIME}, {**each, **beta}, HEAD),
-        of(f"vocabulary.reconstruction_loss[gap {gap}.0]", loss, each, HEAD),
-        of(f"vocabulary.continuous_time_loss[sum, gap {gap}.0]", {**loss, "t": HARD_TIME}, {"reduction": "sum", **beta}, HEAD),
-        of(f"vocabulary.reconstruction_loss[sum, gap {gap}.0]", loss, {"reduction": "sum"}, HEAD),
-        of(f"vocabulary.discrete_time_loss[gap {gap}.0]", {**loss, "t": ends_of(10), "noise": draws(per_class(normal(), 67), 2)}, {"n_steps": 10, "n_samples": 2, **each, **beta}, HEAD),
-    ]  # fmt: skip
+        of(f"vocabulary.continuous_time_loss[gap {gap}.0]", {**loss, **each}),
+        of(f"vocabulary.reconstruction_loss[gap {gap}.0]", {**end, **each}),
+        of(f"vocabulary.continuous_time_loss[sum, gap {gap}.0]", {**loss, **total}),
+        of(f"vocabulary.reconstruction_loss[sum, gap {gap}.0]", {**end, **total}),
+        of(f"vocabulary.discrete_time_loss[gap {gap}.0]", {**few, **noisy}),
+    ]
 
 
 class Seen(Case):
@@ -98,35 +98,36 @@ class Seen(Case):
 
 STEPS, MODES = [], []  # of samplers, none of which has a gradient
 for k, kind in [(2, torch.int64), (5, torch.uint8), (1003, torch.int64)]:
-    beta, noise = {"beta_1": 16 / k}, {"noise": per_class(normal(), k)}
-    start = {"state": per_class(normal(2), k), **head(k)}
-    drawn = {**start, "alpha": ALPHA, **noise, "draw_noise": uniform(0, 1)}
+    of, beta, noise = partial(case, num_classes=k), {"beta_1": 16 / k}, {"noise": per_class(normal(), k)}
+    seen = lambda name, call, of=of: Seen(**vars(of(name, call)))  # noqa: E731
+    start, draw = {"state": per_class(normal(2), k), **head(k)}, {"draw_noise": uniform(0, 1)}
     sent = {**start, "alpha": ALPHA, **noise}
+    drawn, mode, mean = {**sent, **draw}, {**sent, "choose": "mode"}, {**sent, "choose": "mean"}
     known = {"known": poisoned(classes(k, kind), 255 if kind == torch.uint8 else -100), "known_mask": some}
     embedding = {"embedding": per_vocabulary(normal(), k, 4)}
-    first = {**start, "t": FROM, "t_next": TO}
+    first = {**start, "t": FROM, "t_next": TO, **beta}
     second = {**first, "t_previous": BEFORE, "previous": per_class(normal(), 6)}
-    follows = {"flow_scale": SCALE, "previous_scale": SCALE, "previous_state": per_class(normal(2), k)}
-    of, seen = (partial(each, num_classes=k) for each in (Case, Seen))
+    ode2 = {**second, "rule": "ode2"}
+    follows = {**SCALE, "previous_scale": SCALE["flow_scale"], "previous_state": per_class(normal(2), k)}
     update, solve = f"vocabulary.update_sample[K={k}", f"vocabulary.solver_step[K={k}"
     STEPS += [
         of(f"{update}]", {**drawn, "bias": lambda *_: None}),
         of(f"{update} ends]", {**drawn, "alpha": HARD_ALPHA}),
         of(f"{update} known]", {**drawn, **known}),
-        of(f"{update} follows]", {**drawn, "flow_scale": SCALE}),
-        of(f"{update} mode follows]", {**sent, "flow_scale": SCALE}, {"choose": "mode"}),
-        seen(f"{update} mean seen follows]", {**sent, "alpha": rows(uniform(0, 16 / k)), "flow_scale": SCALE, **embedding}, {"choose": "mean"}),
-        of(f"{update} mode]", sent, {"choose": "mode"}),
-        of(f"{update} mean known]", {**sent, **known}, {"choose": "mean"}),
+        of(f"{update} follows]", {**drawn, **SCALE}),
+        of(f"{update} mode follows]", {**mode, **SCALE}),
+        seen(f"{update} mean seen follows]", {**mean, "alpha": rows(uniform(0, 16 / k)), **SCALE, **embedding}),
+        of(f"{update} mode]", mode),
+        of(f"{update} mean known]", {**mean, **known}),
         seen(f"{update} seen]", {**drawn, **embedding}),
-        seen(f"{update} mean seen]", {**sent, **embedding}, {"choose": "mean"}),
-        of(f"{solve}]", first, beta),
-        of(f"{solve} ode2 follows]", {**second, **follows}, {"rule": "ode2", **beta}),
-        of(f"{solve} ode2 known]", {**second, **known}, {"rule": "ode2", **beta}),
-        of(f"{solve} sde2]", {**second, **noise}, {"rule": "sde2", **beta}),
-        of(f"{solve} renoise mode]", {**first, **noise}, {"rule": "renoise", "choose": "mode", **beta}),
-        of(f"{solve} sde1 sample]", {**first, **noise, "draw_noise": uniform(0, 1)}, {"rule": "sde1", "choose": "sample", **beta}),
-        seen(f"{solve} ode2 seen]", {**second, **embedding}, {"rule": "ode2", **beta}),
-    ]  # fmt: skip
-    scaled = {**head(k), "flow_scale": SCALE, "state": per_class(normal(2), k)}
+        seen(f"{update} mean seen]", {**mean, **embedding}),
+        of(f"{solve}]", first),
+        of(f"{solve} ode2 follows]", {**ode2, **follows}),
+        of(f"{solve} ode2 known]", {**ode2, **known}),
+        of(f"{solve} sde2]", {**second, **noise, "rule": "sde2"}),
+        of(f"{solve} renoise mode]", {**first, **noise, "rule": "renoise", "choose": "mode"}),
+        of(f"{solve} sde1 sample]", {**first, **noise, **draw, "rule": "sde1", "choose": "sample"}),
+        seen(f"{solve} ode2 seen]", {**ode2, **embedding}),
+    ]
+    scaled = {**head(k), **SCALE, "state": per_class(normal(2), k)}
     MODES += [of(f"vocabulary.mode[K={k}]", head(k)), of(f"vocabulary.mode[K={k} follows]", scaled)]
