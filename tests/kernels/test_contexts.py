@@ -60,7 +60,7 @@ def test_every_context_of_the_package_is_tested():
     assert found == CONTEXTS.keys()
 
 
-@pytest.mark.parametrize("sampler", ["ancestral", "ode2"])
+@pytest.mark.parametrize("sampler", samplers.SAMPLERS)
 def test_a_sampling_run_that_fails_leaves_the_modes_of_modules(sampler):
     model, calls = mixed(), []
     before = modes(model)
