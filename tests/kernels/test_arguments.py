@@ -1,12 +1,16 @@
 """The arguments that public functions accept, and those that they refuse because results would be silently wrong."""
 
+import functools
+from dataclasses import replace
+
 import numpy
 import pytest
 import torch
 
 from bfn_kernels import checks, continuous, discrete, discretised
 from bfn_kernels.schedules import ExponentialVariance, LogarithmicAccuracy, QuadraticAccuracy
-from tests.kernels.support import INTERPRETED, ON_CPU, SHARED
+from tests.kernels.support import FIRST, INTERPRETED, ON_CPU, SHARED
+from tests.kernels.test_noise import RANDOM
 
 X, Z = torch.linspace(-1, 1, 12).reshape(3, 4), torch.linspace(-2, 2, 60).reshape(3, 4, 5)
 CLASSES = torch.arange(12).reshape(3, 4) % 5
@@ -219,39 +223,27 @@ def test_numpy_numbers(backend):
     assert type(checks.integer("n_steps", numpy.uint8(255), 1)) is int  # numpy.uint8(255) + 1 overflows
 
 
-RANDOM = {
-    "flow": lambda **k: continuous.flow_sample(X, 0.5, **S, **k),
-    "sender": lambda **k: continuous.sender_sample(X, 0.5, **k),
-    "update": lambda **k: continuous.update_sample(X, X, 1.0, 2.0, **k)[0],
-    "binned draw": lambda **k: discretised.sample(X, X + 2, num_bins=99, **k),
-    "binned update": lambda **k: discretised.update_sample(X, X, X, 1.0, 0.5, 2.0, **BINS, **k)[0],
-    "binned L_n": lambda **k: discretised.discrete_time_loss(X, X, X, X, 0.5, n_steps=2, n_samples=2, **BINS, **k),
-    "classes flow": lambda **k: discrete.flow_sample(CLASSES, 0.5, num_classes=5, **B, **k),
-    "classes sender": lambda **k: discrete.sender_sample(CLASSES, 0.5, num_classes=5, **k),
-    "classes update": lambda **k: discrete.update_sample(Z, Z, 0.5, **k),
-    "classes L_n": lambda **k: discrete.discrete_time_loss(CLASSES, Z, 0.5, n_steps=2, **B, **k),
-}
-
-
-@pytest.mark.parametrize("name", RANDOM)
+@pytest.mark.parametrize("case", [case for case in FIRST if case in RANDOM and not case.hard], ids=str)
 @pytest.mark.parametrize("backend", SHARED)
-def test_a_generator_that_the_caller_passes(name, backend):
-    draw, state = RANDOM[name], torch.get_rng_state()
+def test_a_generator_that_the_caller_passes(case, backend):
+    inputs = {name: value for name, value in case.inputs((9, 9), torch.float32).items() if not name.endswith("noise")}
+    options = {name: value for name, value in case.options.items() if name != "seed"}
+    draw, state = functools.partial(replace(case, options=options), inputs, backend), torch.get_rng_state()
     first, second, again = (torch.Generator().manual_seed(s) for s in (1, 2, 1))
-    one = draw(generator=first, backend=backend)
-    assert torch.equal(one, draw(generator=again, backend=backend))
+    one = draw(generator=first)
+    assert torch.equal(one, draw(generator=again))
     for other in (first, second):
-        assert not torch.equal(one, draw(generator=other, backend=backend))
+        assert not torch.equal(one, draw(generator=other))
     assert torch.equal(state, torch.get_rng_state())
     with pytest.raises(ValueError, match="at most one of seed and generator"):
-        draw(generator=first, seed=1, backend=backend)
+        draw(generator=first, seed=1)
     with pytest.raises(TypeError, match=r"generator must be a torch.Generator, got int"):
-        draw(generator=3, backend=backend)
+        draw(generator=3)
 
 
 def test_a_generator_together_with_noise_or_on_another_device():
     with pytest.raises(ValueError, match="generator must be None where noise is given"):
-        RANDOM["flow"](noise=X, generator=torch.Generator())
+        continuous.flow_sample(X, 0.5, noise=X, generator=torch.Generator(), **S)
     with pytest.raises(ValueError, match="generator must be on meta, got cpu"):
         continuous.sender_sample(X.to("meta"), 1.0, generator=torch.Generator())
 
