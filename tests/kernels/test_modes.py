@@ -7,6 +7,9 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bfn_kernels import circular, continuous, discrete, discretised, gauss, noise, schedules
+from tests.kernels.case import giving
+from tests.kernels.declared import OPS, parameters, public
+from tests.kernels.op_cases import CASES
 from tests.kernels.support import (
     FIRST,
     INTERPRETED,
@@ -18,6 +21,7 @@ from tests.kernels.support import (
     pairs,
     weights_like,
 )
+from tests.kernels.vocabulary_cases import LARGE, STEPS
 
 X, Z, CLASSES = torch.linspace(-1, 1, 12).view(3, 4), torch.linspace(-2, 2, 24).view(3, 4, 2), torch.ones(3, 4).long()
 SEEDS = [0, 1, 2, -1, -(2**63), 2**63, 2**64 - 1, 2**64 + 5, 3, 4, 5, 6]
@@ -290,35 +294,20 @@ class Learned:
 
 
 NEEDED = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
-SCHEDULED = {
-    "sigma_1": [
-        lambda b: continuous.flow_sample(X, 0.5, sigma_1=NEEDED, noise=X, backend=b),
-        lambda b: continuous.predict_data(X, X, 0.5, schedule=schedules.ExponentialVariance(NEEDED), backend=b),
-        lambda b: continuous.reconstruction_loss(X, X, X, sigma_1=NEEDED, num_bins=4, backend=b),
-        lambda b: discretised.continuous_time_loss(X, X, X, X, 0.5, sigma_1=NEEDED, num_bins=4, backend=b),
-    ],
-    "beta_1": [
-        lambda b: discrete.flow_sample(CLASSES, 0.5, num_classes=2, beta_1=NEEDED, noise=Z, backend=b),
-        lambda b: discrete.continuous_time_loss(CLASSES, Z, 0.5, beta_1=NEEDED, backend=b),
-        lambda b: discrete.continuous_time_loss(
-            CLASSES, Z, 0.5, schedule=schedules.LogarithmicAccuracy(2, NEEDED), backend=b
-        ),
-    ],
-    "schedule": [
-        lambda b: continuous.flow_sample(X, 0.5, schedule=Learned(NEEDED), noise=X, backend=b),
-        lambda b: continuous.discrete_time_loss(X, X, X, 0.0, schedule=Learned(NEEDED), n_steps=3, backend=b),
-        lambda b: discretised.continuous_time_loss(X, X, X, X, 0.5, schedule=Learned(NEEDED), num_bins=4, backend=b),
-        lambda b: discrete.continuous_time_loss(CLASSES, Z, 0.5, schedule=Learned(NEEDED), backend=b),
-    ],
-}
+LEARNED = {"sigma_1": NEEDED, "beta_1": NEEDED, "schedule": Learned(NEEDED)}
+TABLE = [case for case in [*CASES, *LARGE, *STEPS] if not case.long]
+# Schedules of angles are numbers alone, and test_solvers.py has the error of a solver's step.
+TRAINED = [op for op in OPS if not (op.startswith("circular") or op.endswith("solver_step"))]
+WITH_SCHEDULES = [(op, name) for op in TRAINED for name in LEARNED if name in parameters(op)]
 
 
-@pytest.mark.parametrize("backend", ON_CPU)
-@pytest.mark.parametrize("name", SCHEDULED)
-def test_a_schedule_that_needs_a_gradient_is_an_error(name, backend):
-    for op in SCHEDULED[name]:
-        with pytest.raises(ValueError, match=f"{name} requires a gradient, but none is defined for it"):
-            op(backend)
-        if not INTERPRETED:
-            with torch.no_grad():
-                op(backend)
+@pytest.mark.parametrize("backend", ["reference", *SHARED])
+@pytest.mark.parametrize(("op", "name"), WITH_SCHEDULES)
+def test_a_schedule_that_needs_a_gradient_is_an_error(op, name, backend):
+    case = giving(TABLE, op, "beta_1" if "beta_1" in parameters(op) else "sigma_1")
+    given = case.inputs((3, 4), torch.float32) | case.options
+    given = {k: v for k, v in given.items() if k not in LEARNED} | {name: LEARNED[name], "backend": backend}
+    with pytest.raises(ValueError, match=f"{name} requires a gradient, but none is defined for it"):
+        public(op)(**given)
+    with torch.no_grad():
+        public(op)(**given)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from bfn_kernels import binary, continuous, discrete, discretised, noise
+from tests.kernels.op_cases import CASES
 from tests.kernels.support import ON_CPU, joins, pairs
 
 CLASSES = torch.tensor([[0, 2, 1], [1, 1, 2]])
@@ -97,26 +98,17 @@ def test_reconstruction_by_bins_has_the_clip_and_the_mask(parametrisation, backe
             torch.testing.assert_close(masked, value, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("choose", ["mode", "mean"])
-def test_what_is_not_drawn_needs_no_seed(choose):
+UNDRAWN = [c for c in CASES if c.options.get("choose") in ("mode", "mean") and "noise" in c.fields and not c.long]
+
+
+@pytest.mark.parametrize("case", UNDRAWN, ids=str)
+def test_what_is_not_drawn_needs_no_seed(case):
     """If the sender's noise is passed, a mode or a mean draws nothing from torch's generator, and takes no seed."""
-    x, z = random(0, 2, 3), random(1, 2, 3, 3)
-    steps = [
-        lambda **k: discrete.update_sample(z, z, 1.0, choose=choose, noise=z, **k),
-        lambda **k: binary.update_sample(x, x, 1.0, choose=choose, noise=x, **k),
-        lambda **k: discretised.update_sample(
-            x, x, x, 1.0, 0.5, 1.0, num_bins=4, choose=choose, noise=x, parametrisation="data", **k
-        )[0],
-        lambda **k: discretised.update_sample(
-            z, z, x, 1.0, 0.5, 1.0, num_bins=4, choose=choose, noise=x, mixture_logits=z, parametrisation="data", **k
-        )[0],
-    ]
-    for step, more in zip(steps, ({}, {}, S, S), strict=True):
-        before = torch.get_rng_state()
-        step(**more)
-        assert torch.equal(torch.get_rng_state(), before)
-        with pytest.raises(ValueError, match="seed must be None where noise is given, got 1"):
-            step(seed=1, **more)
+    inputs, before = case.inputs((2, 3), torch.float32), torch.get_rng_state()
+    case(inputs)
+    assert torch.equal(torch.get_rng_state(), before)
+    with pytest.raises(ValueError, match="seed must be None where noise is given, got 1"):
+        case(inputs, seed=1)
 
 
 @pytest.mark.parametrize("seed", [7, -1, 2**40 + 3])
