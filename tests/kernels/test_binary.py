@@ -164,22 +164,6 @@ def test_eight_nodes_where_nothing_is_said(backend):
     assert torch.equal(loss(receiver="joint"), loss())
 
 
-@pytest.mark.parametrize("kind", [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8], ids=str)
-@backends
-def test_classes_of_any_type(kind, backend):
-    z, mask = random(9, *SHAPE).float(), EPS > -1
-    ops = [
-        lambda x: binary.flow_sample(x, 0.5, mask=mask, seed=1, backend=backend, **BETA),
-        lambda x: binary.sender_sample(x, 0.5, seed=1, backend=backend),
-        lambda x: binary.update_sample(z, z, 0.5, known=x, known_mask=mask, seed=1, backend=backend),
-        lambda x: binary.continuous_time_loss(x, z, 0.5, mask=mask, backend=backend, **BETA),
-        lambda x: binary.reconstruction_loss(x, z, backend=backend),
-        lambda x: binary.discrete_time_loss(x, z, step=1, n_steps=3, backend=backend, **BETA),
-    ]
-    for op in ops:
-        assert torch.equal(op(X.to(kind)), op(X))
-
-
 @backends
 def test_known_noise(backend):
     """The normals and uniforms of a seed, numbered by variable: four of them to a group."""

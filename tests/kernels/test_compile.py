@@ -5,13 +5,14 @@ import inspect
 import pytest
 import torch
 
-from bfn_kernels import circular, continuous, discrete, discretised, nn
+from bfn_kernels import circular, continuous, discrete, nn
 from bfn_kernels.schedules import VonMisesAccuracy
 from tests.kernels.case import Case
 from tests.kernels.recorded import KINDS, RECORDINGS, kind
-from tests.kernels.support import COMPILER, NATIVE, WITH_COMPILER, evaluate, named, serves, weights_like
+from tests.kernels.support import COMPILER, FIRST, NATIVE, WITH_COMPILER, evaluate, named, serves, weights_like
 from tests.kernels.test_nn import KINDS as KINDS_OF_MODELS
 from tests.kernels.test_nn import SHAPE, Network, make
+from tests.kernels.test_noise import RANDOM
 
 ON_REFERENCE = [
     "continuous.reconstruction_loss[bins std]",
@@ -160,27 +161,17 @@ def test_every_operator_is_recorded():
 
 
 @pytest.mark.parametrize("backend", NATIVE)
-@pytest.mark.parametrize(
-    "function",
-    [
-        lambda x, b: continuous.flow_sample(x, 0.5, sigma_1=0.1, seed=1, backend=b),
-        lambda x, b: continuous.sender_sample(x, 0.5, seed=1, backend=b),
-        lambda x, b: discretised.sample(x, x.exp(), num_bins=4, seed=1, backend=b),
-        lambda x, b: discrete.update_sample(x, x, 0.5, seed=1, backend=b),
-        lambda x, b: circular.sender_sample(x, 0.5, seed=1, backend=b),
-        lambda x, b: circular.flow_sample(x, 2, schedule=ANGLES[0], output="log", seed=1, backend=b),
-        lambda x, b: circular.update_sample(x, x, x, 0.5, out=torch.empty(4, 5), seed=1, backend=b),
-        # vmap leaves the tensor alone whose shape the results have
-        lambda x, b: circular.update_sample(x, X, X, 0.5, out=torch.empty(4, 5), seed=1, backend=b),
-        lambda x, b: circular.update_sample(X, X, x, 0.5, out=torch.empty(4, 5), seed=1, backend=b),
-        lambda x, b: circular.flow_sample(X, 2, schedule=ANGLES[0], output="log", seed=x[0, 0].long(), backend=b),
-        lambda x, b: circular.sender_sample(X, 0.5, seed=x[0, 0].long(), backend=b),
-    ],
-)
-def test_vmap_is_an_error(function, backend):
-    """One seed and positions from 0 in every lane would repeat the same noise."""
-    with pytest.raises(RuntimeError, match="does not go under vmap"):
-        torch.vmap(lambda x: function(x, backend))(torch.zeros(3, 4, 5))
+@pytest.mark.parametrize("case", [case for case in FIRST if case in RANDOM and case.kernels], ids=str)
+def test_vmap_is_an_error(case, backend):
+    """Whichever tensor has lanes: one seed and positions from 0 in every lane would repeat the same noise."""
+    inputs = {k: v for k, v in case.inputs((3, 4), torch.float32).items() if not k.endswith("noise")}
+    lanes = {name: torch.stack([value, value]) for name, value in inputs.items() if torch.is_tensor(value)}
+    for name, stacked in ({**lanes, "seed": torch.arange(2)}).items():
+        if name == "t" and case.options.get("parametrisation") == "data":
+            continue  # no result depends on it
+        with pytest.raises(RuntimeError, match="does not go under vmap"):
+            torch.vmap(lambda x, name=name: case({"seed": 1, **inputs, name: x}, backend))(stacked)
+            pytest.fail(f"lanes of {name} were taken")
 
 
 def test_compiled_code_notices_another_schedule():

@@ -41,6 +41,22 @@ def test_a_class_out_of_range_is_named(case, backend):
                 case({**inputs, name: bad}, backend)
 
 
+KINDS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)  # the last for binary data alone
+
+
+@pytest.mark.parametrize("backend", ON_A_CPU)
+@pytest.mark.parametrize("case", [case for case in CLASSED if not case.long], ids=repr)
+def test_classes_of_any_type(case, backend):
+    if not serves(case, backend):
+        pytest.skip("the reference serves")
+    inputs, want = case.inputs(SHAPE, torch.float32), None
+    named = {name: inputs[name] for name in GIVEN & {*inputs} if not inputs[name].is_floating_point()}
+    for kind in KINDS if case.family == "binary" else KINDS[:-1]:
+        got = case(inputs | {name: x.clamp(0, classes_of(case) - 1).to(kind) for name, x in named.items()}, backend)
+        want = got if want is None else want
+        assert torch.equal(got, want), kind
+
+
 REALS = [case for case in CASES if case.family in ("continuous", "discretised") and not case.huge]
 # these ops compare x with a prediction
 COMPARED = [case for case in REALS if case.loss or case.op == "discretised.log_prob"]
