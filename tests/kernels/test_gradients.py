@@ -69,18 +69,6 @@ def test_the_graph_can_be_used_twice(case, backend):
         torch.testing.assert_close(twice, 2 * want, rtol=1e-5, atol=1e-30, equal_nan=True)
 
 
-# Only the reference is tested here, since other tests compare all backends with its gradients.
-@pairs(["reference"], lambda case: differentiable(case) and "mask" in case.fields)
-def test_no_gradient_behind_a_mask(case, backend):
-    inputs = case.inputs((3, 5), torch.float32)
-    found = evaluate(case, inputs, backend)
-    assert found["result"].isfinite().all()
-    for name in case.diff:
-        assert found[name].isfinite().all()
-        assert (found[name][~inputs["mask"]] == 0).all()
-        assert (found[name][inputs["mask"]] != 0).any()
-
-
 def second_derivatives(case, inputs, backend):
     inputs = inputs | {k: inputs[k].clone().requires_grad_() for k in case.diff}
     leaves = [inputs[k] for k in case.diff]
