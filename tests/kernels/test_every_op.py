@@ -1,11 +1,15 @@
 """What holds of every op: a class or a number out of range is named, wherever it stands."""
 
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
 import pytest
 import torch
 
 from tests.kernels.case import Case
 from tests.kernels.op_cases import CASES
-from tests.kernels.support import NATIVE, serves
+from tests.kernels.support import INTERPRETED, NATIVE, evaluate, joins, serves
 
 GIVEN = {"x", "known"}  # the arguments that are classes, if they are not distributions or bools
 CLASSED = [case for case in CASES if case.family in ("binary", "discrete") and not case.huge and GIVEN & {*case.fields}]
@@ -17,13 +21,8 @@ def classes_of(case: Case) -> int:
     return 2 if case.family == "binary" else case.num_classes
 
 
-@pytest.mark.parametrize("backend", ON_A_CPU)
-@pytest.mark.parametrize("case", CLASSED, ids=repr)
-def test_a_class_out_of_range_is_named(case, backend):
-    """Wherever it stands, unless a mask says that nobody looks."""
-    if not serves(case, backend):
-        pytest.skip("the reference serves")
-    inputs = case.inputs(SHAPE, torch.float32)
+def spoilt(case: Case, inputs: dict) -> Iterator[tuple[str, int, int, dict]]:
+    """Puts a class out of range where no mask hides it. Yields the argument, the place, the class and the inputs."""
     for name in GIVEN & {*inputs}:
         classes = inputs[name]
         if classes.dtype == torch.bool or classes.is_floating_point():
@@ -31,14 +30,41 @@ def test_a_class_out_of_range_is_named(case, backend):
         limits = torch.iinfo(classes.dtype)
         mask = inputs.get("mask" if name == "x" else "known_mask")
         seen = torch.ones(classes.shape, dtype=torch.bool) if mask is None else mask.expand(classes.shape)
-        places = seen.flatten().nonzero().flatten()
-        last, middle = places[-1], places[len(places) // 2]
-        for place, wrong in ((places[0], classes_of(case)), (last, limits.min or limits.max), (middle, limits.max)):
+        places = seen.flatten().nonzero().flatten().tolist()
+        wrong = [classes_of(case), limits.min or limits.max, limits.max, *[2**32] * (limits.bits == 64)]
+        for place, number in zip((places[0], places[-1], places[len(places) // 2], places[1]), wrong, strict=False):
             bad = classes.clone().contiguous()
-            bad.view(-1)[place] = wrong
-            message = rf"^{name} must hold classes in \[0, {classes_of(case)}\), got {wrong}$"
-            with pytest.raises(IndexError, match=message):
-                case({**inputs, name: bad}, backend)
+            bad.view(-1)[place] = number
+            yield name, place, number, {**inputs, name: bad}
+
+
+@pytest.mark.parametrize("backend", ON_A_CPU)
+@pytest.mark.parametrize("case", CLASSED, ids=repr)
+def test_a_class_out_of_range_is_named(case, backend):
+    """Wherever it stands, unless a mask says that nobody looks."""
+    if not serves(case, backend):
+        pytest.skip("the reference serves")
+    for name, _, number, bad in spoilt(case, case.inputs(SHAPE, torch.float32)):
+        message = rf"^{name} must hold classes in \[0, {classes_of(case)}\), got {number}$"
+        with pytest.raises(IndexError, match=message):
+            case(bad, backend)
+
+
+# Rows of whole vectors, and others; the lower half of 2³² is a class.
+SHAPES = [(2, 5)] if INTERPRETED else [SHAPE, (2, 40)]
+
+
+@pytest.mark.parametrize("backend", [name for name in NATIVE if name not in ON_A_CPU])
+@pytest.mark.parametrize("case", [c for c in CLASSED if not c.long and (joins(c) or "known" in c.fields)], ids=repr)
+def test_a_class_out_of_range_gives_nan(case, backend):
+    """It is no error on a GPU, since looking would cost a synchronisation. The other variables do not change."""
+    case = replace(case, options=case.options | {"reduction": "none"}) if case.loss else case
+    for shape in SHAPES:
+        for name, place, number, bad in spoilt(case, case.inputs(shape, torch.float32)):
+            found = evaluate(case, bad, backend, None if case.loss else ())
+            for of, value in found.items():
+                nan = value.reshape(math.prod(shape), -1).isnan().any(1)
+                assert nan.nonzero().tolist() == [[place]], f"{of} of {name}={number}"
 
 
 KINDS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)  # the last for binary data alone
