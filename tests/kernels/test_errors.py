@@ -5,7 +5,7 @@ for classes and data out of range."""
 import pytest
 import torch
 
-from bfn_kernels import Limits, binary, continuous, discrete, discretised, extensions, noise
+from bfn_kernels import Limits, continuous, discrete, discretised, extensions, noise
 from bfn_kernels.backends import BACKENDS
 from bfn_kernels.records import NO_DRAWS, NO_SCORE, Guidance, Noise, Sent, Solver
 from bfn_kernels.schedules import ExponentialVariance, QuadraticAccuracy
@@ -58,14 +58,6 @@ def normal(pred_mean=X, pred_log_std=X, mean=X, t=0.5, **k):
 
 def classes(x=CLASSES, logits=Z, t=0.5, **k):
     return discrete.continuous_time_loss(x, logits, t, **{"beta_1": 3.0, **k})
-
-
-def bits(x=CLASSES, logits=X, t=0.5, **k):
-    return binary.continuous_time_loss(x, logits, t, **{"beta_1": 3.0, **k})
-
-
-def flip(output_logits=X, state=X, alpha=1.0, **k):
-    return binary.update_sample(output_logits, state, alpha, **k)
 
 
 def few(n_steps=3, **k):
@@ -126,7 +118,6 @@ BAD = [
     (classes, {"beta_1": None}, ValueError, "exactly one of beta_1 and schedule"),
     (few, {"quadrature": 8}, ValueError, "quadrature must be None for the joint receiver.*8 for K = 4"),
     (draw, {"state": Z[..., :3]}, ValueError, r"output_logits must have shape \(2, 3, 3\).*\(2, 3, 4\)"),
-    (bits, {"logits": Z}, ValueError, r"logits must have shape \(2, 3\).*\(2, 3, 4\)"),
     (draw, {"theta_out": Z[:1]}, ValueError, r"theta_out must have shape \(2, 3, 4\).*\(1, 3, 4\)"),
     (draw, {"theta_out": Z.int()}, TypeError, "theta_out must be one of.*int32"),
     (draw, {"choose": "mean", "draw_noise": X}, ValueError, 'draw_noise must be None with choose="mean"'),
@@ -142,7 +133,7 @@ def test_bad_input(call, arguments, kind, message, backend):
 
 @pytest.mark.parametrize("backend", ON_CPU)
 def test_the_valid_calls_that_the_bad_ones_spoil(backend):
-    for call in (flow, loss, binned, reconstruction, step, mixed, sent, normal, classes, few, draw, bits, flip):
+    for call in (flow, loss, binned, reconstruction, step, mixed, sent, normal, classes, few, draw):
         call(backend=backend)
 
 

@@ -1,6 +1,7 @@
 """Properties that must hold for any input; hypothesis looks for inputs that break them."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bfn_kernels import continuous, discrete, discretised
-from tests.kernels.support import INTERPRETED, ON_CPU
+from tests.kernels.support import FIRST, INTERPRETED, ON_CPU, pairs
 
 settings.register_profile("bounded", max_examples=6 if INTERPRETED else 25, deadline=None, derandomize=True)
 settings.load_profile("bounded")
@@ -120,38 +121,24 @@ def test_many_steps_tend_to_continuous_time(seed, backend):
         assert near < 0.01 and near < far
 
 
-def reductions(loss):
-    """The result of a function of (mask, reduction) for each reduction."""
-    mask, nothing = (torch.arange(12) % 3 != 0).reshape(3, 4), torch.zeros(3, 4, dtype=torch.bool)
-    leading, trailing = (mask[:, 0], mask[:, :1]), (mask[0], mask[:1])  # the argument, and the same with 2 dimensions
-    masks = [(None, ~nothing), leading, trailing, (nothing, nothing), (mask, mask), (mask[:, :1], mask[:, :1])]
-    for chosen, full in masks[: 4 if INTERPRETED else 6]:
+LOSSES = [case for case in FIRST if case.loss and not (INTERPRETED and case.options.get("n_steps"))]
+MASK, NOTHING = (torch.arange(12) % 3 != 0).reshape(3, 4), torch.zeros(3, 4, dtype=torch.bool)
+# What is given, and the same in two dimensions: no mask, one of rows, one of columns, of nothing, and of variables.
+MASKS = [(None, ~NOTHING), (MASK[:, 0], MASK[:, :1]), (MASK[0], MASK[:1]), (NOTHING, NOTHING), (MASK, MASK)]
+
+
+@pairs(ON_CPU, LOSSES.__contains__)
+def test_reductions_and_masks(case, backend):
+    """Consistent with each other; a mask does what leaving the variables out would."""
+    inputs = case.inputs((3, 4), torch.float64)
+
+    def loss(mask, reduction):
+        return replace(case, options=case.options | {"reduction": reduction})({**inputs, "mask": mask}, backend)
+
+    for chosen, full in MASKS:
         each, full = loss(chosen, "none"), full.expand(3, 4)
         want = {"batch": each.sum(1), "sum": each.sum(), "mean": each.sum() / full.sum().clamp(min=1)}
         for name, value in want.items():
             torch.testing.assert_close(loss(chosen, name), value, rtol=1e-12, atol=1e-14)
         assert (each[~full] == 0).all()
         torch.testing.assert_close(each, loss(None, "none") * full, rtol=1e-12, atol=0)
-
-
-@on_each
-@given(seed=seeds)
-@settings(max_examples=1)
-def test_reductions_and_masks(seed, backend):
-    """Consistent with each other; a mask does what leaving the variables out would."""
-    a, b, x = random(seed, 3, 3, 4)
-    x, z, classes = x.tanh(), random(seed + 1, 3, 4, 5), torch.arange(12).reshape(3, 4) % 5
-    s = {"sigma_1": 0.1}
-    losses = [
-        lambda **k: continuous.continuous_time_loss(x, a, b, 0.6, **s, **k),
-        lambda **k: continuous.discrete_time_loss(x, a, b, 0.6, n_steps=5, **s, **k),
-        lambda **k: continuous.reconstruction_loss(x, a, b, **s, **k),
-        lambda **k: discretised.continuous_time_loss(x, a, b, x, 0.6, num_bins=7, **s, **k),
-        lambda **k: discretised.discrete_time_loss(x, a, b, x, 0.6, n_steps=5, num_bins=7, **s, **k),
-        lambda **k: discretised.reconstruction_loss(x, a, b, x, num_bins=7, **s, **k),
-        lambda **k: discrete.continuous_time_loss(classes, z, 0.6, beta_1=2.0, **k),
-        lambda **k: discrete.discrete_time_loss(classes, z, 0.6, beta_1=2.0, n_steps=5, seed=1, **k),
-        lambda **k: discrete.reconstruction_loss(classes, z, **k),
-    ]
-    for loss in losses[:: 2 if INTERPRETED else 1]:  # each family has one code for all its losses
-        reductions(lambda m, r, loss=loss: loss(mask=m, reduction=r, backend=backend))
