@@ -102,9 +102,6 @@ def test_the_next_step_is_a_fifth_to_twice_as_long(error, factor):
 
 
 def test_steps_that_are_refused():
-    for wrong in ({"start": 1.0}, {"tolerance": 0.0}, {"first": 0.0}, {"max_calls": 0}):
-        with pytest.raises(ValueError, match="must"):
-            Steps(**{"start": 0.1, "tolerance": 0.1, **wrong})
     steps = Steps(0.1, 0.1, end=0.11 + 5e-8)  # what is left after the first step is short
     assert steps.judge(None) and steps.judge(1e-9) and steps.t == steps.end
     steps = Steps(0.1, 0.1)

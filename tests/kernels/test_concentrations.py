@@ -121,7 +121,6 @@ def test_a_table_is_made_without_a_warning():
         torch.set_warn_always(before)
 
 
-@pytest.mark.parametrize("alphas", [[3e38, 3e38], [1e-40], [torch.inf]])
-def test_accuracies_beyond_float32_are_refused(alphas):
+def test_accuracies_whose_sum_is_beyond_float32_are_refused():
     with pytest.raises(ValueError, match=r"alphas must be a vector of positive, finite numbers, at least .* 3.4e38"):
-        VonMisesAccuracy(alphas)
+        VonMisesAccuracy([3e38, 3e38])

@@ -171,22 +171,17 @@ def test_out_leaves_no_gradient():
         discrete.update_sample(logits, torch.zeros(2, 3), 1.0, out=torch.empty(2, 3))
 
 
-@pytest.mark.parametrize("backend", ON_CPU)
-def test_times_written_over_before_the_backward_pass(backend):
+@pairs(ON_CPU, lambda case: case in FIRST and case.diff and "t" in case.fields)
+def test_times_written_over_before_the_backward_pass(case, backend):
     """The row scalars were computed from the times before they changed."""
-    x, t = torch.rand(4, 3), torch.rand(4)
-    classes, logits = torch.arange(4), torch.rand(4, 5)
-    for function, data in (
-        (lambda z: continuous.flow_sample(z, t, sigma_1=0.1, seed=1, backend=backend), x),
-        (lambda z: continuous.continuous_time_loss(x, z, x, t, sigma_1=0.1, backend=backend), x.flip(0)),
-        (lambda z: discrete.continuous_time_loss(classes, z, t, beta_1=2.0, backend=backend), logits),
-    ):
-        leaf, before = data.clone().requires_grad_(), t.clone()
-        (expected,) = torch.autograd.grad(function(leaf).sum(), leaf)
-        result = function(leaf).sum()
-        t.fill_(0.5)
-        assert torch.equal(torch.autograd.grad(result, leaf)[0], expected)
-        t.copy_(before)
+    inputs = case.inputs((4, 3), torch.float32)
+    want = evaluate(case, inputs, backend)
+    given = inputs | {"t": inputs["t"].clone()} | {name: inputs[name].clone().requires_grad_() for name in case.diff}
+    result = case(given, backend)
+    given["t"].fill_(0.5)
+    leaves = [given[name] for name in case.diff]
+    grads = torch.autograd.grad(result, leaves, weights_like(result).to(result.dtype))
+    assert all(torch.equal(grad, want[name]) for name, grad in zip(case.diff, grads, strict=True))
 
 
 @pytest.mark.parametrize("backend", ON_CPU)
