@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bfn_kernels import binary, continuous, discrete, discretised, noise
+from bfn_kernels import continuous, discrete, discretised, noise
 from tests.kernels.op_cases import CASES
 from tests.kernels.support import ON_CPU, joins, pairs
 
@@ -242,42 +242,36 @@ def test_reconstruction_of_discretised_data_is_at_the_end_of_time(parametrisatio
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
 
 
-def test_explicit_noise_stands_for_that_of_the_seed():
+NOISES = ("noise", "draw_noise", "component_noise")
+SEVERAL = [case for case in CASES if len({*NOISES} & {*case.fields}) > 1 and not case.long]
+
+
+def made(case, shape, key) -> dict:
+    """The noises that a seed makes for a call that has several."""
+    value, uniform = noise.normal(shape, key, noise.OUTPUT), noise.class_uniform(shape, key)
+    sender = noise.class_normal((*shape, case.num_classes), key) if case.num_classes else noise.normal(shape, key)
+    first = value if case.op == "discretised.sample" else sender
+    draw = value if case.family == "discretised" else uniform
+    every = first, draw, noise.class_uniform(shape, key, noise.COMPONENT)
+    return {name: numbers for name, numbers in zip(NOISES, every, strict=True) if name in case.fields}
+
+
+@pytest.mark.parametrize("case", SEVERAL, ids=str)
+def test_explicit_noise_stands_for_that_of_the_seed(case):
     """If one of several noises is passed, the seed makes the others as it would if none was passed."""
-    x, z, seed, shape = random(0, 2, 3), random(1, 2, 3, 4), 11, (2, 3)
-    of = {"num_bins": 9, "parametrisation": "data", "backend": "reference", **S}
-    steps = [
-        lambda **k: discrete.update_sample(z, z, 1.0, backend="reference", **k),
-        lambda **k: binary.update_sample(x, x, 1.0, backend="reference", **k),
-        lambda **k: discretised.update_sample(x, x, x, 1.0, 0.5, 1.0, **of, **k)[0],
-        lambda **k: discretised.update_sample(z, z, x, 1.0, 0.5, 1.0, mixture_logits=3 * z, **of, **k)[0],
-        lambda **k: discretised.sample(z, z.exp(), num_bins=9, mixture_logits=3 * z, backend="reference", **k),
-    ]
-    key = torch.tensor(seed)
-    normals = {"sender": noise.normal(shape, key, noise.SENDER), "value": noise.normal(shape, key, noise.OUTPUT)}
-    component = {"component_noise": noise.class_uniform(shape, key, noise.COMPONENT)}
-    sender, value = {"noise": normals["sender"]}, {"draw_noise": normals["value"]}
-    expected_noises = [
-        [{"noise": noise.class_normal(z.shape, key)}, {"draw_noise": noise.class_uniform(shape, key)}],
-        [sender, {"draw_noise": noise.class_uniform(shape, key)}],
-        [sender, value],
-        [sender, value, component],
-        [{"noise": normals["value"]}, component],
-    ]
-    for step, noises in zip(steps, expected_noises, strict=True):
-        want = step(seed=seed)
-        assert not torch.equal(step(seed=seed + 1), want)
-        for one in noises:
-            assert torch.equal(step(seed=seed, **one), want)
-            others = {k: v for more in noises if more is not one for k, v in more.items()}
-            assert torch.equal(step(seed=seed, **others), want)
-        every = {k: v for more in noises for k, v in more.items()}
-        assert torch.equal(step(**every), want)
-        with pytest.raises(ValueError, match="seed must be None where"):
-            step(seed=seed, **every)
+    inputs = {name: value for name, value in case.inputs((2, 3), torch.float32).items() if name not in NOISES}
+    noises = made(case, (2, 3), torch.tensor(11))
+    want = case(inputs, "reference", seed=11)
+    for one in noises:
+        others = {name: value for name, value in noises.items() if name != one}
+        assert torch.equal(case(inputs | {one: noises[one]}, "reference", seed=11), want)
+        assert torch.equal(case(inputs | others, "reference", seed=11), want)
+    assert torch.equal(case(inputs | noises, "reference"), want)
+    with pytest.raises(ValueError, match="seed must be None where"):
+        case(inputs | noises, "reference", seed=11)
 
 
-GIVEN = ("noise", "draw_noise", "component_noise", "known")
+GIVEN = (*NOISES, "known")
 
 
 @pairs(ON_CPU, lambda case: joins(case) and not case.long and any(name in case.fields for name in GIVEN))
