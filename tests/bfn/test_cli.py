@@ -207,11 +207,8 @@ def test_text_samples_are_printed(tmp_path):
     ("arguments", "message"),
     [
         (["train", "digit"], "no configuration 'digit'"),
-        (["train", "digits", "train.max_step=1"], "unknown key 'train.max_step'"),
-        (["train", "digits", "model.beta_1=1"], "model.kind='discretised' needs model.sigma_1"),
         (["evaluate", "nowhere"], "there is no checkpoint nowhere"),
         (["sample", "digits"], "there is no checkpoint digits; give the directory of a run, such as runs/digits"),
-        (["plot", "nowhere"], "there is no checkpoint nowhere"),
     ],
 )
 def test_what_the_user_can_put_right_is_one_line(arguments, message, tmp_path, monkeypatch):

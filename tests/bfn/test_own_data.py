@@ -16,9 +16,7 @@ from bfn.model import build_model
 from bfn.training.derived_seeds import DRAWS, derive
 from bfn_kernels.discretised import from_levels
 from bfn_kernels.schedules import ExponentialVariance
-from tests.bfn.command import bfn
 from tests.bfn.conftest import shipped
-from tests.bfn.tiny_settings import TINY
 
 LEVELS = torch.arange(256).repeat(3, 1)
 GREY = Data(*[from_levels(LEVELS, num_bins=256)] * 3, num_classes=256, baseline=8.0)
@@ -222,11 +220,3 @@ def test_a_wrong_output_of_a_network_is_one_line(name, monkeypatch):
             continue
         with pytest.raises(ConfigError, match=f"^network.name='mine:Own' must put out a .* of shape .*, got {got}"):
             model(x)
-
-
-def test_a_command_says_in_one_line_what_is_wrong_with_arrays(tmp_path, monkeypatch):
-    arrays = Data(*[np.zeros((3, 4), int)] * 3, num_classes=2, baseline=1.0)
-    monkeypatch.setitem(sys.modules, "mine", SimpleNamespace(data=lambda config: arrays))
-    result = bfn("train", "text", *TINY, "data.name=mine:data", f"out={tmp_path}")
-    assert result.output == "error: data.name='mine:data': train must be a torch.Tensor, got ndarray\n"
-    assert result.exit_code == 1
