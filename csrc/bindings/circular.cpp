@@ -51,30 +51,7 @@ auto step(Given sent, Maybe mean, Maybe concentration, const Message& message, c
   return compute(type, op, BFN_KERNEL(circular_step), new_mean, made.tensor);
 }
 
-auto loss_new(Given x, Given prediction, Given weight, int64_t cost, double period, const LossTarget& target,
-              bool need_prediction, bool need_weight) {
-  const Shape shape = shape_of(x);
-  const ScalarType type = compute_type(x, prediction, weight);
-  const Reduced to = target.over(x, shape, type);
-  const Output by_prediction = output_like(prediction, type, need_prediction);
-  const Output by_weight = output_like(weight, type, need_weight);
-  const CircularLoss op{
-      .cost = code("cost", cost, CircularCost::kDensity),
-      .period = period,
-      .x = view("x", x, shape),
-      .prediction = view("prediction", prediction, shape),
-      .weight = view("weight", weight, shape),
-      .grad_prediction = by_prediction.view,
-      .grad_weight = by_weight.view,
-      .to = to.to,
-  };
-  return compute(type, op, BFN_KERNEL(circular_loss), to.loss, to.scale, by_prediction.tensor, by_weight.tensor);
-}
-
-BFN_OPERATORS(m) {
-  add<&step, 3>(m, "circular_step");
-  add<&loss_new>(m, "circular_loss");
-}
+BFN_OPERATORS(m) { add<&step, 3>(m, "circular_step"); }
 
 }  // namespace
 }  // namespace bfn::bindings

@@ -88,26 +88,6 @@ Given tensor_of(const ClassLogits& output) { return output.logits; }
 View over(Given logits, const Shape& shape) { return view("logits", logits, shape); }
 bfn::ClassLogits over(const ClassLogits& output, const Shape& shape) { return output.over(shape); }
 
-// L_inf if there is a weight, else -ln p_x. `saved` receives what the backward pass needs. `to_save` is the op's field
-// for it.
-template <class Op, Kernel<Op> in_float, Kernel<Op> in_double>
-auto loss(Given x, const LogitsOf<Op>& output, Maybe weight, const LossTarget& target, const Output& saved,
-          View Op::* to_save) {
-  Given logits = tensor_of(output);
-  const Shape rows = variables(x), shape = kHasClasses<Op> ? with(rows, classes_of(logits)) : rows;
-  const ScalarType type = compute_type(logits);
-  const Reduced to = target.over(x, rows, type);
-  Op op{
-      .x = view("x", x, is_floating(x) ? shape : rows),
-      .logits = over(output, shape),
-      .weight = view_of_rows("weight", weight, rows, type),
-      .to = to.to,
-  };
-  op.*to_save = saved.view;
-  if constexpr (kHasClasses<Op>) op.num_classes = classes_of(logits);
-  return compute(type, op, in_float, in_double, to.loss, to.scale, saved.tensor);
-}
-
 // The kernels of discrete data write a contiguous gradient.
 template <class Op, Kernel<Op> in_float, Kernel<Op> in_double>
 auto discrete_time_loss(Given x, const LogitsOf<Op>& output, Given alpha, int64_t n_steps, int64_t receiver,
@@ -137,11 +117,6 @@ auto binary_sender_sample_new(Given x, Given alpha, Given spread, bool probs, co
   return sender_sample<BinarySender, BFN_KERNEL(binary_sender)>(x, alpha, spread, probs, noise, out);
 }
 
-auto binary_loss_new(Given x, Given logits, Maybe weight, const LossTarget& to, bool need_logits) {
-  const Output saved = output_like(logits, compute_type(logits), need_logits);
-  return loss<BinaryLoss, BFN_KERNEL(binary_loss)>(x, logits, weight, to, saved, &BinaryLoss::grad_logits);
-}
-
 auto theta_new(Given logits) {
   const Shape shape = shape_of(logits);
   const Output out = output_like(logits);
@@ -161,18 +136,29 @@ auto discrete_sender_sample_new(Given x, Given alpha, Given spread, int64_t num_
   return sender_sample<DiscreteSender, BFN_KERNEL(discrete_sender)>(x, alpha, spread, probs, noise, out);
 }
 
-// Saves the gradient if `in_forward` is set, else the numbers of each row from which the backward pass computes it.
-auto discrete_loss_new(Given x, const ClassLogits& output, Maybe weight, const LossTarget& to, bool in_forward,
+// L_inf if there is a weight, else -ln p_x. Saves the gradient if `in_forward` is set, else the numbers of each row
+// from which the backward pass computes it.
+auto discrete_loss_new(Given x, const ClassLogits& output, Maybe weight, const LossTarget& target, bool in_forward,
                        bool need_logits) {
 #ifdef BFN_CUDA
   if (in_forward) throw std::invalid_argument("in_forward must be False: only a CPU makes the gradient with the loss");
 #endif
   Given logits = output.logits;
+  const Shape rows = variables(x), shape = with(rows, classes_of(logits));
   const ScalarType type = compute_type(logits);
   const Output saved = in_forward ? output_like(logits, type, need_logits)
-                                  : bfn::output(logits, with(variables(x), kRowStats), type, need_logits);
-  const auto to_save = in_forward ? &DiscreteLoss::grad_logits : &DiscreteLoss::stats;
-  return loss<DiscreteLoss, BFN_KERNEL(discrete_loss)>(x, output, weight, to, saved, to_save);
+                                  : bfn::output(logits, with(rows, kRowStats), type, need_logits);
+  const Reduced to = target.over(x, rows, type);
+  const DiscreteLoss op{
+      .num_classes = classes_of(logits),
+      .x = view("x", x, is_floating(x) ? shape : rows),
+      .logits = output.over(shape),
+      .weight = view_of_rows("weight", weight, rows, type),
+      .stats = in_forward ? View{} : saved.view,
+      .grad_logits = in_forward ? saved.view : View{},
+      .to = to.to,
+  };
+  return compute(type, op, BFN_KERNEL(discrete_loss), to.loss, to.scale, saved.tensor);
 }
 
 auto loss_backward_new(Given grad, Given scale, Given x, const ClassLogits& output, Maybe weight, Maybe mask,
@@ -199,7 +185,6 @@ auto loss_backward_new(Given grad, Given scale, Given x, const ClassLogits& outp
 BFN_OPERATORS(m) {
   add<&binary_sender_sample_new>(m, "binary_sender_sample");
   add<&binary_step, 3>(m, "binary_step");
-  add<&binary_loss_new>(m, "binary_loss");
   add<&discrete_time_loss<BinaryNStep, BFN_KERNEL(binary_nstep)>>(m, "binary_discrete_time_loss");
   add<&theta_new>(m, "discrete_theta");
   add<&discrete_sender_sample_new>(m, "discrete_sender_sample");

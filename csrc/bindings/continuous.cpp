@@ -83,28 +83,6 @@ auto predict_data_backward_new(Given grad, const Prediction& network, bool want_
   return compute(type, op, BFN_KERNEL(predict_data_backward), grad_prediction.tensor, grad_mean.tensor);
 }
 
-auto squared_loss_new(Given x, const Prediction& network, Given weight, Maybe offset, const LossTarget& target,
-                      bool need_x, bool need_prediction, bool need_mean) {
-  const Shape shape = shape_of(x);
-  const ScalarType type = compute_type(x, network.prediction, network.mean);
-  const Reduced to = target.over(x, shape, type);
-  const Output grad_x = output_like(x, type, need_x);
-  const Output grad_prediction = output_like(network.prediction, type, need_prediction);
-  const Output grad_mean = output_like(network.mean ? *network.mean : x, type, need_mean);
-  const SquaredLoss op{
-      .x = view("x", x, shape),
-      .from = network.over(shape, type),
-      .weight = view_of_rows("weight", weight, shape, type),
-      .offset = view_of_rows("offset", offset, shape, type),
-      .grad_x = grad_x.view,
-      .grad_prediction = grad_prediction.view,
-      .grad_mean = grad_mean.view,
-      .to = to.to,
-  };
-  return compute(type, op, BFN_KERNEL(squared_loss), to.loss, to.scale, grad_x.tensor, grad_prediction.tensor,
-                 grad_mean.tensor);
-}
-
 // Multiplies x by `scale`, a view with the shape of x.
 auto times(Given x, const View& scale, const Output& out) {
   const Shape shape = shape_of(x);
@@ -125,7 +103,6 @@ BFN_OPERATORS(m) {
   add<&step, 2>(m, "continuous_step");
   add<&predict_data_new>(m, "continuous_predict_data");
   add<&predict_data_backward_new>(m, "continuous_predict_data_backward");
-  add<&squared_loss_new>(m, "continuous_squared_loss");
 }
 
 }  // namespace

@@ -71,7 +71,11 @@ struct Out {
   Tensor or_like(Given state) const { return tensor ? *tensor : new_like(state, state.scalar_type()); }
 };
 
-// What torch passes for one parameter of a binding: the fields of a record, or a single argument.
+// What torch passes for one parameter of a binding: the fields of a record or a tuple, or a single argument.
+template <class... F>
+auto fields_of(const std::tuple<F...>& parameter) {
+  return parameter;
+}
 template <class P>
 auto fields_of(const P& parameter) {
   if constexpr (requires { parameter.fields(); }) {
@@ -88,7 +92,10 @@ template <class P, class... F>
 P taken(StableIValue*& next, const StableIValue* end, Type<std::tuple<F...>>) {
   if (next == end) return P{};
   if (end - next < static_cast<std::ptrdiff_t>(sizeof...(F))) throw std::runtime_error("too few arguments");
-  return P{torch::stable::detail::to<std::remove_cvref_t<F>>(*next++)...};
+  const StableIValue* const first = std::exchange(next, next + sizeof...(F));
+  return [&]<size_t... I>(std::index_sequence<I...>) {
+    return P{torch::stable::detail::to<std::remove_cvref_t<F>>(first[I])...};
+  }(std::index_sequence_for<F...>());
 }
 
 // The binding f as torch calls it. The first argument is a tensor, and the operator runs on the device of this tensor.

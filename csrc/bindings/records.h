@@ -126,9 +126,9 @@ struct LossTarget {
   int64_t reduction;
   auto fields() const { return std::tie(mask, reduction); }
 
-  // `shape` is the shape of the losses.
-  Reduced over(Given x, const Shape& shape, ScalarType type) const {
-    check(!shape.empty(), "x", " must have a batch dimension");
+  // `shape` is the shape of the losses, and `name` the name of x in errors.
+  Reduced over(Given x, const Shape& shape, ScalarType type, const char* name = "x") const {
+    check(!shape.empty(), name, " must have a batch dimension");
     const Reduction by = code("reduction", reduction, Reduction::kMean);
     const int64_t batch = shape[0], per_batch = numel(Shape(shape.begin() + 1, shape.end()));
     const Shape out = by == Reduction::kNone ? shape : by == Reduction::kBatch ? Shape{batch} : Shape{};

@@ -1,7 +1,5 @@
 #include "../ops/binary.h"
 
-#include <type_traits>
-
 #include "bad_class.h"
 #include "loss.h"
 #include "noise.h"
@@ -9,42 +7,6 @@
 
 namespace bfn {
 namespace {
-
-// Computes the signs of the classes [start, start + length). If a class is out of range, its sign is arbitrary, and
-// `bad` records it unless its mask is 0.
-template <class T>
-void load_signs(const View& x, int64_t start, int64_t length, const uint8_t* mask, T* __restrict s, BadClass& bad) {
-  bool any_outside = false;
-  with_type(x.dtype, x.data, [&](const auto* data) {
-    using Class = std::remove_cv_t<std::remove_pointer_t<decltype(data)>>;
-    if constexpr (std::is_integral_v<Class>) {
-      for_runs(x, start, length, [&](int64_t offset, int64_t stride, int64_t at, int64_t run) {
-        const Class* from = data + offset;
-        T* to = s + at;
-        Class outside = 0;
-        const auto read = [&](auto step) {
-          for (int64_t i = 0; i < run; ++i) {
-            outside |= from[i * step] & ~Class(1);
-            to[i] = 2 * static_cast<T>(static_cast<int32_t>(from[i * step])) - 1;
-          }
-        };
-        if (stride == 1) {
-          read(std::integral_constant<int64_t, 1>());
-        } else {
-          read(stride);
-        }
-        any_outside |= outside != 0;
-      });
-    } else {
-      throw std::invalid_argument("classes must be integers");
-    }
-  });
-  for (int64_t i = 0; any_outside && i < length; ++i) {
-    int64_t buffer = 0;
-    const int64_t found = *load(x, start + i, 1, &buffer);
-    if ((found < 0 || found > 1) && !(mask && !mask[i])) bad.record(found);
-  }
-}
 
 // Applies guidance to the network's logits. It is not inlined, so that the loops of ordinary updates stay small.
 template <class T>
@@ -185,39 +147,6 @@ void binary_update(const BinaryUpdate& op) {
 }
 
 template <class T>
-void binary_loss(const BinaryLoss& op) {
-  BadClass bad;
-  const T scale = known_scale<T>(op.to);
-  reduce_losses<T>(op.to, 1, [&](int64_t start, int64_t length, const uint8_t* mask, T* __restrict loss) {
-    T buffers[2][kBlock], s[kBlock];
-    load_signs(op.x, start, length, mask, s, bad);
-    const T* z = load(op.logits, start, length, buffers[0]);
-    SavedGradient<T> by_z(op.grad_logits, start, length, mask);
-    const auto each = [&](auto term) {
-      if (op.grad_logits) {
-        T* __restrict slope = by_z.out;
-        for (int64_t i = 0; i < length; ++i) {
-          const BinaryTerm<T> cost = term(i);
-          loss[i] = cost.value;
-          slope[i] = scale * s[i] * cost.slope;
-        }
-        by_z.write();
-      } else {
-        for (int64_t i = 0; i < length; ++i) loss[i] = term(i).value;
-      }
-    };
-    if (op.weight) {
-      const T* w = load(op.weight, start, length, buffers[1]);
-      each([&](int64_t i) { return binary_squared_distance(BinaryShares<T>(s[i] * z[i]), w[i]); });
-    } else {
-      each([&](int64_t i) { return binary_cross_entropy(s[i] * z[i]); });
-    }
-  });
-  store_unit_scale<T>(op.to);
-  bad.throw_if_found("x", 2);
-}
-
-template <class T>
 void binary_nstep(const BinaryNStep& op) {
   BadClass bad;
   const int64_t coordinates = op.receiver == Receiver::kFactorised ? 2 : 1, count = op.to.batch * op.to.per_batch;
@@ -265,7 +194,6 @@ void binary_nstep(const BinaryNStep& op) {
 
 BFN_INSTANTIATE(binary_sender, const BinarySender&);
 BFN_INSTANTIATE(binary_update, const BinaryUpdate&);
-BFN_INSTANTIATE(binary_loss, const BinaryLoss&);
 BFN_INSTANTIATE(binary_nstep, const BinaryNStep&);
 
 }  // namespace bfn

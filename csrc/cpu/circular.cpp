@@ -1,7 +1,7 @@
 #include "../ops/circular.h"
 
-#include "loss.h"
 #include "noise.h"
+#include "range_check.h"
 
 namespace bfn {
 namespace {
@@ -77,48 +77,6 @@ void circular_step(const CircularStep& op) {
   range.throw_if_found();
 }
 
-template <class T>
-void circular_loss(const CircularLoss& op) {
-  const T scale = known_scale<T>(op.to), per_unit = static_cast<T>(1 / op.period);
-  const T log_period = static_cast<T>(std::log(op.period));
-  RangeCheck<T> range("concentration", 0);
-  reduce_losses<T>(op.to, 1, [&](int64_t start, int64_t length, const uint8_t* mask, T* __restrict loss) {
-    T buffers[3][kBlock], unused[2][kBlock];
-    const T* x = load(op.x, start, length, buffers[0]);
-    const T* prediction = load(op.prediction, start, length, buffers[1]);
-    const T* weight = load(op.weight, start, length, buffers[2]);
-    SavedGradient<T> by_prediction(op.grad_prediction, start, length, mask);
-    SavedGradient<T> by_weight(op.grad_weight, start, length, mask);
-    // A loop with conditions would not be vectorised.
-    T* __restrict const prediction_slopes = op.grad_prediction ? by_prediction.out : unused[0];
-    T* __restrict const weight_slopes = op.grad_weight ? by_weight.out : unused[1];
-    const auto each = [=](auto term) {
-      for (int64_t i = 0; i < length; ++i) {
-        const CircularTerm<T> cost = term(per_unit * (x[i] - prediction[i]), weight[i]);
-        loss[i] = cost.value;
-        prediction_slopes[i] = scale * per_unit * cost.by_turns;
-        weight_slopes[i] = scale * cost.by_weight;
-      }
-    };
-    switch (op.cost) {
-      case CircularCost::kCosine:
-        each([](T turns, T w) { return circular_cost<CircularCost::kCosine>(turns, w, T(0)); });
-        break;
-      case CircularCost::kSquare:
-        each([](T turns, T w) { return circular_cost<CircularCost::kSquare>(turns, w, T(0)); });
-        break;
-      case CircularCost::kDensity:
-        each([&](T turns, T w) { return circular_cost<CircularCost::kDensity>(turns, w, log_period); });
-        range.check(weight, length, mask);
-    }
-    if (op.grad_prediction) by_prediction.write();
-    if (op.grad_weight) by_weight.write();
-  });
-  store_unit_scale<T>(op.to);
-  range.throw_if_found();
-}
-
 BFN_INSTANTIATE(circular_step, const CircularStep&);
-BFN_INSTANTIATE(circular_loss, const CircularLoss&);
 
 }  // namespace bfn

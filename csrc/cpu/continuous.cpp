@@ -1,7 +1,6 @@
 #include "../ops/continuous.h"
 
 #include "../math/continuous.h"
-#include "loss.h"
 #include "noise.h"
 #include "solver.h"
 
@@ -133,50 +132,9 @@ void predict_data_backward(const PredictDataBackward& op) {
   });
 }
 
-template <class T>
-void squared_loss(const SquaredLoss& op) {
-  RangeCheck<T> range("x", op.from.low, op.from.high);
-  const T scale = known_scale<T>(op.to);
-  reduce_losses<T>(op.to, 1, [&](int64_t start, int64_t length, const uint8_t* mask, T* loss) {
-    T buffers[3][kBlock];
-    const T* x = load(op.x, start, length, buffers[0]);
-    range.check(x, length, mask);
-    const T* weight = load(op.weight, start, length, buffers[1]);
-    with_prediction<T>(op.from, start, length, [&](const auto& from) {
-      const auto each = [&](auto offset) {
-        for (int64_t i = 0; i < length; ++i) {
-          loss[i] = squared_loss(x[i], from.x_hat(i), weight[i], offset(i), from.low, from.high);
-        }
-      };
-      if (op.offset) {
-        const T* offset = load(op.offset, start, length, buffers[2]);
-        each([&](int64_t i) { return offset[i]; });
-      } else {
-        each([](int64_t) { return T(0); });
-      }
-      const auto save = [&](const View& to, T SquaredLossGradient<T>::* wanted) {
-        if (!to) return;
-        SavedGradient<T> gradient(to, start, length, mask);
-        for (int64_t i = 0; i < length; ++i) {
-          const auto by = squared_loss_gradient(x[i], from.x_hat(i), scale * weight[i], from.mean_scale(i),
-                                                from.noise_scale(i), from.low, from.high);
-          gradient.out[i] = by.*wanted;
-        }
-        gradient.write();
-      };
-      save(op.grad_x, &SquaredLossGradient<T>::grad_x);
-      save(op.grad_prediction, &SquaredLossGradient<T>::grad_prediction);
-      save(op.grad_mean, &SquaredLossGradient<T>::grad_mean);
-    });
-  });
-  store_unit_scale<T>(op.to);
-  range.throw_if_found();
-}
-
 BFN_INSTANTIATE(gaussian_step, const GaussianStep&);
 BFN_INSTANTIATE(continuous_update, const ContinuousUpdate&);
 BFN_INSTANTIATE(predict_data, const PredictData&);
 BFN_INSTANTIATE(predict_data_backward, const PredictDataBackward&);
-BFN_INSTANTIATE(squared_loss, const SquaredLoss&);
 
 }  // namespace bfn

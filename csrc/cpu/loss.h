@@ -113,7 +113,7 @@ void reduce_losses(const LossTarget& to, int64_t width, F&& f) {
 }
 
 // The gradients of a block's variables, which the forward pass saves. The caller writes them to `out`, and then calls
-// write(). write() sets the gradient of a variable to 0 if its mask is 0.
+// write(). write() sets the gradient of a variable to 0 if its mask is 0. If the view is null, nothing is saved.
 template <class T>
 struct SavedGradient {
   const View& to;
@@ -123,8 +123,9 @@ struct SavedGradient {
   T* out;
 
   SavedGradient(const View& view, int64_t first, int64_t count, const uint8_t* mask_or_null)
-      : to(view), start(first), length(count), mask(mask_or_null), out(view ? target(view, first, buffer) : nullptr) {}
+      : to(view), start(first), length(count), mask(mask_or_null), out(view ? target(view, first, buffer) : buffer) {}
   void write() {
+    if (!to) return;
     for (int64_t i = 0; mask && i < length; ++i) out[i] = mask[i] ? out[i] : T(0);
     store(to, start, length, out);
   }

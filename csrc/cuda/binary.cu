@@ -91,39 +91,6 @@ __global__ void __launch_bounds__(kThreads, 2)
   });
 }
 
-// Turns derivatives by u = s z into derivatives by the logit z, and stores them. s is the sign of the class. Where the
-// mask is 0, the derivatives are 0.
-template <class At, class T, int kCount>
-__device__ void store_gradient(const At& at, const View& to, const bool (&on)[kCount], const T (&s)[kCount],
-                               T (&slope)[kCount]) {
-#pragma unroll
-  for (int j = 0; j < kCount; ++j) slope[j] = on[j] ? s[j] * slope[j] : T(0);
-  at.store_compute(to, slope);
-}
-
-template <class At, bool kSquared>
-__global__ void __launch_bounds__(kThreads, 2)
-    binary_loss_kernel(const __grid_constant__ BinaryLoss op, const __grid_constant__ RowMap rows,
-                       const Chunks chunks) {
-  using T = typename At::Compute;
-  reduce_losses<At>(op.to, chunks, rows, [&](auto at, const auto& on, auto& loss) {
-    constexpr int kCount = decltype(at)::kCount;
-    T s[kCount], slope[kCount], weight[kCount];
-    at.each_class(op.x, [&](int j, auto x) { s[j] = binary_sign<T>(x); });
-    at.data(op.logits, slope);
-    if constexpr (kSquared) at.rows(op.weight, weight);
-#pragma unroll
-    for (int j = 0; j < kCount; ++j) {
-      const T u = s[j] * slope[j];
-      const BinaryTerm<T> term =
-          kSquared ? binary_squared_distance(BinaryShares<T>(u), weight[j]) : binary_cross_entropy(u);
-      loss[j] = term.value;
-      slope[j] = term.slope;
-    }
-    if (op.grad_logits) store_gradient(at, op.grad_logits, on, s, slope);
-  });
-}
-
 // With packs of eight variables, threads need so many registers that a multiprocessor has room for one block instead of
 // two.
 template <class At>
@@ -169,12 +136,10 @@ __global__ void __launch_bounds__(kThreads, At::kCount > 4 ? 1 : 2)
         slope[j] += weight * term.slope;
       }
     }
-    if (op.grad_logits) store_gradient(at, op.grad_logits, on, s, slope);
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) slope[j] = on[j] ? s[j] * slope[j] : T(0);
+    if (op.grad_logits) at.store_compute(op.grad_logits, slope);
   });
-}
-
-Layout layout_of(const LossTarget& to, const View& x, const View& logits, const View& row) {
-  return Layout().classes(x).data(logits).rows(row).bytes(to.mask).losses(to);
 }
 
 }  // namespace
@@ -213,20 +178,9 @@ void binary_update(const BinaryUpdate& op) {
 }
 
 template <class T>
-void binary_loss(const BinaryLoss& op) {
-  const Layout layout = layout_of(op.to, op.x, op.logits, op.weight);
-  with_access<T>(layout, [&](auto tag) {
-    using At = typename decltype(tag)::type;
-    const Chunks chunks = chunks_of(op.to, int64_t{kThreads} * At::kCount);
-    launch(op.weight ? &binary_loss_kernel<At, true> : &binary_loss_kernel<At, false>, chunks.blocks, kThreads, op,
-           layout.row_map(), chunks);
-    finish_losses<T>(op.to, chunks);
-  });
-}
-
-template <class T>
 void binary_nstep(const BinaryNStep& op) {
-  const Layout layout = layout_of(op.to, op.x, op.logits, op.alpha).noise(op.draws.noise);
+  const Layout layout =
+      Layout().classes(op.x).data(op.logits).rows(op.alpha).bytes(op.to.mask).losses(op.to).noise(op.draws.noise);
   with_access<T>(layout, [&](auto tag) {
     using At = typename decltype(tag)::type;
     const Chunks chunks = chunks_of(op.to, int64_t{kThreads} * At::kCount);
@@ -237,7 +191,6 @@ void binary_nstep(const BinaryNStep& op) {
 
 BFN_INSTANTIATE(binary_sender, const BinarySender&);
 BFN_INSTANTIATE(binary_update, const BinaryUpdate&);
-BFN_INSTANTIATE(binary_loss, const BinaryLoss&);
 BFN_INSTANTIATE(binary_nstep, const BinaryNStep&);
 
 }  // namespace bfn

@@ -1,7 +1,6 @@
 #include "../ops/circular.h"
 
 #include "access.h"
-#include "loss.h"
 
 namespace bfn {
 namespace {
@@ -91,35 +90,6 @@ __global__ void __launch_bounds__(kThreads, 2)
   });
 }
 
-// In double, the derivatives of kDensity need more registers than two blocks have.
-template <class At, CircularCost kCost>
-__global__ void __launch_bounds__(kThreads, sizeof(typename At::Compute) == sizeof(double) ? 1 : 2)
-    circular_loss_kernel(const __grid_constant__ CircularLoss op, const __grid_constant__ RowMap rows,
-                         const typename At::Compute per_unit, const typename At::Compute log_period,
-                         const Chunks chunks) {
-  using T = typename At::Compute;
-  reduce_losses<At>(op.to, chunks, rows, [&](auto at, const auto& on, auto& loss) {
-    constexpr int kCount = decltype(at)::kCount;
-    T x[kCount], prediction[kCount], weight[kCount];
-    at.data(op.x, x);
-    at.data(op.prediction, prediction);
-    if constexpr (kCost == CircularCost::kDensity) {
-      at.data(op.weight, weight);
-    } else {
-      at.rows(op.weight, weight);
-    }
-#pragma unroll
-    for (int j = 0; j < kCount; ++j) {
-      const auto cost = circular_cost<kCost>(per_unit * (x[j] - prediction[j]), weight[j], log_period);
-      loss[j] = cost.value;
-      prediction[j] = on[j] ? per_unit * cost.by_turns : T(0);
-      weight[j] = on[j] ? cost.by_weight : T(0);
-    }
-    if (op.grad_prediction) at.store_compute(op.grad_prediction, prediction);
-    if (op.grad_weight) at.store_compute(op.grad_weight, weight);
-  });
-}
-
 }  // namespace
 
 template <class T>
@@ -134,23 +104,6 @@ void circular_step(const CircularStep& op) {
   });
 }
 
-template <class T>
-void circular_loss(const CircularLoss& op) {
-  Layout layout = Layout().data(op.x).data(op.prediction).bytes(op.to.mask).losses(op.to);
-  op.cost == CircularCost::kDensity ? layout.data(op.weight) : layout.rows(op.weight);
-  with_access<T>(layout, [&](auto tag) {
-    using At = typename decltype(tag)::type;
-    const Chunks chunks = chunks_of(op.to, int64_t{kThreads} * At::kCount);
-    const auto kernel = op.cost == CircularCost::kCosine   ? &circular_loss_kernel<At, CircularCost::kCosine>
-                        : op.cost == CircularCost::kSquare ? &circular_loss_kernel<At, CircularCost::kSquare>
-                                                           : &circular_loss_kernel<At, CircularCost::kDensity>;
-    launch(kernel, chunks.blocks, kThreads, op, layout.row_map(), static_cast<T>(1 / op.period),
-           static_cast<T>(std::log(op.period)), chunks);
-    finish_losses<T>(op.to, chunks);
-  });
-}
-
 BFN_INSTANTIATE(circular_step, const CircularStep&);
-BFN_INSTANTIATE(circular_loss, const CircularLoss&);
 
 }  // namespace bfn

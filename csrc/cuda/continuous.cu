@@ -2,7 +2,6 @@
 
 #include "../math/continuous.h"
 #include "access.h"
-#include "loss.h"
 #include "solver.h"
 
 namespace bfn {
@@ -122,33 +121,6 @@ __global__ void __launch_bounds__(kThreads, 2)
   });
 }
 
-template <class At>
-__global__ void __launch_bounds__(kThreads, 2)
-    squared_loss_kernel(const __grid_constant__ SquaredLoss op, const __grid_constant__ RowMap rows,
-                        const Interval<typename At::Compute> clip, const Chunks chunks) {
-  using T = typename At::Compute;
-  reduce_losses<At>(op.to, chunks, rows, [&](auto at, const auto& on, auto& loss) {
-    constexpr int kCount = decltype(at)::kCount;
-    const DataPrediction<T, kCount> from(at, op.from);
-    T x[kCount], weight[kCount], offset[kCount], grad_x[kCount], grad_prediction[kCount], grad_mean[kCount];
-    at.data(op.x, x);
-    at.rows(op.weight, weight);
-    at.rows(op.offset, offset);
-#pragma unroll
-    for (int j = 0; j < kCount; ++j) {
-      loss[j] = squared_loss(x[j], from.x_hat[j], weight[j], offset[j], clip.low, clip.high);
-      const auto by = squared_loss_gradient(x[j], from.x_hat[j], weight[j], from.mean_scale[j], from.noise_scale[j],
-                                            clip.low, clip.high);
-      grad_x[j] = on[j] ? by.grad_x : T(0);
-      grad_prediction[j] = on[j] ? by.grad_prediction : T(0);
-      grad_mean[j] = on[j] ? by.grad_mean : T(0);
-    }
-    if (op.grad_x) at.store_compute(op.grad_x, grad_x);
-    if (op.grad_prediction) at.store_compute(op.grad_prediction, grad_prediction);
-    if (op.grad_mean) at.store_compute(op.grad_mean, grad_mean);
-  });
-}
-
 Layout layout_of(const Prediction& from) {
   return Layout().network(from.prediction).data(from.mean).rows(from.mean_scale).rows(from.noise_scale);
 }
@@ -201,21 +173,9 @@ void predict_data_backward(const PredictDataBackward& op) {
   });
 }
 
-template <class T>
-void squared_loss(const SquaredLoss& op) {
-  const Layout layout = layout_of(op.from).data(op.x).rows(op.weight).rows(op.offset).bytes(op.to.mask).losses(op.to);
-  with_network_access<T>(layout, [&](auto tag) {
-    using At = typename decltype(tag)::type;
-    const Chunks chunks = chunks_of(op.to, int64_t{kThreads} * At::kCount);
-    launch(&squared_loss_kernel<At>, chunks.blocks, kThreads, op, layout.row_map(), Interval<T>(op.from), chunks);
-    finish_losses<T>(op.to, chunks);
-  });
-}
-
 BFN_INSTANTIATE(gaussian_step, const GaussianStep&);
 BFN_INSTANTIATE(continuous_update, const ContinuousUpdate&);
 BFN_INSTANTIATE(predict_data, const PredictData&);
 BFN_INSTANTIATE(predict_data_backward, const PredictDataBackward&);
-BFN_INSTANTIATE(squared_loss, const SquaredLoss&);
 
 }  // namespace bfn

@@ -4,6 +4,7 @@
 // 2308.07037), written for these differences.
 #pragma once
 
+#include "element_loss.h"
 #include "elementary.h"
 
 namespace bfn {
@@ -50,26 +51,36 @@ BFN_HD T binary_drawn(BinaryShares<T> shares, T uniform) {
   return shares.p > T(1e-37) ? drawn : T(-1);
 }
 
-// A loss of one variable and its derivative by u.
+// The continuous-time loss L_inf = weight q^2 or, without a weight, -ln p_x. (205) has the squared distance of the
+// one-hot vector of x from both probabilities, which is 2 q^2.
+struct BinaryLoss : AnyLoss {
+  static constexpr Input kInputs[] = {Input{"x", kSign}, Input{"logits", kData, kSlope},
+                                      Input{"weight", kRow, kOptional}};
+  static constexpr int kVariants = 2;
+  static constexpr auto variant = [](const auto* inputs, const double*) { return inputs[2] ? 1 : 0; };
+  template <class T, int kWeighted>
+  struct Term {
+    explicit Term(const double*) {}
+    BFN_HD LossTerm<T, 1> operator()(T scale, T s, T z, T weight) const {
+      const T u = s * z;
+      if constexpr (kWeighted) {
+        const BinaryShares<T> shares(u);
+        const T loss = weight * square(shares.q);
+        return {loss, {scale * s * (-2 * loss * shares.p)}};
+      }
+      const T small = exp_term(-abs(u)), larger = reciprocal(1 + small);
+      return {(u < T(0) ? -u : T(0)) + log1p_of_unit(small), {scale * s * (u < T(0) ? -larger : -small * larger)}};
+    }
+  };
+};
+
+#define BFN_BINARY_LOSSES(X) X(binary_loss, BinaryLoss)
+
+// A draw of a loss of one variable and its derivative by u.
 template <class T>
 struct BinaryTerm {
   T value, slope;
 };
-
-// Returns the continuous-time loss L_inf = weight q^2. (205) has the squared distance of the one-hot vector of x from
-// both probabilities, which is 2 q^2.
-template <class T>
-BFN_HD BinaryTerm<T> binary_squared_distance(BinaryShares<T> shares, T weight) {
-  const T loss = weight * square(shares.q);
-  return {loss, -2 * loss * shares.p};
-}
-
-// -ln p_x
-template <class T>
-BFN_HD BinaryTerm<T> binary_cross_entropy(T u) {
-  const T small = exp_term(-abs(u)), larger = reciprocal(1 + small);
-  return {(u < T(0) ? -u : T(0)) + log1p_of_unit(small), u < T(0) ? -larger : -small * larger};
-}
 
 // Returns r, the log-ratio of the sender's densities at the message: the density for class x over the other one. eps is
 // s times the noise of the message. With quadrature, eps is a node instead.

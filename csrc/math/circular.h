@@ -3,6 +3,7 @@
 // docs/mathematics/circular.md derives the formulas.
 #pragma once
 
+#include "element_loss.h"
 #include "philox.h"
 
 namespace bfn {
@@ -179,31 +180,38 @@ struct Bessel {
 
 // The cost of d, the angle from the prediction to x. kCosine is weight (1 - cos d), and kSquare is weight d^2 for d in
 // radians. kDensity is -ln of the von Mises density of x, whose concentration is the weight. A negative one costs NaN.
-enum class CircularCost : int64_t { kCosine, kSquare, kDensity };
+enum CircularCost : int { kCosine, kSquare, kDensity };
 
-// A cost, and its derivatives by the angle in turns and by the weight.
-template <class T>
-struct CircularTerm {
-  T value, by_turns, by_weight;
+struct CircularLoss : AnyLoss {
+  static constexpr Input kInputs[] = {Input{"x", kData}, Input{"prediction", kData, kSlope},
+                                      Input{"weight", kData, kSlope, 0, kDensity}, Input{"cost", kInteger},
+                                      Input{"period", kNumber}};
+  static constexpr int kVariants = 3, kBlocksInDouble = 1;
+  static constexpr auto variant = [](const auto*, const double* numbers) { return static_cast<int>(numbers[0]); };
+  static Limits limits(int cost, const double*) { return cost == kDensity ? Limits{"concentration", 2, 0} : Limits{}; }
+  template <class T, int kCost>
+  struct Term {
+    T per_unit, log_period;
+
+    explicit Term(const double* numbers)
+        : per_unit(static_cast<T>(1 / numbers[1])), log_period(static_cast<T>(std::log(numbers[1]))) {}
+    BFN_HD LossTerm<T, 2> operator()(T scale, T x, T prediction, T weight) const {
+      const T turns = wrapped(per_unit * (x - prediction)), by_turns = scale * per_unit;
+      if constexpr (kCost == kSquare) {
+        const T d = T(2 * kPi) * turns;
+        return {weight * (d * d), {by_turns * (T(-4 * kPi) * weight * d), scale * (d * d)}};
+      }
+      T sine, cosine;
+      sincospi(turns, sine, cosine);
+      const T w = kCost == kCosine || weight >= T(0) ? weight : kNaN<T>, distance = 2 * sine * sine;
+      const T loss = w * distance, slope = by_turns * (T(-4 * kPi) * w * sine * cosine);
+      if constexpr (kCost == kCosine) return {loss, {slope, scale * distance}};
+      const Bessel<T> bessel(w);
+      return {loss + (log(bessel.scaled) + log_period), {slope, scale * (distance - bessel.fall)}};
+    }
+  };
 };
 
-template <CircularCost kCost, class T>
-BFN_HD CircularTerm<T> circular_cost(T turns, T weight, T log_period) {
-  if constexpr (kCost == CircularCost::kSquare) {
-    const T d = T(2 * kPi) * wrapped(turns);
-    return {weight * (d * d), T(-4 * kPi) * weight * d, d * d};
-  } else {
-    T sine, cosine;
-    sincospi(wrapped(turns), sine, cosine);
-    const T w = kCost == CircularCost::kCosine || weight >= T(0) ? weight : kNaN<T>, distance = 2 * sine * sine;
-    CircularTerm<T> term{w * distance, T(-4 * kPi) * w * sine * cosine, distance};
-    if constexpr (kCost == CircularCost::kDensity) {
-      const Bessel<T> bessel(w);
-      term.value += log(bessel.scaled) + log_period;
-      term.by_weight -= bessel.fall;
-    }
-    return term;
-  }
-}
+#define BFN_CIRCULAR_LOSSES(X) X(circular_loss, CircularLoss)
 
 }  // namespace bfn

@@ -225,4 +225,7 @@ BFN_HD FactorisedTerm<T> log_space_term(T log_share, T shift) {
   return {-(above > T(0) ? log_share : shift) - log1p(exp(-abs(above))), expm1(capped) * sigmoid(above)};
 }
 
+// The losses of rows that save their gradients (element_loss.h). Each has kernels of its own.
+#define BFN_DISCRETE_LOSSES(X)
+
 }  // namespace bfn

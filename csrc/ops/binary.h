@@ -29,13 +29,6 @@ struct BinaryUpdate {
   View out, theta;  // theta may be null; otherwise it receives the sigmoid of `out`
 };
 
-// L_inf (205) or, if `weight` is null, -ln p_x. grad_logits is null if no gradient is needed.
-struct BinaryLoss {
-  View x, logits, weight;
-  View grad_logits;
-  LossTarget to;
-};
-
 // L_n (189, 190). A node of a quadrature stands for s eps instead of the noise eps, where s = 2x - 1 is the sign of the
 // class. The expectation is the same, since the nodes are symmetric about 0.
 struct BinaryNStep {
@@ -51,8 +44,6 @@ template <class T>
 void binary_sender(const BinarySender& op);
 template <class T>
 void binary_update(const BinaryUpdate& op);
-template <class T>
-void binary_loss(const BinaryLoss& op);
 template <class T>
 void binary_nstep(const BinaryNStep& op);
 

@@ -3,7 +3,6 @@
 #pragma once
 
 #include "../math/circular.h"
-#include "loss.h"
 #include "noise.h"
 
 namespace bfn {
@@ -22,17 +21,7 @@ struct CircularStep {
   View new_log;  // receives the logarithm of the new concentration, scaled to (log - log_least) log_factor - 1
 };
 
-// The costs of angles. A gradient is null if it is not needed.
-struct CircularLoss {
-  CircularCost cost;
-  double period;
-  View x, prediction, weight, grad_prediction, grad_weight;
-  LossTarget to;
-};
-
 template <class T>
 void circular_step(const CircularStep& op);
-template <class T>
-void circular_loss(const CircularLoss& op);
 
 }  // namespace bfn

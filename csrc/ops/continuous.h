@@ -2,7 +2,6 @@
 // Numbers in parentheses are equations of Graves et al. 2023 (arXiv 2308.07037).
 #pragma once
 
-#include "loss.h"
 #include "noise.h"
 #include "solver.h"
 
@@ -49,14 +48,6 @@ struct PredictDataBackward {
   View grad_prediction, grad_mean;
 };
 
-// A gradient is null if it is not needed.
-struct SquaredLoss {
-  View x;
-  Prediction from;
-  View weight, offset, grad_x, grad_prediction, grad_mean;
-  LossTarget to;
-};
-
 template <class T>
 void gaussian_step(const GaussianStep& op);
 template <class T>
@@ -65,7 +56,5 @@ template <class T>
 void predict_data(const PredictData& op);
 template <class T>
 void predict_data_backward(const PredictDataBackward& op);
-template <class T>
-void squared_loss(const SquaredLoss& op);
 
 }  // namespace bfn

@@ -5,7 +5,7 @@
 #pragma once
 
 #include "../math/discrete.h"
-#include "loss.h"
+#include "element_loss.h"
 #include "noise.h"
 #include "solver.h"
 
@@ -91,5 +91,6 @@ template <class T>
 void discrete_loss_backward(const DiscreteLossBackward& op);
 template <class T>
 void discrete_nstep(const DiscreteNStep& op);
+BFN_DISCRETE_LOSSES(BFN_DECLARE_LOSS)
 
 }  // namespace bfn

@@ -87,7 +87,13 @@ def operators_on_demand() -> Path:
 def _launchers() -> dict[str, tuple[Path, str]]:
     """Of each function that launches kernels its source, and its arguments."""
     pattern = r"(?m)^BFN_INSTANTIATE\((\w+), (.*)\);"
-    return {
+    lists = [path.read_text() for path in (ROOT / "csrc" / "math").glob("*.h")]
+    elementwise = {
+        name: (ROOT / "csrc" / "cuda" / "element_loss.cu", f"const LossOf<{loss}>&")
+        for text in lists
+        for name, loss in re.findall(r"\bX\((\w+), (\w+)\)", text)
+    }
+    return elementwise | {
         name: (path, parameters)
         for path in compiled.KERNELS
         for name, parameters in re.findall(pattern, path.read_text())

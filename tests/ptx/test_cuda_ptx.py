@@ -135,7 +135,7 @@ def test_results_may_be_written_over_inputs(case, shape, network):
 # The barrier behind a store to shared memory, and the mask of a shuffle.
 BARRIER, MASK = r"(st\.shared\.f\d\d [^;]*;\n(?:[^\n]*\n){0,12}?)bar\.sync 0;", r"(shfl\.sync\.bfly\.b32 .*), %r\d+;"
 VECTOR = r"(ld\.global\.v4\.f32 .*\[%rd\d+)\]"
-SQUARED, NSTEP = "squared_loss_kernel.*DenseIffLi4", "nstep_kernel.*DenseClassesIf.*WarpTeam"
+SQUARED, NSTEP = "element_loss_kernel.*DenseIffLi4.*SquaredLoss", "nstep_kernel.*DenseClassesIf.*WarpTeam"
 OF_A_BLOCK, OF_A_WARP = "theta_kernel.*DenseClassesIf.*BlockTeamELi4", "theta_kernel.*DenseClassesIf.*WarpTeam"
 OF_ONE_WARP = r"and\.b32 (%r\d+), %r\d+, \d+;(\s+mov\.u32 %r\d+, \w+of_warp;\s+add\.s32 [^;]*;\s+st\.shared)"
 UNORDERED, LEFT_OUT = "race in shared memory|nobody wrote", "the mask leaves out a lane"
