@@ -175,6 +175,7 @@ def of_bits(ops: Any, z: torch.Tensor) -> list[Row]:
         ),
         ("L_inf", 1 + 12 / width, lambda: ops.binary.loss(x, z, row, *ALL, True)),
         ("reconstruction", 1 + 12 / width, lambda: ops.binary.loss(x, z, None, *ALL, True)),
+        ("entropy", 1 + 4 / width, lambda: ops.binary.entropy(z, *ALL, True)),
         ("L_n, 8 nodes", 1 + 12 / width, nstep(NODES)),
         ("L_n, 10 draws", 1 + 12 / width, nstep(Draws(None, None, 10, *noise))),
     ]  # fmt: skip

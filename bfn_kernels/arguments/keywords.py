@@ -87,10 +87,13 @@ def bin_loss(
     return library.discretised.loss(x, Network(*normal), BinCost(direct=True), NO_DRAWS, bins, target)
 
 
-def loss_target(x: Tensor, mask: Tensor | None, reduction: str, shape: Sequence[int] | None = None) -> LossTarget:
-    """Checks the keywords of a loss of x. shape: the shape of the variables, by default the shape of x."""
+def loss_target(
+    x: Tensor, mask: Tensor | None, reduction: str, shape: Sequence[int] | None = None, name: str = "x"
+) -> LossTarget:
+    """Checks the keywords of a loss of x. shape: the shape of the variables, by default the shape of x. name: the name
+    of x in errors."""
     if mask is not None:
-        mask = checks.mask("mask", mask, "x", x, x.shape if shape is None else shape)
+        mask = checks.mask("mask", mask, name, x, x.shape if shape is None else shape)
     return LossTarget(mask, checks.choice("reduction", reduction, checks.REDUCTIONS))
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from bfn_kernels import checks
+from bfn_kernels import backends, checks
 from bfn_kernels.arguments import keywords, rows
 from bfn_kernels.arguments.class_arguments import BINARY
 from bfn_kernels.arguments.rows import PerRow
@@ -140,3 +140,27 @@ def reconstruction_loss(
     """
     x, library, target = BINARY.check_loss(x, logits, mask, reduction, backend)
     return library.binary.loss(x, logits, weight=None, target=target)
+
+
+def entropy(
+    logits: Tensor, *, mask: Tensor | None = None, reduction: str = "mean", backend: str | None = None
+) -> Tensor:
+    """Computes the entropy of the output distribution, −p₁·ln p₁ − p₀·ln p₀ per variable, p₁ = σ(logits) [derived].
+
+    Args:
+        logits: What the network put out, `[B, ...]`, floating-point; differentiable.
+        mask: bool, False where a variable counts nothing; its logit is then not read. Broadcastable to logits, or
+            shaped as their leading dimensions.
+        reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (logits' shape).
+        backend: A name of `backends.BACKENDS`; None chooses one for the device.
+
+    Returns:
+        The entropy in nats, float32, or float64 if logits is float64.
+
+    Example:
+        >>> entropy(torch.zeros(1))
+        tensor(0.6931)
+    """
+    checks.data("logits", logits)
+    target = keywords.loss_target(logits, mask, reduction, name="logits")
+    return backends.library(backend, logits.device).binary.entropy(logits, target)

@@ -14,4 +14,5 @@ OPERATORS = [
     step_operator(reference.step, state=1),
     gradient_operator(reference.loss, "logits", dense=False),
     gradient_operator(reference.discrete_time_loss, "logits", dense=False),
+    gradient_operator(reference.entropy, "logits", dense=False),
 ]

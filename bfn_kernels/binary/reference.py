@@ -135,3 +135,10 @@ def discrete_time_loss(
         log_ratio = 2 * alpha + 2 * alpha.sqrt() * sign * eps
         loss = loss - coordinates * weight * torch.logaddexp(logsigmoid(z_x), logsigmoid(-z_x) - log_ratio)
     return reduce(n_steps * loss, *target)
+
+
+def entropy(logits: Tensor, target: LossTarget) -> Tensor:
+    """H = −p·ln p − q·ln q, with p = σ(z) and q = σ(−z) [derived]. Beyond |z| = 1000, H is 0."""
+    (z,) = hide(target.mask, logits.to(compute_dtype(logits)))
+    z = z.clamp(-1000, 1000)  # else an infinite z would give 0·∞
+    return reduce(-(z.sigmoid() * logsigmoid(z) + (-z).sigmoid() * logsigmoid(-z)), *target)

@@ -13,7 +13,7 @@ from torch import Tensor
 from bfn_kernels import records
 from bfn_kernels.checks import compute_dtype
 from bfn_kernels.records import FACTORISED, Draws, Guidance, LossTarget, Noise, NoScore, OneLogit, Sent, Solver
-from bfn_kernels.triton_ops.elementary import exp, expm1, log_normal, reciprocal, sigmoid, softplus_fall, square
+from bfn_kernels.triton_ops.elementary import clamp, exp, expm1, log_normal, reciprocal, sigmoid, softplus_fall, square
 from bfn_kernels.triton_ops.philox import CLASS, MONTE_CARLO, SENDER, noise_of, uniforms_of
 from bfn_kernels.triton_ops.reduction import Losses, write_losses
 from bfn_kernels.triton_ops.solver import extrapolated, guided
@@ -140,21 +140,20 @@ def _update(logits, state, solver, guidance, sent, noise, results, count, T: tl.
 
 
 def _losses(
-    kernel, x: Tensor, logits: Tensor, row_scalar, target: LossTarget, need_logits: bool, *more, **options
+    kernel, inputs: tuple[Tensor | None, ...], logits: Tensor, target: LossTarget, need_logits: bool, *more, **options
 ) -> tuple[Tensor, ...]:
     """Runs the kernel of a loss. Returns the loss; the factor by which its gradient must be multiplied; and the
-    gradient, which is empty if it is not needed. row_scalar: the weight or α_i."""
-    dtype, shape = compute_dtype(logits), x.shape
-    losses, gradients = Losses(x, *target, dtype), Gradients((logits, need_logits), dtype=dtype)
-    inputs = *views(shape, x, logits, row_scalar), *more
+    gradient, which is empty if it is not needed."""
+    dtype, shape = compute_dtype(logits), logits.shape
+    losses, gradients = Losses(logits, *target, dtype), Gradients((logits, need_logits), dtype=dtype)
     outputs = view(target.mask, shape), *gradients.views, losses.memory
     options |= {"T": KERNEL_TYPES[dtype], "BLOCK": BLOCK}
-    launch(kernel, programs(x.numel()), *inputs, outputs, x.numel(), **options)
+    launch(kernel, programs(logits.numel()), *views(shape, *inputs), *more, outputs, logits.numel(), **options)
     return *losses.finish(), *gradients.finish()
 
 
 def loss(x: Tensor, logits: Tensor, weight: Tensor | None, target: LossTarget, need_logits: bool) -> tuple[Tensor, ...]:
-    return _losses(_loss, x, logits, weight, target, need_logits)
+    return _losses(_loss, (x, logits, weight), logits, target, need_logits)
 
 
 @triton.jit
@@ -188,7 +187,8 @@ def discrete_time_loss(
 ) -> tuple[Tensor, ...]:
     coordinates = 2 if receiver == FACTORISED else 1
     more = draws_with_tables(draws, logits), n_steps
-    return _losses(_nstep, x, logits, alpha, target, need_logits, *more, COORDINATES=coordinates, registers=255)
+    inputs = x, logits, alpha
+    return _losses(_nstep, inputs, logits, target, need_logits, *more, COORDINATES=coordinates, registers=255)
 
 
 @triton.jit
@@ -233,3 +233,18 @@ def _nstep(
         slope += weight * by_u
     factor = tl.zeros((), T) + COORDINATES * n_steps
     _write(factor * loss, factor * slope, sign, outputs, block)
+
+
+def entropy(logits: Tensor, target: LossTarget, need_logits: bool) -> tuple[Tensor, ...]:
+    return _losses(_entropy, (logits,), logits, target, need_logits)
+
+
+@triton.jit
+def _entropy(logits, outputs, count, T: tl.constexpr, BLOCK: tl.constexpr):
+    """Writes H = ln(1 + e^(−|z|)) + |z|·σ(−|z|), and its derivative −z·σ(z)·σ(−z)."""
+    block = block_of(count, BLOCK)
+    z = clamp(load(logits, block, T), -1000.0, 1000.0)  # else an infinite z would give 0·∞
+    _, _, small, larger = _shares(z)
+    smaller = small * larger
+    loss = _log_mixture(small, 1.0 + small, larger) + tl.abs(z) * smaller
+    _write(loss, -z * larger * smaller, 1.0, outputs, block)

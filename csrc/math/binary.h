@@ -74,7 +74,21 @@ struct BinaryLoss : AnyLoss {
   };
 };
 
-#define BFN_BINARY_LOSSES(X) X(binary_loss, BinaryLoss)
+// The entropy of the output distribution, ln(1 + e^-|z|) + |z| sigmoid(-|z|) for the logit z.
+struct BinaryEntropy : AnyLoss {
+  static constexpr Input kInputs[] = {Input{"logits", kData, kSlope}};
+  template <class T, int kVariant>
+  struct Term {
+    explicit Term(const double*) {}
+    BFN_HD LossTerm<T, 1> operator()(T scale, T logit) const {
+      const T z = clamp(logit, T(-1000), T(1000));  // an infinite z would give 0 times infinity
+      const T small = exp_term(-abs(z)), larger = reciprocal(1 + small), smaller = small * larger;
+      return {log1p_of_unit(small) + abs(z) * smaller, {-scale * z * larger * smaller}};
+    }
+  };
+};
+
+#define BFN_BINARY_LOSSES(X) X(binary_loss, BinaryLoss) X(binary_entropy, BinaryEntropy)
 
 // A draw of a loss of one variable and its derivative by u.
 template <class T>

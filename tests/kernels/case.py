@@ -17,7 +17,7 @@ ROWS = tuple(
 
 def state_of(inputs: Iterable[str]) -> str:
     """The name of the input that an output is like, of the names of a call's inputs."""
-    return next(name for name in ("state", "mean", "pred", "x") if name in inputs)
+    return next(name for name in ("state", "mean", "pred", "x", "logits") if name in inputs)
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,12 @@ class Case:
     @property
     def loss(self) -> bool:
         return "reduction" in parameters(self.op)
+
+    def count(self, inputs: dict) -> int:
+        """The number of variables of a call. The first argument of each op has a number for each variable or, if it is
+        floating-point, for each class of a variable."""
+        first = inputs[parameters(self.op)[0]]
+        return first.numel() // (self.num_classes if self.num_classes and first.is_floating_point() else 1)
 
     @property
     def size(self) -> int:

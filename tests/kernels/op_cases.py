@@ -325,6 +325,9 @@ BINARY = [
     case("binary.solver_step[renoise]", {**again, **RENOISE}, into="predicted_out"),
     case("binary.solver_step[sample]", {**guided, **drawn, **NOISE, **SAMPLE, **SDE1}),
     case("binary.solver_step[mode]", {**guided, **MODE}),
+    case("binary.entropy", z, "logits"),
+    case("binary.entropy[masked]", {"logits": poisoned(normal(3), torch.nan), **HIDDEN, **BATCH}, "logits"),
+    case("binary.entropy[far]", {"logits": among(-80, -10, 0, 1e-3, 30), **EACH}, "logits", hard=True),
 ]
 for op, more in [("continuous_time_loss", {**TIMED, **BETA}), ("reconstruction_loss", {})]:
     for kind in (torch.int64, torch.int32, torch.uint8, torch.bool):

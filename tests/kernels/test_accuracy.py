@@ -60,13 +60,14 @@ class Worst(dict[str, float]):
     it has a second number for each gradient: the largest one for the gradient of their sum."""
 
     def __init__(self, case):
+        self.case = case
         self.of_mean = case.loss and case.options.get("reduction", "mean") == "mean"
 
     def add(self, name: str, number: float, inputs: dict, factor_of_sum: float = 1.0) -> None:
         self[name] = max(self.get(name, 0.0), number)
         if self.of_mean and name != "result":
             of_sum = f"{name} of the sum"
-            self[of_sum] = max(self.get(of_sum, 0.0), factor_of_sum * number * inputs["x"].numel())
+            self[of_sum] = max(self.get(of_sum, 0.0), factor_of_sum * number * self.case.count(inputs))
 
 
 def always_allowed(case, name: str, dtype: torch.dtype, size: float) -> float:

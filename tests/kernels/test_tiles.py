@@ -1,10 +1,13 @@
 """Discrete data whose classes just fill what the kernels take at a time, or are one too many: lanes, tiles, teams."""
 
+import inspect
+
 import pytest
 import torch
 
 from bfn_kernels import discrete
 from bfn_kernels.solvers import Coefficients
+from tests.kernels.declared import OPS, parameters, public
 from tests.kernels.support import INTERPRETED, NATIVE
 
 ROWS = 17  # one more than lanes
@@ -12,6 +15,16 @@ COUNTS = (2, 15, 16, 17, 32, 33, 63, 64, 65, 128, 129, 512, 513, 1023, 1024, 102
 MANY = 1000 if INTERPRETED else 5000  # with more classes there are five rows, since the interpreter is slow
 if INTERPRETED:  # tests/ptx runs full tiles of many classes
     COUNTS = tuple(count for count in COUNTS if count not in (1024, 4096))
+
+
+def data_of(op: str) -> list[str]:
+    """The arguments of an op that have no default."""
+    each = inspect.signature(public(op)).parameters.values()
+    return [argument.name for argument in each if argument.default is argument.empty]
+
+
+LOSSES = [op for op in OPS if op.startswith("discrete.") and "reduction" in parameters(op)]
+TIMELESS = [op for op in LOSSES if {*data_of(op)} <= {"x", "logits"} and "t" not in parameters(op)]
 
 
 def results(num_classes: int, backend: str) -> dict[str, torch.Tensor]:
@@ -39,10 +52,11 @@ def results(num_classes: int, backend: str) -> dict[str, torch.Tensor]:
     found["theta of an update"] = torch.empty_like(z)
     discrete.update_sample(z, z, alpha, seed=2, theta_out=found["theta of an update"], backend=backend)
     z.requires_grad_()
-    steps = {"n_steps": 5, "reduction": "batch", **shared}
+    steps, data = {"n_steps": 5, "reduction": "batch", **shared}, {"x": x, "logits": z}
     losses = {
         "L_inf": discrete.continuous_time_loss(x, z, t, reduction="batch", **shared),
-        "reconstruction": discrete.reconstruction_loss(x, z, reduction="batch", backend=backend),
+        # those without a time
+        **{op: public(op)(*map(data.get, data_of(op)), reduction="batch", backend=backend) for op in TIMELESS},
         "L_inf of valid classes": discrete.continuous_time_loss(x, z, t, class_mask=valid, **shared),
         "L_inf of soft data": discrete.continuous_time_loss(soft, z, t, **shared),
         "reconstruction of soft data": discrete.reconstruction_loss(soft, z, backend=backend),
