@@ -131,12 +131,14 @@ def times_saved(
     return [library.common.scaled_gradient(s, grad, scale, t) if n else None for s, t, n in each]
 
 
-def gradient_operator(function: Callable, inputs: str, fake: Callable | None = None, dense: bool = True) -> Operator:
+def gradient_operator(
+    function: Callable, inputs: str, fake: Callable | None = None, dense: bool = True, of_rows: bool = False
+) -> Operator:
     """Makes an operator that computes its gradients in the forward pass and saves them.
 
     inputs: the names of the arguments with a gradient, which must be adjacent. fake: the fake of the result; None for a
     loss of x, which also saves the scale of its gradients. dense: whether the saved gradients are contiguous; otherwise
-    they have the strides of their inputs.
+    they have the strides of their inputs. of_rows: whether x has a number for each class of a variable.
     """
     kinds, names = zip(*(argument.split() for argument in records.arguments(function)), strict=True)
     needed = inputs.split()
@@ -151,7 +153,8 @@ def gradient_operator(function: Callable, inputs: str, fake: Callable | None = N
         ]
         if fake is not None:
             return fake(*arguments), *gradients
-        return *loss_fakes(arguments[0], arguments[names.index("reduction")], dtype), *gradients
+        x = arguments[0].select(-1, 0) if of_rows else arguments[0]
+        return *loss_fakes(x, arguments[names.index("reduction")], dtype), *gradients
 
     def backward(library, grad, forward):
         scale, gradients = (None, forward.saved) if fake else (forward.saved[0], forward.saved[1:])

@@ -4,6 +4,7 @@
 // one-hot vector of class x. Here it is called one_hot, since e_k is an exponential (RowStats).
 #pragma once
 
+#include "element_loss.h"
 #include "elementary.h"
 
 namespace bfn {
