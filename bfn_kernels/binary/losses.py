@@ -149,9 +149,9 @@ def entropy(
 
     Args:
         logits: What the network put out, `[B, ...]`, floating-point; differentiable.
-        mask: bool, False where a variable counts nothing; its logit is then not read. Broadcastable to logits, or
-            shaped as their leading dimensions.
-        reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (logits' shape).
+        mask: Bool, False where a variable does not count. Broadcastable to `[B, ...]`, or shaped as its leading
+            dimensions.
+        reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (`[B, ...]`).
         backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:

@@ -65,9 +65,9 @@ def soft(num_classes, hidden=None):
         z = torch.randn((*shape, num_classes), generator=g, dtype=torch.float64) * 3
         sharp = torch.rand((*shape, 1), generator=g) < 0.3
         p = torch.where(sharp, (z == z.amax(-1, keepdim=True)).double(), z.softmax(-1))
-        return (p if hidden is None else torch.where(some(shape, dtype, g).unsqueeze(-1), p, hidden)).to(dtype)
+        return p.to(dtype)
 
-    return make
+    return make if hidden is None else poisoned(make, hidden)
 
 
 def steps(first, last, dims=1):
@@ -81,8 +81,13 @@ def some(shape, dtype, g) -> Tensor:
 
 
 def poisoned(make, value):
-    """Inputs with `value` where the mask `some` is False, which no op may read."""
-    return lambda shape, dtype, g: torch.where(some(shape, dtype, g), make(shape, dtype, g), value)
+    """Inputs with `value` where the mask `some` is False, which no op may read. They may have a number per class."""
+
+    def hidden(shape, dtype, g) -> Tensor:
+        made = make(shape, dtype, g)
+        return torch.where(some(shape, dtype, g).view(*shape, *[1] * (made.dim() - len(shape))), made, value)
+
+    return hidden
 
 
 def ends_of(n_steps):
