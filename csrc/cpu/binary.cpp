@@ -154,7 +154,8 @@ void binary_nstep(const BinaryNStep& op) {
   // each coordinate is the loss that the joint receiver has with half the accuracy.
   const T share = T(1) / static_cast<T>(coordinates), factor = static_cast<T>(coordinates * op.n_steps);
   const T scale = factor * known_scale<T>(op.to);
-  reduce_losses<T>(op.to, 1, [&](int64_t start, int64_t length, const uint8_t* mask, T* __restrict loss) {
+  const auto make = [] { return NoScratch{}; };
+  reduce_losses<T>(op.to, 1, make, [&](int64_t start, int64_t length, const uint8_t* mask, T* __restrict loss, auto) {
     NStepBlock<T> block;
     T buffer[kBlock], alpha[kBlock], spread[kBlock], normals[noise_buffer_size(kBlock)];
     load_signs(op.x, start, length, mask, block.s, bad);

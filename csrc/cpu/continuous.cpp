@@ -7,8 +7,8 @@
 namespace bfn {
 namespace {
 
-// The predictions of a block if the network predicts the noise. The function x_hat turns them into data (equation 84 of
-// the paper).
+// The predictions of a block if the network predicts the noise or, without scales, the data. The function x_hat turns
+// them into data (equation 84 of the paper).
 template <class T>
 struct NoisePrediction {
   T buffers[4][kBlock];
@@ -19,15 +19,13 @@ struct NoisePrediction {
       : prediction(load(from.prediction, start, length, buffers[0])),
         mean(load(from.mean, start, length, buffers[1])),
         mean_scales(load(from.mean_scale, start, length, buffers[2])),
-        noise_scales(load(from.noise_scale, start, length, buffers[3])),
+        noise_scales(load(from.noise_scale, start, length, buffers[3], T(-1))),
         low(static_cast<T>(from.low)),
         high(static_cast<T>(from.high)) {}
-  T mean_scale(int64_t i) const { return mean_scales[i]; }
-  T noise_scale(int64_t i) const { return noise_scales[i]; }
   T x_hat(int64_t i) const { return predict(prediction[i], mean[i], mean_scales[i], noise_scales[i]); }
 };
 
-// The predictions of a block if the network predicts the data.
+// The same without scales, and faster.
 template <class T>
 struct DataPrediction {
   T buffer[kBlock];
@@ -38,8 +36,6 @@ struct DataPrediction {
       : prediction(load(from.prediction, start, length, buffer)),
         low(static_cast<T>(from.low)),
         high(static_cast<T>(from.high)) {}
-  T mean_scale(int64_t i) const { return 0; }
-  T noise_scale(int64_t i) const { return -1; }
   T x_hat(int64_t i) const { return prediction[i]; }
 };
 
@@ -107,9 +103,8 @@ void predict_data(const PredictData& op) {
   for_blocks(op.count, 1, [&](int64_t start, int64_t length) {
     T buffer[kBlock];
     T* out = target(op.out, start, buffer);
-    with_prediction<T>(op.from, start, length, [&](const auto& from) {
-      for (int64_t i = 0; i < length; ++i) out[i] = clamp(from.x_hat(i), from.low, from.high);
-    });
+    const NoisePrediction<T> from(op.from, start, length);
+    for (int64_t i = 0; i < length; ++i) out[i] = clamp(from.x_hat(i), from.low, from.high);
     store(op.out, start, length, out);
   });
 }
@@ -119,14 +114,13 @@ void predict_data_backward(const PredictDataBackward& op) {
   for_blocks(op.count, 1, [&](int64_t start, int64_t length) {
     T buffers[3][kBlock];
     const T* grad = load(op.grad, start, length, buffers[0]);
-    with_prediction<T>(op.from, start, length, [&](const auto& from) {
-      for (int64_t i = 0; i < length; ++i) {
-        const auto by =
-            prediction_gradient(grad[i], from.x_hat(i), from.mean_scale(i), from.noise_scale(i), from.low, from.high);
-        buffers[1][i] = by.grad_prediction;
-        buffers[2][i] = by.grad_mean;
-      }
-    });
+    const NoisePrediction<T> from(op.from, start, length);
+    for (int64_t i = 0; i < length; ++i) {
+      const auto by =
+          prediction_gradient(grad[i], from.x_hat(i), from.mean_scales[i], from.noise_scales[i], from.low, from.high);
+      buffers[1][i] = by.grad_prediction;
+      buffers[2][i] = by.grad_mean;
+    }
     if (op.grad_prediction) store(op.grad_prediction, start, length, buffers[1]);
     if (op.grad_mean) store(op.grad_mean, start, length, buffers[2]);
   });

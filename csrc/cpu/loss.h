@@ -105,13 +105,6 @@ void reduce_losses(const LossTarget& to, int64_t width, M&& make, F&& f) {
   store(to.scale, 0, 1, &scale);
 }
 
-template <class T, class F>
-void reduce_losses(const LossTarget& to, int64_t width, F&& f) {
-  reduce_losses<T>(
-      to, width, [] { return NoScratch{}; },
-      [&](int64_t start, int64_t length, const uint8_t* mask, T* loss, NoScratch) { f(start, length, mask, loss); });
-}
-
 // The gradients of a block's variables, which the forward pass saves. The caller writes them to `out`, and then calls
 // write(). write() sets the gradient of a variable to 0 if its mask is 0. If the view is null, nothing is saved.
 template <class T>
