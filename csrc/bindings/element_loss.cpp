@@ -10,13 +10,12 @@
 namespace bfn::bindings {
 namespace {
 
-template <const Input& input>
-using Argument =
-    std::conditional_t<input.kind == kNumber, double,
-                       std::conditional_t<input.kind == kInteger, int64_t,
-                                          std::conditional_t<(input.flags & kOptional) != 0, MaybeTensor, Tensor>>>;
+template <Kind kind, int flags>
+using Argument = std::conditional_t<
+    kind == kNumber, double,
+    std::conditional_t<kind == kInteger, int64_t, std::conditional_t<(flags & kOptional) != 0, MaybeTensor, Tensor>>>;
 template <class Loss, size_t... I>
-std::tuple<Argument<Loss::kInputs[I]>...> inputs_of(std::index_sequence<I...>);
+std::tuple<Argument<Loss::kInputs[I].kind, Loss::kInputs[I].flags>...> inputs_of(std::index_sequence<I...>);
 template <size_t... S>
 std::tuple<std::conditional_t<S + 1 != 0, bool, void>...> needs_of(std::index_sequence<S...>);
 
