@@ -75,9 +75,8 @@ def selections(root: Path, path: str) -> list[Selection]:
     files = [file for folder in folders for file in sorted((root / folder).glob("test_*.py"))]
     naming = [str(file.relative_to(root)) for file in files if word.search(f"{file.stem} {file.read_text()}")]
     naming.sort(key=lambda file: not file.endswith(f"test_{module_of(path)}.py"))
-    return [
-        Selection([*some, "-k", FEW], {}) for some in ([naming] if 0 < len(naming) < len(files) else []) + [folders]
-    ]
+    first = [naming] if 0 < len(naming) < len(files) else []
+    return [Selection([*some, "-k", FEW], {}) for some in (*first, folders)]
 
 
 def judged(root: Path, unfit: set[str], sandbox: Sandbox, mutant: Mutant) -> Verdict | None:
