@@ -122,6 +122,8 @@ def test_seeds_matter_and_torch_rules_without_one(case, backend):
     want = seeded(case, shape, backend, 5)
     assert torch.equal(seeded(case, shape, backend, 5), want)
     assert not torch.equal(seeded(case, shape, backend, 6), want)
+    zero = seeded(case, shape, backend, 0)  # a seed, and not the lack of one
+    assert all(torch.equal(seeded(case, shape, backend, seed), zero) for seed in (0, torch.tensor(0), 2**64))
     torch.manual_seed(0)
     first, second = seeded(case, shape, backend, None), seeded(case, shape, backend, None)
     torch.manual_seed(0)

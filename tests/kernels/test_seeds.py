@@ -1,7 +1,6 @@
 """The way of a seed: 0 is a seed and not the lack of one, and the parts of a call and the steps of a run draw from
 seeds of their own."""
 
-import functools
 from dataclasses import replace
 
 import pytest
@@ -9,9 +8,8 @@ import torch
 
 from bfn_kernels import nn, samplers
 from bfn_kernels.schedules import VonMisesAccuracy
-from tests.kernels.support import FIRST, SHARED
+from tests.kernels.support import SHARED
 from tests.kernels.test_nn import KINDS, Network, make
-from tests.kernels.test_noise import RANDOM, seeded
 from tests.kernels.vocabulary_cases import LARGE
 
 SHAPE, N, SCHEDULE = (3, 4), 3, VonMisesAccuracy([0.5, 1.0, 2.0])
@@ -40,15 +38,6 @@ def alike(call, *seeds) -> list[bool]:
         return call(seed)
 
     return [torch.equal(result(seed, 1), result(seed, 2)) for seed in seeds]
-
-
-@pytest.mark.parametrize("case", [case for case in FIRST if case in RANDOM], ids=str)
-@pytest.mark.parametrize("backend", SHARED)
-def test_zero_is_a_seed_of_every_op(case, backend):
-    shape = (9, 9) if "known" in case.fields or case.options.get("num_bins") == 2 else (3, 5)
-    call = functools.partial(seeded, case, shape, backend)
-    assert alike(call, 0, torch.tensor(0), None) == [True, True, False]
-    assert torch.equal(call(0), call(torch.tensor(0))) and torch.equal(call(0), call(2**64))
 
 
 @pytest.mark.parametrize("case", [case for case in LARGE if case.num_classes == 5 and seeds_of(case)], ids=str)
