@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from bfn_kernels import nn, samplers
 from tests.kernels.case import ROWS, Case, covering, state_of
 from tests.kernels.declared import parameters
 from tests.kernels.op_cases import CASES
@@ -139,16 +138,3 @@ def test_one_argument_in_float64(case, backend):
             else:
                 exact, most = exact.to(got.dtype), 2 * ulp(got.dtype, size) if of in case.diff else 0
             assert error(got, exact) <= most, f"{of} beside {name}"
-
-
-@pytest.mark.parametrize("sampler", samplers.SAMPLERS)
-@pytest.mark.parametrize("choose", ["sample", "mode", "mean"])
-def test_no_class_behind_a_class_mask_is_ever_drawn(choose, sampler):
-    """Not even the last sample, which is the mode of the network's last output, though it is the likeliest class."""
-    mask = torch.tensor([True, False, True, False])
-    model = nn.Discrete(lambda theta, t: theta + 9 * ~mask, beta_1=3.0, num_classes=4, class_mask=mask)
-    for n_steps in (1, 3):
-        drawn = samplers.sample(model, (5, 4), n_steps, seed=1, sampler=sampler, choose=choose)
-        assert mask[drawn].all()
-    drawn, _ = samplers.sample_within(model, (5, 4), 0.5, seed=1)
-    assert mask[drawn].all()

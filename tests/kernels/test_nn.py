@@ -1,5 +1,7 @@
 """The modules that join a network to the ops: equal to the ops called one by one, and usable by a plain network."""
 
+import itertools
+
 import pytest
 import torch
 from torch import nn as torch_nn
@@ -212,10 +214,12 @@ def test_a_class_mask_of_a_model_is_logits_of_minus_infinity():
     for options in ({"t": torch.tensor([0.25, 0.5])}, {"t": torch.tensor([0.25, 0.5]), "n_steps": 4}):
         torch.testing.assert_close(model(x, seed=1, **options), wants(x, seed=1, **options))
     torch.testing.assert_close(model.reconstruction(x, seed=1), wants.reconstruction(x, seed=1))
-    for sampler in ("ancestral", "ode2"):
-        drawn = samplers.sample(model, (50, 4), 3, seed=1, sampler=sampler)
-        assert torch.equal(drawn, samplers.sample(wants, (50, 4), 3, seed=1, sampler=sampler))
-        assert mask[drawn].all()
+    for sampler, choose in itertools.product(samplers.SAMPLERS, ("sample", "mode", "mean")):
+        how = {"seed": 1, "sampler": sampler, "choose": choose}
+        drawn, want = (samplers.sample(of, (50, 4), 3, **how) for of in (model, wants))
+        assert torch.equal(drawn, want) and mask[drawn].all(), how
+    drawn, want = (samplers.sample_within(of, (5, 4), 0.5, seed=1)[0] for of in (model, wants))
+    assert torch.equal(drawn, want) and mask[drawn].all()
     assert not any("class_mask" in name for name in model.state_dict())
 
 
