@@ -160,9 +160,9 @@ def same_device(name: str, value: Tensor, model_name: str, model: Tensor) -> Non
 
 def once(name: str, value: Tensor, shape: Sequence[int]) -> Tensor:
     """Undoes `expand`: a dimension of stride 0 gets size 1, so that no number is repeated."""
-    dense(name, value)
-    if 0 not in value.stride():
+    if value.layout == torch.strided and not value.is_nested and 0 not in value.stride():
         return value
+    dense(name, value)
     leading(name, value, shape)
     return value[tuple(slice(1) if stride == 0 else slice(None) for stride in value.stride())]
 
