@@ -246,7 +246,7 @@ def quantiles(law: Law) -> Tensor:
     inner, outer = squares[..., 1:-2] + squares[..., 2:-1], squares[..., :-3] + squares[..., 3:]
     ends = ((9 * inner - outer) / 16).clamp(min=0).sqrt()
     wanted = torch.linspace(-TABLE_END, TABLE_END, QUANTILES, **WIDE).expand(*z.shape[:-1], -1)
-    # How many z lie below each wanted one. torch.searchsorted would start threads.
+    # For each wanted z, this counts the z of the law below it. torch.searchsorted would start threads, which spin.
     first = ((z / TABLE_END + 1) * ((QUANTILES - 1) / 2)).ceil().clamp(0, QUANTILES).long()
     below = first.new_zeros(*z.shape[:-1], QUANTILES + 1).scatter_add_(-1, first, torch.ones_like(first))
     right = below.cumsum(-1)[..., :-1].clamp(1, z.shape[-1] - 1)

@@ -57,8 +57,8 @@ class Operator:
         composed: True if no library has a kernel for it. A function with the operator's name in the family's
             `composed.py` computes it on every device, from other operators and torch's. This function takes the library
             first, then the arguments.
-        plain: True if its callers pass no tensor that has a gradient, a tangent or lanes of vmap, so that callers get
-            torch's operator itself.
+        plain: True if no caller passes a tensor that requires a gradient, has a forward-mode tangent or is batched by
+            vmap. Callers then get torch's operator, without the function of `autograd.py` that handles these cases.
     """
 
     schema: str

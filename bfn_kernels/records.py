@@ -188,7 +188,8 @@ class Bins(NamedTuple):
 
 
 class MeanAngle(NamedTuple):
-    """The state of circular data: a mean and its concentration. Without both, it is the state before any message."""
+    """The state of circular data: a mean and its concentration. If neither is given, it is the state before the first
+    message."""
 
     mean: Tensor | None = None
     concentration: Tensor | None = None
@@ -215,8 +216,9 @@ class Circle(NamedTuple):
 
 
 class BinCost(NamedTuple):
-    """The loss of discretised data: L∞ with a weight, L_n with an alpha, else −ln p of the bin of x. weight and alpha
-    are row scalars. direct: whether the network's predictions are the mean and std of the output distribution."""
+    """The loss of discretised data. If weight is given, the loss is L∞; if alpha is given, L_n; if neither, −ln p of the
+    bin of x. Both are row scalars. direct: whether the network's predictions are the mean and std of the output
+    distribution."""
 
     weight: Tensor | None = None
     alpha: Tensor | None = None
@@ -343,8 +345,9 @@ def calling(function: Callable, call: Callable, write: Callable | None) -> Calla
     """Returns a function with the parameters of `function`, which calls an operator. Nothing else knows the order of an
     operator's arguments. The code is made once, so that a call spends no time on it.
 
-    call: takes the operator's arguments, among them the fields of records. write: takes the arguments, and the tensors
-    that `function` may write into. It is called if one of these tensors is not None.
+    call: a function that takes the operator's arguments; a record is passed as its fields. write: a function that takes
+    a tuple of these arguments, and a tuple of the tensors that `function` may write into. If one of these tensors is
+    not None, `write` is called instead of `call`.
     """
     kinds, outputs, name = _parameters(function), written(function), function.__name__
     values: dict[str, Any] = {"call": call, "write": write}

@@ -12,7 +12,8 @@ import torch
 from bfn_kernels.backends import BACKENDS
 from tests.cuda_on_host import cuda_on_host
 
-# Inductor's cache of compiled code does not distinguish the vector instructions that ATEN_CPU_CAPABILITY allows.
+# Inductor's cache of compiled code does not distinguish the vector instructions that ATEN_CPU_CAPABILITY allows. With
+# one cache for all, a process could run code that was compiled for other instructions.
 _CACHE = f"torchinductor_{getpass.getuser()}_{torch.backends.cpu.get_cpu_capability()}".replace(" ", "_")
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir(), _CACHE)))
 

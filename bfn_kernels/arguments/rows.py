@@ -180,7 +180,8 @@ def _operate(
 
 @functools.lru_cache(maxsize=4096)
 def _of_numbers(operator: Callable, bits: int, value: float, precision: float | None, context: tuple) -> list[float]:
-    """The row scalars of numbers. They are kept, since a sampler takes the same steps in each run."""
+    """The row scalars for a value and a precision that are Python numbers. The result is cached, since a sampler takes
+    the same steps in each run."""
     with outside_modes():
         before = None if precision is None else torch.scalar_tensor(precision, **WIDE)
         scalars = _operate(operator, bits, torch.scalar_tensor(value, **WIDE), before, context)

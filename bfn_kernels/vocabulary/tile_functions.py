@@ -141,7 +141,7 @@ class Messages:
 
     def flow_tile(self, chunk: slice, classes: slice, again: bool, out: Tensor, *softmax: Tensor | None) -> None:
         noise = None if self.noise is None else self.explicit(chunk, classes, self.noise)
-        keep = state = state_out = None  # a flow starts from no state
+        keep = state = state_out = None  # a flow has no state before it
         messages = self.of_tile(chunk, classes)
         self.step_tile(*messages, keep, noise, False, again, state, state_out, out, *softmax)
 

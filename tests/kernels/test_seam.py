@@ -20,7 +20,7 @@ CALLS = [
     if isinstance(node, ast.Call)
 ]
 Z, X, CLASSES = torch.zeros(8, 2, 4), torch.zeros(8, 8), torch.zeros(8, 2, dtype=torch.int64)
-# The most functions of the package that a call runs before and at its operators.
+# The most Python functions of the package that one call runs, its operators included.
 HOPS = {
     "theta": (6, lambda: discrete.theta(Z)),
     "update_sample": (18, lambda: discrete.update_sample(Z, Z, 0.5, seed=1)),
@@ -44,7 +44,7 @@ def test_no_call_passes_two_nones_side_by_side():
 
 
 def test_no_call_passes_all_its_locals():
-    """A check that reads a name from them passes in silence once the name is another."""
+    """If a check looks up a variable in `locals()` and the variable is renamed, the check finds nothing and passes."""
     assert [f"{file}:{call.lineno}" for file, call in CALLS if ast.unparse(call.func) == "locals"] == []
 
 
