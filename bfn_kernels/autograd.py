@@ -102,10 +102,10 @@ def differentiable(library: Any, overload: OpOverload, operator: Operator) -> Ca
     torch.library.register_fake(name, operator.fake)
     torch.library.register_autograd(name, checked_backward, setup_context=save)
     torch.library.register_vmap(name, refuse_vmap)
-    # torch.func's transforms refuse an autograd.Function without `setup_context`. The transforms record a graph of every
-    # backward pass, so a Function for them cannot raise an error for a second derivative. Most operators that a backward
-    # pass calls have no gradient, and raise the error. But the backward pass of a linear operator calls only operators
-    # with a gradient, so its second derivative is correct and raises no error.
+    # torch.func's transforms refuse an autograd.Function without `setup_context`. The transforms record a graph of
+    # every backward pass, so a Function for them cannot raise an error for a second derivative. Most operators that a
+    # backward pass calls have no gradient, and raise the error. But the backward pass of a linear operator calls only
+    # operators with a gradient, so its second derivative is correct and raises no error.
     under_transforms = _function(overload, save, unchecked_backward, refuse_vmap)
     eager = _function(eagerly, save, checked_backward, refuse_vmap)
     # torch's own `apply` would check for transforms again

@@ -216,8 +216,8 @@ class Circle(NamedTuple):
 
 
 class BinCost(NamedTuple):
-    """The loss of discretised data. If weight is given, the loss is L∞; if alpha is given, L_n; if neither, −ln p of the
-    bin of x. Both are row scalars. direct: whether the network's predictions are the mean and std of the output
+    """The loss of discretised data. If weight is given, the loss is L∞; if alpha is given, L_n; if neither, −ln p of
+    the bin of x. Both are row scalars. direct: whether the network's predictions are the mean and std of the output
     distribution."""
 
     weight: Tensor | None = None
