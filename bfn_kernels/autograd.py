@@ -88,6 +88,9 @@ def differentiable(library: Any, overload: OpOverload, operator: Operator) -> Ca
     def save(ctx, inputs, output):
         saving.write(ctx, inputs, output)
         ctx.set_materialize_grads(False)  # else torch makes zeros as large as the results that have no gradient
+
+    def save_first(ctx, inputs, output):
+        save(ctx, inputs, output)
         if operator.backward is not None and isinstance(output, tuple):
             ctx.mark_non_differentiable(*output[1:])
 
@@ -100,14 +103,15 @@ def differentiable(library: Any, overload: OpOverload, operator: Operator) -> Ca
 
     operate = below_python(overload)
     torch.library.register_fake(name, operator.fake)
-    torch.library.register_autograd(name, checked_backward, setup_context=save)
+    torch.library.register_autograd(name, checked_backward, setup_context=save_first)
     torch.library.register_vmap(name, refuse_vmap)
     # torch.func's transforms refuse an autograd.Function without `setup_context`. The transforms record a graph of
     # every backward pass, so a Function for them cannot raise an error for a second derivative. Most operators that a
     # backward pass calls have no gradient, and raise the error. But the backward pass of a linear operator calls only
-    # operators with a gradient, so its second derivative is correct and raises no error.
+    # operators with a gradient, so its second derivative is correct and raises no error. For these errors, the saved
+    # gradients among the results must count as differentiable.
     under_transforms = _function(overload, save, unchecked_backward, refuse_vmap)
-    eager = _function(eagerly, save, checked_backward, refuse_vmap)
+    eager = _function(eagerly, save_first, checked_backward, refuse_vmap)
     # torch's own `apply` would check for transforms again
     apply = super(torch.autograd.Function, eager).apply  # type: ignore[misc]
     return _call(overload, operator, apply, under_transforms.apply)

@@ -241,15 +241,17 @@ class Family(NamedTuple):
         dtype = checks.compute_dtype(output_logits, state, previous, unconditional, score)
         times = t, t_next, t_previous
         solver = step_arguments.step_scalars(coefficients, rule, schedule, times, previous, state, dtype, dims, scale)
-        seed = step_seed(state, solver.std, seed, generator, noise, *choice_noises(choose, draw_noise, lead))
+        guiding = step_arguments.guidance_scalars(temperature, unconditional, guidance, state, dtype, dims)
         added: Score | NoScore = self.no_score
         if not self.binary:
             added = step_arguments.checked_score(score, score_clip, output_logits, dtype)
+        # after all checks, so that a call that is refused draws nothing
+        seed = step_seed(state, solver.std, seed, generator, noise, *choice_noises(choose, draw_noise, lead))
         return getattr(library, self.name).step(
             output,
             state,
             solver=solver,
-            guidance=step_arguments.guidance_scalars(temperature, unconditional, guidance, state, dtype, dims),
+            guidance=guiding,
             score=added,
             sent=sent,
             noise=Noise(seed, noise),

@@ -48,6 +48,7 @@ class Limits(NamedTuple):
     t_min: float = rows.T_MIN
 
 
+Limits.__module__ = __package__.partition(".")[0]  # where it is public, so that pickles name a public module
 PUBLISHED = Limits()
 # The ranges of the limits. Beyond them float32 overflows or has no digits left.
 STD_RANGE, LOG_STD_MAX, T_MIN_LEAST = (1e-6, 1e6), 80.0, 1e-30

@@ -149,8 +149,10 @@ def scalars(
         # a bool and a tuple, since torch's conversion of a dtype and of a torch.Size takes as long as the kernel
         context = *numbers, n_steps, scale, t_min, dtype == torch.float64
         are_numbers = type(value) is float and (precision is None or type(precision) is float)
-        if are_numbers and data.is_cpu and 0 <= value <= high and (precision or 0) >= 0:
-            each = _of_numbers(operator, bits, value, precision, context)
+        # K is a SymInt in a symbolic trace, where a cache cannot find it
+        if are_numbers and type(scale) in (int, float) and data.is_cpu and 0 <= value <= high and (precision or 0) >= 0:
+            # -0.0 becomes 0.0: the cache would not distinguish them, but 1/√-0.0 is -∞
+            each = _of_numbers(operator, bits, value + 0.0, None if precision is None else precision + 0.0, context)
             return [torch.scalar_tensor(number, dtype=dtype, device=data.device) for number in each]
         values = _operator_input(value, data, high)
         precisions = None if precision is None else _operator_input(precision, data)

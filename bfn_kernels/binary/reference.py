@@ -140,5 +140,5 @@ def discrete_time_loss(
 def entropy(logits: Tensor, target: LossTarget) -> Tensor:
     """H = −p·ln p − q·ln q, with p = σ(z) and q = σ(−z) [derived]. Beyond |z| = 1000, H is 0."""
     (z,) = hide(target.mask, logits.to(compute_dtype(logits)))
-    z = z.clamp(-1000, 1000)  # else an infinite z would give 0·∞
+    z = torch.where(z.abs() > 1000, z.sign() * 1000, z)  # else an infinite z would give 0·∞
     return reduce(-(z.sigmoid() * logsigmoid(z) + (-z).sigmoid() * logsigmoid(-z)), *target)

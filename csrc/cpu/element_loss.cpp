@@ -46,7 +46,7 @@ void reduce_terms(const LossOf<Loss>& op, std::index_sequence<I...> inputs, std:
       return buffers[n].data();
     };
     const T* const in[] = {read.template operator()<I>()...};
-    if (limits.low > -HUGE_VAL) range.check(in[limits.tensor], length, mask);
+    if (limits.low > -HUGE_VAL || limits.high < HUGE_VAL) range.check(in[limits.tensor], length, mask);
     if (!any_slope) return evaluate<Term, T>(term, scale, length, in, loss, nullptr, inputs, std::index_sequence<>());
     SavedGradient<T> saved[] = {{op.gradients[S], start, length, mask}...};
     T* const out[] = {saved[S].out...};

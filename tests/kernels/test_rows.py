@@ -6,8 +6,11 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
+from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import make_fx
 
-from bfn_kernels import checks
+from bfn_kernels import checks, continuous, discrete
 from bfn_kernels.arguments import rows
 from bfn_kernels.backends import BACKENDS, LIBRARIES
 from bfn_kernels.schedules import ExponentialVariance, LogarithmicAccuracy, QuadraticAccuracy
@@ -234,3 +237,20 @@ def test_the_ends_of_time(backend):
     small = early[[0, 2, 3, 4, 4]]
     (beta,) = scalars(backend, ("beta",), small, schedule=QuadraticAccuracy(1e-8))  # √β = 1e-4·t
     assert (beta != 0).flatten().tolist() == [False, True, True, True, True]
+
+
+@pytest.mark.skipif("cpu" not in NATIVE, reason="only the CPU kernels cache row scalars")
+def test_cached_row_scalars_are_those_of_a_first_call():
+    """A number may be met first where tensors have no values, no gradients or lanes, or with another sign of zero."""
+    x, call = torch.zeros(1, 2), lambda alpha: continuous.sender_sample(torch.zeros(1, 2), alpha, seed=1)
+    want = continuous.sender_sample(x, torch.zeros(1), seed=1)
+    for alpha in (-0.0, 0.0):
+        assert torch.equal(call(alpha), want)
+    places = [FakeTensorMode(), torch.inference_mode(), torch.device("meta"), forward_ad.dual_level()]
+    for number, place in enumerate(places):
+        with place:
+            call(alpha := 0.125 + number)
+        assert torch.equal(call(alpha), continuous.sender_sample(x, torch.full((1,), alpha), seed=1)), place
+    traced = make_fx(lambda z: discrete.update_sample(z, z, 0.77, seed=1), tracing_mode="symbolic")(torch.zeros(2, 3))
+    z = torch.ones(2, 3)
+    assert torch.equal(traced(z), discrete.update_sample(z, z, 0.77, seed=1))
