@@ -232,6 +232,7 @@ def of_classes(ops: Any, z: torch.Tensor) -> list[Row]:
             "loss_backward", 2 + given + saved,
             lambda: ops.discrete.loss_backward(row, scale, x, *of, row, None, stats),
         ),
+        ("entropy", 1 + 4 / width, lambda: ops.discrete.entropy(z, *ALL, True)),
         *(
             (
                 f"L_n, {receiver}, 10 draws", 1 + 4 / width + given,

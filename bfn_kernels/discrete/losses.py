@@ -174,6 +174,30 @@ def reconstruction_loss(
     return _loss(library, x, logits, class_mask, None, target)
 
 
+def entropy(
+    logits: Tensor, *, mask: Tensor | None = None, reduction: str = "mean", backend: str | None = None
+) -> Tensor:
+    """Computes the entropy of the output distribution, −Σ p_k·ln p_k per variable, p = softmax(logits) [derived].
+
+    Args:
+        logits: What the network put out, `[B, ..., K]`, floating-point; differentiable.
+        mask: Bool, False where a variable does not count. Broadcastable to `[B, ...]`, or shaped as its leading
+            dimensions.
+        reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (`[B, ...]`).
+        backend: A name of `backends.BACKENDS`; None chooses one for the device.
+
+    Returns:
+        The entropy in nats, float32, or float64 if logits is float64.
+
+    Example:
+        >>> entropy(torch.zeros(1, 2))
+        tensor(0.6931)
+    """
+    checks.logits("logits", logits)
+    target = keywords.loss_target(logits, mask, reduction, logits.shape[:-1], name="logits")
+    return backends.library(backend, logits.device).discrete.entropy(logits, target)
+
+
 def _loss(
     library: Any, x: Tensor, logits: Tensor, class_mask: Tensor | None, weight: Tensor | None, target: LossTarget
 ) -> Tensor:

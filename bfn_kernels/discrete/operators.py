@@ -79,4 +79,5 @@ OPERATORS = [
         fake=like_argument(3),
     ),
     gradient_operator(reference.discrete_time_loss, "logits"),
+    gradient_operator(reference.entropy, "logits", dense=False, of_rows=True),
 ]

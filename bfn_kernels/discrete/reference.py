@@ -255,3 +255,13 @@ def factorised_divergence(is_x: Tensor, logits: Tensor, alpha: Tensor, eps: Tens
     shifted = torch.where(is_x, -r, r) * eps - r * r / 2
     mixture = torch.where(is_x, torch.logaddexp(log_p, log_rest + shifted), torch.logaddexp(log_p + shifted, log_rest))
     return -mixture.sum(-1)
+
+
+def entropy(logits: Tensor, target: LossTarget) -> Tensor:
+    """H = −Σ p_k·ln p_k, computed as −ln p_m + Σ p_k(z_m − z_k) for the likeliest class m, whose terms are not negative
+    [derived]. A class with p_k = 0 contributes nothing."""
+    z = logits_of_loss(ClassLogits(logits), target.mask)
+    p, m = z.softmax(-1), z.argmax(-1)
+    log_p_m = logsigmoid(-log_odds_against(z, one_hot(m, z.shape[-1])))
+    below = torch.where(p == 0, 0, z.gather(-1, m.unsqueeze(-1)) - z)
+    return reduce((p * below).sum(-1) - log_p_m, *target)

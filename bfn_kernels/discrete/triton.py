@@ -291,3 +291,42 @@ def _loss_backward(grad, weight, mask, x, logits, stats, grad_logits, count, S: 
         else:
             by = tl.where(is_x, -q, p)
         store_classes(grad_logits, rows, first, tl.where(keep, factor[:, None] * by, 0.0), S)
+
+
+def entropy(logits: Tensor, target: LossTarget, need_logits: bool) -> tuple[Tensor, ...]:
+    dtype, shape = compute_dtype(logits), logits.shape
+    losses = Losses(logits.select(-1, 0), *target, dtype, tile_of(shape[-1]).rows)
+    grad_logits = torch.empty_like(logits if need_logits else logits.new_empty(0), dtype=dtype)
+    written = class_view(grad_logits if need_logits else None, shape)
+    inputs = class_view(logits, shape), *views(shape[:-1], target.mask)
+    launch_rows(_entropy, *inputs, written, losses.memory, shape=shape, T=KERNEL_TYPES[dtype])
+    if need_logits and written[0].data_ptr() != grad_logits.data_ptr():
+        grad_logits.copy_(written[0])
+    return *losses.finish(), grad_logits
+
+
+@triton.jit
+def _entropy(logits, mask, grad_logits, losses, count, S: tl.constexpr):
+    """Writes H = ln Σe_k + D, where e_k = exp(−d_k), d_k = max − z_k, and D = Σ p_k·d_k; and the gradient p_k(d_k −
+    D)."""
+    rows = block_of(count, S.ROWS)
+    top, total = row_total(logits, rows, S)
+    inverse = reciprocal(total)
+    small, mean = tl.zeros(top.shape, S.T), tl.zeros(top.shape, S.T)
+    for first in range(0, S.K, S.TILE):
+        z = load_quarters(logits, rows, first, S)
+        e = exp_difference(z, top[:, None])
+        small += tl.sum(tl.where(e < 0.75, e, 0.0), 1)
+        mean += tl.sum(tl.where(e == 0.0, 0.0, e * (top[:, None] - z)), 1)
+    mean *= inverse
+    keep = load(mask, rows, tl.int1, True)
+    if grad_logits[0] is not None:
+        for first in range(0, S.K, S.TILE):
+            z = load_quarters(logits, rows, first, S)
+            p = exp_difference(z, top[:, None]) * inverse[:, None]
+            slope = tl.where(p == 0.0, 0.0, p * ((top[:, None] - z) - mean[:, None]))
+            store_classes(grad_logits, rows, first, tl.where(keep[:, None], slope, 0.0), S)
+    # Below 1.5, Σe_k is 1 plus the sum of the e_k below 0.75. Its logarithm would lose digits as this sum goes to 0.
+    has_likeliest = total < 1.5
+    log_total = tl.where(has_likeliest, log1p(tl.where(has_likeliest, small, 0.0)), log(total))
+    write_losses(log_total + mean, keep, rows, losses)

@@ -202,10 +202,57 @@ void discrete_loss_backward(const DiscreteLossBackward& op) {
   });
 }
 
+template <class T>
+void discrete_entropy(const LossOf<DiscreteEntropy>& op) {
+  const View &logits = op.inputs[0], &gradient = op.gradients[0];
+  const T factor = gradient ? known_scale<T>(op.to) : T(1);
+  const Prefetch<T> ahead{&logits, &gradient};
+  const auto make = [&] { return RowScratch<T>(op.num_classes); };
+  const auto block = [&](int64_t start, int64_t length, const uint8_t* mask, T* loss, RowScratch<T>& scratch) {
+    for_rows(start, length, op.num_classes, [&](const Rows& rows) {
+      uint8_t costs[kLanes];
+      mask_lanes(rows, mask, start, costs);
+      const RowSums<T> row(rows, nullptr, scratch, logits_of<T>(logits), ahead);
+      double small[kLanes] = {}, mean[kLanes] = {};
+      for_tiles(rows, [&](const Tile& tile) {
+        T buffer[kBlock], rest[kBlock], terms[kBlock];
+        const T *z = logits_of<T>(logits)(tile, buffer), *of_tile = scratch.e_of(tile);
+        const T* scale = scratch.sums_of(tile).scale;
+        for_numbers(tile, [&](int64_t i, int32_t, auto j) {
+          const T e = of_tile[i] * scale[j];
+          rest[i] = is_small(e) ? e : T(0);
+          terms[i] = entropy_term(e, row.top[j] - z[i]);
+        });
+        add_sums(tile, rest, small);
+        add_sums(tile, terms, mean);
+      });
+      T inverse[kLanes], mean_d[kLanes];
+      for (int64_t j = 0; j < kLanes; ++j) {
+        inverse[j] = static_cast<T>(1 / row.rest[j]);
+        mean_d[j] = static_cast<T>(mean[j] / row.rest[j]);
+        const T entropy = log_total(static_cast<T>(row.rest[j]), static_cast<T>(small[j])) + mean_d[j];
+        if (j < rows.count) loss[rows.first - start + j] = entropy;
+      }
+      if (!gradient) return;
+      scratch.store(gradient, rows, [&](const Tile& tile, const T* e, const T* scale, T* out) {
+        T buffer[kBlock];
+        const T* z = logits_of<T>(logits)(tile, buffer);
+        for_numbers(tile, [&](int64_t i, int32_t, auto j) {
+          const T slope = factor * entropy_slope(e[i] * scale[j] * inverse[j], row.top[j] - z[i], mean_d[j]);
+          out[i] = costs[j] ? slope : T(0);
+        });
+      });
+    });
+  };
+  reduce_losses<T>(op.to, row_width(op.num_classes), make, block);
+  if (gradient) store_unit_scale<T>(op.to);
+}
+
 BFN_INSTANTIATE(discrete_theta, const DiscreteTheta&);
 BFN_INSTANTIATE(discrete_sender, const DiscreteSender&);
 BFN_INSTANTIATE(discrete_update, const DiscreteUpdate&);
 BFN_INSTANTIATE(discrete_loss, const DiscreteLoss&);
 BFN_INSTANTIATE(discrete_loss_backward, const DiscreteLossBackward&);
+BFN_INSTANTIATE(discrete_entropy, const LossOf<DiscreteEntropy>&);
 
 }  // namespace bfn

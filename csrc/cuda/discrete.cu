@@ -238,6 +238,45 @@ __global__ void __launch_bounds__(kThreads, 1)
   });
 }
 
+template <class A, class Team, int kSlots>
+__global__ void __launch_bounds__(kThreads, kLeastBlocks<A>)
+    entropy_kernel(const __grid_constant__ LossOf<DiscreteEntropy> op, const Chunks chunks, int team_size) {
+  using T = typename A::Compute;
+  const Team team(team_size);
+  const int count = static_cast<int>(op.num_classes);
+  reduce_rows<T>(team, op.to, chunks, View{}, true, count, [&](int64_t row, int64_t, bool on) {
+    const auto store = [&](auto&& make) {
+      if (!op.gradients[0]) return;
+      for_groups<kSlots>(team, count, [&](int i, int first) {
+        T slopes[4] = {};
+        make(i, first, slopes);
+        A::store(op.gradients[0], row, count, first, slopes);
+      });
+    };
+    if (!on) {
+      store([](int, int, T(&)[4]) {});
+      return T(0);
+    }
+    ClassRow<A, Team, kSlots> logits(team, count, Logits<A>(op.inputs[0], row, count));
+    const auto total = logits.total();
+    const T top = total.top, inverse = T(1) / total.sum;
+    Sum<T, kSlots> small = 0, terms = 0;
+    logits.each([&](int, int, int, T z) {
+      const T e = exp_difference(z, top);
+      small += is_small(e) ? e : T(0);
+      terms += entropy_term(e, top - z);
+    });
+    small = team.reduce(small, Sum<T, kSlots>(0), Add());
+    const T mean_d = inverse * static_cast<T>(team.reduce(terms, Sum<T, kSlots>(0), Add()));
+    store([&](int i, int first, T(&z)[4]) {
+      logits.group(i, first, z);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) z[j] = entropy_slope(exp_difference(z[j], top) * inverse, top - z[j], mean_d);
+    });
+    return log_total(total.sum, static_cast<T>(small)) + mean_d;
+  });
+}
+
 int64_t grid_of(int64_t rows, int threads, int team_size) {
   return std::min<int64_t>(ceil_div(rows, threads / team_size), kMaxBlocks);
 }
@@ -316,11 +355,23 @@ void discrete_nstep(const DiscreteNStep& op) {
   with_team<AnyClasses<T>>(op.num_classes, run);
 }
 
+template <class T>
+void discrete_entropy(const LossOf<DiscreteEntropy>& op) {
+  const Layout layout = Layout().data(op.inputs[0]).data(op.gradients[0]);
+  with_classes<T>(layout, op.num_classes, [&](auto a, auto team, auto slots, int threads, int size) {
+    const Chunks chunks = chunks_of(op.to, threads / size);
+    launch(&entropy_kernel<typename decltype(a)::type, typename decltype(team)::type, decltype(slots)::value>,
+           chunks.blocks, threads, op, chunks, size);
+    finish_losses<T>(op.to, chunks);
+  });
+}
+
 BFN_INSTANTIATE(discrete_theta, const DiscreteTheta&);
 BFN_INSTANTIATE(discrete_sender, const DiscreteSender&);
 BFN_INSTANTIATE(discrete_update, const DiscreteUpdate&);
 BFN_INSTANTIATE(discrete_loss, const DiscreteLoss&);
 BFN_INSTANTIATE(discrete_loss_backward, const DiscreteLossBackward&);
 BFN_INSTANTIATE(discrete_nstep, const DiscreteNStep&);
+BFN_INSTANTIATE(discrete_entropy, const LossOf<DiscreteEntropy>&);
 
 }  // namespace bfn

@@ -226,7 +226,36 @@ BFN_HD FactorisedTerm<T> log_space_term(T log_share, T shift) {
   return {-(above > T(0) ? log_share : shift) - log1p(exp(-abs(above))), expm1(capped) * sigmoid(above)};
 }
 
+// The entropy -sum of p_k ln p_k of the output distribution. With e_k = exp(-d_k) and d_k = max - z_k, it is
+// ln(total) + D, where `total` is the sum of e_k, and D is the sum of p_k d_k [derived].
+struct DiscreteEntropy : AnyLoss {
+  static constexpr Input kInputs[] = {Input{"logits", kClasses, kSlope}};
+};
+
+// Returns ln(total). If total is below 1.5, only the likeliest class has an e_k above 1/2, which is 1. `small` is the
+// sum of the e_k for which is_small. So total is 1 + small, whose logarithm would lose digits as `small` goes to 0.
+template <class T>
+BFN_HD T log_total(T total, T small) {
+  return total < T(1.5) ? log1p(small) : log(total);
+}
+template <class T>
+BFN_HD bool is_small(T e) {
+  return e < T(0.75);
+}
+
+// The term e_k d_k of D total.
+template <class T>
+BFN_HD T entropy_term(T e, T d) {
+  return e == T(0) ? T(0) : e * d;
+}
+
+// The derivative of the entropy by z_k [derived].
+template <class T>
+BFN_HD T entropy_slope(T p, T d, T mean_d) {
+  return p == T(0) ? T(0) : p * (d - mean_d);
+}
+
 // The losses of rows that save their gradients (element_loss.h). Each has kernels of its own.
-#define BFN_DISCRETE_LOSSES(X)
+#define BFN_DISCRETE_LOSSES(X) X(discrete_entropy, DiscreteEntropy)
 
 }  // namespace bfn

@@ -245,6 +245,8 @@ for k, kind in [(2, torch.int64), (3, torch.int32), (27, torch.uint8), (257, tor
         of(f"discrete.update_sample[K={k} class mask]", {**step, **each_valid}, "state"),
         of(f"discrete.continuous_time_loss[K={k} class mask]", {**loss, **some_valid, **BATCH}, "logits"),
         of(f"discrete.reconstruction_loss[K={k} class mask]", any_class, "logits"),
+        of(f"discrete.entropy[K={k}]", {"logits": z}, "logits"),
+        of(f"discrete.entropy[K={k} masked]", {"logits": poisoned(z, torch.nan), **HIDDEN, **BATCH}, "logits"),
     ]
     first = {"output_logits": z, "state": per_class(normal(), k), **FIRST, **beta}
     second = {**first, "t_previous": BEFORE, "previous": per_class(uniform(0, 2 / k), k)}
@@ -285,6 +287,7 @@ for gap in (10, 30, 100):
         of(f"discrete.reconstruction_loss[gap {gap}]", end),
         of(f"discrete.continuous_time_loss[gap {gap} soft]", {**loss, "x": soft(5)}),
         of(f"discrete.reconstruction_loss[gap {gap} soft]", {**end, "x": soft(5)}),
+        of(f"discrete.entropy[gap {gap}]", {"logits": pair(among(gap), among(-gap, 0)), **EACH}, num_classes=2),
         of(f"discrete.discrete_time_loss[gap {gap} joint]", {**step, "noise": noise, "n_samples": 2}),
         of(f"discrete.discrete_time_loss[gap {gap} factorised]", {**step, "quadrature": 8, "receiver": "factorised"}),
     ]
@@ -297,6 +300,7 @@ DISCRETE += [
     of("discrete.reconstruction_loss[K=4096 masked]", {**end, "x": poisoned(classes(4096), -100), **HIDDEN}),
     of("discrete.continuous_time_loss[K=4096 soft]", {**loss, "x": soft(4096)}),
     of("discrete.reconstruction_loss[K=4096 soft]", {**end, "x": soft(4096)}),
+    of("discrete.entropy[K=4096]", {"logits": end["logits"]}),
 ]
 
 z, mean = {"logits": normal(3)}, {"output_logits": normal(3), "state": normal(3), "alpha": ALPHA, **NOISE}
