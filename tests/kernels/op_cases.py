@@ -355,10 +355,8 @@ for gap in (10, 30, 100):
         of(f"binary.discrete_time_loss[gap {gap}]", {**step, **noise}),
     ]
 accurate = {**step, "beta_1": 300.0}  # density ratios up to exp(160)
-BINARY += [
-    case("binary.discrete_time_loss[accurate]", {**accurate, **noise}, "logits", hard=True),
-    case("binary.discrete_time_loss[accurate nodes]", accurate, "logits", hard=True),
-]
+BINARY.append(case("binary.discrete_time_loss[accurate]", {**accurate, **noise}, "logits", hard=True))
+BINARY.append(case("binary.discrete_time_loss[accurate nodes]", accurate, "logits", hard=True))
 
 ANGLE, UNIT, FIVE = uniform(-4, 4), uniform(0, 1), {"schedule": VonMisesAccuracy([0.5, 1.0, 2.0, 8.0, 64.0])}
 PERIOD, SEED = {"period": 1.0}, {"seed": 3}
@@ -395,9 +393,7 @@ for op, loss, diff in [
         case(f"circular.{op}[each]", {**loss, "x": UNIT, **EACH, **PERIOD}, diff),
         case(f"circular.{op}[masked]", {**loss, "x": poisoned(ANGLE, torch.nan), **HIDDEN, **BATCH}, diff),
     ]
-CIRCULAR += [
-    case("circular.discrete_time_loss[squared]", squared, "pred"),
-    case("circular.reconstruction_loss[ends]", ends, "pred concentration", hard=True),
-]
+CIRCULAR.append(case("circular.discrete_time_loss[squared]", squared, "pred"))
+CIRCULAR.append(case("circular.reconstruction_loss[ends]", ends, "pred concentration", hard=True))
 
 CASES = CONTINUOUS + DISCRETISED + DISCRETE + BINARY + CIRCULAR
