@@ -11,8 +11,8 @@ constexpr double kTMax = 1 - 1e-6;  // the largest time of a discrete flow; late
 constexpr double kStepTolerance = 1e-6;
 constexpr double kRootBetaMin = 1e-10;  // if sqrt(beta) is smaller, a discrete flow returns the uniform prior
 
-// bfn_kernels/arguments/rows.py repeats both enumerations in the same order. The function row_scalar below computes each row
-// scalar.
+// bfn_kernels/arguments/rows.py repeats both enumerations in the same order. The function row_scalar below computes
+// each row scalar.
 enum class ScheduleKind : int64_t { kNone, kExponentialVariance, kQuadraticAccuracy, kLogarithmicAccuracy };
 enum class RowScalar : int64_t {
   kGamma,
