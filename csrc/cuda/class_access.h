@@ -75,6 +75,17 @@ struct DenseClasses {
   }
 };
 
+// The access to a saved gradient of logits with the access A. It has the strides of the logits, and the type of the
+// arithmetic.
+template <class A>
+struct GradientAccess {
+  using type = A;
+};
+template <class S>
+struct GradientAccess<DenseClasses<S>> {
+  using type = DenseClasses<float>;
+};
+
 // Reads the logits of a group. It applies the class mask and, in a step with guidance, the guidance.
 template <class A>
 struct Logits {

@@ -250,7 +250,7 @@ __global__ void __launch_bounds__(kThreads, kLeastBlocks<A>)
       for_groups<kSlots>(team, count, [&](int i, int first) {
         T slopes[4] = {};
         make(i, first, slopes);
-        A::store(op.gradients[0], row, count, first, slopes);
+        GradientAccess<A>::type::store(op.gradients[0], row, count, first, slopes);
       });
     };
     if (!on) {
@@ -357,7 +357,7 @@ void discrete_nstep(const DiscreteNStep& op) {
 
 template <class T>
 void discrete_entropy(const LossOf<DiscreteEntropy>& op) {
-  const Layout layout = Layout().data(op.inputs[0]).data(op.gradients[0]);
+  const Layout layout = Layout().data(op.inputs[0]);
   with_classes<T>(layout, op.num_classes, [&](auto a, auto team, auto slots, int threads, int size) {
     const Chunks chunks = chunks_of(op.to, threads / size);
     launch(&entropy_kernel<typename decltype(a)::type, typename decltype(team)::type, decltype(slots)::value>,
