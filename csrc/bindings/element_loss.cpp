@@ -16,8 +16,10 @@ using Argument = std::conditional_t<
     std::conditional_t<kind == kInteger, int64_t, std::conditional_t<(flags & kOptional) != 0, MaybeTensor, Tensor>>>;
 template <class Loss, size_t... I>
 std::tuple<Argument<Loss::kInputs[I].kind, Loss::kInputs[I].flags>...> inputs_of(std::index_sequence<I...>);
+template <size_t>
+using Flag = bool;
 template <size_t... S>
-std::tuple<std::conditional_t<S + 1 != 0, bool, void>...> needs_of(std::index_sequence<S...>);
+std::tuple<Flag<S>...> needs_of(std::index_sequence<S...>);
 
 // The inputs of a loss as torch passes them, and a flag for each slope.
 template <class Loss>

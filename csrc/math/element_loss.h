@@ -11,7 +11,7 @@ enum Kind {
   kNetwork,  // a number for each variable from a network; under autocast it has a narrower type than the data
   kClasses,  // numbers for each class of a row: for losses of rows, whose kernels are not the elementwise ones
   kRow,      // a row scalar
-  kSign,     // a class, 0 or 1, of which the loss gets the sign, -1 or 1
+  kSign,     // a class, 0 or 1, which reaches the loss as -1 or 1
   kNumber,   // a number for the whole call
   kInteger,  // an integer for the whole call
 };
@@ -41,9 +41,10 @@ struct LossTerm {
   T value, slopes[kCount];  // the slopes are in the order of the inputs
 };
 
-// What the struct of a loss may leave out. It has `kInputs`, the arguments of the operator in order, and a template
-// Term<T, kVariant>. A Term is made from the numbers of a call. For each variable, it is called with a factor of the
-// slopes and a number of each tensor. `variant` chooses the variant of a call.
+// Members that the struct of a loss inherits unless it has its own. The struct must have `kInputs`, the arguments of
+// the operator in order, and a template Term<T, kVariant>. A Term is made from the numbers of a call. For each
+// variable, it is called with a factor of the slopes and a number of each tensor. `variant` chooses the variant of a
+// call.
 struct AnyLoss {
   static constexpr int kVariants = 1, kBlocksInDouble = 2;  // blocks for which a GPU's multiprocessor has registers
   static constexpr auto variant = [](const auto*, const double*) { return 0; };

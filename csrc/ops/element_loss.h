@@ -1,4 +1,4 @@
-// Losses of which each variable has one that depends on no other variable. math/element_loss.h explains their structs.
+// Elementwise losses: the loss of a variable depends on no other variable. math/element_loss.h explains their structs.
 #pragma once
 
 #include "../math/binary.h"
