@@ -32,10 +32,9 @@ def writing(overload: OpOverload, operator: Operator) -> Callable:
         out, *others = outputs
         if out is None:
             out = operator.fake(*inputs)  # called with real tensors, a fake makes real results
-        tensors = [each for each in (*inputs, out, *others) if isinstance(each, Tensor)]
         if forward_mode():
-            _refuse_tangents(overload, tensors)
-        if transformed() and any(map(batched, tensors)):
+            _refuse_tangents(overload, (*inputs, out, *others))
+        if transformed() and any(isinstance(each, Tensor) and batched(each) for each in (*inputs, out, *others)):
             _refuse_vmap(overload)
         if not torch.compiler.is_compiling():  # compiled code increases the version itself
             # before the call: an operator that raises an error for a class out of range has already written its results

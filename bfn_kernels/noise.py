@@ -290,9 +290,8 @@ def as_seed(
         # merges calls of an operator that have the same arguments. With `like` as the argument, several ops would get
         # one seed. The compiler never merges calls of torch.empty, so here each call has an argument of its own.
         return _draw_seed_op(torch.empty(0, device=like.device))
-    if type(seed) is int:
-        return _tensor_of(seed, like.device)
-    seed = _int_or_tensor(name, seed)
+    if type(seed) is not int:
+        seed = _int_or_tensor(name, seed)
     if not isinstance(seed, Tensor):
         return _tensor_of(seed, like.device)
     if seed.dtype != torch.int64 or seed.numel() != 1:

@@ -125,8 +125,7 @@ class Family(NamedTuple):
             checks.like("x", x, "logits", logits)
         elif x.shape != lead:
             raise ValueError(f"x must have shape {tuple(lead)}, as logits have without K, got {tuple(x.shape)}")
-        if x.device != logits.device:
-            checks.same_device("x", x, "logits", logits)
+        checks.same_device("x", x, "logits", logits)
         return x, backends.library(backend, x.device), loss_target(x, mask, reduction, lead)
 
     def update_sample(

@@ -249,8 +249,7 @@ def prediction_scalars(
     """mean_scale and noise_scale, both None if the network predicts the data itself, then the wanted row scalars."""
     t_min, schedule = checked_limits(limits).t_min, continuous_schedule(sigma_1, schedule)
     if parametrisation == "data":
-        mean_scale = noise_scale = None
-        return mean_scale, noise_scale, *rows.scalars(library, wanted, t, x, dtype, schedule, **numbers)
+        return None, None, *rows.scalars(library, wanted, t, x, dtype, schedule, **numbers)
     return rows.scalars(library, (*rows.FLOW, *wanted), t, x, dtype, schedule, t_min=t_min, **numbers)
 
 

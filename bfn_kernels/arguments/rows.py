@@ -18,10 +18,11 @@ from torch import Tensor
 from torch.overrides import has_torch_function
 
 from bfn_kernels import checks
+from bfn_kernels.concentrations import WIDE
 from bfn_kernels.extensions import as_refused
 from bfn_kernels.libraries import Library
 from bfn_kernels.schedules import ExponentialVariance, LogarithmicAccuracy, QuadraticAccuracy
-from bfn_kernels.torch_private import below_autograd, forward_ad, outside_modes, transformed
+from bfn_kernels.torch_private import below_autograd, forward_mode, outside_modes, transformed
 
 PerRow = float | Tensor  # times, accuracies or precisions: one number for all rows, or a number for each row
 
@@ -87,12 +88,10 @@ FORMULAS: dict[str, Callable[[Inputs], Tensor]] = {
     "accuracy": lambda row: row.value,
     "spread": lambda row: (row.scale * row.value).sqrt(),  # √(Kα)
 }
-WIDE: Any = {"dtype": torch.float64, "device": "cpu"}  # torch's default device may be another
 BITS = {name: 1 << index for index, name in enumerate(FORMULAS)}
 FLOW = "mean_scale", "noise_scale"  # 1/γ and √((1−γ)/γ) in x̂ = μ/γ − √((1−γ)/γ)·ε̂
 UPDATE = "keep", "take", "update_std"
 MESSAGE = "accuracy", "spread"
-
 
 # For each built-in schedule, its kind as the operator takes it, and the name of its parameter. The type must be exactly
 # one of these, since a subclass may override methods.
@@ -202,7 +201,7 @@ def _operator_input(value: float | Tensor, data: Tensor, high: float = math.inf)
     if value.dtype not in checks.ROW_TYPES or value.device != data.device:
         return None
     needs_autograd = value.requires_grad and torch.is_grad_enabled()
-    return None if needs_autograd or transformed() or getattr(forward_ad, "_current_level", 0) >= 0 else value
+    return None if needs_autograd or transformed() or forward_mode() else value
 
 
 def type_of(wide: bool) -> torch.dtype:

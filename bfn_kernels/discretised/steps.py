@@ -98,13 +98,13 @@ def update_sample(
     bins = keywords.checked_bins(num_bins, limits)
     output = pred_mean, pred_log_std, mixture_logits
     check_output(mean, "mean", output, mean, parametrisation)
+    known_mask = keywords.known_values(known, known_mask, mean, mean.shape)
     sent = Sent(choice, known, known_mask, draw_noise)
     if out is not None:
         inputs = {"precision": precision, "t": t, "alpha": alpha, "seed": seed, "noise": noise}
         inputs |= {"component_noise": component_noise}
         inputs |= Network(*output, mean)._asdict() | sent._asdict()
         check_outputs({"out": out}, "mean", **inputs)
-    known_mask = keywords.known_values(known, known_mask, mean, mean.shape)
     if choice != MEAN:
         reason = f'only choose="mean" has a gradient, not a {choose}'
         checks.no_gradient(reason, pred_mean=pred_mean, pred_log_std=pred_log_std, mixture_logits=mixture_logits)
@@ -122,7 +122,6 @@ def update_sample(
         updated = library.continuous.gaussian_step(mean, keep, value, take, std, Noise(seed, noise))
     else:
         network, solver = Network(*output, mean, *scales), Solver(keep, take, std)
-        sent = sent._replace(known_mask=known_mask)
         updated = library.discretised.step(network, solver, bins, sent, component_noise, Noise(seed, noise), out=out)
     return updated, keywords.updated_precision(precision, alpha, mean)
 

@@ -212,8 +212,7 @@ class BFN(Losses):
             state: The tensors of `prior`, or of the step before. The step overwrites them.
             t: The time in [0, 1] at which the step starts, a tensor of one number on the state's device.
             alpha: Accuracy of the message, at least 0: a tensor of one number on the state's device.
-            seed: The seed of the step, an int64 tensor of one number on the state's device. A step that draws nothing
-                does not read it.
+            seed: An int64 tensor of one number on the state's device. A step that draws nothing does not read it.
             sampling: The options of the run, a `Sampling`.
         """
         theta = self.theta(state)
@@ -231,8 +230,7 @@ class BFN(Losses):
             state: The tensors of `solver_state`, or of the step before. The step overwrites them.
             t: The time in [0, 1] at which the step starts, a tensor of one number on the state's device.
             coefficients: The numbers of the step: floats, or tensors of one number on the state's device.
-            seed: The seed of the step, an int64 tensor of one number on the state's device. A step that draws nothing
-                does not read it.
+            seed: An int64 tensor of one number on the state's device. A step that draws nothing does not read it.
             sampling: The options of the run, a `Sampling`.
         """
         theta = self.theta(state)
@@ -313,8 +311,7 @@ class BFN(Losses):
             state: The tensors of `prior`, or of the step before. The step overwrites them.
             t: The time in [0, 1] at which the network was called: a tensor of one number, or `[B]`.
             alpha: Accuracy of the message, at least 0: a tensor of one number, or `[B]`.
-            seed: The seed of the step, an int64 tensor of one number on the state's device. A step that draws nothing
-                does not read it.
+            seed: An int64 tensor of one number on the state's device. A step that draws nothing does not read it.
             sampling: The options of the run, a `Sampling`.
         """
 
@@ -348,8 +345,7 @@ class BFN(Losses):
             state: The tensors of `solver_state`, or of the step before. The step overwrites them.
             t: The time in [0, 1] at which the network was called: a tensor of one number, or `[B]`.
             coefficients: The numbers of the step: floats, or tensors of one number on the state's device.
-            seed: The seed of the step, an int64 tensor of one number on the state's device. A step that draws nothing
-                does not read it.
+            seed: An int64 tensor of one number on the state's device. A step that draws nothing does not read it.
             sampling: The options of the run, a `Sampling`.
         """
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""What stands between a public function and its operator: arguments have names, and few functions are called."""
+"""Between a public function and its operator, arguments have names, and few functions are called."""
 
 import ast
 import itertools
