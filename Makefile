@@ -11,12 +11,15 @@ EXTRAS := train,dev,molecules$(if $(shell command -v nvcc),,$(comma)gpu-build)
 
 MINUTES ?= 10
 
+# the tests that run on Triton's interpreter, too
+INTERPRETED = tests/kernels tests/fuzz/test_fuzz_heads.py
+
 # Python writes bytecode, even where the environment forbids it. Otherwise each of a hundred processes of the tests
 # would compile torch's Python files again, which takes 1.4 of the 3 seconds of its import.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: install run test mutants fuzz sanitize bench docs gpu-build gpu-check gpu-test lint format wheel sdist dist \
-	kernel-hub check-dist clean
+.PHONY: install run test test-slow mutants fuzz sanitize bench docs gpu-build gpu-check gpu-test lint format wheel \
+	sdist dist kernel-hub check-dist clean
 
 install: $(VENV)/installed
 
@@ -52,11 +55,16 @@ run: install
 	$(BIN)/bfn train digits
 
 test: install $(VENV)/all-builds
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
-	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(BIN)/python -m pytest -n auto tests/kernels tests/fuzz/test_fuzz_heads.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m 'not slow'
+	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(BIN)/python -m pytest -n auto -m 'not slow' $(INTERPRETED)
 	OMP_NUM_THREADS=1 BFN_PTX=cuda $(BIN)/python -m pytest -n auto tests/ptx/test_cuda_ptx.py \
 		-k 'not (every_kernel and (torch.float16 or torch.float64))'
 	OMP_NUM_THREADS=1 BFN_PTX=triton $(BIN)/python -m pytest -n auto tests/ptx/test_triton_ptx.py
+
+# The tests that `make test` leaves out, since each takes many seconds: before a release.
+test-slow: install $(VENV)/all-builds
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m slow
+	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(BIN)/python -m pytest -n auto -m slow $(INTERPRETED)
 
 # Runs all tests of the kernels on the PTX that nvcc and Triton compile for a GPU, in an interpreter, without a GPU.
 # `make test` has the part that executes every kernel in float32 and bfloat16.

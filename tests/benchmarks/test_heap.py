@@ -27,6 +27,7 @@ print(fresh, faults())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's heap")
 def test_the_heap_keeps_what_a_step_has_freed():
     small = {k: v for k, v in os.environ.items() if k != HUGE_PAGES}

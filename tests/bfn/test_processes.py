@@ -91,7 +91,9 @@ def test_a_run_goes_on_with_other_processes_from_where_a_sigterm_to_any_of_them_
     assert_alike(out_of(run), alone)
 
 
-@pytest.mark.parametrize("more", [[], [SHARDED]], ids=["ddp", "fsdp2"])
+@pytest.mark.parametrize(
+    "more", [pytest.param([], id="ddp"), pytest.param([SHARDED], id="fsdp2", marks=pytest.mark.slow)]
+)
 def test_a_run_that_is_killed_at_any_moment_goes_on_from_its_last_checkpoint(more, settings, tmp_path):
     """BFN_KILLS=20 kills it twenty times."""
     kills, moments = int(os.environ.get("BFN_KILLS", 1)), random.Random(0)
@@ -161,6 +163,7 @@ def test_a_disk_that_fills_up_ends_the_run_in_all_processes(settings, tmp_path):
     assert (tmp_path / MODEL_FILE).exists() and not (tmp_path / LOG_FILE).exists()
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_page_share_a_run(settings, tmp_path):
     by_torchrun, by_accelerate, sharded, evaluated = COMMANDS
     short = ["evaluate.repeats=2", "sample.count=1", "sample.n_steps=1", "train.validate_every=2"]

@@ -197,7 +197,9 @@ ALIKE = {
     "vocabulary L_n by draws",
 }
 TABLE = [
-    pytest.param(name, backend, dtype, id=f"{backend}-{name}-{dtype}")
+    pytest.param(
+        name, backend, dtype, id=f"{backend}-{name}-{dtype}", marks=[pytest.mark.slow] * (dtype != torch.float32)
+    )
     for name in PROBLEMS
     for backend in NATIVE
     for dtype in BANDS

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from bfn_kernels.torch_private import constant
@@ -73,6 +74,7 @@ print(int(status), {"torch._dynamo", "torch._inductor"} & set(sys.modules))
 """
 
 
+@pytest.mark.slow
 def test_collecting_tests_calls_no_op():
     """A new op has a name in every table before it has kernels, and the tests of another start at once."""
     root = Path(__file__).parents[2]

@@ -31,6 +31,7 @@ def check(folder, backend, count, k):
         torch.testing.assert_close(each[0], alone, **close)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", [backend for backend in ("cpu", "triton") if backend in NATIVE])
 def test_processes_are_as_one(backend, tmp_path):
     """Also where the last of them has no class."""
@@ -38,6 +39,7 @@ def test_processes_are_as_one(backend, tmp_path):
     check(tmp_path, backend, 3, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("cpu" not in NATIVE, reason="processes have the backend that is the default")
 def test_the_guide_trains_in_two_processes_as_in_one(tmp_path):
     """The same two processes also call the ops one by one, with more classes."""

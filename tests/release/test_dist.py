@@ -103,6 +103,7 @@ def test_without_a_compiler_the_wheel_has_the_python_files(wheel):
     assert licence == (ROOT / "LICENSE").read_text()
 
 
+@pytest.mark.slow
 def test_the_reference_warns_once_when_nobody_asked_for_it(wheel):
     command = [sys.executable, "-c", ALONE + CALLS, wheel]
     ran = subprocess.run(command, cwd=wheel.parent, capture_output=True, text=True)
