@@ -17,10 +17,7 @@ from bfn_kernels import backends, checks
 from bfn_kernels.arguments import keywords, rows
 from bfn_kernels.arguments.class_arguments import BINARY
 from bfn_kernels.arguments.rows import PerRow
-from bfn_kernels.binary.losses import continuous_time_loss as continuous_time_loss
-from bfn_kernels.binary.losses import discrete_time_loss as discrete_time_loss
-from bfn_kernels.binary.losses import entropy as entropy
-from bfn_kernels.binary.losses import reconstruction_loss as reconstruction_loss
+from bfn_kernels.binary.losses import *
 from bfn_kernels.binary.operators import OPERATORS
 from bfn_kernels.formulas import hide
 from bfn_kernels.records import Noise

@@ -10,6 +10,8 @@ from bfn_kernels.arguments.rows import PerRow
 from bfn_kernels.records import RECEIVERS
 from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
 
+__all__ = ["continuous_time_loss", "discrete_time_loss", "entropy", "reconstruction_loss"]
+
 
 def continuous_time_loss(
     x: Tensor,

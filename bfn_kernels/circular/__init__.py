@@ -22,9 +22,8 @@ from bfn_kernels import backends, checks, ranges
 from bfn_kernels.arguments import keywords, rows
 from bfn_kernels.arguments.outputs import check_outputs
 from bfn_kernels.arguments.rows import PerRow
+from bfn_kernels.circular.losses import *
 from bfn_kernels.circular.losses import PERIODS, check_schedule, numbers_of, rows_of
-from bfn_kernels.circular.losses import discrete_time_loss as discrete_time_loss
-from bfn_kernels.circular.losses import reconstruction_loss as reconstruction_loss
 from bfn_kernels.circular.operators import OPERATORS
 from bfn_kernels.formulas import hide
 from bfn_kernels.noise import as_seed

@@ -11,6 +11,8 @@ from bfn_kernels.arguments import keywords
 from bfn_kernels.circular.reference import COSINE, DENSITY, SQUARE
 from bfn_kernels.schedules import VonMisesAccuracy
 
+__all__ = ["discrete_time_loss", "reconstruction_loss"]
+
 PERIODS = 1e-6, 1e6  # the least and the largest period
 
 

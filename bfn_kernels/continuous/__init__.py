@@ -15,9 +15,7 @@ from bfn_kernels.arguments.keywords import PARAMETRISATIONS as PARAMETRISATIONS
 from bfn_kernels.arguments.keywords import PUBLISHED, Limits, prediction_scalars
 from bfn_kernels.arguments.keywords import Clip as Clip
 from bfn_kernels.arguments.rows import PerRow
-from bfn_kernels.continuous.losses import continuous_time_loss as continuous_time_loss
-from bfn_kernels.continuous.losses import discrete_time_loss as discrete_time_loss
-from bfn_kernels.continuous.losses import reconstruction_loss as reconstruction_loss
+from bfn_kernels.continuous.losses import *
 from bfn_kernels.continuous.operators import OPERATORS
 from bfn_kernels.continuous.steps import solver_step as solver_step
 from bfn_kernels.continuous.steps import update_sample as update_sample

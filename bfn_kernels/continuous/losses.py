@@ -12,6 +12,8 @@ from bfn_kernels.arguments.rows import PerRow
 from bfn_kernels.records import LossTarget, Prediction
 from bfn_kernels.schedules import ContinuousSchedule
 
+__all__ = ["continuous_time_loss", "discrete_time_loss", "reconstruction_loss"]
+
 
 def continuous_time_loss(
     x: Tensor,

@@ -12,10 +12,7 @@ from bfn_kernels import backends, checks
 from bfn_kernels.arguments import keywords, rows
 from bfn_kernels.arguments.class_arguments import DISCRETE
 from bfn_kernels.arguments.rows import PerRow
-from bfn_kernels.discrete.losses import continuous_time_loss as continuous_time_loss
-from bfn_kernels.discrete.losses import discrete_time_loss as discrete_time_loss
-from bfn_kernels.discrete.losses import entropy as entropy
-from bfn_kernels.discrete.losses import reconstruction_loss as reconstruction_loss
+from bfn_kernels.discrete.losses import *
 from bfn_kernels.discrete.operators import OPERATORS
 from bfn_kernels.formulas import hide
 from bfn_kernels.records import Noise

@@ -14,6 +14,8 @@ from bfn_kernels.discrete.operators import SHORT_ROW
 from bfn_kernels.records import RECEIVERS, ClassLogits, LossTarget
 from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
 
+__all__ = ["continuous_time_loss", "discrete_time_loss", "entropy", "reconstruction_loss"]
+
 
 def continuous_time_loss(
     x: Tensor,

@@ -27,9 +27,7 @@ from bfn_kernels.discretised.distribution import log_prob as log_prob
 from bfn_kernels.discretised.distribution import mode as mode
 from bfn_kernels.discretised.distribution import output_distribution as output_distribution
 from bfn_kernels.discretised.distribution import sample as sample
-from bfn_kernels.discretised.losses import continuous_time_loss as continuous_time_loss
-from bfn_kernels.discretised.losses import discrete_time_loss as discrete_time_loss
-from bfn_kernels.discretised.losses import reconstruction_loss as reconstruction_loss
+from bfn_kernels.discretised.losses import *
 from bfn_kernels.discretised.operators import OPERATORS
 from bfn_kernels.discretised.steps import solver_step as solver_step
 from bfn_kernels.discretised.steps import update_sample as update_sample

@@ -13,6 +13,8 @@ from bfn_kernels.discretised.distribution import check_output
 from bfn_kernels.records import NO_DRAWS, BinCost, LossTarget, Network
 from bfn_kernels.schedules import ContinuousSchedule
 
+__all__ = ["continuous_time_loss", "discrete_time_loss", "reconstruction_loss"]
+
 # L_n is n times the logarithm of a sum that tends to 1, so its rounding errors grow with n. In units of 1 + the loss of
 # the variable, they are about 2e-7·n in float32 and 1e-15·n in float64. Beyond FLOAT32_STEPS, float64 is used.
 FLOAT32_STEPS, MOST_STEPS = 10_000, 10**12

@@ -28,12 +28,15 @@ def parameters(op: str) -> list[str]:
 
 
 def public_functions(family: str) -> list[str]:
-    """The functions that the family's package defines, and those that it imports under their own name from its
-    modules, as `family.function`."""
+    """The functions that the family's package defines, and those that it imports from its modules by `*` or under
+    their own name, as `family.function`."""
     module = importlib.import_module(f"bfn_kernels.{family}")
     body = ast.parse(inspect.getsource(module)).body
     own = [node.name for node in body if isinstance(node, ast.FunctionDef)]
-    own += [a.name for node in body if isinstance(node, ast.ImportFrom) for a in node.names if a.name == a.asname]
+    for node in (node for node in body if isinstance(node, ast.ImportFrom)):
+        if node.names[0].name == "*":
+            own += importlib.import_module(node.module).__all__
+        own += [each.name for each in node.names if each.name == each.asname]
     return [f"{family}.{name}" for name in own if callable(getattr(module, name)) and name[0] != "_"]
 
 
