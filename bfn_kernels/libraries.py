@@ -72,6 +72,8 @@ class Library:
                 return _refusing(why)
         if operator.writes or operator.plain:
             torch.library.register_fake(overload.name(), operator.fake)
+            if operator.plain:  # without this line, each call would pass torch's autograd, which takes 0.5 µs
+                self._defined.impl(overload.name().split("::")[1], torch.library.fallthrough_kernel, "Autograd")
             return below_python(overload)
         call = differentiable(self, overload, operator)
         if operator.function is None:

@@ -22,7 +22,7 @@ from bfn_kernels.concentrations import WIDE
 from bfn_kernels.extensions import as_refused
 from bfn_kernels.libraries import Library
 from bfn_kernels.schedules import ExponentialVariance, LogarithmicAccuracy, QuadraticAccuracy
-from bfn_kernels.torch_private import below_autograd, forward_mode, outside_modes, transformed
+from bfn_kernels.torch_private import forward_mode, outside_modes, transformed
 
 PerRow = float | Tensor  # times, accuracies or precisions: one number for all rows, or a number for each row
 
@@ -104,6 +104,12 @@ def _bits(names: Sequence[str]) -> int:
     return sum(BITS[name] for name in names)
 
 
+def is_plain(schedule: Any) -> bool:
+    """Whether this is a built-in schedule whose parameter is a Python number."""
+    kind, name = SCHEDULES.get(type(schedule), (0, ""))
+    return kind > 0 and type(getattr(schedule, name)) is float
+
+
 def _numbers_of(schedule: Any) -> tuple[int, float, int] | None:
     """The kind of a built-in schedule, σ₁ or β₁, and K. None for another schedule."""
     kind, name = SCHEDULES.get(type(schedule), (0, ""))
@@ -173,8 +179,7 @@ def _operate(
 ) -> list[Tensor]:
     *numbers, wide = context
     try:
-        with below_autograd():
-            return operator(value, precision, bits, *numbers, shape, wide)
+        return operator(value, precision, bits, *numbers, shape, wide)
     except RuntimeError as error:
         raise as_refused(error) from error.__cause__
 

@@ -1,5 +1,6 @@
 """Converts the keywords of a sampler's step to arguments of operators."""
 
+import functools
 import math
 import sys
 from typing import Any
@@ -8,8 +9,10 @@ import torch
 from torch import Tensor
 
 from bfn_kernels import checks, solvers
+from bfn_kernels.arguments import rows
 from bfn_kernels.records import NO_SCORE, Guidance, Score, Solver
 from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
+from bfn_kernels.torch_private import outside_modes
 
 
 def taken(choose: str | None, rule: str, coefficients: solvers.Coefficients | None) -> str:
@@ -47,6 +50,9 @@ def step_scalars(
     """
     shape = state.shape[:dims]
     if explicit is None:
+        if _are_numbers(times) and rows.is_plain(schedule) and state.is_cpu and not torch.compiler.is_compiling():
+            each = _of_numbers(rule, schedule, *times, scale)
+            return _solver([n if n is None else torch.scalar_tensor(n, dtype=dtype) for n in each], previous)
         chosen = solvers.coefficients(rule, schedule, *_checked_times(rule, times, shape, state))
     elif not isinstance(explicit, solvers.Coefficients):
         raise TypeError(f"coefficients must be bfn_kernels.solvers.Coefficients, got {type(explicit).__name__}")
@@ -58,14 +64,40 @@ def step_scalars(
             low = 0 if name == "variance" else -math.inf
             checked.append(value if value is None else checks.rows(f"coefficients.{name}", value, shape, state, low))
         chosen = solvers.Coefficients(*checked)
-    if (chosen.extrapolation is None) != (previous is None):
-        raise ValueError("previous must be given together with t_previous or the extrapolation of coefficients")
-    std = None if chosen.variance is None else (scale * chosen.variance) ** 0.5
-    numbers: Any = [chosen.keep, chosen.take, std, chosen.extrapolation]
+    numbers = _scaled(chosen, scale)
     if any(number is not None and number.requires_grad for number in numbers):
         raise ValueError("schedule, times and coefficients must not require a gradient, since none is defined for them")
-    keep, take, std, extrapolation = (_converted(number, dtype, state.device) for number in numbers)
+    return _solver([_converted(number, dtype, state.device) for number in numbers], previous)
+
+
+def _scaled(chosen: solvers.Coefficients, scale: float) -> list[Any]:
+    """The coefficients in the order of `Solver`, with the std of the noise in place of its variance."""
+    std = None if chosen.variance is None else (scale * chosen.variance) ** 0.5
+    return [chosen.keep, chosen.take, std, chosen.extrapolation]
+
+
+def _solver(numbers: list[Any], previous: Tensor | None) -> Solver:
+    keep, take, std, extrapolation = numbers
+    if (extrapolation is None) != (previous is None):
+        raise ValueError("previous must be given together with t_previous or the extrapolation of coefficients")
     return Solver(keep, take, std, previous, extrapolation)
+
+
+def _are_numbers(times: tuple[Any, Any, Any]) -> bool:
+    t, t_next, t_previous = (type(time) for time in times)
+    return t in (float, int) and t_next in (float, int) and t_previous in (float, int, type(None))
+
+
+@functools.lru_cache(maxsize=4096)
+def _of_numbers(
+    rule: str, schedule: Any, t: float, t_next: float, t_previous: float | None, scale: float
+) -> list[float | None]:
+    """The numbers of a step at times that are Python numbers. The result is cached, since a sampler takes the same
+    steps in each run."""
+    with outside_modes():
+        times = _checked_times(rule, (t, t_next, t_previous), torch.Size(), torch.empty(0, device="cpu"))
+        numbers = _scaled(solvers.coefficients(rule, schedule, *times), scale)
+        return [None if number is None else number.item() for number in numbers]
 
 
 def _converted(number: Tensor | None, dtype: torch.dtype, device: torch.device) -> Any:

@@ -353,3 +353,25 @@ def test_coefficients_that_a_caller_gives():
     got = discrete.solver_step(Z, Z + 1, coefficients=Coefficients(None, 0.5), backend=None)
     torch.testing.assert_close(got, Z + 1)
     assert solvers.RULES["ode2"].order == 2 == solvers.RULES["sde1"].order + 1
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_times_that_are_numbers_are_those_of_tensors(rule):
+    """A step at Python numbers has cached coefficients, which depend on the rule, the schedule and all three times."""
+    start = 0.0 if RULES[rule].from_prior else 0.2
+    times = [(start, 0.5, None), (start, 1, None), (0.3, 0.5, None)]
+    times += [(0.3, 0.5, 0.2), (0.3, 0.5, 0.1)] if RULES[rule].order == 2 else []
+    logits = torch.tensor([[0.2, -0.4, 1.0, 0.0], [2.0, 0.1, -1.0, 0.5]])
+    for t, t_next, before in 2 * times:
+        wide = [None if each is None else torch.tensor(each, dtype=torch.float64) for each in (t, t_next, before)]
+        for schedule in (QuadraticAccuracy(3.0), QuadraticAccuracy(2.0), LogarithmicAccuracy(3, 2.0)):
+            for op, z in (
+                (discrete, logits),
+                (discrete, logits[:, :3]),
+                (binary, logits),
+            ):  # 4, 3 and 4 of its variance
+                more = {"rule": rule, "choose": "mean", "schedule": schedule, "seed": 1}
+                more["previous"] = None if before is None else z / 3
+                got = op.solver_step(z, z + 1, t, t_next, t_previous=before, **more)
+                want = op.solver_step(z, z + 1, wide[0], wide[1], t_previous=wide[2], **more)
+                torch.testing.assert_close(got, want, rtol=0, atol=0)
