@@ -1,7 +1,7 @@
 """Sampling with a model of bfn_kernels.nn: steps, each with a call of the network, then the mode of the output
 distribution at t = 1."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -12,6 +12,8 @@ from torch import Tensor
 from bfn_kernels import checks
 from bfn_kernels.adaptive import MAX_CALLS, Steps
 from bfn_kernels.nn import BFN, Sampling, State, Vocabulary, part, random_seed
+from bfn_kernels.nn.parts import by_part, copied, each_part, joint_of
+from bfn_kernels.nn.ragged import Ragged
 from bfn_kernels.nn.sampling import PLAIN
 from bfn_kernels.noise import fold_in
 from bfn_kernels.solvers import RULES, Coefficients, coefficients
@@ -36,6 +38,7 @@ def sample(
     unconditional: Any = None,
     guidance: float | Tensor | None = None,
     start: Tensor | None = None,
+    counts: Sequence[int] | None = None,
     device: torch.device | str = "cpu",
     capture: bool | None = None,
     watch: Callable[[int, State], None] | None = None,
@@ -65,6 +68,8 @@ def sample(
         start: The state from which the run starts: means of this shape, logits of this shape for binary data, or logits
             with a last dimension of K for classes. None: the prior or, if the sampler cannot start at t = 0, noise at
             the model's `solver_start`.
+        counts: For a joint model of examples of different sizes, the number of rows of each example, `[B]`. The first
+            number of the shape of a part is then the sum of the counts, or B for a part of examples.
         device: The device of the network and of the data.
         capture: Whether to record one step as a CUDA graph and to replay it for the other steps. This does not change
             the samples. With few examples, launches take most of the time of a step, and a graph saves this time. None:
@@ -91,10 +96,11 @@ def sample(
     """
     checks.choice("sampler", sampler, tuple(SAMPLERS))
     checks.integer("n_steps", n_steps, 1)
-    shape = _checked(model, shape)
     device, seed = torch.device(device), random_seed() if seed is None else seed
-    sampling = Sampling(choose, temperature, known, known_mask, cond, unconditional, guidance)
-    sampling.check(choices_of(model, sampler), model.has_logits, shape)
+    ragged = None if counts is None else Ragged.of_counts(counts, device)
+    shape = _checked(model, shape, ragged)
+    sampling = Sampling(choose, temperature, known, known_mask, cond, unconditional, guidance, ragged)
+    _check(model, sampling, sampler, shape)
     capture = can_capture(device) if capture is None else capture
     if capture and not can_capture(device):
         raise ValueError(f"capture must be None or False on {device}, which has no CUDA graphs")
@@ -102,6 +108,7 @@ def sample(
         run = SAMPLERS[sampler](model, shape, n_steps, seed, device, sampling)
         if start is not None:
             model.start_from(run.state, start)
+        _centre(model, run.state, ragged)
         step = run.step
         for i in range(n_steps + 1):
             if i > 0:
@@ -109,15 +116,45 @@ def sample(
             if i == 1 < n_steps and capture:  # the first step may compile kernels, which a graph must not record
                 step = captured(run.step, device)
             if watch is not None:
-                watch(i, tuple(value.clone() for value in run.state))
+                watch(i, copied(run.state))
         return model.sample_final(run.state, sampling)
 
 
-def _checked(model: BFN, shape: Shape) -> Shape:
-    """Checks the model and the shape of the data, and returns the shape as a tuple."""
-    if not isinstance(getattr(model, "_orig_mod", model), BFN):  # torch.compile wraps a module
+def _checked(model: BFN, shape: Any, ragged: Ragged | None = None) -> Any:
+    """Checks the model and the shape of the data, and returns the shape as a tuple, or as a dict of tuples."""
+    if not isinstance(getattr(model, "_orig_mod", model), BFN):
         raise TypeError(f"model must be a module of bfn_kernels.nn, got {type(model).__name__}")
-    return checks.sizes("shape", shape)
+    if (joint := joint_of(model)) is None:
+        if ragged is not None:
+            raise ValueError(f"counts must be None for a model that is not joint, got {ragged.sizes().tolist()}")
+        return checks.sizes("shape", shape)
+
+    def check(_: BFN, shape: Shape, rows: Ragged | None) -> Shape:
+        shape = checks.sizes("shape", shape)
+        if ragged is not None and shape[0] != (want := ragged.num_examples if rows is None else len(rows.batch)):
+            raise ValueError(f"shape must begin with {want}, as counts require, got {shape}")
+        return shape
+
+    shapes = joint.by_part(check, joint.of_data("shape", shape), joint.rows(ragged))
+    if ragged is None and len({each[0] for each in shapes.values()}) > 1:
+        raise ValueError(f"shape must have one number of examples for all parts, got {shapes}")
+    return shapes
+
+
+def _centre(model: BFN, state: Any, ragged: Ragged | None) -> None:
+    """Centres the state of a joint model, before its first step."""
+    if (joint := joint_of(model)) is not None:
+        joint.centre_state(state, ragged)
+
+
+def _check(model: BFN, sampling: Sampling, sampler: str, shape: Any) -> None:
+    """Raises an error for options that a model, or a part of a joint model, does not support."""
+
+    def check(each: BFN, sampling: Sampling, shape: Shape) -> None:
+        sampling.check(choices_of(each, sampler), each.has_logits, shape)
+
+    joint = joint_of(model)
+    by_part(model, check, sampling if joint is None else joint.sampling_by_part(sampling), shape)
 
 
 def choices_of(model: BFN, sampler: str) -> tuple[str, ...]:
@@ -151,13 +188,16 @@ class Run:
         times: The time in [0, 1] at which each step starts, `[n]`.
         table: The coefficients of all steps, each None or a tensor `[n]`.
         seed: An int that determines the seed of each step.
+        device: The device of the network and of the data.
     """
 
-    def __init__(self, advance: Advance, state: State, times: Tensor, table: Coefficients, seed: int):
-        self.advance, self.state, device = advance, state, state[0].device
-        seeds = fold_in(seed, torch.arange(1, len(times) + 1, device="cpu"))
-        self.times, self.seeds = times.float().to(device), torch.as_tensor(seeds, device=device)
-        self.table = table.each(lambda column: column.to(checks.widest(device)).to(device))
+    def __init__(self, advance: Advance, state: Any, times: Tensor, table: Any, seed: Any, device: torch.device):
+        def numbers(table: Coefficients) -> Coefficients:
+            return table.each(lambda column: column.to(checks.widest(device)).to(device))
+
+        self.advance, self.state, self.times = advance, state, times.float().to(device)
+        self.seeds = _step_seeds(seed, torch.arange(1, len(times) + 1, device="cpu"), device)
+        self.table = each_part(numbers, table)
         self.done = torch.zeros(1, dtype=torch.int64, device=device)
 
     def step(self) -> None:
@@ -166,7 +206,8 @@ class Run:
         def next_of(column: Tensor) -> Tensor:
             return column.index_select(0, self.done).squeeze(0)
 
-        self.advance(self.state, next_of(self.times), self.table.each(next_of), next_of(self.seeds))
+        table = each_part(lambda table: table.each(next_of), self.table)
+        self.advance(self.state, next_of(self.times), table, each_part(next_of, self.seeds))
         self.done += 1
 
 
@@ -176,12 +217,12 @@ def ancestral(
     """Makes a run of ancestral sampling. From the prior on, the state receives n messages about values of the output
     distribution."""
 
-    def advance(state: State, t: Tensor, message: Any, seed: Tensor) -> None:
-        model.sample_step(state, t, message.take, seed, sampling)
+    def advance(state: State, t: Tensor, message: Any, seed: Any) -> None:
+        model.sample_step(state, t, each_part(lambda message: message.take, message), seed, sampling)
 
     steps = torch.arange(1, n_steps + 1, dtype=torch.float64, device="cpu")
-    accuracies = Coefficients(None, model.schedule.alpha(steps, n_steps))
-    return Run(advance, model.prior(shape, device), (steps - 1) / n_steps, accuracies, seed)
+    accuracies = by_part(model, lambda each: Coefficients(None, each.schedule.alpha(steps, n_steps)))
+    return Run(advance, model.prior(shape, device), (steps - 1) / n_steps, accuracies, _seeds(model, seed), device)
 
 
 def by_rule(
@@ -196,15 +237,36 @@ def by_rule(
     """Makes a run of a solver. It starts at t = 0, or at the model's `solver_start` if the rule cannot start at 0. With
     a rule of second order, the first step has no previous prediction, so its extrapolation is 0."""
     start = 0.0 if RULES[rule].from_prior else model.solver_start
-    state = model.solver_state(shape, device, start, part(seed, 0))
+    seed = _seeds(model, seed)
+    state = by_part(model, partial(_start, start, device), shape, seed)
     times = torch.linspace(start, 1, n_steps + 1, dtype=torch.float64, device="cpu")
-    table = coefficients(rule, model.schedule, times[:-1], times[1:])
-    if RULES[rule].order == 2:
-        after_first = coefficients(rule, model.schedule, times[1:-1], times[2:], times[:-2]).extrapolation
-        table = table._replace(
-            extrapolation=torch.cat([times.new_zeros(1), torch.as_tensor(after_first, device="cpu")])
-        )
-    return Run(partial(model.solver_step, sampling=sampling), state, times[:-1], table, seed)
+    table = by_part(model, lambda each: _table(rule, each.schedule, times))
+    return Run(partial(model.solver_step, sampling=sampling), state, times[:-1], table, seed, device)
+
+
+def _start(t: float, device: torch.device, model: BFN, shape: Shape, seed: int) -> State:
+    """The state that a run with this seed starts from."""
+    return model.solver_state(shape, device, t, part(seed, 0))
+
+
+def _table(rule: str, schedule: Any, times: Tensor) -> Coefficients:
+    """The coefficients of the steps between these times."""
+    table = coefficients(rule, schedule, times[:-1], times[1:])
+    if RULES[rule].order == 1:
+        return table
+    after_first = coefficients(rule, schedule, times[1:-1], times[2:], times[:-2]).extrapolation
+    return table._replace(extrapolation=torch.cat([times.new_zeros(1), torch.as_tensor(after_first, device="cpu")]))
+
+
+def _seeds(model: BFN, seed: int) -> Any:
+    """The seed of a run or, for a joint model, a seed for each part."""
+    joint = joint_of(model)
+    return seed if joint is None else joint.seeds(seed)
+
+
+def _step_seeds(seed: Any, steps: Tensor, device: torch.device) -> Any:
+    """The seeds of steps, from the seed of a run."""
+    return each_part(lambda seed: torch.as_tensor(fold_in(seed, steps), device=device), seed)
 
 
 @torch.no_grad()
@@ -272,26 +334,38 @@ def sample_within(
     shape = _checked(model, shape)
     device, seed = torch.device(device), random_seed() if seed is None else seed
     sampling = Sampling(choose, temperature, known, known_mask, cond, unconditional, guidance)
-    sampling.check(choices_of(model, "ode2"), model.has_logits, shape)
+    _check(model, sampling, "ode2", shape)
     with evaluating(model):
-        state = model.solver_state(shape, device, model.solver_start, part(seed, 0))
+        seeds = _seeds(model, seed)
+        state = by_part(model, partial(_start, model.solver_start, device), shape, seeds)
         if start is not None:
             model.start_from(state, start)
+        _centre(model, state, None)
         steps = Steps(model.solver_start, tolerance, max_calls=max_calls)
         while steps.t < steps.end:
             # only a step that draws samples reads the seed
-            step_seed = torch.as_tensor(fold_in(seed, torch.tensor(steps.accepted + 1, device="cpu")), device=device)
-            before, accepted = tuple(value.clone() for value in state), False
-            t = torch.full((shape[0],), steps.t, dtype=torch.float32, device=device)
+            step_seed = _step_seeds(seeds, torch.tensor(steps.accepted + 1, device="cpu"), device)
+            before, accepted = copied(state), False
+            t = torch.full((_count(shape),), steps.t, dtype=torch.float32, device=device)
             output = model.guided_output(model.theta(state), t, sampling)
             while not accepted:
-                step = coefficients("ode2", model.schedule, steps.t, steps.t_next, steps.t_previous).each(float)
+                at = steps.t, steps.t_next, steps.t_previous
+                step = by_part(model, lambda each: coefficients("ode2", each.schedule, *at).each(float))  # noqa: B023
                 model.solve(output, state, t, step, step_seed, sampling)
                 accepted = steps.judge(model.step_error(step, state, before, sampling))
                 if not accepted:
-                    for value, old in zip(state, before, strict=True):
-                        value.copy_(old)
+                    each_part(_restore, state, before)
         return model.sample_final(state, sampling), steps.accepted + 1
+
+
+def _count(shape: Any) -> int:
+    """The number of examples."""
+    return next(iter(shape.values()))[0] if isinstance(shape, dict) else shape[0]
+
+
+def _restore(state: State, before: State) -> None:
+    for value, old in zip(state, before, strict=True):
+        value.copy_(old)
 
 
 SAMPLERS: dict[str, Callable[..., Run]] = {rule: partial(by_rule, rule) for rule in RULES} | {"ancestral": ancestral}

@@ -7,8 +7,10 @@ step without the optimizer, and `samplers.sample(model, shape, n_steps)` draws s
 from bfn_kernels.nn.base import BFN, Network, State
 from bfn_kernels.nn.circular import Circular
 from bfn_kernels.nn.classes import Binary, Classes, Discrete
+from bfn_kernels.nn.joint import Joint
 from bfn_kernels.nn.layers import LinearHead, NoisyEmbedding
 from bfn_kernels.nn.normal import Continuous, Discretised, Normal
+from bfn_kernels.nn.ragged import Ragged
 from bfn_kernels.nn.sampling import Sampling
 from bfn_kernels.nn.seeds import down_to_step, part, random_seed, spread_times
 from bfn_kernels.nn.vocabulary import Vocabulary
@@ -21,10 +23,12 @@ __all__ = [
     "Continuous",
     "Discrete",
     "Discretised",
+    "Joint",
     "LinearHead",
     "Network",
     "NoisyEmbedding",
     "Normal",
+    "Ragged",
     "Sampling",
     "State",
     "Vocabulary",

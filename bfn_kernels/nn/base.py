@@ -66,8 +66,9 @@ class BFN(Losses):
     choices: tuple[str, ...] = ("sample", "mode", "mean")
     has_logits = False
     solver_start: float = 0.0
+    whole: "BFN | None" = None  # for a part of `Joint`, this model
 
-    def __init__(self, network: Network):
+    def __init__(self, network: Network | None):
         super().__init__()
         self.network = network
 
@@ -75,7 +76,8 @@ class BFN(Losses):
     def dtype(self) -> torch.dtype:
         """The type of the module's first parameter in float32, bfloat16, float16 or float64. If there is no such
         parameter, it is the type of the first such buffer. If there is no such buffer, it is torch's default type."""
-        types = (value.dtype for value in chain(self.parameters(), self.buffers()))
+        whole = self.whole or self
+        types = (value.dtype for value in chain(whole.parameters(), whole.buffers()))
         return next((dtype for dtype in types if dtype in checks.FLOATS), torch.get_default_dtype())
 
     @property

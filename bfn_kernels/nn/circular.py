@@ -44,7 +44,7 @@ class Circular(BFN):
     choices = ("mean",)  # the network predicts only the mean of the output distribution
     schedule: VonMisesAccuracy  # type: ignore[assignment]
 
-    def __init__(self, network: Network, schedule: VonMisesAccuracy, *, period: float = 2 * math.pi):
+    def __init__(self, network: Network | None, schedule: VonMisesAccuracy, *, period: float = 2 * math.pi):
         super().__init__(network)
         self.schedule, self.period = schedule, period
 

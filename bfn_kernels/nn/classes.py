@@ -34,7 +34,9 @@ class Classes(BFN):
     has_logits = True
     receiver = "joint"
 
-    def __init__(self, network: Network, beta_1: float | None = None, *, schedule: DiscreteSchedule | None = None):
+    def __init__(
+        self, network: Network | None, beta_1: float | None = None, *, schedule: DiscreteSchedule | None = None
+    ):
         super().__init__(network)
         self.schedule: DiscreteSchedule = discrete_schedule(beta_1, schedule)
 
@@ -157,7 +159,7 @@ class Discrete(Classes):
 
     def __init__(
         self,
-        network: Network,
+        network: Network | None,
         beta_1: float | None = None,
         *,
         num_classes: int,

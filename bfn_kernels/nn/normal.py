@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bfn_kernels import checks, continuous, discretised, solvers
-from bfn_kernels.arguments.keywords import PUBLISHED, Limits
+from bfn_kernels.arguments.keywords import PARAMETRISATIONS, PUBLISHED, Limits
 from bfn_kernels.continuous import Clip
 from bfn_kernels.nn.base import BFN, Network, State
 from bfn_kernels.nn.sampling import PLAIN, Sampling
@@ -29,7 +29,9 @@ class Normal(BFN):
 
     solver_start = 0.01
 
-    def __init__(self, network: Network, sigma_1: float | None = None, *, schedule: ContinuousSchedule | None = None):
+    def __init__(
+        self, network: Network | None, sigma_1: float | None = None, *, schedule: ContinuousSchedule | None = None
+    ):
         super().__init__(network)
         self.schedule: ContinuousSchedule = continuous_schedule(sigma_1, schedule)
 
@@ -80,7 +82,7 @@ class Normal(BFN):
 
 class Continuous(Normal):
     """Reals in [-1, 1], `[B, ...]`, of a floating-point type. The network takes the mean `[B, ...]` and predicts the
-    noise ε in this mean, `[B, ...]`.
+    noise ε in this mean, or the data themselves, `[B, ...]`.
 
     With num_bins, the reconstruction loss is -ln of the probability of x's bin, so that it is comparable with the
     reconstruction loss of `Discretised`.
@@ -93,6 +95,7 @@ class Continuous(Normal):
         limits: `bfn_kernels.Limits`, of which only t_min is read: at times before t_min, a noise prediction is ignored,
             and x̂ is 0.
         clip: The range (low, high) of the data, to which x̂ is clipped. None for data without bounds.
+        parametrisation: What the network predicts: the "noise" ε or the "data" x̂.
 
     Example:
         >>> class Network(torch.nn.Linear):
@@ -108,22 +111,25 @@ class Continuous(Normal):
 
     def __init__(
         self,
-        network: Network,
+        network: Network | None,
         sigma_1: float | None = None,
         *,
         schedule: ContinuousSchedule | None = None,
         num_bins: int | None = None,
         limits: Limits = PUBLISHED,
         clip: Clip = (-1, 1),
+        parametrisation: str = "noise",
     ):
         super().__init__(network, sigma_1, schedule=schedule)
-        self.num_bins, self.limits, self.clip = num_bins, limits, clip
+        checks.choice("parametrisation", parametrisation, PARAMETRISATIONS)
+        self.num_bins, self.limits, self.clip, self.parametrisation = num_bins, limits, clip, parametrisation
 
     def output_shape(self, theta: Any) -> tuple[int, ...] | None:
         return theta.shape
 
     def arguments(self, output: Tensor, theta: Tensor) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
-        return (output, theta), {"schedule": self.schedule, "limits": self.limits, "clip": self.clip}
+        settings = {"schedule": self.schedule, "limits": self.limits, "clip": self.clip}
+        return (output, theta), settings | {"parametrisation": self.parametrisation}
 
     def _sent(self, sampling: Sampling, choose: str) -> dict[str, Any]:
         return sampling.known_values
@@ -132,9 +138,11 @@ class Continuous(Normal):
         return super().reconstruction_loss(x, output, theta, num_bins=self.num_bins, **options)
 
     def mode(self, output: Tensor, theta: Tensor, t: Tensor) -> Tensor:
-        _, settings = self.arguments(output, theta)
         wide = output.to(self.state_dtype)  # narrower than `dtype` under autocast, and wider after guidance in float16
-        return continuous.predict_data(wide, theta, t, **settings).to(self.dtype)
+        if self.parametrisation == "data":
+            return (wide if self.clip is None else wide.clamp(*self.clip)).to(self.dtype)
+        options: dict[str, Any] = {"schedule": self.schedule, "limits": self.limits, "clip": self.clip}
+        return continuous.predict_data(wide, theta, t, **options).to(self.dtype)
 
 
 class Discretised(Normal):
@@ -162,7 +170,7 @@ class Discretised(Normal):
 
     def __init__(
         self,
-        network: Network,
+        network: Network | None,
         sigma_1: float | None = None,
         *,
         num_bins: int,

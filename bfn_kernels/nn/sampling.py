@@ -8,6 +8,7 @@ from torch import Tensor
 
 from bfn_kernels import checks
 from bfn_kernels.arguments.outputs import memory_of, overlap
+from bfn_kernels.nn.ragged import Ragged
 
 
 class Sampling(NamedTuple):
@@ -25,6 +26,7 @@ class Sampling(NamedTuple):
             without this argument.
         guidance: w of (1 + w)·output − w·unconditional output: a number, or a tensor `[B]`. None: the network is called
             once in a step.
+        ragged: For a joint model with examples of different sizes, the example of each row. None: each row is one.
 
     Example:
         >>> Sampling(choose="mode").guidance is None
@@ -38,6 +40,7 @@ class Sampling(NamedTuple):
     cond: Any = None
     unconditional: Any = None
     guidance: float | Tensor | None = None
+    ragged: Ragged | None = None
 
     def sent(self, choose: str) -> dict[str, Any]:
         """The keywords of a step that say which value of the output distribution it uses, and which data are known.
