@@ -132,3 +132,7 @@ def test_grey_levels_and_text_are_what_the_data_say():
     assert plots.to_grey(torch.tensor([-1.0, 0.0, 1.0]), 17).tolist() == [0, 0.5, 1]
     assert plots.to_grey(torch.tensor([0, 1]), 2).tolist() == [0, 1]
     assert plots.to_text(torch.tensor([[1, 0, 2]]), " ab") == ["a b"]
+
+
+def test_a_long_symbol_is_cut():
+    assert plots.visible(b"a" * 12) == "a" * 12 and plots.visible(b"a" * 13) == "a" * 11 + "…"

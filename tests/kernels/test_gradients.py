@@ -236,3 +236,14 @@ def test_a_likely_wrong_class(num_classes, x, wrong, gap, backend, dtype):
 
 def test_every_case_has_a_name_of_its_own():
     assert len({case.name for case in CASES}) == len(CASES)
+
+
+@pytest.mark.parametrize(("num_classes", "kept"), [(2048, [2 * 3 * 2048]), (2049, [2 * 3, 2 * 3 * 4, 2 * 3 * 2049])])
+def test_a_loss_of_classes_keeps_its_gradient_or_what_makes_it(num_classes, kept):
+    """On the CPU, a short row's gradient. For a long row x, four numbers, and the logits, which the network holds."""
+    if "cpu" not in NATIVE:
+        pytest.skip("the forward passes of the other backends compute no gradient of classes")
+    logits, x, found = torch.zeros(2, 3, num_classes, requires_grad=True), torch.zeros(2, 3, dtype=torch.int64), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda each: found.append(each.numel()), lambda each: each):
+        discrete.reconstruction_loss(x, logits, backend="cpu")
+    assert sorted(each for each in found if each > 1) == kept
