@@ -126,7 +126,7 @@ def _checked(model: BFN, shape: Any, ragged: Ragged | None = None) -> Any:
         raise TypeError(f"model must be a module of bfn_kernels.nn, got {type(model).__name__}")
     if (joint := joint_of(model)) is None:
         if ragged is not None:
-            raise ValueError(f"counts must be None for a model that is not joint, got {ragged.sizes().tolist()}")
+            raise ValueError(f"counts must be None for a model that is not joint, got {ragged.sizes.tolist()}")
         return checks.sizes("shape", shape)
 
     def check(_: BFN, shape: Shape, rows: Ragged | None) -> Shape:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bfn_kernels import checks
 from bfn_kernels.nn.base import BFN, Network
+from bfn_kernels.nn.classes import Classes
 from bfn_kernels.nn.parts import ByPart, Parts
 from bfn_kernels.nn.ragged import Ragged
 from bfn_kernels.nn.seeds import part, random_seed, spread_times
@@ -116,11 +117,11 @@ class Joint(Parts):
             n_steps = checks.integer("n_steps", n_steps, 1)
             if self.grid not in (None, n_steps):
                 raise ValueError(f"n_steps must be {self.grid}, as a part has it, got {n_steps}")
-        ragged = self._ragged(x, t, batch, num_examples)
+        ragged, seeds = self._ragged(x, t, batch, num_examples), self.seeds(seed)
         if t is None:
             n = self.grid if n_steps is None else n_steps
-            t = self._times(self.count(x, ragged), seed, n, next(iter(x.values())).device)
-        masks, seeds = self.options("mask", mask), self.seeds(seed)
+            t = self._times(self.count(x, ragged), seeds, n, next(iter(x.values())).device)
+        masks = self.options("mask", mask)
         times = self._times_of_rows(t, ragged)
         theta = self._flow(x, times, {name: part(each, 0) for name, each in seeds.items()}, masks, ragged)
         output = self._centred_output(theta, t, cond, masks, ragged)
@@ -223,10 +224,10 @@ class Joint(Parts):
                 raise ValueError(f"{name}: x must have {size} rows, as batch requires, got {len(each)}")
         return ragged
 
-    def _times(self, count: int, seed: int, n_steps: int | None, device: torch.device) -> Any:
+    def _times(self, count: int, seeds: dict[str, int], n_steps: int | None, device: torch.device) -> Any:
         """Times of the batch, which the seed of the first part determines, or times of each part."""
         times = {}
-        for name, each in self.seeds(seed).items():
+        for name, each in seeds.items():
             times[name] = spread_times(count, torch.Generator().manual_seed(part(each, 2)), n_steps).to(device)
             if not self.own_times:
                 return times[name]
@@ -276,14 +277,14 @@ class Joint(Parts):
             centred = density and name in self.centred
             if not centred and (reduction in ("none", "sum", "mean") or (reduction == "batch" and rows is None)):
                 return loss(each, x, *others, mask=mask, reduction=reduction)
-            losses = loss(each, x, *others, mask=mask, reduction="none")
-            counted = torch.ones(losses.shape, dtype=torch.bool, device=x.device)
-            if mask is not None:
-                counted = counted & checks.mask("mask", mask, "x", x, losses.shape)
             examples = Ragged(torch.arange(len(x), device=x.device), len(x)) if rows is None else rows
-            numbers = examples.sums(_of_rows(counted.long()))
-            if centred:
-                losses = losses - counted * _cost_of_mean(each, x, examples, numbers)
+            numbers = _numbers(each, x, mask, examples) if centred or reduction == "examples" else None
+            if not centred:
+                losses = loss(each, x, *others, mask=mask, reduction="batch")
+            else:
+                losses = loss(each, x, *others, mask=mask, reduction="none")
+                cost = _cost_of_mean(each, x, examples, numbers).expand(losses.shape)
+                losses = losses - (cost if mask is None else cost * checks.mask("mask", mask, "x", x, x.shape))
             if reduction == "none":
                 return losses
             if reduction in ("sum", "mean"):
@@ -294,6 +295,14 @@ class Joint(Parts):
             return (sums / numbers.clamp(min=1)).sum() / (numbers > 0).sum().clamp(min=1)
 
         return self.by_part(reduce, names, rows, masks, *values)
+
+
+def _numbers(each: BFN, x: Tensor, mask: Tensor | None, examples: Ragged) -> Tensor:
+    """The number of variables of each example, of which those count where the mask is True."""
+    shape = checks.variables(x) if isinstance(each, Classes) else x.shape  # soft data have numbers for each class
+    if mask is None:
+        return examples.sizes * shape[1:].numel()
+    return examples.sums(_of_rows(checks.mask("mask", mask, "x", x, shape).expand(shape).long()))
 
 
 def _of_rows(values: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
 """The base of `Joint`: modules of several kinds of data with one network, and the steps of samplers."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,14 +17,12 @@ from bfn_kernels.nn.vocabulary import Vocabulary
 ByPart = dict[str, Any]  # something for each part, by its name
 
 
-@contextmanager
-def naming(name: str) -> Iterator[None]:
-    """Within a `with`, an error about an argument begins with the name of the part that it is about."""
-    try:
-        yield
-    except (ValueError, TypeError, IndexError) as error:
-        kind = next(kind for kind in (ValueError, TypeError, IndexError) if isinstance(error, kind))
-        raise kind(f"{name}: {error}") from error
+ABOUT_ARGUMENTS = ValueError, TypeError, IndexError
+
+
+def naming(name: str, error: Exception) -> Exception:
+    """An error about an argument, which begins with the name of the part that it is about."""
+    return next(kind for kind in ABOUT_ARGUMENTS if isinstance(error, kind))(f"{name}: {error}")
 
 
 class Parts(BFN):
@@ -81,8 +78,10 @@ class Parts(BFN):
         """
         found = {}
         for name, each in self.parts.items():
-            with naming(name):
+            try:
                 found[name] = function(each, *(value[name] for value in values))
+            except ABOUT_ARGUMENTS as error:
+                raise naming(name, error) from error
         return found
 
     def options(self, name: str, value: Any) -> ByPart:
@@ -147,8 +146,10 @@ class Parts(BFN):
         Returns:
             Numbers of rows, `[N]` or `[B]`, by part.
         """
-        rows_of_parts = self.rows(ragged).items()
-        return {name: numbers if rows is None else numbers.index_select(0, rows.batch) for name, rows in rows_of_parts}
+        if ragged is None:
+            return dict.fromkeys(self.parts, numbers)
+        of_rows = numbers.index_select(0, ragged.batch)
+        return {name: numbers if name in self.of_examples else of_rows for name in self.parts}
 
     def centre(self, means: ByPart, ragged: Ragged | None, masks: ByPart | None = None) -> ByPart:
         """Subtracts from each centred part the mean over the variables of its example.
@@ -164,10 +165,9 @@ class Parts(BFN):
         found = dict(means)
         for name in self.centred:
             value, mask = means[name], None if masks is None else masks[name]
-            with naming(name):
-                if mask is not None:
-                    mask = checks.mask("mask", mask, "x", value, value.shape).expand(value.shape)[..., 0].flatten()
-                found[name] = points_of(value, ragged).centred(value.flatten(0, -2), mask).view_as(value)
+            if mask is not None:
+                mask = checks.mask("mask", mask, "x", value, value.shape).expand(value.shape)[..., 0].flatten()
+            found[name] = points_of(value, ragged).centred(value.flatten(0, -2), mask).view_as(value)
         return found
 
     def output(self, theta: Any, t: Any, cond: Any = None, ragged: Ragged | None = None) -> Any:

@@ -1,7 +1,8 @@
 """Examples of different sizes: rows of a batch, each of which belongs to an example."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -9,7 +10,8 @@ from torch import Tensor
 from bfn_kernels import checks
 
 
-class Ragged(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Ragged:
     """The rows of a batch of examples of different sizes, such as the atoms of molecules. An example may have no row.
 
     Attributes:
@@ -53,12 +55,9 @@ class Ragged(NamedTuple):
                     f"batch must hold examples in [0, {self.num_examples}), got {most if least >= 0 else least}"
                 )
 
+    @cached_property
     def sizes(self) -> Tensor:
-        """The number of rows of each example.
-
-        Returns:
-            Numbers, int64 `[B]`.
-        """
+        """The number of rows of each example, int64 `[B]`."""
         return self.sums(torch.ones_like(self.batch))
 
     def sums(self, values: Tensor) -> Tensor:
@@ -84,7 +83,7 @@ class Ragged(NamedTuple):
             Numbers of rows, `[N, ...]`, with the mean 0 in each example.
         """
         if mask is None:
-            counted, sizes = values, self.sizes()
+            counted, sizes = values, self.sizes
         else:
             mask = mask.reshape(len(values), *(1,) * (values.dim() - 1))
             counted, sizes = torch.where(mask, values, 0), self.sums(mask.flatten().long())
