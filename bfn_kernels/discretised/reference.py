@@ -101,14 +101,14 @@ def output_distribution(dtype: torch.dtype, network: Network, bins: Bins) -> Nor
 def output_std(
     pred_log_std: Tensor, mean_scale: Tensor | None, noise_scale: Tensor | None, limits: OutputLimits
 ) -> Tensor:
-    """The std of `output_distribution`, in the type of pred_log_std."""
+    """The std of `output_distribution`. All tensors have the type of the arithmetic."""
     std_min, std_max, log_std_max = limits
-    std = clamped(pred_log_std.to(compute_dtype(pred_log_std)), -log_std_max, log_std_max).exp()
+    std = clamped(pred_log_std, -log_std_max, log_std_max).exp()
     if mean_scale is None:
-        return clamped(std, std_min, std_max).to(pred_log_std.dtype)
+        return clamped(std, std_min, std_max)
     started = mean_scale != 0
     (std,) = hide(started, std)
-    return torch.where(started, clamped(noise_scale * std, std_min, std_max), 1.0).to(pred_log_std.dtype)
+    return torch.where(started, clamped(noise_scale * std, std_min, std_max), 1.0)
 
 
 def inputs_of_loss(x: Tensor, network: Network, direct: bool, bins: Bins, mask: Tensor | None) -> tuple[Tensor, Normal]:

@@ -124,3 +124,11 @@ def test_a_table_is_made_without_a_warning():
 def test_accuracies_whose_sum_is_beyond_float32_are_refused():
     with pytest.raises(ValueError, match=r"alphas must be a vector of positive, finite numbers, at least .* 3.4e38"):
         VonMisesAccuracy([3e38, 3e38])
+
+
+def test_quantiles_are_alike_at_both_ends_of_a_law():
+    """The law has two nodes that are so close that c² is linear between them. `bend` is not symmetric."""
+    law = concentrations.Law(torch.tensor([1 - 1e-6, 1 + 1e-6], dtype=torch.float64), torch.tensor([0.5, 0.5]).double())
+    found = (concentrations.quantiles(law) - 1) / 1e-6
+    torch.testing.assert_close(found, -found.flip(0), rtol=0, atol=0.03)
+    assert found.isfinite().all() and found[-1] > 0.2
