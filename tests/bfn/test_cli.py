@@ -266,9 +266,3 @@ def test_a_sampler_and_its_steps_are_options(run, monkeypatch):
     assert refused.exit_code == 1 and "error: max_calls=3 calls of the network reach t = " in refused.output
     refused = bfn("sample", out, "--tolerance", 0.5)
     assert refused.exit_code == 1 and "sample.tolerance needs sample.sampler='ode2', got 'ancestral'" in refused.output
-
-
-def test_the_help_has_every_setting_with_its_default():
-    said = cli.all_settings()
-    listed = {line for section in said.split("\n\n")[1:] for line in section.split(", ")}
-    assert listed == {f"{key}={value}" for key, value in flatten(asdict(Config())).items()}
