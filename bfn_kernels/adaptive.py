@@ -113,7 +113,9 @@ class Steps:
         return accepted
 
 
-def error_of_step(of: Coefficients, p: Tensor, previous: Tensor, scale: float = 1) -> float | None:
+def error_of_step(
+    of: Coefficients, p: Tensor, previous: Tensor, scale: float = 1, batch: Tensor | None = None
+) -> float | None:
     """The difference between a step of second order and the step of first order: scale·take·r·(p − p_prev).
 
     Args:
@@ -121,6 +123,7 @@ def error_of_step(of: Coefficients, p: Tensor, previous: Tensor, scale: float = 
         p: The prediction of the step, `[B, ...]`.
         previous: The prediction of the step before, in p's shape.
         scale: K for classes, 4 for binary data, 1 for others.
+        batch: The example of each row of p, int64 `[N]`, in any order. None: each row is an example.
 
     Returns:
         The root of the mean square of the difference, in the example where this root is largest. None for a step of
@@ -134,5 +137,8 @@ def error_of_step(of: Coefficients, p: Tensor, previous: Tensor, scale: float = 
         return None
     if p.numel() == 0:
         return 0.0
-    square = (p - previous).to(checks.widest(p.device)).square().reshape(len(p), -1).mean(1).max()
-    return abs(scale * float(of.take) * float(of.extrapolation)) * float(square) ** 0.5
+    square = (p - previous).to(checks.widest(p.device)).square().reshape(len(p), -1).mean(1)
+    if batch is not None:
+        _, example, sizes = batch.unique(return_inverse=True, return_counts=True)
+        square = square.new_zeros(len(sizes)).index_add(0, example, square) / sizes
+    return abs(scale * float(of.take) * float(of.extrapolation)) * float(square.max()) ** 0.5

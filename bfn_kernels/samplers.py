@@ -285,6 +285,7 @@ def sample_within(
     guidance: float | Tensor | None = None,
     start: Tensor | None = None,
     max_calls: int = MAX_CALLS,
+    counts: Sequence[int] | None = None,
     device: torch.device | str = "cpu",
 ) -> tuple[Tensor, int]:
     """Draws data by steps of "ode2". The length of each step is chosen so that its error is about the tolerance.
@@ -312,6 +313,8 @@ def sample_within(
             with a last dimension of K for classes. None: the prior or, if the sampler cannot start at t = 0, noise at
             the model's `solver_start`.
         max_calls: The largest number of calls of the network, at least 1. The two calls of a guided step count as one.
+        counts: For a joint model of examples of different sizes, the number of rows of each example, `[B]`. The first
+            number of the shape of a part is then the sum of the counts, or B for a part of examples.
         device: The device of the network and of the data.
 
     Returns:
@@ -331,22 +334,23 @@ def sample_within(
         >>> sample_within(Binary(network, beta_1=9.0), (1, 3), 0.1, seed=1)
         (tensor([[0, 0, 0]]), 8)
     """
-    shape = _checked(model, shape)
     device, seed = torch.device(device), random_seed() if seed is None else seed
-    sampling = Sampling(choose, temperature, known, known_mask, cond, unconditional, guidance)
+    ragged = None if counts is None else Ragged.of_counts(counts, device)
+    shape = _checked(model, shape, ragged)
+    sampling = Sampling(choose, temperature, known, known_mask, cond, unconditional, guidance, ragged)
     _check(model, sampling, "ode2", shape)
     with evaluating(model):
         seeds = _seeds(model, seed)
         state = by_part(model, partial(_start, model.solver_start, device), shape, seeds)
         if start is not None:
             model.start_from(state, start)
-        _centre(model, state, None)
+        _centre(model, state, ragged)
         steps = Steps(model.solver_start, tolerance, max_calls=max_calls)
         while steps.t < steps.end:
             # only a step that draws samples reads the seed
             step_seed = _step_seeds(seeds, torch.tensor(steps.accepted + 1, device="cpu"), device)
             before, accepted = copied(state), False
-            t = torch.full((_count(shape),), steps.t, dtype=torch.float32, device=device)
+            t = torch.full((_count(shape, ragged),), steps.t, dtype=torch.float32, device=device)
             output = model.guided_output(model.theta(state), t, sampling)
             while not accepted:
                 at = steps.t, steps.t_next, steps.t_previous
@@ -358,8 +362,10 @@ def sample_within(
         return model.sample_final(state, sampling), steps.accepted + 1
 
 
-def _count(shape: Any) -> int:
+def _count(shape: Any, ragged: Ragged | None) -> int:
     """The number of examples."""
+    if ragged is not None:
+        return ragged.num_examples
     return next(iter(shape.values()))[0] if isinstance(shape, dict) else shape[0]
 
 

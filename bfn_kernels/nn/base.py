@@ -76,8 +76,7 @@ class BFN(Losses):
     def dtype(self) -> torch.dtype:
         """The type of the module's first parameter in float32, bfloat16, float16 or float64. If there is no such
         parameter, it is the type of the first such buffer. If there is no such buffer, it is torch's default type."""
-        whole = self.whole or self
-        types = (value.dtype for value in chain(whole.parameters(), whole.buffers()))
+        types = (value.dtype for each in (self.whole or self,) for value in chain(each.parameters(), each.buffers()))
         return next((dtype for dtype in types if dtype in checks.FLOATS), torch.get_default_dtype())
 
     @property
@@ -367,7 +366,8 @@ class BFN(Losses):
         Returns:
             The error in units of the state, or None for a step of first order.
         """
-        return error_of_step(coefficients, state[-1], before[-1], self.state_scale)
+        batch = sampling.ragged and sampling.ragged.batch
+        return error_of_step(coefficients, state[-1], before[-1], self.state_scale, batch)
 
     def solver_noise(self, shape: tuple[int, ...], variance: float, device: torch.device, seed: int) -> Tensor:
         """Draws normals of this variance on the CPU, so that a run starts from the same state on all devices.

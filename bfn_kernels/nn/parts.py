@@ -204,6 +204,7 @@ class Parts(BFN):
         """
         names = "choose", "temperature", "known", "known_mask", "guidance"
         each = {name: self.options(name, getattr(sampling, name)) for name in names}
+        each["ragged"] = self.rows(sampling.ragged)
         guided = [name for name, guidance in each["guidance"].items() if guidance is not None]
         if guided:  # the network is called twice for all parts, but a part without guidance has no second output
             each["unconditional"] = {name: sampling.unconditional if name in guided else None for name in self.parts}

@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 from bfn_kernels import continuous, discrete, discretised, samplers
+from bfn_kernels.adaptive import error_of_step
 from bfn_kernels.nn import Binary, Circular, Continuous, Discrete, Discretised, Joint, Sampling, down_to_step, part
 from bfn_kernels.nn.ragged import Ragged
 from bfn_kernels.schedules import LogarithmicAccuracy, VonMisesAccuracy
-from bfn_kernels.solvers import RULES
+from bfn_kernels.solvers import RULES, Coefficients
 
 ANGLES = VonMisesAccuracy([0.5, 1.0, 2.0, 4.0])
 KINDS = {
@@ -335,6 +336,21 @@ def test_the_density_of_centred_data_is_that_of_their_dimensions():
         basis = torch.linalg.svd(torch.eye(count) - 1 / max(count, 1)).U[:, : max(count - 1, 0)]
         want = -normal.log_prob(basis.T @ residual[batch == example]).sum()
         torch.testing.assert_close(got[example], want, rtol=1e-4, atol=1e-4)
+
+
+def test_the_error_of_a_step_is_of_the_example_with_the_largest():
+    step, p, batch = Coefficients(1.0, 0.5, extrapolation=2.0), torch.zeros(4, 3), torch.tensor([7, 0, 7, 0])
+    p[1], p[0] = 2.0, 1.0  # mean squares 2 and 1/2
+    assert error_of_step(step, p, torch.zeros(4, 3), 3.0, batch) == pytest.approx(3 * 2**0.5)
+    assert error_of_step(step, p, torch.zeros(4, 3), 3.0) == pytest.approx(3 * 2.0)
+
+
+def test_adaptive_steps_of_rows():
+    """Atoms that see each other are sampled as examples; the lattice has an error of its own."""
+    shape = {"positions": (8, 3), "types": (8,), "lattice": (4, 2)}
+    out, calls = samplers.sample_within(of_atoms(), shape, 0.05, seed=1, counts=COUNTS)
+    assert calls > 3 and Ragged.of_counts(COUNTS).sums(out["positions"]).abs().max() < 1e-4 < out["positions"].std()
+    assert samplers.sample_within(of_atoms(), shape, 0.5, seed=1, counts=COUNTS)[1] < calls
 
 
 def test_guidance_of_examples_is_of_their_rows():
