@@ -366,7 +366,7 @@ class BFN(Losses):
         Returns:
             The error in units of the state, or None for a step of first order.
         """
-        batch = sampling.ragged and sampling.ragged.batch
+        batch = getattr(sampling.ragged, "batch", None)
         return error_of_step(coefficients, state[-1], before[-1], self.state_scale, batch)
 
     def solver_noise(self, shape: tuple[int, ...], variance: float, device: torch.device, seed: int) -> Tensor:
