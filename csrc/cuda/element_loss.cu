@@ -16,8 +16,11 @@ __device__ __forceinline__ void load_input(const At& at, const View& view, doubl
     at.network(view, x);
   } else if constexpr (kKind == kData) {
     at.data(view, x, static_cast<T>(missing));
-  } else {
+  } else if constexpr (kKind == kRow) {
     at.rows(view, x, static_cast<T>(missing));
+  } else {
+#pragma unroll
+    for (int j = 0; j < At::kCount; ++j) x[j] = static_cast<T>(missing);
   }
 }
 
@@ -25,7 +28,8 @@ void lay_out(Layout& layout, const View& view, Kind kind) {
   kind == kSign      ? layout.classes(view)
   : kind == kNetwork ? layout.network(view)
   : kind == kData    ? layout.data(view)
-                     : layout.rows(view);
+  : kind == kRow     ? layout.rows(view)
+                     : layout;
 }
 
 // I are the numbers of the tensors.

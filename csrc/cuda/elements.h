@@ -33,6 +33,7 @@ struct Divisor {
 __device__ inline int64_t offset_of(const View& view, int64_t index) {
   int64_t offset = 0;
   if (view.dims == 0) return 0;
+#pragma unroll 1  // unrolled, the loop would hold the sizes and strides of four dimensions in registers
   for (int d = view.dims - 1; d > 0; --d) {
     const int64_t size = view.size[d];
     const int64_t rest = index <= INT32_MAX && size <= INT32_MAX

@@ -55,7 +55,7 @@ BFN_HD T binary_drawn(BinaryShares<T> shares, T uniform) {
 // one-hot vector of x from both probabilities, which is 2 q^2.
 struct BinaryLoss : AnyLoss {
   static constexpr Input kInputs[] = {Input{"x", kSign}, Input{"logits", kData, kSlope},
-                                      Input{"weight", kRow, kOptional}};
+                                      Input{"weight", kRow, kOptional, 0, 1}};
   static constexpr int kVariants = 2;
   static constexpr auto variant = [](const auto* inputs, const double*) { return inputs[2] ? 1 : 0; };
   template <class T, int kWeighted>

@@ -184,7 +184,7 @@ enum CircularCost : int { kCosine, kSquare, kDensity };
 
 struct CircularLoss : AnyLoss {
   static constexpr Input kInputs[] = {Input{"x", kData}, Input{"prediction", kData, kSlope},
-                                      Input{"weight", kData, kSlope, 0, kDensity}, Input{"cost", kInteger},
+                                      Input{"weight", kData, kSlope, 0, kDensity, kRow}, Input{"cost", kInteger},
                                       Input{"period", kNumber}};
   static constexpr int kVariants = 3, kBlocksInDouble = 1;
   static constexpr auto variant = [](const auto*, const double* numbers) { return static_cast<int>(numbers[0]); };

@@ -14,6 +14,7 @@ enum Kind {
   kSign,     // a class, 0 or 1, which reaches the loss as -1 or 1
   kNumber,   // a number for the whole call
   kInteger,  // an integer for the whole call
+  kUnused,   // only for some variants: the loss does not depend on the input, and GPUs do not read it
 };
 enum : int { kSlope = 1, kOptional = 2 };  // the loss has a slope by the input; the input may be missing
 
@@ -21,12 +22,13 @@ struct Input {
   const char* name;
   Kind kind;
   int flags = 0;
-  double missing = 0;   // the value of a missing input
-  int rows_before = 0;  // in variants below this number, the input has the kind kRow
+  double missing = 0;  // the value of a missing input
+  int from = 0;        // in variants below this number, the input has the kind `before` instead
+  Kind before = kUnused;
 
   constexpr bool is_tensor() const { return kind < kNumber; }
   constexpr bool has_slope() const { return flags & kSlope; }
-  constexpr Kind kind_in(int variant) const { return variant < rows_before ? kRow : kind; }
+  constexpr Kind kind_in(int variant) const { return variant < from ? before : kind; }
 };
 
 // The numbers of a tensor, called `name` in errors, must lie in [low, high]. On the CPU, others are an error.
