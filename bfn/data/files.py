@@ -30,6 +30,7 @@ class Package(NamedTuple):
 
 
 TEXT_ENDINGS = ("", ".zip", ".gz")  # of the names of texts
+SHARED = {"conformers": "moses"}  # a data set that is made from the files of another one
 
 
 class MissingFile(ConfigError):
@@ -43,7 +44,7 @@ def folder_of(data: DataConfig) -> Path:
         return Path(os.path.expanduser(data.folder))
     cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
     cache = cache if cache.is_absolute() else Path.home() / ".cache"
-    return Path(os.path.expanduser(os.environ.get("BFN_DATA") or cache / "bfn")) / data.name
+    return Path(os.path.expanduser(os.environ.get("BFN_DATA") or cache / "bfn")) / SHARED.get(data.name, data.name)
 
 
 def find_file(config: Config, names: Sequence[str], folders: Sequence[str]) -> Path:
