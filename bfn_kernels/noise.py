@@ -8,7 +8,9 @@ row r belongs to group r·⌈K/4⌉ + k // 4.
 This module is the readable implementation. csrc/math/philox.h is the fast one. Both make the same numbers.
 """
 
+import itertools
 import math
+from collections.abc import Iterator
 from numbers import Integral
 from typing import Any
 
@@ -70,6 +72,40 @@ def _product(word: Any, factor: int) -> tuple[Any, Any]:
 def unit(words: Tensor) -> Tensor:
     """The words as float32 uniforms in (0, 1]."""
     return words.float() * 2**-32 + 2**-33
+
+
+def angle_uniforms(shape: torch.Size, seed: Tensor, count: int) -> Tensor:
+    """Computes the uniforms by which a seed draws angles: the explicit `noise=` of an op of `circular`.
+
+    Args:
+        shape: The shape of the result.
+        seed: An int64 tensor of one element.
+        count: n, the number of proposals of each angle, at least 1. A seed makes at most 17.
+
+    Returns:
+        Float32 `[n, 2, *shape]` on the seed's device. `[:, 0]` are proposals, in [−1, 1] without 0. `[:, 1]` are in
+            (0, 1] and decide whether a proposal is accepted.
+
+    Example:
+        >>> angle_uniforms(torch.Size([2]), torch.tensor(1), 1)
+        tensor([[[ 0.6739, -0.5545],
+                 [ 0.9198,  0.1493]]])
+    """
+    pairs = each_angle_uniform(shape, seed)
+    return torch.stack([torch.stack(next(pairs)) for _ in range(count)])
+
+
+def each_angle_uniform(shape: torch.Size, seed: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yields the proposals of `angle_uniforms` one by one. A uniform of the second kind has the lowest byte of the word
+    that made the proposal as its first digits, and another word as its other digits."""
+    index = torch.arange(math.prod(shape), device=seed.device).reshape(shape)
+    words = philox(seed, torch.arange((index.numel() + 3) // 4, device=seed.device), ANGLE)
+    words = words.flatten()[: index.numel()].reshape(shape)
+    for call in itertools.count(1):
+        rest, fresh, _, _ = philox(seed, index, ANGLE, call).unbind(-1)
+        magnitude = (words & 0x7FFFFFFF).float() * 2**-31 + 2**-32
+        yield torch.where(words >> 31 == 1, -magnitude, magnitude), ((words & 255) + unit(rest)) * 2**-8
+        words = fresh
 
 
 def _box_muller(words: Tensor, dtype: torch.dtype) -> Tensor:

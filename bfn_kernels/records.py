@@ -197,7 +197,9 @@ class MeanAngle(NamedTuple):
 
 class Message(NamedTuple):
     """A von Mises message. alpha: its accuracy or, with a table of quantiles, the row from which the accuracy is drawn.
-    known: angles that are sent instead where known_mask is True. seed: None if the angle that is sent is the message.
+    known: angles that are sent instead where known_mask is True. seed: None if explicit noise draws all, or if the
+    angle that is sent is the message. noise: explicit uniforms `[n, 2, B, ...]` that draw the angle.
+    concentration_noise: explicit normals that draw the accuracy from the table.
     """
 
     alpha: Tensor
@@ -205,6 +207,8 @@ class Message(NamedTuple):
     known: Tensor | None = None
     known_mask: Tensor | None = None
     seed: Tensor | None = None
+    noise: Tensor | None = None
+    concentration_noise: Tensor | None = None
 
 
 class Circle(NamedTuple):

@@ -186,7 +186,8 @@ def of_angles(ops: Any, x: torch.Tensor) -> list[Row]:
     """Calls of the operators of circular data. The loss "density" has the gradient of the weight, too."""
     row, seed, width, table = torch.ones(x.shape[0], 1), torch.tensor(1), x.element_size(), torch.ones(2, QUANTILES)
     circle, outs = (1.0, 0.0, 0.5), (torch.empty_like(x), torch.empty(x.shape), torch.empty(x.shape))
-    message, law = (row, None, None, None, seed, *circle), (row, table, None, None, seed, *circle)
+    drawn = None, None, seed, None, None, *circle  # no known angles, and no explicit noise
+    message, law = (row, None, *drawn), (row, table, *drawn)
     state, new = (x, x, x), torch.empty_like(x)
     calls = [
         ("flow", 2 + 4 / width, lambda: ops.circular.step_out(x, None, None, *law, *outs[:2], None)),

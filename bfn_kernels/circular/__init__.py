@@ -47,6 +47,8 @@ def flow_sample(
     concentration_out: Tensor | None = None,
     seed: int | Tensor | None = None,
     generator: torch.Generator | None = None,
+    noise: Tensor | None = None,
+    concentration_noise: Tensor | None = None,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Draws the state at the start of a step: c from its law after step − 1 messages, then μ ~ vM(x, c) [derived].
@@ -64,6 +66,10 @@ def flow_sample(
         concentration_out: Receives c or, with output="log", its logarithm, in x's shape and any floating-point type.
         seed: An int, or an int64 tensor of one element, that determines all random numbers of the call.
         generator: A `torch.Generator` on the tensors' device, to draw the seed. None: torch's default generator.
+        noise: Uniforms, `[n, 2, B, ...]`, floating-point, instead of a seed, to draw the angle by n proposals, n at
+            least 1. noise[j, 0] in [−1, 1] makes proposal j, and noise[j, 1] in (0, 1] decides whether it is accepted.
+            The last proposal is accepted in any case. `bfn_kernels.noise.angle_uniforms` makes the uniforms of a seed.
+        concentration_noise: Standard normals, `[B, ...]`, floating-point, instead of a seed, to draw the concentration.
         backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
@@ -77,12 +83,15 @@ def flow_sample(
     checks.data("x", x)
     checks.no_gradient(_NO_GRADIENT, x=x)
     if out is not None or concentration_out is not None:
-        check_outputs({"out": out, "concentration_out": concentration_out}, "x", x=x, step=step, mask=mask, seed=seed)
+        inputs = {"step": step, "mask": mask, "seed": seed, "noise": noise, "concentration_noise": concentration_noise}
+        check_outputs({"out": out, "concentration_out": concentration_out}, "x", x=x, **inputs)
     turn, row, dtype = checks.number("period", period, *PERIODS), rows_of(step, schedule, x, 1), checks.compute_dtype(x)
     log = checks.choice("output", output, ("concentration", "log")) == 1
     x, row = hide(checks.mask("mask", mask, "x", x, x.shape), x, row)
-    library, seed = backends.library(backend, x.device, first="cuda"), as_seed(seed, x, generator)
-    message = Message(row.to(dtype), numbers_of(schedule, "table", x, torch.float32), seed=seed)
+    library = backends.library(backend, x.device, first="cuda")
+    seed = _angle_seed(x, seed, generator, noise, ("concentration_noise", concentration_noise, x.shape))
+    drawn = {"seed": seed, "noise": noise, "concentration_noise": concentration_noise}
+    message = Message(row.to(dtype), numbers_of(schedule, "table", x, torch.float32), **drawn)
     circle = Circle(turn, *schedule.log_scale)
     call = partial(library.circular.step, x, MeanAngle(), message, circle)
     return _written(call, (out, concentration_out), x, dtype, log=log)
@@ -95,6 +104,7 @@ def sender_sample(
     period: float = 2 * math.pi,
     seed: int | Tensor | None = None,
     generator: torch.Generator | None = None,
+    noise: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Draws a message of accuracy α about x: y ~ vM(x, α).
@@ -105,6 +115,9 @@ def sender_sample(
         period: The period of the angles, 2π for radians.
         seed: An int, or an int64 tensor of one element, that determines all random numbers of the call.
         generator: A `torch.Generator` on the tensors' device, to draw the seed. None: torch's default generator.
+        noise: Uniforms, `[n, 2, B, ...]`, floating-point, instead of a seed, to draw the angle by n proposals, n at
+            least 1. noise[j, 0] in [−1, 1] makes proposal j, and noise[j, 1] in (0, 1] decides whether it is accepted.
+            The last proposal is accepted in any case. `bfn_kernels.noise.angle_uniforms` makes the uniforms of a seed.
         backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
@@ -118,7 +131,8 @@ def sender_sample(
     checks.no_gradient(_NO_GRADIENT, x=x)
     turn, library = checks.number("period", period, *PERIODS), backends.library(backend, x.device, first="cuda")
     (accuracy,) = rows.scalars(library, ("accuracy",), alpha, x, checks.compute_dtype(x))
-    message, circle = Message(accuracy, seed=as_seed(seed, x, generator)), Circle(turn)
+    seed = _angle_seed(x, seed, generator, noise)
+    message, circle = Message(accuracy, seed=seed, noise=noise), Circle(turn)
     out = torch.empty_like(x)  # with this tensor, the operator makes no concentration
     library.circular.step(x, MeanAngle(), message, circle, out=out)
     return out
@@ -173,6 +187,7 @@ def update_sample(
     log_out: Tensor | None = None,
     seed: int | Tensor | None = None,
     generator: torch.Generator | None = None,
+    noise: Tensor | None = None,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Takes one step of ancestral sampling: updates the state by a message of accuracy α about x̂.
@@ -194,6 +209,9 @@ def update_sample(
         log_out: Receives the logarithm of c', scaled by `schedule.log_scale`, in mean's shape. It needs a schedule.
         seed: An int, or an int64 tensor of one element, that determines all random numbers of the call.
         generator: A `torch.Generator` on the tensors' device, to draw the seed. None: torch's default generator.
+        noise: Uniforms, `[n, 2, B, ...]`, floating-point, instead of a seed, to draw the angle by n proposals, n at
+            least 1. noise[j, 0] in [−1, 1] makes proposal j, and noise[j, 1] in (0, 1] decides whether it is accepted.
+            The last proposal is accepted in any case. `bfn_kernels.noise.angle_uniforms` makes the uniforms of a seed.
         backend: A name of `backends.BACKENDS`; None chooses one for the device.
 
     Returns:
@@ -206,7 +224,7 @@ def update_sample(
     _check_state("pred", pred, mean, concentration)
     outputs = {"out": out, "concentration_out": concentration_out, "log_out": log_out}
     inputs = {"pred": pred, "concentration": concentration, "alpha": alpha, "known": known, "known_mask": known_mask}
-    check_outputs(outputs, "mean", mean=mean, seed=seed, **inputs)
+    check_outputs(outputs, "mean", mean=mean, seed=seed, noise=noise, **inputs)
     if log_out is not None and schedule is None:
         raise ValueError("schedule must be given with log_out, got None")
     known_mask = keywords.known_values(known, known_mask, mean, mean.shape)
@@ -217,7 +235,8 @@ def update_sample(
         circle = Circle(turn, *schedule.log_scale)
     dtype = checks.compute_dtype(pred, mean, concentration)
     (accuracy,) = rows.scalars(library, ("accuracy",), alpha, mean, dtype)
-    message = Message(accuracy, known=known, known_mask=known_mask, seed=as_seed(seed, mean, generator))
+    seed = _angle_seed(mean, seed, generator, noise)
+    message = Message(accuracy, known=known, known_mask=known_mask, seed=seed, noise=noise)
     before = MeanAngle(mean, ranges.compiled_nonnegative(concentration))
     call = partial(library.circular.step, pred, before, message, circle)
     return _written(call, (out, concentration_out), mean, concentration.dtype, log_out)
@@ -246,6 +265,23 @@ def renoise(pred: Tensor, step: int | Tensor, *, schedule: VonMisesAccuracy, **o
     checks.data("pred", pred)
     checks.no_gradient(_NO_GRADIENT, pred=pred)
     return flow_sample(pred, step, schedule=schedule, **options)
+
+
+def _angle_seed(
+    like: Tensor,
+    seed: int | Tensor | None,
+    generator: torch.Generator | None,
+    noise: Tensor | None,
+    *others: keywords.ExplicitNoise,
+) -> Tensor | None:
+    """The seed of a call that draws angles, as `keywords.noise_seed` returns it. `noise` may have any number of
+    proposals, at least one. others: what else the call draws."""
+    if noise is None and all(other is None for _, other, _ in others):
+        return as_seed(seed, like, generator)
+    counted = isinstance(noise, Tensor) and checks.is_dense(noise) and noise.dim()
+    proposals = len(noise) if counted else 1
+    of_angle = "noise", noise, (max(proposals, 1), 2, *like.shape)
+    return keywords.noise_seed(like, seed, generator, of_angle, *others)
 
 
 def _check_state(name: str, sent: Tensor, mean: Tensor, concentration: Tensor) -> None:

@@ -4,6 +4,7 @@ An angle is counted in turns, 1 for the whole circle, after it is divided by the
 `[B, ...]` of the angles. Row scalars broadcast to it.
 """
 
+import itertools
 import math
 
 import torch
@@ -25,12 +26,12 @@ def wrapped(turns: Tensor) -> Tensor:
     return torch.where(turns.abs() >= MOST_TURNS, 0 * turns, turns - (turns + 0.5).floor())
 
 
-def proposals(concentration: Tensor, words: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Makes a proposal from each word: an angle in turns, whose distribution is nearly vM(0, c). Returns the angle,
-    `height` and `most`. The caller must accept the angle with the probability height/(256·most).
+def proposals(concentration: Tensor, signed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Makes a proposal from each uniform in [−1, 1]: an angle in turns, whose distribution is nearly vM(0, c). Returns
+    the angle, `height` and `most`. The caller must accept the angle with the probability height/(256·most).
 
-    The angle increases with a uniform v in (−1, 1). As a function of v, it is nearly the inverse of the distribution
-    function.
+    The angle has the sign of the uniform, whose magnitude is 1 − v. As a function of v, the angle is nearly the inverse
+    of the distribution function.
     """
     y = 1 / (1 + 1.118568 * concentration)
     floor = torch.exp2(0.796368 - 5.87465 * concentration)
@@ -39,7 +40,7 @@ def proposals(concentration: Tensor, words: Tensor) -> tuple[Tensor, Tensor, Ten
     bend = 0.002590393 - 0.03776879 * y + 0.2617459 * y**2 - 0.3393529 * y**3
     twist = -0.0001992815 + 0.003837047 * y - 0.02412379 * y**2 + 0.05602016 * y**3
     most = 0.000849015 + 0.000278721 * y + 0.00235564 * y**2 - 0.0014857 * y**3
-    q = ((words & 0x7FFFFFFF).float() * 2**-31 + 2**-32).to(y.dtype)
+    q = signed.to(y.dtype).abs().clamp(2**-32, 1)
     v, edge = 1 - q, q * (2 - q)  # edge is 1 − v²
     root = (edge * edge + floor).sqrt()
     w = (edge + root).log2()
@@ -48,29 +49,22 @@ def proposals(concentration: Tensor, words: Tensor) -> tuple[Tensor, Tensor, Ten
     turns = v * y.sqrt() * value
     by_v = value - by_w * (2 / math.log(2)) * (1 - edge) / root  # the derivative of turns, divided by √y
     height = by_v * (-2 * concentration * (math.pi * turns).sin().square()).exp()
-    return torch.where(words >> 31 == 1, -turns, turns), torch.where(turns > 0.5, 0, height), most
+    return torch.where(signed < 0, -turns, turns), torch.where(turns > 0.5, 0, height), most
 
 
-def von_mises(concentration: Tensor, seed: Tensor) -> Tensor:
+def von_mises(concentration: Tensor, seed: Tensor | None, noise: Tensor | None = None) -> Tensor:
     """Draws an angle in turns of vM(0, c) for each variable, by rejection of `proposals`.
 
-    The lowest byte of a word and, where it does not decide, a word of another call of Philox are the digits of the
-    uniform that accepts or rejects.
+    noise: explicit uniforms `[n, 2, B, ...]` instead of a seed. The last proposal is accepted in any case.
     """
-    count = concentration.numel()
-    index = torch.arange(count, device=concentration.device)
-    words = random.philox(seed, index[: (count + 3) // 4], random.ANGLE).flatten()[:count]
-    index, words = index.reshape(concentration.shape), words.reshape(concentration.shape)
-    turns, height, most = proposals(concentration, words)
-    open = ((words & 255) + 1) * most > height
-    for call in range(1, MOST_CALLS + 1):
+    each = random.each_angle_uniform(concentration.shape, seed) if noise is None else noise
+    turns, open = torch.zeros_like(concentration), torch.ones_like(concentration, dtype=torch.bool)
+    for signed, accepting in itertools.islice(each, MOST_CALLS + 1 if noise is None else None):
+        proposed, height, most = proposals(concentration, signed)
+        turns = torch.where(open, proposed, turns)
+        open = open & (256 * accepting.to(most.dtype) * most > height)
         if shows(turns) and not open.any():
             break
-        rest, fresh, _, _ = random.philox(seed, index, random.ANGLE, call).unbind(-1)
-        open = open & (((words & 255) + random.unit(rest)) * most > height)
-        words = torch.where(open, fresh, words)
-        turns, height, _ = proposals(concentration, words)
-        open = open & (((words & 255) + 1) * most > height)
     return turns
 
 
@@ -78,7 +72,7 @@ def concentrations(step: Tensor, table: Tensor, normals: Tensor) -> Tensor:
     """The concentrations that normals draw of the rows `step` of a table of quantiles. NaN for a step outside of it."""
     inside = (step >= 0) & (step < len(table))
     place = ((normals + TABLE_END) * ((QUANTILES - 1) / (2 * TABLE_END))).clamp(0, QUANTILES - 1 - 2**-16)
-    below = place.long()
+    below = place.nan_to_num(0).long()
     index = torch.where(inside, step, 0).long() * QUANTILES + below
     low, high = (table.flatten()[index + k].to(normals.dtype) for k in (0, 1))
     return torch.where(inside, low + (place - below) * (high - low), torch.nan)
@@ -102,15 +96,15 @@ def step(
 
     known_mask: bool, broadcasts to known. log_out: receives the scaled logarithm of c'.
     """
-    alpha, table, known, known_mask, seed = message
+    alpha, table, known, known_mask, seed, noise, normals = message
     mean, concentration = state
     dtype = compute_dtype(sent, mean, concentration)
     x = sent.to(dtype) if known is None else torch.where(known_mask, known.to(dtype), sent.to(dtype))
     y, c = x / circle.period, alpha.expand(x.shape)
     if table is not None:
-        c = concentrations(c, table, random.normal(x.shape, seed, dtype=dtype))
-    if seed is not None:
-        y = y + von_mises(c, seed)
+        c = concentrations(c, table, random.normals(x, dtype, seed, normals))
+    if seed is not None or noise is not None:
+        y = y + von_mises(c, seed, noise)
     if mean is not None and concentration is not None:
         concentration = nonnegative("concentration", concentration)
         before = mean.to(dtype) / circle.period

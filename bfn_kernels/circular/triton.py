@@ -16,7 +16,7 @@ from bfn_kernels.checks import compute_dtype
 from bfn_kernels.circular import reference
 from bfn_kernels.records import Circle, LossTarget, MeanAngle, Message, Noise
 from bfn_kernels.triton_ops.elementary import clamp, exp2_term, inverse_sqrt, log, sincospi, square
-from bfn_kernels.triton_ops.philox import SENDER, interleave, noise_of, philox, unit
+from bfn_kernels.triton_ops.philox import SENDER, interleave, noise_of, philox, start_of_draw, unit
 from bfn_kernels.triton_ops.reduction import Losses, write_losses
 from bfn_kernels.triton_ops.views import (
     BLOCK,
@@ -31,6 +31,7 @@ from bfn_kernels.triton_ops.views import (
     programs,
     static,
     store,
+    view,
     views,
 )
 
@@ -92,10 +93,16 @@ def _law(k):
 
 
 @triton.jit
-def _propose(law, word, T: tl.constexpr):
+def _propose_of_word(law, word, T: tl.constexpr):
+    """The proposal of a word, as in csrc/math/circular.h."""
+    q = ((word & 0x7FFFFFFF).to(tl.float32) * 4.656612873077393e-10 + 2.3283064365386963e-10).to(T)
+    return _propose(law, q, word >> 31 == 1)
+
+
+@triton.jit
+def _propose(law, q, negative):
     """An angle in turns, and its `height`, as in csrc/math/circular.h."""
     k, root, floor, level, slope, bend, twist, _ = law
-    q = ((word & 0x7FFFFFFF).to(tl.float32) * 4.656612873077393e-10 + 2.3283064365386963e-10).to(T)
     v = 1.0 - q
     edge = q * (1.0 + v)
     squares = edge * edge + floor
@@ -114,7 +121,7 @@ def _propose(law, word, T: tl.constexpr):
     fall = 2.8853900817779268 * inverse
     by_w = middle + (upper + twist * w) * w
     height = (value + by_w * (edge * fall - fall)) * exp2_term(-(k * s) * p)
-    return tl.where(word >> 31 == 1, -turns, turns), tl.where(turns > 0.5, 0.0, height)
+    return tl.where(negative, -turns, turns), tl.where(turns > 0.5, 0.0, height)
 
 
 @triton.jit
@@ -132,42 +139,60 @@ def _von_mises(concentration, seed, block, T: tl.constexpr):
     law = _law(concentration)
     group = start // 4 + tl.arange(0, offsets.shape[0] // 4)
     word = interleave(*philox(key, group, _ANGLE, 0))
-    turns, height = _propose(law, word, T)
+    turns, height = _propose_of_word(law, word, T)
     open = mask & _refused(law, word, 1.0, height)
     call = 1
     while (call <= _MOST_CALLS) & (tl.max(open.to(tl.int32), 0) > 0):
         more = philox(key, start + offsets, _ANGLE, call)
         open = open & _refused(law, word, unit(more[0]), height)
         word = tl.where(open, more[1], word)
-        turns, height = _propose(law, word, T)
+        turns, height = _propose_of_word(law, word, T)
         open = open & _refused(law, word, 1.0, height)
         call += 1
     return turns
 
 
+@triton.jit
+def _given_angle(concentration, noise, proposals, block, count, T: tl.constexpr):
+    """An angle in turns of vM(0, c) for each element of a block, from explicit uniforms of some proposals. The last
+    proposal is accepted in any case."""
+    start, offsets, mask, size = block
+    law, turns, open = _law(concentration), tl.zeros(offsets.shape, T), mask
+    draw = 0
+    while (draw < proposals) & (tl.max(open.to(tl.int32), 0) > 0):
+        signed = load(noise, (start_of_draw(start, 2 * draw, count), offsets, mask, size), T)
+        accepting = load(noise, (start_of_draw(start, 2 * draw + 1, count), offsets, mask, size), T)
+        proposed, height = _propose(law, clamp(tl.abs(signed), 2.0**-32, 1.0), signed < 0.0)
+        turns = tl.where(open, proposed, turns)
+        open = open & (256.0 * accepting * law[7] > height)
+        draw += 1
+    return turns
+
+
 def step(sent: Tensor, state: MeanAngle, message: Message, circle: Circle, *outputs: Tensor | None) -> None:
     results, shape, count = Results(*outputs), sent.shape, sent.numel()
-    alpha, table, known, known_mask, seed = message
+    alpha, table, known, known_mask, seed, noise, normals = message
     inputs = views(shape, sent, *state, alpha, known, known_mask)
-    drawn_from = table, 0 if table is None else len(table), noise_views(Noise(seed, None), shape)
+    drawn_from = table, 0 if table is None else len(table), noise_views(Noise(seed, normals), shape)
+    proposed = (view(None, shape), 0) if noise is None else (view(noise.contiguous(), noise.shape), len(noise))
     options = {"circle": static(circle), "T": compute_type(sent, *state), "BLOCK": _BLOCK}
-    launch(_step, programs(count, _BLOCK), *inputs, *drawn_from, results.views, count, **options)
+    launch(_step, programs(count, _BLOCK), *inputs, *drawn_from, *proposed, results.views, count, **options)
     results.finish()
 
 
 @triton.jit
 def _step(
-    sent, mean, concentration, alpha, known, known_mask, table, rows, noise, results, count, circle: tl.constexpr,
-    T: tl.constexpr, BLOCK: tl.constexpr,
+    sent, mean, concentration, alpha, known, known_mask, table, rows, normals, noise, proposals, results, count,
+    circle: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     block = block_of(count, BLOCK)
     out, concentration_out, log_out = results
     c = load(alpha, block, T)
     if table is not None:
-        place = (noise_of(noise, block, SENDER, T) + _TABLE_END) * ((_QUANTILES - 1) / (2.0 * _TABLE_END))
+        place = (noise_of(normals, block, SENDER, T) + _TABLE_END) * ((_QUANTILES - 1) / (2.0 * _TABLE_END))
         place = clamp(place, 0.0, _QUANTILES - 1.0 - 2.0**-16)
         inside = (c >= 0.0) & (c < rows)
-        below = place.to(tl.int32)
+        below = (place if normals.noise[0] is None else tl.where(place == place, place, 0.0)).to(tl.int32)
         at = table + tl.where(inside, c, 0.0).to(tl.int64) * _QUANTILES + below
         low, high = tl.load(at).to(T), tl.load(at + 1).to(T)
         c = tl.where(inside, tl.fma(place - below.to(T), high - low, low), float("nan"))
@@ -175,8 +200,10 @@ def _step(
     if known[0] is not None:
         y = tl.where(load(known_mask, block, tl.int1), load(known, block, T), y)
     y *= 1.0 / circle.period
-    if noise.seed is not None:
-        y += _von_mises(c, noise.seed, block, T)
+    if noise[0] is not None:
+        y += _given_angle(c, noise, proposals, block, count, T)
+    elif normals.seed is not None:
+        y += _von_mises(c, normals.seed, block, T)
     if mean[0] is not None:
         before = load(mean, block, T) * (1.0 / circle.period)
         sine, cosine = sincospi(2.0 * _wrapped(y - before))

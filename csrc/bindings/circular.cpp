@@ -8,8 +8,15 @@ namespace {
 
 struct Message {
   Tensor alpha;
-  MaybeTensor table, known, known_mask, seed;
-  auto fields() const { return std::tie(alpha, table, known, known_mask, seed); }
+  MaybeTensor table, known, known_mask, seed, noise, concentration_noise;
+  auto fields() const { return std::tie(alpha, table, known, known_mask, seed, noise, concentration_noise); }
+
+  // Explicit noise has two numbers for each proposal, in two dimensions before the dimensions of the data.
+  bfn::Noise angle_over(Shape shape) const {
+    shape.insert(shape.begin(), {proposals(), 2});
+    return seed || noise ? noise_of(seed, noise, shape, kAngle) : bfn::Noise{};
+  }
+  int64_t proposals() const { return noise && noise->dim() > 0 ? noise->size(0) : 0; }
 };
 
 struct Circle {
@@ -40,7 +47,9 @@ auto step(Given sent, Maybe mean, Maybe concentration, const Message& message, c
       .alpha = view_of_rows("alpha", message.alpha, shape, type),
       .table = static_cast<const float*>(table.data),
       .rows = num_rows,
-      .noise = table || message.seed ? noise_of(message.seed, MaybeTensor{}, shape, kSender) : bfn::Noise{},
+      .normals = table ? noise_of(message.seed, message.concentration_noise, shape, kSender) : bfn::Noise{},
+      .angle = message.angle_over(shape),
+      .proposals = message.proposals(),
       .period = circle.period,
       .log_least = circle.log_least,
       .log_factor = circle.log_factor,

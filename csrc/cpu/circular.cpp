@@ -7,23 +7,44 @@ namespace bfn {
 namespace {
 
 // Draws an angle in turns for each of the variables [start, start + length). The first proposals are made for all
-// variables, in a vectorised loop. The few variables whose proposals are not accepted are handled one by one.
+// variables, in a vectorised loop. The few variables whose proposals are not accepted are handled one by one. Seeded
+// and explicit numbers take the same loops, so that equal numbers give the same bits.
 template <class T>
-void draw_angles(const int64_t* seed, int64_t start, int64_t length, const T* concentration, T* __restrict turns) {
-  const uint64_t key = static_cast<uint64_t>(*seed);
+void draw_angles(const CircularStep& op, int64_t start, int64_t length, const T* concentration, T* __restrict turns) {
   uint32_t buffer[noise_buffer_size(kBlock)];
+  const uint32_t* word = buffer;
+  T signed_unit[kBlock], bound[kBlock];
   int32_t accepted[kBlock];  // integers as wide as a float, so that the loop is vectorised
-  const uint32_t* word = each_word(key, kAngle, start, length, buffer, [](uint32_t w) { return w; });
+  if (op.angle.seed) {
+    word = each_word(seed_of(op.angle), kAngle, start, length, buffer, [](uint32_t w) { return w; });
+    for (int64_t i = 0; i < length; ++i) signed_unit[i] = static_cast<T>(signed_unit_of(word[i]));
+    for (int64_t i = 0; i < length; ++i) bound[i] = bound_of<T>(word[i]);
+  } else {
+    T given[kBlock];
+    const T* numbers = load(op.angle.explicit_values, start, length, given);
+    for (int64_t i = 0; i < length; ++i) signed_unit[i] = given_unit(numbers[i]);
+    numbers = load(op.angle.explicit_values, op.count + start, length, given);
+    for (int64_t i = 0; i < length; ++i) bound[i] = given_bound(numbers[i]);
+  }
   for (int64_t i = 0; i < length; ++i) {
     const VonMises<T> law(concentration[i]);
-    const Proposal<T> first = law.propose(word[i]);
+    const Proposal<T> first = law.propose(signed_unit[i]);
     turns[i] = first.turns;
-    accepted[i] = law.accepts(first, word[i], T(1));
+    accepted[i] = law.accepts(first, bound[i]);
   }
+  const int64_t calls = op.angle.seed ? kMostCalls : op.proposals - 1;
   for (int64_t i = 0; i < length; ++i) {
     if (accepted[i]) continue;
     const VonMises<T> law(concentration[i]);
-    turns[i] = law.draw(key, static_cast<uint64_t>(start + i), word[i], law.propose(word[i]));
+    SeededAngle<T> seeded{};
+    if (op.angle.seed) seeded = {seed_of(op.angle), static_cast<uint64_t>(start + i), word[i]};
+    const auto number = [&](int64_t n) {
+      T given;
+      return *load(op.angle.explicit_values, n * op.count + start + i, 1, &given);
+    };
+    const GivenAngle<T, decltype(number)> given{number};
+    const auto more = [&](int64_t call) { return op.angle.seed ? seeded(call) : given(call); };
+    turns[i] = law.draw(law.propose(signed_unit[i]), calls, more);
   }
 }
 
@@ -38,11 +59,11 @@ void circular_step(const CircularStep& op) {
     T turns[kBlock] = {}, mean[kBlock], concentration[kBlock];
     const T* alpha = load(op.alpha, start, length, buffers[0]);
     if (op.table) {
-      const T* z = normals_of(op.noise, start, length, normals);
+      const T* z = normals_of(op.normals, start, length, normals);
       for (int64_t i = 0; i < length; ++i) drawn[i] = quantile_of(op.table, op.rows, alpha[i], z[i]);
       alpha = drawn;
     }
-    if (op.noise.seed) draw_angles(op.noise.seed, start, length, alpha, turns);
+    if (op.angle.any()) draw_angles(op, start, length, alpha, turns);
     const auto load_message = [&](const View& about, T* __restrict y) {
       const T* x = load(about, start, length, buffers[1]);
       for (int64_t i = 0; i < length; ++i) y[i] = fused(per_unit, x[i], turns[i]);

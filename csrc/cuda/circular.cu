@@ -17,10 +17,10 @@ __device__ __forceinline__ void draw_angles(int64_t seed, int64_t start, const T
 #pragma unroll
   for (int j = 0; j < kCount; ++j) {
     if (concentration[j] != law.concentration) law = VonMises<T>(concentration[j]);  // mostly a row shares its law
-    const Proposal<T> first = law.propose(word[j]);
+    const Proposal<T> first = law.propose(static_cast<T>(magnitude_of(word[j])), word[j] >> 31);
     turns[j] = first.turns;
     height[j] = first.height;
-    open |= law.accepts(first, word[j], T(1)) ? 0u : 1u << j;
+    open |= law.surely_accepts(first, word[j]) ? 0u : 1u << j;
   }
   while (open) {
     const uint32_t lowest = open & (0u - open);
@@ -36,7 +36,8 @@ __device__ __forceinline__ void draw_angles(int64_t seed, int64_t start, const T
       w = here ? word[j] : w;
       index = here ? j : index;
     }
-    t = VonMises<T>(k).draw(static_cast<uint64_t>(seed), static_cast<uint64_t>(start + index), w, {t, h});
+    t = VonMises<T>(k).draw({t, h}, kMostCalls,
+                            SeededAngle<T>{static_cast<uint64_t>(seed), static_cast<uint64_t>(start + index), w});
 #pragma unroll
     for (int j = 0; j < kCount; ++j) turns[j] = lowest == 1u << j ? t : turns[j];
   }
@@ -47,18 +48,27 @@ __global__ void __launch_bounds__(kThreads, 2)
     circular_step_kernel(const __grid_constant__ CircularStep op, const __grid_constant__ RowMap rows,
                          const typename At::Compute period, const typename At::Compute per_unit) {
   using T = typename At::Compute;
-  const int64_t seed = seed_of(op.noise);
+  const int64_t seed = seed_of(op.angle.seed ? op.angle : op.normals);
   for_grid<At>(op.count, rows, [&](auto at) {
     constexpr int kCount = decltype(at)::kCount;
     T alpha[kCount], sent[kCount], mean[kCount], concentration[kCount], turns[kCount] = {};
     at.rows(op.alpha, alpha);
     if (op.table) {
       T normals[kCount];
-      at.noise(op.noise, seed, normals);
+      at.noise(op.normals, seed, normals);
 #pragma unroll
       for (int j = 0; j < kCount; ++j) alpha[j] = quantile_of(op.table, op.rows, alpha[j], normals[j]);
     }
-    if (op.noise.seed) draw_angles(seed, at.start, alpha, turns);
+    if (op.angle.seed) draw_angles(seed, at.start, alpha, turns);
+    if constexpr (std::is_same_v<At, General<T>>) {
+      if (op.angle.explicit_values) {
+        const auto number = [&](int64_t n) { return read<T>(op.angle.explicit_values, n * op.count + at.start); };
+        const VonMises<T> law(alpha[0]);
+        const Proposal<T> first = law.propose(given_unit(number(0)));
+        const GivenAngle<T, decltype(number)> given{number};
+        turns[0] = law.accepts(first, given_bound(number(1))) ? first.turns : law.draw(first, op.proposals - 1, given);
+      }
+    }
     at.data(op.sent, sent);
     replace_known(at, op.known, op.known_mask, sent);
     if (op.mean) {
@@ -95,7 +105,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 template <class T>
 void circular_step(const CircularStep& op) {
   Layout layout = Layout().data(op.sent).data(op.mean).data(op.concentration).data(op.known).bytes(op.known_mask);
-  layout.data(op.new_mean).rows(op.alpha).rows(op.new_log);
+  layout.data(op.new_mean).rows(op.alpha).rows(op.new_log).noise(op.normals).noise(op.angle);
   op.mean ? layout.data(op.new_concentration) : layout.rows(op.new_concentration);
   with_access<T>(layout, [&](auto tag) {
     using At = typename decltype(tag)::type;

@@ -59,6 +59,62 @@ struct Proposal {
   T turns, height;
 };
 
+// The uniform numbers that go on with a draw. `accepting` in (0, 256] decides whether the last proposal is accepted.
+// `signed_unit` in [-1, 1] makes the next proposal. If `bound` accepts the next proposal, every number that may follow
+// accepts it.
+template <class T>
+struct AngleUniforms {
+  T accepting, signed_unit, bound;
+};
+
+// The number that makes the proposal of a word. Its sign is the sign of the angle.
+BFN_HD float magnitude_of(uint32_t word) {
+  return static_cast<float>(static_cast<int32_t>(word & 0x7fffffffu)) * 0x1p-31f + 0x1p-32f;
+}
+BFN_HD float signed_unit_of(uint32_t word) { return word >> 31 ? -magnitude_of(word) : magnitude_of(word); }
+// The lowest byte of a word has the first digits of the number that decides whether its proposal is accepted.
+template <class T>
+BFN_HD T bound_of(uint32_t word) {
+  return static_cast<T>(static_cast<int32_t>(word & 255) + 1);
+}
+
+// Makes the numbers after the first proposal of variable `index`, which was made from `word`. Each call of Philox makes
+// two words: the other digits of `accepting`, and the word of the next proposal.
+template <class T>
+struct SeededAngle {
+  uint64_t seed, index;
+  uint32_t word;
+
+  BFN_HD AngleUniforms<T> operator()(int64_t call) {
+    const Words w = philox(seed, index, kAngle, static_cast<uint32_t>(call));
+    const T accepting = static_cast<T>(static_cast<float>(static_cast<int32_t>(word & 255)) + unit(w.w0));
+    word = w.w1;
+    return {accepting, static_cast<T>(signed_unit_of(word)), bound_of<T>(word)};
+  }
+};
+
+// Explicit numbers. Of the numbers of a variable, number 2 j in [-1, 1] makes proposal j, and number 2 j + 1 in (0, 1]
+// decides whether it is accepted. 0 cannot make a proposal.
+template <class T>
+BFN_HD T given_unit(T number) {
+  const T magnitude = clamp(abs(number), T(0x1p-32), T(1));
+  return number < T(0) ? -magnitude : magnitude;
+}
+template <class T>
+BFN_HD T given_bound(T number) {
+  return -floor(-256 * number);
+}
+
+// Makes the numbers after the first proposal from explicit numbers. `number(n)` reads number n of the variable.
+template <class T, class F>
+struct GivenAngle {
+  const F& number;
+
+  BFN_HD AngleUniforms<T> operator()(int64_t call) const {
+    return {256 * number(2 * call - 1), given_unit(number(2 * call)), given_bound(number(2 * call + 1))};
+  }
+};
+
 // Draws angles of a von Mises distribution with mean 0 by rejection. A proposal is nearly the inverse of the
 // distribution function at a uniform number, so that at least 0.97 of the proposals are accepted.
 // docs/mathematics/circular.md derives the numbers.
@@ -76,10 +132,10 @@ struct VonMises {
     twist = fused(y, fused(y, fused(y, T(0.05602016), T(-0.02412379)), T(0.003837047)), T(-0.0001992815));
     most = fused(y, fused(y, fused(y, T(-0.0014857), T(0.00235564)), T(0.000278721)), T(0.000849015));
   }
-  BFN_HD Proposal<T> propose(uint32_t word) const {
-    const float unit = static_cast<float>(static_cast<int32_t>(word & 0x7fffffffu)) * 0x1p-31f + 0x1p-32f;
-    const T q = static_cast<T>(unit), v = 1 - q, edge = q * (1 + v), squares = fused(edge, edge, floor);
-    const T inverse = inverse_sqrt(squares), w = log2_normal(edge + squares * inverse);
+  BFN_HD Proposal<T> propose(T signed_unit) const { return propose(abs(signed_unit), signed_unit < T(0)); }
+  BFN_HD Proposal<T> propose(T q, bool negative) const {
+    const T v = 1 - q, edge = q * (1 + v), squares = fused(edge, edge, floor);
+    const T inverse = inverse_sqrt(squares), w = log2_normal(fused(squares, inverse, edge));
     const T upper = fused(twist, w, bend), middle = fused(upper, w, slope), value = fused(middle, w, level);
     const T by_w = fused(fused(twist, w, upper), w, middle);
     const T turns = v * root * value, fall = T(2 / kLogOfTwo) * inverse, s = turns * turns;
@@ -90,24 +146,23 @@ struct VonMises {
     p = fused(p, s, T(-93.6876424));
     p = fused(p, s, T(28.4776583));
     const T height = fused(-by_w, fused(-edge, fall, fall), value) * exp2_fast(-(concentration * s) * p);
-    return {word >> 31 ? -turns : turns, abs(turns) > T(0.5) ? T(0) : height};
+    return {negative ? -turns : turns, abs(turns) > T(0.5) ? T(0) : height};
   }
-  // Says whether the proposal made from `word` is accepted. NaN is accepted, so that the loop ends. A uniform number
-  // decides. The lowest byte of `word` has its first digits, and `rest` in (0, 1] has the others. If `rest` is 1, the
-  // result says whether the proposal is accepted whatever the other digits are.
-  BFN_HD bool accepts(const Proposal<T>& proposal, uint32_t word, T rest) const {
-    return !(fused(static_cast<T>(static_cast<int32_t>(word & 255)), most, rest * most) > proposal.height);
+  // NaN is accepted, so that the loop ends.
+  BFN_HD bool accepts(const Proposal<T>& proposal, T uniform) const { return !(uniform * most > proposal.height); }
+  // Whether bound_of(word) accepts the proposal. It takes one instruction less.
+  BFN_HD bool surely_accepts(const Proposal<T>& proposal, uint32_t word) const {
+    return !(fused(static_cast<T>(static_cast<int32_t>(word & 255)), most, most) > proposal.height);
   }
-  // Returns the angle of variable `index`, whose first proposal was made from `word`, and was left undecided by the
-  // lowest byte. Each further call of Philox makes two words: the other digits of the uniform number, and the word of a
-  // new proposal.
-  BFN_HD T draw(uint64_t seed, uint64_t index, uint32_t word, Proposal<T> proposal) const {
-    for (uint32_t call = 1; call <= kMostCalls; ++call) {
-      const Words w = philox(seed, index, kAngle, call);
-      if (accepts(proposal, word, static_cast<T>(unit(w.w0)))) break;
-      word = w.w1;
-      proposal = propose(word);
-      if (accepts(proposal, word, T(1))) break;
+  // Returns the angle of a variable whose first proposal is undecided. `more(call)` makes the numbers of each further
+  // call. The proposal of the last call is accepted in any case.
+  template <class F>
+  BFN_HD T draw(Proposal<T> proposal, int64_t calls, F&& more) const {
+    for (int64_t call = 1; call <= calls; ++call) {
+      const AngleUniforms<T> uniforms = more(call);
+      if (accepts(proposal, uniforms.accepting)) break;
+      proposal = propose(uniforms.signed_unit);
+      if (accepts(proposal, uniforms.bound)) break;
     }
     return proposal.turns;
   }
@@ -117,12 +172,22 @@ struct VonMises {
 // is the concentration that the number z = kTableEnd (2 i / (kQuantiles - 1) - 1) draws.
 constexpr int kQuantiles = 256;
 constexpr float kTableEnd = 6;
+
+// A place in a row of the table as an index. NaN is 0; a GPU converts NaN to 0 without a comparison in float.
+template <class T>
+BFN_HD int32_t index_of(T place) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (sizeof(T) == sizeof(float)) return static_cast<int32_t>(place);
+#endif
+  return static_cast<int32_t>(place > T(0) ? place : T(0));
+}
+
 template <class T>
 BFN_HD T quantile_of(const float* table, int64_t rows, T row, T normal) {
   const bool inside = row >= T(0) && row < static_cast<T>(rows);
   constexpr T kMost = T(kQuantiles - 1 - 0x1p-16);  // the largest float below the last place
   const T place = clamp((normal + T(kTableEnd)) * T((kQuantiles - 1) / (2 * kTableEnd)), T(0), kMost);
-  const int32_t below = static_cast<int32_t>(place);
+  const int32_t below = index_of(place);
   const float* const at = table + (inside ? static_cast<int32_t>(row) : 0) * int64_t{kQuantiles} + below;
   const T low = static_cast<T>(at[0]), high = static_cast<T>(at[1]);
   return inside ? fused(place - static_cast<T>(below), high - low, low) : kNaN<T>;

@@ -15,7 +15,9 @@ struct CircularStep {
   View alpha;          // the accuracy of the message or, with a table, the row from which it is drawn; a row scalar
   const float* table;  // [rows, kQuantiles], or null; a row outside [0, rows) gives NaN
   int64_t rows;
-  Noise noise;  // its normals draw the accuracy, and its seed draws the angle
+  Noise normals;  // draws the accuracy from the table
+  Noise angle;    // draws the angle; explicit values have the shape [proposals, 2, count]
+  int64_t proposals;
   double period, log_least, log_factor;
   View new_mean, new_concentration;
   View new_log;  // receives the logarithm of the new concentration, scaled to (log - log_least) log_factor - 1

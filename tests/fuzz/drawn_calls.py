@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.kernels.case import ROWS, Case
+from tests.kernels.declared import NOISES
 from tests.kernels.op_cases import CASES
 from tests.kernels.support import DTYPES, INTERPRETED, ON_CPU
 from tests.kernels.vocabulary_cases import LARGE, STEPS
@@ -68,7 +69,6 @@ def remember(call: object) -> None:
         Path(os.environ["FUZZ_LAST_CALL"]).write_text(repr(call))
 
 
-NOISE = ("noise", "draw_noise", "component_noise")
 TYPES = (torch.float16, torch.float32) if INTERPRETED else DTYPES  # it multiplies the bits of bfloat16
 VOCABULARY = ("weight", "bias", "embedding")  # each of their numbers belongs to a class, not to a variable
 HEADS = [case for case in (*LARGE, *STEPS) if not case.hard]
@@ -137,7 +137,7 @@ class Plan:
     def _ordinary(self) -> tuple[str, ...]:
         """The inputs that get no extreme values, since they would be refused or meaningless."""
         soft = ("x", "known") if self.case.family == "discrete" else ()
-        return (*NOISE, *soft, "t", "t_next", "t_previous", *(ROWS if self.extreme == "not finite" else ()))
+        return (*NOISES, *soft, "t", "t_next", "t_previous", *(ROWS if self.extreme == "not finite" else ()))
 
     def again(self, numbers: int) -> "Plan":
         """The same call with other numbers."""
@@ -156,8 +156,8 @@ class Plan:
         for name in ROWS:
             if name in inputs:
                 inputs[name] = _rows(form, self.case.fields[name], self.shape, generator)
-        if self.seeded and any(name in inputs for name in NOISE):
-            inputs = {k: v for k, v in inputs.items() if k not in NOISE} | {"seed": form.randrange(-(2**63), 2**64)}
+        if self.seeded and any(name in inputs for name in NOISES):
+            inputs = {k: v for k, v in inputs.items() if k not in NOISES} | {"seed": form.randrange(-(2**63), 2**64)}
         if self.masked and "mask" not in inputs:
             part = [n if form.random() < 0.7 else 1 for n in self.shape]
             inputs["mask"] = torch.rand(part, generator=generator) < 0.6

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.fuzz.comparison import ERRORS, allowed
-from tests.fuzz.drawn_calls import NOISE, arrange, backends, examples, plans, remember
+from tests.fuzz.drawn_calls import arrange, backends, examples, plans, remember
 from tests.fuzz.test_fuzz_values import memory
 from tests.kernels.case import state_of
-from tests.kernels.declared import parameters
+from tests.kernels.declared import NOISES, parameters
 from tests.kernels.support import serves
 
 
@@ -84,7 +84,7 @@ def test_taken(plan, kind, backend):
     remember((kind.__name__, backend, plan))
     call = plan.make()
     inputs = {k: v.clone() if isinstance(v, Tensor) else v for k, v in call.inputs.items()}
-    if not {"seed", *NOISE} & {*inputs, *call.case.options}:
+    if not {"seed", *NOISES} & {*inputs, *call.case.options}:
         inputs["seed"] = 5
     state = inputs[state_of(inputs)]
     out = kind(inputs, state, Random(plan.layout))

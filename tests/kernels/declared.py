@@ -41,5 +41,9 @@ def public_functions(family: str) -> list[str]:
 
 
 OPS = [op for family in FAMILIES for op in public_functions(family)]
+# The arguments that replace random numbers of `seed`; `flow_seed` makes a flow's noise.
+NOISES = tuple(
+    dict.fromkeys(name for op in OPS for name in parameters(op) if name.endswith("noise") and name != "flow_noise")
+)
 # The arguments that functions write their results into.
 OUTPUTS = tuple(dict.fromkeys(name for op in OPS for name in parameters(op) if name == "out" or name.endswith("_out")))

@@ -38,6 +38,13 @@ def draws(make, count):
     return lambda shape, dtype, g: make((count, *shape), dtype, g)
 
 
+def proposals(count):
+    """The uniforms that draw angles by so many proposals."""
+    return lambda shape, dtype, g: torch.stack(
+        [uniform(*ends)((count, *shape), dtype, g) for ends in ((-1, 1), (0, 1))], 1
+    )
+
+
 def rows(make, dims=1):
     """Numbers of the leading dimensions of the shape, in float32 at least, as t and alpha are."""
     return lambda shape, dtype, g: make(shape[:dims], torch.promote_types(dtype, torch.float32), g)

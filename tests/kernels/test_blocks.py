@@ -46,7 +46,7 @@ def taken(name: str, value, where: tuple[slice, ...], shape: tuple[int, ...]):
     """The part of an argument or a result that belongs to some of the variables. shape: the shape of all variables."""
     if not isinstance(value, Tensor) or (name == "class_mask" and value.dim() == 1):
         return value
-    for before in (0, 1):  # the draws of an expectation come first
+    for before in (0, 1, 2):  # the draws of an expectation, or the uniforms of proposals, come first
         if value.shape[before : before + len(shape)] == shape:
             return value[(*[slice(None)] * before, *where)]
     assert value.shape == shape[: value.dim()], name

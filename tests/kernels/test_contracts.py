@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tests.kernels.case import ROWS, Case, covering, state_of
-from tests.kernels.declared import parameters
+from tests.kernels.declared import NOISES, parameters
 from tests.kernels.op_cases import CASES
 from tests.kernels.support import DTYPES, INTERPRETED, ON_CPU, error, evaluate, scale, serves, ulp, widened
 from tests.kernels.vocabulary_cases import LARGE, MODES, STEPS
@@ -98,7 +98,7 @@ def floats_of(inputs: dict) -> list[str]:
 def counting(case: Case, inputs: dict) -> list[str]:
     """The names of the tensors whose types decide the type of the arithmetic: not numbers of rows, noise, known values,
     soft data, nor a mean that is not read."""
-    no = {*ROWS, "known", "embedding", "noise", "flow_noise", "draw_noise", "component_noise"}
+    no = {*ROWS, "known", "embedding", "flow_noise", *NOISES}
     no |= {"x"} if case.family in ("discrete", "vocabulary") else set()
     read_as_state = "out" in parameters(case.op)
     no |= {"mean"} if case.options.get("parametrisation") == "data" and not read_as_state else set()

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 from bfn_kernels import backends, checks, declarations, libraries, triton_ops
 from tests.cuda_on_host import cuda_on_host
 from tests.kernels.case import Case
+from tests.kernels.declared import NOISES
 from tests.kernels.op_cases import CASES
 from tests.kernels.support import INTERPRETED, NATIVE, PTX
 
@@ -47,7 +48,6 @@ LAUNCHES = {
     },
     "circular": {"flow_sample": (3, 3), "discrete_time_loss": (6, 5), "update_sample": (2, 2)},
 }
-NOISE = "noise", "draw_noise"
 
 
 class Launches(TorchDispatchMode):
@@ -101,8 +101,8 @@ def kernels_of(call, backend) -> int:
 def call_of(case: Case, backend: str):
     """The call with a seed on the device in the place of explicit noise, and the backward pass to all inputs but x and
     the mean, which do not depend on a network."""
-    inputs = {k: v for k, v in case.inputs((4, 6), torch.float32).items() if k not in NOISE}
-    seed = {"seed": torch.tensor(1)} if {*NOISE} & {*case.fields} or "seed" in case.options else {}
+    inputs = {k: v for k, v in case.inputs((4, 6), torch.float32).items() if k not in NOISES}
+    seed = {"seed": torch.tensor(1)} if {*NOISES} & {*case.fields} or "seed" in case.options else {}
     case = dataclasses.replace(case, options={**case.options, **seed})
     of_network = [name for name in case.diff if case.loss and name not in ("x", "mean")]
     inputs |= {name: inputs[name].requires_grad_() for name in of_network}

@@ -12,7 +12,7 @@ from bfn_kernels import binary, continuous, discrete, discretised
 from bfn_kernels.solvers import Coefficients
 from tests.kernels import vocabulary_cases
 from tests.kernels.case import Case
-from tests.kernels.declared import OUTPUTS, parameters, public
+from tests.kernels.declared import NOISES, OUTPUTS, parameters, public
 from tests.kernels.op_cases import CASES
 from tests.kernels.support import COMPILER, INTERPRETED, NATIVE, ON_CPU, SHARED, error
 
@@ -241,9 +241,8 @@ def variants(case: Case):
     """The inputs of a case, and the same with a seed and with coefficients."""
     inputs = case.inputs((4, 3), torch.float32) | case.options
     yield inputs
-    noises = {"noise", "draw_noise", "component_noise"}
-    if {"seed", *noises} & {*inputs}:
-        yield {k: v for k, v in inputs.items() if k not in noises} | {"seed": torch.tensor(3)}
+    if {"seed", *NOISES} & {*inputs}:
+        yield {k: v for k, v in inputs.items() if k not in NOISES} | {"seed": torch.tensor(3)}
     if "t_next" in inputs:
         has = {"keep": True, "take": True, "variance": "noise" in inputs, "extrapolation": "previous" in inputs}
         coefficients = Coefficients(**{name: torch.rand(4) + 0.1 if there else None for name, there in has.items()})

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from bfn_kernels import continuous, discrete, discretised, noise
+from tests.kernels.declared import NOISES
 from tests.kernels.op_cases import CASES
 from tests.kernels.support import ON_CPU, joins, pairs
 
@@ -242,7 +243,6 @@ def test_reconstruction_of_discretised_data_is_at_the_end_of_time(parametrisatio
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
 
 
-NOISES = ("noise", "draw_noise", "component_noise")
 SEVERAL = [case for case in CASES if len({*NOISES} & {*case.fields}) > 1 and not case.long]
 
 
@@ -252,8 +252,10 @@ def made(case, shape, key) -> dict:
     sender = noise.class_normal((*shape, case.num_classes), key) if case.num_classes else noise.normal(shape, key)
     first = value if case.op == "discretised.sample" else sender
     draw = value if case.family == "discretised" else uniform
-    every = first, draw, noise.class_uniform(shape, key, noise.COMPONENT)
-    return {name: numbers for name, numbers in zip(NOISES, every, strict=True) if name in case.fields}
+    every = {"noise": first, "draw_noise": draw, "component_noise": noise.class_uniform(shape, key, noise.COMPONENT)}
+    if case.family == "circular":
+        every = {"noise": noise.angle_uniforms(shape, key, 17), "concentration_noise": sender}
+    return {name: numbers for name, numbers in every.items() if name in case.fields}
 
 
 @pytest.mark.parametrize("case", SEVERAL, ids=str)

@@ -69,6 +69,8 @@ def test_tensors_that_do_not_fit_each_other_are_refused(case, name):
         value = inputs[name]
         if wrong == "turned" and (value.dim() < 2 or value.shape[-1] == value.shape[-2]):
             continue
+        if wrong == "more rows" and (case.family, name) == ("circular", "noise"):
+            continue  # these are more proposals
         with pytest.raises((TypeError, ValueError)) as caught:
             case(inputs | {name: make(value)})
             pytest.fail(f"{wrong}: it was taken")
