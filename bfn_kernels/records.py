@@ -212,11 +212,13 @@ class Message(NamedTuple):
 
 
 class Circle(NamedTuple):
-    """The units of circular data: the period of angles, and the scale of log_out, (ln c − log_least)·log_factor − 1."""
+    """The units of circular data: the period of angles, and the scale of log_out, (ln c − log_least)·log_factor − 1.
+    certain: the accuracy of known angles, which are then sent without noise; 0 if they are sent as other angles."""
 
     period: float
     log_least: float = 0.0
     log_factor: float = 0.0
+    certain: float = 0.0
 
 
 class BinCost(NamedTuple):

@@ -27,6 +27,7 @@ class VonMisesAccuracy:
         step_weights: The weights of the steps 0 … n + 1, NaN for 0 and n + 1, which are no steps, float64 on the CPU.
         progress: Σ α·A(α), the mean of the concentration times the cosine of the mean's error after all messages.
         digest: A short string by which compiled code notices other accuracies.
+        total: Σ α, the largest concentration of a state.
         log_scale: A pair `least`, `factor`. (ln c - least)·factor - 1 is -1 if the concentration c is the smallest
             accuracy. If n > 1, it is 1 if c is the sum of all accuracies, the largest concentration.
 
@@ -48,8 +49,9 @@ class VonMisesAccuracy:
         self.weights = len(self.alphas) * self.alphas * ratio(self.alphas)
         self.step_weights = torch.nn.functional.pad(self.weights, (1, 1), value=torch.nan)
         self.progress = float((self.alphas * ratio(self.alphas)).sum())
+        self.total = float(self.alphas.sum())
         least = math.log(self.alphas.min())
-        self.log_scale = least, 2 / max(math.log(self.alphas.sum()) - least, 1e-6)
+        self.log_scale = least, 2 / max(math.log(self.total) - least, 1e-6)
         self.digest = str(hash(tuple(self.alphas.tolist())))
         self._copies: dict[tuple[torch.device, str, torch.dtype], Tensor] = {}
         _LIVING.add(self)

@@ -185,7 +185,7 @@ def of_bits(ops: Any, z: torch.Tensor) -> list[Row]:
 def of_angles(ops: Any, x: torch.Tensor) -> list[Row]:
     """Calls of the operators of circular data. The loss "density" has the gradient of the weight, too."""
     row, seed, width, table = torch.ones(x.shape[0], 1), torch.tensor(1), x.element_size(), torch.ones(2, QUANTILES)
-    circle, outs = (1.0, 0.0, 0.5), (torch.empty_like(x), torch.empty(x.shape), torch.empty(x.shape))
+    circle, outs = (1.0, 0.0, 0.5, 0.0), (torch.empty_like(x), torch.empty(x.shape), torch.empty(x.shape))
     drawn = None, None, seed, None, None, *circle  # no known angles, and no explicit noise
     message, law = (row, None, *drawn), (row, table, *drawn)
     state, new = (x, x, x), torch.empty_like(x)

@@ -5,13 +5,14 @@ A state of discrete data has a number for each class, in its last dimension. A s
 each variable.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from bfn_kernels import backends, checks
-from bfn_kernels.arguments import rows, step_arguments
+from bfn_kernels.arguments import keywords, rows, step_arguments
 from bfn_kernels.arguments.keywords import (
     Generator,
     Seed,
@@ -39,6 +40,9 @@ from bfn_kernels.records import (
 )
 from bfn_kernels.schedules import DiscreteSchedule
 from bfn_kernels.solvers import Coefficients
+
+# The logit of a known class minus the logit of any other class, whose probability is then 0 in every type.
+CERTAIN = 1000.0
 
 
 class Family(NamedTuple):
@@ -89,6 +93,32 @@ class Family(NamedTuple):
         """Checks data, and returns them as operators take them: classes or, if there are more than two, distributions
         over them. shape: the shape of the variables, if it is known."""
         return checks.classes(name, x, booleans=True) if self.binary else checks.soft_classes(name, x, shape)
+
+    def flow(
+        self,
+        send: Callable[..., Tensor],
+        x: Tensor,
+        scalars: Sequence[Tensor],
+        known: Tensor | None,
+        known_mask: Tensor | None,
+        mask: Tensor | None,
+        lead: torch.Size,
+        num_classes: int,
+    ) -> Tensor:
+        """Calls `send` with the data and the row scalars β and √(Kβ) of a flow. Where data are known, the flow has no
+        noise, and Kβ is CERTAIN. lead: the shape of the variables."""
+        if known is None is known_mask:
+            return send(x, *scalars)
+        if known is not None:
+            known = self.data("known", known, lead)
+        certain = CERTAIN / num_classes, 0.0
+        x, scalars, on = keywords.known_of_flow(x, scalars, certain, known, known_mask, mask, lead, classes=True)
+        try:
+            return send(x, *scalars)
+        except IndexError:  # of a class that stands in x or in known
+            if known is not None and not known.is_floating_point():
+                checks.valid_classes("known", known, num_classes, on)
+            raise
 
     def variables(self, x: Tensor, num_classes: int) -> torch.Size:
         """The shape of the variables of data with K classes."""

@@ -194,6 +194,29 @@ def known_values(
     return checks.mask("known_mask", known_mask, "the data", like, shape)
 
 
+def known_of_flow(
+    x: Tensor,
+    scalars: Sequence[Tensor],
+    certain: Sequence[float],
+    known: Tensor | None,
+    known_mask: Tensor | None,
+    mask: Tensor | None,
+    shape: Sequence[int],
+    classes: bool = False,
+) -> tuple[Tensor, Sequence[Tensor], Tensor | None]:
+    """The data and the row scalars of a flow, and where data are known. They are known where known_mask is True, unless
+    the checked `mask` is False. There the data are `known`, and the row scalars are the numbers `certain`. shape: the
+    shape of the variables. classes: whether the data are classes or distributions over them."""
+    on = known_values(known, known_mask, x, shape, x.shape)
+    if on is None or known is None:
+        return x, scalars, None
+    on = on if mask is None else on & mask
+    if classes and known.is_floating_point() != x.is_floating_point():
+        raise TypeError(f"known must be soft data or classes, as x of {x.dtype} is, got {known.dtype}")
+    x = torch.where(on if x.dim() == len(shape) else on.unsqueeze(-1), known.to(x.dtype), x)
+    return x, [torch.where(on, value, scalar) for value, scalar in zip(certain, scalars, strict=True)], on
+
+
 def read_mean(
     x: Tensor, mean: Tensor | None, parametrisation: str, name: str = "x", shape: Sequence[int] | None = None
 ) -> Tensor | None:

@@ -35,6 +35,8 @@ def flow_sample(
     schedule: DiscreteSchedule | None = None,
     output: str = "probs",
     mask: Tensor | None = None,
+    known: Tensor | None = None,
+    known_mask: Tensor | None = None,
     dtype: torch.dtype | None = None,
     seed: int | Tensor | None = None,
     generator: torch.Generator | None = None,
@@ -53,6 +55,9 @@ def flow_sample(
         output: "probs" for the probabilities, or "logits" for the state.
         mask: Bool, False where x is not read, such as padding: the result there is as before the first message.
             Broadcastable to `[B, ...]`, or shaped as its leading dimensions.
+        known: Known classes, `[B, ...]`, in place of x where known_mask is True. The probability there is 0 or 1, and
+            the logit is −1000 or 1000. Pass both or neither.
+        known_mask: Bool, True where data are known. Broadcastable to `[B, ...]`, or shaped as its leading dimensions.
         dtype: Floating-point type of the result. None: torch's default type.
         seed: An int, or an int64 tensor of one element, that determines all random numbers of the call.
         generator: A `torch.Generator` on the tensors' device, to draw the seed. None: torch's default generator.
@@ -70,9 +75,14 @@ def flow_sample(
     checks.choice("output", output, ("probs", "logits"))
     schedule = discrete_schedule(beta_1, schedule)
     scalars = rows.scalars(library, ("beta", "beta_spread"), t, x, work, schedule, scale=4)
-    x, beta, spread = hide(checks.mask("mask", mask, "x", x, x.shape), x, *scalars)
-    seed = keywords.noise_seed(x, seed, generator, ("noise", noise, x.shape))
-    return library.binary.sender_sample(x, beta, spread, output == "probs", Noise(seed, noise), dtype)
+    mask = checks.mask("mask", mask, "x", x, x.shape)
+    x, beta, spread = hide(mask, x, *scalars)
+
+    def send(x: Tensor, beta: Tensor, spread: Tensor) -> Tensor:
+        noises = Noise(keywords.noise_seed(x, seed, generator, ("noise", noise, x.shape)), noise)
+        return library.binary.sender_sample(x, beta, spread, output == "probs", noises, dtype)
+
+    return BINARY.flow(send, x, (beta, spread), known, known_mask, mask, x.shape, 2)
 
 
 def sender_sample(

@@ -43,6 +43,8 @@ def flow_sample(
     period: float = 2 * math.pi,
     output: str = "concentration",
     mask: Tensor | None = None,
+    known: Tensor | None = None,
+    known_mask: Tensor | None = None,
     out: Tensor | None = None,
     concentration_out: Tensor | None = None,
     seed: int | Tensor | None = None,
@@ -62,6 +64,9 @@ def flow_sample(
         output: "concentration", or "log" for its logarithm, scaled to [−1, 1] by `schedule.log_scale`.
         mask: Bool, False where x is not read, such as padding: the result there is as before the first message.
             Broadcastable to `[B, ...]`, or shaped as its leading dimensions.
+        known: Known angles, `[B, ...]`, in place of x where known_mask is True. The mean there is the known angle, and
+            c is the sum of all accuracies, the largest concentration. Pass both or neither.
+        known_mask: Bool, True where data are known. Broadcastable to `[B, ...]`, or shaped as its leading dimensions.
         out: Receives the mean, in x's shape and type. It may be x itself.
         concentration_out: Receives c or, with output="log", its logarithm, in x's shape and any floating-point type.
         seed: An int, or an int64 tensor of one element, that determines all random numbers of the call.
@@ -83,16 +88,20 @@ def flow_sample(
     checks.data("x", x)
     checks.no_gradient(_NO_GRADIENT, x=x)
     if out is not None or concentration_out is not None:
-        inputs = {"step": step, "mask": mask, "seed": seed, "noise": noise, "concentration_noise": concentration_noise}
-        check_outputs({"out": out, "concentration_out": concentration_out}, "x", x=x, **inputs)
+        inputs = {"step": step, "mask": mask, "known": known, "known_mask": known_mask, "seed": seed, "noise": noise}
+        outputs = {"out": out, "concentration_out": concentration_out}
+        check_outputs(outputs, "x", x=x, concentration_noise=concentration_noise, **inputs)
     turn, row, dtype = checks.number("period", period, *PERIODS), rows_of(step, schedule, x, 1), checks.compute_dtype(x)
     log = checks.choice("output", output, ("concentration", "log")) == 1
-    x, row = hide(checks.mask("mask", mask, "x", x, x.shape), x, row)
+    mask, known_mask = checks.mask("mask", mask, "x", x, x.shape), keywords.known_values(known, known_mask, x, x.shape)
+    if mask is not None and known_mask is not None:
+        known_mask = known_mask & mask
+    x, row = hide(mask, x, row)
     library = backends.library(backend, x.device, first="cuda")
     seed = _angle_seed(x, seed, generator, noise, ("concentration_noise", concentration_noise, x.shape))
     drawn = {"seed": seed, "noise": noise, "concentration_noise": concentration_noise}
-    message = Message(row.to(dtype), numbers_of(schedule, "table", x, torch.float32), **drawn)
-    circle = Circle(turn, *schedule.log_scale)
+    message = Message(row.to(dtype), numbers_of(schedule, "table", x, torch.float32), known, known_mask, **drawn)
+    circle = Circle(turn, *schedule.log_scale, 0.0 if known is None else schedule.total)
     call = partial(library.circular.step, x, MeanAngle(), message, circle)
     return _written(call, (out, concentration_out), x, dtype, log=log)
 
@@ -246,7 +255,7 @@ def renoise(pred: Tensor, step: int | Tensor, *, schedule: VonMisesAccuracy, **o
     """Draws the state at the start of a step as if pred were the data: `flow_sample` about a prediction [derived].
 
     A sampler that does so in each step forgets its earlier states. Published code calls it "end_back". If some angles
-    are known, pass torch.where(known_mask, known, pred).
+    are known, pass torch.where(known_mask, known, pred), or known and known_mask, with which the state is certain.
 
     Args:
         pred: x̂, the angles that the network predicts, `[B, ...]`, floating-point.

@@ -105,6 +105,8 @@ def step(
         c = concentrations(c, table, random.normals(x, dtype, seed, normals))
     if seed is not None or noise is not None:
         y = y + von_mises(c, seed, noise)
+    if circle.certain > 0 and known is not None:
+        y, c = torch.where(known_mask, known.to(dtype) / circle.period, y), torch.where(known_mask, circle.certain, c)
     if mean is not None and concentration is not None:
         concentration = nonnegative("concentration", concentration)
         before = mean.to(dtype) / circle.period

@@ -204,6 +204,10 @@ def _step(
         y += _given_angle(c, noise, proposals, block, count, T)
     elif normals.seed is not None:
         y += _von_mises(c, normals.seed, block, T)
+    if circle.certain > 0.0:
+        is_known = load(known_mask, block, tl.int1)
+        y = tl.where(is_known, load(known, block, T) * (1.0 / circle.period), y)
+        c = tl.where(is_known, circle.certain, c)
     if mean[0] is not None:
         before = load(mean, block, T) * (1.0 / circle.period)
         sine, cosine = sincospi(2.0 * _wrapped(y - before))

@@ -33,6 +33,8 @@ def flow_sample(
     sigma_1: float | None = None,
     schedule: ContinuousSchedule | None = None,
     mask: Tensor | None = None,
+    known: Tensor | None = None,
+    known_mask: Tensor | None = None,
     seed: int | Tensor | None = None,
     generator: torch.Generator | None = None,
     noise: Tensor | None = None,
@@ -49,6 +51,9 @@ def flow_sample(
         schedule: An object with the methods of `schedules.ContinuousSchedule`, instead of sigma_1.
         mask: Bool, False where x is not read, such as padding: the result there is as before the first message.
             Broadcastable to `[B, ...]`, or shaped as its leading dimensions.
+        known: Known data, `[B, ...]`, in place of x where known_mask is True: the mean there is the known number. Pass
+            both or neither.
+        known_mask: Bool, True where data are known. Broadcastable to `[B, ...]`, or shaped as its leading dimensions.
         seed: An int, or an int64 tensor of one element, that determines all random numbers of the call.
         generator: A `torch.Generator` on the tensors' device, to draw the seed. None: torch's default generator.
         noise: Standard normals, `[B, ...]`, floating-point, instead of a seed; not differentiable.
@@ -66,7 +71,9 @@ def flow_sample(
     schedule = continuous_schedule(sigma_1, schedule)
     library = backends.library(backend, x.device)
     gamma, std = rows.scalars(library, ("gamma", "flow_std"), t, x, checks.compute_dtype(x), schedule)
-    x, gamma, std = hide(checks.mask("mask", mask, "x", x, x.shape), x, gamma, std)
+    mask = checks.mask("mask", mask, "x", x, x.shape)
+    x, gamma, std = hide(mask, x, gamma, std)
+    x, (gamma, std), _ = keywords.known_of_flow(x, (gamma, std), (1.0, 0.0), known, known_mask, mask, x.shape)
     seed = keywords.noise_seed(x, seed, generator, ("noise", noise, x.shape))
     return library.continuous.gaussian_step(x, gamma, noise_scale=std, noise=Noise(seed, noise))
 

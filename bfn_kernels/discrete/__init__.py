@@ -32,6 +32,8 @@ def flow_sample(
     schedule: DiscreteSchedule | None = None,
     output: str = "probs",
     mask: Tensor | None = None,
+    known: Tensor | None = None,
+    known_mask: Tensor | None = None,
     dtype: torch.dtype | None = None,
     seed: int | Tensor | None = None,
     generator: torch.Generator | None = None,
@@ -52,6 +54,10 @@ def flow_sample(
         output: "probs" for the probabilities, or "logits" for the state.
         mask: Bool, False where x is not read, such as padding: the result there is as before the first message.
             Broadcastable to `[B, ...]`, or shaped as its leading dimensions.
+        known: Known data, of the kind and shape of x, in place of x where known_mask is True. The flow there has no
+            noise, and Kβ = 1000: a known class has probability 1, and its logit is 1000 above the others. Pass both or
+            neither.
+        known_mask: Bool, True where data are known. Broadcastable to `[B, ...]`, or shaped as its leading dimensions.
         dtype: Floating-point type of the result. None: torch's default type.
         seed: An int, or an int64 tensor of one element, that determines all random numbers of the call.
         generator: A `torch.Generator` on the tensors' device, to draw the seed. None: torch's default generator.
@@ -74,9 +80,12 @@ def flow_sample(
     mask = checks.mask("mask", mask, "x", x, lead)
     beta, spread = hide(mask, *scalars)
     (x,) = hide(mask if mask is None or x.shape == lead else mask.unsqueeze(-1), x)
-    seed = keywords.noise_seed(x, seed, generator, ("noise", noise, (*lead, num_classes)))
-    probs, noises = output == "probs", Noise(seed, noise)
-    return library.discrete.sender_sample(x, beta, spread, num_classes, probs, noises, dtype)
+
+    def send(x: Tensor, beta: Tensor, spread: Tensor) -> Tensor:
+        noises = Noise(keywords.noise_seed(x, seed, generator, ("noise", noise, (*lead, num_classes))), noise)
+        return library.discrete.sender_sample(x, beta, spread, num_classes, output == "probs", noises, dtype)
+
+    return DISCRETE.flow(send, x, (beta, spread), known, known_mask, mask, lead, num_classes)
 
 
 def sender_sample(

@@ -20,8 +20,8 @@ struct Message {
 };
 
 struct Circle {
-  double period, log_least, log_factor;
-  auto fields() const { return std::tie(period, log_least, log_factor); }
+  double period, log_least, log_factor, certain;
+  auto fields() const { return std::tie(period, log_least, log_factor, certain); }
 };
 
 auto step(Given sent, Maybe mean, Maybe concentration, const Message& message, const Circle& circle, const Out& out,
@@ -53,6 +53,7 @@ auto step(Given sent, Maybe mean, Maybe concentration, const Message& message, c
       .period = circle.period,
       .log_least = circle.log_least,
       .log_factor = circle.log_factor,
+      .certain = message.known && table ? circle.certain : 0,
       .new_mean = view_of_out(new_mean, shape),
       .new_concentration = made.view,
       .new_log = view_of_out(log_out, shape),

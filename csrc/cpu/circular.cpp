@@ -64,6 +64,12 @@ void circular_step(const CircularStep& op) {
       alpha = drawn;
     }
     if (op.angle.any()) draw_angles(op, start, length, alpha, turns);
+    if (op.certain > 0) {
+      std::fill_n(mean, length, T(0));
+      overwrite(op.known_mask, start, length, mean, turns);
+      std::fill_n(mean, length, static_cast<T>(op.certain));
+      overwrite(op.known_mask, start, length, mean, drawn);
+    }
     const auto load_message = [&](const View& about, T* __restrict y) {
       const T* x = load(about, start, length, buffers[1]);
       for (int64_t i = 0; i < length; ++i) y[i] = fused(per_unit, x[i], turns[i]);

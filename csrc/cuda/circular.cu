@@ -69,6 +69,15 @@ __global__ void __launch_bounds__(kThreads, 2)
         turns[0] = law.accepts(first, given_bound(number(1))) ? first.turns : law.draw(first, op.proposals - 1, given);
       }
     }
+    if (op.certain > 0) {
+      bool is_known[kCount];
+      at.mask(op.known_mask, is_known);
+#pragma unroll
+      for (int j = 0; j < kCount; ++j) {
+        turns[j] = is_known[j] ? T(0) : turns[j];
+        alpha[j] = is_known[j] ? static_cast<T>(op.certain) : alpha[j];
+      }
+    }
     at.data(op.sent, sent);
     replace_known(at, op.known, op.known_mask, sent);
     if (op.mean) {

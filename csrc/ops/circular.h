@@ -19,6 +19,7 @@ struct CircularStep {
   Noise angle;    // draws the angle; explicit values have the shape [proposals, 2, count]
   int64_t proposals;
   double period, log_least, log_factor;
+  double certain;  // if not 0, known angles are sent without noise, with this accuracy; only with a table
   View new_mean, new_concentration;
   View new_log;  // receives the logarithm of the new concentration, scaled to (log - log_least) log_factor - 1
 };

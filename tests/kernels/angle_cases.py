@@ -25,6 +25,8 @@ CIRCULAR = [
     case("circular.flow_sample[step per token]", {**flow, "x": uniform(-1, 2), "step": steps(1, 6, 2), **PERIOD}),
     case("circular.flow_sample[log]", {**flow, "output": "log"}, into="concentration_out"),
     case("circular.flow_sample[masked]", {**flow, "x": poisoned(ANGLE, torch.nan), **HIDDEN}, into="out"),
+    case("circular.flow_sample[known]", {**flow, **known}),
+    case("circular.flow_sample[known, log]", {**flow, **known, "output": "log"}, part=1),
     case("circular.sender_sample", {"x": ANGLE, "alpha": ALPHA, **SEED}),
     case("circular.sender_sample[hard]", hard, hard=True),
     case("circular.sender_sample[noise]", {"x": ANGLE, "alpha": ALPHA, "noise": proposals(1)}),

@@ -49,11 +49,12 @@ def hidden(x: Tensor, mask: Tensor) -> Tensor:
 @MASKS
 @calls(FLOWS)
 def test_a_flow_returns_the_prior_where_a_mask_is_false(case, mask, backend):
-    """The prior is the state at t = 0, or at the first step. Its gradients are 0."""
+    """The prior is the state at t = 0, or at the first step, where nothing is known. Its gradients are 0."""
     inputs = case.inputs(SHAPE, torch.float32)
     start = {"step": 1} if "step" in inputs else {"t": 0.0}
     leaves = {name: inputs[name].requires_grad_() for name in case.diff}
-    flow, prior = case(inputs, backend), case({**inputs, "x": torch.zeros_like(inputs["x"]), **start}, backend)
+    unknown = {name: value for name, value in inputs.items() if not name.startswith("known")}
+    flow, prior = case(inputs, backend), case({**unknown, "x": torch.zeros_like(inputs["x"]), **start}, backend)
     want = where(mask, flow, prior)
     got = case({**inputs, "x": hidden(inputs["x"], mask), "mask": mask}, backend)
     assert torch.equal(got, want)

@@ -29,6 +29,8 @@ def spoilt(case: Case, inputs: dict) -> Iterator[tuple[str, int, int, dict]]:
             continue
         limits = torch.iinfo(classes.dtype)
         mask = inputs.get("mask" if name == "x" else "known_mask")
+        if name == "x" and "known_mask" in inputs:
+            mask = ~inputs["known_mask"]  # a flow reads the known classes instead
         seen = torch.ones(classes.shape, dtype=torch.bool) if mask is None else mask.expand(classes.shape)
         places = seen.flatten().nonzero().flatten().tolist()
         wrong = [classes_of(case), limits.min or limits.max, limits.max, *[2**32] * (limits.bits == 64)]
