@@ -240,6 +240,8 @@ def coefficients(
         [0.1, 0.9, 0.09]
     """
     step = rule_of(rule)
+    if callable(own := getattr(schedule, "coefficients", None)):  # a schedule of angles
+        return own(rule, t_next)
     if step.order == 1 and t_previous is not None:
         raise ValueError(f"t_previous must be None with rule={rule!r}, which is of first order, got {t_previous}")
     if not step.from_prior and _any_is_zero(t):  # the coefficients would be infinite, and the states NaN

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bfn_kernels import checks
 from bfn_kernels.concentrations import PRIOR, QUANTILES, WIDE, entropy, laws, linear_laws, ratio, table_of
+from bfn_kernels.solvers import Coefficients
 from bfn_kernels.torch_private import outside_modes
 
 
@@ -108,6 +109,32 @@ class VonMisesAccuracy:
         if n != self.n_steps:
             raise ValueError(f"n_steps must be {self.n_steps}, the number of the schedule's accuracies, got {n}")
         return self.alphas.to(i.device)[i.long() - 1]
+
+    def step_at(self, t: Tensor) -> Tensor:
+        """Returns the step i that starts at time t = (i - 1)/n. For t = 1, it returns n + 1.
+
+        Args:
+            t: Times (i − 1)/n or 1, floating-point, of any shape. Any other time is a ValueError on the CPU. On other
+                devices and in compiled code, it gives 0.
+
+        Returns:
+            Steps, int64 of t's shape.
+        """
+        t = t.to(checks.widest(t.device))
+        checks.steps("t", t.where(t != 1, 0), self.n_steps)
+        return checks.step_of(t, self.n_steps).where(t != 1, self.n_steps + 1).nan_to_num(0).long()
+
+    def coefficients(self, rule: str, t_next: float | Tensor) -> Coefficients:
+        """Returns the numbers of a step of "renoise", the only rule for angles. `take` is the step that starts next.
+
+        Args:
+            rule: A name of `solvers.RULES`.
+            t_next: Times (i − 1)/n or 1 at which steps end: a number, or a floating-point tensor of any shape.
+        """
+        if rule != "renoise":
+            raise ValueError(f'sampler must be "ancestral" or "renoise" for circular data, got {rule!r}')
+        times = t_next if isinstance(t_next, Tensor) else torch.tensor(t_next, **WIDE)
+        return Coefficients(None, self.step_at(times).to(times.dtype))
 
     def entropies(self) -> Tensor:
         """Returns the expected entropy of the state in nats after 0 … n messages, float64 `[n + 1]`."""

@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bfn_kernels import checks, circular
+from bfn_kernels import circular
 from bfn_kernels.nn.base import BFN, Network, State
-from bfn_kernels.nn.sampling import PLAIN, Sampling
+from bfn_kernels.nn.sampling import PLAIN, Sampling, known_where
 from bfn_kernels.schedules import VonMisesAccuracy
+from bfn_kernels.solvers import Coefficients
 
 
 class Circular(BFN):
@@ -17,9 +18,11 @@ class Circular(BFN):
     floating-point.
 
     The loss is the n-step loss L_n, where n is the number of messages of the schedule. A continuous-time loss is not
-    defined for circular data. Only ancestral sampling is supported: each of the n steps sends one message about the
-    network's prediction. A checkpoint holds the accuracies. Guidance takes the difference of two predicted angles along
-    the shorter arc.
+    defined for circular data. The sampler "ancestral" takes n steps, each with one message about the network's
+    prediction. The sampler "renoise" draws the state anew from the flow of the prediction in each step, as published
+    code does ("end_back"); its number of steps may also divide n. Other samplers are not defined, nor is a temperature,
+    since the network puts out no distribution. Guidance takes the difference of two predicted angles along the shorter
+    arc. A checkpoint holds the accuracies.
 
     theta is `[B, ..., 2]`. theta[..., 0] is the mean of the von Mises input distribution, in the units of the data.
     theta[..., 1] is the logarithm of its concentration, scaled and clamped to [-1, 1]. The network puts out angles
@@ -76,9 +79,7 @@ class Circular(BFN):
         Returns:
             Steps, int64 of t's shape.
         """
-        t = t.to(checks.widest(t.device))
-        checks.steps("t", t.where(t != 1, 0), self.n_steps)
-        return checks.step_of(t, self.n_steps).where(t != 1, self.n_steps + 1).nan_to_num(0).long()
+        return self.schedule.step_at(t)
 
     @property
     def _of(self) -> dict[str, Any]:
@@ -127,6 +128,25 @@ class Circular(BFN):
         mean, concentration, log = state
         options: dict[str, Any] = {"out": mean, "concentration_out": concentration, "log_out": log, "seed": seed}
         circular.update_sample(output, mean, concentration, alpha, **options, **sampling.known_values, **self._of)
+
+    def solver_state(self, shape: tuple[int, ...], device: torch.device, t: float, seed: int) -> State:
+        return self.prior(shape, device)
+
+    def solve(
+        self,
+        output: Tensor,
+        state: State,
+        t: Tensor,
+        coefficients: Coefficients,
+        seed: Tensor,
+        sampling: Sampling = PLAIN,
+    ) -> None:
+        mean, concentration, log = state
+        pred = known_where(output, sampling).to(mean.dtype)
+        step = torch.as_tensor(coefficients.take).long()
+        options: dict[str, Any] = {"out": mean, "concentration_out": concentration, "seed": seed}
+        circular.renoise(pred, step, **options, **self._of)
+        log.copy_(circular.reference.scaled_log(concentration, *self.schedule.log_scale))
 
     def mode(self, output: Tensor, theta: Tensor, t: Tensor) -> Tensor:
         # the output is narrower than `dtype` under autocast, and wider after guidance in float16

@@ -13,7 +13,10 @@ from tests.kernels.test_nn import KINDS, Network, make
 from tests.kernels.vocabulary_cases import LARGE
 
 SHAPE, N, SCHEDULE = (3, 4), 3, VonMisesAccuracy([0.5, 1.0, 2.0])
-RUNS = [(kind, sampler) for kind in KINDS for sampler in samplers.SAMPLERS] + [("circular", "ancestral")]
+RUNS = [(kind, sampler) for kind in KINDS for sampler in samplers.SAMPLERS] + [
+    ("circular", "ancestral"),
+    ("circular", "renoise"),
+]
 every_kind = pytest.mark.parametrize("kind", [*KINDS, "circular"])
 every_run = pytest.mark.parametrize(("kind", "sampler"), RUNS)
 
