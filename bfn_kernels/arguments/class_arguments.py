@@ -224,6 +224,7 @@ class Family(NamedTuple):
         temperature: PerRow | None,
         unconditional: Tensor | None,
         guidance: PerRow | None,
+        variance_scale: PerRow | None,
         known: Tensor | None,
         known_mask: Tensor | None,
         out: Tensor | None,
@@ -255,6 +256,7 @@ class Family(NamedTuple):
             temperature=temperature,
             unconditional=unconditional,
             guidance=guidance,
+            variance_scale=variance_scale,
             seed=seed,
             noise=noise,
             class_mask=class_mask,
@@ -270,6 +272,7 @@ class Family(NamedTuple):
         dtype = checks.compute_dtype(output_logits, state, previous, unconditional, score)
         times = t, t_next, t_previous
         solver = step_arguments.step_scalars(coefficients, rule, schedule, times, previous, state, dtype, dims, scale)
+        solver = step_arguments.scaled_variance(solver, variance_scale, state, dims)
         guiding = step_arguments.guidance_scalars(temperature, unconditional, guidance, state, dtype, dims)
         added: Score | NoScore = self.no_score
         if not self.binary:

@@ -100,6 +100,17 @@ def _of_numbers(
         return [None if number is None else number.item() for number in numbers]
 
 
+def scaled_variance(solver: Solver, variance_scale: Any, state: Tensor, dims: int | None = None) -> Solver:
+    """The step with a variance of its noise that is `variance_scale` times as large: a number, or a number for each row
+    of the first `dims` dimensions of the state (all if None)."""
+    if variance_scale is None:
+        return solver
+    if solver.std is None:
+        raise ValueError(f"variance_scale must be None for a step without noise, got {variance_scale}")
+    factor = checks.rows("variance_scale", variance_scale, state.shape[:dims], state, 0).sqrt()
+    return solver._replace(std=solver.std * _converted(factor, solver.std.dtype, solver.std.device))
+
+
 def _converted(number: Tensor | None, dtype: torch.dtype, device: torch.device) -> Any:
     """The number in a type and then on a device, which may have no float64."""
     return None if number is None else number.to(dtype).to(device)

@@ -262,6 +262,7 @@ def solver_step(
     temperature: PerRow | None = None,
     unconditional: Tensor | None = None,
     guidance: PerRow | None = None,
+    variance_scale: PerRow | None = None,
     known: Tensor | None = None,
     known_mask: Tensor | None = None,
     out: Tensor | None = None,
@@ -303,6 +304,8 @@ def solver_step(
             floating-point. Pass unconditional and guidance, or neither.
         guidance: w: the step uses (1 + w)·o − w·unconditional, where o is what the network put out with its condition.
             A number, or a floating-point tensor in a shape that t may have.
+        variance_scale: The factor by which the variance E² of the step's noise is multiplied, at least 0: a number, or
+            a floating-point tensor in a shape that t may have. None: 1, and the only value of a step without noise.
         known: Known data, `[B, ...]`, which the step uses where known_mask is True. Pass both or neither.
         known_mask: Bool, True where data are known. Broadcastable to `[B, ...]`, or shaped as its leading dimensions.
         out: Receives the new state, in the state's shape and type. It may be the state itself. No argument may then
@@ -344,6 +347,7 @@ def solver_step(
         temperature=temperature,
         unconditional=unconditional,
         guidance=guidance,
+        variance_scale=variance_scale,
         known=known,
         known_mask=known_mask,
         out=out,

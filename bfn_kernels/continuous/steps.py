@@ -123,6 +123,7 @@ def solver_step(
     clip: Clip = (-1, 1),
     unconditional: Tensor | None = None,
     guidance: PerRow | None = None,
+    variance_scale: PerRow | None = None,
     known: Tensor | None = None,
     known_mask: Tensor | None = None,
     out: Tensor | None = None,
@@ -160,6 +161,8 @@ def solver_step(
             floating-point. Pass unconditional and guidance, or neither.
         guidance: w: the step uses (1 + w)·o − w·unconditional, where o is what the network put out with its condition.
             A number, or a floating-point tensor in a shape that t may have.
+        variance_scale: The factor by which the variance E² of the step's noise is multiplied, at least 0: a number, or
+            a floating-point tensor in a shape that t may have. None: 1, and the only value of a step without noise.
         known: Known data, `[B, ...]`, which the step uses where known_mask is True. Pass both or neither.
         known_mask: Bool, True where data are known. Broadcastable to `[B, ...]`, or shaped as its leading dimensions.
         out: Receives the new mean, in mean's shape and type. It may be mean itself. No argument may then require a
@@ -197,6 +200,7 @@ def solver_step(
         coefficients=coefficients,
         unconditional=unconditional,
         guidance=guidance,
+        variance_scale=variance_scale,
         known=known,
         known_mask=known_mask,
         seed=seed,
@@ -210,6 +214,7 @@ def solver_step(
     library, dtype = backends.library(backend, mean.device), checks.compute_dtype(prediction, mean, previous)
     mean_scale, noise_scale = prediction_scalars(library, parametrisation, t, mean, dtype, None, schedule, limits)
     solver = step_arguments.step_scalars(coefficients, rule, schedule, (t, t_next, t_previous), previous, mean, dtype)
+    solver = step_arguments.scaled_variance(solver, variance_scale, mean)
     seed = keywords.step_seed(mean, solver.std, seed, generator, noise)
     network, noises = Prediction(prediction, mean, mean_scale, noise_scale, low, high), Noise(seed, noise)
     return library.continuous.step(network, solver, known, known_mask, noises, out=out, predicted_out=predicted_out)

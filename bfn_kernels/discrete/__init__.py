@@ -273,6 +273,7 @@ def solver_step(
     temperature: PerRow | None = None,
     unconditional: Tensor | None = None,
     guidance: PerRow | None = None,
+    variance_scale: PerRow | None = None,
     known: Tensor | None = None,
     known_mask: Tensor | None = None,
     out: Tensor | None = None,
@@ -318,6 +319,8 @@ def solver_step(
             floating-point. Pass unconditional and guidance, or neither.
         guidance: w: the step uses (1 + w)·o − w·unconditional, where o is what the network put out with its condition.
             A number, or a floating-point tensor in a shape that t may have.
+        variance_scale: The factor by which the variance E² of the step's noise is multiplied, at least 0: a number, or
+            a floating-point tensor in a shape that t may have. None: 1, and the only value of a step without noise.
         known: Known classes, `[B, ...]`, or soft data, `[B, ..., K]`, which the step uses where known_mask is True.
             Pass both or neither.
         known_mask: Bool, True where data are known. Broadcastable to `[B, ...]`, or shaped as its leading dimensions.
@@ -365,6 +368,7 @@ def solver_step(
         temperature=temperature,
         unconditional=unconditional,
         guidance=guidance,
+        variance_scale=variance_scale,
         known=known,
         known_mask=known_mask,
         out=out,

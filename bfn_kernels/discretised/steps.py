@@ -146,6 +146,7 @@ def solver_step(
     unconditional: Tensor | None = None,
     guidance: PerRow | None = None,
     choose: str | None = None,
+    variance_scale: PerRow | None = None,
     known: Tensor | None = None,
     known_mask: Tensor | None = None,
     out: Tensor | None = None,
@@ -194,6 +195,8 @@ def solver_step(
             A number, or a floating-point tensor in a shape that t may have.
         choose: What a step uses of the output distribution: a "sample", its "mode" or its "mean". None: a "sample" in
             an "ancestral" step, else the "mean".
+        variance_scale: The factor by which the variance E² of the step's noise is multiplied, at least 0: a number, or
+            a floating-point tensor in a shape that t may have. None: 1, and the only value of a step without noise.
         known: Known data, `[B, ...]`, which the step uses where known_mask is True. Pass both or neither.
         known_mask: Bool, True where data are known. Broadcastable to `[B, ...]`, or shaped as its leading dimensions.
         out: Receives the new mean, in mean's shape and type. It may be mean itself. No argument may then require a
@@ -242,6 +245,7 @@ def solver_step(
         mixture_logits=mixture_logits,
         unconditional=unconditional,
         guidance=guidance,
+        variance_scale=variance_scale,
         known=known,
         known_mask=known_mask,
         seed=seed,
@@ -256,6 +260,7 @@ def solver_step(
     library, dtype = backends.library(backend, mean.device), checks.compute_dtype(*output, mean, previous)
     scales = prediction_scalars(library, parametrisation, t, mean, dtype, None, schedule, limits)
     solver = step_arguments.step_scalars(coefficients, rule, schedule, (t, t_next, t_previous), previous, mean, dtype)
+    solver = step_arguments.scaled_variance(solver, variance_scale, mean)
     draws = component_noises(mixture_logits, component_noise, mean.shape)
     draws = keywords.choice_noises(choose, draw_noise, mean.shape, *draws)
     seed = keywords.step_seed(mean, solver.std, seed, generator, noise, *draws)

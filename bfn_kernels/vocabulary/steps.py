@@ -109,6 +109,7 @@ def solver_step(
     beta_1: float | None = None,
     schedule: DiscreteSchedule | None = None,
     choose: str | None = None,
+    variance_scale: PerRow | None = None,
     known: Tensor | None = None,
     known_mask: Tensor | None = None,
     embedding: Tensor | None = None,
@@ -150,6 +151,8 @@ def solver_step(
         schedule: An object with the methods of `schedules.DiscreteSchedule`, instead of beta_1.
         choose: What a step uses of the output distribution: a "sample", its "mode" or its "mean". None: a "sample" in
             an "ancestral" step, else the "mean".
+        variance_scale: The factor by which the variance E² of the step's noise is multiplied, at least 0: a number, or
+            a floating-point tensor in a shape that t may have. None: 1, and the only value of a step without noise.
         known: Known data, `[B, ...]`, which the step uses where known_mask is True. Pass both or neither.
         known_mask: Bool, True where data are known. Broadcastable to `[B, ...]`, or shaped as its leading dimensions.
         embedding: Weight of an embedding, `[K, d']`, floating-point. The new state's embedding is then returned, too.
@@ -186,10 +189,11 @@ def solver_step(
     head, processes = LinearHead(hidden, weight, bias, flow_scale), (process_group, num_classes)
     times = t, t_next, t_previous
     inputs: dict[str, Any] = {"t": t, "t_next": t_next, "t_previous": t_previous, "coefficients": coefficients}
-    inputs |= {"seed": seed, "noise": noise}
+    inputs |= {"variance_scale": variance_scale, "seed": seed, "noise": noise}
     step = _Step(state, head, embedding, sent, processes, backend, out, previous, before, **inputs)
     dims, scale = len(step.lead), step.shard.num_classes
     solver = step_arguments.step_scalars(coefficients, rule, schedule, times, previous, state, step.dtype, dims, scale)
+    solver = step_arguments.scaled_variance(solver, variance_scale, state, dims)
     seed = step_seed(state, solver.std, seed, generator, noise, *step.draws, shape=(*step.lead, scale))
     return step(solver, Noise(seed, noise))
 

@@ -41,6 +41,7 @@ SAMPLE, MODE, MEAN = {"choose": "sample"}, {"choose": "mode"}, {"choose": "mean"
 GUIDANCE, COOLED = {"guidance": rows(uniform(0, 1))}, {"temperature": rows(uniform(1.5, 3))}
 GUIDED = {**GUIDANCE, **COOLED}  # logits are no larger than others
 KNOWN, HIDDEN = {"known": DATA, "known_mask": some}, {"mask": some}
+LOUD = {"variance_scale": rows(uniform(0.2, 2))}
 DIRECT, NOISE = {"parametrisation": "data"}, {"noise": normal()}
 LOSSES = {"continuous_time_loss": TIMED, "discrete_time_loss": STEPPED, "reconstruction_loss": {}}
 
@@ -79,7 +80,7 @@ CONTINUOUS += [
     case("continuous.solver_step[guided]", {**guided, **ODE2}),
     case("continuous.solver_step[ode2]", {**second, **ODE2}),
     case("continuous.solver_step[sde2, known]", {**noisy, **SDE2, **unclipped}),
-    case("continuous.solver_step[sde2, prediction]", {**noisy, **SDE2}, into="predicted_out"),
+    case("continuous.solver_step[sde2, prediction]", {**noisy, **SDE2, **LOUD}, into="predicted_out"),
     case("continuous.solver_step[renoise, data]", {**first, **NOISE, **RENOISE, **DIRECT}),
 ]
 predicted, inputs = {"x": DATA, "prediction": normal(0.3), "mean": DATA}, "x prediction mean"
@@ -201,7 +202,7 @@ DISCRETISED += [
     case("discretised.solver_step[guided]", guided),
     case("discretised.solver_step[ode2, stacked]", {**STACKED, **SECOND, **ODE2, **BINS[17], **PAPER}),
     case("discretised.solver_step[sde2, prediction]", {**second, **KNOWN, **NOISE, **SDE2}, into="predicted_out"),
-    case("discretised.solver_step[sde1, mixture]", {**mixed_first, **SDE1, **SAMPLE, **DIRECT}),
+    case("discretised.solver_step[sde1, mixture]", {**mixed_first, **LOUD, **SDE1, **SAMPLE, **DIRECT}),
     case("discretised.solver_step[ode2, mixture]", {**mixed_second, **ODE2}, into="predicted_out"),
 ]
 
@@ -264,7 +265,7 @@ for k, kind in [(2, torch.int64), (3, torch.int32), (27, torch.uint8), (257, tor
         of(f"discrete.solver_step[K={k} guided]", guided),
         of(f"discrete.solver_step[K={k} guided sde2]", {**guided_second, **noise, **SDE2}, into="predicted_out"),
         of(f"discrete.solver_step[K={k} renoise]", again, into="predicted_out"),
-        of(f"discrete.solver_step[K={k} sample]", {**guided, **drawn, **noise, **SAMPLE, **SDE1}),
+        of(f"discrete.solver_step[K={k} sample]", {**guided, **drawn, **noise, **LOUD, **SAMPLE, **SDE1}),
         of(f"discrete.solver_step[K={k} mode]", {**guided, **MODE}),
         of(f"discrete.solver_step[K={k} soft]", {**second, **soft_known, **ODE2}, into="predicted_out"),
         of(f"discrete.solver_step[K={k} score]", {**first, **score, **MODE}),
@@ -331,7 +332,7 @@ BINARY = [
     case("binary.solver_step[guided]", guided),
     case("binary.solver_step[guided sde2]", {**second, **other, **GUIDED, **NOISE, **SDE2}, into="predicted_out"),
     case("binary.solver_step[renoise]", {**again, **RENOISE}, into="predicted_out"),
-    case("binary.solver_step[sample]", {**guided, **drawn, **NOISE, **SAMPLE, **SDE1}),
+    case("binary.solver_step[sample]", {**guided, **drawn, **NOISE, **LOUD, **SAMPLE, **SDE1}),
     case("binary.solver_step[mode]", {**guided, **MODE}),
     case("binary.entropy", z, "logits"),
     case("binary.entropy[masked]", {"logits": poisoned(normal(3), torch.nan), **HIDDEN, **BATCH}, "logits"),

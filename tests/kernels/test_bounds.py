@@ -50,6 +50,7 @@ BOUNDS: dict[str, tuple[list, list]] = {  # what is accepted, and what is refuse
     "temperature": closed(1e-30, 1e30),
     "guidance": ([-1e300, 1e300], [math.nan]),
     "score_clip": ([0.0, math.inf], [-LEAST, math.nan]),
+    "variance_scale": ([0.0, math.inf], [-LEAST, math.nan]),
     "sigma_1": ([LEAST, below(1.0)], [0.0, 1.0, math.nan]),
     "beta_1": ([LEAST, 1e300], [0.0, -LEAST, math.inf, math.nan]),
     "num_bins": ([2], [1]),

@@ -10,6 +10,7 @@ import torch
 from bfn_kernels import binary, continuous, discrete, discretised, solvers
 from bfn_kernels.schedules import LogarithmicAccuracy, QuadraticAccuracy
 from bfn_kernels.solvers import RULES, Coefficients, coefficients, start_variance
+from tests.kernels.op_cases import CASES
 from tests.kernels.optimal import (
     BETA_1,
     CLASSES,
@@ -33,6 +34,7 @@ from tests.kernels.optimal import (
 )
 from tests.kernels.support import ON_CPU, SHARED
 from tests.kernels.test_distributions import has_moments
+from tests.kernels.vocabulary_cases import STEPS
 
 on_each, on_one = (pytest.mark.parametrize("backend", backends) for backends in (ON_CPU, SHARED))
 
@@ -307,6 +309,8 @@ REFUSED = [
     *((f, {"t_previous": 0.1}, ValueError, "t_previous must be None with rule='ode1'.*0.1") for f in EACH),
     *((f, {"t_previous": 0.1, "rule": "ode2"}, ValueError, TOGETHER) for f in EACH),
     *((f, {"noise": X}, ValueError, "noise must be None for a step without noise") for f in EACH),
+    *((f, {"variance_scale": 0.5}, ValueError, "variance_scale must be None for a step.*0.5") for f in EACH),
+    *((f, {"variance_scale": -1.0, "rule": "sde1"}, ValueError, "variance_scale must lie in.*-1.0") for f in EACH),
     *((f, {"coefficients": GIVEN}, ValueError, "t_next and t_previous must be None") for f in EACH),
     *((f, {"coefficients": (1, 1), "t_next": None}, TypeError, "coefficients must be.*tuple") for f in EACH),
     *((f, {"coefficients": SHRINKING, "t_next": None}, ValueError, "coefficients.variance must") for f in EACH),
@@ -375,3 +379,20 @@ def test_times_that_are_numbers_are_those_of_tensors(rule):
                 got = op.solver_step(z, z + 1, t, t_next, t_previous=before, **more)
                 want = op.solver_step(z, z + 1, wide[0], wide[1], t_previous=wide[2], **more)
                 torch.testing.assert_close(got, want, rtol=0, atol=0)
+
+
+NOISY = [
+    case for case in [*CASES, *STEPS] if case.op.endswith("solver_step") and "noise" in case.fields and not case.long
+]
+
+
+@pytest.mark.parametrize("case", NOISY, ids=str)
+def test_a_quarter_of_the_variance_is_half_the_noise(case):
+    """To the bit, for a number and for a number of each row."""
+    inputs = case.inputs((3, 4), torch.float32)
+    inputs.pop("variance_scale", None)
+    want = case(inputs | {"noise": inputs["noise"] / 2})
+    for quarter in (0.25, torch.full((3,), 0.25)):
+        assert torch.equal(case(inputs, variance_scale=quarter), want)
+    assert torch.equal(case(inputs, variance_scale=1.0), case(inputs))
+    assert not torch.equal(case(inputs), want) or case.into == "predicted_out"

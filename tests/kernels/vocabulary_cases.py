@@ -7,7 +7,7 @@ import torch
 from tests.kernels.case import Case, case
 from tests.kernels.declared import public
 from tests.kernels.makers import classes, draws, ends_of, normal, per_class, poisoned, rows, some, uniform
-from tests.kernels.op_cases import ALPHA, BEFORE, FROM, HARD_ALPHA, HARD_TIME, STEP, TIME, TO
+from tests.kernels.op_cases import ALPHA, BEFORE, FROM, HARD_ALPHA, HARD_TIME, LOUD, STEP, TIME, TO
 from tests.kernels.support import INTERPRETED
 
 SHAPES = [(3, 7), (2, 1), (0, 4)] if INTERPRETED else [(3, 7), (2, 1), (4, 3, 5), (0, 4), (2, 0)]  # of the tokens
@@ -126,7 +126,7 @@ for k, kind in [(2, torch.int64), (5, torch.uint8), (1003, torch.int64)]:
         of(f"{solve} ode2 known]", {**ode2, **known}),
         of(f"{solve} sde2]", {**second, **noise, "rule": "sde2"}),
         of(f"{solve} renoise mode]", {**first, **noise, "rule": "renoise", "choose": "mode"}),
-        of(f"{solve} sde1 sample]", {**first, **noise, **draw, "rule": "sde1", "choose": "sample"}),
+        of(f"{solve} sde1 sample]", {**first, **noise, **draw, **LOUD, "rule": "sde1", "choose": "sample"}),
         seen(f"{solve} ode2 seen]", {**ode2, **embedding}),
     ]
     scaled = {**head(k), **SCALE, "state": per_class(normal(2), k)}
