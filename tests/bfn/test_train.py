@@ -1,3 +1,4 @@
+import math
 import signal
 import threading
 import time
@@ -273,6 +274,14 @@ def test_weights_that_are_not_numbers_are_not_saved(make):
     with pytest.raises(FloatingPointError, match="weights are not finite at step 4"):
         trainer.run()
     assert load(trainer.out / STATE_FILE)[1]["position"]["step"] == 2
+
+
+def test_a_bound_that_overflows_does_not_end_a_run(make, monkeypatch):
+    """It may do so in 16 bits, while the weights are sound."""
+    trainer = make("train.max_steps=4", "train.validate_every=2")
+    monkeypatch.setattr("bfn.training.trainer.evaluate", lambda *args: replace(evaluate(*args), messages=torch.nan))
+    trainer.run()
+    assert [(row["step"], math.isnan(row["validation_bits"])) for row in trainer.log] == [(2, True), (4, True)]
 
 
 def test_files_are_written_while_training_goes_on_one_save_at_a_time_and_what_failed_is_raised_later(make):
