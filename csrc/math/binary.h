@@ -69,7 +69,7 @@ struct BinaryLoss : AnyLoss {
         return {loss, {scale * s * (-2 * loss * shares.p)}};
       }
       const T small = exp_term(-abs(u)), larger = reciprocal(1 + small);
-      return {(u < T(0) ? -u : T(0)) + log1p_of_unit(small), {scale * (s * larger * (u < T(0) ? T(-1) : -small))}};
+      return {(u < T(0) ? -u : T(0)) + log1p_of_unit(small), {-scale * (s * larger * (u < T(0) ? T(1) : small))}};
     }
   };
 };
