@@ -5,7 +5,7 @@ A state of discrete data has a number for each class, in its last dimension. A s
 each variable.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -94,9 +94,8 @@ class Family(NamedTuple):
         over them. shape: the shape of the variables, if it is known."""
         return checks.classes(name, x, booleans=True) if self.binary else checks.soft_classes(name, x, shape)
 
-    def flow(
+    def known_of_flow(
         self,
-        send: Callable[..., Tensor],
         x: Tensor,
         scalars: Sequence[Tensor],
         known: Tensor | None,
@@ -104,21 +103,16 @@ class Family(NamedTuple):
         mask: Tensor | None,
         lead: torch.Size,
         num_classes: int,
-    ) -> Tensor:
-        """Calls `send` with the data and the row scalars β and √(Kβ) of a flow. Where data are known, the flow has no
-        noise, and Kβ is CERTAIN. lead: the shape of the variables."""
-        if known is None is known_mask:
-            return send(x, *scalars)
+    ) -> tuple[Tensor, Sequence[Tensor]]:
+        """The data and the row scalars β and √(Kβ) of a flow. Where data are known, the flow has no noise, and Kβ is
+        CERTAIN. lead: the shape of the variables."""
         if known is not None:
             known = self.data("known", known, lead)
         certain = CERTAIN / num_classes, 0.0
         x, scalars, on = keywords.known_of_flow(x, scalars, certain, known, known_mask, mask, lead, classes=True)
-        try:
-            return send(x, *scalars)
-        except IndexError:  # of a class that stands in x or in known
-            if known is not None and not known.is_floating_point():
-                checks.valid_classes("known", known, num_classes, on)
-            raise
+        if known is not None and not known.is_floating_point():
+            checks.valid_classes("known", known, num_classes, on)
+        return x, scalars
 
     def variables(self, x: Tensor, num_classes: int) -> torch.Size:
         """The shape of the variables of data with K classes."""

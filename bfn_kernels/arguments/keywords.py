@@ -208,8 +208,6 @@ def known_of_flow(
     the checked `mask` is False. There the data are `known`, and the row scalars are the numbers `certain`. shape: the
     shape of the variables. classes: whether the data are classes or distributions over them."""
     on = known_values(known, known_mask, x, shape, x.shape)
-    if on is None or known is None:
-        return x, scalars, None
     on = on if mask is None else on & mask
     if classes and known.is_floating_point() != x.is_floating_point():
         raise TypeError(f"known must be soft data or classes, as x of {x.dtype} is, got {known.dtype}")
@@ -266,7 +264,7 @@ def prediction_scalars(
     sigma_1: float | None,
     schedule: ContinuousSchedule | None,
     limits: Limits,
-    wanted: Sequence[str] = (),
+    wanted: tuple[str, ...] = (),
     **numbers,
 ) -> Any:
     """mean_scale and noise_scale, both None if the network predicts the data itself, then the wanted row scalars."""

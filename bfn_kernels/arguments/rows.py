@@ -123,7 +123,7 @@ def _numbers_of(schedule: Any) -> tuple[int, float, int] | None:
 
 def scalars(
     library: Library,
-    wanted: Sequence[str],
+    wanted: tuple[str, ...],
     value: PerRow,
     data: Tensor,
     dtype: torch.dtype,
@@ -150,7 +150,7 @@ def scalars(
         precision = checks.once("precision", precision, shape)
     numbers = NO_SCHEDULE if schedule is None else _numbers_of(schedule)
     if wanted and library.common is not None and numbers is not None and not torch.compiler.is_compiling():
-        operator, bits = library.common.row_scalars, _bits(tuple(wanted))
+        operator, bits = library.common.row_scalars, _bits(wanted)
         # a bool and a tuple, since torch's conversion of a dtype and of a torch.Size takes as long as the kernel
         context = *numbers, n_steps, scale, t_min, dtype == torch.float64
         are_numbers = type(value) is float and (precision is None or type(precision) is float)

@@ -77,12 +77,10 @@ def flow_sample(
     scalars = rows.scalars(library, ("beta", "beta_spread"), t, x, work, schedule, scale=4)
     mask = checks.mask("mask", mask, "x", x, x.shape)
     x, beta, spread = hide(mask, x, *scalars)
-
-    def send(x: Tensor, beta: Tensor, spread: Tensor) -> Tensor:
-        noises = Noise(keywords.noise_seed(x, seed, generator, ("noise", noise, x.shape)), noise)
-        return library.binary.sender_sample(x, beta, spread, output == "probs", noises, dtype)
-
-    return BINARY.flow(send, x, (beta, spread), known, known_mask, mask, x.shape, 2)
+    if known is not None or known_mask is not None:
+        x, (beta, spread) = BINARY.known_of_flow(x, (beta, spread), known, known_mask, mask, x.shape, 2)
+    seed = keywords.noise_seed(x, seed, generator, ("noise", noise, x.shape))
+    return library.binary.sender_sample(x, beta, spread, output == "probs", Noise(seed, noise), dtype)
 
 
 def sender_sample(

@@ -73,7 +73,8 @@ def flow_sample(
     gamma, std = rows.scalars(library, ("gamma", "flow_std"), t, x, checks.compute_dtype(x), schedule)
     mask = checks.mask("mask", mask, "x", x, x.shape)
     x, gamma, std = hide(mask, x, gamma, std)
-    x, (gamma, std), _ = keywords.known_of_flow(x, (gamma, std), (1.0, 0.0), known, known_mask, mask, x.shape)
+    if known is not None or known_mask is not None:
+        x, (gamma, std), _ = keywords.known_of_flow(x, (gamma, std), (1.0, 0.0), known, known_mask, mask, x.shape)
     seed = keywords.noise_seed(x, seed, generator, ("noise", noise, x.shape))
     return library.continuous.gaussian_step(x, gamma, noise_scale=std, noise=Noise(seed, noise))
 

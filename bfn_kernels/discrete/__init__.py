@@ -80,12 +80,10 @@ def flow_sample(
     mask = checks.mask("mask", mask, "x", x, lead)
     beta, spread = hide(mask, *scalars)
     (x,) = hide(mask if mask is None or x.shape == lead else mask.unsqueeze(-1), x)
-
-    def send(x: Tensor, beta: Tensor, spread: Tensor) -> Tensor:
-        noises = Noise(keywords.noise_seed(x, seed, generator, ("noise", noise, (*lead, num_classes))), noise)
-        return library.discrete.sender_sample(x, beta, spread, num_classes, output == "probs", noises, dtype)
-
-    return DISCRETE.flow(send, x, (beta, spread), known, known_mask, mask, lead, num_classes)
+    if known is not None or known_mask is not None:
+        x, (beta, spread) = DISCRETE.known_of_flow(x, (beta, spread), known, known_mask, mask, lead, num_classes)
+    seed = keywords.noise_seed(x, seed, generator, ("noise", noise, (*lead, num_classes)))
+    return library.discrete.sender_sample(x, beta, spread, num_classes, output == "probs", Noise(seed, noise), dtype)
 
 
 def sender_sample(

@@ -76,7 +76,8 @@ class Joint(Parts):
         **parts: BFN,
     ):
         super().__init__(network, parts, centred, of_examples)
-        self.names("weights", [*(weights or {})])
+        for name in self.names("weights", [*(weights or {})]):
+            checks.number(f"weights[{name!r}]", weights[name], 0, math.inf)
         self.weights, self.own_times = dict.fromkeys(parts, 1.0) | dict(weights or {}), own_times
 
     def loss_by_part(
@@ -104,23 +105,25 @@ class Joint(Parts):
                 prior. Broadcastable to `[B, ...]`, or shaped as its leading dimensions. One mask, or a dict.
             cond: What the network is told, as its argument `cond`. None: it is called without this argument.
             batch: The example of each row, int64 `[N]`, in any order. None: each row is an example.
-            num_examples: B, for `batch`. None: the length of t or of a part of examples, or else the largest number in
-                `batch`, plus 1.
+            num_examples: B, for `batch`. None: the length of a part of examples or else, if there is none, the largest
+                number in `batch`, plus 1. So pass it if the last examples may have no rows.
             reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`), "none" (`[B, ...]`)
                 or "examples" (the mean over examples of their means).
 
         Returns:
             The losses in nats, by part.
         """
-        x, seed = self.of_data("x", x), random_seed() if seed is None else seed
+        x, seed = self._data(x, reduction, batch), random_seed() if seed is None else seed
         if n_steps is not None:
             n_steps = checks.integer("n_steps", n_steps, 1)
             if self.grid not in (None, n_steps):
                 raise ValueError(f"n_steps must be {self.grid}, as a part has it, got {n_steps}")
-        ragged, seeds = self._ragged(x, t, batch, num_examples), self.seeds(seed)
+        ragged, seeds = self._ragged(x, batch, num_examples), self.seeds(seed)
         if t is None:
             n = self.grid if n_steps is None else n_steps
             t = self._times(self.count(x, ragged), seeds, n, next(iter(x.values())).device)
+        elif not isinstance(t, Mapping) or not self.own_times:
+            t = self.for_network(self._one_time(t))
         masks = self.options("mask", mask)
         times = self._times_of_rows(t, ragged)
         theta = self._flow(x, times, {name: part(each, 0) for name, each in seeds.items()}, masks, ragged)
@@ -169,19 +172,19 @@ class Joint(Parts):
                 prior. Broadcastable to `[B, ...]`, or shaped as its leading dimensions. One mask, or a dict.
             cond: What the network is told, as its argument `cond`. None: it is called without this argument.
             batch: The example of each row, int64 `[N]`, in any order. None: each row is an example.
-            num_examples: B, for `batch`. None: the length of t or of a part of examples, or else the largest number in
-                `batch`, plus 1.
+            num_examples: B, for `batch`. None: the length of a part of examples or else, if there is none, the largest
+                number in `batch`, plus 1. So pass it if the last examples may have no rows.
             reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`), "none" (`[B, ...]`)
                 or "examples" (the mean over examples of their means).
 
         Returns:
             The losses in nats, by part.
         """
-        x, masks = self.of_data("x", x), self.options("mask", mask)
-        ragged = self._ragged(x, None, batch, num_examples)
+        x, masks = self._data(x, reduction, batch), self.options("mask", mask)
+        ragged = self._ragged(x, batch, num_examples)
         t = torch.ones(self.count(x, ragged), device=next(iter(x.values())).device)
         seeds = self.seeds(random_seed() if seed is None else seed)
-        theta = self._flow(x, self.of_rows(t, ragged), seeds, masks, ragged)
+        theta = self._flow(x, self.of_rows("t", t, ragged), seeds, masks, ragged)
         output = self._centred_output(theta, self.for_network(t), cond, masks, ragged)
 
         def loss(each: BFN, x: Tensor, output: Tensor, theta: Tensor, **options: Any) -> Tensor:
@@ -206,18 +209,35 @@ class Joint(Parts):
             raise ValueError('reduction must be "mean", "sum", "batch" or "examples" for a sum of parts, got "none"')
         return sum(loss if weights[name] == 1 else weights[name] * loss for name, loss in losses.items())  # type: ignore
 
-    def _ragged(self, x: ByPart, t: Any, batch: Tensor | None, num_examples: int | None) -> Ragged | None:
+    def _data(self, x: Any, reduction: str, batch: Tensor | None) -> ByPart:
+        """Checks x and reduction before anything runs, and returns x."""
+        checks.choice("reduction", reduction, REDUCTIONS)
+        x = self.of_data("x", x)
+        self.by_part(lambda _, each: checks.data("x", each, checks.KNOWN + checks.INTEGERS), x)
+        sizes = {name: len(each) for name, each in x.items()}
+        if batch is None and len({*sizes.values()}) > 1:
+            raise ValueError(f"x must have one number of examples for all parts, got {sizes}; or pass batch")
+        return x
+
+    def _one_time(self, t: Any) -> Tensor:
+        """The times of all parts, which must not be a dict."""
+        if not isinstance(t, Tensor):
+            raise TypeError(f"t must be a tensor, or with own_times=True a dict of tensors, got {type(t).__name__}")
+        return t
+
+    def _ragged(self, x: ByPart, batch: Tensor | None, num_examples: int | None) -> Ragged | None:
         """Checks which row belongs to which example."""
         if batch is None:
             if num_examples is not None:
                 raise ValueError(f"num_examples must be None without batch, got {num_examples}")
             return None
-        first = next(iter(t.values())) if isinstance(t, Mapping) else t
-        known = [*([] if first is None else [first]), *(x[name] for name in self.of_examples)]
+        checks.data("batch", batch, (torch.int64,))
+        known = [x[name] for name in self.of_examples]
         if num_examples is None:
             num_examples = len(known[0]) if known else int(batch.max()) + 1 if len(batch) else 0
         ragged = Ragged(batch, checks.integer("num_examples", num_examples, 0))
         ragged.check()
+        checks.same_device("batch", batch, "x", next(iter(x.values())))
         for name, each in x.items():
             size = num_examples if name in self.of_examples else len(batch)
             if len(each) != size:
@@ -235,8 +255,8 @@ class Joint(Parts):
 
     def _times_of_rows(self, t: Any, ragged: Ragged | None) -> ByPart:
         if not isinstance(t, Mapping):
-            return self.of_rows(t, ragged)
-        return {name: self.of_rows(each, ragged)[name] for name, each in self.of_data("t", t).items()}
+            return self.of_rows("t", t, ragged)
+        return {name: self.of_rows("t", each, ragged)[name] for name, each in self.of_data("t", t).items()}
 
     def for_network(self, t: Tensor) -> Any:
         return dict.fromkeys(self.parts, t) if self.own_times else t
@@ -284,6 +304,7 @@ class Joint(Parts):
             else:
                 losses = loss(each, x, *others, mask=mask, reduction="none")
                 cost = _cost_of_mean(each, x, examples, numbers).expand(losses.shape)
+                cost = cost.to(losses.dtype)
                 losses = losses - (cost if mask is None else cost * checks.mask("mask", mask, "x", x, x.shape))
             if reduction == "none":
                 return losses
@@ -314,4 +335,5 @@ def _cost_of_mean(each: BFN, x: Tensor, examples: Ragged, numbers: Tensor) -> Te
     schedule: Any = each.schedule
     variance = schedule.gamma(torch.ones((), dtype=torch.float64))[1]
     cost = x.shape[-1] * (2 * math.pi * variance).log().item() / 2
-    return (cost / numbers.clamp(min=1)).index_select(0, examples.batch).view(-1, *(1,) * (x.dim() - 1)).to(x.dtype)
+    each_variable = (cost / numbers.clamp(min=1).double()).index_select(0, examples.batch)
+    return each_variable.view(-1, *(1,) * (x.dim() - 1))

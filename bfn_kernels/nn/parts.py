@@ -38,12 +38,21 @@ class Parts(BFN):
                 raise TypeError(f"{name} must be a module of bfn_kernels.nn for one kind of data, got {kind}")
             if each.network is not None:
                 raise ValueError(f"{name} must have no network, as in {type(each).__name__}(None, ...)")
+            if each.whole is not None:
+                raise ValueError(f"{name} must be a module of its own, got a part of another joint model")
+            if hasattr(nn.ModuleDict, name) or "." in name or not name:
+                raise ValueError(f"the name of a part must not be an attribute of torch.nn.ModuleDict, got {name!r}")
+        for each in parts.values():
             vars(each)["whole"] = self  # as a submodule it would be a circle
         self.parts = nn.ModuleDict(parts)
         self.centred, self.of_examples = self.names("centred", centred), self.names("of_examples", of_examples)
         for name in self.centred:
-            if not isinstance(parts[name], Continuous) or parts[name].num_bins is not None or name in of_examples:
-                raise ValueError(f"centred must name parts of Continuous data of rows, without num_bins, got {name!r}")
+            each = parts[name]
+            if not isinstance(each, Continuous) or name in of_examples:
+                raise ValueError(f"centred must name parts of Continuous data of rows, got {name!r}")
+            if each.num_bins is not None or each.clip is not None:
+                got = f"num_bins={each.num_bins} and clip={each.clip}"
+                raise ValueError(f"{name}: num_bins and clip must be None for a centred part, got {got}")
         steps = {name: each.n_steps for name, each in parts.items() if each.n_steps is not None}
         if len({*steps.values()}) > 1:
             raise ValueError(f"parts must have schedules of the same number of steps, got {steps}")
@@ -136,10 +145,11 @@ class Parts(BFN):
         """
         return {name: None if name in self.of_examples else ragged for name in self.parts}
 
-    def of_rows(self, numbers: Tensor, ragged: Ragged | None) -> ByPart:
+    def of_rows(self, name: str, numbers: Tensor, ragged: Ragged | None) -> ByPart:
         """Numbers of examples as numbers of rows.
 
         Args:
+            name: The name of the value, for errors.
             numbers: Numbers of examples, `[B]`.
             ragged: The examples of the rows, a `Ragged`. None: each row is an example.
 
@@ -148,8 +158,10 @@ class Parts(BFN):
         """
         if ragged is None:
             return dict.fromkeys(self.parts, numbers)
+        if numbers.shape != (ragged.num_examples,):
+            raise ValueError(f"{name} must have shape [{ragged.num_examples}], got {tuple(numbers.shape)}")
         of_rows = numbers.index_select(0, ragged.batch)
-        return {name: numbers if name in self.of_examples else of_rows for name in self.parts}
+        return {part: numbers if part in self.of_examples else of_rows for part in self.parts}
 
     def centre(self, means: ByPart, ragged: Ragged | None, masks: ByPart | None = None) -> ByPart:
         """Subtracts from each centred part the mean over the variables of its example.
@@ -165,8 +177,16 @@ class Parts(BFN):
         found = dict(means)
         for name in self.centred:
             value, mask = means[name], None if masks is None else masks[name]
+            if value.dim() < (3 if ragged is None else 2):
+                shape = "[B, ..., points, d], or [N, d] with batch or counts"
+                raise ValueError(f"{name} must have shape {shape}, as a centred part, got {tuple(value.shape)}")
             if mask is not None:
-                mask = checks.mask("mask", mask, "x", value, value.shape).expand(value.shape)[..., 0].flatten()
+                mask = checks.mask("mask", mask, "x", value, value.shape)
+                if mask.shape[-1] != 1:
+                    raise ValueError(
+                        f"{name}: mask must be one for all coordinates of a point, got {tuple(mask.shape)}"
+                    )
+                mask = mask.expand(*value.shape[:-1], 1).flatten()
             found[name] = points_of(value, ragged).centred(value.flatten(0, -2), mask).view_as(value)
         return found
 
@@ -187,7 +207,7 @@ class Parts(BFN):
         if ragged is not None:
             told["batch"] = ragged.batch
         network: Any = self.network
-        return network(theta, times if isinstance(t, Mapping) else t.to(self.dtype), **told)
+        return network(dict(theta), times if isinstance(t, Mapping) else t.to(self.dtype), **told)
 
     def checked(self, output: Any, theta: Any) -> Any:
         output = self.of_data("the network's output", output)
@@ -205,12 +225,15 @@ class Parts(BFN):
         names = "choose", "temperature", "known", "known_mask", "guidance"
         each = {name: self.options(name, getattr(sampling, name)) for name in names}
         each["ragged"] = self.rows(sampling.ragged)
+        for name in self.centred:
+            if each["known"][name] is not None:
+                raise ValueError(f"{name}: known must be None for a centred part, whose origin moves in each step")
         guided = [name for name, guidance in each["guidance"].items() if guidance is not None]
         if guided:  # the network is called twice for all parts, but a part without guidance has no second output
             each["unconditional"] = {name: sampling.unconditional if name in guided else None for name in self.parts}
         for name in guided:
             if isinstance(weight := each["guidance"][name], Tensor) and weight.dim() > 0:
-                each["guidance"][name] = self.of_rows(weight, sampling.ragged)[name]
+                each["guidance"][name] = self.of_rows("guidance", weight, sampling.ragged)[name]
         return {p: sampling._replace(**{name: values[p] for name, values in each.items()}) for p in self.parts}
 
     def guided_output(self, theta: Any, t: Tensor, sampling: Sampling) -> Any:
@@ -220,13 +243,15 @@ class Parts(BFN):
         if any(each.guidance is not None for each in by_part.values()):
             other = self.checked(self.output(theta, times, sampling.unconditional, sampling.ragged), theta)
 
-        def guided(each: BFN, output: Tensor, other: Tensor, theta: Tensor, sampling: Sampling) -> Tensor:
+        def guided(each: BFN, output: Tensor, other: Tensor, sampling: Sampling) -> Tensor:
             if sampling.guidance is None:
-                return apart(output, theta)
+                for input in theta.values():  # which the step of any part overwrites
+                    output = apart(output, input)
+                return output
             output = widened(output)
             return each.guided(output, other, row_factor(sampling.guidance, output))
 
-        return self.centre(self.by_part(guided, output, other, theta, by_part), sampling.ragged)
+        return self.centre(self.by_part(guided, output, other, by_part), sampling.ragged)
 
     def for_network(self, t: Tensor) -> Any:
         """The times of all parts as the network sees them.
@@ -257,7 +282,7 @@ class Parts(BFN):
             return known_where(each.mode(output, theta, t), sampling)
 
         output = self.guided_output(theta, t, sampling)
-        return self.by_part(final, output, theta, self.of_rows(t, sampling.ragged), by_part)
+        return self.by_part(final, output, theta, self.of_rows("t", t, sampling.ragged), by_part)
 
     def count(self, tensors: ByPart, ragged: Ragged | None) -> int:
         """The number of examples.
@@ -304,7 +329,7 @@ class Parts(BFN):
         def step(each: BFN, *arguments: Any) -> None:
             getattr(each, method.__name__)(*arguments)
 
-        times, by_part = self.of_rows(t, sampling.ragged), self.sampling_by_part(sampling)
+        times, by_part = self.of_rows("t", t, sampling.ragged), self.sampling_by_part(sampling)
         self.by_part(step, output, state, times, numbers, seed, by_part)
         self.centre_state(state, sampling.ragged)
 

@@ -37,6 +37,8 @@ class Ragged:
         Returns:
             The rows.
         """
+        if not isinstance(counts, (Tensor, Sequence)):
+            raise TypeError(f"counts must be a list of ints or an int64 tensor, got {type(counts).__name__}")
         numbers = counts.tolist() if isinstance(counts, Tensor) else list(counts)
         for number in numbers:
             checks.integer("counts", number, 0)
@@ -82,11 +84,11 @@ class Ragged:
         Returns:
             Numbers of rows, `[N, ...]`, with the mean 0 in each example.
         """
-        if mask is None:
-            counted, sizes = values, self.sizes
-        else:
+        wide = values.to(torch.promote_types(values.dtype, torch.float32))  # float16 may overflow in a sum
+        sizes = self.sizes
+        if mask is not None:
             mask = mask.reshape(len(values), *(1,) * (values.dim() - 1))
-            counted, sizes = torch.where(mask, values, 0), self.sums(mask.flatten().long())
-        means = self.sums(counted) / sizes.clamp(min=1).view(-1, *(1,) * (values.dim() - 1))
-        result = counted - means.index_select(0, self.batch)
+            wide, sizes = torch.where(mask, wide, 0), self.sums(mask.flatten().long())
+        means = self.sums(wide) / sizes.clamp(min=1).view(-1, *(1,) * (values.dim() - 1))
+        result = (wide - means.index_select(0, self.batch)).to(values.dtype)
         return result if mask is None else torch.where(mask, result, 0)

@@ -27,7 +27,6 @@ K classes: the default generators of the processes may differ. The results (but 
 computes embeddings or a gradient of `hidden`, sums `[B, ..., d]`.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -317,7 +316,7 @@ class _Loss:
         self.library, self.dtype = backends.library(backend, self.x.device), checks.compute_dtype(*head)
         self.noise_shape = *self.x.shape, self.shard.num_classes
 
-    def scalars(self, wanted: Sequence[str], t: PerRow, schedule: DiscreteSchedule | None, **numbers: Any) -> Any:
+    def scalars(self, wanted: tuple[str, ...], t: PerRow, schedule: DiscreteSchedule | None, **numbers: Any) -> Any:
         return rows.scalars(self.library, wanted, t, self.x, self.dtype, schedule, **numbers)
 
     def flow(self, t: PerRow, schedule: DiscreteSchedule | None, seed: Seed, noise: Tensor | None) -> FlowLogits:

@@ -5,78 +5,25 @@ import pickle
 
 import pytest
 import torch
-from torch import nn
 
-from bfn_kernels import continuous, discrete, discretised, samplers
-from bfn_kernels.adaptive import error_of_step
-from bfn_kernels.nn import Binary, Circular, Continuous, Discrete, Discretised, Joint, Sampling, down_to_step, part
-from bfn_kernels.nn.ragged import Ragged
-from bfn_kernels.schedules import LogarithmicAccuracy, VonMisesAccuracy
-from bfn_kernels.solvers import RULES, Coefficients
-
-ANGLES = VonMisesAccuracy([0.5, 1.0, 2.0, 4.0])
-KINDS = {
-    "positions": lambda network=None: Continuous(network, sigma_1=0.1, clip=None),
-    "data": lambda network=None: Continuous(network, sigma_1=0.1, parametrisation="data"),
-    "levels": lambda network=None: Discretised(network, sigma_1=0.2, num_bins=16),
-    "types": lambda network=None: Discrete(network, schedule=LogarithmicAccuracy(5, 3.0), num_classes=5),
-    "flags": lambda network=None: Binary(network, beta_1=4.0),
-    "angles": lambda network=None: Circular(network, ANGLES, period=1.0),
-}
-SHAPES = {"positions": (6, 4, 3), "data": (6, 3), "levels": (6, 2), "types": (6, 4), "flags": (6, 5), "angles": (6, 3)}
-BY_RULE = [name for name in KINDS if name != "angles"]
-
-
-class Apart(nn.Module):
-    """A network that sees no part when it puts out another one."""
-
-    def __init__(self, names):
-        super().__init__()
-        sizes = {
-            "positions": (3, 3),
-            "data": (3, 3),
-            "levels": (2, 4),
-            "types": (5, 5),
-            "flags": (5, 5),
-            "angles": (2, 1),
-        }
-        torch.manual_seed(0)
-        layers = {name: nn.Linear(*sizes[name]) for name in sizes}
-        self.layers = nn.ModuleDict({name: layers[name] for name in names})
-
-    def one(self, name, theta, t, cond=None):
-        out = self.layers[name](theta) * (1 + t.view(-1, *(1,) * (theta.dim() - 1)))
-        out = out if cond is None else out + 0.1 * cond.view(-1, *(1,) * (out.dim() - 1)).to(out.dtype)
-        return {"levels": lambda: out.unflatten(-1, (2, 2)), "angles": lambda: out.squeeze(-1)}.get(name, lambda: out)()
-
-    def forward(self, theta, t, cond=None):
-        times = t if isinstance(t, dict) else dict.fromkeys(theta, t)
-        return {name: self.one(name, each, times[name], cond) for name, each in theta.items()}
-
-
-def joint(names=KINDS, **options) -> Joint:
-    return Joint(Apart(names), **options, **{name: KINDS[name]() for name in names})
-
-
-def alone(model: Joint, name: str):
-    """The module of a part with its share of the joint network. It starts where the joint model does."""
-    one = KINDS[name](lambda theta, t, cond=None: model.network.one(name, theta, t, cond))
-    one.solver_start = model.solver_start
-    return one
-
-
-def data(names=KINDS):
-    generator = torch.Generator().manual_seed(1)
-    x = {name: torch.rand(SHAPES[name], generator=generator) * 2 - 1 for name in names}
-    kinds = {
-        "levels": lambda each: discretised.from_levels((8 * each + 8).long().clamp(0, 15), num_bins=16),
-        "types": lambda each: (each.abs() * 5).long(),
-        "flags": lambda each: (each > 0).long(),
-    }
-    return {name: kinds.get(name, lambda same: same)(each) for name, each in x.items()}
-
-
-T = torch.tensor([0.0, 0.25, 0.5, 0.75, 0.5, 0.25])  # starts of steps of angles
+from bfn_kernels import samplers
+from bfn_kernels.nn import Circular, Joint, down_to_step, part
+from bfn_kernels.schedules import VonMisesAccuracy
+from bfn_kernels.solvers import RULES
+from tests.kernels.joint_models import (
+    ATOMS,
+    BY_RULE,
+    COUNTS,
+    KINDS,
+    SHAPES,
+    Apart,
+    T,
+    alone,
+    atoms,
+    data,
+    joint,
+    of_atoms,
+)
 
 
 @pytest.mark.parametrize("n_steps", [None, 4])
@@ -196,204 +143,38 @@ def test_a_joint_model_is_copied_saved_and_compiled():
     assert {loss.dtype for loss in model.loss_by_part(wide, seed=1).values()} == {torch.float64}
 
 
-COUNTS = [3, 0, 1, 4]
+def test_a_network_may_return_the_input_of_another_part():
+    """Steps overwrite the states of the parts one after another."""
+    for parts in (("positions", "data"), ("types", "logits")):
+        kinds = {"logits": KINDS["types"]} | KINDS
+        swapped, apart = (
+            Joint(
+                lambda theta, t, of=of, two=parts: {a: of(theta[b]) for a, b in (two, two[::-1])},
+                **{name: kinds[name]() for name in parts},
+            )
+            for of in (lambda same: same, torch.clone)
+        )
+        shape = dict.fromkeys(parts, (2, 3))
+        for sampler in ("ancestral", "ode2"):
+            got, want = (samplers.sample(model, shape, 4, seed=1, sampler=sampler) for model in (swapped, apart))
+            torch.testing.assert_close(got, want, rtol=0, atol=0)
 
 
-class Sums(nn.Module):
-    """A network of rows that sees the sum of each example, as a graph network does, or of each padded example."""
+def test_a_network_may_rebind_what_it_got():
+    def network(theta, t):
+        theta["types"] = theta["types"] * 0 + 7
+        return {"types": theta["types"]}
 
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.positions, self.types, self.lattice = nn.Linear(8, 3), nn.Linear(8, 5), nn.Linear(2, 2)
-
-    def forward(self, theta, t, cond=None, batch=None, mask=None):
-        rows = torch.cat([theta["positions"], theta["types"]], -1)
-        if batch is None:
-            rows = torch.where(mask.unsqueeze(-1), rows, 0)
-            rows = rows + 0.1 * rows.sum(1, keepdim=True) + t.view(-1, 1, 1)
-        else:
-            sums = rows.new_zeros(len(t), 8).index_add(0, batch, rows)
-            rows = rows + 0.1 * sums[batch] + t[batch].unsqueeze(-1)
-        lattice = self.lattice(theta["lattice"]) + t.unsqueeze(-1)
-        return {"positions": self.positions(rows), "types": self.types(rows), "lattice": lattice}
-
-
-def of_atoms(network=None) -> Joint:
-    parts = {"positions": KINDS["positions"](), "types": KINDS["types"](), "lattice": Continuous(None, sigma_1=0.1)}
-    return Joint(network or Sums(), centred=["positions"], of_examples=["lattice"], **parts)
-
-
-def atoms(order=None):
-    """Molecules with a lattice, and the molecule of each atom."""
-    torch.manual_seed(3)
-    rows = Ragged.of_counts(COUNTS)
-    order = torch.arange(8) if order is None else order
-    x = {"positions": rows.centred(torch.randn(8, 3))[order], "types": torch.randint(5, (8,))[order]}
-    return x | {"lattice": torch.rand(4, 2)}, rows.batch[order]
-
-
-def padded(value, mask):
-    return value.new_zeros(*mask.shape, *value.shape[1:]).masked_scatter(
-        mask.view(*mask.shape, *(1,) * (value.dim() - 1)).expand(*mask.shape, *value.shape[1:]), value
+    model = Joint(network, types=KINDS["types"]())
+    want = Joint(lambda theta, t: {"types": theta["types"] * 0 + 7}, types=KINDS["types"]())
+    torch.testing.assert_close(
+        model.loss_by_part(data(["types"]), T, seed=1), want.loss_by_part(data(["types"]), T, seed=1)
     )
-
-
-@pytest.mark.parametrize("n_steps", [None, 4])
-def test_rows_of_examples_are_padded_examples_with_a_mask(n_steps, monkeypatch):
-    """Given equal noise. Of the reductions, all but the mean over all variables are compared by their sums."""
-    x, batch = atoms()
-    mask = torch.arange(4) < torch.tensor(COUNTS).unsqueeze(-1)
-    wide = {"positions": padded(x["positions"], mask), "types": padded(x["types"], mask), "lattice": x["lattice"]}
-    noise = {"positions": torch.randn(8, 3), "types": torch.randn(8, 5)}
-    dense = {name: padded(each, mask) for name, each in noise.items()}
-    t = torch.tensor([0.25, 0.5, 0.0, 0.75])
-
-    def drawn(op, name):
-        def draw(x, *arguments, seed, **options):
-            given = [each[name] for each in (noise, dense) if each[name].shape[: x.dim()] == x.shape]
-            return op(x, *arguments, noise=given[0], **options) if given else op(x, *arguments, seed=seed, **options)
-
-        return draw
-
-    monkeypatch.setattr(continuous, "flow_sample", drawn(continuous.flow_sample, "positions"))
-    monkeypatch.setattr(discrete, "flow_sample", drawn(discrete.flow_sample, "types"))
-    network = Sums()
-    masks, told = {"positions": mask, "types": mask}, of_atoms(lambda theta, t: network(theta, t, mask=mask))
-    model, n = of_atoms(network), {"n_steps": n_steps, "seed": 1}
-    for each in (model, told):
-        each.parts["types"].receiver = "factorised"  # the draws of the joint receiver's expectation would differ
-    for reduction in ("batch", "sum", "mean", "examples"):
-        got = model.loss_by_part(x, t, batch=batch, reduction=reduction, **n)
-        want = told.loss_by_part(wide, t, mask=masks, reduction=reduction, **n)
-        torch.testing.assert_close(got, want)
-        got = model.reconstruction_by_part(x, seed=1, batch=batch, reduction=reduction)
-        want = told.reconstruction_by_part(wide, seed=1, mask=masks, reduction=reduction)
-        torch.testing.assert_close(got, want)
-    sums = model.loss_by_part(x, t, batch=batch, reduction="batch", **n)
-    assert sums["positions"].shape == (4,) and sums["positions"][1] == sums["types"][1] == 0 < sums["lattice"][1]
-    each = sums["types"] / torch.tensor(COUNTS).clamp(min=1)
-    got = model.loss_by_part(x, t, batch=batch, reduction="examples", **n)
-    torch.testing.assert_close(got["types"], each.sum() / 3)  # the empty example does not count
-    torch.testing.assert_close(got["lattice"], sums["lattice"].mean() / 2)
-
-
-def test_the_order_of_rows_does_not_matter():
-    """The noise of a row depends on its place, so that the network's view is compared without noise, at t = 1."""
-    order = torch.randperm(8, generator=torch.Generator().manual_seed(0))
-    x, batch = atoms()
-    turned, of = atoms(order)
-    model = of_atoms()
-    ragged, other = Ragged(batch, 4), Ragged(of, 4)
-    theta = {
-        "positions": x["positions"],
-        "types": nn.functional.one_hot(x["types"], 5).float(),
-        "lattice": x["lattice"],
-    }
-    moved = theta | {name: theta[name][order] for name in ("positions", "types")}
-    t = torch.rand(4)
-    want, got = model.output(theta, t, ragged=ragged), model.output(moved, t, ragged=other)
-    torch.testing.assert_close(got["types"], want["types"][order])
-    want, got = model.centre(want, ragged), model.centre(got, other)
-    torch.testing.assert_close(got["positions"], want["positions"][order])
-    assert ragged.sums(want["positions"]).abs().max() < 1e-5 and turned["types"].tolist() == x["types"][order].tolist()
-
-
-def test_noise_and_output_of_a_centred_part_have_no_mean():
-    seen = []
-
-    class Seen(Sums):
-        def forward(self, theta, t, **told):
-            seen.append(theta["positions"].clone())  # a sampler overwrites it
-            return super().forward(theta, t, **told)
-
-    x, batch = atoms()
-    model, ragged = of_atoms(Seen()), Ragged(batch, 4)
-    got = model.loss_by_part(x, batch=batch, seed=2, reduction="batch")
-    assert ragged.sums(seen[-1]).abs().max() < 1e-5 < seen[-1].abs().max()
-    with torch.no_grad():
-        model.network.positions.bias += 5.0  # a shift of the output of all atoms
-    torch.testing.assert_close(model.loss_by_part(x, batch=batch, seed=2, reduction="batch"), got)
-    # an example of one atom is at the origin, and has no dimension
-    assert got["positions"][2] == 0
-    assert abs(model.reconstruction_by_part(x, batch=batch, seed=2, reduction="batch")["positions"][2]) < 1e-5
-    shape = {"positions": (8, 3), "types": (8,), "lattice": (4, 2)}
-    for sampler in ("ancestral", *RULES):
-        seen.clear()
-        out = samplers.sample(model, shape, 3, seed=1, sampler=sampler, counts=COUNTS)
-        assert max(ragged.sums(each).abs().max() for each in (*seen, out["positions"])) < 1e-4 < out["positions"].std()
-
-
-def test_the_density_of_centred_data_is_that_of_their_dimensions():
-    """With a network that puts out no noise, x̂ = μ/γ. The loss is that of a normal in an orthonormal basis."""
-    model = of_atoms(lambda theta, t, batch: {n: torch.zeros_like(v) for n, v in theta.items()})
-    x, batch = atoms()
-    got = model.reconstruction_by_part(x, batch=batch, seed=4, reduction="batch")["positions"]
-    theta = model.flow(x, torch.ones(4), 4, ragged=Ragged(batch, 4))["positions"]
-    residual = x["positions"] - theta / (1 - 0.1**2)
-    normal = torch.distributions.Normal(0.0, 0.1)
-    for example, count in enumerate(COUNTS):
-        basis = torch.linalg.svd(torch.eye(count) - 1 / max(count, 1)).U[:, : max(count - 1, 0)]
-        want = -normal.log_prob(basis.T @ residual[batch == example]).sum()
-        torch.testing.assert_close(got[example], want, rtol=1e-4, atol=1e-4)
-
-
-def test_the_error_of_a_step_is_of_the_example_with_the_largest():
-    step, p, batch = Coefficients(1.0, 0.5, extrapolation=2.0), torch.zeros(4, 3), torch.tensor([7, 0, 7, 0])
-    p[1], p[0] = 2.0, 1.0  # mean squares 2 and 1/2
-    assert error_of_step(step, p, torch.zeros(4, 3), 3.0, batch) == pytest.approx(3 * 2**0.5)
-    assert error_of_step(step, p, torch.zeros(4, 3), 3.0) == pytest.approx(3 * 2.0)
-
-
-def test_adaptive_steps_of_rows():
-    """Atoms that see each other are sampled as examples; the lattice has an error of its own."""
-    shape = {"positions": (8, 3), "types": (8,), "lattice": (4, 2)}
-    out, calls = samplers.sample_within(of_atoms(), shape, 0.05, seed=1, counts=COUNTS)
-    assert calls > 3 and Ragged.of_counts(COUNTS).sums(out["positions"]).abs().max() < 1e-4 < out["positions"].std()
-    assert samplers.sample_within(of_atoms(), shape, 0.5, seed=1, counts=COUNTS)[1] < calls
-
-
-def test_guidance_of_examples_is_of_their_rows():
-    x, batch = atoms()
-    model, seen = of_atoms(), []
-
-    def network(theta, t, cond, batch):
-        seen.append(cond)
-        return {name: each + cond for name, each in model.network(theta, t, batch=batch).items()}
-
-    guided = of_atoms(network)
-    theta = {"positions": x["positions"], "types": torch.rand(8, 5), "lattice": x["lattice"]}
-    weight = torch.tensor([0.0, 1.0, 2.0, 3.0])
-    told = Sampling(cond=2.0, unconditional=1.0, guidance={"types": weight, "lattice": weight}, ragged=Ragged(batch, 4))
-    got, plain = guided.guided_output(theta, T[:4], told), model.output(theta, T[:4], ragged=Ragged(batch, 4))
-    torch.testing.assert_close(got["types"] - plain["types"], (2 + weight[batch]).unsqueeze(-1).expand(8, 5))
-    torch.testing.assert_close(got["lattice"] - plain["lattice"], (2 + weight).unsqueeze(-1).expand(4, 2))
-    assert seen == [2.0, 1.0]
-
-
-def test_masked_points_are_at_the_origin_and_do_not_count():
-    rows = Ragged(torch.tensor([0, 1, 0, 0]), 2)
-    values, mask = torch.tensor([[1.0, 2.0], [3.0, 4.0], [torch.nan, 0.0], [3.0, 6.0]]), torch.tensor([1, 1, 0, 1]) > 0
-    want = torch.tensor([[-1.0, -2.0], [0.0, 0.0], [0.0, 0.0], [1.0, 2.0]])
-    torch.testing.assert_close(rows.centred(values, mask), want)
-    torch.testing.assert_close(rows.centred(values.nan_to_num(7.0)).mean(0), torch.zeros(2))
 
 
 def test_a_run_starts_where_all_parts_can():
     assert joint(["types", "positions"]).solver_start == joint(["positions", "types"]).solver_start == 0.01
     assert joint(["types"]).solver_start == 0.001
-
-
-def test_examples_of_no_atoms_at_all():
-    model = of_atoms()
-    x = {"positions": torch.zeros(0, 3), "types": torch.zeros(0, dtype=torch.int64), "lattice": torch.rand(2, 2)}
-    empty = torch.zeros(0, dtype=torch.int64)
-    for reduction in ("mean", "sum", "batch", "examples"):
-        got = model.loss_by_part(x, batch=empty, seed=1, reduction=reduction)
-        assert got["positions"].sum() == got["types"].sum() == 0 < got["lattice"].sum()
-    model(x, batch=empty).backward()
-    out = samplers.sample(model, {"positions": (0, 3), "types": (0,), "lattice": (2, 2)}, 3, counts=[0, 0])
-    assert out["types"].shape == (0,) and out["lattice"].isfinite().all()
 
 
 def network_of(**parts):
@@ -441,6 +222,56 @@ REFUSED = {
         lambda: Joint(network_of(types=torch.zeros(2, 3)), types=KINDS["types"]())({"types": torch.zeros(2, 3).long()}),
         ValueError,
         r"types: network must return a tensor of shape \(2, 3, 5\)",
+    ),
+    "a name": (lambda: Joint(None, type=KINDS["types"]()), ValueError, "the name of a part must not be .* got 'type'"),
+    "a part of two": (
+        lambda: Joint(None, types=joint(["types"]).parts["types"]),
+        ValueError,
+        "types must be a module of its own",
+    ),
+    "a clip": (lambda: joint(["data"], centred=["data"]), ValueError, "data: num_bins and clip must be None"),
+    "a centred class": (
+        lambda: joint(["types"], centred=["types"]),
+        ValueError,
+        "centred must name parts of Continuous",
+    ),
+    "no weight": (lambda: joint(["types"], weights={"types": -1.0}), ValueError, r"weights\['types'\] must lie in"),
+    "examples of parts": (
+        lambda: joint(["types", "flags"])({"types": torch.zeros(2, 4).long(), "flags": torch.zeros(1, 5).long()}),
+        ValueError,
+        r"x must have one number of examples for all parts, got \{'types': 2, 'flags': 1\}",
+    ),
+    "times of rows": (lambda: of_atoms()(atoms()[0], torch.rand(8), batch=atoms()[1]), ValueError, r"t must .* \[4\]"),
+    "a dict of times": (lambda: joint(["types"])(data(["types"]), {"types": T}), TypeError, "t must be a tensor"),
+    "guidance of rows": (
+        lambda: samplers.sample(of_atoms(), ATOMS, 2, counts=COUNTS, guidance={"types": torch.ones(8)}, cond=1.0),
+        ValueError,
+        r"guidance must have shape \[4\], got \(8,\)",
+    ),
+    "known centred": (
+        lambda: samplers.sample(of_atoms(), ATOMS, 2, counts=COUNTS, known={"positions": torch.zeros(8, 3)}),
+        ValueError,
+        "positions: known must be None for a centred part",
+    ),
+    "one point": (lambda: of_atoms()(atoms()[0]), ValueError, "x must have one number of examples"),
+    "rows without batch": (
+        lambda: joint(["positions"], centred=["positions"])({"positions": torch.zeros(6, 3)}, T),
+        ValueError,
+        "positions must have shape .* as a centred part",
+    ),
+    "coordinates": (
+        lambda: joint(["positions"], centred=["positions"])(data(["positions"]), mask=torch.ones(6, 4, 3) > 0),
+        ValueError,
+        "positions: mask must be one for all coordinates",
+    ),
+    "a list": (lambda: of_atoms()(atoms()[0], batch=[0] * 8), TypeError, "batch must be a tensor, got list"),
+    "an example": (lambda: of_atoms()(atoms()[0], batch=atoms()[1] + 1), IndexError, r"batch must hold examples in"),
+    "a count": (lambda: samplers.sample(of_atoms(), ATOMS, 2, counts=7), TypeError, "counts must be a list of ints"),
+    "counts": (lambda: samplers.sample(of_atoms(), ATOMS, 2, counts=[1, 2]), ValueError, "positions: shape must begin"),
+    "no joint model": (
+        lambda: samplers.sample(KINDS["types"](Apart(["types"])), (2, 3), 2, counts=[1, 1]),
+        ValueError,
+        "counts must be None for a model that is not joint",
     ),
     "no output": (
         lambda: Joint(network_of(), types=KINDS["types"]())({"types": torch.zeros(2, 3).long()}),
