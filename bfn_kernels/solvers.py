@@ -221,7 +221,8 @@ def coefficients(
 
     Args:
         rule: A name of `solvers.RULES`.
-        schedule: An object with the methods of `schedules.ContinuousSchedule` or of `schedules.DiscreteSchedule`.
+        schedule: An object with the methods of `schedules.ContinuousSchedule` or of `schedules.DiscreteSchedule`. With
+            the rule "renoise", it may be a `schedules.VonMisesAccuracy`, too.
         t: Times in [0, 1]: a number, or a floating-point tensor of any shape.
         t_next: Times at which the step ends, in a shape that t may have, from t to 1.
         t_previous: Times at which the step before started, in a shape that t may have, before t, for a rule of second
@@ -240,10 +241,11 @@ def coefficients(
         [0.1, 0.9, 0.09]
     """
     step = rule_of(rule)
-    if callable(own := getattr(schedule, "coefficients", None)):  # a schedule of angles
-        return own(rule, t_next)
     if step.order == 1 and t_previous is not None:
         raise ValueError(f"t_previous must be None with rule={rule!r}, which is of first order, got {t_previous}")
+    own, has_flow = getattr(schedule, "coefficients", None), hasattr(schedule, "gamma") or hasattr(schedule, "beta")
+    if callable(own) and not has_flow:  # a schedule of angles
+        return own(rule, t_next)
     if not step.from_prior and _any_is_zero(t):  # the coefficients would be infinite, and the states NaN
         raise ValueError(f"t must be above 0 with rule={rule!r}, which cannot start at the prior, got {t}")
     start, end = flow_at(schedule, t), flow_at(schedule, t_next)

@@ -5,9 +5,9 @@ import itertools
 import pytest
 import torch
 
-from bfn_kernels import circular, nn, samplers
+from bfn_kernels import circular, nn, samplers, solvers
 from bfn_kernels.noise import fold_in
-from bfn_kernels.schedules import VonMisesAccuracy
+from bfn_kernels.schedules import ExponentialVariance, VonMisesAccuracy
 
 SCHEDULE, SHAPE = VonMisesAccuracy([0.5, 1.0, 2.0, 8.0]), (3, 5)
 
@@ -79,3 +79,19 @@ def test_other_samplers_and_a_temperature_are_refused(rule):
         samplers.sample(model_of(), SHAPE, 3, sampler="renoise")
     with pytest.raises(ValueError, match="temperature must be None for data without classes"):
         samplers.sample(model_of(), SHAPE, 4, sampler="renoise", temperature=0.5)
+
+
+class OwnMethod(ExponentialVariance):
+    def coefficients(self, *numbers):
+        raise AssertionError(numbers)
+
+
+def test_only_a_schedule_of_angles_gives_coefficients_itself():
+    """A caller's schedule of other data may have a method of this name."""
+    got, want = (solvers.coefficients("sde1", schedule(0.1), 0.0, 0.5) for schedule in (OwnMethod, ExponentialVariance))
+    assert got == want
+
+
+def test_a_time_that_renoise_does_not_read_is_refused():
+    with pytest.raises(ValueError, match="t_previous must be None with rule='renoise'"):
+        solvers.coefficients("renoise", SCHEDULE, 0.25, 0.5, 0.0)
