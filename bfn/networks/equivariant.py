@@ -1,32 +1,25 @@
-"""A network for atoms in space, E(n)-equivariant as that of Satorras et al. (arXiv 2102.09844), and sums of examples
-whose atoms are one list."""
+"""A network for atoms in space, E(n)-equivariant as the network of Satorras et al. (arXiv 2102.09844)."""
 
 import torch
 from torch import Tensor, nn
 
 from bfn.configs import ConfigError
 from bfn.networks.layers import TimeEmbedding, zero_init
+from bfn_kernels.nn import Ragged
 
 RADIAL, FARTHEST = 32, 3.0  # Gaussians of a distance, and the mean of the last; beyond it, distances look alike
 EARLIEST = 1e-5  # an earlier time counts as this one where it divides
 TINY = 1e-6  # added to squared distances, since the root has no gradient at 0
 
 
-def centred(x: Tensor, batch: Tensor, examples: int) -> Tensor:
-    """Positions [N, 3] minus the mean of their example. batch: the example of each atom, [N]."""
-    sums = x.new_zeros(examples, x.shape[1]).index_add_(0, batch, x)
-    means = sums / torch.bincount(batch, minlength=examples).clamp(min=1)[:, None]
-    return x - means[batch]
-
-
-def pairs(batch: Tensor, examples: int) -> tuple[Tensor, Tensor]:
-    """The atoms of all ordered pairs of different atoms of one example, [E] each. The first ones are sorted."""
-    counts = torch.bincount(batch, minlength=examples)
-    order = batch.argsort(stable=True)
-    starts, others = (counts.cumsum(0) - counts)[batch], counts[batch] - 1
-    first = torch.arange(len(batch), device=batch.device).repeat_interleave(others)
-    rank = torch.arange(len(first), device=batch.device) - (others.cumsum(0) - others)[first]
-    own = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=batch.device)) - starts
+def pairs(atoms: Ragged) -> tuple[Tensor, Tensor]:
+    """All ordered pairs of different atoms of one example: the first atoms, sorted, and the second atoms, [E] each."""
+    numbers, order = torch.arange(len(atoms.batch), device=atoms.batch.device), atoms.batch.argsort(stable=True)
+    starts = (atoms.sizes.cumsum(0) - atoms.sizes)[atoms.batch]  # of the atom's example, in the order of examples
+    others = atoms.sizes[atoms.batch] - 1
+    first = numbers.repeat_interleave(others)
+    rank = torch.arange(len(first), device=first.device) - (others.cumsum(0) - others)[first]
+    own = torch.empty_like(order).scatter_(0, order, numbers) - starts
     return first, order[starts[first] + rank + (rank >= own[first])]  # the atom itself is skipped
 
 
@@ -81,9 +74,8 @@ class Equivariant(nn.Module):
         self.norm, self.head = nn.LayerNorm(width), zero_init(nn.Linear(width, classes))
 
     def forward(self, theta: dict[str, Tensor], t: Tensor, batch: Tensor) -> dict[str, Tensor]:
-        time = self.time(t)
-        start = centred(theta["positions"], batch, len(t))
-        first, second = pairs(batch, len(t))
+        time, atoms = self.time(t), Ragged(batch, len(t))
+        start, (first, second) = atoms.centred(theta["positions"]), pairs(atoms)
         h, x = self.embed(theta["types"]) + time[batch], start
         for layer in self.layers:
             h, x = layer(h, x, first, second)
@@ -94,6 +86,6 @@ class Equivariant(nn.Module):
         noise = whole * start * each.clamp(min=EARLIEST).rsqrt() + (moved + self.growth * each).exp() * (start - x)
         evidence = theta["types"].clamp(min=1e-9).log()  # of an atom's own messages
         return {
-            "positions": centred(noise, batch, len(t)),
+            "positions": atoms.centred(noise),
             "types": self.head(self.norm(h)) + (1 + own) * evidence,
         }

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from bfn.configs import ConfigError
-from bfn.networks.equivariant import Equivariant, centred, pairs
+from bfn.networks.equivariant import Equivariant, pairs
+from bfn_kernels.nn import Ragged
 
 CLASSES, COUNTS = 3, torch.tensor([4, 1, 0, 6])
 
@@ -111,14 +112,9 @@ def test_a_fresh_network_says_what_it_sees_and_predicts_no_noise(inputs):
 def test_pairs_are_all_ordered_pairs_of_an_example():
     batch = torch.tensor([2, 0, 2, 1, 0, 2])
     wanted = {(i, j) for i in range(6) for j in range(6) if i != j and batch[i] == batch[j]}
-    first, second = pairs(batch, 4)
+    first, second = pairs(Ragged(batch, 4))
     assert len(first) == len(wanted) and set(zip(first.tolist(), second.tolist(), strict=True)) == wanted
     assert first.equal(first.sort().values)
-
-
-def test_centred_subtracts_the_mean_of_each_example():
-    x, batch = torch.tensor([[1.0, 2.0], [3.0, 5.0], [7.0, 7.0]]), torch.tensor([1, 0, 1])
-    assert centred(x, batch, 3).tolist() == [[-3.0, -2.5], [0.0, 0.0], [3.0, 2.5]]
 
 
 def test_the_noise_is_a_multiple_of_the_positions_that_falls_and_of_the_way_to_a_molecule_that_grows(network, inputs):
@@ -131,7 +127,7 @@ def test_the_noise_is_a_multiple_of_the_positions_that_falls_and_of_the_way_to_a
     torch.testing.assert_close(late, math.exp(3 * 0.5) * early)
     with torch.no_grad():
         network.gains.bias.copy_(torch.tensor([0.4, -80.0, 0.0]))
-    start = centred(theta["positions"], batch, 4)
+    start = Ragged(batch, 4).centred(theta["positions"])
     for t in (0.0, 1e-5, 0.01, 1.0):
         got = network(theta, torch.full((4,), t).double(), batch)["positions"]
         torch.testing.assert_close(got, 0.4 * start / math.sqrt(max(t, 1e-5)))
