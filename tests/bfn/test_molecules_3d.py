@@ -13,6 +13,7 @@ from bfn.molecules_3d import (
     MARGINS,
     Molecules3D,
     Structures,
+    angles,
     by_distance,
     divergence,
     is_valid,
@@ -99,8 +100,9 @@ def test_lengths_angles_and_elements_are_counted():
     assert found["bond lengths"].nonzero().tolist() == [[57]]  # of bins of 0.025 Å
     assert found["bond angles"].nonzero().tolist() == [[58]]  # of bins of 1.8°
     torch.testing.assert_close(found["elements"], torch.tensor([3.0, 1, 1, 0, 0, 0, 0]) / 5)
-    angles = shares(joined(star(4)))["bond angles"]
-    assert (angles * 6).round().sum() == 6  # all pairs of four bonds
+    points = star(4)[0][1:] / 1.5
+    wanted = [(one @ other).acos().rad2deg() for one, other in itertools.combinations(points, 2)]
+    torch.testing.assert_close(angles(*joined(star(4))).sort().values, torch.stack(wanted).sort().values)
     assert not shares(joined(chain("C")))["bond lengths"].any()
 
 
