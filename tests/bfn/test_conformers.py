@@ -48,7 +48,8 @@ def cut(string):
     [
         ("OCCCCCN", {"CCCCCN", "CCCCCO", "CCCCN", "CCCCO", "CCCCC"}),  # the last after two cuts
         ("C=CCCCC", {"C=CCCC"}),  # no cut of the double bond
-        ("Cn1cccc1", {"c1cc[nH]c1"}),  # none in a ring, and a hydrogen takes the place of the carbon
+        ("Cn1cccc1", {"c1cc[nH]c1"}),  # a hydrogen takes the place of the carbon
+        ("C1CCCCCCCCC1", set()),  # no cut in a ring, which two cuts would divide
         ("CCCC", set()),  # too few atoms
         ("C" * 14, {"C" * length for length in range(5, 13)}),  # not 13, which one cut leaves
     ],
