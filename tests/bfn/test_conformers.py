@@ -128,7 +128,7 @@ def one_molecule(number):
     [
         ({"count": None}, "data.count=None must be the number of molecules to make, at least 10"),
         ({"count": 9}, "data.count=9 must be the number"),
-        ({"folder": None}, r"'bfn data download conformers' .* puts it into .*/moses\."),
+        ({"folder": None}, r"'bfn data download moses' .* puts it into .*/moses\."),
     ],
 )
 def test_settings_that_make_no_molecules_are_one_line(change, message, config):
