@@ -56,8 +56,8 @@ def find_file(config: Config, names: Sequence[str], folders: Sequence[str]) -> P
             return path
     if config.data.folder is None:
         raise MissingFile(
-            f"data.name={name!r} needs the file {names[0]}. 'bfn data download {SHARED.get(name, name)}' or 'bfn train … --download' "
-            f"puts it into {folder}. To use another folder, set data.folder=."
+            f"data.name={name!r} needs the file {names[0]}. 'bfn data download {SHARED.get(name, name)}' or "
+            f"'bfn train … --download' puts it into {folder}. To use another folder, set data.folder=."
         )
     inside = "".join(f" or {inner}" for inner in folders if inner)
     raise MissingFile(f"data.folder={folder} has no {' or '.join(names)}{inside and f', in itself{inside}'}")
