@@ -23,8 +23,8 @@ class Joint(Parts):
 
     Data are a dict with an entry for each part, `[B, ...]`, as the module of the part describes its data. Theta, the
     network's output, the shape and the state of a sampler, and samples are such dicts, too. The options `mask`,
-    `choose`, `temperature`, `known`, `known_mask`, `start` and `guidance` are a dict or a value for all parts. A part
-    that a dict leaves out has no such option.
+    `choose`, `temperature`, `known`, `known_mask`, `start` and `guidance` are a dict, or a value that fits all parts. A
+    part that a dict leaves out has no such option.
 
     In a sampling run, all parts take their steps at the same times. `Circular` data have no continuous-time loss. A
     part with such data has its n-step loss, and the times of all parts are then the times of these n steps.
@@ -34,6 +34,8 @@ class Joint(Parts):
 
     Positions in space have no origin. The mean of their noise can be 0 in each example, as the mean of the data must
     be. Then no message speaks about the mean, and the reconstruction loss has no cost for it.
+
+    A part must not have the name of an attribute of `torch.nn.ModuleDict`, such as "type".
 
     Args:
         network: A module, or another function of theta and of t `[B]`, neither of which it may change.
@@ -97,8 +99,8 @@ class Joint(Parts):
 
         Args:
             x: Data, a dict with an entry `[B, ...]`, or `[N, ...]` with `batch`, for each part.
-            t: Times in [0, 1], floating-point, `[B]`, or a dict of times for each part; with n_steps, or with a
-                `Circular` part, times (i − 1)/n for steps i from 1 to n. None: `spread_times` makes the times.
+            t: Times in [0, 1], floating-point, `[B]`, or with own_times a dict of times for each part; with n_steps, or
+                with a `Circular` part, times (i − 1)/n for steps i from 1 to n. None: `spread_times` makes the times.
             seed: An int that determines all random numbers of the call. None: torch's default generator draws the seed.
             n_steps: n of L_n. None: L∞.
             mask: Bool, False where a variable is left out, such as padding: its loss is 0, and the network sees its
