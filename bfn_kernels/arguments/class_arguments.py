@@ -103,16 +103,19 @@ class Family(NamedTuple):
         mask: Tensor | None,
         lead: torch.Size,
         num_classes: int,
-    ) -> tuple[Tensor, Sequence[Tensor]]:
-        """The data and the row scalars β and √(Kβ) of a flow. Where data are known, the flow has no noise, and Kβ is
-        CERTAIN. lead: the shape of the variables."""
+    ) -> tuple[Tensor, Sequence[Tensor], Tensor | None]:
+        """The data and the row scalars β and √(Kβ) of a flow, and where data are known. There the flow has no noise,
+        and Kβ is CERTAIN. lead: the shape of the variables."""
         if known is not None:
             known = self.data("known", known, lead)
         certain = CERTAIN / num_classes, 0.0
-        x, scalars, on = keywords.known_of_flow(x, scalars, certain, known, known_mask, mask, lead, classes=True)
+        return keywords.known_of_flow(x, scalars, certain, known, known_mask, mask, lead, classes=True)
+
+    def blame_known(self, known: Tensor | None, on: Tensor | None, num_classes: int) -> None:
+        """After a kernel has refused a class of a flow, raises the error that names `known` if the class stands
+        there."""
         if known is not None and not known.is_floating_point():
-            checks.valid_classes("known", known, num_classes, on)
-        return x, scalars
+            checks.valid_classes("known", self.data("known", known), num_classes, on)
 
     def variables(self, x: Tensor, num_classes: int) -> torch.Size:
         """The shape of the variables of data with K classes."""

@@ -77,10 +77,15 @@ def flow_sample(
     scalars = rows.scalars(library, ("beta", "beta_spread"), t, x, work, schedule, scale=4)
     mask = checks.mask("mask", mask, "x", x, x.shape)
     x, beta, spread = hide(mask, x, *scalars)
+    on = None
     if known is not None or known_mask is not None:
-        x, (beta, spread) = BINARY.known_of_flow(x, (beta, spread), known, known_mask, mask, x.shape, 2)
+        x, (beta, spread), on = BINARY.known_of_flow(x, (beta, spread), known, known_mask, mask, x.shape, 2)
     seed = keywords.noise_seed(x, seed, generator, ("noise", noise, x.shape))
-    return library.binary.sender_sample(x, beta, spread, output == "probs", Noise(seed, noise), dtype)
+    try:
+        return library.binary.sender_sample(x, beta, spread, output == "probs", Noise(seed, noise), dtype)
+    except IndexError:
+        BINARY.blame_known(known, on, 2)
+        raise
 
 
 def sender_sample(

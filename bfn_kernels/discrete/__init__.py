@@ -80,10 +80,16 @@ def flow_sample(
     mask = checks.mask("mask", mask, "x", x, lead)
     beta, spread = hide(mask, *scalars)
     (x,) = hide(mask if mask is None or x.shape == lead else mask.unsqueeze(-1), x)
+    on = None
     if known is not None or known_mask is not None:
-        x, (beta, spread) = DISCRETE.known_of_flow(x, (beta, spread), known, known_mask, mask, lead, num_classes)
+        x, (beta, spread), on = DISCRETE.known_of_flow(x, (beta, spread), known, known_mask, mask, lead, num_classes)
     seed = keywords.noise_seed(x, seed, generator, ("noise", noise, (*lead, num_classes)))
-    return library.discrete.sender_sample(x, beta, spread, num_classes, output == "probs", Noise(seed, noise), dtype)
+    try:
+        noises = Noise(seed, noise)
+        return library.discrete.sender_sample(x, beta, spread, num_classes, output == "probs", noises, dtype)
+    except IndexError:
+        DISCRETE.blame_known(known, on, num_classes)
+        raise
 
 
 def sender_sample(

@@ -167,7 +167,7 @@ def sample(normal: Normal, num_bins: int, noise: Noise, component_noise: Tensor 
         component = random.draw_class(weights, uniform.to(dtype)).unsqueeze(-1)
         mean, std = mean.gather(-1, component).squeeze(-1), std.gather(-1, component).squeeze(-1)
         mean = torch.where(weights.isnan().any(-1), torch.nan, mean)
-    value = mean.to(dtype) + std.to(dtype) * random.normals(mean, dtype, *noise, random.OUTPUT)
+    value = mean + std * random.normals(mean, dtype, *noise, random.OUTPUT)
     return centre(bin_index(value.clamp(-1, 1), num_bins), num_bins).to(normal.mean.dtype)
 
 

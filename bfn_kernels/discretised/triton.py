@@ -70,7 +70,7 @@ def _launch(kernel, *arguments, count: int, C: Constants, draws: bool = False, *
     launch(kernel, programs(count, S.ROWS), *arguments, count, **(defaults | options))
 
 
-def _sizes(C: Constants, draws: bool = False) -> tuple[Sizes, int]:
+def _sizes(C: Constants, draws: bool) -> tuple[Sizes, int]:
     """S and the warps of a program."""
     return mixtures.tile_of(C, draws) if C.M else (Sizes(0, BLOCK, 0, C.T), 2)
 
@@ -225,7 +225,7 @@ def loss(
     output = network_views(x.shape, network, one_by_one), written
     if alpha is not None:
         return *nstep_loss(x, output, alpha, n_steps, draws, target, dtype, C), *saved
-    losses = Losses(x, *target, dtype, _sizes(C)[0].ROWS)
+    losses = Losses(x, *target, dtype, _sizes(C, draws=False)[0].ROWS)
     inputs = view(x, x.shape), output[0], *views(x.shape, weight, target.mask)
     _launch(_loss, *inputs, output[1], losses.memory, count=x.numel(), C=C)
     return *losses.finish(), *saved

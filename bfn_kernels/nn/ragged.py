@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -57,7 +56,7 @@ class Ragged:
                     f"batch must hold examples in [0, {self.num_examples}), got {most if least >= 0 else least}"
                 )
 
-    @cached_property
+    @property
     def sizes(self) -> Tensor:
         """The number of rows of each example, int64 `[B]`."""
         return self.sums(torch.ones_like(self.batch))

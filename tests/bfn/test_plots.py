@@ -136,3 +136,16 @@ def test_grey_levels_and_text_are_what_the_data_say():
 
 def test_a_long_symbol_is_cut():
     assert plots.visible(b"a" * 12) == "a" * 12 and plots.visible(b"a" * 13) == "a" * 11 + "…"
+
+
+@pytest.mark.parametrize(("angle", "end"), [(False, 1.6), (True, 3.14159265)])
+def test_a_density_is_darkest_at_its_mean(angle, end):
+    means, stds = torch.tensor([-1.0, 0.0, 0.5, 1.0]), torch.full((4,), 0.1)
+    axes = figures.new((4, 3)).subplots()
+    plots.draw_density(axes, means, stds, 1.0, angle=angle)
+    (image,) = axes.images
+    left, right, low, high = image.get_extent()
+    assert (left, right) == axes.get_xlim() == (-0.5, 3.5) and (low, high) == axes.get_ylim()
+    assert (low, high) == pytest.approx((-end, end))
+    darkest = low + (image.get_array().argmax(0) + 0.5) / len(image.get_array()) * (high - low)
+    assert darkest.tolist() == pytest.approx(means.tolist(), abs=0.02)

@@ -309,3 +309,11 @@ def test_files_are_written_while_training_goes_on_one_save_at_a_time_and_what_fa
         trainer.write = lambda *args: (time.sleep(0.1), done.append(4))
         trainer.save()
     assert done[-1] == 4  # nothing is written after the end
+
+
+def test_the_time_of_a_run_is_the_time(make):
+    trainer = make()
+    trainer.begin_clock()
+    before = trainer.at.seconds
+    mean, number = trainer.count_time(1e6)
+    assert number == 1e6 and 0 <= mean < 1e3 and trainer.at.seconds == before + mean

@@ -200,9 +200,22 @@ def test_compiled_code_needs_a_schedule_that_lives():
         numbers(digest)
 
 
+class Apart(torch.nn.Module):
+    """A network of two parts."""
+
+    def __init__(self):
+        super().__init__()
+        self.mean, self.logit = Network(1, 1), Network(1, 1)
+
+    def forward(self, theta, t):
+        return {"mean": self.mean(theta["mean"], t), "logit": self.logit(theta["logit"], t)}
+
+
 def models():
     """A model of each kind, with data. Two models of angles have accuracies in another order."""
     yield from map(make, KINDS_OF_MODELS)
+    parts = {"mean": nn.Continuous(None, sigma_1=0.1, clip=None), "logit": nn.Binary(None, beta_1=4.0)}
+    yield nn.Joint(Apart(), centred=["mean"], **parts), {"mean": torch.zeros(3, 2, 4), "logit": torch.ones(3, 4).long()}
     for schedule in ANGLES:
         yield nn.Circular(Network(2, 1), schedule), torch.linspace(-3, 3, 12).view(SHAPE)
 

@@ -12,6 +12,7 @@ from tests.kernels.declared import OPS, public
 
 DEFAULTS = {  # of a parameter, or of one of a family or a function alone
     "bias": True,
+    "centred": (),
     "certainty": 0.9865,
     "choose": "sample",
     "clip": True,
@@ -25,8 +26,10 @@ DEFAULTS = {  # of a parameter, or of one of a family or a function alone
     "log_std": 10.0,
     "max_calls": 1000,
     "n_samples": 10,
+    "of_examples": (),
     "output": "probs",
     "circular.output": "concentration",
+    "own_times": False,
     "squared": False,
     "period": 2 * math.pi,
     "parametrisation": "noise",

@@ -160,6 +160,21 @@ def test_a_network_may_return_the_input_of_another_part():
             torch.testing.assert_close(got, want, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_every_part_is_seen_in_the_type_of_the_network(dtype):
+    seen = set()
+
+    class Told(Apart):
+        def forward(self, theta, t, cond=None):
+            seen.update(each.dtype for each in (t, *theta.values()))
+            return super().forward(theta, t, cond)
+
+    model = Joint(Told(KINDS), **{name: KINDS[name]() for name in KINDS}).to(dtype)
+    model(data(), seed=1).backward()
+    samplers.sample(model, SHAPES, 4, seed=1)
+    assert seen == {dtype}
+
+
 def test_a_network_may_rebind_what_it_got():
     def network(theta, t):
         theta["types"] = theta["types"] * 0 + 7
