@@ -69,6 +69,7 @@ def itself():
     process.close()
 
 
+@pytest.mark.slow
 def test_a_revision_has_a_process_of_its_own(itself):
     case = tiny(CASES[0])
     verdict = itself.check(case)

@@ -174,6 +174,7 @@ def test_patches_of_images(folders, tmp_path):
     assert torch.equal(place.view(4, 4), levels[0, 8:12, 12:16])
 
 
+@pytest.mark.slow
 def test_a_quick_run(folders, tmp_path, monkeypatch):
     """Its two processes are forked, since new ones would import torch."""
     monkeypatch.setattr(loops.multiprocessing, "get_context", lambda method: FORKS)

@@ -40,7 +40,10 @@ def state_of(out):
 
 
 @pytest.mark.usefixtures("short_validations")
-@pytest.mark.parametrize("name", ["mnist", "mnist_small", "cifar10", "text8", "text8_small"])
+@pytest.mark.parametrize(
+    "name",
+    [*(pytest.param(n, marks=pytest.mark.slow) for n in ("mnist", "cifar10")), "mnist_small", "text8", "text8_small"],
+)
 def test_an_experiment_starts_and_resumes_as_if_it_had_not_stopped(name, tmp_path):
     folder = tiny_files.ALL[name.partition("_")[0]](tmp_path / "data")
     settings = [f"data.folder={folder}", *(["data.length=16"] if name.startswith("text8") else []), *TINY]

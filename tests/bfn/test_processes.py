@@ -80,6 +80,7 @@ def test_two_processes_end_as_one_of_twice_the_batch_does(more, settings, alone)
     assert_alike(out_of(both), alone)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_other_processes_from_where_a_sigterm_to_any_of_them_stopped_it(settings, alone):
     run = settings(MICRO)
     assert Group(2, workers.train, run, 1, 1).ends() == [130, 130]

@@ -169,6 +169,7 @@ def compiled_for_captured(monkeypatch):
     torch.compiler.reset()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["ancestral", "sde2"])
 def test_one_graph_serves_all_steps_after_the_first(pair, sampler, compiled_for_captured):
     model, of = lively(pair), {"seed": 3, "sampler": sampler}

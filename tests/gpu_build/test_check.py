@@ -143,6 +143,7 @@ def on_lent_machine(*commands: list[str]) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_a_lent_machine_has_all_that_the_check_needs():
     assert "omegaconf" in absent_there()
     collected = on_lent_machine(["pytest", "--collect-only", "-rs", "tests/gpu"])

@@ -21,6 +21,7 @@ LIBRARIES = [
 ]
 
 
+@pytest.mark.slow
 def test_is_the_same_under_every_mathematical_library():
     command = [sys.executable, "-m", "tests.kernels.yardstick", "--few"]
     bare = {name: value for name, value in os.environ.items() if not name.startswith(("MKL_", "ATEN_", "OMP_"))}
