@@ -82,7 +82,7 @@ class Library:
 
 
 def _refusing(why: str) -> Callable:
-    def refuse(*arguments):
+    def refuse(*arguments, **keywords):
         raise RuntimeError(why)
 
     return refuse
