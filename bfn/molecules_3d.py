@@ -173,8 +173,8 @@ def is_valid(molecule: Structure) -> bool:
 
 
 def skeleton(molecule: Structure) -> str:
-    """A name that molecules share if they have the same elements and the same bonds, whatever the orders of these. The
-    distances in aromatic rings do not tell which of the bonds are double bonds."""
+    """A name that molecules share if they have the same elements and the same bonds, of any orders. The distances in
+    aromatic rings do not tell which of the bonds are double bonds."""
     with rdkit() as chem:
         return chem.MolToSmiles(graph(molecule, orders=False))
 
@@ -241,7 +241,7 @@ class Molecules3D:
     @property
     def independent(self) -> Structures:
         """Molecules with the numbers of atoms of the held-out ones, whose atoms do not depend on each other. Their
-        positions are normal with the spread of training atoms, and their elements are those of training atoms."""
+        positions are normal with the spread of training atoms, and each has the element of a random training atom."""
         counts, generator = self.held_out.counts, torch.Generator().manual_seed(0)
         atoms = int(counts.sum())
         kinds = self.train.types[torch.randint(len(self.train.types), (atoms,), generator=generator)]
@@ -255,7 +255,7 @@ class Molecules3D:
         return {who: self.judged(molecules) for who, molecules in drawn.items()}
 
     def judged(self, molecules: Structures) -> dict[str, float]:
-        """The share of valid molecules, and the other measures. Uniqueness and novelty are those of valid molecules."""
+        """The share of valid molecules, and the other measures. Uniqueness and novelty are shares of the valid."""
         valid = [molecule for molecule in molecules if is_valid(molecule)]
         measured = {self.quality: len(valid) / len(molecules), "atoms within their valence": within_valence(molecules)}
         if valid:

@@ -12,7 +12,7 @@ from torch import Tensor
 from bfn_kernels import checks
 from bfn_kernels.adaptive import MAX_CALLS, Steps
 from bfn_kernels.nn import BFN, Sampling, State, Vocabulary, part, random_seed
-from bfn_kernels.nn.parts import by_part, copied, each_part, joint_of
+from bfn_kernels.nn.parts import by_part, copied, each_part, joint_of, unwrapped
 from bfn_kernels.nn.ragged import Ragged
 from bfn_kernels.nn.sampling import PLAIN
 from bfn_kernels.noise import fold_in
@@ -122,7 +122,7 @@ def sample(
 
 def _checked(model: BFN, shape: Any, ragged: Ragged | None = None) -> Any:
     """Checks the model and the shape of the data, and returns the shape as a tuple, or as a dict of tuples."""
-    if not isinstance(getattr(model, "_orig_mod", model), BFN):
+    if not isinstance(unwrapped(model), BFN):
         raise TypeError(f"model must be a module of bfn_kernels.nn, got {type(model).__name__}")
     if (joint := joint_of(model)) is None:
         if ragged is not None:

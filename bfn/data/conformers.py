@@ -79,7 +79,7 @@ def fragments(molecule: Any) -> Iterator[str]:
             cut = chem.FragmentOnBonds(molecule, cuts, dummyLabels=[(0, 0)] * len(cuts))
             for part in chem.GetMolFrags(cut, asMols=True, sanitizeFrags=False):
                 ends = [atom for atom in part.GetAtoms() if atom.GetAtomicNum() == 0]
-                # After two cuts, the parts with one end are those of one cut.
+                # A part with one end after two cuts is also a part after one cut.
                 if len(ends) == len(cuts) and SMALLEST <= part.GetNumAtoms() - len(ends) <= LARGEST:
                     for atom in ends:
                         atom.SetAtomicNum(1)

@@ -77,10 +77,10 @@ class Joint(Parts):
         of_examples: Sequence[str] = (),
         **parts: BFN,
     ):
-        super().__init__(network, parts, centred, of_examples)
+        super().__init__(network, parts, own_times, centred, of_examples)
         for name in self.names("weights", [*(weights or {})]):
             checks.number(f"weights[{name!r}]", weights[name], 0, math.inf)
-        self.weights, self.own_times = dict.fromkeys(parts, 1.0) | dict(weights or {}), own_times
+        self.weights = dict.fromkeys(parts, 1.0) | dict(weights or {})
 
     def loss_by_part(
         self,
@@ -125,7 +125,9 @@ class Joint(Parts):
             n = self.grid if n_steps is None else n_steps
             t = self._times(self.count(x, ragged), seeds, n, next(iter(x.values())).device)
         elif not isinstance(t, Mapping) or not self.own_times:
-            t = self.for_network(self._one_time(t))
+            if not isinstance(t, Tensor):
+                raise TypeError(f"t must be a tensor, or with own_times=True a dict of tensors, got {type(t).__name__}")
+            t = self.for_network(t)
         masks = self.options("mask", mask)
         times = self._times_of_rows(t, ragged)
         theta = self._flow(x, times, {name: part(each, 0) for name, each in seeds.items()}, masks, ragged)
@@ -221,12 +223,6 @@ class Joint(Parts):
             raise ValueError(f"x must have one number of examples for all parts, got {sizes}; or pass batch")
         return x
 
-    def _one_time(self, t: Any) -> Tensor:
-        """The times of all parts, which must not be a dict."""
-        if not isinstance(t, Tensor):
-            raise TypeError(f"t must be a tensor, or with own_times=True a dict of tensors, got {type(t).__name__}")
-        return t
-
     def _ragged(self, x: ByPart, batch: Tensor | None, num_examples: int | None) -> Ragged | None:
         """Checks which row belongs to which example."""
         if batch is None:
@@ -260,9 +256,6 @@ class Joint(Parts):
             return self.of_rows("t", t, ragged)
         return {name: self.of_rows("t", each, ragged)[name] for name, each in self.of_data("t", t).items()}
 
-    def for_network(self, t: Tensor) -> Any:
-        return dict.fromkeys(self.parts, t) if self.own_times else t
-
     def flow(self, x: Any, t: Any, seed: int, mask: Any = None, ragged: Ragged | None = None) -> Any:
         """Samples of the Bayesian flows at time t: what the network sees.
 
@@ -290,23 +283,21 @@ class Joint(Parts):
     def _reduced(
         self, loss: Any, reduction: str, ragged: Ragged | None, masks: ByPart, *values: ByPart, density: bool = False
     ) -> dict[str, Tensor]:
-        """The losses of the parts. density: whether the loss of a centred part is that of a density, which has fewer
+        """The losses of the parts. density: whether a loss is −ln of a density. The density of a centred part has fewer
         dimensions than the data have numbers."""
-        checks.choice("reduction", reduction, REDUCTIONS)
-        rows, names = self.rows(ragged), dict(zip(self.parts, self.parts, strict=True))
+        rows, names = self.rows(ragged), {name: name for name in self.parts}
 
         def reduce(each: BFN, name: str, rows: Ragged | None, mask: Any, x: Tensor, *others: Any) -> Tensor:
             centred = density and name in self.centred
             if not centred and (reduction in ("none", "sum", "mean") or (reduction == "batch" and rows is None)):
                 return loss(each, x, *others, mask=mask, reduction=reduction)
-            examples = Ragged(torch.arange(len(x), device=x.device), len(x)) if rows is None else rows
+            examples = Ragged.of_each_row(x) if rows is None else rows
             numbers = _numbers(each, x, mask, examples) if centred or reduction == "examples" else None
             if not centred:
                 losses = loss(each, x, *others, mask=mask, reduction="batch")
             else:
                 losses = loss(each, x, *others, mask=mask, reduction="none")
-                cost = _cost_of_mean(each, x, examples, numbers).expand(losses.shape)
-                cost = cost.to(losses.dtype)
+                cost = _cost_of_mean(each, x, examples, numbers).to(losses.dtype)
                 losses = losses - (cost if mask is None else cost * checks.mask("mask", mask, "x", x, x.shape))
             if reduction == "none":
                 return losses
@@ -321,7 +312,7 @@ class Joint(Parts):
 
 
 def _numbers(each: BFN, x: Tensor, mask: Tensor | None, examples: Ragged) -> Tensor:
-    """The number of variables of each example, of which those count where the mask is True."""
+    """The number of variables of each example. With a mask, only variables where it is True count."""
     shape = checks.variables(x) if isinstance(each, Classes) else x.shape  # soft data have numbers for each class
     if mask is None:
         return examples.sizes * shape[1:].numel()
@@ -333,7 +324,7 @@ def _of_rows(values: Tensor) -> Tensor:
 
 
 def _cost_of_mean(each: BFN, x: Tensor, examples: Ragged, numbers: Tensor) -> Tensor:
-    """What the mean of an example would cost, ln(2πσ₁²)/2 for each coordinate, spread over the example's variables."""
+    """The cost of an example's mean, ln(2πσ₁²)/2 for each coordinate, divided among the variables of the example."""
     schedule: Any = each.schedule
     variance = schedule.gamma(torch.ones((), dtype=torch.float64))[1]
     cost = x.shape[-1] * (2 * math.pi * variance).log().item() / 2

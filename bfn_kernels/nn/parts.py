@@ -28,8 +28,16 @@ def naming(name: str, error: Exception) -> Exception:
 class Parts(BFN):
     """The base of `Joint`, which describes its arguments. It has the parts, and the methods that samplers call."""
 
-    def __init__(self, network: Network, parts: Mapping[str, BFN], centred: Sequence[str], of_examples: Sequence[str]):
+    def __init__(
+        self,
+        network: Network,
+        parts: Mapping[str, BFN],
+        own_times: bool,
+        centred: Sequence[str],
+        of_examples: Sequence[str],
+    ):
         super().__init__(network)
+        self.own_times = own_times
         if not parts:
             raise ValueError("parts must have at least one part, got none")
         for name, each in parts.items():
@@ -75,7 +83,7 @@ class Parts(BFN):
         return tuple(names)
 
     def by_part(self, function: Callable[..., Any], *values: Any) -> ByPart:
-        """What a function returns for each part.
+        """Calls a function for each part.
 
         Args:
             function: A function of a part's module and of the part's entry of each of the values. Its errors get the
@@ -195,19 +203,20 @@ class Parts(BFN):
 
         Args:
             theta: What `flow` or `theta` returned.
-            t: Times in [0, 1]: a number, or a floating-point tensor `[B]` or of any leading part of `[B, ...]`.
+            t: Times in [0, 1], floating-point, `[B]`, or a dict of times for each part.
             cond: What the network is told, as its argument `cond`. None: it is called without this argument.
             ragged: The examples of the rows, a `Ragged`. None: each row is an example.
 
         Returns:
-            What the network puts out, a dict.
+            The network's output, a dict.
         """
-        times: Any = {name: each.to(self.dtype) for name, each in t.items()} if isinstance(t, Mapping) else t
+        dtype = self.dtype
+        times: Any = each_part(lambda each: each.to(dtype), t)
         told = {} if cond is None else {"cond": cond}
         if ragged is not None:
             told["batch"] = ragged.batch
         network: Any = self.network
-        return network(dict(theta), times if isinstance(t, Mapping) else t.to(self.dtype), **told)
+        return network(dict(theta), times, **told)
 
     def checked(self, output: Any, theta: Any) -> Any:
         output = self.of_data("the network's output", output)
@@ -257,12 +266,12 @@ class Parts(BFN):
         """The times of all parts as the network sees them.
 
         Args:
-            t: Times in [0, 1]: a number, or a floating-point tensor `[B]` or of any leading part of `[B, ...]`.
+            t: Times in [0, 1], floating-point, `[B]`.
 
         Returns:
-            The times, or a dict of times.
+            The times or, with own_times, a dict of times.
         """
-        return t
+        return dict.fromkeys(self.parts, t) if self.own_times else t
 
     def sample_step(self, state: Any, t: Tensor, alpha: Any, seed: Any, sampling: Sampling = PLAIN) -> None:
         theta = self.theta(state)
@@ -316,19 +325,16 @@ class Parts(BFN):
         return self.by_part(lambda each, state: each.theta(state), state)
 
     def update(self, output: Any, state: Any, t: Tensor, alpha: Any, seed: Any, sampling: Sampling = PLAIN) -> None:
-        self._step(BFN.update, output, state, t, alpha, seed, sampling)
+        self._step(lambda each, *arguments: each.update(*arguments), output, state, t, alpha, seed, sampling)
 
     def solve(
         self, output: Any, state: Any, t: Tensor, coefficients: Any, seed: Any, sampling: Sampling = PLAIN
     ) -> None:
-        self._step(BFN.solve, output, state, t, coefficients, seed, sampling)
+        self._step(lambda each, *arguments: each.solve(*arguments), output, state, t, coefficients, seed, sampling)
 
     def _step(
-        self, method: Callable, output: Any, state: Any, t: Tensor, numbers: Any, seed: Any, sampling: Sampling
+        self, step: Callable, output: Any, state: Any, t: Tensor, numbers: Any, seed: Any, sampling: Sampling
     ) -> None:
-        def step(each: BFN, *arguments: Any) -> None:
-            getattr(each, method.__name__)(*arguments)
-
         times, by_part = self.of_rows("t", t, sampling.ragged), self.sampling_by_part(sampling)
         self.by_part(step, output, state, times, numbers, seed, by_part)
         self.centre_state(state, sampling.ragged)
@@ -346,11 +352,9 @@ class Parts(BFN):
                 state[name][0].copy_(mean)
 
     def step_error(self, coefficients: Any, state: Any, before: Any, sampling: Sampling = PLAIN) -> float | None:
-        def error(each: BFN, *arguments: Any) -> float | None:
-            return each.step_error(*arguments)
-
-        found = self.by_part(error, coefficients, state, before, self.sampling_by_part(sampling)).values()
-        return None if None in found else max(found)
+        by_part = self.sampling_by_part(sampling)
+        found = self.by_part(lambda each, *arguments: each.step_error(*arguments), coefficients, state, before, by_part)
+        return None if None in found.values() else max(found.values())
 
     def mode(self, output: Any, theta: Any, t: Tensor) -> Any:
         return self.by_part(lambda each, output, theta: each.mode(output, theta, t), output, theta)
@@ -358,26 +362,31 @@ class Parts(BFN):
 
 def points_of(value: Tensor, ragged: Ragged | None) -> Ragged:
     """The examples of the points `[..., d]` of a part: of its rows, or of all variables of a row that is an example."""
-    rows = Ragged(torch.arange(len(value), device=value.device), len(value)) if ragged is None else ragged
+    rows = Ragged.of_each_row(value) if ragged is None else ragged
     points = value.shape[1:-1].numel()
     return rows if points == 1 else Ragged(rows.batch.repeat_interleave(points), rows.num_examples)
 
 
+def unwrapped(model: Any) -> Any:
+    """The module that torch.compile wraps, or the model itself."""
+    return getattr(model, "_orig_mod", model)
+
+
 def joint_of(model: Any) -> Parts | None:
     """The model if it is a joint model."""
-    whole = getattr(model, "_orig_mod", model)  # torch.compile wraps a module
+    whole = unwrapped(model)
     return whole if isinstance(whole, Parts) else None
 
 
 def by_part(model: BFN, of: Callable[..., Any], *values: Any) -> Any:
-    """What a function returns for a model or, as a dict, for each part of a joint model."""
+    """Calls a function for a model, or for each part of a joint model. Then it returns a dict."""
     joint = joint_of(model)
     return of(model, *values) if joint is None else joint.by_part(of, *values)
 
 
 def each_part(of: Callable[..., Any], *values: Any) -> Any:
-    """What a function returns for values or, as a dict, for the values of each part."""
-    if isinstance(values[0], dict):
+    """Calls a function for values. If they are dicts, calls it for the values of each part, and returns a dict."""
+    if isinstance(values[0], Mapping):
         return {name: each_part(of, *(value[name] for value in values)) for name in values[0]}
     return of(*values)
 

@@ -44,6 +44,18 @@ class Ragged:
         each = torch.as_tensor(numbers, dtype=torch.int64, device="cpu")
         return cls(torch.arange(len(each), device="cpu").repeat_interleave(each).to(device), len(each))
 
+    @classmethod
+    def of_each_row(cls, rows: Tensor) -> "Ragged":
+        """Makes an example of each row.
+
+        Args:
+            rows: A tensor `[B, ...]`.
+
+        Returns:
+            B rows and B examples.
+        """
+        return cls(torch.arange(len(rows), device=rows.device), len(rows))
+
     def check(self) -> None:
         """Raises an error if `batch` is no tensor of examples from 0 to B - 1. Values are read only on the CPU."""
         checks.data("batch", self.batch, (torch.int64,))
