@@ -243,7 +243,7 @@ def test_training_stops_when_validation_no_longer_improves_and_keeps_the_best(ti
     ("name", "steps", "more"),
     [
         ("digits", 80, []),
-        ("digits_continuous", 400, ["train.learning_rate=0.005"]),
+        pytest.param("digits_continuous", 400, ["train.learning_rate=0.005"], marks=pytest.mark.slow),
         ("digits_binary", 100, []),
         ("text", 100, ["data.length=16", "network.width=32", "train.learning_rate=0.01"]),
     ],

@@ -208,7 +208,7 @@ def far_variables(num_bins: int) -> Summed:
 
 
 @pytest.mark.parametrize("backend", NATIVE)
-@pytest.mark.parametrize("num_bins", BINS)
+@pytest.mark.parametrize("num_bins", [pytest.param(n, marks=pytest.mark.slow) if n == 65536 else n for n in BINS])
 def test_n_step_sum(backend, num_bins):
     """The loss is within 2e-6·(1 + |value|), and so are its gradients times std."""
     want = any_variables(num_bins)
