@@ -67,7 +67,7 @@ inline Layout layout_of(const NetworkOutput& from) {
 
 // L_inf (101), or -ln p of the bin of x (107-109).
 template <class At, bool kSquared>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kThreads, At::kCount == 4 && !kSquared ? 3 : 2)
     loss_kernel(const __grid_constant__ DiscretisedLoss op, const __grid_constant__ RowMap rows, const Chunks chunks) {
   using T = typename At::Compute;
   const Bins<T> bins{op.from.num_bins, op.from.clip};

@@ -34,7 +34,9 @@ void lay_out(Layout& layout, const View& view, Kind kind) {
 
 // I are the numbers of the tensors.
 template <class At, class Loss, int kVariant, size_t... I>
-__global__ void __launch_bounds__(kThreads, sizeof(typename At::Compute) == sizeof(double) ? Loss::kBlocksInDouble : 2)
+__global__ void __launch_bounds__(kThreads, sizeof(typename At::Compute) == sizeof(double) ? Loss::kBlocksInDouble
+                                            : At::kCount == 4                              ? Loss::kBlocksOfFour
+                                                                                           : 2)
     element_loss_kernel(const __grid_constant__ LossOf<Loss> op, const __grid_constant__ RowMap rows,
                         const typename Loss::template Term<typename At::Compute, kVariant> term, const Chunks chunks) {
   using T = typename At::Compute;

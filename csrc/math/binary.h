@@ -56,7 +56,7 @@ BFN_HD T binary_drawn(BinaryShares<T> shares, T uniform) {
 struct BinaryLoss : AnyLoss {
   static constexpr Input kInputs[] = {Input{"x", kSign}, Input{"logits", kData, kSlope},
                                       Input{"weight", kRow, kOptional, 0, 1}};
-  static constexpr int kVariants = 2;
+  static constexpr int kVariants = 2, kBlocksOfFour = 6;
   static constexpr auto variant = [](const auto* inputs, const double*) { return inputs[2] ? 1 : 0; };
   template <class T, int kWeighted>
   struct Term {
@@ -77,6 +77,7 @@ struct BinaryLoss : AnyLoss {
 // The entropy of the output distribution, ln(1 + e^-|z|) + |z| sigmoid(-|z|) for the logit z.
 struct BinaryEntropy : AnyLoss {
   static constexpr Input kInputs[] = {Input{"logits", kData, kSlope}};
+  static constexpr int kBlocksOfFour = 6;
   template <class T, int kVariant>
   struct Term {
     explicit Term(const double*) {}

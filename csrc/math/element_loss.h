@@ -48,7 +48,9 @@ struct LossTerm {
 // variable, it is called with a factor of the slopes and a number of each tensor. `variant` chooses the variant of a
 // call.
 struct AnyLoss {
-  static constexpr int kVariants = 1, kBlocksInDouble = 2;  // blocks for which a GPU's multiprocessor has registers
+  static constexpr int kVariants = 1;
+  // How many blocks a GPU's multiprocessor must have registers for: in double, and where a thread reads four floats.
+  static constexpr int kBlocksInDouble = 2, kBlocksOfFour = 2;
   static constexpr auto variant = [](const auto*, const double*) { return 0; };
   static Limits limits(int, const double*) { return {}; }
 };
