@@ -9,6 +9,7 @@ import copy
 import importlib
 import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
@@ -30,7 +31,8 @@ from bfn.model import build_model
 from bfn.sample import fast, sample
 from bfn.training.derived_seeds import WEIGHTS, derive
 from bfn.training.speed import PLAIN
-from bfn.training.trainer import Trainer, decay_groups
+from bfn.training.states import decay_groups
+from bfn.training.trainer import Trainer
 
 AVERAGED, CURRENT = "averaged", "current"  # the two sets of weights of a loop
 Weights = dict[str, dict[str, Tensor]]  # the network's tensors, for each set
@@ -86,6 +88,12 @@ class Published:
         self.model.train()
         return "float32, not compiled"
 
+    def turn(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    def close(self) -> None:
+        pass
+
     def step(self) -> None:
         with self.accelerator.accumulate(self.model):
             batch = as_published(next(self.batches), self.data)
@@ -118,13 +126,30 @@ class Ours:
 
     def begin(self) -> str:
         self.trainer.begin_clock()
-        self.trainer.tune()
-        return str(self.trainer.choice)
+        self.trainer.begin_steps()
+        return str(self.trainer.tuning.choice)
 
     def step(self) -> None:
         self.trainer.step()
         if self.trainer.at.step >= self.trainer.next_look:
             self.trainer.look()
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """The process that compiles works only inside the body, since the loops take turns on the same cores."""
+        self.send(signal.SIGCONT)
+        try:
+            yield
+        finally:
+            self.send(signal.SIGSTOP)
+
+    def close(self) -> None:
+        self.trainer.tuning.close()
+
+    def send(self, number: signal.Signals) -> None:
+        beside = self.trainer.tuning.beside
+        if beside is not None and beside.process is not None and not beside.ended:
+            os.killpg(beside.process.pid, number)
 
     def weights(self) -> Weights:
         pairs = ((AVERAGED, self.trainer.averaged), (CURRENT, self.trainer.bare))
@@ -163,9 +188,10 @@ class Timed:
     def train(self, until: float) -> Clock:
         """Makes steps until the clock shows so many seconds."""
         seconds = self.begun + sum(self.steps)
-        while seconds < until:
-            self.steps.append(timed(self.loop.step)[0])
-            seconds += self.steps[-1]
+        with self.loop.turn():
+            while seconds < until:
+                self.steps.append(timed(self.loop.step)[0])
+                seconds += self.steps[-1]
         return Clock(seconds, self.begun, tuple(self.steps))
 
     def weights(self) -> dict[str, bytes]:
@@ -237,4 +263,5 @@ def serve(pipe: Connection, name: str, config: Config, official: Path | None) ->
 
     with contextlib.suppress(EOFError):
         pipe.send(memory.peak_of(until_peak))
+        made[0].loop.close()
         until_peak()

@@ -86,6 +86,7 @@ class TrainConfig:
     patience: int = 10  # validations without a better bound before training stops
     mixed_precision: str = "auto"  # "no", "bf16", "fp16" (only on a GPU), or "auto": bf16 if the device is fast in it
     compiler: str | None = "auto"  # a backend of torch.compile, None, or "auto": inductor if it shortens the run
+    compile_from: int | None = None  # with "auto": the steps before inductor is used; None: until it is found faster
     cpu: bool = False  # train on the CPU even if there is a GPU
 
 
@@ -280,5 +281,7 @@ def check(config: Config) -> None:
         choose(dict.fromkeys(CHOICES), config.sample.choose, "sample.choose")
     if config.train.compiler is not None:
         choose(dict.fromkeys(["auto", *list_backends(None)]), config.train.compiler, "train.compiler")
+    if config.train.compile_from is not None and config.train.compiler != "auto":
+        raise ConfigError(f"train.compile_from needs train.compiler='auto', got {config.train.compiler!r}")
     if config.sample.tolerance is not None and config.sample.sampler != "ode2":
         raise ConfigError(f"sample.tolerance needs sample.sampler='ode2', got {config.sample.sampler!r}")

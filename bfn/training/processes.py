@@ -56,11 +56,19 @@ def keep_freed_memory() -> None:
             mallopt(option, 2**30) or mallopt(option, 2**25)  # older versions of glibc allow no more
 
 
+def set_up_torch() -> None:
+    """Sets how torch computes and keeps memory in a run. Matrix products and convolutions of float32 use a GPU's tensor
+    cores (TF32), as in the published code."""
+    keep_freed_memory()
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.benchmark = True
+
+
 def start(cpu: bool = False, mixed_precision: str = "no") -> Accelerator:
     """Joins the other processes that torchrun or accelerate has started, if any.
 
     accelerate is told of fp16, for which it scales the losses. It is not told of bf16, which `Choice.autocast` turns
-    on. Matrix products and convolutions of float32 use a GPU's tensor cores (TF32), as in the published code.
+    on.
 
     Raises a RunError if the processes cannot find each other, if accelerate does not join all of them, if a launcher
     has set up anything but DistributedDataParallel, or for fp16 on a CPU.
@@ -72,9 +80,7 @@ def start(cpu: bool = False, mixed_precision: str = "no") -> Accelerator:
     # The warning is about strides of dimensions of size 1, which cost nothing.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     views = utils.DistributedDataParallelKwargs(gradient_as_bucket_view=True)  # gradients are views of the buckets
-    keep_freed_memory()
-    torch.set_float32_matmul_precision("high")
-    torch.backends.cudnn.benchmark = True
+    set_up_torch()
     precision = "fp16" if mixed_precision == "fp16" else "no"
     accelerator = Accelerator(
         mixed_precision=precision, cpu=cpu, gradient_accumulation_plugin=steps, kwargs_handlers=[views]

@@ -22,6 +22,7 @@ class Position:
     best: float = math.inf  # validation bound of the best EMA weights, bits per dimension
     best_step: int = 0
     stale: int = 0  # validations since best_step
+    compiled_from: int | None = None  # the steps before the network was compiled; None if there was no change
     averaged: int = 0  # steps in the average of the weights, which leaves out the steps that fp16 skips
 
 

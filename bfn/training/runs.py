@@ -23,7 +23,7 @@ FILES = STATE_FILE, MODEL_FILE, LOG_FILE = "training.safetensors", "model.safete
 # Keys that may change when a run is resumed: its length, the folder of its data, and the keys that say how the work of
 # a step is divided and how fast it is done. Another micro_batch changes the noise, but not its distribution.
 FREE = {"train.max_steps", "train.max_seconds", "train.patience", "data.folder"}
-FREE |= {"train.micro_batch", "train.fully_shard", "train.mixed_precision", "train.compiler"}
+FREE |= {"train.micro_batch", "train.fully_shard", "train.mixed_precision", "train.compiler", "train.compile_from"}
 
 
 def require_room(out: Path, model: BFN) -> None:

@@ -91,6 +91,18 @@ def timed(work: Callable[[], Any], device: torch.device, passes: int) -> list[fl
     return seconds
 
 
+def room(device: torch.device) -> bool:
+    """Whether a GPU has room for another process that makes the passes of this process. A CPU is taken to have it."""
+    if device.type != "cuda":
+        return True
+    return torch.cuda.mem_get_info(device)[0] > torch.cuda.max_memory_reserved(device)
+
+
+def pays(left: float, compiling: float = COMPILING) -> bool:
+    """Whether compiling pays for a run that would take `left` more seconds without it."""
+    return left >= WORTH * compiling
+
+
 def choose(
     allowed: list[Choice],
     left: Callable[[float], float],
@@ -112,7 +124,7 @@ def choose(
     plain, compiled = allowed
 
     def short(seconds: float) -> bool:
-        return left(seconds) < WORTH * compiling
+        return not pays(left(seconds), compiling)
 
     # short(math.inf): the time limit alone makes the run short, so nothing is timed. The first pass takes longest. If
     # even its time makes a short run, no other pass is needed.

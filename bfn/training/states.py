@@ -94,3 +94,11 @@ def spread(strict: bool = True) -> StateDictOptions:
 
 def unprefixed(prefix: str, values: dict) -> dict:
     return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
+
+
+def decay_groups(model: BFN, decay_vectors: bool) -> list[dict[str, Any]]:
+    """AdamW's groups of parameters. Without decay_vectors, biases and the weights of norms have no weight decay."""
+    if decay_vectors:
+        return [{"params": list(model.parameters())}]
+    matrices, vectors = ([p for p in model.parameters() if (p.dim() > 1) == wanted] for wanted in (True, False))
+    return [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]

@@ -28,11 +28,13 @@ from bfn.results.evaluate import evaluate
 from bfn.training import checkpoint, processes, states
 from bfn.training.batches import Batches
 from bfn.training.checkpoint import CheckpointError, Saved
+from bfn.training.compiling import Passes
 from bfn.training.derived_seeds import VALIDATION, WEIGHTS, derive
 from bfn.training.progress import Position, progress
 from bfn.training.run_lock import RunError, lock
 from bfn.training.runs import FILES, LOG_FILE, MODEL_FILE, STATE_FILE, as_csv, require_room, resumable, seen
-from bfn.training.speed import PLAIN, Choice, choices, choose, timed
+from bfn.training.speed import PLAIN, Choice, timed
+from bfn.training.tuning import Tuning
 
 # A run looks at its losses about once in LOOK_SECONDS, and at least once in LOOK_STEPS.
 LOOK_STEPS, LOOK_SECONDS = 1000, 1.0
@@ -56,7 +58,7 @@ class Trainer:
         self.device = self.accelerator.device
         self.config, self.data, self.out = config, data, Path(config.out)
         self.console = (console or Console()) if processes.is_main() else Console(quiet=True)
-        self.at, self.choice = Position(), PLAIN
+        self.at = Position()
         self.before: Choice | None = None  # the choice of a continued run before it was interrupted
         self.losses: list[Tensor] = []  # the loss of each step since the last look
         self.log: list[dict[str, Any]] = []
@@ -91,6 +93,8 @@ class Trainer:
         self.prepare(model)
         if state:
             self.restore(tensors, state)
+        networks = [model.network for model in (self.bare, self.averaged)]
+        self.tuning = Tuning(self.config.train, self.at, networks, self.left, self.try_out, self.passes, self.say)
 
     def divide(self, state: dict[str, Any]) -> None:
         """Split batches into micro-batches. Their size comes from the settings, or else from the run's saved state."""
@@ -111,7 +115,7 @@ class Trainer:
                 states.shard(one, self.device)
         else:
             self.model = self.accelerator.prepare(model)
-        groups, betas = decay_groups(model, train.decay_vectors), (0.9, train.beta_2)
+        groups, betas = states.decay_groups(model, train.decay_vectors), (0.9, train.beta_2)
         # A fused optimizer skips a step of fp16 whose gradients are not finite, and accelerate does not notice it.
         more: dict[str, Any] = {"weight_decay": train.weight_decay, "fused": self.accelerator.scaler is None}
         self.adamw = torch.optim.AdamW(groups, train.learning_rate, betas, **more)
@@ -127,7 +131,8 @@ class Trainer:
             path = self.out / STATE_FILE
             raise CheckpointError(f"checkpoint {path} does not fit this version of bfn: {first_line(error)}") from error
         train = state["config"]["train"]
-        self.before = Choice(*state.get("choice", (train.get("mixed_precision", "no"), train.get("compiler"))))
+        before = state.get("choice", (train.get("mixed_precision", "no"), train.get("compiler")))
+        self.before = before and Choice(*before)
         if self.accelerator.scaler is not None and "scaler" in state:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.say(f"continuing {self.out} at step {self.at.step}")
@@ -155,14 +160,16 @@ class Trainer:
                 f"this trainer has run, and {self.out} is no longer locked; to continue the run, make a new Trainer"
             )
         stop, bar = False, progress(self.console, train.max_steps, train.max_seconds)
-        with self.lock, self.writer, processes.asked_to_stop() as asked, self.group_released(), bar as show:
+        freed = self.group_released()
+        with self.lock, self.writer, processes.asked_to_stop() as asked, freed, self.tuning, bar as show:
             show(at, self.log)
             self.begin_clock()
-            self.tune()
+            self.begin_steps()
             while self.end is None and not stop:
                 self.step()
                 validating = at.step % train.validate_every == 0 or at.step == train.max_steps
-                if not (validating or at.step >= self.next_look or (asked and processes.count() == 1)):
+                due = at.step in (self.next_look, train.compile_from) or (asked and processes.count() == 1)
+                if not (validating or due):
                     continue
                 stop = self.look(asked)
                 validating = validating or self.end is not None
@@ -180,6 +187,10 @@ class Trainer:
         if self.end is None:
             raise Interrupted
 
+    def begin_steps(self) -> None:
+        self.tuning.begin(self.device, self.before)
+        self.next_look = self.at.step + 1
+
     @contextmanager
     def group_released(self) -> Iterator[None]:
         """After the body, no model refers to the process group. If DistributedDataParallel had the last reference, its
@@ -191,20 +202,6 @@ class Trainer:
             if processes.count() > 1:
                 self.accelerator.free_memory()
 
-    def tune(self) -> None:
-        """Choose precision and compiler. For "auto", a continued run keeps its choice, and a new run times the choices.
-        The choice changes only speed and rounding."""
-        allowed = choices(self.config.train, self.device)
-        if self.before in allowed:
-            self.choice = self.before
-        else:
-            self.choice = choose(allowed, self.left, self.try_out, self.say)
-            if self.before is not None:
-                self.say(f"continues with {self.choice}; until here: {self.before}")
-        for model in (self.bare, self.averaged):
-            self.choice.compile(model.network)
-        self.next_look = self.at.step + 1
-
     def left(self, seconds: float) -> float:
         """The seconds that the run has left if a step takes this number of seconds."""
         train, at = self.config.train, self.at
@@ -215,8 +212,7 @@ class Trainer:
         """Measure forward and backward passes on the next step's batch, and drop their gradients. Returns the seconds
         of each pass, averaged over the processes."""
         buffers = [buffer.clone() for buffer in self.bare.buffers()]
-        self.choice = choice
-        choice.compile(self.bare.network)
+        self.tuning.use(choice)
         try:
             with processes.together():  # a compiler may fail in one process
                 tried = timed(lambda: self.gradients(shared=False), self.device, passes)
@@ -245,7 +241,7 @@ class Trainer:
         """Wait until the steps since the last look are done, and add up their losses and their time. All processes call
         this at the same step, and communicate once. Returns whether any process was asked to stop."""
         losses = torch.stack(self.losses).tolist()  # waits until the device has finished these steps
-        seconds, stopping, *means = self.count_time(len(asked), *losses)
+        seconds, stopping, compiled, *means = self.count_time(len(asked), self.tuning.compiled, *losses)
         for step, loss in enumerate(means, self.at.step - len(means) + 1):
             if not math.isfinite(loss):
                 raise self.cause(step)
@@ -253,6 +249,7 @@ class Trainer:
         self.losses.clear()
         in_a_second = len(losses) * LOOK_SECONDS / max(seconds, 1e-9)
         self.next_look = self.at.step + min(LOOK_STEPS, max(1, int(in_a_second)))
+        self.tuning.after_steps(1 / max(in_a_second, 1e-9), compiled > 0)
         return stopping > 0
 
     def cause(self, step: int) -> Exception:
@@ -297,7 +294,7 @@ class Trainer:
         for done, batch in enumerate(self.batches.of(self.at.step)):
             torch.manual_seed(batch.seed)  # for dropout
             with self.gradients_shared(shared and done == passes - 1):
-                with self.choice.autocast(self.device):
+                with self.tuning.choice.autocast(self.device):
                     loss = self.model(batch.x, batch.t, seed=batch.seed, n_steps=self.config.train.n_steps)
                 self.accelerator.backward(loss / passes)
             losses.append(loss.detach())
@@ -320,15 +317,28 @@ class Trainer:
             self.model.set_requires_gradient_sync(last)
         return nullcontext() if last or self.sharded else self.accelerator.no_sync(self.model)
 
+    @property
+    def validation(self) -> EvaluateConfig:
+        """The settings of a validation. Its batches have nearly equal sizes, so that a compiled network sees few
+        sizes."""
+        train, examples = self.config.train, len(self.data.validation)
+        settings = EvaluateConfig(train.n_steps, repeats=16, seed=derive(train.seed, VALIDATION))
+        settings.batch_size = math.ceil(examples / math.ceil(examples / settings.batch_size))
+        return settings
+
+    def passes(self, choice: Choice) -> Passes:
+        """The passes that compile all that this run will call."""
+        settings, examples = replace(self.validation, repeats=1), self.data.validation
+        sizes = {settings.batch_size, (len(examples) - 1) % settings.batch_size + 1}  # the last batch may be smaller
+        held_out = torch.cat([examples[:size] for size in sorted(sizes, reverse=True)])
+        batch = next(iter(self.batches.of(self.at.step)))
+        return Passes(self.bare, choice, batch, self.config.train.n_steps, held_out, settings, torch.get_num_threads())
+
     def validate(self) -> None:
         """Compute the bound of the averaged weights on the validation data. The best weights are the run's result."""
-        train, at = self.config.train, self.at
-        settings = EvaluateConfig(train.n_steps, repeats=16, seed=derive(train.seed, VALIDATION))
-        # The batches have nearly equal sizes, so that a compiled network sees few shapes.
-        examples = len(self.data.validation)
-        settings.batch_size = math.ceil(examples / math.ceil(examples / settings.batch_size))
-        with self.choice.autocast(self.device), self.accelerator.autocast():
-            bound = evaluate(self.averaged, self.data.validation, settings)
+        at = self.at
+        with self.tuning.choice.autocast(self.device), self.accelerator.autocast():
+            bound = evaluate(self.averaged, self.data.validation, self.validation)
         # A checkpoint of weights that are not finite could not be continued. A bound may also overflow in 16 bits.
         if math.isnan(bound.bits) and processes.means([not self.finite()], self.device)[0] > 0:
             raise FloatingPointError(f"weights are not finite at step {at.step}; try a lower train.learning_rate")
@@ -357,8 +367,13 @@ class Trainer:
         """Start to write the training state, the log and, if they are new, the best weights. Training goes on
         meanwhile. If the previous writing failed, its error is raised here."""
         tensors = states.snapshot(self.bare, self.averaged, self.adamw)
-        state: dict[str, Any] = {"config": asdict(self.config), "position": asdict(self.at), "choice": self.choice}
-        state |= {"log": list(self.log), "data": seen(self.data), "tokenizer": self.data.tokenizer}
+        state: dict[str, Any] = {"config": asdict(self.config), "position": asdict(self.at)}
+        state |= {
+            "choice": self.tuning.decided,
+            "log": list(self.log),
+            "data": seen(self.data),
+            "tokenizer": self.data.tokenizer,
+        }
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()
         result, self.result = self.result, None
@@ -389,11 +404,3 @@ class Trainer:
         states.put(self.averaged, tensors)
         PLAIN.compile(self.averaged.network)  # else data of other sizes would compile it again
         return self.averaged
-
-
-def decay_groups(model: BFN, decay_vectors: bool) -> list[dict[str, Any]]:
-    """AdamW's groups of parameters. Without decay_vectors, biases and the weights of norms have no weight decay."""
-    if decay_vectors:
-        return [{"params": list(model.parameters())}]
-    matrices, vectors = ([p for p in model.parameters() if (p.dim() > 1) == wanted] for wanted in (True, False))
-    return [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]

@@ -177,7 +177,8 @@ def test_what_a_file_does_not_say_is_what_it_was():
             "max_steps": 10_000,
             "max_seconds": None,
         }
-        | {"validate_every": 100, "patience": 10, "mixed_precision": "auto", "compiler": "auto"},
+        | {"validate_every": 100, "patience": 10, "mixed_precision": "auto", "compiler": "auto"}
+        | {"compile_from": None},
         "evaluate": {"n_steps": None, "repeats": 32, "batch_size": 512, "seed": 0},
         "sample": {
             "count": 64,

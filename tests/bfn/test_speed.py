@@ -2,21 +2,27 @@
 
 import io
 import math
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
 from rich.console import Console
 from torch import nn
 
-from bfn.configs import TrainConfig
+from bfn.configs import ConfigError, TrainConfig, load
 from bfn.data import load_data
-from bfn.training import checkpoint, speed
+from bfn.training import checkpoint, speed, tuning
+from bfn.training.compiling import Compilation
 from bfn.training.runs import STATE_FILE
 from bfn.training.speed import Choice, can_compile, choices, choose, fast_bf16
 from bfn.training.trainer import Trainer
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
-PLAIN, COMPILED = Choice("no", None), Choice("bf16", "inductor")
+PLAIN, COMPILED, EAGER = Choice("no", None), Choice("bf16", "inductor"), Choice("no", "eager")
 pytestmark = pytest.mark.usefixtures("short_validations")
 
 
@@ -128,10 +134,11 @@ def test_what_is_tried_changes_neither_weights_nor_gradients_nor_buffers(tiny, m
         one.bare.network.register_buffer("seen", torch.zeros(()))
         one.bare.network.register_forward_pre_hook(count)
         one.averaged.network.register_buffer("seen", torch.zeros(()))
-    monkeypatch.setattr("bfn.training.trainer.choices", lambda train, device: [PLAIN, Choice("no", "eager")])
-    monkeypatch.setattr(other, "left", lambda seconds: math.inf)
+    monkeypatch.setattr(tuning, "choices", lambda train, device: [PLAIN, EAGER])
     other.begin_clock()
-    other.tune()
+    other.begin_steps()
+    other.tuning.change_over()
+    other.tuning.later = EAGER
     assert all(parameter.grad is None for parameter in other.bare.parameters()) and other.bare.network.seen == 0
     with pytest.raises(ZeroDivisionError), monkeypatch.context() as patched:
         patched.setattr(other.accelerator, "backward", lambda loss: 1 / 0)
@@ -144,21 +151,20 @@ def test_what_is_tried_changes_neither_weights_nor_gradients_nor_buffers(tiny, m
 
 
 def test_a_run_keeps_its_choice_and_says_another_one(tiny, tmp_path, monkeypatch):
-    eager = Choice("no", "eager")
     out = f"out={tmp_path / 'a[/b]'}"  # rich would take the brackets for markup
     first, _ = trainer(tiny, out, "train.max_steps=2", "train.mixed_precision=no", "train.compiler=eager")
     first.run()
-    assert first.choice == eager
+    assert first.tuning.choice == EAGER
 
     def refuse(*args):
-        raise AssertionError("a run that goes on chose again")
+        raise AssertionError("a run that goes on changed over")
 
     with monkeypatch.context() as patched:
-        patched.setattr("bfn.training.trainer.choices", lambda train, device: [PLAIN, eager])
-        patched.setattr("bfn.training.trainer.choose", refuse)
+        patched.setattr(tuning, "choices", lambda train, device: [PLAIN, EAGER])
+        patched.setattr(tuning.Tuning, "change_over", refuse)
         second, console = trainer(tiny, out, "train.max_steps=4")
         second.run()
-    assert second.choice == eager and "continues with" not in console.said
+    assert second.tuning.choice == EAGER and "continues with" not in console.said
     assert "a[/b] at step 2" in console.said
     third, console = trainer(tiny, out, "train.max_steps=6", "train.compiler=null")
     third.run()
@@ -171,11 +177,149 @@ def test_an_old_run_whose_choice_is_in_its_settings_keeps_it(tiny, monkeypatch):
     tensors, state = checkpoint.load(old.out / STATE_FILE)
     del state["choice"]
     checkpoint.save(old.out / STATE_FILE, tensors, state)
-    monkeypatch.setattr("bfn.training.trainer.choices", lambda train, device: [PLAIN, COMPILED])
+    monkeypatch.setattr(tuning, "choices", lambda train, device: [PLAIN, COMPILED])
     resumed, _ = trainer(tiny, "train.max_steps=4")
     assert resumed.before == PLAIN
     resumed.run()
-    assert resumed.choice == PLAIN
+    assert resumed.tuning.choice == PLAIN
+
+
+class Done:
+    """A process that has compiled at once."""
+
+    ended, process = True, None
+
+    def __init__(self, passes):
+        self.reason = ""
+
+    def error(self):
+        return self.reason
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def eager(monkeypatch):
+    """Every run may change over to torch's backend "eager", and looks after every step."""
+    monkeypatch.setattr(tuning, "choices", lambda train, device: [PLAIN, EAGER])
+    monkeypatch.setattr(tuning, "pays", lambda left: True)
+    monkeypatch.setattr(tuning, "Compilation", Done)
+    monkeypatch.setattr("bfn.training.trainer.LOOK_STEPS", 1)
+
+
+def test_a_run_starts_at_once_and_changes_over_when_the_network_is_compiled(tiny, eager, monkeypatch):
+    monkeypatch.setattr(tuning, "choose", lambda allowed, *others: allowed[-1])
+    started, seen = speed.PASSES + 1, []
+    monkeypatch.setattr(Trainer, "try_out", lambda *args: pytest.fail("the first step waits for trial passes"))
+    run, console = trainer(tiny, f"train.max_steps={started + 2}", "train.validate_every=1")
+    run.write = lambda result, tensors, state: seen.append(state["choice"])
+    run.run()
+    assert seen == [None] * started + [EAGER] * 2  # a checkpoint before the change does not hold the run to a choice
+    assert run.at.compiled_from == started + 1 and f"compiled from step {started + 2} on" in console.said
+
+
+def test_a_run_that_ends_soon_starts_no_process(tiny, eager, monkeypatch):
+    asked = []
+    monkeypatch.setattr(tuning, "pays", asked.append)
+    monkeypatch.setattr(tuning, "Compilation", lambda passes: pytest.fail("a process was started"))
+    run, _ = trainer(tiny, "train.max_steps=8")
+    run.run()
+    (left,) = asked
+    assert run.tuning.decided == PLAIN and 0 < left < 8
+
+
+def test_a_process_that_fails_changes_nothing_but_a_line(tiny, eager, monkeypatch):
+    monkeypatch.setattr(Done, "error", lambda self: "no such operator")
+    run, console = trainer(tiny, "train.max_steps=8")
+    run.run()
+    assert run.tuning.decided == PLAIN and run.at.compiled_from is None
+    assert console.said.count("float32, not compiled: the network cannot be compiled (no such operator)") == 1
+
+
+def test_runs_with_one_step_of_the_change_are_equal_however_often_they_stop(tiny, eager, tmp_path, monkeypatch):
+    """The backend halves what the network puts out, so that the step of the change is seen."""
+    halved = lambda graph, inputs: lambda *args: [out / 2 for out in graph(*args)]  # noqa: E731
+    torch._dynamo.register_backend(halved, name="halved")
+    choice = Choice("no", "halved")
+    monkeypatch.setattr(tuning, "choices", lambda train, device: [PLAIN, choice])
+    fixed = ["train.compile_from=3", "train.validate_every=1"]
+    whole, _ = trainer(tiny, f"out={tmp_path / 'whole'}", "train.max_steps=5", *fixed)
+    whole.run()
+    weights = []
+    for steps in (2, 4, 5):  # before and after the change
+        part, _ = trainer(tiny, f"train.max_steps={steps}", *fixed)
+        part.run()
+        weights.append(part.bare.state_dict())
+    assert whole.at.compiled_from == 3 and part.tuning.choice == choice
+    assert all(torch.equal(value, weights[-1][name]) for name, value in whole.bare.state_dict().items())
+
+
+def test_a_step_of_the_change_needs_the_automatic_choice():
+    with pytest.raises(ConfigError, match=r"train.compile_from needs train.compiler='auto', got None"):
+        load("digits", ["train.compile_from=3", "train.compiler=null"])
+
+
+def compilation(tiny, monkeypatch, network=None):
+    """The process of a tiny run with the backend "eager", and the run."""
+    monkeypatch.setattr(tuning, "choices", lambda train, device: [PLAIN, EAGER])
+    run, _ = trainer(tiny, "train.batch_size=4")
+    run.bare.network = network or run.bare.network
+    return Compilation(run.passes(EAGER)), run
+
+
+def test_what_cannot_be_sent_to_a_process_is_an_error(tiny, monkeypatch):
+    class Local(nn.Module):
+        pass
+
+    process, _ = compilation(tiny, monkeypatch, Local())
+    assert process.ended and "Local" in process.error()
+    process.close()
+
+
+def test_a_process_makes_all_passes(tiny, monkeypatch):
+    process, _ = compilation(tiny, monkeypatch)
+    assert process.error() == "" and process.ended
+    process.close()
+
+
+@pytest.mark.slow
+def test_a_process_that_fails_tells_why(tiny, monkeypatch):
+    process, _ = compilation(tiny, monkeypatch, nn.Linear(3, 2))
+    assert process.error() == "TypeError: Linear.forward() takes 2 positional arguments but 3 were given"
+    process.close()
+
+
+@pytest.mark.slow
+def test_a_process_ends_with_a_run_that_is_killed(tiny, monkeypatch, tmp_path):
+    """The passes wait for an hour in a network. The process that starts them is killed."""
+    code = f"""
+import os, signal, time
+import tests.bfn.test_speed as here
+from tests.bfn.tiny_settings import TINY
+from bfn.training import compiling
+from bfn.configs import load
+from bfn.data import load_data
+
+config = load("digits", [*TINY, "out={tmp_path}/run"])
+run = here.Trainer(config, load_data(config))
+run.bare.network = here.Waits()
+process = compiling.Compilation(run.passes(here.PLAIN))
+print(process.process.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    got = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert got.returncode == -signal.SIGKILL
+    for _ in range(300):
+        if not Path(f"/proc/{int(got.stdout)}").exists():
+            return
+        time.sleep(0.1)
+    pytest.fail("the process goes on")
+
+
+class Waits(nn.Module):
+    def forward(self, *args):
+        time.sleep(3600)
 
 
 def test_compiling_is_undone():

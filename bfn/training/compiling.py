@@ -1,0 +1,119 @@
+"""Compiles the network of a run in another process, while the run trains without a compiler.
+
+The other process makes a training pass and a validation with the compiled network, and drops the results. torch stores
+the compiled code on the disk, where the run finds it: the run then compiles in seconds.
+"""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import suppress
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bfn.configs import EvaluateConfig, first_line
+from bfn.model import BFN
+from bfn.results.evaluate import evaluate
+from bfn.training import processes
+from bfn.training.batches import MicroBatch
+from bfn.training.speed import Choice
+
+
+@dataclass
+class Passes:
+    """The passes that a run makes: a training pass with a batch, and a validation with held-out examples of all sizes
+    of batches that validations have. threads: the number of the run's threads, for which torch compiles."""
+
+    model: BFN
+    choice: Choice
+    batch: MicroBatch
+    n_steps: int | None
+    held_out: Tensor
+    validation: EvaluateConfig
+    threads: int
+
+    def make(self) -> None:
+        """Makes the passes in this process, with the compiled network."""
+        processes.set_up_torch()
+        torch.set_num_threads(self.threads)
+        device, averaged = self.model.device, deepcopy(self.model).requires_grad_(False)
+        for model in (self.model, averaged):
+            self.choice.compile(model.network)
+        self.model.train()
+        with self.choice.autocast(device):
+            loss = self.model(self.batch.x, self.batch.t, seed=self.batch.seed, n_steps=self.n_steps)
+        loss.backward()
+        with self.choice.autocast(device):
+            evaluate(averaged, self.held_out, self.validation)
+
+
+class Compilation:
+    """A process that makes the passes of a run, so that the compiled code is on the disk. It ends with the run."""
+
+    def __init__(self, passes: Passes):
+        environment = {name: value for name, value in os.environ.items() if name not in processes.GROUP}
+        command = [sys.executable, "-m", "bfn.training.compiling", str(os.getpid())]
+        self.errors, self.reason = tempfile.TemporaryFile(), ""  # noqa: SIM115 (see `close`)
+        self.process: subprocess.Popen | None = None
+        with tempfile.TemporaryFile() as file:
+            try:
+                pickle.dump(passes, file)
+            except Exception as error:  # a user's network may raise anything
+                self.reason = f"{type(error).__name__}: {first_line(error)}"
+                return
+            file.seek(0)
+            # In a session of its own, the process does not get Ctrl-C, which is for the run.
+            self.process = subprocess.Popen(
+                command,
+                env=environment,
+                stdin=file,
+                stdout=subprocess.DEVNULL,
+                stderr=self.errors,
+                start_new_session=True,
+            )
+
+    @property
+    def ended(self) -> bool:
+        return self.process is None or self.process.poll() is not None
+
+    def error(self) -> str:
+        """Waits until the process has ended. Returns the last line that it has printed if it has failed, else ""."""
+        if self.process is None or self.process.wait() == 0:
+            return self.reason
+        self.errors.seek(0)
+        lines = self.errors.read().decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else f"status {self.process.returncode}"
+
+    def close(self) -> None:
+        """Ends the process, and the processes of its compiler."""
+        if self.process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+        self.errors.close()
+
+
+def end_with(parent: int) -> None:
+    """Ends this process as soon as its parent has ended, which cannot tell it if it was killed."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def main(arguments: list[Any]) -> None:
+    threading.Thread(target=end_with, args=[int(arguments[1])], daemon=True).start()
+    passes: Passes = pickle.load(sys.stdin.buffer)
+    passes.make()
+
+
+if __name__ == "__main__":
+    main(sys.argv)

@@ -1,0 +1,118 @@
+"""When a run changes over to a compiled network: it trains without a compiler until another process has compiled."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from bfn.configs import TrainConfig
+from bfn.training import processes
+from bfn.training.compiling import Compilation, Passes
+from bfn.training.progress import Position
+from bfn.training.speed import PASSES, PLAIN, Choice, choices, choose, pays, room
+
+
+class Tuning:
+    """The precision and the compiler of a run, which change only its speed and its rounding.
+
+    choice: what the run uses. later: the compiled choice that the run may still change over to.
+
+    Args:
+        train: The settings.
+        at: The position of the run.
+        networks: The networks that use the choice.
+        left: Takes the seconds of one step, and returns the seconds that the rest of the run takes.
+        try_out: Takes a choice and a number of passes, and returns the seconds of each pass.
+        passes: Takes a choice, and returns the passes that compile all that the run will call.
+        say: Prints a line for the user.
+    """
+
+    def __init__(
+        self,
+        train: TrainConfig,
+        at: Position,
+        networks: list[nn.Module],
+        left: Callable[[float], float],
+        try_out: Callable[[Choice, int], list[float]],
+        passes: Callable[[Choice], Passes],
+        say: Callable[[str], None],
+    ):
+        self.train, self.at, self.networks = train, at, networks
+        self.left, self.try_out, self.passes, self.say = left, try_out, passes, say
+        self.choice = PLAIN
+        self.later: Choice | None = None
+        self.beside: Compilation | None = None  # the other process, which only the main process has
+        self.started = False  # whether it was decided if the other process starts
+
+    def begin(self, device: torch.device, before: Choice | None) -> None:
+        """Choose how the run starts. A continued run keeps its choice `before`, if the settings still allow it."""
+        first, *others = choices(self.train, device)
+        self.device, self.first_step = device, self.at.step
+        if before is not None and before in (first, *others):
+            return self.use(before)
+        self.use(first)
+        self.later = next(iter(others), None)
+        if before is not None:
+            self.say(f"continues with {first}; until here: {before}")
+        if self.train.compile_from is not None and self.at.step >= self.train.compile_from:
+            self.change_over()
+
+    def use(self, choice: Choice) -> None:
+        self.choice = choice
+        for network in self.networks:
+            choice.compile(network)
+
+    @property
+    def decided(self) -> Choice | None:
+        """The choice that a continued run keeps; None if it may still change over."""
+        return self.choice if self.later is None else None
+
+    @property
+    def compiled(self) -> bool:
+        """Whether the other process has ended."""
+        return self.beside is not None and self.beside.ended
+
+    def after_steps(self, seconds: float, compiled: bool) -> None:
+        """Start the other process, once the times of some steps are known, or change over when it has ended. All
+        processes of the run call this with equal arguments, after the same step. seconds: of a step. compiled: whether
+        the main process is `compiled`."""
+        fixed = self.train.compile_from
+        if self.later is None:
+            return
+        if compiled if fixed is None else self.at.step >= fixed:
+            self.change_over()
+        elif not self.started and self.at.step > self.first_step + PASSES:
+            self.started = True
+            if fixed is None and not pays(self.left(seconds)):
+                self.later = None
+            elif not processes.from_main(room(self.device)):
+                self.change_over()
+            elif processes.is_main():
+                self.beside = Compilation(self.passes(self.later))
+
+    def change_over(self) -> None:
+        """From this step on, use the compiled network if it is faster or if `train.compile_from` says so."""
+        assert self.later is not None
+        later, self.later = self.later, None
+        if error := processes.from_main("" if self.beside is None else self.beside.error()):
+            self.say(f"{self.choice}: the network cannot be compiled ({error})")
+        elif self.train.compile_from is None:
+            self.use(choose([self.choice, later], lambda seconds: math.inf, self.try_out, self.say))
+        else:
+            self.use(later)
+        if self.choice == later:
+            self.at.compiled_from = self.at.step
+            self.say(f"compiled from step {self.at.step + 1} on")
+
+    def __enter__(self) -> "Tuning":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the other process."""
+        if self.beside is not None:
+            self.beside.close()
