@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from bfn.configs import Config, ConfigError, SampleConfig, called, choose, imported
+from bfn.atoms import TYPES, Atoms
+from bfn.configs import Config, ConfigError, SampleConfig, called, choose, find, imported
 from bfn.data import Data
 from bfn.data.splits import frequencies
-from bfn.networks import build_network, made
+from bfn.molecules_3d import ELEMENTS
+from bfn.networks import ATOM_NETWORKS, build_network, made
 from bfn.networks.transformer import VectorTransformer
 from bfn.sequences import Padded, guiding
 from bfn_kernels import nn
@@ -51,6 +53,23 @@ class BFN(nn.BFN):
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
+
+    def asked(self, count: int) -> dict[str, Any]:
+        """The arguments of a sampler that ask for `count` examples."""
+        return {"shape": (count, *self.shape)}
+
+    def examples(self, samples: Any, asked: dict[str, Any]) -> Tensor:
+        """Examples from what a sampler has drawn."""
+        return samples
+
+    def inputs(self, state: Any, asked: dict[str, Any]) -> Tensor:
+        """The parameters of the input distributions of a sampler's state."""
+        return self.theta(state)
+
+    def call(self, count: int, device: torch.device) -> Callable[[], Any]:
+        """A call of the network for `count` examples."""
+        theta, t = self.theta(self.prior((count, *self.shape), device)), torch.zeros(count, device=device)
+        return lambda: self.output(theta, t)
 
 
 class ContinuousBFN(nn.Continuous, BFN):
@@ -146,11 +165,24 @@ class CircularBFN(nn.Circular, BFN):
         return torch.atan2(across, along)
 
 
+class AtomsBFN(Atoms, BFN):
+    """Molecules in space: the positions and the elements of their atoms."""
+
+    def __init__(self, config: Config, data: Data):
+        if config.model.sigma_1 is None or config.model.schedule is not None:
+            raise ConfigError("model.kind='atoms' needs model.sigma_1 and does not take model.schedule")
+        elements, network = len(ELEMENTS), find(ATOM_NETWORKS, config.network.name, "network.name")
+        network = made(network, config.network, elements)
+        sigma_1, beta_1 = config.model.sigma_1, config.model.beta_1
+        super().__init__(network, sigma_1, beta_1, elements, data.sizes, data.shape[0])
+
+
 KINDS: dict[str, Callable[[Config, Data], BFN]] = {
     "continuous": ContinuousBFN,
     "discretised": DiscretisedBFN,
     "discrete": DiscreteBFN,
     "circular": CircularBFN,
+    "atoms": AtomsBFN,
 }
 
 
@@ -187,8 +219,8 @@ def schedule_of(config: Config, data: Data) -> Any:
 def build_model(config: Config, data: Data) -> BFN:
     """The model that `model.kind` names, with fresh weights from torch's default generator."""
     kind = choose(KINDS, config.model.kind, "model.kind")
-    real, angles = data.validation.is_floating_point(), data.num_classes == 0
-    if (kind is DiscreteBFN) == real or (kind is CircularBFN) != angles:
+    real, angles = data.validation.is_floating_point(), data.num_classes == 0 and data.sizes is None
+    if (kind is DiscreteBFN) == real or (kind is CircularBFN) != angles or (kind is AtomsBFN) == (data.sizes is None):
         raise ConfigError(f"model.kind={config.model.kind!r} does not fit data.name={config.data.name!r}")
     if kind is DiscreteBFN and data.num_classes == 2:
         kind = BinaryBFN
@@ -205,7 +237,8 @@ def build_model(config: Config, data: Data) -> BFN:
 def check_sampling(model: BFN, options: SampleConfig) -> None:
     """Raises an error if the sampler `options.sampler` cannot draw from the model with these options."""
     sampling = Sampling(**options.taking, **guiding(model, options))
+    part = model.parts[TYPES] if isinstance(model, Atoms) else model  # what has choices and a temperature
     try:
-        sampling.check(choices_of(model, options.sampler), model.has_logits, model.shape)
+        sampling.check(choices_of(part, options.sampler), part.has_logits, model.shape)
     except ValueError as error:
         raise ConfigError(f"sample.{error} (sampler {options.sampler})") from error

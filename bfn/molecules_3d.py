@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from bfn import figures
+from bfn.atoms import POSITIONS, TYPES, atoms_of, molecules_of
 from bfn.molecules import rdkit
 from bfn.training.checkpoint import write_atomically
+from bfn_kernels.nn import Ragged
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -102,6 +104,16 @@ class Structures:
         limits, sizes = nearest(), counts.tolist()
         parts = zip(positions.split(sizes), types.split(sizes), strict=True)
         return cls.of([Structure(place, kinds, bonds(place, limits[kinds][:, kinds])) for place, kinds in parts])
+
+    @classmethod
+    def of_rows(cls, molecules: Tensor) -> "Structures":
+        """Molecules [B, A, 4], as `bfn.atoms` has them, with bonds that follow from the distances of their atoms."""
+        atoms, ragged = atoms_of(molecules)
+        return cls.by_distance(atoms[POSITIONS], atoms[TYPES], ragged.sizes)
+
+    def rows(self, places: int) -> Tensor:
+        """The molecules without their bonds, [B, places, 4]."""
+        return molecules_of({POSITIONS: self.positions, TYPES: self.types}, Ragged(self.batch, len(self)), places)
 
     def __len__(self) -> int:
         return len(self.counts)
@@ -222,13 +234,32 @@ class Molecules3D:
         train: The training molecules.
         others: Held-out molecules, which are judged in the same way as samples.
         held_out: Held-out molecules, with which all others are compared.
+        places: The places of a molecule in a row.
     """
 
     train: Structures
     others: Structures
     held_out: Structures
+    places: int
 
+    unit: ClassVar[str] = "bits per atom"
     quality: ClassVar[str] = "validity"
+
+    def worth(self, bound: float) -> float:
+        """A bound in bits per number of a row, converted to bits per atom."""
+        return bound * 4 * self.places / self.others.counts.double().mean().item()
+
+    def rival(self, examples: Tensor) -> tuple[str, float]:
+        """The cost of atoms that do not depend on each other. The positions are normal, with the mean 0 in each
+        molecule and the spread of training atoms, and the elements have the frequencies of training atoms."""
+        atoms, ragged = atoms_of(examples)
+        positions = ragged.centred(atoms[POSITIONS].double())
+        dimensions = 3 * (self.train.counts - 1).sum()
+        variance = self.train.positions.double().square().sum() / dimensions
+        shares = torch.bincount(self.train.types, minlength=len(ELEMENTS)).double() + 0.5
+        nats = positions.square().sum() / (2 * variance) - (shares / shares.sum()).log()[atoms[TYPES]].sum()
+        nats += 3 * (ragged.sizes - 1).sum() / 2 * (2 * math.pi * variance).log()
+        return "independent atoms", nats.item() / math.log(2) / len(positions)
 
     @cached_property
     def known(self) -> set[str]:
@@ -266,29 +297,28 @@ class Molecules3D:
             measured[f"divergence of {name}"] = divergence(found, self.reference[name])
         return measured
 
-    def score(self, samples: Structures) -> tuple[float, float, dict[str, float]]:
+    def score(self, samples: Tensor) -> tuple[float, float, dict[str, float]]:
         """The share of valid molecules, its standard error, and the other measures."""
-        measured = self.judged(samples)
+        measured = self.judged(Structures.of_rows(samples))
         share = measured.pop(self.quality)
         return share, math.sqrt(share * (1 - share) / len(samples)), measured
 
-    def measures(self, samples: Structures) -> dict[str, float]:
+    def measures(self, samples: Tensor) -> dict[str, float]:
         """The measures of samples, of independent atoms and of held-out molecules."""
-        rows = {"samples": self.judged(samples), **self.rivals}
+        rows = {"samples": self.judged(Structures.of_rows(samples)), **self.rivals}
         return {f"{who}, {name}": value for who, measured in rows.items() for name, value in measured.items()}
 
-    def draw(self, samples: Structures, path: Path) -> Path:
+    def draw(self, samples: Tensor, path: Path) -> Path:
         """Writes all samples into a file .xyz, and draws the first ones above held-out molecules."""
-        write_atomically(path.with_suffix(".xyz"), "".join(map(xyz, samples)).encode())
+        drawn = Structures.of_rows(samples)
+        write_atomically(path.with_suffix(".xyz"), "".join(map(xyz, drawn)).encode())
         figure, axes = figures.panels((12, 7.5), 2, 1, height_ratios=[DRAWN, COLUMNS])
         for place, molecules, count, title in zip(
-            axes, (samples, self.others), (DRAWN, COLUMNS), ("Samples", "Held-out molecules"), strict=True
+            axes, (drawn, self.others), (DRAWN, COLUMNS), ("Samples", "Held-out molecules"), strict=True
         ):
             chosen = by_distance(molecules.take(torch.arange(min(count, len(molecules)))))
-            valid = [draw_molecule(place, molecule, number) for number, molecule in enumerate(chosen)]
-            place.set(aspect="equal", title=f"{title}, {sum(valid)} of {len(valid)} valid")
-            place.set(xlim=(-0.5 * SIDE, (COLUMNS - 0.5) * SIDE), ylim=((0.5 - count / COLUMNS) * SIDE, 0.5 * SIDE))
-            place.set_axis_off()
+            valid = draw_grid(place, chosen, COLUMNS, count)
+            place.set_title(f"{title}, {sum(valid)} of {len(valid)} valid")
         return figures.write(figure, path)
 
 
@@ -303,12 +333,21 @@ def xyz(molecule: Structure) -> str:
     return f"{len(lines)}\n\n{''.join(lines)}"
 
 
-def draw_molecule(axes: "Axes", molecule: Structure, number: int) -> bool:
-    """Draws balls and sticks into a cell of the grid, the nearer ones over the farther ones. A molecule that is not
-    valid has a grey background. Returns whether the molecule is valid."""
+def draw_grid(axes: "Axes", molecules: Structures, columns: int, count: int | None = None) -> list[bool]:
+    """Draws molecules into a grid that has room for `count` molecules. Returns whether each is valid."""
+    rows = math.ceil((count or len(molecules)) / columns)
+    axes.set(xlim=(-0.5 * SIDE, (columns - 0.5) * SIDE), ylim=((0.5 - rows) * SIDE, 0.5 * SIDE), aspect="equal")
+    axes.set_axis_off()
+    corners = (torch.tensor([n % columns * SIDE, -(n // columns) * SIDE]) for n in range(len(molecules)))
+    return [draw_molecule(axes, molecule, corner) for molecule, corner in zip(molecules, corners, strict=True)]
+
+
+def draw_molecule(axes: "Axes", molecule: Structure, corner: Tensor) -> bool:
+    """Draws balls and sticks around a place of the picture, the nearer ones over the farther ones. A molecule that is
+    not valid has a grey background. Returns whether the molecule is valid."""
     from matplotlib.patches import Circle, Rectangle
 
-    corner, valid = torch.tensor([number % COLUMNS * SIDE, -(number // COLUMNS) * SIDE]), is_valid(molecule)
+    valid = is_valid(molecule)
     if not valid:
         x, y = (corner - 0.48 * SIDE).tolist()
         axes.add_patch(Rectangle((x, y), 0.96 * SIDE, 0.96 * SIDE, color="0.93", zorder=0))

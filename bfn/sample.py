@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bfn.atoms import TYPES, Atoms
 from bfn.configs import Config, SampleConfig
 from bfn.model import BFN
 from bfn.sequences import guiding
@@ -18,19 +19,25 @@ COMPILING = 20.0  # about how many seconds it takes to compile a network without
 
 def settings_of(model: BFN, options: SampleConfig) -> dict[str, Any]:
     """The arguments of `sample` and `sample_within` that the settings `sample.*` give."""
-    return {"seed": options.seed, **options.taking, **guiding(model, options)}
+    taking: dict[str, Any] = options.taking
+    if isinstance(model, Atoms):  # positions have neither choices nor a temperature
+        taking = {name: {TYPES: value} for name, value in taking.items() if value is not None}
+    return {"seed": options.seed, **taking, **guiding(model, options)}
 
 
 def sample(model: BFN, count: int, n_steps: int, **more: Any) -> Tensor:
     """Draws `count` examples on the model's device. more: further arguments of samplers.sample."""
-    options: dict[str, Any] = {"device": model.device, **more}
-    return samplers.sample(model, (count, *model.shape), n_steps, **options)
+    asked = model.asked(count)
+    options: dict[str, Any] = {"device": model.device, **asked, **more}
+    return model.examples(samplers.sample(model, n_steps=n_steps, **options), asked)
 
 
 def sample_within(model: BFN, count: int, tolerance: float, **more: Any) -> tuple[Tensor, int]:
     """Draws `count` examples in steps of adaptive length. more: further arguments of samplers.sample_within."""
-    options: dict[str, Any] = {"device": model.device, **more}
-    return samplers.sample_within(model, (count, *model.shape), tolerance, **options)
+    asked = model.asked(count)
+    options: dict[str, Any] = {"device": model.device, **asked, **more}
+    samples, calls = samplers.sample_within(model, tolerance=tolerance, **options)
+    return model.examples(samples, asked), calls
 
 
 @contextmanager
@@ -38,12 +45,12 @@ def fast(model: BFN, config: Config, count: int, calls: int, say: Callable[[str]
     """Inside the `with`, the network runs with the precision and the compiler of the training settings. It runs in
     float32 if they say "fp16". For "auto", both are chosen such that `calls` calls for `count` examples take the least
     time. say: prints a line for the user."""
-    state, t = model.prior((count, *model.shape), model.device), torch.zeros(count, device=model.device)
+    call = model.call(count, model.device)
 
     def try_out(choice: Choice, passes: int) -> list[float]:
         choice.compile(model.network)
         with choice.autocast(model.device):
-            return timed(lambda: model.output(model.theta(state), t), model.device, passes)
+            return timed(call, model.device, passes)
 
     try:
         with samplers.evaluating(model), torch.no_grad():

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from bfn.configs import Config, ConfigError, DataConfig, called, find
 from bfn.data.angles import angles
 from bfn.data.byte_pairs import text_bpe
+from bfn.data.conformers import conformers
 from bfn.data.moses import moses
 from bfn.data.paper_datasets import cifar10, mnist, text8
 from bfn.data.photographs import photographs
@@ -25,6 +26,7 @@ DATASETS: dict[str, tuple[Callable[..., Data], list[str]]] = {
     "text8": (text8, ["folder", "file", "length"]),
     "moses": (moses, ["folder", "length", "count"]),
     "angles": (angles, ["folder", "length"]),
+    "conformers": (conformers, ["folder", "count"]),
     "photographs": (photographs, ["folder"]),
 }
 

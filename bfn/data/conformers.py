@@ -13,8 +13,9 @@ from rich.progress import track
 from bfn.configs import Config, ConfigError
 from bfn.data.files import find_file, locked
 from bfn.data.moses import MOLSETS, read, shuffled
+from bfn.data.splits import Data
 from bfn.molecules import parsed, rdkit
-from bfn.molecules_3d import ELEMENTS, Structure, Structures
+from bfn.molecules_3d import ELEMENTS, Molecules3D, Structure, Structures
 from bfn.training.checkpoint import load, save
 
 SMALLEST, LARGEST = 5, 12  # atoms of a fragment
@@ -29,7 +30,18 @@ class Splits(NamedTuple):
     test: Structures
 
 
-def conformers(config: Config) -> Splits:
+def conformers(config: Config) -> Data:
+    """Molecules in space, as `bfn.atoms` has them."""
+    train, validation, test = splits(config)
+    half = torch.arange(len(test))
+    judge = Molecules3D(train, test.take(half[::2]), test.take(half[1::2]), LARGEST)
+    rows = [split.rows(LARGEST) for split in (train, validation, test)]
+    _, rival = judge.rival(rows[-1])
+    sizes = train.counts.sort().values
+    return Data(*rows, num_classes=0, baseline=rival / judge.worth(1.0), sizes=sizes, judge=judge)
+
+
+def splits(config: Config) -> Splits:
     """data.count different fragments of 5 to 12 atoms, in fixed random splits.
 
     One process makes the molecules once, and then all processes read them from a file next to that of MOSES. A

@@ -18,7 +18,7 @@ from bfn.training.checkpoint import write_atomically
 from bfn.training.run_lock import RunError
 
 TEXT8 = "http://mattmahoney.net/dc/text8.zip"
-PACKAGES = {"moses": MOLSETS, "angles": PROTEINS, "photographs": SCIKIT_IMAGE}
+PACKAGES = {"moses": MOLSETS, "conformers": MOLSETS, "angles": PROTEINS, "photographs": SCIKIT_IMAGE}
 
 
 def by_torchvision(name: str, folder: Path) -> None:

@@ -56,7 +56,7 @@ def find_file(config: Config, names: Sequence[str], folders: Sequence[str]) -> P
             return path
     if config.data.folder is None:
         raise MissingFile(
-            f"data.name={name!r} needs the file {names[0]}. 'bfn data download {SHARED.get(name, name)}' or "
+            f"data.name={name!r} needs the file {names[0]}. 'bfn data download {name}' or "
             f"'bfn train … --download' puts it into {folder}. To use another folder, set data.folder=."
         )
     inside = "".join(f" or {inner}" for inner in folders if inner)

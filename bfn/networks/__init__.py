@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from bfn.configs import ConfigError, NetworkConfig, called, find
+from bfn.networks.equivariant import Equivariant
 from bfn.networks.gpt import GPT
 from bfn.networks.layers import Size
 from bfn.networks.transformer import AngleTransformer, Transformer
@@ -23,6 +24,8 @@ NETWORKS: dict[str, type[nn.Module]] = {
     "unet_vdm": UNetVDM,
     "gpt": GPT,
 }
+
+ATOM_NETWORKS: dict[str, type[nn.Module]] = {"equivariant": Equivariant}  # input distributions of atoms in, and out
 
 
 def build_network(config: NetworkConfig, shape: Size, features: int, outputs: int) -> nn.Module:

@@ -12,7 +12,7 @@ from matplotlib.animation import PillowWriter
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from bfn import figures
+from bfn import figures, molecules_3d
 from bfn.configs import SampleConfig
 from bfn.data import Data
 from bfn.data.splits import readable
@@ -125,11 +125,13 @@ def plot_samplers(rows: Sequence[Drawn], path: Path) -> Path:
 def plot_narrowing(model: BFN, data: Data, path: Path, options: SampleConfig) -> Path:
     """A run of ancestral sampling: the input distribution of one variable after each message, and below it the input
     distributions of all variables after some messages."""
+    if data.sizes is not None:
+        return plot_growth(model, data, path, options)
     place, n_steps, history, precisions, thetas = most_varied(data), options.n_steps, [], [], []
     shown = sorted({round(i * n_steps / 8) for i in range(9)})
 
     def watch(i: int, state: nn.State) -> None:
-        theta = parameters(model, state)[0]
+        theta = parameters(model, state, 1)[0]
         history.append(theta[place].cpu())
         if not isinstance(model, nn.Classes):
             precisions.append(torch.as_tensor(state[1]).expand(1, *data.shape)[0][place].item())
@@ -155,6 +157,23 @@ def plot_narrowing(model: BFN, data: Data, path: Path, options: SampleConfig) ->
     else:
         what = "Likeliest class" if isinstance(model, nn.Classes) and not isinstance(model, nn.Binary) else "Mean"
         bottom.set_title(f"{what} of every {variable} after {', '.join(map(str, shown))} messages")
+    return figures.write(figure, path)
+
+
+def plot_growth(model: BFN, data: Data, path: Path, options: SampleConfig, *, count: int = 4) -> Path:
+    """Runs of ancestral sampling: a row for each molecule, with the means of the input distributions of its atoms and
+    their likeliest elements after some messages."""
+    n_steps, shown = options.n_steps, sorted({round(i * options.n_steps / 7) for i in range(8)})
+    thetas: list[Tensor] = []
+
+    def watch(i: int, state: nn.State) -> None:
+        if i in shown:
+            thetas.append(parameters(model, state, count).cpu())
+
+    sample(model, count, n_steps, watch=watch, **settings_of(model, options))
+    figure, axes = figures.panels((1.5 * len(shown), 1.5 * count + 0.5))
+    draw_inputs(axes, model, data, torch.stack(thetas, 1).flatten(0, 1), shown, columns=len(shown))
+    axes.set_title(f"{count} molecules after {', '.join(map(str, shown))} messages")
     return figures.write(figure, path)
 
 
@@ -190,7 +209,8 @@ def animate_flow(model: BFN, data: Data, path: Path, options: SampleConfig, *, c
         if i not in frames:
             return
         axes.clear()
-        draw_inputs(axes, model, data, parameters(model, state).cpu(), range(count), columns=round(count**0.5))
+        inputs = parameters(model, state, count).cpu()
+        draw_inputs(axes, model, data, inputs, range(count), columns=round(count**0.5))
         axes.set(title=f"Input distributions after {i} of {n_steps} messages", ylabel="sample")
         if i == 0:  # all frames keep the layout of the first one
             figure.draw_without_rendering()
@@ -205,9 +225,10 @@ def animate_flow(model: BFN, data: Data, path: Path, options: SampleConfig, *, c
     return path
 
 
-def parameters(model: BFN, state: nn.State) -> Tensor:
-    """The parameters of the input distribution. For a large vocabulary, model.theta would return vectors instead."""
-    return discrete.theta(state[0]) if isinstance(model, nn.Vocabulary) else model.theta(state)
+def parameters(model: BFN, state: nn.State, count: int) -> Tensor:
+    """The parameters of the input distributions of `count` examples. For a large vocabulary, model.theta would return
+    vectors instead."""
+    return discrete.theta(state[0]) if isinstance(model, nn.Vocabulary) else model.inputs(state, model.asked(count))
 
 
 def probabilities(model: BFN, theta: Tensor) -> Tensor:
@@ -266,7 +287,9 @@ def visible(symbol: str | bytes) -> str:
 def draw_inputs(axes: Axes, model: BFN, data: Data, theta: Tensor, labels: Sequence[int], *, columns: int) -> None:
     """Draws input distributions [N, ...]: a line of text with its label, a line of the means of angles, or an image of
     means or of likeliest classes for each. columns: the number of images in a row."""
-    if data.symbols:
+    if data.sizes is not None:
+        molecules_3d.draw_grid(axes, molecules_3d.Structures.of_rows(theta), columns)
+    elif data.symbols:
         draw_lines(axes, *probabilities(model, theta).max(-1), labels, data.symbols)
     elif isinstance(model, nn.Circular):
         axes.imshow(theta[..., 0].flatten(1), cmap="twilight", vmin=-math.pi, vmax=math.pi, aspect="auto")

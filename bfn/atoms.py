@@ -1,0 +1,117 @@
+"""Molecules in space as rows of atoms, and a model of their positions and elements.
+
+Molecules `[B, A, 4]` have A places for atoms: a position in ångström and the number of an element. The number of an
+empty place is −1. The places of a molecule's atoms come first.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bfn_kernels import nn
+from bfn_kernels.nn import Ragged
+from bfn_kernels.schedules import final_accuracy
+
+SCALE = 2.0  # the positions of the model are in units of SCALE ångström
+PARTS = POSITIONS, TYPES = "positions", "types"
+
+
+def atoms_of(molecules: Tensor) -> tuple[dict[str, Tensor], Ragged]:
+    """The positions in ångström and the elements of all atoms, and the molecule of each atom."""
+    filled = molecules[..., 3] >= 0
+    batch, _ = filled.nonzero(as_tuple=True)
+    atoms = molecules[filled]
+    return {POSITIONS: atoms[:, :3], TYPES: atoms[:, 3].long()}, Ragged(batch, len(molecules))
+
+
+def molecules_of(atoms: dict[str, Tensor], ragged: Ragged, places: int) -> Tensor:
+    """The inverse of `atoms_of`, for atoms in the order of their molecules."""
+    filled = torch.arange(places, device=ragged.batch.device) < ragged.sizes[:, None]
+    molecules = torch.zeros(*filled.shape, 4, device=filled.device)
+    molecules[..., 3] = -1
+    molecules[filled] = torch.cat([atoms[POSITIONS].float(), atoms[TYPES][:, None].float()], 1)
+    return molecules
+
+
+class Atoms(nn.Joint):
+    """A Bayesian flow network for molecules `[B, A, 4]`. The number of atoms of a molecule is known, and costs nothing.
+
+    The noise of positions has the mean 0 in each molecule. A loss is the sum over the atoms of a molecule. The mean is
+    over molecules and over the 4·A numbers of each, so that it compares with bits per dimension.
+
+    Args:
+        network: A function of theta, of t and of `batch`, as `nn.Joint` describes it.
+        sigma_1: The standard deviation of positions at t = 1, in units of SCALE ångström.
+        beta_1: The accuracy of elements at t = 1. None: `final_accuracy`.
+        elements: The number of elements.
+        sizes: The numbers of atoms of training molecules, sorted. Samples have sizes of the same distribution.
+        places: A, the places of a molecule.
+    """
+
+    sizes: Tensor
+
+    def __init__(self, network: Any, sigma_1: float, beta_1: float | None, elements: int, sizes: Tensor, places: int):
+        beta_1 = final_accuracy(elements) if beta_1 is None else beta_1
+        parts: dict[str, nn.BFN] = {
+            POSITIONS: nn.Continuous(None, sigma_1=sigma_1, clip=None),
+            TYPES: nn.Discrete(None, beta_1=beta_1, num_classes=elements),
+        }
+        super().__init__(network, centred=[POSITIONS], **parts)
+        self.register_buffer("sizes", sizes)
+        self.places, self.counted = places, PARTS
+
+    @contextmanager
+    def counting(self, *parts: str) -> Iterator[None]:
+        """Inside the `with`, a loss is the sum over these parts."""
+        before, self.counted = self.counted, parts
+        try:
+            yield
+        finally:
+            self.counted = before
+
+    def forward(self, x: Tensor, t: Tensor | None = None, *, reduction: str = "mean", **more: Any) -> Tensor:
+        atoms, batch = self.scaled(x)
+        return self.summed(self.loss_by_part(atoms, t, **batch, reduction="batch", **more), x, reduction)
+
+    def reconstruction(self, x: Tensor, *, reduction: str = "mean", **more: Any) -> Tensor:
+        atoms, batch = self.scaled(x)
+        losses = self.reconstruction_by_part(atoms, **batch, reduction="batch", **more)
+        sizes = (x[..., 3] >= 0).sum(1)
+        # The density of positions in ångström: N atoms whose mean is 0 have 3(N − 1) dimensions.
+        losses[POSITIONS] = losses[POSITIONS] + 3 * (sizes - 1).clamp(min=0) * math.log(SCALE)
+        return self.summed(losses, x, reduction)
+
+    def scaled(self, x: Tensor) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        atoms, ragged = atoms_of(x)
+        atoms[POSITIONS] = ragged.centred(atoms[POSITIONS]) / SCALE
+        return atoms, {"batch": ragged.batch, "num_examples": ragged.num_examples}
+
+    def summed(self, losses: dict[str, Tensor], x: Tensor, reduction: str) -> Tensor:
+        loss: Any = sum(losses[name] for name in self.counted)
+        return loss.mean() / x[0].numel() if reduction == "mean" else loss
+
+    def asked(self, count: int) -> dict[str, Any]:
+        """The arguments of a sampler that ask for `count` molecules, whose sizes are evenly spread quantiles."""
+        counts = self.sizes[(2 * torch.arange(count) + 1) * len(self.sizes) // (2 * count)].tolist()
+        return {"shape": {POSITIONS: (sum(counts), 3), TYPES: (sum(counts),)}, "counts": counts}
+
+    def examples(self, samples: Any, asked: dict[str, Any]) -> Tensor:
+        """Molecules from what a sampler has drawn."""
+        scaled = {POSITIONS: samples[POSITIONS] * SCALE, TYPES: samples[TYPES]}
+        return molecules_of(scaled, Ragged.of_counts(asked["counts"], samples[TYPES].device), self.places)
+
+    def inputs(self, state: Any, asked: dict[str, Any]) -> Tensor:
+        """Molecules from a sampler's state: the means of the positions, and the likeliest elements."""
+        theta = self.theta(state)
+        return self.examples({POSITIONS: theta[POSITIONS], TYPES: theta[TYPES].argmax(-1)}, asked)
+
+    def call(self, count: int, device: torch.device) -> Callable[[], Any]:
+        """A call of the network for `count` molecules."""
+        asked = self.asked(count)
+        ragged = Ragged.of_counts(asked["counts"], device)
+        theta, t = self.theta(self.prior(asked["shape"], device)), torch.zeros(count, device=device)
+        return lambda: self.output(theta, t, None, ragged)
