@@ -2,6 +2,7 @@
 
 import os
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -16,11 +17,13 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
+from bfn import molecules_3d
+from bfn.atom_rows import PARTS, Atoms, Growing
 from bfn.configs import Config, ConfigError, DataConfig, choose, flatten, load, shipped
 from bfn.data import Data
 from bfn.data.download import DOWNLOADS, TRAINED_BY, download, downloadable
 from bfn.data.files import MissingFile, folder_of
-from bfn.model import BFN, check_sampling
+from bfn.model import BFN, AtomsBFN, check_sampling
 from bfn.official import convert, convert_back
 from bfn.results import plots, tables
 from bfn.results.evaluate import Bound, evaluate
@@ -84,7 +87,7 @@ Version = Annotated[bool, typer.Option("--version", callback=print_version, is_e
 
 @app.callback()
 def main(version: Version = False) -> None:
-    """Train, evaluate and sample Bayesian flow networks of images, text, molecules and angles."""
+    """Train, evaluate and sample Bayesian flow networks of images, text, angles, molecules as strings and in space."""
 
 
 def all_settings() -> str:
@@ -195,6 +198,7 @@ def sample_command(
     steps: Annotated[int | None, typer.Option(help="sample.n_steps: the number of steps.")] = None,
     tolerance: Annotated[float | None, typer.Option(help="sample.tolerance: the allowed error of a step.")] = None,
     guide: Annotated[str | None, typer.Option(help="sample.guide: for molecules, such as logp=3.")] = None,
+    known: Annotated[Path | None, typer.Option(help="A fragment, .xyz, that molecules in space shall contain.")] = None,
     to: Annotated[Path | None, typer.Option(help="The picture, .png; by default samples.png of the run.")] = None,
 ) -> None:
     """Draw samples, and write a picture of them and a .npy file of the same name with their numbers."""
@@ -204,7 +208,13 @@ def sample_command(
     if to is not None and to.suffix != ".png":
         raise ConfigError(f"--to={to} must end in .png")
     model, settings, data = load_run(run, overrides, processes.start().device)
-    console.print(f"samples: {sampled(model, settings, data, to or directory(run) / 'samples.png')}")
+    growing: AbstractContextManager[None] = nullcontext()
+    if known is not None:
+        if not isinstance(model, Atoms):
+            raise ConfigError(f"--known={known} needs a model of molecules in space")
+        growing = Growing(model, molecules_3d.read_xyz(known))
+    with growing:
+        console.print(f"samples: {sampled(model, settings, data, to or directory(run) / 'samples.png')}")
 
 
 @app.command(name="plot")
@@ -282,8 +292,12 @@ def directory(run: Path) -> Path:
 
 def evaluated(model: BFN, settings: Config, data: Data) -> Bound:
     """Evaluate on held-out data and print the table."""
-    bound = evaluate(model, data.test, settings.evaluate)
-    console.print(tables.bound_table(bound, data, settings))
+    bound, parts = evaluate(model, data.test, settings.evaluate), {}
+    if isinstance(model, AtomsBFN):
+        for name in PARTS:
+            with model.counting(name):
+                parts[name] = evaluate(model, data.test, settings.evaluate)
+    console.print(tables.bound_table(bound, data, settings, parts))
     return bound
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from bfn.atoms import TYPES, Atoms
+from bfn.atom_rows import TYPES, Atoms
 from bfn.configs import Config, ConfigError, SampleConfig, called, choose, find, imported
 from bfn.data import Data
 from bfn.data.splits import frequencies
@@ -171,6 +171,7 @@ class AtomsBFN(Atoms, BFN):
     def __init__(self, config: Config, data: Data):
         if config.model.sigma_1 is None or config.model.schedule is not None:
             raise ConfigError("model.kind='atoms' needs model.sigma_1 and does not take model.schedule")
+        assert data.sizes is not None
         elements, network = len(ELEMENTS), find(ATOM_NETWORKS, config.network.name, "network.name")
         network = made(network, config.network, elements)
         sigma_1, beta_1 = config.model.sigma_1, config.model.beta_1
@@ -237,7 +238,7 @@ def build_model(config: Config, data: Data) -> BFN:
 def check_sampling(model: BFN, options: SampleConfig) -> None:
     """Raises an error if the sampler `options.sampler` cannot draw from the model with these options."""
     sampling = Sampling(**options.taking, **guiding(model, options))
-    part = model.parts[TYPES] if isinstance(model, Atoms) else model  # what has choices and a temperature
+    part: Any = model.parts[TYPES] if isinstance(model, Atoms) else model  # what has choices and a temperature
     try:
         sampling.check(choices_of(part, options.sampler), part.has_logits, model.shape)
     except ValueError as error:

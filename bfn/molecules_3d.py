@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from bfn import figures
-from bfn.atoms import POSITIONS, TYPES, atoms_of, molecules_of
+from bfn.atom_rows import POSITIONS, TYPES, atoms_of, molecules_of
+from bfn.configs import ConfigError
 from bfn.molecules import rdkit
 from bfn.training.checkpoint import write_atomically
 from bfn_kernels.nn import Ragged
@@ -107,7 +108,7 @@ class Structures:
 
     @classmethod
     def of_rows(cls, molecules: Tensor) -> "Structures":
-        """Molecules [B, A, 4], as `bfn.atoms` has them, with bonds that follow from the distances of their atoms."""
+        """Molecules [B, A, 4] as in `bfn.atom_rows`, with bonds that follow from the distances of their atoms."""
         atoms, ragged = atoms_of(molecules)
         return cls.by_distance(atoms[POSITIONS], atoms[TYPES], ragged.sizes)
 
@@ -247,7 +248,7 @@ class Molecules3D:
 
     def worth(self, bound: float) -> float:
         """A bound in bits per number of a row, converted to bits per atom."""
-        return bound * 4 * self.places / self.others.counts.double().mean().item()
+        return bound * 4 * self.places / torch.cat([self.others.counts, self.held_out.counts]).double().mean().item()
 
     def rival(self, examples: Tensor) -> tuple[str, float]:
         """The cost of atoms that do not depend on each other. The positions are normal, with the mean 0 in each
@@ -312,12 +313,13 @@ class Molecules3D:
         """Writes all samples into a file .xyz, and draws the first ones above held-out molecules."""
         drawn = Structures.of_rows(samples)
         write_atomically(path.with_suffix(".xyz"), "".join(map(xyz, drawn)).encode())
-        figure, axes = figures.panels((12, 7.5), 2, 1, height_ratios=[DRAWN, COLUMNS])
+        rows = math.ceil(min(DRAWN, len(drawn)) / COLUMNS)
+        figure, axes = figures.panels((12, 1.5 * (rows + 1) + 1), 2, 1, height_ratios=[rows, 1])
         for place, molecules, count, title in zip(
             axes, (drawn, self.others), (DRAWN, COLUMNS), ("Samples", "Held-out molecules"), strict=True
         ):
             chosen = by_distance(molecules.take(torch.arange(min(count, len(molecules)))))
-            valid = draw_grid(place, chosen, COLUMNS, count)
+            valid = draw_grid(place, chosen, COLUMNS)
             place.set_title(f"{title}, {sum(valid)} of {len(valid)} valid")
         return figures.write(figure, path)
 
@@ -333,9 +335,25 @@ def xyz(molecule: Structure) -> str:
     return f"{len(lines)}\n\n{''.join(lines)}"
 
 
-def draw_grid(axes: "Axes", molecules: Structures, columns: int, count: int | None = None) -> list[bool]:
-    """Draws molecules into a grid that has room for `count` molecules. Returns whether each is valid."""
-    rows = math.ceil((count or len(molecules)) / columns)
+def read_xyz(path: Path) -> Tensor:
+    """The atoms of the first molecule in a file of the format XYZ, [N, 4]: positions and numbers of elements."""
+    try:
+        count, _, *lines = path.read_text().splitlines()
+        rows = [line.split() for line in lines[: int(count)]]
+        atoms = [[*map(float, numbers), ELEMENTS.index(name)] for name, *numbers in rows]
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is no file XYZ of the elements {', '.join(ELEMENTS)}: {error}") from error
+    if len(atoms) != int(count) or not atoms or {*map(len, atoms)} != {4}:
+        raise ConfigError(f"{path} must have {count} atoms with three coordinates each, at least one atom")
+    found = torch.tensor(atoms)
+    if not found.isfinite().all():
+        raise ConfigError(f"{path} must have finite coordinates")
+    return found
+
+
+def draw_grid(axes: "Axes", molecules: Structures, columns: int) -> list[bool]:
+    """Draws molecules into a grid. Returns whether each is valid."""
+    rows = math.ceil(len(molecules) / columns)
     axes.set(xlim=(-0.5 * SIDE, (columns - 0.5) * SIDE), ylim=((0.5 - rows) * SIDE, 0.5 * SIDE), aspect="equal")
     axes.set_axis_off()
     corners = (torch.tensor([n % columns * SIDE, -(n // columns) * SIDE]) for n in range(len(molecules)))

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bfn.atoms import TYPES, Atoms
+from bfn.atom_rows import TYPES, Atoms
 from bfn.configs import Config, SampleConfig
 from bfn.model import BFN
 from bfn.sequences import guiding

@@ -31,14 +31,14 @@ class Splits(NamedTuple):
 
 
 def conformers(config: Config) -> Data:
-    """Molecules in space, as `bfn.atoms` has them."""
+    """Molecules in space, as `bfn.atom_rows` has them."""
     train, validation, test = splits(config)
     half = torch.arange(len(test))
     judge = Molecules3D(train, test.take(half[::2]), test.take(half[1::2]), LARGEST)
-    rows = [split.rows(LARGEST) for split in (train, validation, test)]
+    rows = train.rows(LARGEST), validation.rows(LARGEST), test.rows(LARGEST)
     _, rival = judge.rival(rows[-1])
     sizes = train.counts.sort().values
-    return Data(*rows, num_classes=0, baseline=rival / judge.worth(1.0), sizes=sizes, judge=judge)
+    return Data(*rows, 0, rival / judge.worth(1.0), sizes=sizes, judge=judge)
 
 
 def splits(config: Config) -> Splits:

@@ -54,7 +54,7 @@ class Data:
     draw: Callable[[Tensor, torch.Generator], Tensor] | None = None
     tokenizer: str | None = None  # as JSON, if the classes are tokens of a byte-pair vocabulary
     token_bytes: float | None = None  # the mean number of bytes of a token of the test split
-    sizes: Tensor | None = None  # sorted numbers of atoms of training molecules in space: see bfn.atoms
+    sizes: Tensor | None = None  # sorted numbers of atoms of training molecules in space: see bfn.atom_rows
     lengths: Tensor | None = None  # sorted lengths of training examples, if examples are padded: see bfn.sequences
     judge: Judge | None = None
     rivals: Callable[[], dict[str, float]] = dict  # computes bits per dimension of the test split by other models

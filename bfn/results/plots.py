@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from bfn import figures, molecules_3d
+from bfn.atom_rows import Atoms
 from bfn.configs import SampleConfig
 from bfn.data import Data
 from bfn.data.splits import readable
@@ -125,7 +126,7 @@ def plot_samplers(rows: Sequence[Drawn], path: Path) -> Path:
 def plot_narrowing(model: BFN, data: Data, path: Path, options: SampleConfig) -> Path:
     """A run of ancestral sampling: the input distribution of one variable after each message, and below it the input
     distributions of all variables after some messages."""
-    if data.sizes is not None:
+    if isinstance(model, Atoms):
         return plot_growth(model, data, path, options)
     place, n_steps, history, precisions, thetas = most_varied(data), options.n_steps, [], [], []
     shown = sorted({round(i * n_steps / 8) for i in range(9)})
@@ -287,7 +288,7 @@ def visible(symbol: str | bytes) -> str:
 def draw_inputs(axes: Axes, model: BFN, data: Data, theta: Tensor, labels: Sequence[int], *, columns: int) -> None:
     """Draws input distributions [N, ...]: a line of text with its label, a line of the means of angles, or an image of
     means or of likeliest classes for each. columns: the number of images in a row."""
-    if data.sizes is not None:
+    if isinstance(model, Atoms):
         molecules_3d.draw_grid(axes, molecules_3d.Structures.of_rows(theta), columns)
     elif data.symbols:
         draw_lines(axes, *probabilities(model, theta).max(-1), labels, data.symbols)

@@ -28,7 +28,8 @@ PAPER: dict[str, dict[int | None, float]] = {
 }
 
 
-def bound_table(bound: Bound, data: Data, settings: Config) -> Table:
+def bound_table(bound: Bound, data: Data, settings: Config, parts: Mapping[str, Bound]) -> Table:
+    """parts: the bound of each part of the data, if they have several."""
     steps = "continuous time" if settings.evaluate.n_steps is None else f"{settings.evaluate.n_steps} steps"
     title = f"{settings.data.name}, {bound.examples} held-out examples, {steps}"
     table = Table("", Column("bits per dimension", justify="right"), title=title)
@@ -44,6 +45,8 @@ def bound_table(bound: Bound, data: Data, settings: Config) -> Table:
     if data.judge is not None:
         name, rival = data.judge.rival(data.test)
         table.add_row(f"bound, {data.judge.unit}", f"{data.judge.worth(bound.bits):.4f}", style="bold")
+        for part, found in parts.items():
+            table.add_row(f"  of {part}", f"{data.judge.worth(found.bits):.4f}")
         table.add_row(f"{name}, {data.judge.unit}", f"{rival:.4f}")
     return table
 

@@ -59,7 +59,7 @@ def test_fragments_are_what_one_cut_or_two_cuts_leave(string, wanted):
 
 
 def test_molecules_are_different_fragments_whose_positions_fit_their_bonds(rdkit, config):
-    splits = made.conformers(config)
+    splits = made.splits(config)
     assert [len(split) for split in splits] == [32, 4, 4]
     molecules = [molecule for split in splits for molecule in split]
     names = [smiles(molecule) for molecule in molecules]
@@ -106,9 +106,9 @@ def test_one_of_several_processes_makes_the_file_and_later_runs_read_it(config, 
 
     monkeypatch.setattr(made, "make", make)
     with ThreadPoolExecutor(2) as pool:  # locks of two opened files exclude each other in one process, too
-        runs = list(pool.map(lambda _: made.conformers(config), range(2)))
+        runs = list(pool.map(lambda _: made.splits(config), range(2)))
     assert calls == [COUNT]
-    for splits in (*runs, made.conformers(config)):
+    for splits in (*runs, made.splits(config)):
         numbers = torch.cat([split.positions[:, 0] for split in (splits.validation, splits.test, splits.train)])
         assert numbers.tolist() == list(range(COUNT))
     path = Path(config.data.folder) / FILE
@@ -116,7 +116,7 @@ def test_one_of_several_processes_makes_the_file_and_later_runs_read_it(config, 
     content[-1] ^= 1
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match="does not match its checksum"):
-        made.conformers(config)
+        made.splits(config)
 
 
 def one_molecule(number):
@@ -128,23 +128,23 @@ def one_molecule(number):
     [
         ({"count": None}, "data.count=None must be the number of molecules to make, at least 10"),
         ({"count": 9}, "data.count=9 must be the number"),
-        ({"folder": None}, r"'bfn data download moses' .* puts it into .*/moses\."),
+        ({"folder": None}, r"'bfn data download conformers' .* puts it into .*/moses\."),
     ],
 )
 def test_settings_that_make_no_molecules_are_one_line(change, message, config):
     for name, value in change.items():
         setattr(config.data, name, value)
     with pytest.raises(ConfigError, match=message):
-        made.conformers(config)
+        made.splits(config)
 
 
 def test_more_molecules_than_there_are_fragments_are_refused(rdkit, config):
     config.data.count = 10_000
     with pytest.raises(ConfigError, match=r"data.count=10000 must be at most \d+, the number of all fragments"):
-        made.conformers(config)
+        made.splits(config)
 
 
 def test_rdkit_that_is_missing_is_one_line(config, monkeypatch):
     monkeypatch.setitem(sys.modules, "rdkit", None)
     with pytest.raises(RunError, match="molecules need rdkit, which is missing: pip install rdkit"):
-        made.conformers(config)
+        made.splits(config)

@@ -196,7 +196,7 @@ def test_without_torchvision_one_line_says_what_to_install(missing, tmp_path, mo
         f"error: downloading cifar10 needs {missing}, which is missing: pip install torchvision\n"
     )
     result = bfn("data", "download", "digits", "--folder", tmp_path)
-    known = "mnist, cifar10, text8, moses, angles, photographs"
+    known = "mnist, cifar10, text8, moses, conformers, angles, photographs"
     assert result.output == f"error: the data set='digits' is not known; it takes one of {known}\n"
 
 

@@ -2,11 +2,13 @@
 
 import itertools
 import math
+import re
 
 import pytest
 import torch
 
 from bfn import figures
+from bfn.configs import ConfigError
 from bfn.molecules_3d import (
     ELEMENTS,
     LENGTHS,
@@ -14,9 +16,9 @@ from bfn.molecules_3d import (
     Molecules3D,
     Structures,
     angles,
-    by_distance,
     divergence,
     is_valid,
+    read_xyz,
     seen,
     shares,
     skeleton,
@@ -129,6 +131,7 @@ def judge():
         train,
         joined(chain("CCN"), star(5)),
         joined(*[chain("CCOCNC", bond=1.45)] * 20),
+        places=7,
     )
 
 
@@ -144,23 +147,23 @@ def test_measures_of_samples_of_independent_atoms_and_of_held_out_molecules():
             chain("CC", bond=2.0),
         ),
     )
-    share, error, more = judged.score(samples)
+    share, error, more = judged.score(samples.rows(7))
     assert (share, error) == (0.6, pytest.approx(math.sqrt(0.6 * 0.4 / 5)))
     assert more["uniqueness"] == pytest.approx(2 / 3) and more["novelty"] == 0.5
     assert more["atoms within their valence"] == pytest.approx(16 / 17)
-    measures = judged.measures(samples)
+    measures = judged.measures(samples.rows(7))
     assert measures["samples, validity"] == 0.6 and measures["held-out data, validity"] == 0.5
     wanted = divergence(torch.tensor([8.0, 1, 0]) / 9, torch.tensor([4.0, 1, 1]) / 6)
     assert measures["held-out data, divergence of elements"] == pytest.approx(wanted)
     assert measures["independent atoms, validity"] < 0.5
     assert measures["independent atoms, divergence of bond lengths"] > 0.2
-    alike = judged.score(by_distance(judged.held_out))[2]
+    alike = judged.score(judged.held_out.rows(7))[2]
     assert all(alike[f"divergence of {what}"] == 0 for what in ("bond lengths", "bond angles", "elements"))
 
 
 def test_samples_of_which_none_is_valid_have_no_uniqueness():
     pytest.importorskip("rdkit")
-    share, error, more = judge().score(joined(chain("CC", bond=math.nan), star(6)))
+    share, error, more = judge().score(joined(chain("CC", bond=math.nan), star(6)).rows(7))
     assert (share, error) == (0, 0) and "uniqueness" not in more
     assert all(math.isfinite(value) for value in more.values())
 
@@ -176,7 +179,7 @@ def test_a_picture_shows_all_bonds_and_atoms_and_marks_what_is_not_valid(tmp_pat
     drawn, write = [], figures.write
     monkeypatch.setattr(figures, "write", lambda figure, path: drawn.append(figure) or write(figure, path))
     samples = joined(chain("CCO"), chain("CN", bond=1.3), star(5), chain("CC", bond=math.nan))
-    path = judge().draw(samples, tmp_path / "samples.png")
+    path = judge().draw(samples.rows(7), tmp_path / "samples.png")
     assert path.read_bytes().startswith(b"\x89PNG")
     top, bottom = drawn[0].axes
     assert top.get_title() == "Samples, 2 of 4 valid" and bottom.get_title() == "Held-out molecules, 1 of 2 valid"
@@ -193,3 +196,25 @@ def test_a_picture_shows_the_longest_side_of_a_molecule():
     torch.testing.assert_close(torch.cdist(turned, turned), torch.cdist(places, places))
     assert (turned[1] - turned[0]).abs()[0] > 3.9 and turned.mean(0).abs().max() < 1e-6
     assert seen(torch.zeros(1, 3)).shape == (1, 3)
+
+
+def test_the_cost_of_independent_atoms_is_that_of_their_densities():
+    """Two atoms of carbon at ±d have one free coordinate vector, (x₁ − x₂)/√2, whose density is normal."""
+    pair = joined(*[(torch.tensor([[d, 0.0, 0.0], [-d, 0.0, 0.0]]), torch.zeros(2, dtype=torch.int64)) for d in (1, 2)])
+    name, bits = Molecules3D(pair, pair, pair, 3).rival(pair.rows(3))
+    variance = (2 * 1.0 + 2 * 4.0) / (2 * 3)
+    normal = torch.distributions.Normal(0, variance**0.5)
+    free = torch.tensor([[2**0.5, 0, 0], [2 * 2**0.5, 0, 0]])
+    nats = -normal.log_prob(free).sum() - 4 * math.log(4.5 / (4 + 7 / 2))
+    assert name == "independent atoms" and bits == pytest.approx(nats.item() / math.log(2) / 4)
+    assert Molecules3D(pair, pair, pair, 3).worth(1.0) == 12 / 2
+
+
+def test_a_file_of_a_fragment_is_read_or_refused(tmp_path):
+    path = tmp_path / "a.xyz"
+    path.write_text("2\nname\nC 0 1 2.5\nBr -1 0 1e-3\nO 0 0 0\n")
+    torch.testing.assert_close(read_xyz(path), torch.tensor([[0, 1, 2.5, 0], [-1, 0, 1e-3, 6]]))
+    for text in ("", "x\n\n", "1\n\nXx 0 0 0\n", "2\n\nC 0 0 0\n", "1\n\nC 0 0\n", "1\n\nC 0 0 nan\n", "0\n\n"):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=re.escape(str(path))):
+            read_xyz(path)

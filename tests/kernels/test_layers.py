@@ -20,7 +20,7 @@ LAYERS = [
     "bfn_kernels/__init__.py bfn_kernels/env.py bfn_kernels/patch",
     "bfn/__init__.py bfn/configs bfn/figures.py bfn/training/checkpoint.py bfn/training/processes.py "
     "bfn/training/run_lock.py bfn/training/derived_seeds.py bfn/training/speed.py",
-    "bfn/data bfn/molecules.py bfn/molecules_3d.py bfn/networks bfn/sequences.py",
+    "bfn/atom_rows.py bfn/data bfn/molecules.py bfn/molecules_3d.py bfn/networks bfn/sequences.py",
     "bfn/model.py",
     "bfn/official.py bfn/results bfn/sample.py bfn/training",
     "bfn/__main__.py bfn/cli.py",

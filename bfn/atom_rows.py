@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bfn_kernels import nn
-from bfn_kernels.nn import Ragged
+from bfn.configs import ConfigError
+from bfn_kernels import continuous, nn
+from bfn_kernels.nn import Ragged, Sampling
 from bfn_kernels.schedules import final_accuracy
 
 SCALE = 2.0  # the positions of the model are in units of SCALE ångström
@@ -56,13 +57,15 @@ class Atoms(nn.Joint):
 
     def __init__(self, network: Any, sigma_1: float, beta_1: float | None, elements: int, sizes: Tensor, places: int):
         beta_1 = final_accuracy(elements) if beta_1 is None else beta_1
-        parts: dict[str, nn.BFN] = {
+        parts: dict[str, Any] = {
             POSITIONS: nn.Continuous(None, sigma_1=sigma_1, clip=None),
             TYPES: nn.Discrete(None, beta_1=beta_1, num_classes=elements),
         }
         super().__init__(network, centred=[POSITIONS], **parts)
         self.register_buffer("sizes", sizes)
-        self.places, self.counted = places, PARTS
+        self.places = places
+        self.counted: tuple[str, ...] = PARTS
+        self.growing: Growing | None = None
 
     @contextmanager
     def counting(self, *parts: str) -> Iterator[None]:
@@ -96,13 +99,22 @@ class Atoms(nn.Joint):
 
     def asked(self, count: int) -> dict[str, Any]:
         """The arguments of a sampler that ask for `count` molecules, whose sizes are evenly spread quantiles."""
-        counts = self.sizes[(2 * torch.arange(count) + 1) * len(self.sizes) // (2 * count)].tolist()
-        return {"shape": {POSITIONS: (sum(counts), 3), TYPES: (sum(counts),)}, "counts": counts}
+        sizes = self.sizes if self.growing is None else self.growing.sizes(self.sizes)
+        counts = sizes[(2 * torch.arange(count) + 1) * len(sizes) // (2 * count)].tolist()
+        asked = {"shape": {POSITIONS: (sum(counts), 3), TYPES: (sum(counts),)}, "counts": counts}
+        return asked if self.growing is None else asked | self.growing.known(Ragged.of_counts(counts, sizes.device))
 
     def examples(self, samples: Any, asked: dict[str, Any]) -> Tensor:
         """Molecules from what a sampler has drawn."""
         scaled = {POSITIONS: samples[POSITIONS] * SCALE, TYPES: samples[TYPES]}
-        return molecules_of(scaled, Ragged.of_counts(asked["counts"], samples[TYPES].device), self.places)
+        molecules = molecules_of(scaled, Ragged.of_counts(asked["counts"], samples[TYPES].device), self.places)
+        return molecules if self.growing is None else self.growing.moved(molecules)
+
+    def guided_output(self, theta: Any, t: Tensor, sampling: Sampling) -> Any:
+        output = super().guided_output(theta, t, sampling)
+        if self.growing is None or sampling.ragged is None:
+            return output
+        return self.growing.grown(output, theta, t, sampling.ragged)
 
     def inputs(self, state: Any, asked: dict[str, Any]) -> Tensor:
         """Molecules from a sampler's state: the means of the positions, and the likeliest elements."""
@@ -115,3 +127,71 @@ class Atoms(nn.Joint):
         ragged = Ragged.of_counts(asked["counts"], device)
         theta, t = self.theta(self.prior(asked["shape"], device)), torch.zeros(count, device=device)
         return lambda: self.output(theta, t, None, ragged)
+
+
+class Growing:
+    """Inside the `with`, samples of a model of molecules contain a fragment, whose atoms come first.
+
+    Each message speaks about the fragment's atoms as if the network had predicted them: in the frame of the sample, in
+    which the mean of all positions is 0. The fragment is moved to where the network predicts it, but is not turned.
+
+    Args:
+        model: The model.
+        fragment: The atoms of the fragment, `[N, 4]`.
+    """
+
+    def __init__(self, model: Atoms, fragment: Tensor):
+        self.model, self.fragment = model, fragment
+        self.positions: Any = model.parts[POSITIONS]
+
+    def __enter__(self) -> None:
+        if len(self.fragment) >= int(self.model.sizes[-1]):
+            largest = int(self.model.sizes[-1])
+            raise ConfigError(f"the known fragment has {len(self.fragment)} atoms, and samples have at most {largest}")
+        self.positions.parametrisation = "data"  # of what `grown` returns
+        self.model.growing = self
+
+    def __exit__(self, *error: Any) -> None:
+        self.positions.parametrisation = "noise"
+        self.model.growing = None
+
+    def sizes(self, sizes: Tensor) -> Tensor:
+        """The sizes of samples that have room for the fragment and for one more atom."""
+        return sizes[sizes > len(self.fragment)]
+
+    def places(self, ragged: Ragged) -> Tensor:
+        """Whether each atom belongs to the fragment, `[N]`."""
+        first = ragged.sizes.cumsum(0) - ragged.sizes
+        return torch.arange(len(ragged.batch), device=first.device) - first[ragged.batch] < len(self.fragment)
+
+    def known(self, ragged: Ragged) -> dict[str, Any]:
+        """The arguments of a sampler by which the elements of the fragment are known."""
+        places = self.places(ragged)
+        types = torch.zeros_like(ragged.batch)
+        types[places] = self.fragment[:, 3].long().to(types.device).repeat(ragged.num_examples)
+        return {"known": {TYPES: types}, "known_mask": {TYPES: places}}
+
+    def grown(
+        self, output: dict[str, Tensor], theta: dict[str, Tensor], t: Tensor, ragged: Ragged
+    ) -> dict[str, Tensor]:
+        """The network's output with predicted positions instead of noise, in which the fragment has its own shape."""
+        schedule, places = self.positions.schedule, self.places(ragged)
+        times = t.expand(ragged.num_examples).index_select(0, ragged.batch)
+        noise, mean = output[POSITIONS], theta[POSITIONS]
+        predicted = continuous.predict_data(noise, mean, times, schedule=schedule, clip=None).to(noise.dtype)
+        at = Ragged(ragged.batch[places], ragged.num_examples)
+        fragment = self.fragment[:, :3].to(noise) / SCALE
+        fragment = (fragment - fragment.mean(0)).repeat(ragged.num_examples, 1)
+        middle = at.sums(predicted[places]) / len(self.fragment)
+        predicted[places] = fragment + middle[at.batch]
+        return {**output, POSITIONS: ragged.centred(predicted)}
+
+    def moved(self, molecules: Tensor) -> Tensor:
+        """Molecules in the frame of the fragment."""
+        count = len(self.fragment)
+        fragment = self.fragment[:, :3].to(molecules)
+        filled = molecules[..., 3:] >= 0
+        shift = (fragment - molecules[:, :count, :3]).mean(1, keepdim=True)
+        molecules[..., :3] += shift * filled
+        molecules[:, :count, :3] = fragment  # without rounding errors
+        return molecules
