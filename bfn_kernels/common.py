@@ -1,10 +1,13 @@
 """The operators that are common to the families."""
 
-import torch
+from typing import Any
 
-from bfn_kernels import backends
+import torch
+from torch import Tensor
+
+from bfn_kernels import backends, noise
 from bfn_kernels.arguments import rows
-from bfn_kernels.declarations import Operator
+from bfn_kernels.declarations import NATIVE, Operator
 
 OPERATORS = [
     Operator(
@@ -17,6 +20,27 @@ OPERATORS = [
         "scaled_gradient(Tensor saved, Tensor grad, Tensor? scale, ScalarType dtype) -> Tensor",
         fake=lambda saved, grad, scale, dtype: torch.empty_like(saved, dtype=dtype),
     ),
+    Operator(
+        "row_noise(Tensor seed, Tensor first, int width, int stream, int draws, ScalarType dtype) -> Tensor",
+        fake=lambda seed, first, width, _, draws, dtype: seed.new_empty(draws, len(seed), width, dtype=dtype),
+        library=NATIVE,
+        plain=True,
+    ),
+    Operator(
+        "row_angles(Tensor seed, Tensor first, int width, int count) -> Tensor",
+        fake=lambda seed, first, width, count: seed.new_empty(count, 2, len(seed), width, dtype=torch.float32),
+        library=NATIVE,
+        plain=True,
+    ),
 ]
 
 backends.add_family("common", OPERATORS)
+
+
+def of_rows(name: str, seed: Tensor, first: Tensor, *arguments: Any) -> Tensor:
+    """`noise.row_noise` or `noise.row_angles`, by the kernel of the CPU if there is one. name: the name of the function.
+    arguments: its further arguments."""
+    common = backends.library(None, seed.device).common if seed.is_cpu else None
+    if common is None:
+        return getattr(noise, name)(seed, first, *arguments)
+    return getattr(common, name)(seed.contiguous(), first.contiguous(), *arguments)

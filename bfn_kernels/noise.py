@@ -96,11 +96,16 @@ def angle_uniforms(shape: torch.Size, seed: Tensor, count: int) -> Tensor:
 
 
 def each_angle_uniform(shape: torch.Size, seed: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yields the proposals of `angle_uniforms` one by one. A uniform of the second kind has the lowest byte of the word
-    that made the proposal as its first digits, and another word as its other digits."""
+    """Returns the proposals of `angle_uniforms` one by one. A uniform of the second kind has the lowest byte of the
+    word that made the proposal as its first digits, and another word as its other digits."""
     index = torch.arange(math.prod(shape), device=seed.device).reshape(shape)
     words = philox(seed, torch.arange((index.numel() + 3) // 4, device=seed.device), ANGLE)
     words = words.flatten()[: index.numel()].reshape(shape)
+    return _pairs_of_angles(seed, index, words)
+
+
+def _pairs_of_angles(seed: Tensor, index: Tensor, words: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yields the uniforms of each proposal. index: the numbers of variables. words: their first words."""
     for call in itertools.count(1):
         rest, fresh, _, _ = philox(seed, index, ANGLE, call).unbind(-1)
         magnitude = (words & 0x7FFFFFFF).float() * 2**-31 + 2**-32
@@ -203,6 +208,58 @@ def class_uniform(shape: torch.Size, seed: Tensor, stream: int = CLASS) -> Tenso
     count = math.prod(shape)
     group = torch.arange((count + 3) // 4, device=seed.device)
     return unit(philox(seed, group, stream)).flatten()[:count].reshape(shape)
+
+
+def row_noise(
+    seed: Tensor, first: Tensor, width: int, stream: int, draws: int = 1, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Computes the noise of rows, each of which has a seed of its own and `width` consecutive variables.
+
+    `nn.ExampleSeeds` calls it. For rows of K classes, the first variable of a row has the number 4·⌈K/4⌉·row.
+
+    Args:
+        seed: The seed of each row, int64 `[R]`.
+        first: The number of the first variable of each row, int64 `[R]`, on the seed's device.
+        width: The number of variables of each row, at least 0.
+        stream: The use of the numbers, for example `SENDER`.
+        draws: The number of the Monte-Carlo draws.
+        dtype: float32 or float64 for standard normals of this type, int64 for words in [0, 2³²).
+
+    Returns:
+        Normals or words, `[draws, R, width]`, on the seed's device.
+
+    Example:
+        >>> row_noise(torch.tensor([1, 1, 2]), torch.tensor([0, 1, 0]), 1, SENDER).flatten()
+        tensor([ 0.3804, -0.2963, -1.3072])
+    """
+    index = first.unsqueeze(-1) + torch.arange(width, device=seed.device)
+    key, group = seed.unsqueeze(-1), index // 4
+    each = [philox(key, group, stream, draw) for draw in range(draws)]
+    words = torch.stack(each) if each else group.new_empty(0, *group.shape, 4)
+    numbers = words if dtype == torch.int64 else _box_muller(words, dtype)
+    return numbers.gather(-1, (index % 4).expand(draws, *index.shape).unsqueeze(-1)).squeeze(-1)
+
+
+def row_angles(seed: Tensor, first: Tensor, width: int, count: int) -> Tensor:
+    """Computes the uniforms that draw angles of rows, each of which has a seed of its own.
+
+    Args:
+        seed: The seed of each row, int64 `[R]`.
+        first: The number of the first variable of each row, int64 `[R]`, on the seed's device.
+        width: The number of variables of each row, at least 0.
+        count: n, the number of proposals of each angle, at least 1. A seed makes at most 17.
+
+    Returns:
+        Uniforms `[n, 2, R, width]`, float32, as `angle_uniforms` makes them.
+
+    Example:
+        >>> row_angles(torch.tensor([1]), torch.tensor([0]), 2, 1).shape
+        torch.Size([1, 2, 1, 2])
+    """
+    index = first.unsqueeze(-1) + torch.arange(width, device=seed.device)
+    words = row_noise(seed, first, width, ANGLE, dtype=torch.int64)[0]
+    pairs = _pairs_of_angles(seed.unsqueeze(-1), index, words)
+    return torch.stack([torch.stack(next(pairs)) for _ in range(count)])
 
 
 def draw_class(p: Tensor, uniform: Tensor) -> Tensor:

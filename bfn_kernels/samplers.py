@@ -11,11 +11,12 @@ from torch import Tensor
 
 from bfn_kernels import checks
 from bfn_kernels.adaptive import MAX_CALLS, Steps
-from bfn_kernels.nn import BFN, Sampling, State, Vocabulary, part, random_seed
+from bfn_kernels.nn import BFN, Sampling, State, Vocabulary, part
+from bfn_kernels.nn.example_seeds import each_seed
 from bfn_kernels.nn.parts import by_part, copied, each_part, joint_of, unwrapped
 from bfn_kernels.nn.ragged import Ragged
 from bfn_kernels.nn.sampling import PLAIN
-from bfn_kernels.noise import fold_in
+from bfn_kernels.nn.seeds import seed_of, step_seeds
 from bfn_kernels.solvers import RULES, Coefficients, coefficients
 
 Shape = tuple[int, ...]
@@ -28,7 +29,7 @@ def sample(
     shape: Shape,
     n_steps: int,
     *,
-    seed: int | None = None,
+    seed: int | Tensor | None = None,
     sampler: str = "ancestral",
     choose: str | None = None,
     temperature: float | None = None,
@@ -52,7 +53,8 @@ def sample(
         model: A module of `bfn_kernels.nn`.
         shape: The shape of the data, `[B, ...]`, a tuple of ints.
         n_steps: n, the number of steps, at least 1.
-        seed: An int that determines all random numbers of the call. None: torch's default generator draws the seed.
+        seed: An int that determines all random numbers of the call, or a seed for each example, an int64 tensor `[B]`;
+            each example then draws as if alone. None: torch's default generator draws an int.
         sampler: A name in SAMPLERS: "ancestral", or a rule of `bfn_kernels.solvers.RULES`.
         choose: What a step uses of the output distribution: a "sample", its "mode" or its "mean". None: a "sample" in
             an "ancestral" step, else the "mean".
@@ -96,11 +98,12 @@ def sample(
     """
     checks.choice("sampler", sampler, tuple(SAMPLERS))
     checks.integer("n_steps", n_steps, 1)
-    device, seed = torch.device(device), random_seed() if seed is None else seed
+    device = torch.device(device)
     ragged = None if counts is None else Ragged.of_counts(counts, device)
     shape = _checked(model, shape, ragged)
     sampling = Sampling(choose, temperature, known, known_mask, cond, unconditional, guidance, ragged)
     _check(model, sampling, sampler, shape)
+    seed = seed_of(unwrapped(model), seed, torch.empty(_count(shape, ragged), device=device), ragged)
     capture = can_capture(device) if capture is None else capture
     if capture and not can_capture(device):
         raise ValueError(f"capture must be None or False on {device}, which has no CUDA graphs")
@@ -187,7 +190,7 @@ class Run:
         state: The tensors that the run starts from.
         times: The time in [0, 1] at which each step starts, `[n]`.
         table: The coefficients of all steps, each None or a tensor `[n]`.
-        seed: An int that determines the seed of each step.
+        seed: An int that determines the seed of each step, or `ExampleSeeds`.
         device: The device of the network and of the data.
     """
 
@@ -207,7 +210,8 @@ class Run:
             return column.index_select(0, self.done).squeeze(0)
 
         table = each_part(lambda table: table.each(next_of), self.table)
-        self.advance(self.state, next_of(self.times), table, each_part(next_of, self.seeds))
+        seeds = each_part(partial(each_seed, next_of), self.seeds)
+        self.advance(self.state, next_of(self.times), table, seeds)
         self.done += 1
 
 
@@ -266,7 +270,7 @@ def _seeds(model: BFN, seed: int) -> Any:
 
 def _step_seeds(seed: Any, steps: Tensor, device: torch.device) -> Any:
     """The seeds of steps, from the seed of a run."""
-    return each_part(lambda seed: torch.as_tensor(fold_in(seed, steps), device=device), seed)
+    return each_part(lambda seed: step_seeds(seed, steps, device), seed)
 
 
 @torch.no_grad()
@@ -275,7 +279,7 @@ def sample_within(
     shape: Shape,
     tolerance: float,
     *,
-    seed: int | None = None,
+    seed: int | Tensor | None = None,
     choose: str | None = None,
     temperature: float | None = None,
     known: Tensor | None = None,
@@ -297,7 +301,8 @@ def sample_within(
         shape: The shape of the data, `[B, ...]`, a tuple of ints.
         tolerance: The allowed error of a step, in units of the state, positive. Each example has an error, the root
             mean square over its variables; the largest one counts.
-        seed: An int that determines all random numbers of the call. None: torch's default generator draws the seed.
+        seed: An int that determines all random numbers of the call, or a seed for each example, an int64 tensor `[B]`;
+            each example then draws as if alone. None: torch's default generator draws an int.
         choose: What a step uses of the output distribution: a "sample", its "mode" or its "mean". None: the "mean",
             which is the only choice for continuous data and for a large vocabulary.
         temperature: T, by which logits of classes and binary data are divided, from 1e-30 to 1e30. None: 1.
@@ -334,11 +339,12 @@ def sample_within(
         >>> sample_within(Binary(network, beta_1=9.0), (1, 3), 0.1, seed=1)
         (tensor([[0, 0, 0]]), 8)
     """
-    device, seed = torch.device(device), random_seed() if seed is None else seed
+    device = torch.device(device)
     ragged = None if counts is None else Ragged.of_counts(counts, device)
     shape = _checked(model, shape, ragged)
     sampling = Sampling(choose, temperature, known, known_mask, cond, unconditional, guidance, ragged)
     _check(model, sampling, "ode2", shape)
+    seed = seed_of(unwrapped(model), seed, torch.empty(_count(shape, ragged), device=device), ragged)
     with evaluating(model):
         seeds = _seeds(model, seed)
         state = by_part(model, partial(_start, model.solver_start, device), shape, seeds)

@@ -7,6 +7,7 @@ step without the optimizer, and `samplers.sample(model, shape, n_steps)` draws s
 from bfn_kernels.nn.base import BFN, Network, State
 from bfn_kernels.nn.circular import Circular
 from bfn_kernels.nn.classes import Binary, Classes, Discrete
+from bfn_kernels.nn.example_seeds import ExampleSeeds
 from bfn_kernels.nn.joint import Joint
 from bfn_kernels.nn.layers import LinearHead, NoisyEmbedding
 from bfn_kernels.nn.normal import Continuous, Discretised, Normal
@@ -23,6 +24,7 @@ __all__ = [
     "Continuous",
     "Discrete",
     "Discretised",
+    "ExampleSeeds",
     "Joint",
     "LinearHead",
     "Network",

@@ -12,7 +12,7 @@ from bfn_kernels import checks
 from bfn_kernels.adaptive import error_of_step
 from bfn_kernels.nn.losses import Losses
 from bfn_kernels.nn.sampling import PLAIN, Sampling, apart, known_where, row_factor, widened
-from bfn_kernels.nn.seeds import part, random_seed, spread_times
+from bfn_kernels.nn.seeds import drawn_times, part, seed_of, start_normals
 from bfn_kernels.schedules import ContinuousSchedule, DiscreteSchedule
 from bfn_kernels.solvers import Coefficients
 
@@ -95,7 +95,7 @@ class BFN(Losses):
         x: Tensor,
         t: Tensor | None = None,
         *,
-        seed: int | None = None,
+        seed: int | Tensor | None = None,
         n_steps: int | None = None,
         mask: Tensor | None = None,
         cond: Any = None,
@@ -107,7 +107,8 @@ class BFN(Losses):
             x: Data, `[B, ...]`, as the class of the model describes them.
             t: Times in [0, 1], floating-point, `[B]`, on x's device; with n_steps, times (i − 1)/n for steps i from 1
                 to n. None: `spread_times` makes the times.
-            seed: An int that determines all random numbers of the call. None: torch's default generator draws the seed.
+            seed: An int that determines all random numbers of the call, or a seed for each example, an int64 tensor
+                `[B]`; each example then draws as if alone. None: torch's default generator draws an int.
             n_steps: n of L_n. None: `self.n_steps`, which is None for L∞.
             mask: Bool, False where a variable is left out, such as padding: its loss is 0, and the network sees its
                 prior. Broadcastable to `[B, ...]`, or shaped as its leading dimensions.
@@ -119,13 +120,13 @@ class BFN(Losses):
             The loss in nats, differentiable in the network's parameters. It is float64 if x or `dtype` is float64, and
             float32 otherwise.
         """
-        seed, n_steps = random_seed() if seed is None else seed, self.n_steps if n_steps is None else n_steps
+        seed, n_steps = seed_of(self, seed, x), self.n_steps if n_steps is None else n_steps
         if n_steps is not None:
             n_steps = checks.integer("n_steps", n_steps, 1)
         if self.n_steps not in (None, n_steps):
             raise ValueError(f"n_steps must be {self.n_steps}, as the model has it, got {n_steps}")
         if t is None:
-            t = spread_times(len(x), torch.Generator().manual_seed(part(seed, 2)), n_steps).to(x.device)
+            t = drawn_times(part(seed, 2), len(x), n_steps).to(x.device)
         theta = self.flow(x, t, part(seed, 0), mask)
         output = self.checked(self.output(theta, t, cond), theta)
         if n_steps is None:
@@ -136,7 +137,7 @@ class BFN(Losses):
         self,
         x: Tensor,
         *,
-        seed: int | None = None,
+        seed: int | Tensor | None = None,
         mask: Tensor | None = None,
         cond: Any = None,
         reduction: str = "mean",
@@ -145,7 +146,8 @@ class BFN(Losses):
 
         Args:
             x: Data, `[B, ...]`, as the class of the model describes them.
-            seed: An int that determines all random numbers of the call. None: torch's default generator draws the seed.
+            seed: An int that determines all random numbers of the call, or a seed for each example, an int64 tensor
+                `[B]`; each example then draws as if alone. None: torch's default generator draws an int.
             mask: Bool, False where a variable is left out, such as padding: its loss is 0, and the network sees its
                 prior. Broadcastable to `[B, ...]`, or shaped as its leading dimensions.
             cond: What the network is told, as its argument `cond`. None: it is called without this argument.
@@ -157,7 +159,7 @@ class BFN(Losses):
             float32 otherwise.
         """
         t = torch.ones(len(x), device=x.device)
-        theta = self.flow(x, t, random_seed() if seed is None else seed, mask)
+        theta = self.flow(x, t, seed_of(self, seed, x), mask)
         output = self.checked(self.output(theta, t, cond), theta)
         return self.reconstruction_loss(x, output, theta, reduction=reduction, mask=mask)
 
@@ -213,7 +215,7 @@ class BFN(Losses):
             state: The tensors of `prior`, or of the step before. The step overwrites them.
             t: The time in [0, 1] at which the step starts, a tensor of one number on the state's device.
             alpha: Accuracy of the message, at least 0: a tensor of one number on the state's device.
-            seed: An int64 tensor of one number on the state's device. A step that draws nothing does not read it.
+            seed: An int64 tensor of one number on the state's device, or `ExampleSeeds`. Not read if nothing is drawn.
             sampling: The options of the run, a `Sampling`.
         """
         theta = self.theta(state)
@@ -231,7 +233,7 @@ class BFN(Losses):
             state: The tensors of `solver_state`, or of the step before. The step overwrites them.
             t: The time in [0, 1] at which the step starts, a tensor of one number on the state's device.
             coefficients: The numbers of the step: floats, or tensors of one number on the state's device.
-            seed: An int64 tensor of one number on the state's device. A step that draws nothing does not read it.
+            seed: An int64 tensor of one number on the state's device, or `ExampleSeeds`. Not read if nothing is drawn.
             sampling: The options of the run, a `Sampling`.
         """
         theta = self.theta(state)
@@ -270,7 +272,7 @@ class BFN(Losses):
         Args:
             x: Data, `[B, ...]`, as the class of the model describes them.
             t: Times in [0, 1], floating-point, `[B]`.
-            seed: An int that determines all random numbers of the call.
+            seed: An int that determines all random numbers of the call, or `ExampleSeeds`.
             mask: Bool, False where x is not read, such as padding: the result there is as before the first message.
                 Broadcastable to `[B, ...]`, or shaped as its leading dimensions.
 
@@ -312,7 +314,7 @@ class BFN(Losses):
             state: The tensors of `prior`, or of the step before. The step overwrites them.
             t: The time in [0, 1] at which the network was called: a tensor of one number, or `[B]`.
             alpha: Accuracy of the message, at least 0: a tensor of one number, or `[B]`.
-            seed: An int64 tensor of one number on the state's device. A step that draws nothing does not read it.
+            seed: An int64 tensor of one number on the state's device, or `ExampleSeeds`. Not read if nothing is drawn.
             sampling: The options of the run, a `Sampling`.
         """
 
@@ -323,7 +325,7 @@ class BFN(Losses):
             shape: The shape of the data, `[B, ...]`, a tuple of ints.
             device: The device of the result.
             t: The time in [0, 1], a number.
-            seed: An int that determines all random numbers of the call.
+            seed: An int that determines all random numbers of the call, or `ExampleSeeds`.
 
         Returns:
             Tensors that a solver's steps overwrite.
@@ -346,7 +348,7 @@ class BFN(Losses):
             state: The tensors of `solver_state`, or of the step before. The step overwrites them.
             t: The time in [0, 1] at which the network was called: a tensor of one number, or `[B]`.
             coefficients: The numbers of the step: floats, or tensors of one number on the state's device.
-            seed: An int64 tensor of one number on the state's device. A step that draws nothing does not read it.
+            seed: An int64 tensor of one number on the state's device, or `ExampleSeeds`. Not read if nothing is drawn.
             sampling: The options of the run, a `Sampling`.
         """
         raise NotImplementedError
@@ -376,14 +378,12 @@ class BFN(Losses):
             shape: The shape of the result.
             variance: Its variance, at least 0.
             device: The device of the result.
-            seed: An int that determines all random numbers of the call.
+            seed: An int that determines all random numbers of the call, or `ExampleSeeds`.
 
         Returns:
             Noise in `state_dtype`.
         """
-        generator = torch.Generator().manual_seed(seed)
-        normals = torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
-        return normals.mul_(variance**0.5).to(device, self.state_dtype)
+        return start_normals(seed, shape).mul_(variance**0.5).to(device, self.state_dtype)
 
     @abstractmethod
     def mode(self, output: Tensor, theta: Tensor, t: Tensor) -> Tensor:

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bfn_kernels import circular
+from bfn_kernels import checks, circular
 from bfn_kernels.nn.base import BFN, Network, State
+from bfn_kernels.nn.example_seeds import drawn
 from bfn_kernels.nn.sampling import PLAIN, Sampling, known_where
 from bfn_kernels.schedules import VonMisesAccuracy
 from bfn_kernels.solvers import Coefficients
@@ -86,7 +87,16 @@ class Circular(BFN):
         return {"schedule": self.schedule, "period": self.period}
 
     def flow(self, x: Tensor, t: Tensor, seed: int, mask: Tensor | None = None) -> Tensor:
-        return self._theta(*circular.flow_sample(x, self.step_at(t), output="log", mask=mask, seed=seed, **self._of))
+        draws = self._drawn_state(seed, x)
+        return self._theta(*circular.flow_sample(x, self.step_at(t), output="log", mask=mask, **draws, **self._of))
+
+    def _drawn_state(self, seed: Any, x: Tensor) -> dict[str, Any]:
+        """The keywords that draw a state about x."""
+        return drawn(
+            seed,
+            noise=lambda seeds: seeds.angle_uniforms(x.shape),
+            concentration_noise=lambda seeds: seeds.normals(x.shape, checks.compute_dtype(x)),
+        )
 
     def output_shape(self, theta: Any) -> tuple[int, ...] | None:
         return theta.shape[:-1]
@@ -126,7 +136,8 @@ class Circular(BFN):
         self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Tensor, sampling: Sampling = PLAIN
     ) -> None:
         mean, concentration, log = state
-        options: dict[str, Any] = {"out": mean, "concentration_out": concentration, "log_out": log, "seed": seed}
+        options: dict[str, Any] = {"out": mean, "concentration_out": concentration, "log_out": log}
+        options |= drawn(seed, noise=lambda seeds: seeds.angle_uniforms(mean.shape))
         circular.update_sample(output, mean, concentration, alpha, **options, **sampling.known_values, **self._of)
 
     def solver_state(self, shape: tuple[int, ...], device: torch.device, t: float, seed: int) -> State:
@@ -144,7 +155,7 @@ class Circular(BFN):
         mean, concentration, log = state
         pred = known_where(output, sampling).to(mean.dtype)
         step = torch.as_tensor(coefficients.take).long()
-        options: dict[str, Any] = {"out": mean, "concentration_out": concentration, "seed": seed}
+        options: dict[str, Any] = {"out": mean, "concentration_out": concentration, **self._drawn_state(seed, pred)}
         circular.renoise(pred, step, **options, **self._of)
         log.copy_(circular.reference.scaled_log(concentration, *self.schedule.log_scale))
 

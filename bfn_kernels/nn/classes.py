@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bfn_kernels import binary, discrete, solvers
+from bfn_kernels import binary, checks, discrete, solvers
 from bfn_kernels.formulas import guided
 from bfn_kernels.nn.base import BFN, Network, State
+from bfn_kernels.nn.example_seeds import ExampleSeeds, drawn
 from bfn_kernels.nn.sampling import PLAIN, Sampling
 from bfn_kernels.records import Guidance
 from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
@@ -33,6 +34,7 @@ class Classes(BFN):
     solver_start = 0.001
     has_logits = True
     receiver = "joint"
+    _rows = True  # whether logits have a last dimension, of classes
 
     def __init__(
         self, network: Network | None, beta_1: float | None = None, *, schedule: DiscreteSchedule | None = None
@@ -103,11 +105,26 @@ class Classes(BFN):
     def guided(self, output: Tensor, other: Tensor, weight: Tensor) -> Tensor:
         return guided(output, Guidance(1 + weight, other, -weight))  # a logit of −∞ stays −∞
 
+    def _drawn(self, seed: Any, output: Tensor, logits: Tensor, options: dict[str, Any]) -> dict[str, Any]:
+        """The keywords that draw the random numbers of a step with these options."""
+        coefficients, dtype = options.get("coefficients"), checks.compute_dtype(output, logits)
+        explicit: dict[str, Any] = {}
+        if coefficients is None or coefficients.variance is not None:
+            explicit["noise"] = lambda seeds: self._normals(seeds, logits.shape, dtype)
+        if options["choose"] == "sample":
+            explicit["draw_noise"] = lambda seeds: seeds.uniforms(logits.shape[:-1] if self._rows else logits.shape)
+        return drawn(seed, **explicit)
+
+    def _normals(self, seeds: ExampleSeeds, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """The normals of logits of this shape."""
+        return (seeds.class_normals if self._rows else seeds.normals)(shape, dtype)
+
     def update(
         self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Tensor, sampling: Sampling = PLAIN
     ) -> None:
         logits, theta = state
-        options = {"out": logits, "theta_out": theta, "seed": seed, **sampling.sent("sample"), **self.of_classes}
+        options = {"out": logits, "theta_out": theta, **sampling.sent("sample"), **self.of_classes}
+        options |= self._drawn(seed, output, logits, options)
         self.ops.update_sample(sampling.tempered(output), logits, alpha, **options)
 
     def solve(
@@ -122,8 +139,9 @@ class Classes(BFN):
         logits, theta, predicted = state
         previous = None if coefficients.extrapolation is None else predicted
         outputs = {"out": logits, "theta_out": theta, "predicted_out": predicted}
-        options: dict[str, Any] = {"coefficients": coefficients, "previous": previous, "seed": seed, **outputs}
+        options: dict[str, Any] = {"coefficients": coefficients, "previous": previous, **outputs}
         options |= sampling.sent("mean") | self.of_classes
+        options |= self._drawn(seed, output, logits, options)
         self.ops.solver_step(sampling.tempered(output), logits, **options)
 
 
@@ -179,9 +197,10 @@ class Discrete(Classes):
         return torch.zeros(*shape, self.num_classes, dtype=self.state_dtype, device=device)
 
     def flow(self, x: Tensor, t: Tensor, seed: int, mask: Tensor | None = None) -> Tensor:
-        return discrete.flow_sample(
-            x, t, num_classes=self.num_classes, schedule=self.schedule, dtype=self.dtype, seed=seed, mask=mask
-        )
+        shape, work = (*checks.variables(x), self.num_classes), torch.promote_types(self.dtype, torch.float32)
+        draws = drawn(seed, noise=lambda seeds: self._normals(seeds, shape, work))
+        options: dict[str, Any] = {"schedule": self.schedule, "dtype": self.dtype, "mask": mask, **draws}
+        return discrete.flow_sample(x, t, num_classes=self.num_classes, **options)
 
     def expectation(self, seed: int) -> dict[str, Any]:
         if self.receiver == "joint":  # L_n has no quadrature for this receiver and more than two classes
@@ -214,12 +233,15 @@ class Binary(Classes):
 
     ops = binary
     state_scale = 4
+    _rows = False
 
     def zeros(self, shape: tuple[int, ...], device: torch.device) -> Tensor:
         return torch.zeros(shape, dtype=self.state_dtype, device=device)
 
     def flow(self, x: Tensor, t: Tensor, seed: int, mask: Tensor | None = None) -> Tensor:
-        return binary.flow_sample(x, t, schedule=self.schedule, dtype=self.dtype, seed=seed, mask=mask)
+        work = torch.promote_types(self.dtype, torch.float32)
+        draws = drawn(seed, noise=lambda seeds: self._normals(seeds, x.shape, work))
+        return binary.flow_sample(x, t, schedule=self.schedule, dtype=self.dtype, mask=mask, **draws)
 
     def expectation(self, seed: int) -> dict[str, Any]:
         return {"receiver": self.receiver, "quadrature": 32}

@@ -12,7 +12,7 @@ from bfn_kernels.nn.base import BFN, Network
 from bfn_kernels.nn.classes import Classes
 from bfn_kernels.nn.parts import ByPart, Parts
 from bfn_kernels.nn.ragged import Ragged
-from bfn_kernels.nn.seeds import part, random_seed, spread_times
+from bfn_kernels.nn.seeds import drawn_times, part, seed_of
 
 REDUCTIONS = (*checks.REDUCTIONS, "examples")
 
@@ -87,7 +87,7 @@ class Joint(Parts):
         x: Mapping[str, Tensor],
         t: Any = None,
         *,
-        seed: int | None = None,
+        seed: int | Tensor | None = None,
         n_steps: int | None = None,
         mask: Any = None,
         cond: Any = None,
@@ -101,7 +101,8 @@ class Joint(Parts):
             x: Data, a dict with an entry `[B, ...]`, or `[N, ...]` with `batch`, for each part.
             t: Times in [0, 1], floating-point, `[B]`, or with own_times a dict of times for each part; with n_steps, or
                 with a `Circular` part, times (i − 1)/n for steps i from 1 to n. None: `spread_times` makes the times.
-            seed: An int that determines all random numbers of the call. None: torch's default generator draws the seed.
+            seed: An int that determines all random numbers of the call, or a seed for each example, an int64 tensor
+                `[B]`; each example then draws as if alone. None: torch's default generator draws an int.
             n_steps: n of L_n. None: L∞.
             mask: Bool, False where a variable is left out, such as padding: its loss is 0, and the network sees its
                 prior. Broadcastable to `[B, ...]`, or shaped as its leading dimensions. One mask, or a dict.
@@ -115,15 +116,16 @@ class Joint(Parts):
         Returns:
             The losses in nats, by part.
         """
-        x, seed = self._data(x, reduction, batch), random_seed() if seed is None else seed
+        x = self._data(x, reduction, batch)
         if n_steps is not None:
             n_steps = checks.integer("n_steps", n_steps, 1)
             if self.grid not in (None, n_steps):
                 raise ValueError(f"n_steps must be {self.grid}, as a part has it, got {n_steps}")
-        ragged, seeds = self._ragged(x, batch, num_examples), self.seeds(seed)
+        ragged, first = self._ragged(x, batch, num_examples), next(iter(x.values()))
+        seeds = self.seeds(seed_of(self, seed, first, ragged))
         if t is None:
             n = self.grid if n_steps is None else n_steps
-            t = self._times(self.count(x, ragged), seeds, n, next(iter(x.values())).device)
+            t = self._times(self.count(x, ragged), seeds, n, first.device)
         elif not isinstance(t, Mapping) or not self.own_times:
             if not isinstance(t, Tensor):
                 raise TypeError(f"t must be a tensor, or with own_times=True a dict of tensors, got {type(t).__name__}")
@@ -158,7 +160,7 @@ class Joint(Parts):
         self,
         x: Mapping[str, Tensor],
         *,
-        seed: int | None = None,
+        seed: int | Tensor | None = None,
         mask: Any = None,
         cond: Any = None,
         batch: Tensor | None = None,
@@ -171,7 +173,8 @@ class Joint(Parts):
 
         Args:
             x: Data, a dict with an entry `[B, ...]`, or `[N, ...]` with `batch`, for each part.
-            seed: An int that determines all random numbers of the call. None: torch's default generator draws the seed.
+            seed: An int that determines all random numbers of the call, or a seed for each example, an int64 tensor
+                `[B]`; each example then draws as if alone. None: torch's default generator draws an int.
             mask: Bool, False where a variable is left out, such as padding: its loss is 0, and the network sees its
                 prior. Broadcastable to `[B, ...]`, or shaped as its leading dimensions. One mask, or a dict.
             cond: What the network is told, as its argument `cond`. None: it is called without this argument.
@@ -187,7 +190,7 @@ class Joint(Parts):
         x, masks = self._data(x, reduction, batch), self.options("mask", mask)
         ragged = self._ragged(x, batch, num_examples)
         t = torch.ones(self.count(x, ragged), device=next(iter(x.values())).device)
-        seeds = self.seeds(random_seed() if seed is None else seed)
+        seeds = self.seeds(seed_of(self, seed, next(iter(x.values())), ragged))
         theta = self._flow(x, self.of_rows("t", t, ragged), seeds, masks, ragged)
         output = self._centred_output(theta, self.for_network(t), cond, masks, ragged)
 
@@ -242,11 +245,11 @@ class Joint(Parts):
                 raise ValueError(f"{name}: x must have {size} rows, as batch requires, got {len(each)}")
         return ragged
 
-    def _times(self, count: int, seeds: dict[str, int], n_steps: int | None, device: torch.device) -> Any:
+    def _times(self, count: int, seeds: ByPart, n_steps: int | None, device: torch.device) -> Any:
         """Times of the batch, which the seed of the first part determines, or times of each part."""
         times = {}
         for name, each in seeds.items():
-            times[name] = spread_times(count, torch.Generator().manual_seed(part(each, 2)), n_steps).to(device)
+            times[name] = drawn_times(part(each, 2), count, n_steps).to(device)
             if not self.own_times:
                 return times[name]
         return times
@@ -262,7 +265,7 @@ class Joint(Parts):
         Args:
             x: Data, a dict with an entry `[B, ...]`, or `[N, ...]` with `batch`, for each part.
             t: Times in [0, 1], floating-point, `[B]`, or a dict of times for each part.
-            seed: An int that determines all random numbers of the call.
+            seed: An int that determines all random numbers of the call, or `ExampleSeeds`.
             mask: Bool, False where x is not read, such as padding: the result there is as before the first message.
                 Broadcastable to `[B, ...]`, or shaped as its leading dimensions.
             ragged: The examples of the rows, a `Ragged`. None: each row is an example.
@@ -270,8 +273,9 @@ class Joint(Parts):
         Returns:
             theta, by part.
         """
-        times = self._times_of_rows(t, ragged)
-        return self._flow(self.of_data("x", x), times, self.seeds(seed), self.options("mask", mask), ragged)
+        x, times = self.of_data("x", x), self._times_of_rows(t, ragged)
+        seeds = self.seeds(seed_of(self, seed, next(iter(x.values())), ragged))
+        return self._flow(x, times, seeds, self.options("mask", mask), ragged)
 
     def _flow(self, x: ByPart, times: ByPart, seeds: ByPart, masks: ByPart, ragged: Ragged | None) -> ByPart:
         theta = self.by_part(lambda each, *arguments: each.flow(*arguments), x, times, seeds, masks)

@@ -1,11 +1,14 @@
 """The losses of a module, each a function of its data and of what its network puts out."""
 
 from abc import ABC
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
 from bfn_kernels import checks
+from bfn_kernels.nn.example_seeds import ExampleSeeds, drawn
+from bfn_kernels.noise import MONTE_CARLO
 
 
 def _overrides(kind: type, name: str, other: str) -> bool:
@@ -20,9 +23,11 @@ class Losses(nn.Module, ABC):
 
     Attributes:
         ops: The module with the ops of this kind of data, such as `bfn_kernels.discrete`.
+        has_example_seeds: Whether each example of a batch may have a seed of its own.
     """
 
     ops: Any
+    has_example_seeds = True
 
     @property
     def losses(self) -> Any:
@@ -76,7 +81,7 @@ class Losses(nn.Module, ABC):
         """The keyword arguments that say how L_n computes its expectation.
 
         Args:
-            seed: An int that determines the draws of the expectation. A quadrature does not read it.
+            seed: An int that determines the draws of the expectation, or `ExampleSeeds`. A quadrature does not read it.
 
         Returns:
             Keyword arguments of `discrete_time_loss`.
@@ -110,7 +115,7 @@ class Losses(nn.Module, ABC):
             theta: What `flow` returned.
             t: Times (i − 1)/n for steps i from 1 to n, floating-point, `[B]`.
             n_steps: n, the number of steps, at least 1.
-            seed: An int that determines the draws of the expectation. A quadrature does not read it.
+            seed: An int that determines the draws of the expectation, or `ExampleSeeds`. A quadrature does not read it.
             **options: `mask` and `reduction`, as in `forward`.
 
         Returns:
@@ -118,6 +123,10 @@ class Losses(nn.Module, ABC):
         """
         tensors, settings = self.arguments(output, theta)
         expectation = self.expectation(seed)
+        if "seed" in expectation:
+            dtype, n = checks.compute_dtype(output), expectation.get("n_samples")
+            noise = partial(ExampleSeeds.class_normals, shape=output.shape, dtype=dtype, stream=MONTE_CARLO, draws=n)
+            expectation |= drawn(expectation.pop("seed"), noise=noise)
         return self.losses.discrete_time_loss(x, *tensors, t, n_steps=n_steps, **expectation, **settings, **options)
 
     def reconstruction_loss(self, x: Tensor, output: Tensor, theta: Tensor, **options: Any) -> Tensor:

@@ -3,6 +3,7 @@
 Numbers in parentheses are equations of Graves et al. 2023.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,9 @@ from bfn_kernels import checks, continuous, discretised, solvers
 from bfn_kernels.arguments.keywords import PARAMETRISATIONS, PUBLISHED, Limits
 from bfn_kernels.continuous import Clip
 from bfn_kernels.nn.base import BFN, Network, State
+from bfn_kernels.nn.example_seeds import ExampleSeeds, drawn
 from bfn_kernels.nn.sampling import PLAIN, Sampling
+from bfn_kernels.noise import OUTPUT, SENDER
 from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
 from bfn_kernels.solvers import Coefficients
 
@@ -37,7 +40,8 @@ class Normal(BFN):
 
     def flow(self, x: Tensor, t: Tensor, seed: int, mask: Tensor | None = None) -> Tensor:
         finest = x.to(torch.promote_types(x.dtype, self.dtype))
-        return continuous.flow_sample(finest, t, schedule=self.schedule, seed=seed, mask=mask).to(self.dtype)
+        draws = drawn(seed, noise=lambda seeds: seeds.normals(x.shape, checks.compute_dtype(finest)))
+        return continuous.flow_sample(finest, t, schedule=self.schedule, mask=mask, **draws).to(self.dtype)
 
     def prior(self, shape: tuple[int, ...], device: torch.device) -> State:
         mean = torch.zeros(shape, dtype=self.state_dtype, device=device)
@@ -55,13 +59,25 @@ class Normal(BFN):
         output distribution it uses."""
         return sampling.sent(choose)
 
+    def _drawn(self, seed: Any, output: Tensor, mean: Tensor, settings: dict[str, Any]) -> dict[str, Any]:
+        """The keywords that draw the random numbers of a step with these settings."""
+        coefficients, dtype = settings.get("coefficients"), checks.compute_dtype(output, mean)
+        streams = {} if coefficients and coefficients.variance is None else {"noise": SENDER}
+        if settings.get("choose") == "sample":
+            streams["draw_noise"] = OUTPUT
+
+        def normals(seeds: ExampleSeeds, stream: int) -> Tensor:
+            return seeds.normals(mean.shape, dtype, stream)
+
+        return drawn(seed, **{name: partial(normals, stream=stream) for name, stream in streams.items()})
+
     def update(
         self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Tensor, sampling: Sampling = PLAIN
     ) -> None:
         mean, precision = state
         tensors, settings = self.arguments(output, mean)
-        settings |= {"precision": precision, "alpha": alpha, "t": t, "out": mean, "seed": seed}
-        settings |= self._sent(sampling, "sample")
+        settings |= {"precision": precision, "alpha": alpha, "t": t, "out": mean, **self._sent(sampling, "sample")}
+        settings |= self._drawn(seed, output, mean, settings)
         precision.copy_(self.ops.update_sample(*tensors, **settings)[1])
 
     def solve(
@@ -75,9 +91,11 @@ class Normal(BFN):
     ) -> None:
         mean, predicted = state
         tensors, settings = self.arguments(output, mean)
-        settings |= {"coefficients": coefficients, "out": mean, "predicted_out": predicted, "seed": seed}
+        settings |= {"coefficients": coefficients, "out": mean, "predicted_out": predicted}
+        settings |= self._sent(sampling, "mean")
+        settings |= self._drawn(seed, output, mean, settings)
         previous = None if coefficients.extrapolation is None else predicted
-        self.ops.solver_step(*tensors, t, previous=previous, **settings, **self._sent(sampling, "mean"))
+        self.ops.solver_step(*tensors, t, previous=previous, **settings)
 
 
 class Continuous(Normal):

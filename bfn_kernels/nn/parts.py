@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from bfn_kernels import checks
 from bfn_kernels.nn.base import BFN, Network, State
+from bfn_kernels.nn.example_seeds import with_rows
 from bfn_kernels.nn.normal import Continuous
 from bfn_kernels.nn.ragged import Ragged
 from bfn_kernels.nn.sampling import PLAIN, Sampling, apart, known_where, row_factor, widened
@@ -131,16 +132,17 @@ class Parts(BFN):
             raise ValueError(f"{name} must be a dict with the parts {[*self.parts]}, got {got}")
         return dict(value)
 
-    def seeds(self, seed: int) -> dict[str, int]:
+    def seeds(self, seed: Any) -> ByPart:
         """The seeds of the parts: each part draws what its module alone would draw with its seed.
 
         Args:
-            seed: An int that determines all random numbers of the call.
+            seed: An int that determines all random numbers of the call, or `ExampleSeeds`.
 
         Returns:
             `part(seed, i)` for the part i, by part.
         """
-        return {name: part(seed, index) for index, name in enumerate(self.parts)}
+        rows = self.rows(getattr(seed, "ragged", None))
+        return {name: with_rows(part(seed, index), rows[name]) for index, name in enumerate(self.parts)}
 
     def rows(self, ragged: Ragged | None) -> dict[str, Ragged | None]:
         """The rows of each part.

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -72,6 +73,14 @@ class Ragged:
     def sizes(self) -> Tensor:
         """The number of rows of each example, int64 `[B]`."""
         return self.sums(torch.ones_like(self.batch))
+
+    @cached_property
+    def places(self) -> Tensor:
+        """The number of each row within its example, from 0 on, int64 `[N]`."""
+        order, sizes = self.batch.argsort(stable=True), self.sizes
+        starts = (sizes.cumsum(0) - sizes).index_select(0, self.batch[order])
+        places = torch.arange(len(order), device=order.device) - starts
+        return torch.empty_like(places).index_copy_(0, order, places)
 
     def sums(self, values: Tensor) -> Tensor:
         """Sums over the rows of each example.

@@ -5,24 +5,34 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bfn_kernels.nn.example_seeds import ExampleSeeds
+from bfn_kernels.nn.ragged import Ragged
 from bfn_kernels.noise import fold_in
 
 
-def part(seed: int, index: int) -> int:
+def part(seed: Any, index: int) -> Any:
     """Makes a seed for one part of a call, such as its times, from the seed of the whole call.
 
     Args:
-        seed: An int that determines all random numbers of the call.
+        seed: An int that determines all random numbers of the call, or `ExampleSeeds`.
         index: The number of the part, an int.
 
     Returns:
-        A signed integer of 64 bits: `noise.fold_in(seed, index)`.
+        A signed integer of 64 bits: `noise.fold_in(seed, index)`. For `ExampleSeeds`, such an integer for each seed.
 
     Example:
         >>> part(7, 3)
         2891134794951100292
     """
-    return int(fold_in(seed, index))
+    return seed.folded(index) if isinstance(seed, ExampleSeeds) else int(fold_in(seed, index))
+
+
+def step_seeds(seed: Any, steps: Tensor, device: torch.device) -> Any:
+    """The seeds of the steps of a run: int64 in the shape of `steps`. For `ExampleSeeds`, a seed for each step and
+    example. steps: the numbers of the steps, int64 on the CPU, `[n]` for `ExampleSeeds`."""
+    if isinstance(seed, ExampleSeeds):
+        return seed.folded(steps)
+    return torch.as_tensor(fold_in(seed, steps), device=device)
 
 
 def random_seed() -> int:
@@ -36,6 +46,41 @@ def random_seed() -> int:
         True
     """
     return int(torch.randint(2**63 - 1, (), device="cpu"))
+
+
+def seed_of(model: Any, seed: Any, like: Tensor, ragged: Ragged | None = None) -> Any:
+    """Checks the seed of a call of a model, or makes one. Returns an int, or `ExampleSeeds` for a tensor with a seed for
+    each example. like: data `[B, ...]`, or `[N, ...]` with ragged, the examples of the rows."""
+    if seed is None:
+        return random_seed()
+    if not isinstance(seed, Tensor) or seed.dim() == 0:
+        return seed
+    if seed.dtype != torch.int64:
+        raise TypeError(f"seed must be an int or an int64 tensor, got {seed.dtype}")
+    count = len(like) if ragged is None else ragged.num_examples
+    if seed.shape != (count,):
+        raise ValueError(f"seed must be an int or have shape [{count}], a seed for each example, got {(*seed.shape,)}")
+    if not model.has_example_seeds:
+        kind = type(model).__name__
+        raise ValueError(f"seed must be an int for {kind}, which stores no noise of all classes, got {(*seed.shape,)}")
+    return ExampleSeeds(seed.to(like.device), ragged)
+
+
+def drawn_times(seed: Any, count: int, n_steps: int | None = None) -> Tensor:
+    """The times of a batch, float32 `[count]` on the CPU: `spread_times` of an int. `ExampleSeeds` draw independent times
+    instead. n_steps: as for `spread_times`."""
+    if not isinstance(seed, ExampleSeeds):
+        return spread_times(count, torch.Generator().manual_seed(seed), n_steps)
+    t = seed.start_uniforms()
+    return (t if n_steps is None else down_to_step(t, n_steps)).float()
+
+
+def start_normals(seed: Any, shape: tuple[int, ...]) -> Tensor:
+    """The normals that a solver's start has, which torch's generator of the CPU makes: float32 of this shape. seed: an
+    int or `ExampleSeeds`."""
+    if isinstance(seed, ExampleSeeds):
+        return seed.start_normals(shape)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32, device="cpu")
 
 
 def spread_times(count: int, generator: torch.Generator, n_steps: int | None = None) -> Tensor:

@@ -68,6 +68,7 @@ class Vocabulary(Discrete):
     """
 
     share: Tensor | None
+    has_example_seeds = False  # they draw explicit noise, which would be a tensor [B, ..., K]
 
     def __init__(
         self,

@@ -108,7 +108,7 @@ def test_the_parts_of_a_loss_have_seeds_of_their_own(kind, monkeypatch):
         times.append(generator.initial_seed())
         return spread_times(count, generator, n_steps)
 
-    monkeypatch.setattr("bfn_kernels.nn.base.spread_times", spread)
+    monkeypatch.setattr("bfn_kernels.nn.seeds.spread_times", spread)
     flows, draws = noted(monkeypatch, model, "flow", 2), noted(monkeypatch, model, "discrete_time_loss", 5)
     for seed in (0, 1):
         model(x, seed=seed, n_steps=N)
