@@ -38,8 +38,10 @@ backends.add_family("common", OPERATORS)
 
 
 def of_rows(name: str, seed: Tensor, first: Tensor, *arguments: Any) -> Tensor:
-    """`noise.row_noise` or `noise.row_angles`, by the kernel of the CPU if there is one. name: the name of the function.
-    arguments: its further arguments."""
+    """`noise.row_noise` or `noise.row_angles`, by the kernel of the CPU if there is one.
+
+    name: the name of the function. arguments: its further arguments.
+    """
     common = backends.library(None, seed.device).common if seed.is_cpu else None
     if common is None:
         return getattr(noise, name)(seed, first, *arguments)

@@ -49,8 +49,10 @@ def random_seed() -> int:
 
 
 def seed_of(model: Any, seed: Any, like: Tensor, ragged: Ragged | None = None) -> Any:
-    """Checks the seed of a call of a model, or makes one. Returns an int, or `ExampleSeeds` for a tensor with a seed for
-    each example. like: data `[B, ...]`, or `[N, ...]` with ragged, the examples of the rows."""
+    """Checks the seed of a call of a model, or makes one. Returns an int, or `ExampleSeeds` for a tensor.
+
+    like: data `[B, ...]`, or `[N, ...]` with ragged, the examples of the rows.
+    """
     if seed is None:
         return random_seed()
     if not isinstance(seed, Tensor) or seed.dim() == 0:
@@ -67,8 +69,8 @@ def seed_of(model: Any, seed: Any, like: Tensor, ragged: Ragged | None = None) -
 
 
 def drawn_times(seed: Any, count: int, n_steps: int | None = None) -> Tensor:
-    """The times of a batch, float32 `[count]` on the CPU: `spread_times` of an int. `ExampleSeeds` draw independent times
-    instead. n_steps: as for `spread_times`."""
+    """The times of a batch, float32 `[count]` on the CPU: `spread_times` of an int. `ExampleSeeds` draw independent
+    times instead. n_steps: as for `spread_times`."""
     if not isinstance(seed, ExampleSeeds):
         return spread_times(count, torch.Generator().manual_seed(seed), n_steps)
     t = seed.start_uniforms()

@@ -234,6 +234,11 @@ def test_doubles_have_noise_in_double(dtype):
     want = model.loss_by_part(one, seed=7, reduction="none", n_steps=4)
     torch.testing.assert_close({name: each[2:3] for name, each in got.items()}, want)
     same(model.loss_by_part(one, seed=SEEDS[2:3], reduction="none", n_steps=4), want)
+    model, states = model_of(BY_RULE, False).to(dtype), []
+    for seed in (SEEDS[2:3], 7):
+        shape = {name: (1, *SHAPES[name][1:]) for name in BY_RULE}
+        samplers.sample(model, shape, 1, seed=seed, sampler="sde1", watch=lambda i, state: states.append(state))
+    same(*({name: each[0] for name, each in states[i].items()} for i in (1, 3)))
 
 
 @pytest.mark.parametrize("width", [0, 1, 3, 4, 63, 64, 65, 1030])
