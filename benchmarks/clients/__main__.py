@@ -16,23 +16,24 @@ must agree with the computation that is written here.
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
 from benchmarks import csv_files, measure
-from benchmarks.clients import atoms, crystals, reals, tokens
+from benchmarks.clients import atoms, crystal_runs, crystals, ligands, reals, tokens, whole_crystals
 from benchmarks.clients.checkouts import Compared, compared
 from benchmarks.clients.client import TOLERANCE, Client, disagreement
 from benchmarks.clients.client_rows import Row, measured, table
-from benchmarks.clients.places import PLACES
+from benchmarks.clients.places import MODELS, PLACES
 from benchmarks.devices import Cpu
 
 WIDTH = 144
 REPEATS = 40  # the calls whose results show how much the result of one call varies
-NAMES = tuple(dict.fromkeys(place.code.name for place in PLACES if place.code.name))
+NAMES = tuple(dict.fromkeys(place.code.name for place in (*PLACES, *MODELS) if place.code.name))
 
 
 def checkout(text: str) -> tuple[str, Path]:
@@ -65,21 +66,33 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def clients(divisor: int, dtype: torch.dtype) -> list[Client]:
-    """All clients, in the order of `places.PLACES`. `divisor` divides the number of rows of each."""
+def makers(divisor: int, dtype: torch.dtype) -> list[Callable[[], Client]]:
+    """What makes each client, in the order of `places.PLACES` and `places.MODELS`. `divisor` divides the number of rows
+    of each."""
     return [
-        tokens.smiles(64 // divisor, dtype),
-        tokens.guided_step(64 // divisor, dtype),
-        atoms.types_by_draws(400 // divisor, dtype, 13, 1.5),
-        atoms.types_by_draws(400 // divisor, dtype, 2, 3.0),
-        atoms.charges(1152 // divisor, dtype),
-        crystals.fractions(256 // divisor, dtype, max(20, crystals.MESSAGES // divisor)),
-        tokens.profiles(max(1, 8 // divisor), dtype),
-        tokens.antibodies(max(1, 8 // divisor), dtype),
-        reals.policy(256 // divisor, dtype),
-        reals.images(max(1, 16 // divisor), dtype),
-        reals.inference_step(max(1, 16 // divisor), dtype),
+        partial(tokens.smiles, 64 // divisor, dtype),
+        partial(tokens.guided_step, 64 // divisor, dtype),
+        partial(atoms.types_by_draws, 400 // divisor, dtype, 13, 1.5),
+        partial(atoms.types_by_draws, 400 // divisor, dtype, 2, 3.0),
+        partial(atoms.charges, 1152 // divisor, dtype),
+        partial(crystals.fractions, 256 // divisor, dtype, max(20, crystals.MESSAGES // divisor)),
+        partial(tokens.profiles, max(1, 8 // divisor), dtype),
+        partial(tokens.antibodies, max(1, 8 // divisor), dtype),
+        partial(reals.policy, 256 // divisor, dtype),
+        partial(reals.images, max(1, 16 // divisor), dtype),
+        partial(reals.inference_step, max(1, 16 // divisor), dtype),
+        partial(whole_crystals.step, max(1, 256 // divisor), dtype, max(20, crystals.MESSAGES // divisor)),
+        partial(crystal_runs.end_back, max(1, 32 // divisor), dtype),
+        partial(crystal_runs.vanilla, max(1, 32 // divisor), dtype),
+        partial(ligands.step, max(1, 8 // divisor), dtype),
+        partial(ligands.run, max(1, 8 // divisor), dtype, "end_back_pmf"),
+        partial(ligands.run, max(1, 8 // divisor), dtype, "vanilla"),
     ]
+
+
+def clients(divisor: int, dtype: torch.dtype) -> list[Client]:
+    """All clients, in the order of `makers`."""
+    return [make() for make in makers(divisor, dtype)]
 
 
 def small_clients() -> list[Client]:

@@ -16,24 +16,29 @@ from bfn_kernels import Limits, continuous, discrete, discretised
 N_STEPS, DRAWS = 1000, 200  # as in MolCRAFT and MolPilot
 
 
+def loss_by_draws(x: Tensor, logits: Tensor, i: Tensor, beta_1: float, noise: Tensor | None = None) -> Tensor:
+    """The n-step loss at the steps i, as the mean over 200 draws from the sender distribution. noise: normals of the
+    draws."""
+    k, dtype = logits.shape[-1], logits.dtype
+    alpha = beta_1 * (2 * i.to(dtype) - 1)[:, None] / N_STEPS**2
+    std = (k * alpha).sqrt()
+    sender = Independent(Normal(alpha * (k * F.one_hot(x, k) - 1), std), 1)
+    each = alpha[..., None] * (k * torch.eye(k, dtype=dtype) - 1)
+    receiver = MixtureSameFamily(Categorical(probs=logits.softmax(-1)), Independent(Normal(each, std[..., None]), 1))
+    y = sender.sample((DRAWS,)) if noise is None else sender.mean + std * noise
+    return N_STEPS * (sender.log_prob(y) - receiver.log_prob(y)).mean()
+
+
 def types_by_draws(rows: int, dtype: torch.dtype, k: int, beta_1: float) -> Client:
     """Returns the client of the n-step loss of classes in MolCRAFT and MolPilot. Their loss averages 200 draws from the
     sender distribution. For each draw, the published code evaluates a mixture of K normals in K dimensions."""
     x, logits = random_classes((rows,), k, dtype)
     i = torch.randint(1, N_STEPS + 1, (rows,))
-    alpha = beta_1 * (2 * i.to(dtype) - 1)[:, None] / N_STEPS**2
-    std = (k * alpha).sqrt()
     noise = torch.randn(DRAWS, rows, k, dtype=dtype)
     place = places.FLAGS if k == 2 else places.TYPES
 
     def theirs(noise: Tensor | None = None) -> Results:
-        sender = Independent(Normal(alpha * (k * F.one_hot(x, k) - 1), std), 1)
-        each = alpha[..., None] * (k * torch.eye(k, dtype=dtype) - 1)
-        receiver = MixtureSameFamily(
-            Categorical(probs=logits.softmax(-1)), Independent(Normal(each, std[..., None]), 1)
-        )
-        y = sender.sample((DRAWS,)) if noise is None else sender.mean + std * noise
-        return with_gradient(N_STEPS * (sender.log_prob(y) - receiver.log_prob(y)).mean(), logits)
+        return with_gradient(loss_by_draws(x, logits, i, beta_1, noise), logits)
 
     def own(folder: Path) -> Results:
         loss = definitions(folder / place.file, "BFNBase").BFNBase.dtime4discrete_loss_prob

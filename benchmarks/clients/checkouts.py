@@ -5,7 +5,7 @@ import __future__
 import ast
 import contextlib
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.clients.client import Client, own_disagreement
+from bfn_kernels.noise import draw_class
 
 UNEVALUATED = __future__.annotations.compiler_flag  # annotations may name packages that are not installed
 # The few functions of the package einops that the called code needs, for patterns such as "sample batch ...".
@@ -54,24 +55,29 @@ def unmade(kind: Any, **attributes: Any) -> Any:
 
 
 @contextlib.contextmanager
-def given(*noise: Tensor, uniforms: Tensor | None = None) -> Iterator[None]:
-    """Where code draws standard normals, it gets these tensors in turn; where it draws uniforms, it gets `uniforms`.
-    New tensors have float64 by default."""
-    left = iter(noise)
+def given(
+    *noise: Tensor, uniforms: Tensor | None = None, classes: Sequence[Tensor] = (), integers: Tensor | None = None
+) -> Iterator[None]:
+    """Where code draws standard normals, it gets these tensors in turn. Where it draws uniforms or integers, it gets
+    `uniforms` or `integers`. Where it draws classes, it gets the classes of the uniforms `classes`, in turn. New
+    tensors have float64 by default, and code that asks for float32 gets float64."""
+    left, drawn = iter(noise), iter(classes)
     patches: dict[str, Any] = {
         "randn": lambda *_, **__: next(left),
         "randn_like": lambda *_, **__: next(left),
         "normal": lambda mean, std: mean + std * next(left),
         "rand": lambda *_, **__: uniforms,
+        "randint": lambda *_, **__: integers,
+        "multinomial": lambda p, *_: draw_class(p / p.sum(-1, keepdim=True), next(drawn)).unsqueeze(-1),
     }
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        with mock.patch.multiple(torch, **patches):
+        with mock.patch.multiple(torch, **patches), mock.patch.object(Tensor, "float", Tensor.double):
             yield
     finally:
         torch.set_default_dtype(before)
-    if next(left, None) is not None:
+    if next(left, None) is not None or next(drawn, None) is not None:
         raise AssertionError("the code drew less noise than the transcription")
 
 

@@ -37,7 +37,7 @@ CHEMBFN = Code("ChemBFN", "chembfn", "Augus1999/bayesian-flow-network-for-chemis
 MOLCRAFT = Code("MolCRAFT", "molcraft", "AlgoMole/MolCRAFT", "af2f34d")
 MOLPILOT = Code("MolPilot", "molcraft", "AlgoMole/MolCRAFT", "af2f34d")
 GEOBFN = Code("GeoBFN", "geobfn", "AlgoMole/GeoBFN", "89e9a24")
-CRYSBFN = Code("CrysBFN", "crysbfn", "wu-han-lin/CrysBFN", "2db6a20")
+CRYSBFN = Code("CrysBFN", "crysbfn", "GenSI-THUAIR/CrysBFN", "e94bc87")
 PROFILEBFN = Code("ProfileBFN", "profilebfn", "AlgoMole/ProfileBFN-pro", "e9578cc")
 ABBFN2 = Code("AbBFN2", "", "instadeepai/AbBFN2", "7964225")
 CONDBFNPOL = Code("condBFNPol", "condbfnpol", "ZhaoyangLi-1/condBFNPol", "56b9fe4")
@@ -136,7 +136,59 @@ INFERENCE = Place(
     "step of 16 images",
     {"ops": "`continuous`: `update_sample` with ρ = λ"},
 )
+CRYSTALS_DATA = "crysbfn/common/data_utils.py"
+CENTRE = "MolCRAFT/core/callbacks/validation_callback_for_sample.py"  # has center_pos
+JOINT = "`nn.Joint`: {}".format
+WHOLE_CRYSTALS = Place(
+    CRYSBFN,
+    "crysbfn/pl_modules/crysbfn.py",
+    233,
+    "CrysBFN.loss_one_step",
+    "joint step of 256 crystals",
+    {"nn.Joint": JOINT("`loss_by_part`")},
+)
+CRYSTALS_RENOISED = Place(
+    CRYSBFN,
+    "crysbfn/pl_modules/crysbfn.py",
+    358,
+    "CrysBFN.sample",
+    "joint run of 16 steps, end_back, 32 crystals",
+    {"nn.Joint": JOINT('`samplers.sample(sampler="renoise")`')},
+)
+CRYSTALS_VANILLA = Place(
+    CRYSBFN,
+    "crysbfn/pl_modules/crysbfn_csp.py",
+    391,
+    "CrysBFN_CSP.sample",
+    "joint run of 16 steps, vanilla, 32 crystals",
+    {"nn.Joint": JOINT("`samplers.sample`")},
+)
+LIGANDS = Place(
+    MOLCRAFT,
+    "MolCRAFT/core/models/bfn4sbdd.py",
+    308,
+    "BFN4SBDDScoreModel.loss_one_step",
+    "joint step of 8 ligands",
+    {"nn.Joint": JOINT("`loss_by_part`"), "nn.Joint, continuous time": JOINT("`loss_by_part`, continuous time")},
+)
+LIGANDS_RENOISED = Place(
+    MOLCRAFT,
+    "MolCRAFT/core/models/bfn4sbdd.py",
+    439,
+    "BFN4SBDDScoreModel.sample",
+    "joint run of 16 steps, end_back_pmf, 8 ligands",
+    {"nn.Joint": JOINT('`samplers.sample(sampler="renoise", choose="mean")`')},
+)
+LIGANDS_VANILLA = Place(
+    MOLCRAFT,
+    "MolCRAFT/core/models/bfn4sbdd.py",
+    439,
+    "BFN4SBDDScoreModel.sample",
+    "joint run of 16 steps, vanilla, 8 ligands",
+    {"nn.Joint": JOINT("`samplers.sample`")},
+)
 PLACES = (
     *(SMILES, GUIDED, TYPES, FLAGS, CHARGES, CRYSTALS),
     *(PROTEINS, ANTIBODIES, POLICY, IMAGES, INFERENCE),
 )
+MODELS = (WHOLE_CRYSTALS, CRYSTALS_RENOISED, CRYSTALS_VANILLA, LIGANDS, LIGANDS_RENOISED, LIGANDS_VANILLA)
