@@ -160,13 +160,13 @@ class Parts(BFN):
 
         Args:
             name: The name of the value, for errors.
-            numbers: Numbers of examples, `[B]`.
+            numbers: Numbers of examples, `[B]`, or one number for all.
             ragged: The examples of the rows, a `Ragged`. None: each row is an example.
 
         Returns:
-            Numbers of rows, `[N]` or `[B]`, by part.
+            Numbers of rows, `[N]` or `[B]`, by part, or the number for all.
         """
-        if ragged is None:
+        if ragged is None or numbers.dim() == 0:
             return dict.fromkeys(self.parts, numbers)
         if numbers.shape != (ragged.num_examples,):
             raise ValueError(f"{name} must have shape [{ragged.num_examples}], got {tuple(numbers.shape)}")
@@ -250,15 +250,13 @@ class Parts(BFN):
     def guided_output(self, theta: Any, t: Tensor, sampling: Sampling) -> Any:
         times, by_part = self.for_network(t), self.sampling_by_part(sampling)
         output = self.checked(self.output(theta, times, sampling.cond, sampling.ragged), theta)
-        other = output
+        other, inputs = output, [*theta.values()]  # the step of any part may overwrite an input
         if any(each.guidance is not None for each in by_part.values()):
             other = self.checked(self.output(theta, times, sampling.unconditional, sampling.ragged), theta)
 
         def guided(each: BFN, output: Tensor, other: Tensor, sampling: Sampling) -> Tensor:
             if sampling.guidance is None:
-                for input in theta.values():  # which the step of any part overwrites
-                    output = apart(output, input)
-                return output
+                return apart(output, *inputs)
             output = widened(output)
             return each.guided(output, other, row_factor(sampling.guidance, output))
 
@@ -276,14 +274,14 @@ class Parts(BFN):
         return dict.fromkeys(self.parts, t) if self.own_times else t
 
     def sample_step(self, state: Any, t: Tensor, alpha: Any, seed: Any, sampling: Sampling = PLAIN) -> None:
-        theta = self.theta(state)
-        t = t.expand(self.count(theta, sampling.ragged))
-        self.update(self.guided_output(theta, t, sampling), state, t, alpha, seed, sampling)
+        self.update(self._predicted(state, t, sampling), state, t, alpha, seed, sampling)
 
     def solver_step(self, state: Any, t: Tensor, coefficients: Any, seed: Any, sampling: Sampling = PLAIN) -> None:
+        self.solve(self._predicted(state, t, sampling), state, t, coefficients, seed, sampling)
+
+    def _predicted(self, state: Any, t: Tensor, sampling: Sampling) -> Any:
         theta = self.theta(state)
-        t = t.expand(self.count(theta, sampling.ragged))
-        self.solve(self.guided_output(theta, t, sampling), state, t, coefficients, seed, sampling)
+        return self.guided_output(theta, t.expand(self.count(theta, sampling.ragged)), sampling)
 
     def sample_final(self, state: Any, sampling: Sampling = PLAIN) -> Any:
         theta, by_part = self.theta(state), self.sampling_by_part(sampling)

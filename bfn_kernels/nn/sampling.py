@@ -108,13 +108,15 @@ def widened(output: Tensor) -> Tensor:
     return output.float() if output.dtype == torch.float16 else output
 
 
-def apart(output: Tensor, theta: Any) -> Tensor:
-    """Returns a network's output. If the output shares memory with theta, returns a copy, since a step overwrites
+def apart(output: Tensor, *thetas: Any) -> Tensor:
+    """Returns a network's output. If the output shares memory with a theta, returns a copy, since a step overwrites
     theta."""
     # The compiler finds tensors that share memory, and copies them.
-    if torch.compiler.is_compiling() or not (isinstance(output, Tensor) and isinstance(theta, Tensor)):
+    if torch.compiler.is_compiling() or not isinstance(output, Tensor):
         return output
-    return output.clone() if overlap(memory_of(output), memory_of(theta)) else output
+    memory = memory_of(output)
+    shared = any(isinstance(theta, Tensor) and overlap(memory, memory_of(theta)) for theta in thetas)
+    return output.clone() if shared else output
 
 
 def row_factor(value: float | Tensor, like: Tensor) -> Tensor:
