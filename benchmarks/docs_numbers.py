@@ -61,9 +61,13 @@ def client(start: str) -> Callable[[Path], str]:
     return text
 
 
-def code_bases(folder: Path) -> str:
-    """The table of all code bases: where their computations are, our calls, and the times of both."""
-    return page.markdown_table(clients.PLACED, clients.placed(csv_files.read(clients.Row, folder / "clients.csv")))
+def code_bases(listed: Sequence[places.Place], name: str) -> Callable[[Path], str]:
+    """A table of functions of code bases: where they are, our calls, and the times of both, which are in a file."""
+
+    def text(folder: Path) -> str:
+        return page.markdown_table(clients.PLACED, clients.placed(csv_files.read(clients.Row, folder / name), listed))
+
+    return text
 
 
 def of_cases(make: Callable[[list[Row], str], str]) -> Callable[[Path], str]:
@@ -162,8 +166,10 @@ FIGURES: tuple[tuple[str, Callable[[Path], str]], ...] = (
     ("docs/where_kernels_pay.md", said(shares.Share, "training.csv")),
     (GUIDE("official"), table(patched.Row, "patched.csv", patched)),
     (GUIDE("official"), said(patched.Row, "patched.csv")),
-    (GUIDE("clients"), code_bases),
+    (GUIDE("clients"), code_bases(places.PLACES, "clients.csv")),
     (GUIDE("clients"), said(clients.Row, "clients.csv")),
+    (GUIDE("clients"), code_bases(places.MODELS, "models.csv")),
+    (GUIDE("clients"), said(clients.Row, "models.csv")),
     (GUIDE("clients"), table(checkouts.Compared, "checkouts.csv", checkouts)),
     (GUIDE("molecules"), client(places.TYPES.client)),
     (GUIDE("molecules"), client(places.FLAGS.client)),

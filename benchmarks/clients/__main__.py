@@ -2,6 +2,7 @@
 the table also says how much the loss and its gradient vary from call to call.
 
     python -m benchmarks.clients             # --quick: an eighth of the rows, small networks, a few repetitions
+    python -m benchmarks.clients --only joint   # whole models
     python -m benchmarks.clients --checkout bsi=FOLDER --checkout geobfn=FOLDER
 
 A client is a published project whose computation the ops can replace. Each computation is written here from the
@@ -60,6 +61,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
         help=f"compare with the code in this folder. It is executed, so pass only code that you trust. Without this "
         f"option, no code of a client is executed. Repeatable. Names: {', '.join(NAMES)}",
     )
+    parser.add_argument("--only", default="", metavar="TEXT", help="only the computations whose name begins so")
     parser.add_argument("--out", type=Path, help="directory of the CSV (runs/benchmarks/<date>)")
     options = parser.parse_args(arguments)
     options.checkout = dict(options.checkout)
@@ -82,44 +84,45 @@ def makers(divisor: int, dtype: torch.dtype) -> list[Callable[[], Client]]:
         partial(reals.images, max(1, 16 // divisor), dtype),
         partial(reals.inference_step, max(1, 16 // divisor), dtype),
         partial(whole_crystals.step, max(1, 256 // divisor), dtype, max(20, crystals.MESSAGES // divisor)),
-        partial(crystal_runs.end_back, max(1, 32 // divisor), dtype),
-        partial(crystal_runs.vanilla, max(1, 32 // divisor), dtype),
+        partial(crystal_runs.end_back, max(1, 256 // divisor), dtype),
+        partial(crystal_runs.vanilla, max(1, 256 // divisor), dtype),
         partial(ligands.step, max(1, 8 // divisor), dtype),
-        partial(ligands.run, max(1, 8 // divisor), dtype, "end_back_pmf"),
-        partial(ligands.run, max(1, 8 // divisor), dtype, "vanilla"),
+        partial(ligands.run, max(1, 100 // divisor), dtype, "end_back_pmf"),
+        partial(ligands.run, max(1, 100 // divisor), dtype, "vanilla"),
     ]
 
 
-def clients(divisor: int, dtype: torch.dtype) -> list[Client]:
-    """All clients, in the order of `makers`."""
-    return [make() for make in makers(divisor, dtype)]
+def clients(divisor: int, dtype: torch.dtype, only: str = "") -> list[Client]:
+    """The clients whose name begins with `only`, in the order of `makers`."""
+    return [client for make in makers(divisor, dtype) if (client := make()).name.startswith(only)]
 
 
-def small_clients() -> list[Client]:
-    """All clients in float64, with an eighth of the rows."""
+def small_clients(only: str) -> list[Client]:
+    """Clients in float64, with an eighth of the rows."""
     torch.manual_seed(0)
-    return clients(8, torch.float64)
+    return clients(8, torch.float64, only)
 
 
-def compare(checkouts: dict[str, Path], console: Console) -> list[Compared]:
+def compare(checkouts: dict[str, Path], only: str, console: Console) -> list[Compared]:
     """Compares each client with its own functions, if there is a checkout of its code."""
     found = []
-    for client in small_clients():
+    for client in small_clients(only):
         if (folder := checkouts.get(client.place.code.name)) is not None:
             found.append(compared(client, folder))
             console.print(f"{found[-1].code}, {found[-1].function}: {found[-1].difference:.1g}")
     return found
 
 
-def timed(quick: bool) -> list[Row]:
-    """The rows of all clients. Each client's computation and our call must agree."""
+def timed(quick: bool, only: str) -> list[Row]:
+    """The rows of clients. Each client's computation and our call must agree."""
     divisor, seconds, repeats = (8, 0.05, 5) if quick else (1, 1.0, REPEATS)
-    for client in small_clients():
+    for client in small_clients(only):
         if not (difference := disagreement(client)) <= TOLERANCE:
             raise AssertionError(
                 f"{client.name}: ours differs from theirs by {difference:.1g}, allowed {TOLERANCE:.1g}"
             )
-    return [row for client in clients(divisor, torch.float32) for row in measured(client, seconds, repeats, divisor)]
+    found = clients(divisor, torch.float32, only)
+    return [row for client in found for row in measured(client, seconds, repeats, divisor)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -128,14 +131,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out = options.out or csv_files.new_folder("benchmarks")
     if options.checkout:
         try:
-            found = compare(options.checkout, console)
+            found = compare(options.checkout, options.only, console)
         except FileNotFoundError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
         csv_files.write(Compared, found, measure.machine(Cpu()), out / "checkouts.csv")
         return 0 if all(row.difference <= TOLERANCE for row in found) else 1
     machine = measure.begun(Cpu()) | {"quick": str(options.quick)}
-    rows = timed(options.quick)
+    rows = timed(options.quick, options.only)
     console.print(measure.lines_of(machine))
     console.print(table(rows))
     csv_files.write(Row, rows, machine, out / "clients.csv")

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from benchmarks import measure
 from benchmarks.clients.client import Call, Client
-from benchmarks.clients.places import PLACES
+from benchmarks.clients.places import Place
 from benchmarks.devices import Cpu
 from benchmarks.report import duration, factor, table_of
 
@@ -74,8 +74,8 @@ def table(rows: Sequence[Row]) -> Table:
 PLACED = ("code base", "function", "file and line", "replaced by", "theirs", "ops", "theirs / ops", "share of a step")
 
 
-def placed(rows: Iterable[Row]) -> list[list[str]]:
-    """The table of all code bases, under PLACED. What is not in the rows has no times."""
+def placed(rows: Iterable[Row], places: Sequence[Place]) -> list[list[str]]:
+    """The table of functions of code bases, under PLACED. What is not in the rows has no times."""
     found = {(row.client, row.competitor): row for row in rows}
 
     def row_of(client: str, competitor: str) -> Row:
@@ -83,7 +83,7 @@ def placed(rows: Iterable[Row]) -> list[list[str]]:
         return found.get((next(names, ""), competitor), Row("", "", math.nan, math.nan))
 
     lines = []
-    for place in PLACES:
+    for place in places:
         theirs = row_of(place.client, "theirs")
         for competitor, call in place.calls.items():
             ours = row_of(place.client, competitor)

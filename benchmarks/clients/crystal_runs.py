@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, VonMises
 
-from benchmarks import networks
 from benchmarks.clients import places
 from benchmarks.clients.checkouts import given
 from benchmarks.clients.client import Call, Client, Results
@@ -87,12 +86,6 @@ def run_of(
     return ours
 
 
-def called(network: Crystals, n_steps: int) -> Callable[[int], Call]:
-    """The calls of the network in a run."""
-    rows = torch.rand(len(network.atoms.batch), network.small.layers[0].in_features - 1, dtype=network.dtype)
-    return lambda divisor: networks.called(network.small, rows[:, 0], rows, times=n_steps)
-
-
 def end_back(crystals: int, dtype: torch.dtype, n_steps: int = 16) -> Client:
     """A run of the sampler "end_back". Each step draws new states from the flows of the predictions: of angles, by all
     messages before the next step."""
@@ -150,7 +143,7 @@ def end_back(crystals: int, dtype: torch.dtype, n_steps: int = 16) -> Client:
     ]
     ours = run_of(network, model_of(network, schedule), "renoise", n_steps, calls, uniforms)
     name = f"joint run of {n_steps} steps, end_back, {crystals} crystals"
-    about = called(network, n_steps)
+    about = network.small.calls(rows[0], n_steps)
     return Client(name, places.CRYSTALS_RENOISED, theirs, {"nn.Joint": ours}, (uniforms,), about, own=own)
 
 
@@ -213,7 +206,7 @@ def vanilla(crystals: int, dtype: torch.dtype, n_steps: int = 16) -> Client:
         theirs,
         {"nn.Joint": ours},
         (uniforms,),
-        called(network, n_steps),
+        network.small.calls(rows[0], n_steps),
         own=own,
         literal=lambda *noise: theirs(*noise, least=1e-6, added=LEAST),
     )

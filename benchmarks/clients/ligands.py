@@ -67,7 +67,11 @@ def step(molecules: int, dtype: torch.dtype) -> Client:
     t = (step_of.to(dtype) - 1) / N_STEPS + 1e-6 / N_STEPS  # their code rounds t·n down
     network = Fixed(positions=torch.randn(rows, 3, dtype=dtype), types=torch.randn(rows, K, dtype=dtype))
     model, leaves = model_of(network), [network.positions, network.types]
-    noise = torch.randn(rows, K, dtype=dtype), torch.randn(rows, 3, dtype=dtype), torch.randn(DRAWS, rows, K, dtype=dtype)
+    noise = (
+        torch.randn(rows, K, dtype=dtype),
+        torch.randn(rows, 3, dtype=dtype),
+        torch.randn(DRAWS, rows, K, dtype=dtype),
+    )
 
     def results(of_positions: Tensor, of_types: Tensor) -> Results:
         return of_positions.detach(), *with_gradient(of_positions + of_types, *leaves)
@@ -200,10 +204,6 @@ def run(molecules: int, dtype: torch.dtype, strategy: str, n_steps: int = 16) ->
             _, trajectory, _ = made.sample(None, None, None, batch, molecules, n_steps)
         return trajectory[-1][0], *seen
 
-    def about(divisor: int) -> Call:
-        inputs = torch.zeros(rows, dtype=dtype), torch.rand(rows, 3, dtype=dtype), torch.rand(rows, K, dtype=dtype)
-        return networks.called(small, *inputs, times=n_steps + 1)
-
     place = places.LIGANDS_VANILLA if vanilla else places.LIGANDS_RENOISED
     name = f"joint run of {n_steps} steps, {strategy}, {molecules} ligands"
-    return Client(name, place, theirs, {"nn.Joint": ours}, noise, about, own=own)
+    return Client(name, place, theirs, {"nn.Joint": ours}, noise, small.calls(rows, n_steps + 1), own=own)

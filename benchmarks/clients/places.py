@@ -90,7 +90,7 @@ CHARGES = Place(
 CRYSTALS = Place(
     CRYSBFN,
     "crysbfn/pl_modules/crysbfn_csp.py",
-    155,
+    135,
     "CrysBFN_CSP.circular_var_bayesian_flow_sim",
     "flow and loss of 256 atoms",
     {"ops": "`circular`: `flow_sample`, `discrete_time_loss(squared=True)`"},
@@ -152,7 +152,7 @@ CRYSTALS_RENOISED = Place(
     "crysbfn/pl_modules/crysbfn.py",
     358,
     "CrysBFN.sample",
-    "joint run of 16 steps, end_back, 32 crystals",
+    "joint run of 16 steps, end_back, 256 crystals",
     {"nn.Joint": JOINT('`samplers.sample(sampler="renoise")`')},
 )
 CRYSTALS_VANILLA = Place(
@@ -160,7 +160,7 @@ CRYSTALS_VANILLA = Place(
     "crysbfn/pl_modules/crysbfn_csp.py",
     391,
     "CrysBFN_CSP.sample",
-    "joint run of 16 steps, vanilla, 32 crystals",
+    "joint run of 16 steps, vanilla, 256 crystals",
     {"nn.Joint": JOINT("`samplers.sample`")},
 )
 LIGANDS = Place(
@@ -169,14 +169,14 @@ LIGANDS = Place(
     308,
     "BFN4SBDDScoreModel.loss_one_step",
     "joint step of 8 ligands",
-    {"nn.Joint": JOINT("`loss_by_part`"), "nn.Joint, continuous time": JOINT("`loss_by_part`, continuous time")},
+    {"nn.Joint": JOINT("`loss_by_part(n_steps=1000)`"), "nn.Joint, continuous time": JOINT("`loss_by_part`")},
 )
 LIGANDS_RENOISED = Place(
     MOLCRAFT,
     "MolCRAFT/core/models/bfn4sbdd.py",
     439,
     "BFN4SBDDScoreModel.sample",
-    "joint run of 16 steps, end_back_pmf, 8 ligands",
+    "joint run of 16 steps, end_back_pmf, 100 ligands",
     {"nn.Joint": JOINT('`samplers.sample(sampler="renoise", choose="mean")`')},
 )
 LIGANDS_VANILLA = Place(
@@ -184,11 +184,12 @@ LIGANDS_VANILLA = Place(
     "MolCRAFT/core/models/bfn4sbdd.py",
     439,
     "BFN4SBDDScoreModel.sample",
-    "joint run of 16 steps, vanilla, 8 ligands",
+    "joint run of 16 steps, vanilla, 100 ligands",
     {"nn.Joint": JOINT("`samplers.sample`")},
 )
 PLACES = (
     *(SMILES, GUIDED, TYPES, FLAGS, CHARGES, CRYSTALS),
     *(PROTEINS, ANTIBODIES, POLICY, IMAGES, INFERENCE),
 )
+# whole models, in a training step and in sampling runs
 MODELS = (WHOLE_CRYSTALS, CRYSTALS_RENOISED, CRYSTALS_VANILLA, LIGANDS, LIGANDS_RENOISED, LIGANDS_VANILLA)

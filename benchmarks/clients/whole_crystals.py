@@ -47,7 +47,9 @@ class Coordinates(nn.Circular):
         _, concentration, log = super().prior(shape, device)
         return math.pi * (2 * torch.rand(shape, dtype=log.dtype, device=device) - 1), concentration, log
 
-    def discrete_time_loss(self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, *_: Any, **options: Any) -> Tensor:
+    def discrete_time_loss(
+        self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, *_: Any, **options: Any
+    ) -> Tensor:
         step = self.step_at(t)
         return circular.discrete_time_loss(x, output, step, schedule=self.schedule, squared=True, **options)
 
@@ -126,14 +128,17 @@ def adding_up(mean: Tensor, concentration: Tensor, count: Tensor, alphas: Tensor
     return messages
 
 
-def state_of(x: Tensor, step: Tensor, n: int, alphas: Tensor, offsets: Tensor | None, prior: Tensor) -> tuple[Tensor, Tensor]:
+def state_of(
+    x: Tensor, step: Tensor, n: int, alphas: Tensor, offsets: Tensor | None, prior: Tensor
+) -> tuple[Tensor, Tensor]:
     """CrysBFN's flow: all n messages about each angle, in float64, and the sum of those before the step."""
     alpha = alphas[:n].view(-1, *[1] * x.dim())
     wide = (n, *x.shape)
     y = VonMises(x.double().expand(wide), alpha.expand(wide)).sample() if offsets is None else x + offsets[:n]
     at = (step - 1).view(1, -1, 1).expand(1, *x.shape)
     cosine, sine = (
-        torch.cat([first(prior)[None], (alpha * first(y)).cumsum(0)]).gather(0, at)[0] for first in (torch.cos, torch.sin)
+        torch.cat([first(prior)[None], (alpha * first(y)).cumsum(0)]).gather(0, at)[0]
+        for first in (torch.cos, torch.sin)
     )
     concentration = torch.where(step[:, None] == 1, 0, (cosine.square() + sine.square()).sqrt())
     return torch.atan2(sine, cosine).to(x.dtype), scaled(concentration).to(x.dtype)
@@ -198,7 +203,9 @@ def step(crystals: int, dtype: torch.dtype, n_steps: int) -> Client:
             return results(*model.loss_by_part(x, t, batch=batch, num_examples=crystals).values())
 
     def own(folder: Path) -> Results:
-        def output(theta_type: Tensor, mu_pos_t: Tensor, mu_lattices_t_33: Tensor, log_acc: Tensor, **_: Any) -> Results:
+        def output(
+            theta_type: Tensor, mu_pos_t: Tensor, mu_lattices_t_33: Tensor, log_acc: Tensor, **_: Any
+        ) -> Results:
             logits, lattice, coordinates = network.of(theta_type, mu_lattices_t_33.reshape(-1, 9), mu_pos_t, log_acc)
             return logits.softmax(-1), coordinates, lattice
 
@@ -219,7 +226,12 @@ def step(crystals: int, dtype: torch.dtype, n_steps: int) -> Client:
 
 
 def their_model(
-    folder: Path, name: str, output: Any, schedule: VonMisesAccuracy, offsets: list[Tensor], lattice: Tensor | None = None
+    folder: Path,
+    name: str,
+    output: Any,
+    schedule: VonMisesAccuracy,
+    offsets: list[Tensor],
+    lattice: Tensor | None = None,
 ) -> Any:
     """A model of CrysBFN with another network, and with messages that are `offsets` away from what they are about.
 
@@ -262,4 +274,3 @@ def their_model(
         end_back=True,
         interdependency_modeling=output,
     )
-

@@ -18,7 +18,8 @@ from benchmarks.clients.checkouts import Compared
 from benchmarks.clients.client import TOLERANCE, disagreement, own_disagreement
 
 CHECKOUTS = os.environ.get("BFN_CLIENTS")
-each_client = pytest.mark.parametrize("place", range(len(places.PLACES)), ids=lambda i: places.PLACES[i].client)
+LISTED = (*places.PLACES, *places.MODELS)
+each_client = pytest.mark.parametrize("place", range(len(LISTED)), ids=lambda i: LISTED[i].client)
 # A checkout of one file. Annotations and imports may need packages that are not installed, and nothing but imports and
 # the function is executed.
 FLOW = """
@@ -38,7 +39,7 @@ def sampling_tensor_discreteBayesianFlow_mbcltbf(time: not_installed.Tensor, tok
 
 def small(place, dtype=torch.float64):
     torch.manual_seed(place)
-    return tool.clients(64, dtype)[place]
+    return tool.makers(64, dtype)[place]()
 
 
 @each_client
@@ -88,7 +89,7 @@ def test_a_client_has_a_network(place):
 
 
 def test_what_is_measured_is_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(tool, "clients", lambda divisor, dtype: [reals.policy(2, dtype)])
+    monkeypatch.setattr(tool, "clients", lambda divisor, dtype, only: [reals.policy(2, dtype)])
     monkeypatch.setattr(measure, "begun", lambda device: {"heap": measure.TRAINED})
     assert tool.main(["--quick", "--out", str(tmp_path)]) == 0
     rows = csv_files.read(client_rows.Row, tmp_path / "clients.csv")
@@ -99,8 +100,8 @@ def test_what_is_measured_is_written(tmp_path, monkeypatch):
 def test_each_place_has_a_client():
     """By the name that the client has at its full size."""
     clients = tool.clients(1, torch.float32)
-    assert [client.place for client in clients] == list(places.PLACES)
-    for client, place in zip(clients, places.PLACES, strict=True):
+    assert [client.place for client in clients] == list(LISTED)
+    for client, place in zip(clients, LISTED, strict=True):
         assert [other for other in clients if other.name.startswith(place.client)] == [client]
         assert place.calls.keys() <= client.ours.keys()
         assert (client.own is None) == (place.code.name == "")
@@ -113,7 +114,7 @@ def test_the_page_has_the_times_of_each_place():
     rows = [
         client_rows.Row(name, call, ms, 3 / ms, **network) for call, ms in (("theirs", 3), ("8 nodes", 1), ("x", 2))
     ]
-    lines = {(line[0], line[3]): line for line in client_rows.placed(rows)}
+    lines = {(line[0], line[3]): line for line in client_rows.placed(rows, places.PLACES)}
     assert len(lines) == sum(len(place.calls) for place in places.PLACES)
     line = lines["MolPilot", place.calls["8 nodes"]]
     assert line[4:] == ["3.00 ms", "1.00 ms", "3.0", "3.00% → 1.02%"]
