@@ -29,12 +29,12 @@ from benchmarks.clients import atoms, crystal_runs, crystals, ligands, reals, to
 from benchmarks.clients.checkouts import Compared, compared
 from benchmarks.clients.client import TOLERANCE, Client, disagreement
 from benchmarks.clients.client_rows import Row, measured, table
-from benchmarks.clients.places import MODELS, PLACES
+from benchmarks.clients.places import LATER, PLACES
 from benchmarks.devices import Cpu
 
 WIDTH = 144
 REPEATS = 40  # the calls whose results show how much the result of one call varies
-NAMES = tuple(dict.fromkeys(place.code.name for place in (*PLACES, *MODELS) if place.code.name))
+NAMES = tuple(dict.fromkeys(place.code.name for place in (*PLACES, *LATER) if place.code.name))
 
 
 def checkout(text: str) -> tuple[str, Path]:
@@ -69,7 +69,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def makers(divisor: int, dtype: torch.dtype) -> list[Callable[[], Client]]:
-    """What makes each client, in the order of `places.PLACES` and `places.MODELS`. `divisor` divides the number of rows
+    """What makes each client, in the order of `places.PLACES` and `places.LATER`. `divisor` divides the number of rows
     of each."""
     return [
         partial(tokens.smiles, 64 // divisor, dtype),
@@ -83,6 +83,8 @@ def makers(divisor: int, dtype: torch.dtype) -> list[Callable[[], Client]]:
         partial(reals.policy, 256 // divisor, dtype),
         partial(reals.images, max(1, 16 // divisor), dtype),
         partial(reals.inference_step, max(1, 16 // divisor), dtype),
+        partial(tokens.renoised_step, 64 // divisor, dtype),
+        partial(tokens.letters, 64 // divisor, dtype),
         partial(whole_crystals.step, max(1, 256 // divisor), dtype, max(20, crystals.MESSAGES // divisor)),
         partial(crystal_runs.end_back, max(1, 256 // divisor), dtype),
         partial(crystal_runs.vanilla, max(1, 256 // divisor), dtype),

@@ -48,8 +48,11 @@ def definitions(path: Path, *names: str, **given: Any) -> SimpleNamespace:
 
 
 def unmade(kind: Any, **attributes: Any) -> Any:
-    """An object of a class whose __init__ was not called, with these attributes. They may replace methods."""
+    """An object of a class whose __init__ was not called, with these attributes. They may replace methods. A module has
+    no parameters."""
     made = kind.__new__(kind)
+    if isinstance(made, torch.nn.Module):
+        torch.nn.Module.__init__(made)
     made.__dict__.update(attributes)
     return made
 
@@ -77,7 +80,7 @@ def given(
             yield
     finally:
         torch.set_default_dtype(before)
-    if next(left, None) is not None or next(drawn, None) is not None:
+    if [*left, *drawn]:
         raise AssertionError("the code drew less noise than the transcription")
 
 

@@ -15,7 +15,7 @@ class Code:
 
 @dataclass(frozen=True)
 class Place:
-    """A function of a project, its file, and its line at the project's revision. client: the start of the name of the
+    """A function of a project, its file, and its line at the project's revision, or 0. client: the start of the name of the
     `Client` with the function's formulas. calls: the ops that replace the function, for each of our calls in this
     `Client`."""
 
@@ -29,11 +29,13 @@ class Place:
     @property
     def link(self) -> str:
         """A link to the line, in Markdown."""
-        page = f"https://github.com/{self.code.repository}/blob/{self.code.revision}/{self.file}#L{self.line}"
-        return f"[`{self.file}:{self.line}`]({page})"
+        page = f"https://github.com/{self.code.repository}/blob/{self.code.revision}/{self.file}"
+        return f"[`{self.file}:{self.line}`]({page}#L{self.line})" if self.line else f"[`{self.file}`]({page})"
 
 
 CHEMBFN = Code("ChemBFN", "chembfn", "Augus1999/bayesian-flow-network-for-chemistry", "97460c1")
+CHEMBFN_OF_2025 = Code("ChemBFN", "chembfn", "Augus1999/bayesian-flow-network-for-chemistry", "dc4ca0a")
+TORCH_BFN = Code("torch_bfn", "torch_bfn", "MaximeRobeyns/bayesian_flow_networks", "cd05936")
 MOLCRAFT = Code("MolCRAFT", "molcraft", "AlgoMole/MolCRAFT", "af2f34d")
 MOLPILOT = Code("MolPilot", "molcraft", "AlgoMole/MolCRAFT", "af2f34d")
 GEOBFN = Code("GeoBFN", "geobfn", "AlgoMole/GeoBFN", "89e9a24")
@@ -59,6 +61,22 @@ GUIDED = Place(
     "ChemBFN.sample",
     "guided step of",
     {"ops": '`discrete`: `solver_step(rule="sde1", choose="mode", unconditional=…)`'},
+)
+ODE = Place(
+    CHEMBFN_OF_2025,
+    "bayesianflow_for_chem/model.py",
+    0,
+    "ChemBFN.ode_sample",
+    "renoised step of",
+    {"ops": '`discrete`: `solver_step(rule="renoise", choose="mean", variance_scale=…)`'},
+)
+LETTERS = Place(
+    TORCH_BFN,
+    "torch_bfn/bfn.py",
+    329,
+    "DiscreteBFN.loss",
+    "flow and loss of 64 × 256 letters",
+    {"ops": f"`discrete`: {FLOW_AND_LOSS}"},
 )
 TYPES = Place(
     MOLCRAFT,
@@ -191,5 +209,8 @@ PLACES = (
     *(SMILES, GUIDED, TYPES, FLAGS, CHARGES, CRYSTALS),
     *(PROTEINS, ANTIBODIES, POLICY, IMAGES, INFERENCE),
 )
-# whole models, in a training step and in sampling runs
-MODELS = (WHOLE_CRYSTALS, CRYSTALS_RENOISED, CRYSTALS_VANILLA, LIGANDS, LIGANDS_RENOISED, LIGANDS_VANILLA)
+# Functions that were measured on another day: two more, and whole models in a training step and in sampling runs.
+LATER = (
+    *(ODE, LETTERS),
+    *(WHOLE_CRYSTALS, CRYSTALS_RENOISED, CRYSTALS_VANILLA, LIGANDS, LIGANDS_RENOISED, LIGANDS_VANILLA),
+)

@@ -45,8 +45,9 @@ def smiles(rows: int, dtype: torch.dtype) -> Client:
     def own(folder: Path) -> Results:
         with given(noise):
             model = their_model(folder, places.SMILES.file, lambda seen, *_: logits + (seen + 1) / 2)
-            loss = model.cts_loss(x, t[:, None].to(dtype), None)
-        return with_gradient(K * loss, logits)  # theirs is the mean over the classes, too
+            loss = model.cts_loss(x, t[:, None, None].to(dtype), None)
+        # Theirs is the mean over the classes, too. Since 2025, it is the first of two results.
+        return with_gradient(K * (loss[0] if isinstance(loss, tuple) else loss), logits)
 
     def network(divisor: int) -> Call:
         return networks.trained(networks.transformer(K, divisor), torch.rand(rows, LENGTH, K))
@@ -103,6 +104,82 @@ def guided_step(rows: int, dtype: torch.dtype) -> Client:
 
     name = f"guided step of {rows} × {LENGTH} tokens of {K}"
     return Client(name, places.GUIDED, theirs, {"ops": ours}, (noise,), network, own=own)
+
+
+def renoised_step(rows: int, dtype: torch.dtype) -> Client:
+    """The only step of a run of ChemBFN's "ODE" sampler, which draws a new state from the flow of the guided
+    prediction. Its temperature is the factor of the variance."""
+    w, temperature, schedule = 4.0, 0.5, LogarithmicAccuracy(K, BETA_1)
+    beta = float(schedule.beta(1.0))
+    conditional, unconditional = (torch.randn(rows, LENGTH, K, dtype=dtype) for _ in range(2))
+    state, noise = torch.zeros(rows, LENGTH, K, dtype=dtype), torch.randn(rows, LENGTH, K, dtype=dtype)
+
+    def theirs(noise: Tensor | None = None) -> Results:
+        p = ((1 + w) * conditional - w * unconditional).softmax(-1)
+        eps = torch.randn_like(p) if noise is None else noise
+        return (((K * p - 1) * beta + (K * beta * temperature) ** 0.5 * eps).softmax(-1),)
+
+    def ours(noise: Tensor | None = None) -> Results:
+        theta = torch.empty_like(state)
+        discrete.solver_step(
+            conditional, state, 0.0, 1.0, rule="renoise", choose="mean", unconditional=unconditional, guidance=w,
+            variance_scale=temperature, schedule=schedule, out=state, theta_out=theta, noise=noise,
+        )  # fmt: skip
+        return (theta,)
+
+    def own(folder: Path) -> Results:
+        seen = []
+
+        def network(inputs: Tensor, t: Tensor, mask: None, y: Tensor | None) -> Tensor:
+            seen.append((inputs + 1) / 2)
+            return unconditional if y is None else conditional
+
+        with given(noise):
+            model = their_model(folder, places.ODE.file, network)
+            if not hasattr(model, "ode_sample"):
+                raise FileNotFoundError(f"{folder / places.ODE.file} does not define ode_sample")
+            model.ode_sample(rows, LENGTH, torch.zeros(rows, 1, 1), 1, w, None, temperature)
+        return (seen[-1],)
+
+    def network(divisor: int) -> Call:
+        return networks.called(networks.transformer(K, divisor), torch.rand(rows, LENGTH, K), times=2)
+
+    name = f"renoised step of {rows} × {LENGTH} tokens of {K}"
+    return Client(name, places.ODE, theirs, {"ops": ours}, (noise,), network, own=own)
+
+
+def letters(rows: int, dtype: torch.dtype) -> Client:
+    """The flow and the loss of letters in torch_bfn. The input distribution is added to fixed logits in place of the
+    network."""
+    k, length, beta_1 = 27, 256, 0.2  # 0.2 is its default
+    x, logits = random_classes((rows, length), k, dtype)
+    t, noise = torch.rand(rows, dtype=dtype), torch.randn(rows, length, k, dtype=dtype)
+
+    def theirs(noise: Tensor | None = None) -> Results:
+        times, e_x = t[:, None, None], F.one_hot(x, k).to(dtype)
+        beta = beta_1 * times**2
+        eps = torch.randn_like(e_x) if noise is None else noise
+        theta = (beta * (k * e_x - 1) + (beta * k).sqrt() * eps).softmax(-1)
+        error = e_x - (logits + theta).softmax(-1)
+        return with_gradient((k * beta_1 * times * error.square()).sum(-1).mean(), logits)
+
+    def ours(noise: Tensor | None = None) -> Results:
+        theta = discrete.flow_sample(x, t, num_classes=k, beta_1=beta_1, noise=noise, dtype=dtype)
+        return with_gradient(discrete.continuous_time_loss(x, logits + theta, t, beta_1=beta_1), logits)
+
+    def own(folder: Path) -> Results:
+        names = {"default": lambda value, other: other if value is None else value}
+        kind = definitions(folder / places.LETTERS.file, "DiscreteBFN", **names).DiscreteBFN
+        network = {"net": lambda theta, t: logits + theta, "K": k, "beta_1": beta_1, "dtype": dtype}
+        with given(noise, uniforms=t):
+            loss = unmade(kind, **network).loss(x)
+        return with_gradient(loss.sum(-1).mean(), logits)  # theirs has a number for each class
+
+    def network(divisor: int) -> Call:
+        return networks.trained(networks.transformer(k, divisor), torch.rand(rows, length, k))
+
+    name = f"flow and loss of {rows} × {length} letters of {k}"
+    return Client(name, places.LETTERS, theirs, {"ops": ours}, (noise,), network, own=own)
 
 
 def profiles(rows: int, dtype: torch.dtype) -> Client:

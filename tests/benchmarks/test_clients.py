@@ -18,7 +18,7 @@ from benchmarks.clients.checkouts import Compared
 from benchmarks.clients.client import TOLERANCE, disagreement, own_disagreement
 
 CHECKOUTS = os.environ.get("BFN_CLIENTS")
-LISTED = (*places.PLACES, *places.MODELS)
+LISTED = (*places.PLACES, *places.LATER)
 each_client = pytest.mark.parametrize("place", range(len(LISTED)), ids=lambda i: LISTED[i].client)
 # A checkout of one file. Annotations and imports may need packages that are not installed, and nothing but imports and
 # the function is executed.
