@@ -234,12 +234,16 @@ class Parts(BFN):
             A `Sampling` for each part.
         """
         names = "choose", "temperature", "known", "known_mask", "guidance"
-        each = {name: self.options(name, getattr(sampling, name)) for name in names}
-        each["ragged"] = self.rows(sampling.ragged)
+        values = {name: getattr(sampling, name) for name in names}
+        each = {name: self.options(name, value) for name, value in values.items() if value is not None}
+        if self.of_examples and sampling.ragged is not None:
+            each["ragged"] = self.rows(sampling.ragged)
+        if not each:
+            return dict.fromkeys(self.parts, sampling)
         for name in self.centred:
-            if each["known"][name] is not None:
+            if each.get("known", {}).get(name) is not None:
                 raise ValueError(f"{name}: known must be None for a centred part, whose origin moves in each step")
-        guided = [name for name, guidance in each["guidance"].items() if guidance is not None]
+        guided = [name for name, guidance in each.get("guidance", {}).items() if guidance is not None]
         if guided:  # the network is called twice for all parts, but a part without guidance has no second output
             each["unconditional"] = {name: sampling.unconditional if name in guided else None for name in self.parts}
         for name in guided:
