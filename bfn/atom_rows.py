@@ -184,7 +184,7 @@ class Growing:
         fragment = (fragment - fragment.mean(0)).repeat(ragged.num_examples, 1)
         middle = at.sums(predicted[places]) / len(self.fragment)
         predicted[places] = fragment + middle[at.batch]
-        return {**output, POSITIONS: ragged.centred(predicted)}
+        return {**output, POSITIONS: predicted}
 
     def moved(self, molecules: Tensor) -> Tensor:
         """Molecules in the frame of the fragment."""

@@ -18,10 +18,12 @@ from bfn.sample import sample, settings_of
 from bfn.training.checkpoint import save
 from bfn.training.runs import load_run
 from bfn.training.trainer import Trainer
-from tests.bfn import tiny_files
+from bfn_kernels.nn import Ragged
+from tests.bfn import tiny_files, workers
 from tests.bfn.command import bfn
 from tests.bfn.test_processes import assert_alike
 from tests.bfn.tiny_settings import TINY
+from tests.bfn.workers import Group
 
 COUNT = 60
 pytestmark = pytest.mark.usefixtures("short_validations")
@@ -118,12 +120,48 @@ def test_molecules_of_one_atom_and_of_none_have_losses(pair):
 
 def test_samples_have_the_sizes_of_the_data(pair):
     model, data = pair
-    samples = sample(model, 24, 3, seed=0)
     sizes = (data.train[..., 3] >= 0).sum(1).sort().values
-    wanted = sizes[(2 * torch.arange(24) + 1) * len(sizes) // 48]
-    assert torch.equal((samples[..., 3] >= 0).sum(1), wanted)
+    for count in (5, 24):
+        samples = sample(model, count, 3, seed=0)
+        wanted = [sizes[int((i + 0.5) * len(sizes) / count)] for i in range(count)]
+        assert (samples[..., 3] >= 0).sum(1).tolist() == wanted
     atoms, ragged = atoms_of(samples)
     assert ragged.centred(atoms[POSITIONS]).sub(atoms[POSITIONS]).abs().max() < 1e-5
+
+
+def test_samples_are_in_angstrom(pair):
+    model, _ = pair
+    asked = model.asked(5)
+    rows = drawn(12).take(torch.tensor(asked["counts"]) - 1).rows(12)
+    atoms, _ = atoms_of(rows)
+    assert torch.equal(model.examples({**atoms, POSITIONS: atoms[POSITIONS] / SCALE}, asked), rows)
+
+
+def test_a_message_speaks_of_the_fragment_where_the_network_predicts_it(pair):
+    model, _ = pair
+    fragment = torch.tensor([[0.0, 0, 0, 2], [0.0, 3, 4, 0]])
+    ragged = Ragged.of_counts([3, 4])
+    theta, noise = torch.randn(7, 3), {POSITIONS: torch.randn(7, 3), TYPES: torch.randn(7, 7)}
+    t = torch.tensor([0.5, 0.9])
+    plain = model.parts[POSITIONS].mode(noise[POSITIONS], theta, t[ragged.batch])
+    with Growing(model, fragment):
+        got = model.growing.grown(noise, {POSITIONS: theta}, t, ragged)
+    positions, places = got[POSITIONS], torch.tensor([0, 1, 3, 4])
+    torch.testing.assert_close(positions[[2, 5, 6]], plain[[2, 5, 6]])
+    one, other = positions[places].view(2, 2, 3).unbind(1)
+    torch.testing.assert_close(SCALE * (other - one), fragment[1:, :3].expand(2, 3))
+    torch.testing.assert_close(one + other, plain[places].view(2, 2, 3).sum(1))
+    assert got[TYPES] is noise[TYPES]
+
+
+def test_molecules_are_moved_to_the_fragment(pair):
+    model, _ = pair
+    rows = drawn(12).take(torch.tensor([5, 7])).rows(12)
+    fragment = rows[0, :3] + torch.tensor([1.0, 2, 3, 0])
+    moved = Growing(model, fragment).moved(rows.clone())
+    filled = rows[..., 3] >= 0
+    torch.testing.assert_close(moved[0][filled[0]], rows[0][filled[0]] + torch.tensor([1.0, 2, 3, 0]))
+    assert torch.equal(moved[1, :3, :3], fragment[:, :3]) and not moved[~filled][:, :3].any()
 
 
 @pytest.mark.parametrize("sampler", ["ancestral", "ode1", "sde2", "renoise"])
@@ -208,6 +246,16 @@ def test_samplers_are_compared_and_films_are_drawn(settings, tmp_path):
     assert compared.exit_code == 0 and "samplers.png" in compared.output
     assert bfn("plot", out).exit_code == 0 and (out / "flow.gif").exists() and (out / "times.png").exists()
     assert bfn("evaluate", out, "--table", "--steps", "2").exit_code == 0
+
+
+@pytest.mark.slow
+def test_two_processes_take_the_steps_of_one(settings, tmp_path):
+    more = ["data.name=conformers", "model.kind=atoms", "model.sigma_1=0.015", "network.name=equivariant"]
+    more += ["network.dropout=0", "train.micro_batch=2", "train.max_steps=3", "train.validate_every=3"]
+    alone, both = ([*settings, *more, f"out={tmp_path / str(count)}"] for count in (1, 2))
+    workers.trainer_of(alone).run()
+    assert Group(2, workers.train, both).ends() == [0, 0]
+    assert workers.difference(tmp_path / "1", tmp_path / "2", "model.safetensors") < 1e-5
 
 
 def test_a_known_fragment_needs_molecules_in_space(tmp_path, make):
