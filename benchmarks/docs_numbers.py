@@ -45,7 +45,8 @@ def said(kind: type, name: str) -> Callable[[Path], str]:
         # A training step leaves a heap that makes later tensors faster. Older files, which lack the column `heap`, were
         # timed without this step.
         heap = "after a training step" if "heap" in machine else "in a fresh process"
-        where = f"{machine['threads']} threads of an {machine['processor']}"
+        threads = f"{machine['threads']} thread{'' if machine['threads'] == '1' else 's'}"
+        where = f"{threads} of an {machine['processor']}" + (", CPU time" if "clock" in machine else "")
         return f"*{', '.join([where, 'float32', 'torch ' + machine['torch'], *when])}; timed {heap}.*\n"
 
     return text

@@ -30,7 +30,7 @@ from benchmarks.clients.checkouts import Compared, compared
 from benchmarks.clients.client import TOLERANCE, Client, disagreement
 from benchmarks.clients.client_rows import Row, measured, table
 from benchmarks.clients.places import LATER, PLACES
-from benchmarks.devices import Cpu
+from benchmarks.devices import BusyCpu, Cpu
 
 WIDTH = 144
 REPEATS = 40  # the calls whose results show how much the result of one call varies
@@ -61,10 +61,20 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
         help=f"compare with the code in this folder. It is executed, so pass only code that you trust. Without this "
         f"option, no code of a client is executed. Repeatable. Names: {', '.join(NAMES)}",
     )
-    parser.add_argument("--only", default="", metavar="TEXT", help="only the computations whose name begins so")
+    parser.add_argument(
+        "--only",
+        action="append",
+        metavar="TEXT",
+        help="only computations whose name begins with this text, such as joint; repeatable",
+    )
+    parser.add_argument(
+        "--busy",
+        action="store_true",
+        help="measure the CPU time of this process, on a machine that other processes use; for OMP_NUM_THREADS=1",
+    )
     parser.add_argument("--out", type=Path, help="directory of the CSV (runs/benchmarks/<date>)")
     options = parser.parse_args(arguments)
-    options.checkout = dict(options.checkout)
+    options.checkout, options.only = dict(options.checkout), tuple(options.only or [""])
     return options
 
 
@@ -94,18 +104,18 @@ def makers(divisor: int, dtype: torch.dtype) -> list[Callable[[], Client]]:
     ]
 
 
-def clients(divisor: int, dtype: torch.dtype, only: str = "") -> list[Client]:
-    """The clients whose name begins with `only`, in the order of `makers`."""
+def clients(divisor: int, dtype: torch.dtype, only: tuple[str, ...] = ("",)) -> list[Client]:
+    """The clients whose name begins with a text of `only`, in the order of `makers`."""
     return [client for make in makers(divisor, dtype) if (client := make()).name.startswith(only)]
 
 
-def small_clients(only: str) -> list[Client]:
+def small_clients(only: tuple[str, ...]) -> list[Client]:
     """Clients in float64, with an eighth of the rows."""
     torch.manual_seed(0)
     return clients(8, torch.float64, only)
 
 
-def compare(checkouts: dict[str, Path], only: str, console: Console) -> list[Compared]:
+def compare(checkouts: dict[str, Path], only: tuple[str, ...], console: Console) -> list[Compared]:
     """Compares each client with its own functions, if there is a checkout of its code."""
     found = []
     for client in small_clients(only):
@@ -115,7 +125,7 @@ def compare(checkouts: dict[str, Path], only: str, console: Console) -> list[Com
     return found
 
 
-def timed(quick: bool, only: str) -> list[Row]:
+def timed(quick: bool, only: tuple[str, ...], device: Cpu) -> list[Row]:
     """The rows of clients. Each client's computation and our call must agree."""
     divisor, seconds, repeats = (8, 0.05, 5) if quick else (1, 1.0, REPEATS)
     for client in small_clients(only):
@@ -124,7 +134,7 @@ def timed(quick: bool, only: str) -> list[Row]:
                 f"{client.name}: ours differs from theirs by {difference:.1g}, allowed {TOLERANCE:.1g}"
             )
     found = clients(divisor, torch.float32, only)
-    return [row for client in found for row in measured(client, seconds, repeats, divisor)]
+    return [row for client in found for row in measured(client, seconds, repeats, divisor, device)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -139,8 +149,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 2
         csv_files.write(Compared, found, measure.machine(Cpu()), out / "checkouts.csv")
         return 0 if all(row.difference <= TOLERANCE for row in found) else 1
-    machine = measure.begun(Cpu()) | {"quick": str(options.quick)}
-    rows = timed(options.quick, options.only)
+    device = BusyCpu() if options.busy else Cpu()
+    machine = measure.begun(device) | {"quick": str(options.quick)}
+    rows = timed(options.quick, options.only, device)
     console.print(measure.lines_of(machine))
     console.print(table(rows))
     csv_files.write(Row, rows, machine, out / "clients.csv")

@@ -40,9 +40,9 @@ def variation(call: Call, repeats: int) -> tuple[float, float, float]:
     return float(values.mean()), float(values.std()), float(spread)
 
 
-def measured(client: Client, seconds: float, repeats: int, divisor: int) -> list[Row]:
+def measured(client: Client, seconds: float, repeats: int, divisor: int, device: Cpu) -> list[Row]:
     calls: dict[str, Call] = {"theirs": client.theirs, **client.ours}
-    times = measure.timings({"network": client.network(divisor), **calls}, seconds, Cpu())
+    times = measure.timings({"network": client.network(divisor), **calls}, seconds, device)
     network_ms = 1e3 * times["network"].median
     rows = []
     for name, call in calls.items():

@@ -16,6 +16,7 @@ from benchmarks.clients import __main__ as tool
 from benchmarks.clients import atoms, client_rows, places, reals
 from benchmarks.clients.checkouts import Compared
 from benchmarks.clients.client import TOLERANCE, disagreement, own_disagreement
+from benchmarks.devices import Cpu
 
 CHECKOUTS = os.environ.get("BFN_CLIENTS")
 LISTED = (*places.PLACES, *places.LATER)
@@ -70,7 +71,7 @@ def test_what_does_not_vary_has_no_spread():
 
 def test_the_table_has_a_row_of_each_competitor():
     client = atoms.types_by_draws(2, torch.float32, 2, 3.0)
-    rows = client_rows.measured(client, 0.001, 2, divisor=9)
+    rows = client_rows.measured(client, 0.001, 2, 9, Cpu())
     assert [row.competitor for row in rows] == ["theirs", "200 draws", "8 nodes", "continuous time"]
     assert rows[0].ratio == 1 and all(math.isclose(row.ratio, rows[0].median_ms / row.median_ms) for row in rows)
     assert all(row.network_ms == rows[0].network_ms > 0 for row in rows)
