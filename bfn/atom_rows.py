@@ -13,12 +13,15 @@ import torch
 from torch import Tensor
 
 from bfn.configs import ConfigError
-from bfn_kernels import continuous, nn
+from bfn_kernels import Limits, continuous, nn
 from bfn_kernels.nn import Ragged, Sampling
 from bfn_kernels.schedules import final_accuracy
 
 SCALE = 2.0  # the positions of the model are in units of SCALE ångström
 PARTS = POSITIONS, TYPES = "positions", "types"
+# Before this time the predicted positions are 0, which costs nothing: the messages so far say next to nothing. A small
+# error in the predicted noise would cost much, since the loss L∞ divides its square by t.
+EARLIEST = 1e-3
 
 
 def atoms_of(molecules: Tensor) -> tuple[dict[str, Tensor], Ragged]:
@@ -58,7 +61,7 @@ class Atoms(nn.Joint):
     def __init__(self, network: Any, sigma_1: float, beta_1: float | None, elements: int, sizes: Tensor, places: int):
         beta_1 = final_accuracy(elements) if beta_1 is None else beta_1
         parts: dict[str, Any] = {
-            POSITIONS: nn.Continuous(None, sigma_1=sigma_1, clip=None),
+            POSITIONS: nn.Continuous(None, sigma_1=sigma_1, clip=None, limits=Limits(t_min=EARLIEST)),
             TYPES: nn.Discrete(None, beta_1=beta_1, num_classes=elements),
         }
         super().__init__(network, centred=[POSITIONS], **parts)
@@ -175,10 +178,11 @@ class Growing:
         self, output: dict[str, Tensor], theta: dict[str, Tensor], t: Tensor, ragged: Ragged
     ) -> dict[str, Tensor]:
         """The network's output with predicted positions instead of noise, in which the fragment has its own shape."""
-        schedule, places = self.positions.schedule, self.places(ragged)
+        places = self.places(ragged)
+        options = {"schedule": self.positions.schedule, "limits": self.positions.limits, "clip": None}
         times = t.expand(ragged.num_examples).index_select(0, ragged.batch)
         noise, mean = output[POSITIONS], theta[POSITIONS]
-        predicted = continuous.predict_data(noise, mean, times, schedule=schedule, clip=None).to(noise.dtype)
+        predicted = continuous.predict_data(noise, mean, times, **options).to(noise.dtype)
         at = Ragged(ragged.batch[places], ragged.num_examples)
         fragment = self.fragment[:, :3].to(noise) / SCALE
         fragment = (fragment - fragment.mean(0)).repeat(ragged.num_examples, 1)

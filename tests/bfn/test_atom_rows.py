@@ -106,6 +106,17 @@ def test_a_batch_costs_the_mean_of_its_halves_as_processes_need_it(pair, monkeyp
     torch.testing.assert_close(whole, sum(halves) / 2)
 
 
+def test_before_the_first_messages_an_error_of_the_noise_costs_nothing(pair):
+    model, data = pair
+    atoms, ragged = atoms_of(data.test)
+    square = ragged.sums((ragged.centred(atoms[POSITIONS]) / SCALE).square().sum(1))
+    with model.counting(POSITIONS):
+        early = model(data.test, torch.full((len(data.test),), 1e-5), seed=1, reduction="batch")
+        late = model(data.test, torch.full((len(data.test),), 1e-2), seed=1, reduction="batch")
+    torch.testing.assert_close(early, -math.log(0.015) * square, rtol=1e-3, atol=0)
+    assert (late - early).abs().mean() > 1
+
+
 def test_molecules_of_one_atom_and_of_none_have_losses(pair):
     model, data = pair
     x = data.test[:2].clone()
