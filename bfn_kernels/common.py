@@ -24,13 +24,11 @@ OPERATORS = [
         "row_noise(Tensor seed, Tensor first, int width, int stream, int draws, ScalarType dtype) -> Tensor",
         fake=lambda seed, first, width, _, draws, dtype: seed.new_empty(draws, len(seed), width, dtype=dtype),
         library=NATIVE,
-        plain=True,
     ),
     Operator(
         "row_angles(Tensor seed, Tensor first, int width, int count) -> Tensor",
         fake=lambda seed, first, width, count: seed.new_empty(count, 2, len(seed), width, dtype=torch.float32),
         library=NATIVE,
-        plain=True,
     ),
 ]
 

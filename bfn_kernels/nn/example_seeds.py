@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,6 +23,8 @@ class ExampleSeeds:
     Attributes:
         seeds: The seeds, int64 `[B]`, on the data's device. For a run, `[n, B]`: the seeds of its steps.
         ragged: The examples of the rows, a `Ragged`. None: each row is an example.
+        places: `ragged.places`, the number of each row within its example, so that it is computed once. None: it is
+            computed for each call.
 
     Example:
         >>> both, alone = (ExampleSeeds(torch.tensor(seeds)).normals((len(seeds), 3)) for seeds in ([4, 7], [7]))
@@ -32,6 +34,7 @@ class ExampleSeeds:
 
     seeds: Tensor
     ragged: Ragged | None = None
+    places: Tensor | None = None
 
     def folded(self, step: int | Tensor) -> "ExampleSeeds":
         """Makes fresh seeds, as `noise.fold_in` does.
@@ -49,7 +52,7 @@ class ExampleSeeds:
             key, group = key.repeat(len(steps)), steps.to(key.device).repeat_interleave(len(key))
         low, high = _noise(key, 4 * group, 2, noise.FOLD_IN, torch.int64)[0].unbind(-1)
         seeds = low | high << 32
-        return ExampleSeeds(seeds if steps is None else seeds.view(len(steps), len(self.seeds)), self.ragged)
+        return replace(self, seeds=seeds if steps is None else seeds.view(len(steps), len(self.seeds)))
 
     def normals(self, shape: Sequence[int], dtype: torch.dtype = torch.float32, stream: int = noise.SENDER) -> Tensor:
         """Standard normals of elementwise data: `noise.normal` of each example.
@@ -149,7 +152,8 @@ class ExampleSeeds:
         """The place of each row in its example, and its seed."""
         if self.ragged is None:
             return torch.zeros_like(self.seeds), self.seeds
-        return self.ragged.places, self.seeds.index_select(0, self.ragged.batch)
+        places = self.ragged.places if self.places is None else self.places
+        return places, self.seeds.index_select(0, self.ragged.batch)
 
     def _elements(self, shape: Sequence[int], stream: int, dtype: torch.dtype) -> Tensor:
         (place, key), width = self._rows(), math.prod(shape[1:])
@@ -161,13 +165,15 @@ def _noise(key: Tensor, first: Tensor, width: int, stream: int, dtype: torch.dty
 
 
 def with_rows(seed: Any, ragged: Ragged | None) -> Any:
-    """A seed for these rows: an int itself, or `ExampleSeeds`."""
-    return ExampleSeeds(seed.seeds, ragged) if isinstance(seed, ExampleSeeds) else seed
+    """A seed for these rows, which may be rows of another part: an int itself, or `ExampleSeeds`."""
+    if not isinstance(seed, ExampleSeeds) or ragged is seed.ragged:
+        return seed
+    return ExampleSeeds(seed.seeds, ragged)
 
 
 def each_seed(of: Callable[[Tensor], Tensor], seed: Any) -> Any:
     """A function of a tensor of seeds, or of the tensor of `ExampleSeeds`."""
-    return ExampleSeeds(of(seed.seeds), seed.ragged) if isinstance(seed, ExampleSeeds) else of(seed)
+    return replace(seed, seeds=of(seed.seeds)) if isinstance(seed, ExampleSeeds) else of(seed)
 
 
 def drawn(seed: Any, **explicit: Callable[[ExampleSeeds], Tensor]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -74,7 +73,7 @@ class Ragged:
         """The number of rows of each example, int64 `[B]`."""
         return self.sums(torch.ones_like(self.batch))
 
-    @cached_property
+    @property
     def places(self) -> Tensor:
         """The number of each row within its example, from 0 on, int64 `[N]`."""
         order, sizes = self.batch.argsort(stable=True), self.sizes

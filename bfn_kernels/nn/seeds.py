@@ -65,7 +65,7 @@ def seed_of(model: Any, seed: Any, like: Tensor, ragged: Ragged | None = None) -
     if not model.has_example_seeds:
         kind = type(model).__name__
         raise ValueError(f"seed must be an int for {kind}, which stores no noise of all classes, got {(*seed.shape,)}")
-    return ExampleSeeds(seed.to(like.device), ragged)
+    return ExampleSeeds(seed.to(like.device), ragged, None if ragged is None else ragged.places)
 
 
 def drawn_times(seed: Any, count: int, n_steps: int | None = None) -> Tensor:

@@ -225,6 +225,17 @@ def test_a_model_of_one_kind_takes_seeds_of_examples(kind):
     assert samplers.sample(model, x.shape, 4, seed=SEEDS).shape == x.shape
 
 
+def test_losses_with_seeds_of_examples_compile_in_one_graph():
+    x, told, _ = examples(True, ORDERS["unsorted"])
+    names = ["types"]
+    model, x = model_of(names, True), {name: x[name] for name in (*names, LATTICE)}
+
+    def losses(seeds):
+        return model.loss_by_part(x, torch.full((6,), 0.5), seed=seeds, reduction="none", n_steps=4, **told)
+
+    torch.testing.assert_close(torch.compile(losses, backend="aot_eager", fullgraph=True)(SEEDS), losses(SEEDS))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_doubles_have_noise_in_double(dtype):
     model = model_of(KINDS, False).to(dtype)
