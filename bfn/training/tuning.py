@@ -56,8 +56,6 @@ class Tuning:
         self.later = next(iter(others), None)
         if before is not None:
             self.say(f"continues with {first}; until here: {before}")
-        if self.train.compile_from is not None and self.at.step >= self.train.compile_from:
-            self.change_over()
 
     def use(self, choice: Choice) -> None:
         self.choice = choice
