@@ -140,7 +140,7 @@ def _checked(model: BFN, shape: Any, ragged: Ragged | None = None) -> Any:
 
     shapes = joint.by_part(check, joint.of_data("shape", shape), joint.rows(ragged))
     if ragged is None and len({each[0] for each in shapes.values()}) > 1:
-        raise ValueError(f"shape must have one number of examples for all parts, got {shapes}")
+        raise ValueError(f"shape must have one number of examples for all parts, got {shapes}; or pass counts")
     return shapes
 
 

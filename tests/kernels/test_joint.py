@@ -221,7 +221,7 @@ REFUSED = {
     "examples": (
         lambda: samplers.sample(joint(["types", "flags"]), {"types": (2,), "flags": (3,)}, 4),
         ValueError,
-        "shape must have one number of examples",
+        "shape must have one number of examples for all parts, .*; or pass counts",
     ),
     "a rule": (
         lambda: samplers.sample(joint(["angles"]), {"angles": (2,)}, 4, sampler="ode1"),
