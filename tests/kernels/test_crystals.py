@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from bfn_kernels import samplers
-from tests.kernels import crystals
-from tests.kernels.crystals import MESSAGES, TYPES, Crystal
+from tests.kernels import crystal_models as crystals
+from tests.kernels.crystal_models import MESSAGES, TYPES, Crystal
 
 
 def trained(prototypes, n_steps, count):
