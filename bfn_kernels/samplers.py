@@ -17,7 +17,7 @@ from bfn_kernels.nn.parts import by_part, copied, each_part, joint_of, unwrapped
 from bfn_kernels.nn.ragged import Ragged
 from bfn_kernels.nn.sampling import PLAIN
 from bfn_kernels.nn.seeds import seed_of, step_seeds
-from bfn_kernels.solvers import RULES, Coefficients, coefficients
+from bfn_kernels.solvers import RULES, Coefficients, coefficients, run_table
 
 Shape = tuple[int, ...]
 Advance = Callable[[State, Tensor, Coefficients, Tensor], None]
@@ -38,6 +38,7 @@ def sample(
     cond: Any = None,
     unconditional: Any = None,
     guidance: float | Tensor | None = None,
+    variance_scale: float | None = None,
     start: Tensor | None = None,
     counts: Sequence[int] | None = None,
     device: torch.device | str = "cpu",
@@ -67,6 +68,8 @@ def sample(
             without this argument.
         guidance: w: a step uses (1 + w)·o − w·o', where o is the network's output with cond, and o' is its output with
             unconditional. A number, or a tensor `[B]`. None: the network is called once in a step.
+        variance_scale: The factor by which the variance of the noise of each step is multiplied, at least 0. None: 1,
+            and the only value for circular data and for the samplers "ancestral" and "ode…".
         start: The state from which the run starts: means of this shape, logits of this shape for binary data, or logits
             with a last dimension of K for classes. None: the prior or, if the sampler cannot start at t = 0, noise at
             the model's `solver_start`.
@@ -101,7 +104,7 @@ def sample(
     device = torch.device(device)
     ragged = None if counts is None else Ragged.of_counts(counts, device)
     shape = _checked(model, shape, ragged)
-    sampling = Sampling(choose, temperature, known, known_mask, cond, unconditional, guidance, ragged)
+    sampling = Sampling(choose, temperature, known, known_mask, cond, unconditional, guidance, ragged, variance_scale)
     _check(model, sampling, sampler, shape)
     seed = seed_of(unwrapped(model), seed, torch.empty(_count(shape, ragged), device=device), ragged)
     capture = can_capture(device) if capture is None else capture
@@ -155,9 +158,16 @@ def _check(model: BFN, sampling: Sampling, sampler: str, shape: Any) -> None:
 
     def check(each: BFN, sampling: Sampling, shape: Shape) -> None:
         sampling.check(choices_of(each, sampler), each.has_logits, shape)
+        if sampling.variance_scale is not None and sampler == "ancestral":
+            raise ValueError(f'variance_scale must be None with sampler="ancestral", got {sampling.variance_scale}')
 
+    by_part(model, check, _by_part(model, sampling), shape)
+
+
+def _by_part(model: BFN, sampling: Sampling) -> Any:
+    """The options of a run or, for a joint model, of each part."""
     joint = joint_of(model)
-    by_part(model, check, sampling if joint is None else joint.sampling_by_part(sampling), shape)
+    return sampling if joint is None else joint.sampling_by_part(sampling)
 
 
 def choices_of(model: BFN, sampler: str) -> tuple[str, ...]:
@@ -230,13 +240,7 @@ def ancestral(
 
 
 def by_rule(
-    rule: str,
-    model: BFN,
-    shape: Shape,
-    n_steps: int,
-    seed: int,
-    device: torch.device,
-    sampling: Sampling = PLAIN,
+    rule: str, model: BFN, shape: Shape, n_steps: int, seed: int, device: torch.device, sampling: Sampling = PLAIN
 ) -> Run:
     """Makes a run of a solver. It starts at t = 0, or at the model's `solver_start` if the rule cannot start at 0. With
     a rule of second order, the first step has no previous prediction, so its extrapolation is 0."""
@@ -244,22 +248,17 @@ def by_rule(
     seed = _seeds(model, seed)
     state = by_part(model, partial(_start, start, device), shape, seed)
     times = torch.linspace(start, 1, n_steps + 1, dtype=torch.float64, device="cpu")
-    table = by_part(model, lambda each: _table(rule, each.schedule, times))
+
+    def steps(each: BFN, sampling: Sampling) -> Coefficients:
+        return run_table(rule, each.schedule, times, sampling.variance_scale)
+
+    table = by_part(model, steps, _by_part(model, sampling))
     return Run(partial(model.solver_step, sampling=sampling), state, times[:-1], table, seed, device)
 
 
 def _start(t: float, device: torch.device, model: BFN, shape: Shape, seed: int) -> State:
     """The state that a run with this seed starts from."""
     return model.solver_state(shape, device, t, part(seed, 0))
-
-
-def _table(rule: str, schedule: Any, times: Tensor) -> Coefficients:
-    """The coefficients of the steps between these times."""
-    table = coefficients(rule, schedule, times[:-1], times[1:])
-    if RULES[rule].order == 1:
-        return table
-    after_first = coefficients(rule, schedule, times[1:-1], times[2:], times[:-2]).extrapolation
-    return table._replace(extrapolation=torch.cat([times.new_zeros(1), torch.as_tensor(after_first, device="cpu")]))
 
 
 def _seeds(model: BFN, seed: int) -> Any:

@@ -257,6 +257,23 @@ def coefficients(
     return first_order._replace(extrapolation=ahead(flow_at(schedule, t_previous), start, end))
 
 
+def run_table(rule: str, schedule: Any, times: Tensor, variance_scale: float | None = None) -> Coefficients:
+    """The coefficients of the steps between these times. variance_scale: the factor of the variances."""
+    table = coefficients(rule, schedule, times[:-1], times[1:])
+    if variance_scale is not None:
+        if table.variance is None:
+            kind = type(schedule).__name__
+            raise ValueError(
+                f"variance_scale must be None for steps without a variance, as {rule!r} has with {kind}, "
+                f"got {variance_scale}"
+            )
+        table = table._replace(variance=variance_scale * torch.as_tensor(table.variance, device="cpu"))
+    if RULES[rule].order == 1:
+        return table
+    after_first = coefficients(rule, schedule, times[1:-1], times[2:], times[:-2]).extrapolation
+    return table._replace(extrapolation=torch.cat([times.new_zeros(1), torch.as_tensor(after_first, device="cpu")]))
+
+
 def _any_is_zero(t: float | Tensor) -> bool:
     """Whether any time is 0. Returns False for times that cannot be read at no cost."""
     times = t if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64, device="cpu")

@@ -233,7 +233,7 @@ class Parts(BFN):
         Returns:
             A `Sampling` for each part.
         """
-        names = "choose", "temperature", "known", "known_mask", "guidance"
+        names = "choose", "temperature", "known", "known_mask", "guidance", "variance_scale"
         values = {name: getattr(sampling, name) for name in names}
         each = {name: self.options(name, value) for name, value in values.items() if value is not None}
         if self.of_examples and sampling.ragged is not None:

@@ -27,6 +27,8 @@ class Sampling(NamedTuple):
         guidance: w of (1 + w)·output − w·unconditional output: a number, or a tensor `[B]`. None: the network is called
             once in a step.
         ragged: For a joint model with examples of different sizes, the example of each row. None: each row is one.
+        variance_scale: The factor of the variance of the noise of a solver's step, which a run multiplies its
+            coefficients by. None: 1.
 
     Example:
         >>> Sampling(choose="mode").guidance is None
@@ -41,6 +43,7 @@ class Sampling(NamedTuple):
     unconditional: Any = None
     guidance: float | Tensor | None = None
     ragged: Ragged | None = None
+    variance_scale: float | None = None
 
     def sent(self, choose: str) -> dict[str, Any]:
         """The keywords of a step that say which value of the output distribution it uses, and which data are known.
@@ -73,6 +76,8 @@ class Sampling(NamedTuple):
             checks.number("temperature", self.temperature, 1e-30, 1e30)
             if not has_logits:
                 raise ValueError(f"temperature must be None for data without classes, got {self.temperature}")
+        if self.variance_scale is not None:
+            checks.number("variance_scale", self.variance_scale, 0, math.inf)
         if (self.known is None) != (self.known_mask is None):
             raise ValueError("known and known_mask must be given together")
         if self.known is not None:

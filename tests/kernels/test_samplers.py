@@ -5,7 +5,10 @@ import torch
 from torch import nn as torch_nn
 
 from bfn_kernels import samplers
+from bfn_kernels.noise import fold_in
 from bfn_kernels.schedules import VonMisesAccuracy
+from bfn_kernels.solvers import RULES
+from tests.kernels.joint_models import BY_RULE, SHAPES, joint
 from tests.kernels.test_nn import each_kind, make
 
 
@@ -109,3 +112,40 @@ def test_a_number_of_steps_is_checked():
     model, x = make("binary")
     with pytest.raises(ValueError, match="n_steps must be at least 1, got 0"):
         model(x, n_steps=0)
+
+
+SCALES = {"positions": 0.25, "levels": 0.0, "types": 4.0, "flags": 0.5}  # data keep the variance
+
+
+@pytest.mark.parametrize("rule", ["sde1", "sde2", "sde_euler", "renoise"])
+@torch.no_grad()
+def test_the_variance_of_a_run_is_that_of_its_steps(rule):
+    """By the ops themselves, with a factor for each part of a joint model. A second step of second order is left out."""
+    model, states = joint(BY_RULE), []
+    shape = {name: SHAPES[name] for name in BY_RULE}
+    run = {"seed": 3, "sampler": rule, "watch": lambda i, state: states.append(state)}
+    samplers.sample(model, shape, 2, variance_scale=SCALES, **run)
+    for i in range(2 if RULES[rule].order == 1 else 1):
+        before, after = states[i : i + 2]
+        output = model.output(model.theta(before), torch.full((6,), i / 2))
+        for name, seed in model.seeds(3).items():
+            each, state = model.parts[name], before[name][0]
+            tensors, settings = each.arguments(output[name], state)
+            inputs = tensors if state is tensors[-1] else (*tensors, state)
+            how = {"rule": rule, "seed": fold_in(seed, i + 1), "variance_scale": SCALES.get(name, 1.0), **settings}
+            torch.testing.assert_close(after[name][0], each.ops.solver_step(*inputs, i / 2, (i + 1) / 2, **how))
+    samplers.sample(model, shape, 2, **run)
+    assert {name for name in BY_RULE if torch.equal(states[5][name][0], states[2][name][0])} == {"data"}
+
+
+@pytest.mark.parametrize("sampler", [rule for rule in RULES if rule.startswith("ode") or rule == "ancestral"])
+def test_a_run_whose_noise_has_no_variance_refuses_a_factor(sampler):
+    model = joint(["positions", "types"])
+    shape, run = {"positions": (2, 4, 3), "types": (2, 4)}, {"sampler": sampler}
+    with pytest.raises(ValueError, match=f"types: variance_scale must be None.*{sampler}.*0.5"):
+        samplers.sample(model, shape, 2, variance_scale={"types": 0.5}, **run)
+    with pytest.raises(ValueError, match=r"angles: variance_scale must be None .*VonMisesAccuracy, got 0.5"):
+        samplers.sample(joint(["angles"]), {"angles": (2, 3)}, 4, sampler="renoise", variance_scale=0.5)
+    for wrong, words in ((-1.0, r"variance_scale must lie in \[0"), ({"type": 1.0}, "variance_scale must name parts")):
+        with pytest.raises(ValueError, match=words):
+            samplers.sample(model, shape, 2, variance_scale=wrong, sampler="sde1")
