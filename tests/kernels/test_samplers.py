@@ -120,7 +120,7 @@ SCALES = {"positions": 0.25, "levels": 0.0, "types": 4.0, "flags": 0.5}  # data 
 @pytest.mark.parametrize("rule", ["sde1", "sde2", "sde_euler", "renoise"])
 @torch.no_grad()
 def test_the_variance_of_a_run_is_that_of_its_steps(rule):
-    """By the ops themselves, with a factor for each part of a joint model. A second step of second order is left out."""
+    """By the ops themselves, with a factor for each part. A second step of second order is left out."""
     model, states = joint(BY_RULE), []
     shape = {name: SHAPES[name] for name in BY_RULE}
     run = {"seed": 3, "sampler": rule, "watch": lambda i, state: states.append(state)}
