@@ -98,9 +98,9 @@ def makers(divisor: int, dtype: torch.dtype) -> list[Callable[[], Client]]:
         partial(whole_crystals.step, max(1, 256 // divisor), dtype, max(20, crystals.MESSAGES // divisor)),
         partial(crystal_runs.end_back, max(1, 256 // divisor), dtype),
         partial(crystal_runs.vanilla, max(1, 256 // divisor), dtype),
-        partial(ligands.step, max(1, 8 // divisor), dtype),
-        partial(ligands.run, max(1, 100 // divisor), dtype, "end_back_pmf"),
-        partial(ligands.run, max(1, 100 // divisor), dtype, "vanilla"),
+        partial(ligands.step, max(2, 8 // divisor), dtype),
+        partial(ligands.run, max(2, 100 // divisor), dtype, "end_back_pmf"),
+        partial(ligands.run, max(2, 100 // divisor), dtype, "vanilla"),
     ]
 
 

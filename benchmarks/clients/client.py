@@ -31,8 +31,8 @@ class Client:
     ours: dict[str, Call]  # with the same noise, the first one returns the same numbers as `theirs`
     noise: Results  # the arguments of `theirs` and of our first call, when they are compared
     # Makes a network whose depth or widths are divided by the argument. Returns a function that runs the network's
-    # passes of a step.
-    network: Callable[[int], Call]
+    # passes of a step. None if the calls contain the network's passes.
+    network: Callable[[int], Call] | None
     varies: bool = False  # whether the result is a loss that is estimated by draws
     own: Callable[[Path], Results] | None = None
     literal: Call | None = None

@@ -42,8 +42,9 @@ def variation(call: Call, repeats: int) -> tuple[float, float, float]:
 
 def measured(client: Client, seconds: float, repeats: int, divisor: int, device: Cpu) -> list[Row]:
     calls: dict[str, Call] = {"theirs": client.theirs, **client.ours}
-    times = measure.timings({"network": client.network(divisor), **calls}, seconds, device)
-    network_ms = 1e3 * times["network"].median
+    network = {} if client.network is None else {"network": client.network(divisor)}
+    times = measure.timings(network | calls, seconds, device)
+    network_ms = 1e3 * times["network"].median if network else math.nan
     rows = []
     for name, call in calls.items():
         varies = variation(call, repeats) if client.varies else 3 * (math.nan,)

@@ -143,8 +143,7 @@ def end_back(crystals: int, dtype: torch.dtype, n_steps: int = 16) -> Client:
     ]
     ours = run_of(network, model_of(network, schedule), "renoise", n_steps, calls, uniforms)
     name = f"joint run of {n_steps} steps, end_back, {crystals} crystals"
-    about = network.small.calls(rows[0], n_steps)
-    return Client(name, places.CRYSTALS_RENOISED, theirs, {"nn.Joint": ours}, (uniforms,), about, own=own)
+    return Client(name, places.CRYSTALS_RENOISED, theirs, {"nn.Joint": ours}, (uniforms,), None, own=own)
 
 
 def vanilla(crystals: int, dtype: torch.dtype, n_steps: int = 16) -> Client:
@@ -206,7 +205,7 @@ def vanilla(crystals: int, dtype: torch.dtype, n_steps: int = 16) -> Client:
         theirs,
         {"nn.Joint": ours},
         (uniforms,),
-        network.small.calls(rows[0], n_steps),
+        None,
         own=own,
         literal=lambda *noise: theirs(*noise, least=1e-6, added=LEAST),
     )

@@ -1,15 +1,12 @@
 """What the clients share that train and sample several kinds of data at once."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 from unittest import mock
 
 import torch
 from torch import Tensor, nn
-
-from benchmarks import networks
-from benchmarks.clients.client import Call
 
 Drawn = tuple[Any, str, Sequence[dict[str, Tensor]]]
 
@@ -82,9 +79,3 @@ class Small(nn.Module):
             yield seen
         finally:
             self.seen = None
-
-    def calls(self, rows: int, times: int) -> Callable[[int], Call]:
-        """What calls the network as often as a run does, in the form that `Client.network` has."""
-        parameter = next(self.parameters())
-        inputs = torch.rand(rows, parameter.shape[-1], dtype=parameter.dtype)
-        return lambda divisor: networks.called(self.layers, inputs, times=times)

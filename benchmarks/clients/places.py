@@ -15,9 +15,9 @@ class Code:
 
 @dataclass(frozen=True)
 class Place:
-    """A function of a project, its file, and its line at the project's revision, or 0. client: the start of the name of the
-    `Client` with the function's formulas. calls: the ops that replace the function, for each of our calls in this
-    `Client`."""
+    """A function of a project, its file, and its line at the project's revision, or 0. client: the start of the name
+    of the `Client` with the function's formulas. calls: the ops that replace the function, for each of our calls in
+    this `Client`."""
 
     code: Code
     file: str

@@ -108,9 +108,7 @@ def memory_of(x: Tensor) -> tuple[int, int]:
         first = 0 if x.is_meta else x.data_ptr()  # also 0 for a fake tensor
     except RuntimeError:  # a tensor without storage
         first = 0
-    size = x.nbytes
-    if first == 0 or size == 0:
+    if first == 0 or x.numel() == 0:
         return 0, 0
-    if not x.is_contiguous():
-        size = x.element_size() * (1 + sum(stride * (size - 1) for stride, size in _dims(x)))
-    return first, first + size
+    count = x.numel() if x.is_contiguous() else 1 + sum(stride * (size - 1) for stride, size in _dims(x))
+    return first, first + count * x.element_size()

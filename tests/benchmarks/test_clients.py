@@ -13,10 +13,11 @@ from rich.console import Console
 
 from benchmarks import csv_files, measure
 from benchmarks.clients import __main__ as tool
-from benchmarks.clients import atoms, client_rows, places, reals
+from benchmarks.clients import atoms, client_rows, joint, places, reals
 from benchmarks.clients.checkouts import Compared
 from benchmarks.clients.client import TOLERANCE, disagreement, own_disagreement
 from benchmarks.devices import Cpu
+from bfn_kernels import continuous
 
 CHECKOUTS = os.environ.get("BFN_CLIENTS")
 LISTED = (*places.PLACES, *places.LATER)
@@ -61,6 +62,15 @@ def test_a_client_draws_its_own_noise(place):
         assert all(part.isfinite().all() for part in call())
 
 
+def test_noise_that_is_not_drawn_is_noticed():
+    noise = joint.each(noise=torch.zeros(2, 1))
+    with joint.drawing((continuous, "flow_sample", noise)):
+        assert [continuous.flow_sample(torch.zeros(1), 0.5, sigma_1=0.1, seed=1).item() for _ in noise] == [0, 0]
+    less = pytest.raises(AssertionError, match="flow_sample was called less often")
+    with less, joint.drawing((continuous, "flow_sample", noise)):
+        continuous.flow_sample(torch.zeros(1), 0.5, sigma_1=0.1)
+
+
 def test_what_does_not_vary_has_no_spread():
     torch.manual_seed(0)
     client = atoms.types_by_draws(4, torch.float32, 2, 3.0)
@@ -85,8 +95,14 @@ def test_the_table_has_a_row_of_each_competitor():
 
 @each_client
 def test_a_client_has_a_network(place):
+    """Or its calls are runs, which call one themselves."""
     client = small(place, torch.float32)
-    assert all(output.isfinite().all() for output in client.network(64)())
+    if client.network is None:
+        assert " run of " in client.name and all(
+            math.isnan(row.share) for row in client_rows.measured(client, 0.001, 2, 64, Cpu())
+        )
+    else:
+        assert all(output.isfinite().all() for output in client.network(64)())
 
 
 def test_what_is_measured_is_written(tmp_path, monkeypatch):
