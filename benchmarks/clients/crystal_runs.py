@@ -43,7 +43,7 @@ class Crystals(torch.nn.Module):
     def __init__(self, crystals: int, classes: int, dtype: torch.dtype):
         super().__init__()
         self.atoms = nn.Ragged.of_counts(torch.randint(ATOMS - 5, ATOMS + 6, (crystals,)))
-        self.shape = {"lattice": (crystals, 9), "coordinates": (len(self.atoms.batch), 3)}
+        self.shape: Any = {"lattice": (crystals, 9), "coordinates": (len(self.atoms.batch), 3)}
         self.shape |= {"types": (len(self.atoms.batch),)} if classes else {}
         self.sizes, self.dtype = self.atoms.sizes.unsqueeze(-1), dtype
         self.small = Small(3 + 3 + 3 + 9 + classes, [3, 9, classes][: len(self.shape)], dtype)
@@ -80,7 +80,7 @@ def run_of(
                 stack.enter_context(drawing(*calls))
                 stack.enter_context(mock.patch.object(torch, "rand", lambda *_, **__: uniforms))
             seen = stack.enter_context(network.small.watched())
-            samplers.sample(model, network.shape, n_steps, sampler=sampler, counts=network.atoms.sizes)
+            samplers.sample(model, network.shape, n_steps, sampler=sampler, counts=network.atoms.sizes.tolist())
         return (*seen[:n_steps],)  # theirs has no call at t = 1
 
     return ours
@@ -152,7 +152,7 @@ def vanilla(crystals: int, dtype: torch.dtype, n_steps: int = 16) -> Client:
     rows, lattices = network.shape["coordinates"], network.shape["lattice"]
     of_lattice, uniforms = torch.randn(n_steps, *lattices, dtype=dtype), torch.rand(rows, dtype=dtype)
     seeds = torch.randint(2**62, (n_steps, 1)).unbind()
-    of_angles = [{"noise": angle_uniforms(torch.Size(rows), seed, 8).to(dtype)} for seed in seeds]
+    of_angles: list[dict[str, Any]] = [{"noise": angle_uniforms(torch.Size(rows), seed, 8).to(dtype)} for seed in seeds]
     zeros = torch.zeros(rows, dtype=dtype)
     pairs = zip(schedule.alphas.tolist(), of_angles, strict=True)
     offsets = [circular.sender_sample(zeros, alpha, **noise) for alpha, noise in pairs]
@@ -195,7 +195,7 @@ def vanilla(crystals: int, dtype: torch.dtype, n_steps: int = 16) -> Client:
             made.sample(None, atoms.sizes, None, n_steps, segment_ids=atoms.batch, strategy="vanilla")
         return (*seen,)
 
-    parts = {"lattice": Lattice(n_steps), "coordinates": Coordinates(None, schedule)}
+    parts: dict[str, Any] = {"lattice": Lattice(n_steps), "coordinates": Coordinates(None, schedule)}
     calls = [(circular, "update_sample", of_angles), (continuous, "update_sample", each(noise=of_lattice))]
     model = nn.Joint(network, of_examples=["lattice"], **parts)
     ours = run_of(network, model, "ancestral", n_steps, calls, uniforms)

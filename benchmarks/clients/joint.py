@@ -37,13 +37,16 @@ def exhausted(name: str, left: Iterator[dict[str, Tensor]]) -> None:
         raise AssertionError(f"{name} was called less often than the transcription draws noise")
 
 
-def each(**noise: Tensor) -> list[dict[str, Tensor]]:
+def each(**noise: Sequence[Tensor] | Tensor) -> list[dict[str, Tensor]]:
     """The keywords of noise for each call, from tensors whose first dimension counts the calls."""
     return [dict(zip(noise, tensors, strict=True)) for tensors in zip(*noise.values(), strict=True)]
 
 
 class Fixed(nn.Module):
     """Fixed predictions in place of a network. The input distributions are added to them."""
+
+    positions: Tensor
+    types: Tensor
 
     def __init__(self, **predictions: Tensor):
         super().__init__()
@@ -74,7 +77,8 @@ class Small(nn.Module):
     @contextlib.contextmanager
     def watched(self) -> Iterator[list[Tensor]]:
         """Within a `with`, all inputs are kept."""
-        self.seen = seen = []
+        seen: list[Tensor] = []
+        self.seen = seen
         try:
             yield seen
         finally:

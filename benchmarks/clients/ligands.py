@@ -19,7 +19,7 @@ from bfn_kernels import continuous, discrete, nn, samplers
 
 K, SIGMA_1, BETA_1 = 13, 0.03, 1.5  # MolCRAFT's published settings
 POCKET = 350  # atoms of the protein in one example
-REAL = {"sigma_1": SIGMA_1, "clip": None, "parametrisation": "data"}
+REAL: dict[str, Any] = {"sigma_1": SIGMA_1, "clip": None, "parametrisation": "data"}
 
 
 class Types(nn.Discrete):
@@ -53,7 +53,9 @@ def sizes(molecules: int) -> Tensor:
 
 def scatter_mean(values: Tensor, index: Tensor, dim: int = 0) -> Tensor:
     """The function of torch_scatter: the mean of the rows of each example."""
-    return nn.Ragged(index, int(index[-1]) + 1).sums(values) / torch.bincount(index).view(-1, *[1] * (values.dim() - 1))
+    counts = torch.bincount(index)
+    sums = values.new_zeros(len(counts), *values.shape[1:]).index_add(0, index, values)
+    return sums / counts.view(-1, *[1] * (values.dim() - 1))
 
 
 def step(molecules: int, dtype: torch.dtype) -> Client:
@@ -184,13 +186,13 @@ def run(molecules: int, dtype: torch.dtype, strategy: str, n_steps: int = 16) ->
             return loop(), *seen
 
     def ours(*noise: Tensor) -> Results:
-        options = {"sampler": "ancestral"} if vanilla else {"sampler": "renoise", "choose": {"types": "mean"}}
+        options: Any = {"sampler": "ancestral"} if vanilla else {"sampler": "renoise", "choose": {"types": "mean"}}
         name = "update_sample" if vanilla else "solver_step"
         of_class = {"draw_noise": noise[2]} if noise and vanilla else {}
         calls = [(discrete, name, each(noise=of_types, **of_class)), (continuous, name, each(noise=of_positions))]
-        shape = {"positions": (rows, 3), "types": (rows,)}
+        shape: Any = {"positions": (rows, 3), "types": (rows,)}
         with drawing(*calls) if noise else contextlib.nullcontext(), small.watched() as seen:
-            samples = samplers.sample(model, shape, n_steps, counts=ligands.sizes, **options)
+            samples: Any = samplers.sample(model, shape, n_steps, counts=ligands.sizes.tolist(), **options)
         return samples["positions"], *seen
 
     def own(folder: Path) -> Results:

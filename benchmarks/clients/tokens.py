@@ -1,4 +1,4 @@
-"""Strings and sequences of tokens: ChemBFN, ProfileBFN and AbBFN2."""
+"""Strings and sequences of tokens: ChemBFN, torch_bfn, ProfileBFN and AbBFN2."""
 
 import math
 from collections.abc import Callable

@@ -25,7 +25,7 @@ from bfn_kernels.schedules import VonMisesAccuracy
 K, BETA_1, SIGMA_1, LAST = 89, 0.5, 0.03162277660168379, 1000.0  # CrysBFN's published settings for MP-20
 ATOMS = 10  # of a crystal of MP-20, on average
 LEAST = 1e-7  # is added to a concentration before its logarithm
-LATTICE = {"sigma_1": SIGMA_1, "clip": None, "parametrisation": "data"}
+LATTICE: dict[str, Any] = {"sigma_1": SIGMA_1, "clip": None, "parametrisation": "data"}
 
 
 def scaled(concentration: Tensor) -> Tensor:
@@ -77,6 +77,10 @@ def model_of(network: torch.nn.Module, schedule: VonMisesAccuracy) -> nn.Joint:
 class Predictions(torch.nn.Module):
     """Fixed predictions in place of a network, to which the input distributions are added."""
 
+    types: Tensor
+    lattice: Tensor
+    coordinates: Tensor
+
     def __init__(self, atoms: int, crystals: int, dtype: torch.dtype):
         super().__init__()
         shapes = {"types": (atoms, K), "lattice": (crystals, 9), "coordinates": (atoms, 3)}
@@ -102,7 +106,7 @@ def accuracies(n_steps: int) -> VonMisesAccuracy:
 def angles(step: int | Tensor, shape: tuple[int, ...], schedule: VonMisesAccuracy) -> tuple[dict[str, Tensor], Tensor]:
     """Noise of the flow of angles at the step of each row. Returns the keywords of our op, and the messages about 0,
     `[n, *shape]`, that add up to the same state. At step 1, the first message is the mean of the prior."""
-    noise = {"noise": angle_uniforms(torch.Size(shape), torch.randint(2**62, (1,)), 8).double()}
+    noise: dict[str, Any] = {"noise": angle_uniforms(torch.Size(shape), torch.randint(2**62, (1,)), 8).double()}
     noise["concentration_noise"] = torch.randn(shape, dtype=torch.float64)
     zeros = torch.zeros(shape, dtype=torch.float64)
     state = circular.flow_sample(zeros, step, schedule=schedule, **noise)
@@ -128,13 +132,10 @@ def adding_up(mean: Tensor, concentration: Tensor, count: Tensor, alphas: Tensor
     return messages
 
 
-def state_of(
-    x: Tensor, step: Tensor, n: int, alphas: Tensor, offsets: Tensor | None, prior: Tensor
-) -> tuple[Tensor, Tensor]:
-    """CrysBFN's flow: all n messages about each angle, in float64, and the sum of those before the step."""
-    alpha = alphas[:n].view(-1, *[1] * x.dim())
-    wide = (n, *x.shape)
-    y = VonMises(x.double().expand(wide), alpha.expand(wide)).sample() if offsets is None else x + offsets[:n]
+def state_of(x: Tensor, step: Tensor, alphas: Tensor, offsets: Tensor | None, prior: Tensor) -> tuple[Tensor, Tensor]:
+    """CrysBFN's flow: all messages about each angle, in float64, and the sum of those before the step."""
+    alpha, wide = alphas.view(-1, *[1] * x.dim()), (len(alphas), *x.shape)
+    y = VonMises(x.double().expand(wide), alpha.expand(wide)).sample() if offsets is None else x + offsets
     at = (step - 1).view(1, -1, 1).expand(1, *x.shape)
     cosine, sine = (
         torch.cat([first(prior)[None], (alpha * first(y)).cumsum(0)]).gather(0, at)[0]
@@ -179,7 +180,7 @@ def step(crystals: int, dtype: torch.dtype, n_steps: int) -> Client:
         eps = torch.randn_like(e_x) if of_types is None else of_types
         theta = (beta * (K * e_x - 1) + (beta * K).sqrt() * eps).softmax(-1)
         prior = drawn_mean(x["coordinates"], uniforms)
-        mean, log = state_of(x["coordinates"], step_of[batch], n_steps, alphas, offsets, prior)
+        mean, log = state_of(x["coordinates"], step_of[batch], alphas, offsets, prior)
         gamma = 1 - SIGMA_1 ** (2 * times)
         eps = torch.randn_like(x["lattice"]) if of_lattice is None else of_lattice
         seen = gamma * x["lattice"] + eps * (gamma * (1 - gamma)).sqrt()
@@ -250,7 +251,7 @@ def their_model(
         "norm_weight": False,
         "keys": lambda: ("n_samples",),
     }
-    wide = {"dtype": torch.float64}
+    wide: dict[str, Any] = {"dtype": torch.float64}
     return unmade(
         kind,
         hparams=SimpleNamespace(**settings),
