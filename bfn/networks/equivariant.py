@@ -5,10 +5,11 @@ from torch import Tensor, nn
 
 from bfn.configs import ConfigError
 from bfn.networks.layers import TimeEmbedding, zero_init
+from bfn_kernels import Limits
 from bfn_kernels.nn import Ragged
 
 RADIAL, FARTHEST = 32, 3.0  # Gaussians of a distance, and the mean of the last; beyond it, distances look alike
-EARLIEST = 1e-5  # an earlier time counts as this one where it divides
+EARLIEST = Limits().t_min  # an earlier time counts as this one where it divides; the noise is not used before it
 TINY = 1e-6  # added to squared distances, since the root has no gradient at 0
 
 

@@ -128,9 +128,9 @@ def test_the_noise_is_a_multiple_of_the_positions_that_falls_and_of_the_way_to_a
     with torch.no_grad():
         network.gains.bias.copy_(torch.tensor([0.4, -80.0, 0.0]))
     start = Ragged(batch, 4).centred(theta["positions"])
-    for t in (0.0, 1e-5, 0.01, 1.0):
+    for t in (0.0, 1e-6, 1e-5, 0.01, 1.0):
         got = network(theta, torch.full((4,), t).double(), batch)["positions"]
-        torch.testing.assert_close(got, 0.4 * start / math.sqrt(max(t, 1e-5)))
+        torch.testing.assert_close(got, 0.4 * start / math.sqrt(max(t, 1e-6)))
 
 
 def test_a_width_that_heads_do_not_divide_is_refused():
