@@ -310,7 +310,7 @@ class Molecules3D:
         return {f"{who}, {name}": value for who, measured in rows.items() for name, value in measured.items()}
 
     def draw(self, samples: Tensor, path: Path) -> Path:
-        """Writes all samples into a file .xyz, and draws the first ones above held-out molecules."""
+        """Writes all samples into a file .xyz, and draws samples of all sizes above held-out molecules."""
         drawn = Structures.of_rows(samples)
         write_atomically(path.with_suffix(".xyz"), "".join(map(xyz, drawn)).encode())
         rows = math.ceil(min(DRAWN, len(drawn)) / COLUMNS)
@@ -318,7 +318,9 @@ class Molecules3D:
         for place, molecules, count, title in zip(
             axes, (drawn, self.others), (DRAWN, COLUMNS), ("Samples", "Held-out molecules"), strict=True
         ):
-            chosen = by_distance(molecules.take(torch.arange(min(count, len(molecules)))))
+            number = min(count, len(molecules))
+            spread = torch.arange(number) * len(molecules) // number  # samples are in the order of their sizes
+            chosen = by_distance(molecules.take(spread))
             valid = draw_grid(place, chosen, COLUMNS)
             place.set_title(f"{title}, {sum(valid)} of {len(valid)} valid")
         return figures.write(figure, path)

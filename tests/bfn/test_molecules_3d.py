@@ -190,6 +190,15 @@ def test_a_picture_shows_all_bonds_and_atoms_and_marks_what_is_not_valid(tmp_pat
     assert lines[:3] == ["3", "", "C 0.0000 0.0000 0.0000"] and lines[4].startswith("O ") and lines[5] == "2"
 
 
+def test_a_picture_shows_samples_of_all_sizes(tmp_path, monkeypatch):
+    """Samples are in the order of their sizes, and large molecules are valid less often."""
+    pytest.importorskip("rdkit")
+    drawn, write = [], figures.write
+    monkeypatch.setattr(figures, "write", lambda figure, path: drawn.append(figure) or write(figure, path))
+    judge().draw(joined(*[chain("CC")] * 30, *[star(5)] * 30).rows(7), tmp_path / "samples.png")
+    assert drawn[0].axes[0].get_title() == "Samples, 12 of 24 valid"
+
+
 def test_a_picture_shows_the_longest_side_of_a_molecule():
     places = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 4.0], [0.0, 1.0, 2.0], [0.3, 0.0, 2.0]])
     turned = seen(places)
