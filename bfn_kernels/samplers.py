@@ -261,7 +261,7 @@ def _start(t: float, device: torch.device, model: BFN, shape: Shape, seed: int) 
     return model.solver_state(shape, device, t, part(seed, 0))
 
 
-def _seeds(model: BFN, seed: int) -> Any:
+def _seeds(model: BFN, seed: Any) -> Any:
     """The seed of a run or, for a joint model, a seed for each part."""
     joint = joint_of(model)
     return seed if joint is None else joint.seeds(seed)
