@@ -14,7 +14,7 @@ import threading
 import time
 from contextlib import suppress
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -30,8 +30,8 @@ from bfn.training.speed import Choice
 
 @dataclass
 class Passes:
-    """The passes that a run makes: a training pass with a batch, and a validation with held-out examples of all sizes
-    of batches that validations have. threads: the number of the run's threads, for which torch compiles."""
+    """The passes that a run makes: a training pass with a batch, and a validation of held-out examples. threads: the
+    number of the run's threads, for which torch compiles."""
 
     model: BFN
     choice: Choice
@@ -40,6 +40,22 @@ class Passes:
     held_out: Tensor
     validation: EvaluateConfig
     threads: int
+
+    @classmethod
+    def of(
+        cls,
+        model: BFN,
+        choice: Choice,
+        batch: MicroBatch,
+        n_steps: int | None,
+        examples: Tensor,
+        validation: EvaluateConfig,
+    ) -> "Passes":
+        """Passes that see all sizes of batches: a validation's last batch may be smaller than the others."""
+        sizes = {validation.batch_size, (len(examples) - 1) % validation.batch_size + 1}
+        held_out = torch.cat([examples[:size] for size in sorted(sizes, reverse=True)])
+        few = replace(validation, repeats=1)
+        return cls(model, choice, batch, n_steps, held_out, few, torch.get_num_threads())
 
     def make(self) -> None:
         """Makes the passes in this process, with the compiled network."""

@@ -88,6 +88,11 @@ def fit(path: Path, tensors: dict[str, Tensor], model: BFN) -> None:
             raise CheckpointError(f"checkpoint {path} does not fit this version of bfn: {reason}")
 
 
+def finite(module: nn.Module) -> bool:
+    """Whether all weights of a module in this process are finite."""
+    return all(bool(weight.isfinite().all()) for weight in module.parameters())
+
+
 def spread(strict: bool = True) -> StateDictOptions:
     return StateDictOptions(full_state_dict=True, broadcast_from_rank0=dist.is_initialized(), strict=strict)
 

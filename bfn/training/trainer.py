@@ -328,11 +328,8 @@ class Trainer:
 
     def passes(self, choice: Choice) -> Passes:
         """The passes that compile all that this run will call."""
-        settings, examples = replace(self.validation, repeats=1), self.data.validation
-        sizes = {settings.batch_size, (len(examples) - 1) % settings.batch_size + 1}  # the last batch may be smaller
-        held_out = torch.cat([examples[:size] for size in sorted(sizes, reverse=True)])
         batch = next(iter(self.batches.of(self.at.step)))
-        return Passes(self.bare, choice, batch, self.config.train.n_steps, held_out, settings, torch.get_num_threads())
+        return Passes.of(self.bare, choice, batch, self.config.train.n_steps, self.data.validation, self.validation)
 
     def validate(self) -> None:
         """Compute the bound of the averaged weights on the validation data. The best weights are the run's result."""
@@ -340,7 +337,7 @@ class Trainer:
         with self.tuning.choice.autocast(self.device), self.accelerator.autocast():
             bound = evaluate(self.averaged, self.data.validation, self.validation)
         # A checkpoint of weights that are not finite could not be continued. A bound may also overflow in 16 bits.
-        if math.isnan(bound.bits) and processes.means([not self.finite()], self.device)[0] > 0:
+        if math.isnan(bound.bits) and processes.means([not states.finite(self.averaged)], self.device)[0] > 0:
             raise FloatingPointError(f"weights are not finite at step {at.step}; try a lower train.learning_rate")
         steps = at.step - (self.log[-1]["step"] if self.log else 0)
         self.log.append(
@@ -358,10 +355,6 @@ class Trainer:
             at.best, at.best_step, at.stale = bound.bits, at.step, 0
             result = {"config": asdict(self.config), "step": at.step, "validation_bits": bound.bits}
             self.result = states.copied(self.averaged), result | {"tokenizer": self.data.tokenizer}
-
-    def finite(self) -> bool:
-        """Whether all averaged weights of this process are finite."""
-        return all(bool(weight.isfinite().all()) for weight in self.averaged.parameters())
 
     def save(self) -> None:
         """Start to write the training state, the log and, if they are new, the best weights. Training goes on
