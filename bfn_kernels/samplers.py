@@ -226,7 +226,7 @@ class Run:
 
 
 def ancestral(
-    model: BFN, shape: Shape, n_steps: int, seed: int, device: torch.device, sampling: Sampling = PLAIN
+    model: BFN, shape: Shape, n_steps: int, seed: Any, device: torch.device, sampling: Sampling = PLAIN
 ) -> Run:
     """Makes a run of ancestral sampling. From the prior on, the state receives n messages about values of the output
     distribution."""
@@ -240,7 +240,7 @@ def ancestral(
 
 
 def by_rule(
-    rule: str, model: BFN, shape: Shape, n_steps: int, seed: int, device: torch.device, sampling: Sampling = PLAIN
+    rule: str, model: BFN, shape: Shape, n_steps: int, seed: Any, device: torch.device, sampling: Sampling = PLAIN
 ) -> Run:
     """Makes a run of a solver. It starts at t = 0, or at the model's `solver_start` if the rule cannot start at 0. With
     a rule of second order, the first step has no previous prediction, so its extrapolation is 0."""
@@ -256,7 +256,7 @@ def by_rule(
     return Run(partial(model.solver_step, sampling=sampling), state, times[:-1], table, seed, device)
 
 
-def _start(t: float, device: torch.device, model: BFN, shape: Shape, seed: int) -> State:
+def _start(t: float, device: torch.device, model: BFN, shape: Shape, seed: Any) -> State:
     """The state that a run with this seed starts from."""
     return model.solver_state(shape, device, t, part(seed, 0))
 

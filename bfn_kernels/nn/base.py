@@ -206,7 +206,7 @@ class BFN(Losses):
         """
         return output + weight * (output - other)
 
-    def sample_step(self, state: State, t: Tensor, alpha: Tensor, seed: Tensor, sampling: Sampling = PLAIN) -> None:
+    def sample_step(self, state: State, t: Tensor, alpha: Tensor, seed: Any, sampling: Sampling = PLAIN) -> None:
         """A sampling step: calls the network at time t, then updates the state by a message of accuracy alpha.
 
         The CPU never reads the numbers in t, alpha and seed. So a CUDA graph of one step can be replayed for all steps.
@@ -223,7 +223,7 @@ class BFN(Losses):
         self.update(self.guided_output(theta, t, sampling), state, t, alpha, seed, sampling)
 
     def solver_step(
-        self, state: State, t: Tensor, coefficients: Coefficients, seed: Tensor, sampling: Sampling = PLAIN
+        self, state: State, t: Tensor, coefficients: Coefficients, seed: Any, sampling: Sampling = PLAIN
     ) -> None:
         """A step of a solver: calls the network at time t, then updates the state.
 
@@ -266,7 +266,7 @@ class BFN(Losses):
         state[0].copy_(start)
 
     @abstractmethod
-    def flow(self, x: Tensor, t: Tensor, seed: int, mask: Tensor | None = None) -> Tensor:
+    def flow(self, x: Tensor, t: Tensor, seed: Any, mask: Tensor | None = None) -> Tensor:
         """A sample of the Bayesian flow of x at time t: what the network sees.
 
         Args:
@@ -305,7 +305,7 @@ class BFN(Losses):
 
     @abstractmethod
     def update(
-        self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Tensor, sampling: Sampling = PLAIN
+        self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Any, sampling: Sampling = PLAIN
     ) -> None:
         """Updates the state by a message of accuracy alpha about a draw from the output distribution.
 
@@ -318,7 +318,7 @@ class BFN(Losses):
             sampling: The options of the run, a `Sampling`.
         """
 
-    def solver_state(self, shape: tuple[int, ...], device: torch.device, t: float, seed: int) -> State:
+    def solver_state(self, shape: tuple[int, ...], device: torch.device, t: float, seed: Any) -> State:
         """The state that a solver starts from at time t. Its noise is the same on all devices.
 
         Args:
@@ -338,7 +338,7 @@ class BFN(Losses):
         state: State,
         t: Tensor,
         coefficients: Coefficients,
-        seed: Tensor,
+        seed: Any,
         sampling: Sampling = PLAIN,
     ) -> None:
         """Takes a solver's step from the output distribution at time t.
@@ -371,7 +371,7 @@ class BFN(Losses):
         batch = getattr(sampling.ragged, "batch", None)
         return error_of_step(coefficients, state[-1], before[-1], self.state_scale, batch)
 
-    def solver_noise(self, shape: tuple[int, ...], variance: float, device: torch.device, seed: int) -> Tensor:
+    def solver_noise(self, shape: tuple[int, ...], variance: float, device: torch.device, seed: Any) -> Tensor:
         """Draws normals of this variance on the CPU, so that a run starts from the same state on all devices.
 
         Args:

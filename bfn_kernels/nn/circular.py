@@ -86,7 +86,7 @@ class Circular(BFN):
     def _of(self) -> dict[str, Any]:
         return {"schedule": self.schedule, "period": self.period}
 
-    def flow(self, x: Tensor, t: Tensor, seed: int, mask: Tensor | None = None) -> Tensor:
+    def flow(self, x: Tensor, t: Tensor, seed: Any, mask: Tensor | None = None) -> Tensor:
         draws = self._drawn_state(seed, x)
         return self._theta(*circular.flow_sample(x, self.step_at(t), output="log", mask=mask, **draws, **self._of))
 
@@ -105,7 +105,7 @@ class Circular(BFN):
         return torch.stack([mean.to(self.dtype), log.to(self.dtype)], -1)
 
     def discrete_time_loss(
-        self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, n_steps: int, seed: int, **options: Any
+        self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, n_steps: int, seed: Any, **options: Any
     ) -> Tensor:
         return circular.discrete_time_loss(x, output, self.step_at(t), **self._of, **options)
 
@@ -133,14 +133,14 @@ class Circular(BFN):
         return angles - self.period * (angles / self.period).round()
 
     def update(
-        self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Tensor, sampling: Sampling = PLAIN
+        self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Any, sampling: Sampling = PLAIN
     ) -> None:
         mean, concentration, log = state
         options: dict[str, Any] = {"out": mean, "concentration_out": concentration, "log_out": log}
         options |= drawn(seed, noise=lambda seeds: seeds.angle_uniforms(mean.shape))
         circular.update_sample(output, mean, concentration, alpha, **options, **sampling.known_values, **self._of)
 
-    def solver_state(self, shape: tuple[int, ...], device: torch.device, t: float, seed: int) -> State:
+    def solver_state(self, shape: tuple[int, ...], device: torch.device, t: float, seed: Any) -> State:
         return self.prior(shape, device)
 
     def solve(
@@ -149,7 +149,7 @@ class Circular(BFN):
         state: State,
         t: Tensor,
         coefficients: Coefficients,
-        seed: Tensor,
+        seed: Any,
         sampling: Sampling = PLAIN,
     ) -> None:
         mean, concentration, log = state

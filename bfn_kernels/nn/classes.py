@@ -89,7 +89,7 @@ class Classes(BFN):
         logits = self.zeros(shape, device)
         return logits, self.ops.theta(logits).to(self.dtype)
 
-    def solver_state(self, shape: tuple[int, ...], device: torch.device, t: float, seed: int) -> State:
+    def solver_state(self, shape: tuple[int, ...], device: torch.device, t: float, seed: Any) -> State:
         zeros = self.zeros(shape, device)
         variance = self.state_scale * float(solvers.start_variance(self.schedule, t))
         logits = self.solver_noise(tuple(zeros.shape), variance, device, seed)
@@ -120,7 +120,7 @@ class Classes(BFN):
         return (seeds.class_normals if self._rows else seeds.normals)(shape, dtype)
 
     def update(
-        self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Tensor, sampling: Sampling = PLAIN
+        self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Any, sampling: Sampling = PLAIN
     ) -> None:
         logits, theta = state
         options = {"out": logits, "theta_out": theta, **sampling.sent("sample"), **self.of_classes}
@@ -133,7 +133,7 @@ class Classes(BFN):
         state: State,
         t: Tensor,
         coefficients: Coefficients,
-        seed: Tensor,
+        seed: Any,
         sampling: Sampling = PLAIN,
     ) -> None:
         logits, theta, predicted = state
@@ -196,13 +196,13 @@ class Discrete(Classes):
     def zeros(self, shape: tuple[int, ...], device: torch.device) -> Tensor:
         return torch.zeros(*shape, self.num_classes, dtype=self.state_dtype, device=device)
 
-    def flow(self, x: Tensor, t: Tensor, seed: int, mask: Tensor | None = None) -> Tensor:
+    def flow(self, x: Tensor, t: Tensor, seed: Any, mask: Tensor | None = None) -> Tensor:
         shape, work = (*checks.variables(x), self.num_classes), torch.promote_types(self.dtype, torch.float32)
         draws = drawn(seed, noise=lambda seeds: self._normals(seeds, shape, work))
         options: dict[str, Any] = {"schedule": self.schedule, "dtype": self.dtype, "mask": mask, **draws}
         return discrete.flow_sample(x, t, num_classes=self.num_classes, **options)
 
-    def expectation(self, seed: int) -> dict[str, Any]:
+    def expectation(self, seed: Any) -> dict[str, Any]:
         if self.receiver == "joint":  # L_n has no quadrature for this receiver and more than two classes
             return {"receiver": "joint", "n_samples": 10, "seed": seed}
         return {"receiver": self.receiver, "quadrature": 32}
@@ -238,12 +238,12 @@ class Binary(Classes):
     def zeros(self, shape: tuple[int, ...], device: torch.device) -> Tensor:
         return torch.zeros(shape, dtype=self.state_dtype, device=device)
 
-    def flow(self, x: Tensor, t: Tensor, seed: int, mask: Tensor | None = None) -> Tensor:
+    def flow(self, x: Tensor, t: Tensor, seed: Any, mask: Tensor | None = None) -> Tensor:
         work = torch.promote_types(self.dtype, torch.float32)
         draws = drawn(seed, noise=lambda seeds: self._normals(seeds, x.shape, work))
         return binary.flow_sample(x, t, schedule=self.schedule, dtype=self.dtype, mask=mask, **draws)
 
-    def expectation(self, seed: int) -> dict[str, Any]:
+    def expectation(self, seed: Any) -> dict[str, Any]:
         return {"receiver": self.receiver, "quadrature": 32}
 
     def mode(self, output: Tensor, theta: Tensor, t: Tensor) -> Tensor:

@@ -77,7 +77,7 @@ class Losses(nn.Module, ABC):
         """
         raise NotImplementedError
 
-    def expectation(self, seed: int) -> dict[str, Any]:
+    def expectation(self, seed: Any) -> dict[str, Any]:
         """The keyword arguments that say how L_n computes its expectation.
 
         Args:
@@ -105,7 +105,7 @@ class Losses(nn.Module, ABC):
         return self.losses.continuous_time_loss(x, *tensors, t, **settings, **options)
 
     def discrete_time_loss(
-        self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, n_steps: int, seed: int, **options: Any
+        self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, n_steps: int, seed: Any, **options: Any
     ) -> Tensor:
         """L_n of an output.
 

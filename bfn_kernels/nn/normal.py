@@ -38,7 +38,7 @@ class Normal(BFN):
         super().__init__(network)
         self.schedule: ContinuousSchedule = continuous_schedule(sigma_1, schedule)
 
-    def flow(self, x: Tensor, t: Tensor, seed: int, mask: Tensor | None = None) -> Tensor:
+    def flow(self, x: Tensor, t: Tensor, seed: Any, mask: Tensor | None = None) -> Tensor:
         finest = x.to(torch.promote_types(x.dtype, self.dtype))
         draws = drawn(seed, noise=lambda seeds: seeds.normals(x.shape, checks.compute_dtype(finest)))
         return continuous.flow_sample(finest, t, schedule=self.schedule, mask=mask, **draws).to(self.dtype)
@@ -47,7 +47,7 @@ class Normal(BFN):
         mean = torch.zeros(shape, dtype=self.state_dtype, device=device)
         return mean, torch.ones((), dtype=checks.widest(device), device=device)
 
-    def solver_state(self, shape: tuple[int, ...], device: torch.device, t: float, seed: int) -> State:
+    def solver_state(self, shape: tuple[int, ...], device: torch.device, t: float, seed: Any) -> State:
         mean = self.solver_noise(shape, float(solvers.start_variance(self.schedule, t)), device, seed)
         return mean, torch.zeros_like(mean)
 
@@ -72,7 +72,7 @@ class Normal(BFN):
         return drawn(seed, **{name: partial(normals, stream=stream) for name, stream in streams.items()})
 
     def update(
-        self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Tensor, sampling: Sampling = PLAIN
+        self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Any, sampling: Sampling = PLAIN
     ) -> None:
         mean, precision = state
         tensors, settings = self.arguments(output, mean)
@@ -86,7 +86,7 @@ class Normal(BFN):
         state: State,
         t: Tensor,
         coefficients: Coefficients,
-        seed: Tensor,
+        seed: Any,
         sampling: Sampling = PLAIN,
     ) -> None:
         mean, predicted = state
