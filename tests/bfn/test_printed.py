@@ -202,7 +202,8 @@ def test_every_cell_of_the_table_of_a_bound_with_a_judge():
     judge = SimpleNamespace(unit="nats", rival=lambda test: ("estimate", test / 2), worth=lambda bits: 10 * bits)
     data = SimpleNamespace(baseline=3.5, rivals=lambda: {"trigrams": 2.75}, token_bytes=None, judge=judge, test=9.0)
     settings = Config(evaluate=EvaluateConfig(n_steps=25))
-    table = tables.bound_table(Bound(1.5, 0.25, 0.0125, 77), data, settings)
+    parts = {"places": Bound(0.5, 0.125, 0.01, 77), "types": Bound(1.0, 0.125, 0.01, 77)}
+    table = tables.bound_table(Bound(1.5, 0.25, 0.0125, 77), data, settings, parts)
     assert table.title == "digits, 77 held-out examples, 25 steps"
     rows = dict(texts(table)[1:])
     assert rows == {
@@ -212,6 +213,8 @@ def test_every_cell_of_the_table_of_a_bound_with_a_judge():
         "factorised baseline": "3.5000",
         "trigrams": "2.7500",
         "bound, nats": "17.5000",
+        "  of places": "6.2500",
+        "  of types": "11.2500",
         "estimate, nats": "4.5000",
     }
 

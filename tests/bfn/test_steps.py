@@ -275,7 +275,7 @@ def test_the_averaged_weights_are_what_a_run_results_in(make):
 
 # The settings of data, model, network and training that may change when a run continues. All others must stay equal.
 MAY_CHANGE = {"train.max_steps", "train.max_seconds", "train.patience", "train.micro_batch", "train.fully_shard"}
-MAY_CHANGE |= {"train.mixed_precision", "train.compiler", "data.folder"}
+MAY_CHANGE |= {"train.mixed_precision", "train.compiler", "train.compile_from", "data.folder"}
 
 
 @pytest.mark.parametrize("key", flatten(asdict(Config())))
