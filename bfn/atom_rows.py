@@ -148,9 +148,9 @@ class Growing:
         self.positions: Any = model.parts[POSITIONS]
 
     def __enter__(self) -> None:
-        if len(self.fragment) >= int(self.model.sizes[-1]):
-            largest = int(self.model.sizes[-1])
-            raise ConfigError(f"the known fragment has {len(self.fragment)} atoms, and samples have at most {largest}")
+        count, largest = len(self.fragment), int(self.model.sizes[-1])
+        if not 0 < count < largest:
+            raise ConfigError(f"the known fragment must have from 1 to {largest - 1} atoms, got {count}")
         self.positions.parametrisation = "data"  # of what `grown` returns
         self.model.growing = self
 

@@ -342,6 +342,8 @@ def read_xyz(path: Path) -> Tensor:
     try:
         count, _, *lines = path.read_text().splitlines()
         rows = [line.split() for line in lines[: int(count)]]
+        if unknown := sorted({name for name, *_ in rows} - {*ELEMENTS}):
+            raise ValueError(f"it has {', '.join(unknown)}")
         atoms = [[*map(float, numbers), ELEMENTS.index(name)] for name, *numbers in rows]
     except (ValueError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is no file XYZ of the elements {', '.join(ELEMENTS)}: {error}") from error

@@ -29,6 +29,8 @@ def sample(model: BFN, count: int, n_steps: int, **more: Any) -> Tensor:
     """Draws `count` examples on the model's device. more: further arguments of samplers.sample."""
     asked = model.asked(count)
     options: dict[str, Any] = {"device": model.device, **asked, **more}
+    if isinstance(model, Atoms):  # the network makes pairs of atoms, for which the CPU must read sizes
+        options["capture"] = False
     return model.examples(samplers.sample(model, n_steps=n_steps, **options), asked)
 
 

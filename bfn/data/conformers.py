@@ -20,6 +20,7 @@ from bfn.training.checkpoint import load, save
 
 SMALLEST, LARGEST = 5, 12  # atoms of a fragment
 VALIDATION, TEST = 1000, 2000  # the largest numbers of molecules in these splits
+FEWEST = 20  # molecules, of which two are held out
 SEED = 49  # of each conformer
 ITERATIONS = 500  # of the force field; a molecule that needs more is left out
 
@@ -48,8 +49,8 @@ def splits(config: Config) -> Splits:
     fragment of one split may be a part of a fragment of another split.
     """
     source, count = find_file(config, [MOLSETS.file], [""]), config.data.count
-    if count is None or count < 10:
-        raise ConfigError(f"data.count={count} must be the number of molecules to make, at least 10")
+    if count is None or count < FEWEST:
+        raise ConfigError(f"data.count={count} must be the number of molecules to make, at least {FEWEST}")
     path = source.parent / f"conformers_{count}.safetensors"
     if not path.exists():
         with locked(source.parent / ".conformers.lock"):

@@ -15,17 +15,20 @@ import time
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
 
-from bfn.configs import EvaluateConfig, first_line
+from bfn.configs import EvaluateConfig
 from bfn.model import BFN
 from bfn.results.evaluate import evaluate
 from bfn.training import processes
 from bfn.training.batches import MicroBatch
 from bfn.training.speed import Choice
+
+UNREADABLE = 3  # the status of a process that could not read the passes
+PATIENCE = 5.0  # seconds that a compiler has to remove its unfinished files
 
 
 @dataclass
@@ -76,59 +79,64 @@ class Compilation:
     """A process that makes the passes of a run, so that the compiled code is on the disk. It ends with the run."""
 
     def __init__(self, passes: Passes):
-        environment = {name: value for name, value in os.environ.items() if name not in processes.GROUP}
         command = [sys.executable, "-m", "bfn.training.compiling", str(os.getpid())]
-        self.errors, self.reason = tempfile.TemporaryFile(), ""  # noqa: SIM115 (see `close`)
+        self.errors: IO[bytes] | None = None
         self.process: subprocess.Popen | None = None
-        with tempfile.TemporaryFile() as file:
-            try:
+        with suppress(Exception):  # a user's network may raise anything; the run compiles by itself
+            self.errors = tempfile.TemporaryFile()  # noqa: SIM115 (see `close`)
+            with tempfile.TemporaryFile() as file:
                 pickle.dump(passes, file)
-            except Exception as error:  # a user's network may raise anything
-                self.reason = f"{type(error).__name__}: {first_line(error)}"
-                return
-            file.seek(0)
-            # In a session of its own, the process does not get Ctrl-C, which is for the run.
-            self.process = subprocess.Popen(
-                command,
-                env=environment,
-                stdin=file,
-                stdout=subprocess.DEVNULL,
-                stderr=self.errors,
-                start_new_session=True,
-            )
+                file.seek(0)
+                # In a session of its own, the process does not get Ctrl-C, which is for the run.
+                self.process = subprocess.Popen(
+                    command, stdin=file, stdout=subprocess.DEVNULL, stderr=self.errors, start_new_session=True
+                )
 
     @property
     def ended(self) -> bool:
         return self.process is None or self.process.poll() is not None
 
     def error(self) -> str:
-        """Waits until the process has ended. Returns the last line that it has printed if it has failed, else ""."""
-        if self.process is None or self.process.wait() == 0:
-            return self.reason
+        """Waits until the process has ended. Returns the last line that it has printed if it could not compile, else
+        "". It returns "" also if the passes could not be sent to the process: then the run may compile them."""
+        if self.process is None or self.errors is None or self.process.wait() in (0, UNREADABLE):
+            return ""
         self.errors.seek(0)
         lines = self.errors.read().decode(errors="replace").strip().splitlines()
         return lines[-1] if lines else f"status {self.process.returncode}"
 
     def close(self) -> None:
-        """Ends the process, and the processes of its compiler."""
-        if self.process is not None:
-            with suppress(ProcessLookupError):
+        """Ends the process, and the processes of its compiler, which remove their unfinished files."""
+        if self.process is not None and self.process.poll() is None:
+            for number in (signal.SIGTERM, signal.SIGCONT):
+                os.killpg(self.process.pid, number)
+            try:
+                self.process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
                 os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-        self.errors.close()
+                self.process.wait()
+        if self.errors is not None:
+            self.errors.close()
 
 
 def end_with(parent: int) -> None:
     """Ends this process as soon as its parent has ended, which cannot tell it if it was killed."""
     while os.getppid() == parent:
         time.sleep(1)
-    os.killpg(os.getpgrp(), signal.SIGKILL)
+    os.killpg(os.getpgrp(), signal.SIGTERM)
 
 
 def main(arguments: list[Any]) -> None:
     threading.Thread(target=end_with, args=[int(arguments[1])], daemon=True).start()
-    passes: Passes = pickle.load(sys.stdin.buffer)
-    passes.make()
+    try:
+        passes: Passes = pickle.load(sys.stdin.buffer)
+    except Exception:  # such as a class of the run's main module
+        sys.exit(UNREADABLE)
+    try:
+        passes.make()
+    except Exception as error:
+        lines = [line for line in str(error).splitlines() if line.strip()]  # torch adds hints after the reason
+        sys.exit(f"{type(error).__name__}: {' '.join(lines[:2])}")
 
 
 if __name__ == "__main__":

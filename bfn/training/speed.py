@@ -95,7 +95,7 @@ def room(device: torch.device) -> bool:
     """Whether a GPU has room for another process that makes the passes of this process. A CPU is taken to have it."""
     if device.type != "cuda":
         return True
-    return torch.cuda.mem_get_info(device)[0] > torch.cuda.max_memory_reserved(device)
+    return torch.cuda.mem_get_info(device)[0] > 2 * torch.cuda.max_memory_reserved(device)
 
 
 def pays(left: float, compiling: float = COMPILING) -> bool:

@@ -241,7 +241,7 @@ class Trainer:
         """Wait until the steps since the last look are done, and add up their losses and their time. All processes call
         this at the same step, and communicate once. Returns whether any process was asked to stop."""
         losses = torch.stack(self.losses).tolist()  # waits until the device has finished these steps
-        seconds, stopping, compiled, *means = self.count_time(len(asked), self.tuning.compiled, *losses)
+        seconds, stopping, *means = self.count_time(len(asked), *losses)
         for step, loss in enumerate(means, self.at.step - len(means) + 1):
             if not math.isfinite(loss):
                 raise self.cause(step)
@@ -249,7 +249,7 @@ class Trainer:
         self.losses.clear()
         in_a_second = len(losses) * LOOK_SECONDS / max(seconds, 1e-9)
         self.next_look = self.at.step + min(LOOK_STEPS, max(1, int(in_a_second)))
-        self.tuning.after_steps(1 / max(in_a_second, 1e-9), compiled > 0)
+        self.tuning.after_steps(1 / max(in_a_second, 1e-9))
         return stopping > 0
 
     def cause(self, step: int) -> Exception:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bfn.configs import TrainConfig
+from bfn.configs import ConfigError, TrainConfig
 from bfn.training import processes
 from bfn.training.compiling import Compilation, Passes
 from bfn.training.progress import Position
@@ -43,18 +43,20 @@ class Tuning:
         self.left, self.try_out, self.passes, self.say = left, try_out, passes, say
         self.choice = PLAIN
         self.later: Choice | None = None
-        self.beside: Compilation | None = None  # the other process, which only the main process has
+        self.beside: Compilation | None = None  # the other process
         self.started = False  # whether it was decided if the other process starts
 
     def begin(self, device: torch.device, before: Choice | None) -> None:
         """Choose how the run starts. A continued run keeps its choice `before`, if the settings still allow it."""
         first, *others = choices(self.train, device)
-        self.device, self.first_step = device, self.at.step
-        if before is not None and before in (first, *others):
+        self.device, self.first_step, fixed = device, self.at.step, self.train.compile_from is not None
+        if fixed and not others:
+            raise ConfigError(f"train.compile_from={self.train.compile_from} needs a compiler, and this run has none")
+        if before is not None and before in (others if fixed else (first, *others)):
             return self.use(before)
         self.use(first)
         self.later = next(iter(others), None)
-        if before is not None:
+        if before is not None and before != first:
             self.say(f"continues with {first}; until here: {before}")
 
     def use(self, choice: Choice) -> None:
@@ -67,34 +69,31 @@ class Tuning:
         """The choice that a continued run keeps; None if it may still change over."""
         return self.choice if self.later is None else None
 
-    @property
-    def compiled(self) -> bool:
-        """Whether the other process has ended."""
-        return self.beside is not None and self.beside.ended
-
-    def after_steps(self, seconds: float, compiled: bool) -> None:
+    def after_steps(self, seconds: float) -> None:
         """Start the other process, once the times of some steps are known, or change over when it has ended. All
-        processes of the run call this with equal arguments, after the same step. seconds: of a step. compiled: whether
-        the main process is `compiled`."""
-        fixed = self.train.compile_from
+        processes of the run call this with equal arguments, after the same step. seconds: of a step."""
+        fixed, ended = self.train.compile_from, self.beside is not None and self.beside.ended
         if self.later is None:
             return
-        if compiled if fixed is None else self.at.step >= fixed:
+        if ended if fixed is None else self.at.step >= fixed:
             self.change_over()
         elif not self.started and self.at.step > self.first_step + PASSES:
             self.started = True
             if fixed is None and not pays(self.left(seconds)):
                 self.later = None
-            elif not processes.from_main(room(self.device)):
-                self.change_over()
-            elif processes.is_main():
+            elif processes.count() == 1 and self.later.precision != "fp16" and room(self.device):
                 self.beside = Compilation(self.passes(self.later))
+            elif fixed is None:  # torch compiles other graphs for several processes, and accelerate's for fp16
+                self.change_over()
 
     def change_over(self) -> None:
-        """From this step on, use the compiled network if it is faster or if `train.compile_from` says so."""
+        """From this step on, use the compiled network if it is faster or if `train.compile_from` says so. If the other
+        process has not compiled it, this process does."""
         assert self.later is not None
         later, self.later = self.later, None
-        if error := processes.from_main("" if self.beside is None else self.beside.error()):
+        error = "" if self.beside is None or not self.beside.ended else self.beside.error()
+        self.close()
+        if error:
             self.say(f"{self.choice}: the network cannot be compiled ({error})")
         elif self.train.compile_from is None:
             self.use(choose([self.choice, later], lambda seconds: math.inf, self.try_out, self.say))
@@ -114,3 +113,4 @@ class Tuning:
         """End the other process."""
         if self.beside is not None:
             self.beside.close()
+            self.beside = None

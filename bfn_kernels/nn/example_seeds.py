@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bfn_kernels import noise
+from bfn_kernels import checks, noise
 from bfn_kernels.common import of_rows
 from bfn_kernels.nn.ragged import Ragged
 
@@ -98,10 +98,11 @@ class ExampleSeeds:
             Normals of this shape, or `[draws, N, ..., K]`.
         """
         *lead, num_classes = shape
-        (place, key), count = self._rows(), math.prod(lead[1:])
+        draws_of_each = 1 if draws is None else checks.integer("draws", draws, 1)
+        (place, key), count = self._rows(shape), math.prod(lead[1:])
         each = place.unsqueeze(-1) * count + torch.arange(count, device=key.device)  # the number of each row of classes
         first, key = 4 * ((num_classes + 3) // 4) * each.flatten(), key.repeat_interleave(count)
-        made = _noise(key, first, num_classes, stream, dtype, draws or 1)
+        made = _noise(key, first, num_classes, stream, dtype, draws_of_each)
         return made.view(*shape) if draws is None else made.view(draws, *shape)
 
     def angle_uniforms(self, shape: Sequence[int], count: int = 17) -> Tensor:
@@ -114,7 +115,8 @@ class ExampleSeeds:
         Returns:
             Uniforms `[n, 2, N, ...]`, float32.
         """
-        (place, key), width = self._rows(), math.prod(shape[1:])
+        checks.integer("count", count, 1)
+        (place, key), width = self._rows(shape), math.prod(shape[1:])
         return of_rows("row_angles", key, width * place, width, count).view(count, 2, *shape)
 
     def start_normals(self, shape: Sequence[int]) -> Tensor:
@@ -148,15 +150,18 @@ class ExampleSeeds:
             each.uniform_(generator=generator.manual_seed(seed))
         return uniforms
 
-    def _rows(self) -> tuple[Tensor, Tensor]:
-        """The place of each row in its example, and its seed."""
+    def _rows(self, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The place of each row in its example, and its seed. shape: `[N, ...]`."""
+        rows = len(self.seeds) if self.ragged is None else len(self.ragged.batch)
+        if shape[0] != rows:
+            raise ValueError(f"shape must begin with {rows}, the number of rows, got {(*shape,)}")
         if self.ragged is None:
             return torch.zeros_like(self.seeds), self.seeds
         places = self.ragged.places if self.places is None else self.places
         return places, self.seeds.index_select(0, self.ragged.batch)
 
     def _elements(self, shape: Sequence[int], stream: int, dtype: torch.dtype) -> Tensor:
-        (place, key), width = self._rows(), math.prod(shape[1:])
+        (place, key), width = self._rows(shape), math.prod(shape[1:])
         return _noise(key, width * place, width, stream, dtype).view(*shape)
 
 

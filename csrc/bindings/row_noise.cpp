@@ -43,6 +43,7 @@ auto row_noise_new(Given seed, Given first, int64_t width, int64_t stream, int64
 
 // Returns the uniforms [draws, 2, rows, width] that draw angles.
 auto row_angles_new(Given seed, Given first, int64_t width, int64_t draws) {
+  check(draws > 0, "count", " must be at least 1");
   const Tensor out = new_tensor(seed, checked({draws, 2, seed.numel(), width}), ScalarType::Float);
   row_angles(noise_of_rows(seed, first, width, kAngle, draws, out));
   return std::tuple(out);

@@ -188,8 +188,10 @@ def test_a_fragment_stays_what_it_is_in_every_sample(pair, sampler):
 
 
 def test_a_fragment_that_leaves_no_room_is_refused(pair):
-    with pytest.raises(ConfigError, match="the known fragment has 12 atoms, and samples have at most 12"):
+    with pytest.raises(ConfigError, match="the known fragment must have from 1 to 11 atoms, got 12"):
         Growing(pair[0], torch.zeros(12, 4)).__enter__()
+    with pytest.raises(ConfigError, match="from 1 to 11 atoms, got 0"):
+        Growing(pair[0], torch.zeros(0, 4)).__enter__()
 
 
 @pytest.mark.parametrize(

@@ -126,8 +126,8 @@ def one_molecule(number):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"count": None}, "data.count=None must be the number of molecules to make, at least 10"),
-        ({"count": 9}, "data.count=9 must be the number"),
+        ({"count": None}, "data.count=None must be the number of molecules to make, at least 20"),
+        ({"count": 19}, "data.count=19 must be the number"),
         ({"folder": None}, r"'bfn data download conformers' .* puts it into .*/moses\."),
     ],
 )

@@ -268,12 +268,12 @@ def compilation(tiny, monkeypatch, network=None):
     return Compilation(run.passes(EAGER)), run
 
 
-def test_what_cannot_be_sent_to_a_process_is_an_error(tiny, monkeypatch):
+def test_a_run_compiles_by_itself_what_cannot_be_sent_to_a_process(tiny, monkeypatch):
     class Local(nn.Module):
         pass
 
     process, _ = compilation(tiny, monkeypatch, Local())
-    assert process.ended and "Local" in process.error()
+    assert process.process is None and process.ended and process.error() == ""
     process.close()
 
 
@@ -281,6 +281,28 @@ def test_a_process_makes_all_passes(tiny, monkeypatch):
     process, _ = compilation(tiny, monkeypatch)
     assert process.error() == "" and process.ended
     process.close()
+
+
+def test_a_continued_run_that_had_not_compiled_compiles_at_a_step_that_is_set(tiny, eager, monkeypatch):
+    monkeypatch.setattr(tuning, "pays", lambda left: False)
+    for steps, more in ((6, []), (9, ["train.compile_from=8"])):
+        run, console = trainer(tiny, f"train.max_steps={steps}", "train.validate_every=1", *more)
+        run.run()
+    assert run.at.compiled_from == 8 and run.tuning.decided == EAGER and "compiled from step 9 on" in console.said
+
+
+def test_a_step_that_is_set_counts_without_room_for_a_process(tiny, eager, monkeypatch):
+    monkeypatch.setattr(tuning, "room", lambda device: False)
+    run, _ = trainer(tiny, "train.max_steps=9", "train.compile_from=7")
+    run.run()
+    assert run.at.compiled_from == 7
+
+
+def test_a_step_of_the_change_without_a_compiler_is_refused(tiny, monkeypatch):
+    monkeypatch.setattr(tuning, "choices", lambda train, device: [PLAIN])
+    run, _ = trainer(tiny, "train.compile_from=7")
+    with pytest.raises(ConfigError, match="compile_from=7 needs a compiler, and this run has none"):
+        run.run()
 
 
 @pytest.mark.slow

@@ -50,7 +50,7 @@ def test_nothing_in_a_step_waits_for_the_device_or_for_other_processes(name, set
     asked = []
     monkeypatch.setattr(processes, "add_up", lambda tensor: asked.append(len(tensor)) or tensor)
     trainer.look()
-    assert asked == [6]  # once: for the seconds, whether to stop, whether the network is compiled, and three losses
+    assert asked == [5]  # once: for the seconds, whether to stop, and three losses
     with Reads(trainer.adamw) as reads:
         torch.ones(()).item()
     assert reads.count.total() == 1

@@ -225,6 +225,7 @@ def test_a_model_of_one_kind_takes_seeds_of_examples(kind):
     assert samplers.sample(model, x.shape, 4, seed=SEEDS).shape == x.shape
 
 
+@pytest.mark.slow
 def test_losses_with_seeds_of_examples_compile_in_one_graph():
     x, told, _ = examples(True, ORDERS["unsorted"])
     names = ["types"]
@@ -345,3 +346,14 @@ def test_steps_of_a_module_take_the_seeds_of_their_rows():
     for state, seed, count in ((both, seeds, 3), (alone, torch.tensor(7), 2)):
         model.update(torch.zeros(count, 3), state, torch.tensor(0.5), torch.tensor(2.0), seed, Sampling())
     assert torch.equal(both[0][[0, 2]], alone[0])
+
+
+def test_numbers_of_draws_and_shapes_that_do_not_fit_are_refused():
+    seeds = ExampleSeeds(torch.tensor([1, 2]))
+    with pytest.raises(ValueError, match="count must be"):
+        seeds.angle_uniforms((2, 3), 0)
+    with pytest.raises(ValueError, match="draws must be"):
+        seeds.class_normals((2, 3), draws=0)
+    for make in (seeds.normals, seeds.uniforms, seeds.class_normals, seeds.angle_uniforms):
+        with pytest.raises(ValueError, match=r"shape must begin with 2, the number of rows, got \(3, 2\)"):
+            make((3, 2))
