@@ -19,8 +19,8 @@ from bfn_kernels.schedules import final_accuracy
 
 SCALE = 2.0  # the positions of the model are in units of SCALE ångström
 PARTS = POSITIONS, TYPES = "positions", "types"
-# Before this time the predicted positions are 0, which costs nothing: the messages so far say next to nothing. A small
-# error in the predicted noise would cost much, since the loss L∞ divides its square by t.
+# Before this time the predicted positions are 0. This adds nearly nothing to the loss, since the messages so far say
+# nearly nothing. A prediction from the noise would add much: L∞ divides the squared error of the noise by t.
 EARLIEST = 1e-3
 
 
@@ -44,8 +44,8 @@ def molecules_of(atoms: dict[str, Tensor], ragged: Ragged, places: int) -> Tenso
 class Atoms(nn.Joint):
     """A Bayesian flow network for molecules `[B, A, 4]`. The number of atoms of a molecule is known, and costs nothing.
 
-    The noise of positions has the mean 0 in each molecule. A loss is the sum over the atoms of a molecule. The mean is
-    over molecules and over the 4·A numbers of each, so that it compares with bits per dimension.
+    The noise of positions has the mean 0 in each molecule. The loss of a molecule is the sum over its atoms. With the
+    reduction "mean", it is divided by 4·A, the numbers of a row, and averaged over molecules, as bits per dimension are.
 
     Args:
         network: A function of theta, of t and of `batch`, as `nn.Joint` describes it.

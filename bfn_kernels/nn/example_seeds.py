@@ -15,10 +15,10 @@ from bfn_kernels.nn.ragged import Ragged
 
 @dataclass(frozen=True, eq=False)
 class ExampleSeeds:
-    """A seed for each example of a batch, in the place of one seed.
+    """One seed for each example of a batch, instead of one seed for the batch.
 
-    The noise of an example is what its seed alone draws for a batch that has no other example. Variables are numbered
-    within an example, in the order of its rows.
+    An example gets the noise that it would get alone in a batch, with its seed. Its variables are numbered from its own
+    first row, in the order of its rows.
 
     Attributes:
         seeds: The seeds, int64 `[B]`, on the data's device. For a run, `[n, B]`: the seeds of its steps.
