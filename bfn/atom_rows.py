@@ -45,7 +45,7 @@ class Atoms(nn.Joint):
     """A Bayesian flow network for molecules `[B, A, 4]`. The number of atoms of a molecule is known, and costs nothing.
 
     The noise of positions has the mean 0 in each molecule. The loss of a molecule is the sum over its atoms. With the
-    reduction "mean", it is divided by 4·A, the numbers of a row, and averaged over molecules, as bits per dimension are.
+    reduction "mean", it is averaged over molecules and divided by 4·A, the numbers of a row, as bits per dimension are.
 
     Args:
         network: A function of theta, of t and of `batch`, as `nn.Joint` describes it.

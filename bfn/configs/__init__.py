@@ -86,7 +86,8 @@ class TrainConfig:
     patience: int = 10  # validations without a better bound before training stops
     mixed_precision: str = "auto"  # "no", "bf16", "fp16" (only on a GPU), or "auto": bf16 if the device is fast in it
     compiler: str | None = "auto"  # a backend of torch.compile, None, or "auto": inductor if it shortens the run
-    compile_from: int | None = None  # with compiler "auto": steps before inductor is used; None: until it is measured to be faster
+    # With the compiler "auto": the number of steps before inductor is used. None: until it is measured to be faster.
+    compile_from: int | None = None
     cpu: bool = False  # train on the CPU even if there is a GPU
 
 
