@@ -149,9 +149,7 @@ def scalars(
     if isinstance(precision, Tensor):
         precision = checks.once("precision", precision, shape)
     numbers = NO_SCHEDULE if schedule is None else _numbers_of(schedule)
-    # Without wanted row scalars, the operator only checks the value. On a GPU, this would be a launch for nothing.
-    has_operator = library.common is not None and (bool(wanted) or data.is_cpu)
-    if has_operator and numbers is not None and not torch.compiler.is_compiling():
+    if wanted and library.common is not None and numbers is not None and not torch.compiler.is_compiling():
         operator, bits = library.common.row_scalars, _bits(wanted)
         # a bool and a tuple, since torch's conversion of a dtype and of a torch.Size takes as long as the kernel
         context = *numbers, n_steps, scale, t_min, dtype == torch.float64
