@@ -86,7 +86,7 @@ class Atoms(nn.Joint):
     def reconstruction(self, x: Tensor, *, reduction: str = "mean", **more: Any) -> Tensor:
         atoms, batch = self.scaled(x)
         losses = self.reconstruction_by_part(atoms, **batch, reduction="batch", **more)
-        sizes = (x[..., 3] >= 0).sum(1)
+        sizes = Ragged(**batch).sizes
         # The density of positions in ångström: N atoms whose mean is 0 have 3(N − 1) dimensions.
         losses[POSITIONS] = losses[POSITIONS] + 3 * (sizes - 1).clamp(min=0) * math.log(SCALE)
         return self.summed(losses, x, reduction)
@@ -164,8 +164,7 @@ class Growing:
 
     def places(self, ragged: Ragged) -> Tensor:
         """Whether each atom belongs to the fragment, `[N]`."""
-        first = ragged.sizes.cumsum(0) - ragged.sizes
-        return torch.arange(len(ragged.batch), device=first.device) - first[ragged.batch] < len(self.fragment)
+        return ragged.places < len(self.fragment)
 
     def known(self, ragged: Ragged) -> dict[str, Any]:
         """The arguments of a sampler by which the elements of the fragment are known."""

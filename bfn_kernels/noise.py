@@ -213,7 +213,7 @@ def class_uniform(shape: torch.Size, seed: Tensor, stream: int = CLASS) -> Tenso
 def row_noise(
     seed: Tensor, first: Tensor, width: int, stream: int, draws: int = 1, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Computes the noise of rows, each of which has a seed of its own and `width` consecutive variables.
+    """Computes the noise of rows. Each row has its own seed, and `width` consecutive variables.
 
     `nn.ExampleSeeds` calls it. For rows of K classes, the first variable of a row has the number 4·⌈K/4⌉·row.
 
@@ -241,7 +241,7 @@ def row_noise(
 
 
 def row_angles(seed: Tensor, first: Tensor, width: int, count: int) -> Tensor:
-    """Computes the uniforms that draw angles of rows, each of which has a seed of its own.
+    """Computes the uniforms that draw the angles of rows. Each row has its own seed.
 
     Args:
         seed: The seed of each row, int64 `[R]`.

@@ -79,8 +79,8 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def makers(divisor: int, dtype: torch.dtype) -> list[Callable[[], Client]]:
-    """What makes each client, in the order of `places.PLACES` and `places.LATER`. `divisor` divides the number of rows
-    of each."""
+    """Functions that make the clients, in the order of `places.PLACES` and `places.LATER`. `divisor` divides the number
+    of rows of each client."""
     return [
         partial(tokens.smiles, 64 // divisor, dtype),
         partial(tokens.guided_step, 64 // divisor, dtype),

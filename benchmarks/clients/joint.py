@@ -1,4 +1,4 @@
-"""What the clients share that train and sample several kinds of data at once."""
+"""Helpers of the clients that train and sample several kinds of data at once."""
 
 import contextlib
 from collections.abc import Iterator, Sequence

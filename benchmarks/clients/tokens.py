@@ -62,6 +62,17 @@ def their_model(folder: Path, file: str, network: Callable[..., Tensor]) -> Any:
     return unmade(kind, K=K, beta=torch.tensor(BETA_1), forward=network)
 
 
+def guided_model(folder: Path, file: str, conditional: Tensor, unconditional: Tensor) -> tuple[Any, list[Tensor]]:
+    """ChemBFN's model with these logits in place of a network, and a list that gets the probabilities of each call."""
+    seen: list[Tensor] = []
+
+    def network(inputs: Tensor, t: Tensor, mask: None, y: Tensor | None) -> Tensor:
+        seen.append((inputs + 1) / 2)
+        return unconditional if y is None else conditional
+
+    return their_model(folder, file, network), seen
+
+
 def guided_step(rows: int, dtype: torch.dtype) -> Client:
     """The only step of a sampling run of ChemBFN. It guides the logits, sends the likeliest token and updates the
     state, which was uniform."""
@@ -88,14 +99,8 @@ def guided_step(rows: int, dtype: torch.dtype) -> Client:
         return (next_theta,)
 
     def own(folder: Path) -> Results:
-        seen = []
-
-        def network(inputs: Tensor, t: Tensor, mask: None, y: Tensor | None) -> Tensor:
-            seen.append((inputs + 1) / 2)
-            return unconditional if y is None else conditional
-
         with given(noise):
-            model = their_model(folder, places.GUIDED.file, network)
+            model, seen = guided_model(folder, places.GUIDED.file, conditional, unconditional)
             model.sample(rows, LENGTH, torch.zeros(rows, 1, 1), 1, w)
         return (seen[-1],)
 
@@ -128,14 +133,8 @@ def renoised_step(rows: int, dtype: torch.dtype) -> Client:
         return (theta,)
 
     def own(folder: Path) -> Results:
-        seen = []
-
-        def network(inputs: Tensor, t: Tensor, mask: None, y: Tensor | None) -> Tensor:
-            seen.append((inputs + 1) / 2)
-            return unconditional if y is None else conditional
-
         with given(noise):
-            model = their_model(folder, places.ODE.file, network)
+            model, seen = guided_model(folder, places.ODE.file, conditional, unconditional)
             if not hasattr(model, "ode_sample"):
                 raise FileNotFoundError(f"{folder / places.ODE.file} does not define ode_sample")
             model.ode_sample(rows, LENGTH, torch.zeros(rows, 1, 1), 1, w, None, temperature)

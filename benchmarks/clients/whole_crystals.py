@@ -16,7 +16,7 @@ from benchmarks import networks
 from benchmarks.clients import places
 from benchmarks.clients.checkouts import definitions, given, unmade
 from benchmarks.clients.client import Call, Client, Results, with_gradient
-from benchmarks.clients.joint import drawing, each
+from benchmarks.clients.joint import Fixed, drawing, each
 from bfn_kernels import circular, continuous, discrete, nn
 from bfn_kernels.circular.reference import wrapped
 from bfn_kernels.noise import angle_uniforms
@@ -74,18 +74,16 @@ def model_of(network: torch.nn.Module, schedule: VonMisesAccuracy) -> nn.Joint:
     )
 
 
-class Predictions(torch.nn.Module):
-    """Fixed predictions in place of a network, to which the input distributions are added."""
+class Predictions(Fixed):
+    """Fixed predictions in place of a network. The input distributions are added to them, and the sums of coordinates
+    become angles."""
 
-    types: Tensor
     lattice: Tensor
     coordinates: Tensor
 
     def __init__(self, atoms: int, crystals: int, dtype: torch.dtype):
-        super().__init__()
         shapes = {"types": (atoms, K), "lattice": (crystals, 9), "coordinates": (atoms, 3)}
-        for name, shape in shapes.items():
-            self.register_parameter(name, torch.nn.Parameter(torch.randn(shape, dtype=dtype)))
+        super().__init__(**{name: torch.randn(shape, dtype=dtype) for name, shape in shapes.items()})
 
     def of(self, types: Tensor, lattice: Tensor, mean: Tensor, log: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return self.types + types, self.lattice + lattice, math.pi * (self.coordinates + mean + log).sin()
@@ -115,8 +113,9 @@ def angles(step: int | Tensor, shape: tuple[int, ...], schedule: VonMisesAccurac
 
 
 def adding_up(mean: Tensor, concentration: Tensor, count: Tensor, alphas: Tensor) -> Tensor:
-    """Messages of these accuracies, `[n, *mean.shape]`, of which the first `count` add up to a state. From the last one
-    on, each leaves a vector whose length the messages before it can have."""
+    """Messages of these accuracies, `[n, *mean.shape]`. The first `count` messages add up to a state. They are found
+    from the last message back to the first: each message leaves a vector that is as long as the messages before it can
+    make it."""
     x, y = concentration * mean.cos(), concentration * mean.sin()
     messages = mean.expand(len(alphas), *mean.shape).clone()
     sums, largest = alphas.cumsum(0), alphas.cummax(0).values
@@ -133,7 +132,7 @@ def adding_up(mean: Tensor, concentration: Tensor, count: Tensor, alphas: Tensor
 
 
 def state_of(x: Tensor, step: Tensor, alphas: Tensor, offsets: Tensor | None, prior: Tensor) -> tuple[Tensor, Tensor]:
-    """CrysBFN's flow: all messages about each angle, in float64, and the sum of those before the step."""
+    """CrysBFN's flow. It draws all messages about each angle, in float64, and adds up the messages before the step."""
     alpha, wide = alphas.view(-1, *[1] * x.dim()), (len(alphas), *x.shape)
     y = VonMises(x.double().expand(wide), alpha.expand(wide)).sample() if offsets is None else x + offsets
     at = (step - 1).view(1, -1, 1).expand(1, *x.shape)
@@ -234,7 +233,7 @@ def their_model(
     offsets: list[Tensor],
     lattice: Tensor | None = None,
 ) -> Any:
-    """A model of CrysBFN with another network, and with messages that are `offsets` away from what they are about.
+    """A model of CrysBFN with another network. Each message is the angle that it is about, plus one of the `offsets`.
 
     name: "CrysBFN", or "CrysBFN_CSP", for which the types of atoms are known.
     """

@@ -20,7 +20,7 @@ from bfn.training.checkpoint import load, save
 
 SMALLEST, LARGEST = 5, 12  # atoms of a fragment
 VALIDATION, TEST = 1000, 2000  # the largest numbers of molecules in these splits
-FEWEST = 20  # molecules, of which two are held out
+FEWEST = 20  # the smallest data.count: two molecules are then held out
 SEED = 49  # of each conformer
 ITERATIONS = 500  # of the force field; a molecule that needs more is left out
 

@@ -43,8 +43,8 @@ class Tuning:
         self.left, self.try_out, self.passes, self.say = left, try_out, passes, say
         self.choice = PLAIN
         self.later: Choice | None = None
-        self.beside: Compilation | None = None  # the other process
-        self.started = False  # whether it was decided if the other process starts
+        self.beside: Compilation | None = None  # the process that compiles, while it is there
+        self.started = False  # whether the run has decided if a process compiles
 
     def begin(self, device: torch.device, before: Choice | None) -> None:
         """Choose how the run starts. A continued run keeps its choice `before`, if the settings still allow it."""

@@ -182,8 +182,8 @@ def each_seed(of: Callable[[Tensor], Tensor], seed: Any) -> Any:
 
 
 def drawn(seed: Any, **explicit: Callable[[ExampleSeeds], Tensor]) -> dict[str, Any]:
-    """The keywords by which an op draws: its seed or, for `ExampleSeeds`, explicit noise that a function of these seeds
-    makes for each keyword."""
+    """The keywords that give an op its random numbers: the seed itself or, for `ExampleSeeds`, explicit noise. For each
+    keyword, a function makes the noise from the seeds."""
     if not isinstance(seed, ExampleSeeds):
         return {"seed": seed}
     return {name: make(seed) for name, make in explicit.items()}

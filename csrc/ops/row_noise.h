@@ -1,4 +1,4 @@
-// Noise of rows, each of which has a seed of its own.
+// Noise of rows. Each row has its own seed.
 #pragma once
 
 #include "view.h"

@@ -26,7 +26,6 @@ from bfn_kernels.schedules import LogarithmicAccuracy
 from tests.bfn import tiny_files, workers
 from tests.bfn.command import bfn
 from tests.bfn.tiny_settings import TINY
-from tests.bfn.workers import Group
 
 moses_module = sys.modules["bfn.data.moses"]
 
@@ -210,10 +209,7 @@ def test_logp_keeps_one_molecule_at_a_time_in_memory(monkeypatch):
 def test_two_processes_take_the_steps_of_one(settings, tmp_path):
     more = ["data.name=moses", "model.kind=discrete", "model.sigma_1=null", "model.schedule=logarithmic"]
     more += ["network.name=transformer", "train.max_steps=3", "train.validate_every=3", "train.micro_batch=8"]
-    alone, both = ([*settings, *more, f"out={tmp_path / str(count)}"] for count in (1, 2))
-    workers.trainer_of(alone).run()
-    assert Group(2, workers.train, both).ends() == [0, 0]
-    assert workers.difference(tmp_path / "1", tmp_path / "2", "model.safetensors") < 1e-5
+    assert workers.difference_of_two([*settings, *more], tmp_path) < 1e-5
 
 
 def test_a_download_that_fails_and_rdkit_that_is_missing_are_one_line(tmp_path, monkeypatch, settings):

@@ -138,6 +138,14 @@ def agree(out):
     processes.leave()
 
 
+def difference_of_two(settings, tmp_path):
+    """The `difference` between the results of a run of one process and of a run of two processes."""
+    alone, both = ([*settings, f"out={tmp_path / str(count)}"] for count in (1, 2))
+    trainer_of(alone).run()
+    assert Group(2, train, both).ends() == [0, 0]
+    return difference(tmp_path / "1", tmp_path / "2", "model.safetensors")
+
+
 def difference(one, other, name):
     """The distance between the weights, averages and moments of a checkpoint in two directories, over their norm.
 

@@ -81,7 +81,7 @@ def draws(seeds: ExampleSeeds, rows: int) -> list[torch.Tensor]:
 
 
 def of_seed(seed: int, rows: int) -> list[torch.Tensor]:
-    """What the functions of one seed make in place of `draws`, but for the rounding of normals."""
+    """The noise that the functions of one seed make in place of `draws`. Normals are equal within rounding."""
     key = torch.tensor(seed)
     shapes = (rows,), (rows, 3), (rows, 2, 5)
     each = [noise.normal(torch.Size(shape), key) for shape in shapes]
