@@ -30,8 +30,8 @@ from bfn.data import Data, load_data
 from bfn.model import build_model
 from bfn.sample import fast, sample
 from bfn.training.derived_seeds import WEIGHTS, derive
+from bfn.training.optimizers import decay_groups
 from bfn.training.speed import PLAIN
-from bfn.training.states import decay_groups
 from bfn.training.trainer import Trainer
 
 AVERAGED, CURRENT = "averaged", "current"  # the two sets of weights of a loop
@@ -74,7 +74,7 @@ class Published:
         network = build_model(config, data).network
         model = published_model(network, config.model, data, official)
         torch.manual_seed(self.train.seed)
-        groups = decay_groups(model, self.train.decay_vectors)  # type: ignore[arg-type]
+        groups = decay_groups(model.parameters(), self.train.decay_vectors)
         rates: dict[str, Any] = {"betas": (0.9, self.train.beta_2), "weight_decay": self.train.weight_decay}
         optimizer = torch.optim.AdamW(groups, self.train.learning_rate, **rates)
         examples = Examples(data, self.train.seed)

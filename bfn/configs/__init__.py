@@ -71,10 +71,11 @@ class TrainConfig:
     batch_size: int = 128  # examples in one step, of all processes together
     micro_batch: int | None = None  # examples in one pass of the network; None is a process's share of the batch
     fully_shard: bool = False  # whether each of several processes holds only a part of the weights (FSDP2)
-    learning_rate: float = 1e-3  # the learning rate of AdamW, after the warm-up
+    optimizer: str = "adamw"  # "adamw", or "muon" for the weights of linear layers and convolutions (AdamW for others)
+    learning_rate: float = 1e-3  # the learning rate after the warm-up
     final_learning_rate: float | None = None  # the learning rate at the end of a cosine; None: no fall
     beta_2: float = 0.99  # the decay of AdamW's second moment; the decay of the first moment is 0.9
-    weight_decay: float = 0.01  # the weight decay of AdamW
+    weight_decay: float = 0.01  # the weight decay
     decay_vectors: bool = True  # whether weight decay also shrinks biases and the weights of norms
     warmup_steps: int = 50  # first steps, over which the learning rate rises linearly
     clip_norm: float = 1.0  # the largest norm of the gradient; a larger gradient is scaled down
@@ -277,6 +278,7 @@ def check(config: Config) -> None:
     if last is not None and not 0 <= last <= rate:
         raise ConfigError(f"train.final_learning_rate={last} must lie in [0, {rate}], up to train.learning_rate")
     choose(dict.fromkeys(("no", "bf16", "fp16", "auto")), config.train.mixed_precision, "train.mixed_precision")
+    choose(dict.fromkeys(("adamw", "muon")), config.train.optimizer, "train.optimizer")
     choose(SAMPLERS, config.sample.sampler, "sample.sampler")
     if config.sample.choose is not None:
         choose(dict.fromkeys(CHOICES), config.sample.choose, "sample.choose")

@@ -16,12 +16,12 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
-from bfn.configs import flatten
+from bfn.configs import TrainConfig, flatten
 from bfn.model import BFN
 from bfn.training import processes
 from bfn.training.checkpoint import CheckpointError
+from bfn.training.optimizers import kept_tensors
 
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's state of each parameter
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
@@ -54,16 +54,24 @@ def copies(tensors: dict[str, Any]) -> dict[str, Tensor]:
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
 
 
-def restore(tensors: dict[str, Tensor], model: BFN, averaged: BFN, optimizer: torch.optim.Optimizer) -> None:
+def restore(
+    tensors: dict[str, Tensor], model: BFN, averaged: BFN, optimizer: torch.optim.Optimizer, train: TrainConfig
+) -> None:
     """Gives every process its copy or shard of the tensors that the main process has."""
     put(model, unprefixed("model.", tensors))
     put(averaged, unprefixed("ema.module.", tensors))
-    if processes.from_main(bool(unprefixed("optimizer.", tensors))):  # AdamW has no state before the first step
+    if processes.from_main(bool(unprefixed("optimizer.", tensors))):  # there is no state before the first step
         state: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=WHOLE)
         if tensors:
-            names = [name for name, _ in model.named_parameters() if f"optimizer.{name}.step" in tensors]
-            state["state"] = {name: {m: tensors[f"optimizer.{name}.{m}"] for m in MOMENTS} for name in names}
+            kept = stepped(tensors, model, train)
+            state["state"] = {name: {one: tensors[f"optimizer.{name}.{one}"] for one in kept[name]} for name in kept}
         set_optimizer_state_dict(model, optimizer, state, options=spread(strict=False))
+
+
+def stepped(tensors: dict[str, Tensor], model: BFN, train: TrainConfig) -> dict[str, tuple[str, ...]]:
+    """The names of the optimizer's tensors for each parameter. A parameter that never had a gradient has none."""
+    kept = kept_tensors(model, train)
+    return {name: names for name, names in kept.items() if f"optimizer.{name}.{names[0]}" in tensors}
 
 
 def put(module: nn.Module, tensors: dict[str, Tensor]) -> None:
@@ -71,13 +79,12 @@ def put(module: nn.Module, tensors: dict[str, Tensor]) -> None:
     set_model_state_dict(module, dict(tensors), options=spread())
 
 
-def fit(path: Path, tensors: dict[str, Tensor], model: BFN) -> None:
+def fit(path: Path, tensors: dict[str, Tensor], model: BFN, train: TrainConfig) -> None:
     """Refuses tensors whose names or shapes differ from the tensors of a `snapshot` of this model."""
     shapes, number = {name: tensor.shape for name, tensor in model.state_dict().items()}, torch.Size([])
     tree: dict[str, Any] = {"model": shapes, "ema.module": shapes}
-    for name, p in model.named_parameters():
-        if f"optimizer.{name}.step" in tensors:  # AdamW has no state of a parameter that never had a gradient
-            tree[f"optimizer.{name}"] = dict(zip(MOMENTS, (number, p.shape, p.shape), strict=True))
+    for name, names in stepped(tensors, model, train).items():
+        tree[f"optimizer.{name}"] = {one: number if one == "step" else shapes[name] for one in names}
     wanted = flatten(tree)
     found = {name: tensor.shape for name, tensor in tensors.items()}
     found.pop("ema.n_averaged", None)  # older versions wrote it
@@ -99,11 +106,3 @@ def spread(strict: bool = True) -> StateDictOptions:
 
 def unprefixed(prefix: str, values: dict) -> dict:
     return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
-
-
-def decay_groups(model: BFN, decay_vectors: bool) -> list[dict[str, Any]]:
-    """AdamW's groups of parameters. Without decay_vectors, biases and the weights of norms have no weight decay."""
-    if decay_vectors:
-        return [{"params": list(model.parameters())}]
-    matrices, vectors = ([p for p in model.parameters() if (p.dim() > 1) == wanted] for wanted in (True, False))
-    return [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]

@@ -30,6 +30,7 @@ from bfn.training.batches import Batches
 from bfn.training.checkpoint import CheckpointError, Saved
 from bfn.training.compiling import Passes
 from bfn.training.derived_seeds import VALIDATION, WEIGHTS, derive
+from bfn.training.optimizers import make_optimizer
 from bfn.training.progress import Position, progress
 from bfn.training.run_lock import RunError, lock
 from bfn.training.runs import FILES, LOG_FILE, MODEL_FILE, STATE_FILE, as_csv, require_room, resumable, seen
@@ -84,7 +85,7 @@ class Trainer:
             torch.manual_seed(derive(self.config.train.seed, WEIGHTS))
             model = build_model(self.config, self.data).to(self.device)
             if tensors:
-                states.fit(self.out / STATE_FILE, tensors, model)
+                states.fit(self.out / STATE_FILE, tensors, model, self.config.train)
             if main:
                 require_room(self.out, model)
                 if fresh:  # only now, since the checks above have shown that this run can start
@@ -115,15 +116,13 @@ class Trainer:
                 states.shard(one, self.device)
         else:
             self.model = self.accelerator.prepare(model)
-        groups, betas = states.decay_groups(model, train.decay_vectors), (0.9, train.beta_2)
         # A fused optimizer skips a step of fp16 whose gradients are not finite, and accelerate does not notice it.
-        more: dict[str, Any] = {"weight_decay": train.weight_decay, "fused": self.accelerator.scaler is None}
-        self.adamw = torch.optim.AdamW(groups, train.learning_rate, betas, **more)
-        self.optimizer = self.accelerator.prepare(self.adamw)  # this wrapper removes the scale of fp16's gradients
+        self.bare_optimizer = make_optimizer(model, train, fused=self.accelerator.scaler is None)
+        self.optimizer = self.accelerator.prepare(self.bare_optimizer)  # it removes the scale of fp16's gradients
 
     def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Continue where the run in this directory was saved."""
-        states.restore(tensors, self.bare, self.averaged, self.adamw)
+        states.restore(tensors, self.bare, self.averaged, self.bare_optimizer, self.config.train)
         try:
             position = state["position"]
             self.at, self.log = Position(**{"averaged": position["step"]} | position), state["log"]
@@ -359,7 +358,7 @@ class Trainer:
     def save(self) -> None:
         """Start to write the training state, the log and, if they are new, the best weights. Training goes on
         meanwhile. If the previous writing failed, its error is raised here."""
-        tensors = states.snapshot(self.bare, self.averaged, self.adamw)
+        tensors = states.snapshot(self.bare, self.averaged, self.bare_optimizer)
         state: dict[str, Any] = {"config": asdict(self.config), "position": asdict(self.at)}
         state |= {
             "choice": self.tuning.decided,

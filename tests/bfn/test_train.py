@@ -62,12 +62,13 @@ def assert_same_run(one, other):
 
 
 @pytest.mark.usefixtures("short_validations")
-@pytest.mark.parametrize("name", ["digits", "text"])
-def test_a_run_that_is_interrupted_and_resumed_ends_with_the_same_bits(name, tiny, tmp_path):
-    config = tiny(name, *SETTINGS, f"out={tmp_path / 'whole'}")
+@pytest.mark.parametrize(("name", "optimizer"), [("digits", "adamw"), ("digits", "muon"), ("text", "muon")])
+def test_a_run_that_is_interrupted_and_resumed_ends_with_the_same_bits(name, optimizer, tiny, tmp_path):
+    settings = [*SETTINGS, f"train.optimizer={optimizer}"]
+    config = tiny(name, *settings, f"out={tmp_path / 'whole'}")
     data = load_data(config)
     whole = trained(config, data)
-    parts = tiny(name, *SETTINGS, f"out={tmp_path / 'parts'}")
+    parts = tiny(name, *settings, f"out={tmp_path / 'parts'}")
     assert trained(parts, data, stop_at=2).at.step == 2  # before the first validation
     torch.rand(3)  # random numbers that a program draws in between must not matter
     assert trained(parts, data, stop_at=6).at.step == 6  # between two

@@ -40,7 +40,7 @@ def test_nothing_in_a_step_waits_for_the_device_or_for_other_processes(name, set
     monkeypatch.setattr("bfn_kernels.declarations.shows", lambda x: False)  # ops read numbers that lie on the CPU alone
     for function in ("add_up", "from_main", "together"):
         monkeypatch.setattr(processes, function, refuse)
-    with Reads(trainer.adamw) as reads:
+    with Reads(trainer.bare_optimizer) as reads:
         for _ in range(3):
             trainer.step()
     assert not reads.count
@@ -51,7 +51,7 @@ def test_nothing_in_a_step_waits_for_the_device_or_for_other_processes(name, set
     monkeypatch.setattr(processes, "add_up", lambda tensor: asked.append(len(tensor)) or tensor)
     trainer.look()
     assert asked == [5]  # once: for the seconds, whether to stop, and three losses
-    with Reads(trainer.adamw) as reads:
+    with Reads(trainer.bare_optimizer) as reads:
         torch.ones(()).item()
     assert reads.count.total() == 1
 

@@ -91,6 +91,12 @@ def train(settings, stop_at=None, stopped=1):
         processes.leave()
 
 
+def train_in_float32(*arguments):
+    """`train`, but Muon computes in float32, since the rounding of bfloat16 would hide how different two runs are."""
+    torch.Tensor.bfloat16 = torch.Tensor.clone
+    train(*arguments)
+
+
 def noted_train(settings, notes):
     """Trains, and the main process notes which step it has done, and of which a checkpoint has been written."""
     trainer = trainer_of(settings)

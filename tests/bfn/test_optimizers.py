@@ -1,0 +1,65 @@
+"""Muon: the weights that it takes, its steps, and what it keeps in a checkpoint."""
+
+import copy
+
+import pytest
+import torch
+
+from bfn.training.optimizers import kept_tensors, matrices_of
+
+SETTINGS = ["train.optimizer=muon", "train.warmup_steps=1", "train.learning_rate=0.01", "train.weight_decay=0.5"]
+
+
+def by_hand(model, vectors):
+    """torch's optimizers of a model of plain parameters. Each weight of a convolution is a matrix."""
+    muon = {name: p.detach().flatten(1) for name, p in model.named_parameters() if is_matrix(model, name)}
+    adamw = {name: p.detach().clone() for name, p in model.named_parameters() if name not in muon}
+    muon = {name: p.clone() for name, p in muon.items()}
+    groups = [{"params": [p], "weight_decay": 0.5 if vectors or p.dim() > 1 else 0.0} for p in adamw.values()]
+    return muon | adamw, [
+        torch.optim.Muon(muon.values(), 0.01, weight_decay=0.5, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(groups, 0.01, (0.9, 0.99), fused=True),
+    ]
+
+
+def is_matrix(model, name):
+    layer, _, own = name.rpartition(".")
+    return own == "weight" and type(model.get_submodule(layer)).__name__ in ("Linear", "Conv2d", "ConvTranspose2d")
+
+
+@pytest.mark.parametrize("vectors", [True, False])
+def test_muon_steps_matrices_and_convolutions_and_adamw_the_rest(vectors, make):
+    trainer = make(*SETTINGS, f"train.decay_vectors={vectors}")
+    wanted, optimizers = by_hand(trainer.bare, vectors)
+    assert sum(is_matrix(trainer.bare, name) for name in wanted) > 10
+    for _ in range(3):
+        trainer.step()
+        for name, p in trainer.bare.named_parameters():
+            wanted[name].grad = p.grad.reshape(wanted[name].shape).clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for name, p in trainer.bare.named_parameters():
+        torch.testing.assert_close(p.detach().reshape(wanted[name].shape), wanted[name], rtol=0, atol=0, msg=name)
+
+
+def test_a_weight_that_two_layers_share_is_one_matrix():
+    embed, head = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+    head.weight = embed.weight
+    assert matrices_of(torch.nn.ModuleList([embed, head])) == [embed.weight]
+
+
+def test_a_copy_of_the_state_goes_on_with_the_same_steps(make):
+    trainer = make(*SETTINGS)
+    trainer.step()
+    kept = kept_tensors(trainer.bare, trainer.config.train)
+    for name, p in trainer.bare.named_parameters():
+        assert tuple(trainer.bare_optimizer.state[p]) == kept[name]
+    before = copy.deepcopy(trainer.bare_optimizer.state_dict())
+    trainer.bare_optimizer.load_state_dict(before)
+    for group in trainer.bare_optimizer.param_groups:
+        group["lr"] = 0.0
+    weights = [p.detach().clone() for p in trainer.bare.parameters()]
+    trainer.bare_optimizer.step()  # each part sees the rates of the loaded groups
+    assert all(torch.equal(p, old) for p, old in zip(trainer.bare.parameters(), weights, strict=True))
+    for name, p in trainer.bare.named_parameters():
+        assert tuple(trainer.bare_optimizer.state[p]) == kept[name]
