@@ -40,7 +40,7 @@ def sample(
     guidance: float | Tensor | None = None,
     variance_scale: float | None = None,
     start: Tensor | None = None,
-    counts: Sequence[int] | None = None,
+    counts: Sequence[int] | Tensor | None = None,
     device: torch.device | str = "cpu",
     capture: bool | None = None,
     watch: Callable[[int, State], None] | None = None,
@@ -236,7 +236,9 @@ def ancestral(
 
     steps = torch.arange(1, n_steps + 1, dtype=torch.float64, device="cpu")
     accuracies = by_part(model, lambda each: Coefficients(None, each.schedule.alpha(steps, n_steps)))
-    return Run(advance, model.prior(shape, device), (steps - 1) / n_steps, accuracies, _seeds(model, seed), device)
+    seed = _seeds(model, seed)
+    state = by_part(model, partial(_prior, device), shape, seed)
+    return Run(advance, state, (steps - 1) / n_steps, accuracies, seed, device)
 
 
 def by_rule(
@@ -254,6 +256,11 @@ def by_rule(
 
     table = by_part(model, steps, _by_part(model, sampling))
     return Run(partial(model.solver_step, sampling=sampling), state, times[:-1], table, seed, device)
+
+
+def _prior(device: torch.device, model: BFN, shape: Shape, seed: Any) -> State:
+    """The state before any message, for a run with this seed."""
+    return model.prior(shape, device, part(seed, 0))
 
 
 def _start(t: float, device: torch.device, model: BFN, shape: Shape, seed: Any) -> State:
@@ -288,7 +295,7 @@ def sample_within(
     guidance: float | Tensor | None = None,
     start: Tensor | None = None,
     max_calls: int = MAX_CALLS,
-    counts: Sequence[int] | None = None,
+    counts: Sequence[int] | Tensor | None = None,
     device: torch.device | str = "cpu",
 ) -> tuple[Tensor, int]:
     """Draws data by steps of "ode2". The length of each step is chosen so that its error is about the tolerance.

@@ -74,11 +74,15 @@ def run_of(
     """Our run. With arguments, it draws the noise of `calls`, and starts from the mean that the uniforms make. It
     returns what the network sees in each step."""
 
+    def prior(*_: Any) -> nn.State:
+        mean = drawn_mean(uniforms, uniforms)
+        return mean, torch.zeros_like(mean), torch.full_like(mean, -1)
+
     def ours(*noise: Tensor) -> Results:
         with contextlib.ExitStack() as stack:
             if noise:
                 stack.enter_context(drawing(*calls))
-                stack.enter_context(mock.patch.object(torch, "rand", lambda *_, **__: uniforms))
+                stack.enter_context(mock.patch.object(Coordinates, "prior", prior))
             seen = stack.enter_context(network.small.watched())
             samplers.sample(model, network.shape, n_steps, sampler=sampler, counts=network.atoms.sizes.tolist())
         return (*seen[:n_steps],)  # theirs has no call at t = 1

@@ -34,7 +34,7 @@ def scaled(concentration: Tensor) -> Tensor:
 
 
 class Coordinates(nn.Circular):
-    """Fractional coordinates with the inputs, the prior and the loss of CrysBFN."""
+    """Fractional coordinates with the inputs and the loss of CrysBFN."""
 
     def flow(self, x: Tensor, t: Tensor, seed: int, mask: Tensor | None = None) -> Tensor:
         mean, concentration = circular.flow_sample(x, self.step_at(t), schedule=self.schedule, mask=mask, seed=seed)
@@ -42,10 +42,6 @@ class Coordinates(nn.Circular):
 
     def theta(self, state: nn.State) -> Tensor:
         return torch.stack([state[0], scaled(state[1])], -1)
-
-    def prior(self, shape: tuple[int, ...], device: torch.device) -> nn.State:
-        _, concentration, log = super().prior(shape, device)
-        return math.pi * (2 * torch.rand(shape, dtype=log.dtype, device=device) - 1), concentration, log
 
     def discrete_time_loss(
         self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, *_: Any, **options: Any

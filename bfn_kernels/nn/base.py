@@ -281,12 +281,14 @@ class BFN(Losses):
         """
 
     @abstractmethod
-    def prior(self, shape: tuple[int, ...], device: torch.device) -> State:
+    def prior(self, shape: tuple[int, ...], device: torch.device, seed: Any = None) -> State:
         """The state before any message, from which ancestral sampling starts.
 
         Args:
             shape: The shape of the data, `[B, ...]`, a tuple of ints.
             device: The device of the result.
+            seed: An int that determines the means of angles, which are uniform before any message, or `ExampleSeeds`.
+                None: these means are 0. States of other data are not random.
 
         Returns:
             Tensors that sampling steps overwrite.

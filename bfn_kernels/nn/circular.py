@@ -23,7 +23,8 @@ class Circular(BFN):
     prediction. The sampler "renoise" draws the state anew from the flow of the prediction in each step, as published
     code does ("end_back"); its number of steps may also divide n. Other samplers are not defined, nor is a temperature,
     since the network puts out no distribution. Guidance takes the difference of two predicted angles along the shorter
-    arc. A checkpoint holds the accuracies.
+    arc. A run starts from means that are uniform on the circle, as training shows them before the first message. A
+    checkpoint holds the accuracies.
 
     theta is `[B, ..., 2]`. theta[..., 0] is the mean of the von Mises input distribution, in the units of the data.
     theta[..., 1] is the logarithm of its concentration, scaled and clamped to [-1, 1]. The network puts out angles
@@ -113,9 +114,12 @@ class Circular(BFN):
         concentration = torch.full_like(x, self.schedule.progress, dtype=torch.promote_types(x.dtype, torch.float32))
         return circular.reconstruction_loss(x, output, concentration, period=self.period, **options)
 
-    def prior(self, shape: tuple[int, ...], device: torch.device) -> State:
+    def prior(self, shape: tuple[int, ...], device: torch.device, seed: Any = None) -> State:
         zeros = torch.zeros(shape, dtype=self.state_dtype, device=device)
-        return zeros, zeros.clone(), torch.full_like(zeros, -1)
+        mean = zeros.clone()
+        if seed is not None:  # as `flow` draws a mean at t = 0
+            mean, _ = circular.flow_sample(zeros, 1, **self._drawn_state(seed, zeros), **self._of)
+        return mean, zeros, torch.full_like(zeros, -1)
 
     def theta(self, state: State) -> Tensor:
         return self._theta(state[0], state[2])
@@ -141,7 +145,7 @@ class Circular(BFN):
         circular.update_sample(output, mean, concentration, alpha, **options, **sampling.known_values, **self._of)
 
     def solver_state(self, shape: tuple[int, ...], device: torch.device, t: float, seed: Any) -> State:
-        return self.prior(shape, device)
+        return self.prior(shape, device, seed)
 
     def solve(
         self,

@@ -85,7 +85,7 @@ class Classes(BFN):
     def reconstruction_loss(self, x: Tensor, output: Tensor, theta: Tensor, **options: Any) -> Tensor:
         return self.ops.reconstruction_loss(x, output, **options, **self.of_classes)
 
-    def prior(self, shape: tuple[int, ...], device: torch.device) -> State:
+    def prior(self, shape: tuple[int, ...], device: torch.device, seed: Any = None) -> State:
         logits = self.zeros(shape, device)
         return logits, self.ops.theta(logits).to(self.dtype)
 

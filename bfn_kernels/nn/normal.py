@@ -43,7 +43,7 @@ class Normal(BFN):
         draws = drawn(seed, noise=lambda seeds: seeds.normals(x.shape, checks.compute_dtype(finest)))
         return continuous.flow_sample(finest, t, schedule=self.schedule, mask=mask, **draws).to(self.dtype)
 
-    def prior(self, shape: tuple[int, ...], device: torch.device) -> State:
+    def prior(self, shape: tuple[int, ...], device: torch.device, seed: Any = None) -> State:
         mean = torch.zeros(shape, dtype=self.state_dtype, device=device)
         return mean, torch.ones((), dtype=checks.widest(device), device=device)
 

@@ -316,8 +316,11 @@ class Parts(BFN):
 
         self.by_part(start_part, state, self.options("start", start))
 
-    def prior(self, shape: Any, device: torch.device) -> Any:
-        return self.by_part(lambda each, shape: each.prior(shape, device), shape)
+    def prior(self, shape: Any, device: torch.device, seed: Any = None) -> Any:
+        def prior(each: BFN, shape: tuple[int, ...], seed: Any) -> State:
+            return each.prior(shape, device, seed)
+
+        return self.by_part(prior, shape, None if seed is None else self.seeds(seed))
 
     def solver_state(self, shape: Any, device: torch.device, t: float, seed: int) -> Any:
         def start(each: BFN, shape: tuple[int, ...], seed: int) -> State:

@@ -38,6 +38,8 @@ class Ragged:
         """
         if not isinstance(counts, (Tensor, Sequence)):
             raise TypeError(f"counts must be a list of ints or an int64 tensor, got {type(counts).__name__}")
+        if isinstance(counts, Tensor) and counts.dim() != 1:
+            raise ValueError(f"counts must have shape [B], got {tuple(counts.shape)}")
         numbers = counts.tolist() if isinstance(counts, Tensor) else list(counts)
         for number in numbers:
             checks.integer("counts", number, 0)

@@ -161,7 +161,7 @@ class Vocabulary(Discrete):
 
     reconstruction_loss = BFN.reconstruction_loss  # it passes the schedule; the method of `Classes` does not
 
-    def prior(self, shape: tuple[int, ...], device: torch.device) -> State:
+    def prior(self, shape: tuple[int, ...], device: torch.device, seed: Any = None) -> State:
         vector = self.weight().mean(0)  # θ is 1/K
         return self.zeros(shape, device), vector.expand(*shape, len(vector)).clone()
 

@@ -28,6 +28,23 @@ def states_of(model, n_steps=4, **options):
     return drawn, [states[i] for i in range(n_steps + 1)]
 
 
+@pytest.mark.parametrize("sampler", ["ancestral", "renoise"])
+def test_a_run_starts_from_a_mean_that_training_shows_at_the_first_step(sampler):
+    """Before any message, the mean is uniform and the concentration is 0."""
+    model = model_of()
+    _, states = states_of(model, sampler=sampler)
+    shown = model.flow(torch.zeros(SHAPE), torch.zeros(SHAPE[:1]), fold_in(7, 0))
+    assert torch.equal(model.theta(states[0]), shown) and shown[..., 0].unique().numel() == 15
+    assert (states[0][1] == 0).all() and (model.prior(SHAPE, torch.device("cpu"))[0] == 0).all()
+
+
+def test_parts_of_a_joint_model_start_from_means_of_their_own():
+    joint, shapes = nn.Joint(network, one=model_of(None), other=model_of(None)), dict.fromkeys(("one", "other"), SHAPE)
+    states = joint.prior(shapes, torch.device("cpu"), 7)
+    for index, state in enumerate(states.values()):
+        assert torch.equal(state[0], model_of().prior(SHAPE, torch.device("cpu"), fold_in(7, index))[0])
+
+
 @pytest.mark.parametrize("n_steps", [4, 2])
 def test_renoise_draws_each_state_from_the_flow_of_the_prediction(n_steps):
     """A run may skip steps, since it forgets its states."""

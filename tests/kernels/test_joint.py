@@ -281,6 +281,11 @@ REFUSED = {
     ),
     "a list": (lambda: of_atoms()(atoms()[0], batch=[0] * 8), TypeError, "batch must be a tensor, got list"),
     "an example": (lambda: of_atoms()(atoms()[0], batch=atoms()[1] + 1), IndexError, r"batch must hold examples in"),
+    "a table of counts": (
+        lambda: samplers.sample(of_atoms(), ATOMS, 2, counts=torch.ones(7, 1, dtype=torch.int64)),
+        ValueError,
+        r"counts must have shape \[B\], got \(7, 1\)",
+    ),
     "a count": (lambda: samplers.sample(of_atoms(), ATOMS, 2, counts=7), TypeError, "counts must be a list of ints"),
     "counts": (lambda: samplers.sample(of_atoms(), ATOMS, 2, counts=[1, 2]), ValueError, "positions: shape must begin"),
     "no joint model": (
