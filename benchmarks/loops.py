@@ -25,13 +25,15 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks import memory
 from benchmarks.published_model import as_published, published_model
+from benchmarks.runs_report import OURS, THEIR_OPTIMIZER, THEIRS, WARM
 from bfn.configs import Config
 from bfn.data import Data, load_data
 from bfn.model import build_model
 from bfn.sample import fast, sample
+from bfn.training.compiling import Compilation
 from bfn.training.derived_seeds import WEIGHTS, derive
 from bfn.training.optimizers import decay_groups
-from bfn.training.speed import PLAIN
+from bfn.training.speed import PLAIN, choices
 from bfn.training.trainer import Trainer
 
 AVERAGED, CURRENT = "averaged", "current"  # the two sets of weights of a loop
@@ -163,7 +165,22 @@ class Ours:
             return sample(model, count, n_steps, seed=0, sampler=sampler)
 
 
-LOOPS: dict[str, Callable[[Config, Data, Path | None], Any]] = {"published": Published, "bfn": Ours}
+class Warm(Ours):
+    """The loop of `bfn train`, after an earlier run has compiled the same network."""
+
+    def __init__(self, config: Config, data: Data, official: Path | None):
+        super().__init__(config, data, official)
+        *_, compiled = choices(config.train, self.trainer.device)
+        Compilation(self.trainer.passes(compiled)).error()  # waits until it has ended
+
+
+# The names of loops, and what makes them.
+LOOPS: dict[str, Callable[[Config, Data, Path | None], Any]] = {
+    THEIRS: Published,
+    OURS: Ours,
+    WARM: Warm,
+    THEIR_OPTIMIZER: Ours,
+}
 
 
 class Clock(NamedTuple):

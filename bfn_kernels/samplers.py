@@ -193,7 +193,7 @@ class Run:
     """A sampling run: the state, and the numbers of all steps.
 
     The tensors of a run stay at the same addresses. So every step runs the same operations on the same memory, as a
-    CUDA graph requires.
+    CUDA graph requires. On a device without CUDA graphs, steps take coefficients as Python numbers, which is faster.
 
     Args:
         advance: Takes a step and overwrites the state: `advance(state, t, coefficients, seed)`.
@@ -205,19 +205,23 @@ class Run:
     """
 
     def __init__(self, advance: Advance, state: Any, times: Tensor, table: Any, seed: Any, device: torch.device):
+        graphs = can_capture(device)
+
         def numbers(table: Coefficients) -> Coefficients:
-            return table.each(lambda column: column.to(checks.widest(device)).to(device))
+            return table.each(lambda column: column.to(checks.widest(device)).to(device) if graphs else column.tolist())
 
         self.advance, self.state, self.times = advance, state, times.float().to(device)
         self.seeds = _step_seeds(seed, torch.arange(1, len(times) + 1, device="cpu"), device)
         self.table = each_part(numbers, table)
-        self.done = torch.zeros(1, dtype=torch.int64, device=device)
+        self.done: int | Tensor = torch.zeros(1, dtype=torch.int64, device=device) if graphs else 0
 
     def step(self) -> None:
         """Takes the next step."""
 
-        def next_of(column: Tensor) -> Tensor:
-            return column.index_select(0, self.done).squeeze(0)
+        def next_of(column: Any) -> Any:
+            if isinstance(self.done, Tensor):
+                return column.index_select(0, self.done).squeeze(0)
+            return column[self.done]
 
         table = each_part(lambda table: table.each(next_of), self.table)
         seeds = each_part(partial(each_seed, next_of), self.seeds)

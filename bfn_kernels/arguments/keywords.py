@@ -1,5 +1,6 @@
 """Checks keyword arguments that the families share, and converts them to arguments of operators."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -316,7 +317,8 @@ def updated_precision(precision: PerRow, alpha: PerRow, model: Tensor) -> PerRow
     if not tensors:
         return float(checks.finite(precision)) + float(checks.finite(alpha))
     rho, sent = (checks.once(name, v, model.shape) if isinstance(v, Tensor) else v for name, v in terms.items())
-    if len(tensors) == 2 and (rho.shape, rho.dtype) == (sent.shape, sent.dtype) and rho.dtype in checks.ROW_TYPES:
+    alike = len(tensors) == 2 and (rho.shape, rho.dtype) == (sent.shape, sent.dtype) and rho.dtype in checks.ROW_TYPES
+    if alike or (type(sent) is float and 0 <= sent < math.inf and rho.dtype == torch.float64):
         total = rho + sent
     else:
         total = checks.rows("precision", rho, model.shape, model, 0) + checks.rows("alpha", sent, model.shape, model, 0)

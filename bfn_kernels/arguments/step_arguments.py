@@ -51,13 +51,14 @@ def step_scalars(
     shape = state.shape[:dims]
     if explicit is None:
         if _are_numbers(times) and rows.is_plain(schedule) and state.is_cpu and not torch.compiler.is_compiling():
-            each = _of_numbers(rule, schedule, *times, scale)
-            return _solver([n if n is None else torch.scalar_tensor(n, dtype=dtype) for n in each], previous)
+            return _solver(_tensors(_of_numbers(rule, schedule, *times, scale), dtype, state), previous)
         chosen = solvers.coefficients(rule, schedule, *_checked_times(rule, times, shape, state))
     elif not isinstance(explicit, solvers.Coefficients):
         raise TypeError(f"coefficients must be bfn_kernels.solvers.Coefficients, got {type(explicit).__name__}")
     elif not times[1] is times[2] is None:
         raise ValueError("t_next and t_previous must be None where coefficients are given")
+    elif state.is_cpu and not torch.compiler.is_compiling() and _are_finite(explicit):
+        return _solver(_tensors(_scaled(explicit, scale), dtype, state), previous)
     else:
         checked: list[Any] = []
         for name, value in zip(explicit._fields, explicit, strict=True):
@@ -70,9 +71,14 @@ def step_scalars(
     return _solver([_converted(number, dtype, state.device) for number in numbers], previous)
 
 
+def _tensors(numbers: list[Any], dtype: torch.dtype, state: Tensor) -> list[Tensor | None]:
+    return [n if n is None else torch.scalar_tensor(n, dtype=dtype, device=state.device) for n in numbers]
+
+
 def _scaled(chosen: solvers.Coefficients, scale: float) -> list[Any]:
     """The coefficients in the order of `Solver`, with the std of the noise in place of its variance."""
-    std = None if chosen.variance is None else (scale * chosen.variance) ** 0.5
+    variance = None if chosen.variance is None else scale * chosen.variance
+    std = variance.sqrt() if isinstance(variance, Tensor) else None if variance is None else math.sqrt(variance)
     return [chosen.keep, chosen.take, std, chosen.extrapolation]
 
 
@@ -81,6 +87,12 @@ def _solver(numbers: list[Any], previous: Tensor | None) -> Solver:
     if (extrapolation is None) != (previous is None):
         raise ValueError("previous must be given together with t_previous or the extrapolation of coefficients")
     return Solver(keep, take, std, previous, extrapolation)
+
+
+def _are_finite(chosen: solvers.Coefficients) -> bool:
+    """Whether all coefficients are finite Python numbers, and the variance is not negative."""
+    numbers = [number for number in chosen if number is not None]
+    return all(type(n) in (float, int) and math.isfinite(n) for n in numbers) and (chosen.variance or 0) >= 0
 
 
 def _are_numbers(times: tuple[Any, Any, Any]) -> bool:

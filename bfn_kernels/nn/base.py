@@ -206,7 +206,9 @@ class BFN(Losses):
         """
         return output + weight * (output - other)
 
-    def sample_step(self, state: State, t: Tensor, alpha: Tensor, seed: Any, sampling: Sampling = PLAIN) -> None:
+    def sample_step(
+        self, state: State, t: Tensor, alpha: float | Tensor, seed: Any, sampling: Sampling = PLAIN
+    ) -> None:
         """A sampling step: calls the network at time t, then updates the state by a message of accuracy alpha.
 
         The CPU never reads the numbers in t, alpha and seed. So a CUDA graph of one step can be replayed for all steps.
@@ -214,7 +216,7 @@ class BFN(Losses):
         Args:
             state: The tensors of `prior`, or of the step before. The step overwrites them.
             t: The time in [0, 1] at which the step starts, a tensor of one number on the state's device.
-            alpha: Accuracy of the message, at least 0: a tensor of one number on the state's device.
+            alpha: Accuracy of the message, at least 0: a float, or a tensor of one number on the state's device.
             seed: An int64 tensor of one number on the state's device, or `ExampleSeeds`. Not read if nothing is drawn.
             sampling: The options of the run, a `Sampling`.
         """
@@ -307,7 +309,7 @@ class BFN(Losses):
 
     @abstractmethod
     def update(
-        self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Any, sampling: Sampling = PLAIN
+        self, output: Tensor, state: State, t: Tensor, alpha: float | Tensor, seed: Any, sampling: Sampling = PLAIN
     ) -> None:
         """Updates the state by a message of accuracy alpha about a draw from the output distribution.
 
@@ -315,7 +317,7 @@ class BFN(Losses):
             output: What `guided_output` returned.
             state: The tensors of `prior`, or of the step before. The step overwrites them.
             t: The time in [0, 1] at which the network was called: a tensor of one number, or `[B]`.
-            alpha: Accuracy of the message, at least 0: a tensor of one number, or `[B]`.
+            alpha: Accuracy of the message, at least 0: a float, a tensor of one number, or `[B]`.
             seed: An int64 tensor of one number on the state's device, or `ExampleSeeds`. Not read if nothing is drawn.
             sampling: The options of the run, a `Sampling`.
         """

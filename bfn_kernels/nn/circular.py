@@ -137,7 +137,7 @@ class Circular(BFN):
         return angles - self.period * (angles / self.period).round()
 
     def update(
-        self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Any, sampling: Sampling = PLAIN
+        self, output: Tensor, state: State, t: Tensor, alpha: float | Tensor, seed: Any, sampling: Sampling = PLAIN
     ) -> None:
         mean, concentration, log = state
         options: dict[str, Any] = {"out": mean, "concentration_out": concentration, "log_out": log}

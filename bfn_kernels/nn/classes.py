@@ -120,7 +120,7 @@ class Classes(BFN):
         return (seeds.class_normals if self._rows else seeds.normals)(shape, dtype)
 
     def update(
-        self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Any, sampling: Sampling = PLAIN
+        self, output: Tensor, state: State, t: Tensor, alpha: float | Tensor, seed: Any, sampling: Sampling = PLAIN
     ) -> None:
         logits, theta = state
         options = {"out": logits, "theta_out": theta, **sampling.sent("sample"), **self.of_classes}

@@ -72,7 +72,7 @@ class Normal(BFN):
         return drawn(seed, **{name: partial(normals, stream=stream) for name, stream in streams.items()})
 
     def update(
-        self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Any, sampling: Sampling = PLAIN
+        self, output: Tensor, state: State, t: Tensor, alpha: float | Tensor, seed: Any, sampling: Sampling = PLAIN
     ) -> None:
         mean, precision = state
         tensors, settings = self.arguments(output, mean)

@@ -195,7 +195,7 @@ class Vocabulary(Discrete):
         return (hidden, self.head.weight, sampling.tempered(self.head.bias)), scale
 
     def update(
-        self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Tensor, sampling: Sampling = PLAIN
+        self, output: Tensor, state: State, t: Tensor, alpha: float | Tensor, seed: Tensor, sampling: Sampling = PLAIN
     ) -> None:
         logits, vectors = state
         head, scale = self.tempered(output, sampling)

@@ -113,7 +113,8 @@ def test_a_run_of_second_order_is_that_of_steps_by_themselves(tiny):
 
 
 @pytest.mark.parametrize("sampler", ["ancestral", "ode2", "sde1"])
-def test_a_step_leaves_its_state_where_it_was(pair, sampler):
+def test_a_step_leaves_its_state_where_it_was(pair, sampler, monkeypatch):
+    monkeypatch.setattr(samplers, "can_capture", lambda device: True)
     run = SAMPLERS[sampler](pair[0].eval(), (2, *pair[0].shape), 3, 0, torch.device("cpu"))
     places = [value.data_ptr() for value in (*run.state, run.done)]
     with torch.no_grad():
@@ -142,6 +143,7 @@ class Blind(TorchDispatchMode):
 
 @pytest.mark.parametrize("sampler", ["ancestral", "ode2", "sde2"])
 def test_a_step_looks_at_no_number(pair, sampler, monkeypatch):
+    monkeypatch.setattr(samplers, "can_capture", lambda device: True)
     run = SAMPLERS[sampler](pair[0].eval(), (2, *pair[0].shape), 3, 0, torch.device("cpu"))
     importlib.import_module("torch._dynamo")  # its import registers is_compiling, which must be torch's own by then
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)  # when it is checked no more than on a GPU
