@@ -55,7 +55,7 @@ class Experiment:
     seconds: float
 
 
-MUON = ("train.optimizer=muon", "train.learning_rate=0.003")
+MUON = ("train.optimizer=muon", "train.learning_rate=0.005")
 GPT = ("network.width=128", "network.depth=4", "network.heads=4")
 EXPERIMENTS = {
     "mnist": Experiment("mnist", ("network.width=32", "train.batch_size=64", *CALM), MUON, "mnist", 128, 260.0),

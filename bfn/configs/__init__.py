@@ -71,7 +71,7 @@ class TrainConfig:
     batch_size: int = 128  # examples in one step, of all processes together
     micro_batch: int | None = None  # examples in one pass of the network; None is a process's share of the batch
     fully_shard: bool = False  # whether each of several processes holds only a part of the weights (FSDP2)
-    optimizer: str = "adamw"  # "adamw", or "muon" for the weights of linear layers and convolutions (AdamW for others)
+    optimizer: str = "adamw"  # "adamw", or "muon" for weights of linear layers and convolutions and AdamW for the rest
     learning_rate: float = 1e-3  # the learning rate after the warm-up
     final_learning_rate: float | None = None  # the learning rate at the end of a cosine; None: no fall
     beta_2: float = 0.99  # the decay of AdamW's second moment; the decay of the first moment is 0.9

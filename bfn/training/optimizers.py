@@ -9,6 +9,9 @@ from torch.nn.modules.conv import _ConvNd
 
 from bfn.configs import TrainConfig
 
+# Muon takes weights with at least so many rows and columns. Thin matrices, as in a network's first and last layers,
+# learn faster by AdamW.
+LEAST_SIDE = 32
 # The tensors that each optimizer keeps for a parameter. "step" is a number, and the others have the parameter's shape.
 ADAMW_STATE, MUON_STATE = ("step", "exp_avg", "exp_avg_sq"), ("momentum_buffer",)
 
@@ -33,9 +36,10 @@ def kept_tensors(model: nn.Module, train: TrainConfig) -> dict[str, tuple[str, .
 
 
 def matrices_of(model: nn.Module) -> list[nn.Parameter]:
-    """The weights of linear layers and convolutions."""
+    """The weights of linear layers and convolutions that are not thin."""
     layers = (layer for layer in model.modules() if isinstance(layer, (nn.Linear, _ConvNd)))
-    return list(dict.fromkeys(layer.weight for layer in layers))
+    weights = dict.fromkeys(layer.weight for layer in layers)
+    return [weight for weight in weights if min(len(weight), weight.shape[1:].numel()) >= LEAST_SIDE]
 
 
 def decay_groups(parameters: Iterable[nn.Parameter], decay_vectors: bool) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Muon: the weights that it takes, its steps, and what it keeps in a checkpoint."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 from bfn.training.optimizers import kept_tensors, matrices_of
 
 SETTINGS = ["train.optimizer=muon", "train.warmup_steps=1", "train.learning_rate=0.01", "train.weight_decay=0.5"]
+SETTINGS += ["network.width=32"]
 
 
 def by_hand(model, vectors):
@@ -24,14 +26,18 @@ def by_hand(model, vectors):
 
 def is_matrix(model, name):
     layer, _, own = name.rpartition(".")
-    return own == "weight" and type(model.get_submodule(layer)).__name__ in ("Linear", "Conv2d", "ConvTranspose2d")
+    kind, size = type(model.get_submodule(layer)).__name__, model.get_parameter(name).shape
+    return (
+        own == "weight" and kind in ("Linear", "Conv2d", "ConvTranspose2d") and min(size[0], math.prod(size[1:])) > 31
+    )
 
 
 @pytest.mark.parametrize("vectors", [True, False])
 def test_muon_steps_matrices_and_convolutions_and_adamw_the_rest(vectors, make):
     trainer = make(*SETTINGS, f"train.decay_vectors={vectors}")
     wanted, optimizers = by_hand(trainer.bare, vectors)
-    assert sum(is_matrix(trainer.bare, name) for name in wanted) > 10
+    chosen = [name for name, p in trainer.bare.named_parameters() if is_matrix(trainer.bare, name)]
+    assert len(chosen) > 10 and "network.stem.weight" not in chosen  # of one channel
     for _ in range(3):
         trainer.step()
         for name, p in trainer.bare.named_parameters():
@@ -43,9 +49,22 @@ def test_muon_steps_matrices_and_convolutions_and_adamw_the_rest(vectors, make):
 
 
 def test_a_weight_that_two_layers_share_is_one_matrix():
-    embed, head = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+    embed, head = torch.nn.Linear(33, 32), torch.nn.Linear(33, 32)
     head.weight = embed.weight
     assert matrices_of(torch.nn.ModuleList([embed, head])) == [embed.weight]
+
+
+def test_a_thin_weight_is_no_matrix():
+    sizes = {(32, 32): True, (31, 64): False, (64, 31): False}
+    for (inputs, outputs), taken in sizes.items():
+        assert bool(matrices_of(torch.nn.Linear(inputs, outputs))) == taken
+    assert matrices_of(torch.nn.Conv2d(4, 32, 3)) and not matrices_of(torch.nn.Conv2d(1, 32, 3))
+
+
+def test_a_network_without_matrices_trains(make):
+    trainer = make(*SETTINGS, "network.width=8")
+    assert type(trainer.bare_optimizer) is torch.optim.AdamW
+    trainer.step()
 
 
 def test_a_copy_of_the_state_goes_on_with_the_same_steps(make):

@@ -27,7 +27,7 @@ COMMANDS = re.findall("^(?:torchrun|accelerate) .* -m bfn .*", PAGE, re.M)
 # Four micro-batches, so that each of two processes adds up the gradients of two.
 STEPS = ["train.max_steps=6", "train.validate_every=3", "train.batch_size=32"]
 MICRO = "train.micro_batch=8"
-MUON = "train.optimizer=muon"
+MUON = ["train.optimizer=muon", "network.width=32"]
 SHARDED = "train.fully_shard=true"
 
 
@@ -84,14 +84,14 @@ def test_two_processes_end_as_one_of_twice_the_batch_does(more, settings, alone)
 @pytest.mark.slow
 @pytest.mark.parametrize("more", [[], [SHARDED]], ids=["ddp", "fsdp2"])
 def test_two_processes_take_the_steps_of_one_with_muon(more, settings):
-    one, both = settings(MICRO, MUON), settings(MICRO, MUON, *more)
+    one, both = settings(MICRO, *MUON), settings(MICRO, *MUON, *more)
     assert Group(1, workers.train_in_float32, one).ends() == [0]
     assert Group(2, workers.train_in_float32, both).ends() == [0, 0]
     assert_alike(out_of(both), out_of(one))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("train", "more"), [(workers.train, []), (workers.train_in_float32, [MUON])])
+@pytest.mark.parametrize(("train", "more"), [(workers.train, []), (workers.train_in_float32, MUON)])
 def test_a_run_goes_on_with_other_processes_from_where_a_sigterm_to_any_of_them_stopped_it(train, more, settings):
     whole, run = settings(MICRO, *more), settings(MICRO, *more)
     assert Group(1, train, whole).ends() == [0]
