@@ -15,7 +15,7 @@ from benchmarks import csv_files, experiments, page, patched, runs_report, share
 from benchmarks.clients import checkouts, places
 from benchmarks.clients import client_rows as clients
 from benchmarks.competitors import COMPILED, EAGER
-from benchmarks.report import Row, duration, factor, gain, median
+from benchmarks.report import Row, duration, factor, gain, median, number
 
 ROOT = Path(__file__).parent.parent
 SHOWN = ROOT / "benchmarks" / "results" / "epyc-2-threads"
@@ -109,7 +109,7 @@ def loops_of_readme(folder: Path) -> str:
         after, equal = (runs_report.middle(first, name) for name in ("own_seconds", "target_seconds"))
         lines.append(
             f"- **{name}**, {theirs[0].parameters / 1e6:.2g} M parameters: {faster} times the steps a second.\n"
-            f"  The bound on held-out data after {after:.0f} s equals the authors' after {equal:.0f} s."
+            f"  The bound on held-out data after {number(after, '.0f')} s equals the authors' after {equal:.0f} s."
         )
     return "\n".join(lines)
 

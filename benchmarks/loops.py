@@ -171,7 +171,11 @@ class Warm(Ours):
     def __init__(self, config: Config, data: Data, official: Path | None):
         super().__init__(config, data, official)
         *_, compiled = choices(config.train, self.trainer.device)
-        Compilation(self.trainer.passes(compiled)).error()  # waits until it has ended
+        beside = Compilation(self.trainer.passes(compiled))
+        error = beside.error()  # waits until it has ended
+        if beside.process is None or beside.process.returncode != 0:
+            raise RuntimeError(f"the network cannot be compiled in another process: {error or 'it cannot be sent'}")
+        beside.close()
 
 
 # The names of loops, and what makes them.

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import median_high, median_low
 from typing import Any
 
 from matplotlib import ticker
@@ -129,8 +129,8 @@ def loops_of(rows: Sequence[Any]) -> dict[tuple[str, str], list[Any]]:
 
 
 def middle(rows: Sequence[Any], name: str) -> float:
-    """The median of a number over the rows. NaN, which stands for "never", counts as infinite."""
-    found = median(math.inf if math.isnan(value) else value for value in (getattr(row, name) for row in rows))
+    """The median of a number over the rows, or the upper one of two. NaN means "never", and counts as infinite."""
+    found = median_high(math.inf if math.isnan(value) else value for value in (getattr(row, name) for row in rows))
     return math.nan if math.isinf(found) else found
 
 
@@ -164,7 +164,7 @@ def speed_cells(runs: Sequence[Run], theirs: Sequence[Run]) -> list[str]:
 def quality_cells(rows: Sequence[Quality]) -> list[str]:
     """The cells under QUALITY_COLUMNS: medians over the seeds of a loop, after equal seconds."""
     first, seconds = rows[0], [middle(rows, name) for name in ("target_seconds", "own_seconds")]
-    ratios = median(0.0 if math.isnan(row.own_seconds) else row.target_seconds / row.own_seconds for row in rows)
+    ratios = median_low(0.0 if math.isnan(row.own_seconds) else row.target_seconds / row.own_seconds for row in rows)
     return [
         first.experiment,
         first.loop,
@@ -222,9 +222,9 @@ def tables(runs: Sequence[Run], quality: Sequence[Quality], drawn: Sequence[Draw
 
 
 NOTES = """\
-a step: the median; it leaves out nothing that training does, but the loops take turns on the same cores. faster by: for
-training, steps a second, relative to the published loop; for quality, the ratio of the two columns before it; for
-samples, the fewest published steps that are as good. MiB: by how much a process grew in training. bits: per dimension
+a step: the median over all steps, compiled or not. faster by: for training, steps a second, relative to the published
+loop; for quality, the ratio of the two columns before it; for samples, the time of the fewest published steps that are
+as good, divided by the time of the row. MiB: by how much a process grew in training. bits: per dimension
 of held-out data, of the averaged or the current weights, whichever are better. seconds to bits: when the bound was
 first as low as "bits, published". told apart: the share of samples and held-out examples whose nearest neighbour is of
 the same kind, ideally 0.5. Numbers are medians over the seeds."""

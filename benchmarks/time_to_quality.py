@@ -271,7 +271,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default="", metavar="TEXT", help="experiments whose name has this in it")
     parser.add_argument("--two", action="store_true", help=f"only the loops {THEIRS} and {OURS}")
     parser.add_argument("--seeds", type=int, default=1, help="seeds 0, 1, ... of which tables have the medians (1)")
-    parser.add_argument("--seconds", type=float, default=None, help="half the seconds of each loop (100 to 260)")
+    parser.add_argument(
+        "--seconds", type=float, default=None, help="compare after so many seconds and after twice as many (100 to 260)"
+    )
     parser.add_argument("--samples", type=int, default=200, help="samples that are compared (200)")
     parser.add_argument("--steps", type=int, default=100, help="the most steps of the published sampler (100)")
     parser.add_argument("--quick", action="store_true", help="tiny networks, half a second; only checks that it runs")

@@ -192,8 +192,8 @@ def evaluating(model: BFN) -> Iterator[None]:
 class Run:
     """A sampling run: the state, and the numbers of all steps.
 
-    The tensors of a run stay at the same addresses. So every step runs the same operations on the same memory, as a
-    CUDA graph requires. On a device without CUDA graphs, steps take coefficients as Python numbers, which is faster.
+    On CUDA, the tensors of a run stay at the same addresses, so every step runs the same operations on the same memory,
+    as a CUDA graph requires. On other devices, steps take coefficients as Python numbers, which is faster.
 
     Args:
         advance: Takes a step and overwrites the state: `advance(state, t, coefficients, seed)`.
@@ -205,23 +205,24 @@ class Run:
     """
 
     def __init__(self, advance: Advance, state: Any, times: Tensor, table: Any, seed: Any, device: torch.device):
-        graphs = can_capture(device)
+        # Compiled code cannot make a list of a tensor's numbers.
+        as_tensors = can_capture(device) or torch.compiler.is_compiling()
 
-        def numbers(table: Coefficients) -> Coefficients:
-            return table.each(lambda column: column.to(checks.widest(device)).to(device) if graphs else column.tolist())
+        def numbers(column: Tensor) -> Any:
+            return column.to(checks.widest(device)).to(device) if as_tensors else column.tolist()
 
         self.advance, self.state, self.times = advance, state, times.float().to(device)
-        self.seeds = _step_seeds(seed, torch.arange(1, len(times) + 1, device="cpu"), device)
-        self.table = each_part(numbers, table)
-        self.done: int | Tensor = torch.zeros(1, dtype=torch.int64, device=device) if graphs else 0
+        steps = torch.arange(1, len(times) + 1, device="cpu")
+        self.seeds = each_part(partial(step_seeds, steps=steps, device=device), seed)
+        self.table = each_part(lambda table: table.each(numbers), table)
+        self.done: int | Tensor = torch.zeros(1, dtype=torch.int64, device=device) if as_tensors else 0
 
     def step(self) -> None:
         """Takes the next step."""
 
         def next_of(column: Any) -> Any:
-            if isinstance(self.done, Tensor):
-                return column.index_select(0, self.done).squeeze(0)
-            return column[self.done]
+            at = self.done
+            return column.index_select(0, at).squeeze(0) if isinstance(at, Tensor) else column[at]
 
         table = each_part(lambda table: table.each(next_of), self.table)
         seeds = each_part(partial(each_seed, next_of), self.seeds)
@@ -241,7 +242,7 @@ def ancestral(
     steps = torch.arange(1, n_steps + 1, dtype=torch.float64, device="cpu")
     accuracies = by_part(model, lambda each: Coefficients(None, each.schedule.alpha(steps, n_steps)))
     seed = _seeds(model, seed)
-    state = by_part(model, partial(_prior, device), shape, seed)
+    state = by_part(model, lambda each, shape, seed: each.prior(shape, device, part(seed, 0)), shape, seed)
     return Run(advance, state, (steps - 1) / n_steps, accuracies, seed, device)
 
 
@@ -262,11 +263,6 @@ def by_rule(
     return Run(partial(model.solver_step, sampling=sampling), state, times[:-1], table, seed, device)
 
 
-def _prior(device: torch.device, model: BFN, shape: Shape, seed: Any) -> State:
-    """The state before any message, for a run with this seed."""
-    return model.prior(shape, device, part(seed, 0))
-
-
 def _start(t: float, device: torch.device, model: BFN, shape: Shape, seed: Any) -> State:
     """The state that a run with this seed starts from."""
     return model.solver_state(shape, device, t, part(seed, 0))
@@ -276,11 +272,6 @@ def _seeds(model: BFN, seed: Any) -> Any:
     """The seed of a run or, for a joint model, a seed for each part."""
     joint = joint_of(model)
     return seed if joint is None else joint.seeds(seed)
-
-
-def _step_seeds(seed: Any, steps: Tensor, device: torch.device) -> Any:
-    """The seeds of steps, from the seed of a run."""
-    return each_part(lambda seed: step_seeds(seed, steps, device), seed)
 
 
 @torch.no_grad()
@@ -364,7 +355,8 @@ def sample_within(
         steps = Steps(model.solver_start, tolerance, max_calls=max_calls)
         while steps.t < steps.end:
             # only a step that draws samples reads the seed
-            step_seed = _step_seeds(seeds, torch.tensor(steps.accepted + 1, device="cpu"), device)
+            taken = torch.tensor(steps.accepted + 1, device="cpu")
+            step_seed = each_part(partial(step_seeds, steps=taken, device=device), seeds)
             before, accepted = copied(state), False
             t = torch.full((_count(shape, ragged),), steps.t, dtype=torch.float32, device=device)
             output = model.guided_output(model.theta(state), t, sampling)

@@ -39,7 +39,9 @@ def matrices_of(model: nn.Module) -> list[nn.Parameter]:
     """The weights of linear layers and convolutions that are not thin."""
     layers = (layer for layer in model.modules() if isinstance(layer, (nn.Linear, _ConvNd)))
     weights = dict.fromkeys(layer.weight for layer in layers)
-    return [weight for weight in weights if min(len(weight), weight.shape[1:].numel()) >= LEAST_SIDE]
+    # A weight that its layer computes is no parameter, and a weight in channels_last cannot be viewed as a matrix.
+    matrices = [weight for weight in weights if isinstance(weight, nn.Parameter) and weight.is_contiguous()]
+    return [matrix for matrix in matrices if min(len(matrix), matrix.shape[1:].numel()) >= LEAST_SIDE]
 
 
 def decay_groups(parameters: Iterable[nn.Parameter], decay_vectors: bool) -> list[dict[str, Any]]:
@@ -48,7 +50,8 @@ def decay_groups(parameters: Iterable[nn.Parameter], decay_vectors: bool) -> lis
     if decay_vectors:
         return [{"params": everything}]
     matrices, vectors = ([p for p in everything if (p.dim() > 1) == wanted] for wanted in (True, False))
-    return [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]] or groups[:1]  # torch saves at most one empty group
 
 
 class Muon(torch.optim.Muon):
@@ -76,6 +79,9 @@ class Together(torch.optim.Optimizer):
         self.parts = parts
         super().__init__([group for part in parts for group in part.param_groups], {})
         self.share()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"parts": self.parts}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # replaces the groups and the state

@@ -206,9 +206,7 @@ class BFN(Losses):
         """
         return output + weight * (output - other)
 
-    def sample_step(
-        self, state: State, t: Tensor, alpha: float | Tensor, seed: Any, sampling: Sampling = PLAIN
-    ) -> None:
+    def sample_step(self, state: State, t: Tensor, alpha: Any, seed: Any, sampling: Sampling = PLAIN) -> None:
         """A sampling step: calls the network at time t, then updates the state by a message of accuracy alpha.
 
         The CPU never reads the numbers in t, alpha and seed. So a CUDA graph of one step can be replayed for all steps.
@@ -289,8 +287,7 @@ class BFN(Losses):
         Args:
             shape: The shape of the data, `[B, ...]`, a tuple of ints.
             device: The device of the result.
-            seed: An int that determines the means of angles, which are uniform before any message, or `ExampleSeeds`.
-                None: these means are 0. States of other data are not random.
+            seed: An int or `ExampleSeeds`, for the means of angles, which are uniform. None: these means are 0.
 
         Returns:
             Tensors that sampling steps overwrite.

@@ -317,16 +317,12 @@ class Parts(BFN):
         self.by_part(start_part, state, self.options("start", start))
 
     def prior(self, shape: Any, device: torch.device, seed: Any = None) -> Any:
-        def prior(each: BFN, shape: tuple[int, ...], seed: Any) -> State:
-            return each.prior(shape, device, seed)
-
-        return self.by_part(prior, shape, None if seed is None else self.seeds(seed))
+        seeds = dict.fromkeys(self.parts) if seed is None else self.seeds(seed)
+        return self.by_part(lambda each, shape, seed: each.prior(shape, device, seed), shape, seeds)
 
     def solver_state(self, shape: Any, device: torch.device, t: float, seed: int) -> Any:
-        def start(each: BFN, shape: tuple[int, ...], seed: int) -> State:
-            return each.solver_state(shape, device, t, seed)
-
-        return self.by_part(start, shape, self.seeds(seed))
+        seeds = self.seeds(seed)
+        return self.by_part(lambda each, shape, seed: each.solver_state(shape, device, t, seed), shape, seeds)
 
     def theta(self, state: Any) -> Any:
         return self.by_part(lambda each, state: each.theta(state), state)

@@ -55,7 +55,7 @@ def test_an_experiment_that_fails_ends_its_processes(monkeypatch, tmp_path):
     monkeypatch.setattr(time_to_quality, "Process", Process)
     monkeypatch.setattr(time_to_quality, "load_data", lambda config: None)
     monkeypatch.setattr(time_to_quality, "build_model", stop)
-    options = argparse.Namespace(quick=True, seconds=None, official=None, text=tmp_path)
+    options = argparse.Namespace(quick=True, two=False, seconds=None, official=None, text=tmp_path)
     with pytest.raises(Stopped):
-        time_to_quality.experiment("shakespeare", options, time_to_quality.Results([], [], []), stop)
+        time_to_quality.experiment("shakespeare", 0, options, time_to_quality.Results([], [], [], []), stop)
     assert closed == list(time_to_quality.LOOPS)

@@ -114,7 +114,7 @@ def test_the_numbers_of_a_race(monkeypatch):
     clocks = {THEIRS: Clock(50.0, 2.0, (0.5, 1.0, 1.5)), OURS: Clock(40.0, 10.0, (0.25, 0.25, 0.5, 1.0))}
     bounds = iter([(4.0, 0.1), (5.0, 0.2), (3.0, 0.3), (2.0, 0.4), (6.0, 0.5), (5.0, 0.6), (1.0, 0.7), (1.5, 0.8)])
     held = SimpleNamespace(bits=lambda weights: next(bounds))
-    race = Race("mnist", {name: Loop(clock) for name, clock in clocks.items()}, held, None)
+    race = Race("mnist", 5, {name: Loop(clock) for name, clock in clocks.items()}, held, None)
     race.clocks = clocks
     for loop, seconds, step in ((THEIRS, 0.0, 0), (THEIRS, 50.0, 3), (OURS, 0.0, 0), (OURS, 40.0, 4)):
         race.point(loop, seconds, step)
@@ -124,10 +124,10 @@ def test_the_numbers_of_a_race(monkeypatch):
     assert (theirs.steps, theirs.seconds, theirs.begun_seconds, theirs.batch, theirs.parameters) == (3, 50, 2, 64, 77)
     assert (theirs.steps_per_s, ours.steps_per_s) == (1.0, 2.0)
     assert (theirs.step_ms, theirs.step_p20_ms, theirs.step_p80_ms) == pytest.approx((1000, 700, 1300))
-    assert (theirs.bits, theirs.error, ours.bits, ours.error) == (2.0, 0.4, 1.0, 0.7)
-    assert theirs.target_bits == ours.target_bits == 2.0 and theirs.peak_bytes == 12345
-    assert (theirs.target_seconds, ours.target_seconds) == pytest.approx((50.0, 30.0))  # 5 bits to 1 bit in 40 s
-    assert runs_report.quality_cells(theirs, ours)[2:4] == ["2.0000 ± 0.4000", "1.0000 ± 0.7000"]
+    assert theirs.peak_bytes == 12345 and {row.seed for row in (theirs, ours, *race.points)} == {5}
+    (quality,) = runs_report.qualities(race.points, (50.0,))
+    assert (quality.target_seconds, quality.own_seconds) == pytest.approx((50.0, 30.0))  # 5 bits to 1 bit in 40 s
+    assert runs_report.quality_cells([quality])[4:6] == ["2.0000 ± 0.4000", "1.0000 ± 0.7000"]
 
 
 def test_the_cells_of_other_tables(tmp_path):

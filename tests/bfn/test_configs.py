@@ -167,6 +167,7 @@ def test_what_a_file_does_not_say_is_what_it_was():
         "model": {"kind": "discretised", "sigma_1": None, "beta_1": None, "schedule": None},
         "network": {"name": "unet", "width": 32, "depth": 2, "heads": 4, "dropout": 0.0},
         "train": {"seed": 0, "batch_size": 128, "micro_batch": None, "fully_shard": False, "cpu": False}
+        | {"optimizer": "adamw"}
         | {"learning_rate": 1e-3, "final_learning_rate": None, "beta_2": 0.99, "weight_decay": 0.01}
         | {
             "decay_vectors": True,

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from bfn.training.optimizers import kept_tensors, matrices_of
+from bfn.training.optimizers import decay_groups, kept_tensors, make_optimizer, matrices_of
 
 SETTINGS = ["train.optimizer=muon", "train.warmup_steps=1", "train.learning_rate=0.01", "train.weight_decay=0.5"]
 SETTINGS += ["network.width=32"]
@@ -61,6 +61,18 @@ def test_a_thin_weight_is_no_matrix():
     assert matrices_of(torch.nn.Conv2d(4, 32, 3)) and not matrices_of(torch.nn.Conv2d(1, 32, 3))
 
 
+def test_a_weight_that_is_no_matrix_in_memory_or_no_parameter_is_left_to_adamw():
+    assert matrices_of(torch.nn.Conv2d(32, 32, 3)) and matrices_of(torch.nn.Linear(32, 32))
+    assert not matrices_of(torch.nn.Conv2d(32, 32, 3).to(memory_format=torch.channels_last))
+    assert not matrices_of(torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(32, 32)))
+
+
+def test_no_group_is_empty_unless_it_is_the_only_one():
+    matrix, vector = (torch.nn.Parameter(torch.zeros(size)) for size in ((2, 2), (2,)))
+    sizes = [[len(g["params"]) for g in decay_groups(ps, False)] for ps in ([matrix, vector], [matrix], [vector], [])]
+    assert sizes == [[1, 1], [1], [1], [0]]
+
+
 def test_a_network_without_matrices_trains(make):
     trainer = make(*SETTINGS, "network.width=8")
     assert type(trainer.bare_optimizer) is torch.optim.AdamW
@@ -73,12 +85,15 @@ def test_a_copy_of_the_state_goes_on_with_the_same_steps(make):
     kept = kept_tensors(trainer.bare, trainer.config.train)
     for name, p in trainer.bare.named_parameters():
         assert tuple(trainer.bare_optimizer.state[p]) == kept[name]
-    before = copy.deepcopy(trainer.bare_optimizer.state_dict())
-    trainer.bare_optimizer.load_state_dict(before)
-    for group in trainer.bare_optimizer.param_groups:
-        group["lr"] = 0.0
-    weights = [p.detach().clone() for p in trainer.bare.parameters()]
-    trainer.bare_optimizer.step()  # each part sees the rates of the loaded groups
-    assert all(torch.equal(p, old) for p, old in zip(trainer.bare.parameters(), weights, strict=True))
-    for name, p in trainer.bare.named_parameters():
-        assert tuple(trainer.bare_optimizer.state[p]) == kept[name]
+    model, other = copy.deepcopy((trainer.bare, trainer.bare_optimizer))
+    loaded = make_optimizer(model, trainer.config.train, fused=True)
+    loaded.load_state_dict(trainer.bare_optimizer.state_dict())
+    for optimizer in (trainer.bare_optimizer, other, loaded):
+        for group in optimizer.param_groups:
+            group["lr"] = 0.02  # each part sees the rate of its groups
+    trainer.bare_optimizer.step()
+    for optimizer in (other, loaded):
+        before = copy.deepcopy(model.state_dict())
+        optimizer.step()
+        assert all(torch.equal(p, q) for p, q in zip(trainer.bare.parameters(), model.parameters(), strict=True))
+        model.load_state_dict(before)

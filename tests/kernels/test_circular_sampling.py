@@ -40,6 +40,7 @@ def test_a_run_starts_from_a_mean_that_training_shows_at_the_first_step(sampler)
 
 def test_parts_of_a_joint_model_start_from_means_of_their_own():
     joint, shapes = nn.Joint(network, one=model_of(None), other=model_of(None)), dict.fromkeys(("one", "other"), SHAPE)
+    assert all((mean == 0).all() for mean, *_ in joint.prior(shapes, torch.device("cpu")).values())
     states = joint.prior(shapes, torch.device("cpu"), 7)
     for index, state in enumerate(states.values()):
         assert torch.equal(state[0], model_of().prior(SHAPE, torch.device("cpu"), fold_in(7, index))[0])

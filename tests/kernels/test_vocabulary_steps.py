@@ -244,7 +244,7 @@ class Stored(nn.Vocabulary):
     def logits(self, output, state):
         return self.head(output[..., :-1]) + output[..., -1:] * state
 
-    def prior(self, shape, device):
+    def prior(self, shape, device, seed=None):
         return nn.Discrete.prior(self, shape, device)
 
     def solver_state(self, shape, device, t, seed):
