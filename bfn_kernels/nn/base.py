@@ -287,7 +287,7 @@ class BFN(Losses):
         Args:
             shape: The shape of the data, `[B, ...]`, a tuple of ints.
             device: The device of the result.
-            seed: An int or `ExampleSeeds`, for the means of angles, which are uniform. None: these means are 0.
+            seed: An int that determines all random numbers of the call, or `ExampleSeeds`.
 
         Returns:
             Tensors that sampling steps overwrite.

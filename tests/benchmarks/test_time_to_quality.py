@@ -2,6 +2,7 @@
 BFN_OFFICIAL=<a checkout of github.com/nnaisense/bayesian-flow-networks> our transcription is compared with their model.
 """
 
+import contextlib
 import csv
 import itertools
 import math
@@ -128,13 +129,15 @@ def test_all_loops_start_from_the_same_weights_and_learn(folders, tmp_path, monk
         torch.backends.cudnn.benchmark = torch_settings[1]
 
 
-def test_a_warm_loop_begins_after_another_process_has_compiled(monkeypatch):
-    """With the choice that the run itself will make."""
+@pytest.mark.parametrize("status", [0, 1])
+def test_a_warm_loop_begins_after_another_process_has_compiled(status, monkeypatch):
+    """With the choice that the run itself will make. Without the compiled code, the loop would not be warm."""
     made = []
 
     def compilation(passes):
         made.append(passes)
-        return SimpleNamespace(error=lambda: made.append("waited"))
+        ended, waited = SimpleNamespace(returncode=status), lambda: made.append("waited") or "no compiler"
+        return SimpleNamespace(error=waited, process=ended, close=lambda: made.append("closed"))
 
     def ours(self, config, data, official):
         self.trainer = SimpleNamespace(device=torch.device("cpu"), passes=lambda choice: choice)
@@ -142,8 +145,10 @@ def test_a_warm_loop_begins_after_another_process_has_compiled(monkeypatch):
     monkeypatch.setattr(loops.Ours, "__init__", ours)
     monkeypatch.setattr(loops, "Compilation", compilation)
     monkeypatch.setattr(loops, "choices", lambda train, device: [PLAIN, Choice(*train)])
-    loops.Warm(SimpleNamespace(train=("bf16", "inductor")), None, None)
-    assert made == [Choice("bf16", "inductor"), "waited"]
+    expected = pytest.raises(RuntimeError, match="no compiler") if status else contextlib.nullcontext()
+    with expected:
+        loops.Warm(SimpleNamespace(train=("bf16", "inductor")), None, None)
+    assert made == [Choice("bf16", "inductor"), "waited", *([] if status else ["closed"])]
 
 
 def test_turns_get_longer_and_end_where_loops_are_compared():

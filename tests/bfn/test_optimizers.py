@@ -86,8 +86,10 @@ def test_a_copy_of_the_state_goes_on_with_the_same_steps(make):
     for name, p in trainer.bare.named_parameters():
         assert tuple(trainer.bare_optimizer.state[p]) == kept[name]
     model, other = copy.deepcopy((trainer.bare, trainer.bare_optimizer))
+    for p, q in zip(trainer.bare.parameters(), model.parameters(), strict=True):
+        q.grad = p.grad.clone()  # which a copy of a parameter lacks
     loaded = make_optimizer(model, trainer.config.train, fused=True)
-    loaded.load_state_dict(trainer.bare_optimizer.state_dict())
+    loaded.load_state_dict(copy.deepcopy(trainer.bare_optimizer.state_dict()))
     for optimizer in (trainer.bare_optimizer, other, loaded):
         for group in optimizer.param_groups:
             group["lr"] = 0.02  # each part sees the rate of its groups
