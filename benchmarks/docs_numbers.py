@@ -129,8 +129,10 @@ def time_to_quality(title: str) -> Callable[[Path], str]:
     fast ops alone make training steps of full-size networks."""
 
     def text(folder: Path) -> str:
-        files = (runs_report.Run, "runs.csv"), (runs_report.Quality, "quality.csv"), (runs_report.Drawn, "samples.csv")
-        columns, lines = runs_report.parts(*(csv_files.read(kind, folder / name) for kind, name in files))[title]
+        runs = csv_files.read(runs_report.Run, folder / "runs.csv")
+        quality = csv_files.read(runs_report.Quality, folder / "quality.csv")
+        drawn = csv_files.read(runs_report.Drawn, folder / "samples.csv")
+        columns, lines = runs_report.parts(runs, quality, drawn)[title]
         if title == runs_report.SPEED:
             alone = ["full-size networks, by ops alone", *[""] * (len(columns) - 1)]
             alone[columns.index("faster by")] = full_size(folder)

@@ -249,6 +249,7 @@ def picture(points: Sequence[Point], path: Path) -> None:
         axes.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
         axes.yaxis.set_minor_locator(ticker.NullLocator())
         axes.grid(alpha=0.3)
-    panels[0, 0].legend(frameon=False)
+    # an experiment may have fewer loops than another
+    max(panels.flat, key=lambda axes: len(axes.get_legend_handles_labels()[1])).legend(frameon=False)
     figure.supylabel("bits per dimension on held-out data", fontsize="medium")
     figures.write(figure, path)

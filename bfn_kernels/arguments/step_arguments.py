@@ -92,7 +92,8 @@ def _solver(numbers: list[Any], previous: Tensor | None) -> Solver:
 def _are_finite(chosen: solvers.Coefficients) -> bool:
     """Whether all coefficients are finite floats, and the variance is not negative."""
     numbers = [number for number in chosen if number is not None]
-    return all(type(n) is float and math.isfinite(n) for n in numbers) and (chosen.variance or 0) >= 0
+    finite = all(type(n) is float and math.isfinite(n) for n in numbers)
+    return finite and (chosen.variance is None or bool(chosen.variance >= 0))
 
 
 def _are_numbers(times: tuple[Any, Any, Any]) -> bool:
