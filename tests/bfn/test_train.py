@@ -62,7 +62,7 @@ def assert_same_run(one, other):
 
 
 @pytest.mark.usefixtures("short_validations")
-@pytest.mark.parametrize(("name", "optimizer"), [("digits", "adamw"), ("digits", "muon"), ("text", "muon")])
+@pytest.mark.parametrize(("name", "optimizer"), [("digits", "muon"), ("text", "adamw")])
 def test_a_run_that_is_interrupted_and_resumed_ends_with_the_same_bits(name, optimizer, tiny, tmp_path):
     settings = [*SETTINGS, f"train.optimizer={optimizer}", *(["network.width=32"] if optimizer == "muon" else [])]
     config = tiny(name, *settings, f"out={tmp_path / 'whole'}")
