@@ -287,7 +287,7 @@ class BFN(Losses):
         Args:
             shape: The shape of the data, `[B, ...]`, a tuple of ints.
             device: The device of the result.
-            seed: An int that determines all random numbers of the call, or `ExampleSeeds`.
+            seed: An int or `ExampleSeeds`, from which angles draw their means. None: all means of angles are 0.
 
         Returns:
             Tensors that sampling steps overwrite.

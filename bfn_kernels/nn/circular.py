@@ -23,8 +23,8 @@ class Circular(BFN):
     prediction. The sampler "renoise" draws the state anew from the flow of the prediction in each step, as published
     code does ("end_back"); its number of steps may also divide n. Other samplers are not defined, nor is a temperature,
     since the network puts out no distribution. Guidance takes the difference of two predicted angles along the shorter
-    arc. A run starts from means that are uniform on the circle, as training shows them before the first message. A
-    checkpoint holds the accuracies.
+    arc. A sampling run starts from random means, uniform on the circle, which is what the network sees in training
+    before the first message. A checkpoint holds the accuracies.
 
     theta is `[B, ..., 2]`. theta[..., 0] is the mean of the von Mises input distribution, in the units of the data.
     theta[..., 1] is the logarithm of its concentration, scaled and clamped to [-1, 1]. The network puts out angles
