@@ -1,17 +1,20 @@
 """Compiles the network of a run in another process, while the run trains without a compiler.
 
 The other process makes a training pass and a validation with the compiled network, and drops the results. torch stores
-the compiled code on the disk, where the run finds it: the run then compiles in seconds.
+the compiled code on the disk, where the run finds it: the run then compiles in seconds. The process tells the run when
+it has made the training pass, so that the run need not wait for the validation.
 """
 
 import os
 import pickle
+import select
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -60,8 +63,8 @@ class Passes:
         few = replace(validation, repeats=1)
         return cls(model, choice, batch, n_steps, held_out, few, torch.get_num_threads())
 
-    def make(self) -> None:
-        """Makes the passes in this process, with the compiled network."""
+    def make(self, trained: Callable[[], Any]) -> None:
+        """Makes the passes in this process, with the compiled network. `trained` is called after the training pass."""
         processes.set_up_torch()
         torch.set_num_threads(self.threads)
         device, averaged = self.model.device, deepcopy(self.model).requires_grad_(False)
@@ -71,15 +74,24 @@ class Passes:
         with self.choice.autocast(device):
             loss = self.model(self.batch.x, self.batch.t, seed=self.batch.seed, n_steps=self.n_steps)
         loss.backward()
+        trained()
         with self.choice.autocast(device):
             evaluate(averaged, self.held_out, self.validation)
 
 
 class Compilation:
-    """A process that makes the passes of a run, so that the compiled code is on the disk. It ends with the run."""
+    """A process that makes the passes of a run, so that the compiled code is on the disk. It ends with the run.
 
-    def __init__(self, passes: Passes):
-        command = [sys.executable, "-m", "bfn.training.compiling", str(os.getpid())]
+    Args:
+        passes: The passes.
+        alone: Whether a run on a CPU that uses all cores leaves one of them to the process. Otherwise the run's threads
+            wait for each other, and the process takes longer. The run's results are then rounded differently.
+    """
+
+    def __init__(self, passes: Passes, *, alone: bool = False):
+        self.threads = passes.threads  # of the run, if it leaves no core to the process
+        self.signal, there = os.pipe()
+        command = [sys.executable, "-m", "bfn.training.compiling", str(os.getpid()), str(there)]
         self.errors: IO[bytes] | None = None
         self.process: subprocess.Popen | None = None
         with suppress(Exception):  # a user's network may raise anything; the run compiles by itself
@@ -89,12 +101,29 @@ class Compilation:
                 file.seek(0)
                 # In a session of its own, the process does not get Ctrl-C, which is for the run.
                 self.process = subprocess.Popen(
-                    command, stdin=file, stdout=subprocess.DEVNULL, stderr=self.errors, start_new_session=True
+                    command,
+                    stdin=file,
+                    stdout=subprocess.DEVNULL,
+                    stderr=self.errors,
+                    start_new_session=True,
+                    pass_fds=[there],
                 )
+                if alone and passes.model.device.type == "cpu" and 1 < passes.threads >= cores():
+                    torch.set_num_threads(passes.threads - 1)
+        os.close(there)
 
     @property
     def ended(self) -> bool:
         return self.process is None or self.process.poll() is not None
+
+    @property
+    def trained(self) -> bool:
+        """Whether the process has made the training pass, or has ended."""
+        return self.ended or bool(select.select([self.signal], [], [], 0)[0])
+
+    def share(self) -> None:
+        """The run uses all of its threads again."""
+        torch.set_num_threads(self.threads)
 
     def error(self) -> str:
         """Waits until the process has ended. Returns the last line that it has printed if it could not compile, else
@@ -107,6 +136,7 @@ class Compilation:
 
     def close(self) -> None:
         """Ends the process, and the processes of its compiler, which remove their unfinished files."""
+        self.share()
         if self.process is not None and self.process.poll() is None:
             for number in (signal.SIGTERM, signal.SIGCONT):
                 os.killpg(self.process.pid, number)
@@ -117,6 +147,12 @@ class Compilation:
                 self.process.wait()
         if self.errors is not None:
             self.errors.close()
+        os.close(self.signal)
+
+
+def cores() -> int:
+    """The number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def end_with(parent: int) -> None:
@@ -133,7 +169,7 @@ def main(arguments: list[Any]) -> None:
     except Exception:  # such as a class of the run's main module
         sys.exit(UNREADABLE)
     try:
-        passes.make()
+        passes.make(lambda: os.write(int(arguments[2]), b"trained"))
     except Exception as error:
         lines = [line for line in str(error).splitlines() if line.strip()]  # torch adds hints after the reason
         sys.exit(f"{type(error).__name__}: {' '.join(lines[:2])}")

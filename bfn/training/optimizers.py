@@ -39,8 +39,8 @@ def matrices_of(model: nn.Module) -> list[nn.Parameter]:
     """The weights of linear layers and convolutions that are not thin."""
     layers = (layer for layer in model.modules() if isinstance(layer, (nn.Linear, _ConvNd)))
     weights = dict.fromkeys(layer.weight for layer in layers)
-    # A parametrized layer computes its weight, which is then no nn.Parameter. A weight in channels_last cannot be viewed
-    # as a matrix, since its rows are not contiguous. AdamW updates both.
+    # A parametrized layer computes its weight, which is then no nn.Parameter. A weight in channels_last cannot be
+    # viewed as a matrix, since its rows are not contiguous. AdamW updates both.
     matrices = [weight for weight in weights if isinstance(weight, nn.Parameter) and weight.is_contiguous()]
     return [matrix for matrix in matrices if min(len(matrix), matrix.shape[1:].numel()) >= LEAST_SIDE]
 

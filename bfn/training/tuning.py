@@ -70,19 +70,19 @@ class Tuning:
         return self.choice if self.later is None else None
 
     def after_steps(self, seconds: float) -> None:
-        """Start the other process, once the times of some steps are known, or change over when it has ended. All
-        processes of the run call this with equal arguments, after the same step. seconds: of a step."""
-        fixed, ended = self.train.compile_from, self.beside is not None and self.beside.ended
+        """Start the other process, once the times of some steps are known, or change over when it has made the training
+        pass. All processes of the run call this with equal arguments, after the same step. seconds: of a step."""
+        fixed, trained = self.train.compile_from, self.beside is not None and self.beside.trained
         if self.later is None:
             return
-        if ended if fixed is None else self.at.step >= fixed:
+        if trained if fixed is None else self.at.step >= fixed:
             self.change_over()
         elif not self.started and self.at.step > self.first_step + PASSES:
             self.started = True
             if fixed is None and not pays(self.left(seconds)):
                 self.later = None
             elif processes.count() == 1 and self.later.precision != "fp16" and room(self.device):
-                self.beside = Compilation(self.passes(self.later))
+                self.beside = Compilation(self.passes(self.later), alone=fixed is None)
             elif fixed is None:  # torch compiles other graphs for several processes, and accelerate's for fp16
                 self.change_over()
 
@@ -92,7 +92,8 @@ class Tuning:
         assert self.later is not None
         later, self.later = self.later, None
         error = "" if self.beside is None or not self.beside.ended else self.beside.error()
-        self.close()
+        if self.beside is not None:
+            self.beside.share()  # torch compiles for the number of threads
         if error:
             self.say(f"{self.choice}: the network cannot be compiled ({error})")
         elif self.train.compile_from is None:
@@ -102,6 +103,8 @@ class Tuning:
         if self.choice == later:
             self.at.compiled_from = self.at.step
             self.say(f"compiled from step {self.at.step + 1} on")
+        else:
+            self.close()
 
     def __enter__(self) -> "Tuning":
         return self

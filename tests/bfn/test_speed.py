@@ -2,6 +2,8 @@
 
 import io
 import math
+import os
+import select
 import signal
 import subprocess
 import sys
@@ -15,7 +17,7 @@ from torch import nn
 
 from bfn.configs import ConfigError, TrainConfig, load
 from bfn.data import load_data
-from bfn.training import checkpoint, speed, tuning
+from bfn.training import checkpoint, compiling, speed, tuning
 from bfn.training.compiling import Compilation
 from bfn.training.runs import STATE_FILE
 from bfn.training.speed import Choice, can_compile, choices, choose, fast_bf16
@@ -187,10 +189,13 @@ def test_an_old_run_whose_choice_is_in_its_settings_keeps_it(tiny, monkeypatch):
 class Done:
     """A process that has compiled at once."""
 
-    ended, process = True, None
+    ended, trained, process = True, True, None
 
-    def __init__(self, passes):
+    def __init__(self, passes, alone):
         self.reason = ""
+
+    def share(self):
+        pass
 
     def error(self):
         return self.reason
@@ -222,7 +227,7 @@ def test_a_run_starts_at_once_and_changes_over_when_the_network_is_compiled(tiny
 def test_a_run_that_ends_soon_starts_no_process(tiny, eager, monkeypatch):
     asked = []
     monkeypatch.setattr(tuning, "pays", asked.append)
-    monkeypatch.setattr(tuning, "Compilation", lambda passes: pytest.fail("a process was started"))
+    monkeypatch.setattr(tuning, "Compilation", lambda *args, **more: pytest.fail("a process was started"))
     run, _ = trainer(tiny, "train.max_steps=8")
     run.run()
     (left,) = asked
@@ -278,9 +283,31 @@ def test_a_run_compiles_by_itself_what_cannot_be_sent_to_a_process(tiny, monkeyp
 
 
 def test_a_process_makes_all_passes(tiny, monkeypatch):
+    """And tells of the training pass."""
     process, _ = compilation(tiny, monkeypatch)
-    assert process.error() == "" and process.ended
+    assert select.select([process.signal], [], [], 60)[0] and process.trained
+    assert process.error() == "" and process.ended and os.read(process.signal, 9) == b"trained"
     process.close()
+
+
+def test_a_run_leaves_a_core_to_the_process(tiny, monkeypatch):
+    """Until the process has made the training pass, and only if the run uses all cores."""
+    monkeypatch.setattr(tuning, "choices", lambda train, device: [PLAIN, EAGER])
+    monkeypatch.setattr(subprocess, "Popen", lambda *args, **more: None)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        run, _ = trainer(tiny)
+        for cores, alone, threads in ((2, True, 1), (1, True, 1), (3, True, 2), (2, False, 2)):
+            monkeypatch.setattr(compiling, "cores", lambda cores=cores: cores)
+            process = Compilation(run.passes(EAGER), alone=alone)
+            assert torch.get_num_threads() == threads
+            process.share()
+            assert torch.get_num_threads() == 2
+            process.close()
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_continued_run_that_had_not_compiled_compiles_at_a_step_that_is_set(tiny, eager, monkeypatch):
