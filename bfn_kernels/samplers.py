@@ -192,8 +192,8 @@ def evaluating(model: BFN) -> Iterator[None]:
 class Run:
     """A sampling run: the state, and the numbers of all steps.
 
-    On CUDA, the coefficients of all steps are tensors, and every step runs the same operations at the same addresses, as
-    a CUDA graph requires. On other devices, the coefficients are Python numbers, with which a step is faster.
+    On CUDA, the coefficients of all steps are tensors, and every step runs the same operations at the same addresses,
+    as a CUDA graph requires. On other devices, the coefficients are Python numbers, with which a step is faster.
 
     Args:
         advance: Takes a step and overwrites the state: `advance(state, t, coefficients, seed)`.

@@ -3,11 +3,12 @@ token is one position of x `[B, ...]`. The reference stores the logits of all to
 memory of an op does not grow with the number of tokens times K, except for a sampler's state. Numbers in parentheses
 are equations of Graves et al. 2023.
 
-`flow_embedding` embeds a sample of the flow. The losses and the steps of samplers take hidden states `[B, ..., d]`. A
-linear head with `weight` and `bias` computes the logits of the K classes from them. The logits y of the flow are K
-numbers for each token, of which the network sees only an embedding of d numbers. This loses much of y, so the head can
-add y to its logits: logits = hidden·Wᵀ + bias + flow_scale·y. A loss computes y again from `flow_seed`, the seed that
-was passed to `flow_embedding`. A sampler's step reads y from the state.
+`flow_embedding` embeds a sample of the flow, and `noisy_embedding` embeds noisy one-hot vectors of any scale and
+spread. The losses, the steps of samplers, `mode` and `sample` take hidden states `[B, ..., d]`. A linear head with
+`weight` and `bias` computes the logits of the K classes from them. The logits y of the flow are K numbers for each
+token, of which the network sees only an embedding of d numbers. This loses much of y, so the head can add y to its
+logits: logits = hidden·Wᵀ + bias + flow_scale·y. A loss computes y again from `flow_seed`, the seed that was passed to
+`flow_embedding`. A sampler's step reads y from the state.
 
 Memory: an op allocates its results, a few numbers for each token, and one tile of logits (some tokens by some classes),
 which takes 1 MiB on a CPU and 64 MiB on a GPU in float32. On a CPU, L∞ and the reconstruction loss may compute their
@@ -40,11 +41,14 @@ from bfn_kernels.autograd import needs
 from bfn_kernels.formulas import MEAN, SUM, hide
 from bfn_kernels.records import NO_FLOW, FlowLogits, LinearHead, LossTarget, Noise
 from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
+from bfn_kernels.vocabulary.draws import check_head
+from bfn_kernels.vocabulary.draws import mode as mode
+from bfn_kernels.vocabulary.draws import sample as sample
+from bfn_kernels.vocabulary.noisy import noise_factor as noise_factor
+from bfn_kernels.vocabulary.noisy import noisy_embedding as noisy_embedding
 from bfn_kernels.vocabulary.operators import OPERATORS, WIDE
 from bfn_kernels.vocabulary.reference import Cost
 from bfn_kernels.vocabulary.shards import Processes, ProcessGroup, shard_of
-from bfn_kernels.vocabulary.steps import check_head
-from bfn_kernels.vocabulary.steps import mode as mode
 from bfn_kernels.vocabulary.steps import solver_step as solver_step
 from bfn_kernels.vocabulary.steps import update_sample as update_sample
 

@@ -15,7 +15,11 @@ from bfn_kernels.checks import compute_dtype, widest
 from bfn_kernels.discrete.reference import softplus_fall
 from bfn_kernels.formulas import MEAN, reduce
 from bfn_kernels.records import FlowLogits, LinearHead, LossTarget, Noise
+from bfn_kernels.vocabulary.composed_noisy import noisy_mode as noisy_mode
+from bfn_kernels.vocabulary.composed_noisy import noisy_sum as noisy_sum
+from bfn_kernels.vocabulary.composed_noisy import noisy_sum_backward as noisy_sum_backward
 from bfn_kernels.vocabulary.composed_steps import mode as mode
+from bfn_kernels.vocabulary.composed_steps import sample as sample
 from bfn_kernels.vocabulary.composed_steps import step as step
 from bfn_kernels.vocabulary.operators import types_of_head
 from bfn_kernels.vocabulary.reference import Cost

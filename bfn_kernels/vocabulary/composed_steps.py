@@ -11,17 +11,32 @@ import torch
 from torch import Tensor
 
 from bfn_kernels import noise as random
-from bfn_kernels.checks import compute_dtype, valid_classes, widest
-from bfn_kernels.records import MEAN, MODE, HeadBefore, LinearHead, Noise, Sent, Solver
+from bfn_kernels.checks import compute_dtype, valid_classes
+from bfn_kernels.records import MEAN, MODE, SAMPLE, HeadBefore, LinearHead, Noise, Sent, Solver
+from bfn_kernels.vocabulary.nucleus import least_of_nucleus, sums_of_tiles
 from bfn_kernels.vocabulary.shards import Shard
-from bfn_kernels.vocabulary.sums import LEAST, Sums
+from bfn_kernels.vocabulary.sums import LEAST
 from bfn_kernels.vocabulary.tile_functions import tile_function
-from bfn_kernels.vocabulary.tiles import NO_SOFTMAX, Grid, Logits, OnlineSoftmax
+from bfn_kernels.vocabulary.tiles import NO_SOFTMAX, Logits, OnlineSoftmax, likeliest
 
 
 def mode(library: Any, head: LinearHead, state: Tensor | None, shard: Shard) -> Tensor:
     logits = _logits(library, head, state, compute_dtype(*head))
-    return _mode(logits, shard)[0].view(head.hidden.shape[:-1])
+    return likeliest(logits.tiles(), logits.hidden, logits.dtype, shard)[0].view(head.hidden.shape[:-1])
+
+
+def sample(
+    library: Any,
+    head: LinearHead,
+    state: Tensor | None,
+    top_p: float,
+    seed: Tensor | None,
+    draw_noise: Tensor | None,
+    shard: Shard,
+) -> Tensor:
+    logits, lead = _logits(library, head, state, compute_dtype(*head)), head.hidden.shape[:-1]
+    sent = Sent(SAMPLE, draw_noise=draw_noise)
+    return _sent_classes(logits, shard, lead, sent, top_p, Noise(seed)).view(lead)
 
 
 def step(
@@ -32,6 +47,7 @@ def step(
     head_before: HeadBefore,
     embedding: Tensor | None,
     sent: Sent,
+    top_p: float,
     noise: Noise,
     shard: Shard,
     *outputs: Tensor | None,
@@ -55,7 +71,7 @@ def step(
             previous_head = head._replace(hidden=solver.previous, flow_scale=scale)
             previous = _Probabilities(_logits(library, previous_head, y, dtype, grids), shard)
         p = _Probabilities(logits, shard, previous, extrapolation)
-    x = _sent_classes(logits, shard, lead, sent, noise)
+    x = _sent_classes(logits, shard, lead, sent, top_p, noise)
     if sent.known is not None:
         mask = sent.known_mask.expand(lead)
         known, valid = valid_classes("known", sent.known, shard.num_classes, mask)
@@ -97,56 +113,25 @@ def _logits(library: Any, head: LinearHead, y: Tensor | None, dtype: torch.dtype
     return Logits(library, head._replace(hidden=hidden, flow_scale=scale), state, dtype, grids)
 
 
-def _sent_classes(logits: Logits, shard: Shard, lead: torch.Size, sent: Sent, noise: Noise) -> Tensor:
+def _sent_classes(logits: Logits, shard: Shard, lead: torch.Size, sent: Sent, top_p: float, noise: Noise) -> Tensor:
     """The class that each token sends `[T]`. It is −1 if the softmax of the token is NaN, or if tokens send
     probabilities."""
     if sent.choice == MEAN:
         return logits.hidden.new_full((len(logits.hidden),), -1, dtype=torch.int64)
     if sent.choice == MODE:
-        mode, finite = _mode(logits, shard)
+        mode, finite = likeliest(logits.tiles(), logits.hidden, logits.dtype, shard)
         return torch.where(finite, mode, -1)
     uniforms = random.class_uniform(lead, noise.seed) if sent.draw_noise is None else sent.draw_noise
-    return _drawn(logits, shard, uniforms.flatten().to(logits.dtype))
+    return _drawn(logits, shard, uniforms.flatten().to(logits.dtype), top_p)
 
 
-def _mode(logits: Logits, shard: Shard) -> tuple[Tensor, Tensor]:
-    """For each token, the likeliest class, or the first one if several are equally likely; and whether its logit is
-    finite."""
-    top = logits.hidden.new_full((len(logits.hidden),), -torch.inf, dtype=logits.dtype)
-    mode = torch.zeros_like(top, dtype=torch.int64)
-    for chunk, classes, z in logits.tiles():
-        tile_top, index = z.max(-1)
-        higher = ~((tile_top <= top[chunk]) | top[chunk].isnan())  # the first NaN counts as the highest
-        mode[chunk] = torch.where(higher, index + classes.start, mode[chunk])
-        top[chunk] = torch.where(higher, tile_top, top[chunk])
-    top, process = shard.gathered(top).max(0)
-    return shard.gathered(shard.first + mode).gather(0, process.unsqueeze(0)).squeeze(0), top.isfinite()
-
-
-def _sums_of_tiles(logits: Logits, shard: Shard) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns three tensors. The first is the largest logit of each token, over all processes. The other two have a
-    number for each tile of classes and each token: exp(largest logit of the tile − largest logit), and the tile's sum
-    of exp(logit − largest logit)."""
-    sums_tile = tile_function(logits.library, "sums_tile", logits.weight)
-    tiles = max(1, len([*logits.grid.classes()]))
-    tops = logits.hidden.new_full((tiles, len(logits.hidden)), LEAST, dtype=logits.dtype)
-    totals = torch.zeros_like(tops, dtype=widest(tops.device))
-    no_class = torch.full_like(tops[0], -1, dtype=torch.int64)  # as x, so that the sums leave out no class
-    for chunk, classes, z in logits.tiles():
-        stats = Sums.of_none(z, len(z))
-        sums_tile(z, no_class[chunk], 0, stats)
-        sums, tile = Sums.stored(stats), classes.start // logits.grid.class_step
-        tops[tile, chunk], totals[tile, chunk] = sums.top, sums.rest + 1
-    top = shard.gathered(tops.amax(0)).amax(0)
-    factors = tops.sub_(top).exp_()
-    return top, factors, totals.mul_(factors)
-
-
-def _drawn(logits: Logits, shard: Shard, uniforms: Tensor) -> Tensor:
+def _drawn(logits: Logits, shard: Shard, uniforms: Tensor, top_p: float) -> Tensor:
     """Draws a class for each token from its uniform, as `noise.draw_class` does. The class is −1 if the softmax is
     NaN. The function first finds the process that has the class, then the tile, and computes the logits of this tile
-    again."""
-    top, factors, totals = _sums_of_tiles(logits, shard)
+    again. With a top_p below 1, the logits lose all classes outside of the nucleus."""
+    if top_p < 1:
+        logits.least = least_of_nucleus(logits, top_p, shard)
+    top, factors, totals = sums_of_tiles(logits, shard)
     cumulative = totals.cumsum_(0)
     of_processes = shard.gathered(cumulative[-1]).cumsum(0)
     process, target = _first_above(of_processes, uniforms * of_processes[-1], shard.gathered(factors.amax(0)))
@@ -154,7 +139,7 @@ def _drawn(logits: Logits, shard: Shard, uniforms: Tensor) -> Tensor:
     tile = torch.where(process == shard.rank, tile, -1)
     drawn = torch.zeros_like(tile)
     for number, classes in enumerate(logits.grid.classes()):
-        for tokens in _tokens_where(tile == number, logits.grid):
+        for tokens in _tokens_where(tile == number, logits):
             e = logits.tile(tokens, classes).sub_(top[tokens].unsqueeze(-1)).exp_().t()
             index, _ = _first_above(e.to(target.dtype).cumsum_(0), target[tokens], e)
             drawn[tokens] = torch.where(tile[tokens] == number, index + shard.first + classes.start, drawn[tokens])
@@ -170,13 +155,14 @@ def _first_above(cumulative: Tensor, target: Tensor, factors: Tensor) -> tuple[T
     return index, target - torch.where(index > 0, before, 0)
 
 
-def _tokens_where(mask: Tensor, grid: Grid) -> Iterator[slice | Tensor]:
+def _tokens_where(mask: Tensor, logits: Logits) -> Iterator[slice | Tensor]:
     """Chunks of the tokens where the mask is True. On a GPU, finding these tokens would cost a synchronisation, so that
-    the chunks have all tokens."""
-    if not mask.is_cpu:
-        yield from grid.chunks()
+    the chunks have all tokens. With a nucleus they do, too: products with fewer tokens may round logits differently,
+    and its smallest logit would seem to lie outside."""
+    if not mask.is_cpu or (logits.least is not None and mask.any()):
+        yield from logits.grid.chunks()
     elif mask.any():
-        yield from mask.nonzero().squeeze(-1).split(grid.token_step)
+        yield from mask.nonzero().squeeze(-1).split(logits.grid.token_step)
 
 
 class _Probabilities:
@@ -192,7 +178,7 @@ class _Probabilities:
     ):
         self.logits, self.previous, self.extrapolation = logits, previous, extrapolation
         self.slopes_tile = tile_function(logits.library, "slopes_tile", logits.weight)
-        top, _, totals = _sums_of_tiles(logits, shard)
+        top, _, totals = sums_of_tiles(logits, shard)
         total = shard.summed(totals.sum(0))
         top, zero = torch.where(top > LEAST, top, torch.nan), torch.zeros_like(top)
         # From these five numbers (see `sums.Row.slopes`), `slopes_tile` computes the probability exp(logit −

@@ -41,6 +41,16 @@ def _embedding_backward(library: Library, grad: Tensor, forward: Forward):
     return None, library.vocabulary.flow_embedding_backward(grad, *flow, *of_weight)
 
 
+def _noisy_sum_fake(x, weight, *others):
+    return weight.new_empty((*x.shape, weight.shape[1]))
+
+
+def _noisy_sum_backward(library: Library, grad: Tensor, forward: Forward):
+    *noisy, weight, first, num_classes, group = forward.saved
+    of_weight = len(weight), weight.dtype, first, num_classes, group
+    return None, library.vocabulary.noisy_sum_backward(grad, *noisy, *of_weight)
+
+
 def types_of_head(head: LinearHead) -> list[torch.dtype]:
     """The types of the gradients of a linear head's tensors. For a tensor that is None, the gradient is empty, in the
     type of the arithmetic."""
@@ -120,6 +130,20 @@ OPERATORS = [
         composed=True,
     ),
     operator(
+        reference.noisy_sum,
+        fake=_noisy_sum_fake,
+        saved="x scale spread seed noise weight first num_classes group",
+        backward=_noisy_sum_backward,
+        composed=True,
+    ),
+    Operator(
+        "noisy_sum_backward(Tensor grad, Tensor x, Tensor scale, Tensor spread, Tensor? seed, Tensor? noise, "
+        f"int count, ScalarType dtype, {_SHARD}) -> Tensor",
+        fake=lambda grad, *others: grad.new_empty((others[-5], grad.shape[-1]), dtype=others[-4]),
+        composed=True,
+    ),
+    operator(reference.noisy_mode, fake=lambda x, *others: x.new_empty(x.shape, dtype=torch.int64), composed=True),
+    operator(
         reference.loss,
         "(Tensor loss, Tensor stats)",
         fake=_loss_fake,
@@ -144,6 +168,11 @@ OPERATORS = [
     ),
     operator(
         reference.mode,
+        fake=lambda hidden, *others: hidden.new_empty(hidden.shape[:-1], dtype=torch.int64),
+        composed=True,
+    ),
+    operator(
+        reference.sample,
         fake=lambda hidden, *others: hidden.new_empty(hidden.shape[:-1], dtype=torch.int64),
         composed=True,
     ),

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bfn_kernels.checks import compute_dtype
+from bfn_kernels import noise as random
+from bfn_kernels.checks import compute_dtype, widest
 from bfn_kernels.discrete import reference as discrete
 from bfn_kernels.formulas import hide
 from bfn_kernels.records import (
@@ -60,6 +61,24 @@ def flow_embedding(x: Tensor, weight: Tensor, beta: Tensor, spread: Tensor, nois
     return linear(theta, weight.t().to(dtype)).to(weight.dtype)
 
 
+def noisy_sum(x: Tensor, weight: Tensor, scale: Tensor, spread: Tensor, noise: Noise, shard: Shard) -> Tensor:
+    """y·W `[B, ..., d]` in the weight's type, for noisy one-hot vectors y = scale·e_x + spread·ε [derived]."""
+    dtype = compute_dtype(weight)
+    return linear(noisy(x, scale, spread, len(weight), noise, dtype), weight.t().to(dtype)).to(weight.dtype)
+
+
+def noisy_mode(x: Tensor, scale: Tensor, spread: Tensor, noise: Noise, count: int, shard: Shard) -> Tensor:
+    """The class `[B, ...]` with the largest y, for the y of `noisy_sum`. count: K."""
+    return noisy(x, scale, spread, count, noise, scale.dtype).argmax(-1)
+
+
+def noisy(x: Tensor, scale: Tensor, spread: Tensor, count: int, noise: Noise, dtype: torch.dtype) -> Tensor:
+    """scale·e_x + spread·ε `[B, ..., K]`."""
+    one_hot = discrete.distribution("x", x, count, dtype)
+    eps = discrete.normals(one_hot.shape, dtype, noise)
+    return scale.unsqueeze(-1) * one_hot + spread.unsqueeze(-1) * eps
+
+
 def logits(head: LinearHead, y: Tensor | None, mask: Tensor | None = None) -> Tensor:
     """hidden·Wᵀ + bias + flow_scale·y `[B, ..., K]` in the type of the arithmetic."""
     dtype = compute_dtype(*head)
@@ -89,6 +108,33 @@ def mode(head: LinearHead, state: Tensor | None, shard: Shard) -> Tensor:
     return logits(head, state).argmax(-1)
 
 
+def sample(
+    head: LinearHead,
+    state: Tensor | None,
+    top_p: float,
+    seed: Tensor | None,
+    draw_noise: Tensor | None,
+    shard: Shard,
+) -> Tensor:
+    """A class `[B, ...]` of the nucleus, by the logits of a head, in which y is the state; −1 if the probabilities are
+    not finite."""
+    z = nucleus(logits(head, state), top_p)
+    uniforms = random.class_uniform(z.shape[:-1], seed) if draw_noise is None else draw_noise
+    p = z.softmax(-1)
+    return torch.where(p.isfinite().all(-1), random.draw_class(p, uniforms.to(p.dtype)), -1)
+
+
+def nucleus(z: Tensor, top_p: float) -> Tensor:
+    """The logits z, −∞ for all but the likeliest classes, whose probabilities together reach top_p. Classes with equal
+    logits are treated alike."""
+    if top_p == 1:
+        return z
+    ordered = z.sort(-1, descending=True).values
+    p = ordered.to(widest(z.device)).softmax(-1)
+    least = ordered.masked_fill(p.cumsum(-1) - p >= top_p, torch.inf).amin(-1, keepdim=True)
+    return z.masked_fill(z < least, -torch.inf)
+
+
 def step(
     state: Tensor,
     head: LinearHead,
@@ -96,6 +142,7 @@ def step(
     before: HeadBefore,
     embedding: Tensor | None,
     sent: Sent,
+    top_p: float,
     noise: Noise,
     shard: Shard,
     out: Tensor | None = None,
@@ -111,7 +158,7 @@ def step(
         scale, y = before
         z = logits(head._replace(hidden=previous.to(dtype), flow_scale=scale), y)
         previous = discrete.chosen(z, sent._replace(choice=MEAN), None)
-    z = logits(head._replace(hidden=head.hidden.to(dtype)), state)
+    z = nucleus(logits(head._replace(hidden=head.hidden.to(dtype)), state), top_p)
     solver = solver._replace(previous=previous)
     updated = discrete.step(ClassLogits(z), state, solver, Guidance(), NO_SCORE, sent, noise, out)
     if embedded_out is not None:

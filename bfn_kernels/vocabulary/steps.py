@@ -7,7 +7,6 @@ flow_scales in the same way, and pass the bias as it is. Numbers in parentheses 
 [derived] marks formulas that are not in the paper.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from bfn_kernels.arguments.rows import PerRow
 from bfn_kernels.records import CHOICES, HeadBefore, LinearHead, Noise, Sent, Solver
 from bfn_kernels.schedules import DiscreteSchedule
 from bfn_kernels.solvers import Coefficients
+from bfn_kernels.vocabulary.draws import check_head, check_state_and_scale, checked_top_p
 from bfn_kernels.vocabulary.shards import Processes, ProcessGroup, shard_of
 
 FIRST = HeadBefore()  # for a step that does not use the previous step
@@ -35,6 +35,7 @@ def update_sample(
     *,
     flow_scale: Tensor | None = None,
     choose: str = "sample",
+    top_p: float = 1.0,
     known: Tensor | None = None,
     known_mask: Tensor | None = None,
     embedding: Tensor | None = None,
@@ -60,6 +61,7 @@ def update_sample(
         alpha: Accuracy α, at least 0: a number, or a floating-point tensor `[B]` or of any leading part of `[B, ...]`.
         flow_scale: Factor of the state in the logits, `[B, ...]`, floating-point. None: the factor is 0.
         choose: What is sent: a "sample" of the output distribution, its "mode" or its "mean".
+        top_p: In (0, 1]: a "sample" is drawn from the likeliest classes, whose probabilities together reach top_p.
         known: Known data, `[B, ...]`, which the step uses where known_mask is True. Pass both or neither.
         known_mask: Bool, True where data are known. Broadcastable to `[B, ...]`, or shaped as its leading dimensions.
         embedding: Weight of an embedding, `[K, d']`, floating-point. The new state's embedding is then returned, too.
@@ -85,10 +87,11 @@ def update_sample(
     sent = Sent(checks.choice("choose", choose, CHOICES), known, known_mask, draw_noise)
     head, processes = LinearHead(hidden, weight, bias, flow_scale), (process_group, num_classes)
     step = _Step(state, head, embedding, sent, processes, backend, out, alpha=alpha, seed=seed, noise=noise)
+    top_p = checked_top_p(top_p, choose)
     dims, scale = len(step.lead), step.shard.num_classes
     message = rows.scalars(step.library, rows.MESSAGE, alpha, state, step.dtype, dims=dims, scale=scale)
     seed = noise_seed(state, seed, generator, ("noise", noise, (*step.lead, scale)), *step.draws)
-    return step(Solver(None, *message), Noise(seed, noise))
+    return step(Solver(None, *message), Noise(seed, noise), top_p)
 
 
 def solver_step(
@@ -109,6 +112,7 @@ def solver_step(
     beta_1: float | None = None,
     schedule: DiscreteSchedule | None = None,
     choose: str | None = None,
+    top_p: float = 1.0,
     variance_scale: PerRow | None = None,
     known: Tensor | None = None,
     known_mask: Tensor | None = None,
@@ -151,6 +155,7 @@ def solver_step(
         schedule: An object with the methods of `schedules.DiscreteSchedule`, instead of beta_1.
         choose: What a step uses of the output distribution: a "sample", its "mode" or its "mean". None: a "sample" in
             an "ancestral" step, else the "mean".
+        top_p: In (0, 1]: a "sample" is drawn from the likeliest classes, whose probabilities together reach top_p.
         variance_scale: The factor by which the variance E² of the step's noise is multiplied, at least 0: a number, or
             a floating-point tensor in a shape that t may have. None: 1, and the only value of a step without noise.
         known: Known data, `[B, ...]`, which the step uses where known_mask is True. Pass both or neither.
@@ -195,52 +200,7 @@ def solver_step(
     solver = step_arguments.step_scalars(coefficients, rule, schedule, times, previous, state, step.dtype, dims, scale)
     solver = step_arguments.scaled_variance(solver, variance_scale, state, dims)
     seed = step_seed(state, solver.std, seed, generator, noise, *step.draws, shape=(*step.lead, scale))
-    return step(solver, Noise(seed, noise))
-
-
-def mode(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    *,
-    flow_scale: Tensor | None = None,
-    state: Tensor | None = None,
-    process_group: ProcessGroup | None = None,
-    num_classes: int | None = None,
-    backend: str | None = None,
-) -> Tensor:
-    """The likeliest class of softmax(hidden·Wᵀ + bias + flow_scale·state), which ends a sampling run.
-
-    If several classes are equally likely, it returns the first of them.
-
-    Args:
-        hidden: Hidden states, `[B, ..., d]`, floating-point.
-        weight: The weight of the head, `[K, d]`, floating-point.
-        bias: The bias of the head, `[K]`, floating-point, or None.
-        flow_scale: Factor of the state in the logits, `[B, ...]`, floating-point. None: the factor is 0.
-        state: The state, logits `[B, ..., K]`, floating-point. Pass state and flow_scale, or neither.
-        process_group: The processes that share the classes; see `help(bfn_kernels.vocabulary)`. None for one process.
-        num_classes: K, the number of classes of all processes together. Only with process_group.
-        backend: A name of `backends.BACKENDS`; None chooses one for the device.
-
-    Returns:
-        Classes `[B, ...]`, int64.
-
-    Example:
-        >>> mode(torch.ones(1, 3), torch.tensor([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]]))
-        tensor([1])
-    """
-    checks.data("hidden", hidden)
-    head, lead = LinearHead(hidden, weight, bias, flow_scale), hidden.shape[:-1]
-    check_head("hidden", hidden, lead, head)
-    shard = shard_of(weight, process_group, num_classes, backend)
-    if state is not None:
-        checks.data("state", state)
-        checks.like("state", state, "weight", weight, (*state.shape[:-1], len(weight)))
-    _check_state_and_scale("hidden", hidden, (*lead, len(weight)), flow_scale=flow_scale, state=state)
-    library = backends.library(backend, hidden.device)
-    *detached, state = (value if value is None else value.detach() for value in (*head, state))
-    return library.vocabulary.mode(LinearHead(*detached), state, shard)
+    return step(solver, Noise(seed, noise), checked_top_p(top_p, choose))
 
 
 class _Step:
@@ -273,7 +233,7 @@ class _Step:
             checks.like("previous", previous, "hidden", head.hidden)
         elif before.previous_scale is not None:
             raise ValueError("previous_scale must be None without previous")
-        _check_state_and_scale("state", state, state.shape, **before._asdict())
+        check_state_and_scale("state", state, state.shape, **before._asdict())
         if embedding is not None:
             checks.weight("embedding", embedding)
             checks.same_device("embedding", embedding, "state", state)
@@ -289,42 +249,11 @@ class _Step:
         checks.no_gradient("a step by a linear head has no gradient", **inputs)
         self.dtype = checks.compute_dtype(state, *head, previous, *before, embedding)
 
-    def __call__(self, solver: Solver, noise: Noise) -> Tensor | tuple[Tensor, Tensor]:
+    def __call__(self, solver: Solver, noise: Noise, top_p: float) -> Tensor | tuple[Tensor, Tensor]:
         """Returns the new state or, with an embedding, a pair of the new state and its embedding."""
         embedding, embedded = self.embedding, None
         if embedding is not None:
             embedded = embedding.new_empty((*self.lead, embedding.shape[1]))
-        inputs = self.state, self.head, solver, self.before, embedding, self.sent, noise, self.shard
+        inputs = self.state, self.head, solver, self.before, embedding, self.sent, top_p, noise, self.shard
         updated = self.library.vocabulary.step(*inputs, out=self.out, embedded_out=embedded)
         return updated if embedded is None else (updated, embedded)
-
-
-def check_head(name: str, like: Tensor, shape: torch.Size, head: LinearHead, num_classes: int | None = None) -> None:
-    """Raises an error if a head does not fit the argument `like` of this name. shape: the shape of its tokens.
-    num_classes: the number of classes of `like`, if it has a number for each class."""
-    hidden, weight, bias, flow_scale = head
-    checks.data("hidden", hidden)
-    checks.like("hidden", hidden, name, like, (*shape, hidden.shape[-1]))
-    checks.weight("weight", weight)
-    checks.same_device("weight", weight, name, like)
-    width, got = hidden.shape[-1], tuple(weight.shape)
-    if got[1] != width:
-        seen = tuple(hidden.shape)
-        raise ValueError(f"weight must have shape [K, {width}], as hidden of shape {seen} requires, got {got}")
-    if num_classes not in (None, got[0]):
-        seen = tuple(like.shape)
-        raise ValueError(f"weight must have shape {num_classes, width}, as {name} of shape {seen} requires, got {got}")
-    if bias is not None:
-        checks.like("bias", bias, "weight", weight, weight.shape[:1])
-    if flow_scale is not None:
-        checks.like("flow_scale", flow_scale, name, like, shape)
-
-
-def _check_state_and_scale(model_name: str, model: Tensor, shape: Sequence[int], **pair: Tensor | None) -> None:
-    """Raises an error for a flow_scale without a state, a state without a flow_scale, or a wrong shape of either."""
-    (scale_name, scale), (name, state) = pair.items()
-    if (scale is None) != (state is None):
-        raise ValueError(f"{scale_name} and {name} must be given together")
-    if scale is not None:
-        checks.like(scale_name, scale, model_name, model, shape[:-1])
-        checks.like(name, state, model_name, model, shape)

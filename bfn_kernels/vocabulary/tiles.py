@@ -193,6 +193,7 @@ class Logits:
         self.bias, self.scale = (value if value is None else value.to(dtype) for value in (bias, scale))
         self.grid = Grid(len(hidden), len(weight), weight.shape[1], weight, dtype, grids, whole)
         self._rows: tuple[slice | None, Tensor] = None, weight
+        self.least: Tensor | None = None  # for each token, a limit below which a logit becomes −∞
 
     def rows(self, classes: slice) -> Tensor:
         """The rows of the weight for some classes."""
@@ -220,4 +221,26 @@ class Logits:
                 block.add_(self.bias[classes][columns])
         if self.scale is not None:
             logits.addcmul_(self.scale[chunk].unsqueeze(-1), self.y(chunk, classes).to(self.dtype))
+        if self.least is not None:
+            logits.masked_fill_(logits < self.least[chunk].unsqueeze(-1), -torch.inf)
         return logits
+
+
+def likeliest(
+    tiles: Iterator[tuple[slice, slice, Tensor]], like: Tensor, dtype: torch.dtype, shard: Shard
+) -> tuple[Tensor, Tensor]:
+    """For each token, the class with the largest number, or the first one of several, and whether this number is
+    finite.
+
+    tiles: the tokens, the classes and the numbers of each tile. like: a tensor with a row for each token. dtype: the
+    type of the numbers.
+    """
+    top = like.new_full((len(like),), -torch.inf, dtype=dtype)
+    mode = torch.zeros_like(top, dtype=torch.int64)
+    for chunk, classes, numbers in tiles:
+        tile_top, index = numbers.max(-1)
+        higher = ~((tile_top <= top[chunk]) | top[chunk].isnan())  # the first NaN counts as the highest
+        mode[chunk] = torch.where(higher, index + classes.start, mode[chunk])
+        top[chunk] = torch.where(higher, tile_top, top[chunk])
+    top, process = shard.gathered(top).max(0)
+    return shard.gathered(shard.first + mode).gather(0, process.unsqueeze(0)).squeeze(0), top.isfinite()

@@ -28,6 +28,9 @@ def step(dtype, weight, bias, between, backend=None, **group):
     leaves = [leaf.to(dtype).requires_grad_() for leaf in (between, weight, bias)]
     head, options = leaves[1:], {"backend": backend, **group}
     seen = vocabulary.flow_embedding(x, t, leaves[1], seed=3, **of, **options)
+    parts = {"scale": 5.0, "spread": t, "seed": 4, "mask": mask}
+    for output in ("softmax", "linear"):
+        seen = seen + vocabulary.noisy_embedding(x, leaves[1], output=output, **parts, **options)
     hidden = (seen @ leaves[0]).tanh()
     draws = {"step": 2, "n_steps": 9, "n_samples": 2, "seed": 1, "mask": mask}
     flow = {"flow_scale": hidden.mean(-1), "flow_seed": 3}
@@ -55,7 +58,12 @@ def sampled(weight, bias, part=slice(None), backend=None, **group):
     scales = {"flow_scale": hidden[..., 0], "previous_scale": previous[..., 0], "previous_state": state.flip(0)}
     made = vocabulary.solver_step(state, hidden, weight, bias, previous=previous, **scales, **times, **options)
     mode = vocabulary.mode(hidden, weight, bias, flow_scale=hidden[..., 0], state=state, backend=backend, **group)
-    return torch.stack([*states, made[0]]), [*same, made[1], mode]
+    x = mode.remainder(k)
+    noisy = {"scale": 0.5, "spread": 1.0, "seed": 2, "return_argmax": True, "backend": backend, **group}
+    _, most = vocabulary.noisy_embedding(x, weight, **noisy)
+    nucleus = {"top_p": 0.5, "seed": 3, "backend": backend, **group}
+    drawn = vocabulary.sample(hidden, weight, bias, flow_scale=hidden[..., 0], state=state, **nucleus)
+    return torch.stack([*states, made[0]]), [*same, made[1], mode, most, drawn]
 
 
 def parameters(k):

@@ -19,7 +19,7 @@ from bfn_kernels.schedules import (
     final_accuracy,
 )
 from tests.kernels.case import ROWS, Case, covering, giving
-from tests.kernels.declared import annotations, public
+from tests.kernels.declared import annotations, parameters, public
 from tests.kernels.op_cases import CASES
 from tests.kernels.support import SHARED
 from tests.kernels.vocabulary_cases import LARGE, MODES, STEPS
@@ -50,6 +50,9 @@ BOUNDS: dict[str, tuple[list, list]] = {  # what is accepted, and what is refuse
     "temperature": closed(1e-30, 1e30),
     "guidance": ([-1e300, 1e300], [math.nan]),
     "score_clip": ([0.0, math.inf], [-LEAST, math.nan]),
+    "scale": ([0.0, math.inf], [-LEAST, math.nan]),
+    "spread": ([0.0, math.inf], [-LEAST, math.nan]),
+    "top_p": ([LEAST, 1.0], [0.0, above(1.0), math.nan]),
     "variance_scale": ([0.0, math.inf], [-LEAST, math.nan]),
     "sigma_1": ([LEAST, below(1.0)], [0.0, 1.0, math.nan]),
     "beta_1": ([LEAST, 1e300], [0.0, -LEAST, math.inf, math.nan]),
@@ -89,6 +92,8 @@ def arguments(case: Case, name: str) -> dict:
         given = {k: v for k, v in given.items() if k not in ("noise", "n_samples", "quadrature")}
     if name in ("step", "n_steps") and "t" in given:
         given = {k: v for k, v in given.items() if k != "t"} | {"step": 1}
+    if name == "top_p" and "choose" in parameters(case.op):  # a step of first order that draws
+        given = {k: v for k, v in given.items() if "previous" not in k} | {"choose": "sample"}
     if "t_next" in given:
         given |= {"t_next": 0.5} | ({"t": 0.25} if name != "t_next" else {})
     return given

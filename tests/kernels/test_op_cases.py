@@ -18,7 +18,8 @@ def test_every_op_has_a_case():
 
 # Other tests give these to every op that takes them: test_contracts.py the masks of flows, test_stores.py and
 # test_out.py the outputs, test_noise.py the seeds, test_solvers.py coefficients, and test_arguments.py steps for times.
-ELSEWHERE = {"mask", *OUTPUTS, "seed", "coefficients", "step"}
+# With a factor, an op consists of torch's own ops: test_noisy.py.
+ELSEWHERE = {"mask", *OUTPUTS, "seed", "coefficients", "step", "factor"}
 
 
 def test_every_tensor_that_an_op_may_be_given_is_in_a_case():

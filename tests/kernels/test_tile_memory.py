@@ -29,6 +29,14 @@ def embedded(hidden, weight, bias):
     return vocabulary.flow_embedding(X, T, weight, seed=1, **BETA) + 0 * hidden + 0 * bias.sum()
 
 
+def noisy(**more):
+    def embedded(hidden, weight, bias):
+        seen, _ = vocabulary.noisy_embedding(X, weight, scale=4.0, spread=T, seed=1, return_argmax=True, **more)
+        return seen + 0 * hidden + 0 * bias.sum()
+
+    return embedded
+
+
 def of_steps(**more):
     def loss(*head):
         return vocabulary.discrete_time_loss(X, *head, step=2, n_steps=4, n_samples=2, seed=1, **EACH, **more)
@@ -38,6 +46,8 @@ def of_steps(**more):
 
 WITH_GRADIENTS = {
     "flow_embedding": embedded,
+    "noisy_embedding": noisy(temperature=0.5),
+    "noisy_embedding that is linear": noisy(output="linear"),
     "continuous_time_loss": lambda *head: vocabulary.continuous_time_loss(X, *head, T, **BETA, **EACH),
     "continuous_time_loss that follows": lambda *head: vocabulary.continuous_time_loss(X, *head, T, **FOLLOWS, **EACH),
     "reconstruction_loss": lambda *head: vocabulary.reconstruction_loss(X, *head, **EACH),
@@ -85,3 +95,8 @@ def test_a_step_makes_no_tensor_but_the_state(name):
 def test_the_mode_of_the_logits_makes_no_tensor_of_them(follows):
     more = {"flow_scale": SCALE, "state": normal(COUNT, K)} if follows else {}
     assert large(lambda: vocabulary.mode(*HEAD, **more))[0] == 0
+
+
+@pytest.mark.parametrize("top_p", [0.5, 1.0])
+def test_a_sample_of_the_logits_makes_no_tensor_of_them(top_p):
+    assert large(lambda: vocabulary.sample(*HEAD, top_p=top_p, seed=1))[0] == 0

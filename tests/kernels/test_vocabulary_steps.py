@@ -8,7 +8,7 @@ import torch
 from bfn_kernels import discrete, nn, samplers, vocabulary
 from bfn_kernels.nn.vocabulary import EmbeddedInput
 from bfn_kernels.solvers import Coefficients
-from tests.kernels.support import DTYPES, INTERPRETED, NATIVE
+from tests.kernels.support import DTYPES, INTERPRETED, NATIVE, widened
 from tests.kernels.test_accuracy import FORMS, check, laid_out
 from tests.kernels.test_vocabulary import native, on_cpu, small_tiles  # noqa: F401
 from tests.kernels.vocabulary_cases import MODES, SHAPES, STEPS
@@ -55,7 +55,7 @@ def test_modes(case, backend, dtype, small_tiles):  # noqa: F811
         pytest.skip("Triton's interpreter multiplies the bits of bfloat16; tests/ptx runs these products")
     for seed, shape in enumerate(SHAPES):
         inputs = case.inputs(shape, dtype, seed)
-        assert torch.equal(case(inputs, backend), case({k: v.double() for k, v in inputs.items()}, "reference"))
+        assert torch.equal(case(inputs, backend), case(widened(inputs), "reference"))
     hidden, weight = torch.ones(2, 3), torch.zeros(130, 3)
     assert vocabulary.mode(hidden, weight, backend=backend).tolist() == [0, 0]  # the first of many
 

@@ -45,6 +45,13 @@ for k, kind in [(2, torch.int64), (5, torch.uint8), (1003, torch.int64)]:
         f"vocabulary.{op}[K={k}"
         for op in ("flow_embedding", "continuous_time_loss", "reconstruction_loss", "discrete_time_loss")
     )
+    parts, kept = {"scale": rows(uniform(0, 16)), "spread": rows(uniform(0, 4))}, {"temperature": 0.7}
+    linear, of_noisy = {"output": "linear"}, f"vocabulary.noisy_embedding[K={k}"
+    if k > 2:
+        LARGE += [
+            of(f"{of_noisy}]", {**noisy, **parts, **kept}, "weight"),
+            of(f"{of_noisy} linear seeded]", {**flow, **parts, **linear, **seed}, "weight", in_ptx=in_ptx),
+        ]
     LARGE += [
         of(f"{embedding}]", {**noisy, **timed}, "weight"),
         of(f"{embedding} seeded]", {**flow, **timed, **seed}, "weight", in_ptx=in_ptx),
@@ -101,6 +108,7 @@ for k, kind in [(2, torch.int64), (5, torch.uint8), (1003, torch.int64)]:
     of, beta, noise = partial(case, num_classes=k), {"beta_1": 16 / k}, {"noise": per_class(normal(), k)}
     seen = lambda name, call, of=of: Seen(**vars(of(name, call)))  # noqa: E731
     start, draw = {"state": per_class(normal(2), k), **head(k)}, {"draw_noise": uniform(0, 1)}
+    nucleus = {**draw, "top_p": 0.6}
     sent = {**start, "alpha": ALPHA, **noise}
     drawn, mode, mean = {**sent, **draw}, {**sent, "choose": "mode"}, {**sent, "choose": "mean"}
     known = {"known": poisoned(classes(k, kind), 255 if kind == torch.uint8 else -100), "known_mask": some}
@@ -118,6 +126,7 @@ for k, kind in [(2, torch.int64), (5, torch.uint8), (1003, torch.int64)]:
         of(f"{update} mode follows]", {**mode, **SCALE}),
         seen(f"{update} mean seen follows]", {**mean, "alpha": rows(uniform(0, 16 / k)), **SCALE, **embedding}),
         of(f"{update} mode]", mode),
+        of(f"{update} nucleus]", {**sent, **nucleus}),
         of(f"{update} mean known]", {**mean, **known}),
         seen(f"{update} seen]", {**drawn, **embedding}),
         seen(f"{update} mean seen]", {**mean, **embedding}),
@@ -127,7 +136,12 @@ for k, kind in [(2, torch.int64), (5, torch.uint8), (1003, torch.int64)]:
         of(f"{solve} sde2]", {**second, **noise, "rule": "sde2"}),
         of(f"{solve} renoise mode]", {**first, **noise, "rule": "renoise", "choose": "mode"}),
         of(f"{solve} sde1 sample]", {**first, **noise, **draw, **LOUD, "rule": "sde1", "choose": "sample"}),
+        of(f"{solve} nucleus]", {**first, **noise, **nucleus, "rule": "sde1", "choose": "sample"}),
         seen(f"{solve} ode2 seen]", {**ode2, **embedding}),
     ]
     scaled = {**head(k), **SCALE, "state": per_class(normal(2), k)}
     MODES += [of(f"vocabulary.mode[K={k}]", head(k)), of(f"vocabulary.mode[K={k} follows]", scaled)]
+    MODES += [of(f"vocabulary.sample[K={k} nucleus follows]", {**scaled, **nucleus})]
+    flow = {"x": classes(k, kind), "weight": head(k)["weight"], **noise, "return_argmax": True, "output": "linear"}
+    parts = {"scale": rows(uniform(0, 16)), "spread": rows(uniform(0.1, 4))}
+    MODES += [of(f"vocabulary.noisy_embedding[K={k} argmax]", {**flow, **parts}, part=1)]
