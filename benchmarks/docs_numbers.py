@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import csv_files, experiments, page, patched, runs_report, shares, vocabularies
+from benchmarks import csv_files, experiments, noisy_embeddings, page, patched, runs_report, shares, vocabularies
 from benchmarks.clients import checkouts, places
 from benchmarks.clients import client_rows as clients
 from benchmarks.competitors import COMPILED, EAGER
@@ -154,6 +154,8 @@ FIGURES: tuple[tuple[str, Callable[[Path], str]], ...] = (
     ("docs/benchmark_cases.md", said(Row, "results.csv")),
     ("docs/benchmarks.md", of_cases(page.vocabularies)),
     ("docs/benchmarks.md", said(Row, "results.csv")),
+    ("docs/benchmarks.md", table(noisy_embeddings.Embedding, "noisy.csv", noisy_embeddings)),
+    ("docs/benchmarks.md", said(noisy_embeddings.Embedding, "noisy.csv")),
     ("docs/results.md", table(vocabularies.Step, "vocabularies.csv", vocabularies)),
     ("docs/results.md", table(experiments.Run, "experiments.csv", experiments)),
     *(

@@ -3,7 +3,7 @@
 
 "Duo's lines" are those of github.com/s-sahoo/duo (algo.py, models/dit.py), with the class of the largest number. "FLM's
 lines" are those of github.com/david3684/flm. "the two products" are the matrix products of an embedding and of its
-gradient, for vectors that are there.
+gradient, for vectors that are there. A step has an embedding, a network of two linear layers, a head, and Duo's bound.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks import csv_files, measure, memory
@@ -24,10 +24,11 @@ from benchmarks.report import MIB, duration, number
 from bfn_kernels import vocabulary
 
 CLASSES, WIDTH, TEMPERATURE = 30_522, 768, 0.1  # the vocabulary of BERT, and the network of Duo
-TOKENS = (512, 2048)
+TOKENS = (512,)
 DUO, FLM, PRODUCTS = "Duo's lines", "FLM's lines", "the two products"
 SOFTMAX, ARGMAX = "noisy_embedding", "noisy_embedding, return_argmax"
 LINEAR, KEPT, MADE = "linear", "linear, factor kept", "linear, factor made in the call"
+DUO_STEP, OUR_STEP = "a step, Duo's lines", "a step, noisy_embedding and loss_by_chunks"
 COLUMNS = ("tokens", "code", "embedding", "with its gradient", "MiB")
 
 
@@ -48,11 +49,51 @@ def cells(found: Embedding) -> list[str]:
 
 
 def duo(x: Tensor, weight: Tensor, scale: Tensor, spread: Tensor) -> Tensor:
+    return noisy_by_duo(x, weight, scale, spread)[0]
+
+
+def noisy_by_duo(x: Tensor, weight: Tensor, scale: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
     one_hot = F.one_hot(x, len(weight))
     y = scale[:, None, None] * one_hot + spread[:, None, None] * torch.randn(one_hot.shape)
     y = y * (1 / TEMPERATURE)
-    y.argmax(-1)
-    return torch.einsum("blv,ve->ble", F.softmax(y, dim=-1).float(), weight.float())
+    x_t = y.argmax(-1)
+    return torch.einsum("blv,ve->ble", F.softmax(y, dim=-1).float(), weight.float()), x_t
+
+
+def nll_by_duo(logits: Tensor, x: Tensor, x_t: Tensor, alpha: Tensor) -> Tensor:
+    """Duo's bound of each token, with dα/dt = −1."""
+    classes, p = logits.shape[-1], logits.log_softmax(-1).exp()
+    mixed = classes * alpha.unsqueeze(-1) * p + 1 - alpha.unsqueeze(-1)
+    of_x, of_x_t = (mixed.gather(-1, index.unsqueeze(-1)).squeeze(-1) for index in (x, x_t))
+    same, ratio = (x == x_t).float(), (1 - alpha) / (classes * alpha + 1 - alpha)
+    first = classes * (1 / ((1 - alpha) + classes * alpha * same) - 1 / of_x_t)
+    offset = ((classes - 1) * ratio * same - (1 - same) / ratio) * ratio.log()
+    second = -(same * ratio + 1 - same) * (mixed.log().sum(-1) - classes * of_x_t.log())
+    second = second - classes * alpha / (1 - alpha) * (of_x.log() - of_x_t.log()) * (1 - same) + offset
+    return -(first - second) / (classes * alpha)
+
+
+def step(ours: bool, tokens: int, gradient: bool) -> Callable[[], tuple]:
+    """The loss of a training step and, if wanted, all gradients."""
+    x, weight, scale, spread = inputs(tokens)
+    network = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.SiLU(), nn.Linear(WIDTH, WIDTH))
+    head = nn.Linear(WIDTH, CLASSES)
+    parameters, alpha = [weight, *network.parameters(), *head.parameters()], torch.full(x.shape, 0.6)
+
+    def run() -> tuple:
+        with torch.set_grad_enabled(gradient):
+            if ours:
+                seen, x_t = vocabulary.noisy_embedding(
+                    x, weight, scale=scale, spread=spread, temperature=TEMPERATURE, return_argmax=True, seed=1
+                )
+                hidden = network(seen)
+                loss = vocabulary.loss_by_chunks(nll_by_duo, hidden, head.weight, head.bias, x, x_t, alpha)
+            else:
+                seen, x_t = noisy_by_duo(x, weight, scale, spread)
+                loss = nll_by_duo(head(network(seen)), x, x_t, alpha).mean()
+        return (loss, torch.autograd.grad(loss, parameters) if gradient else None)
+
+    return run
 
 
 def flm(x: Tensor, weight: Tensor, scale: Tensor, spread: Tensor) -> Tensor:
@@ -81,6 +122,8 @@ def inputs(tokens: int) -> tuple[Tensor, ...]:
 
 def call(code: str, tokens: int, gradient: bool) -> Callable[[], tuple]:
     """The call of a code. The tensors that it reads are made here."""
+    if code in (DUO_STEP, OUR_STEP):
+        return step(code == OUR_STEP, tokens, gradient)
     x, weight, scale, spread = inputs(tokens)
     if code == PRODUCTS:
         y, grad = torch.rand(tokens, CLASSES), torch.rand(tokens, WIDTH)
@@ -104,7 +147,7 @@ def call(code: str, tokens: int, gradient: bool) -> Callable[[], tuple]:
     return run
 
 
-CODES = (PRODUCTS, DUO, ARGMAX, SOFTMAX, FLM, LINEAR, MADE, KEPT)
+CODES = (PRODUCTS, DUO, ARGMAX, SOFTMAX, FLM, LINEAR, MADE, KEPT, DUO_STEP, OUR_STEP)
 
 
 def runs(code: str, tokens: int) -> tuple[Callable[[], tuple], Callable[[], tuple]]:

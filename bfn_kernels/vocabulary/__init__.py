@@ -41,6 +41,7 @@ from bfn_kernels.autograd import needs
 from bfn_kernels.formulas import MEAN, SUM, hide
 from bfn_kernels.records import NO_FLOW, FlowLogits, LinearHead, LossTarget, Noise
 from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
+from bfn_kernels.vocabulary.chunks import loss_by_chunks as loss_by_chunks
 from bfn_kernels.vocabulary.draws import check_head
 from bfn_kernels.vocabulary.draws import mode as mode
 from bfn_kernels.vocabulary.draws import sample as sample
