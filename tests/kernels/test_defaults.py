@@ -29,7 +29,9 @@ DEFAULTS = {  # of a parameter, or of one of a family or a function alone
     "of_examples": (),
     "output": "probs",
     "circular.output": "concentration",
+    "vocabulary.output": "softmax",
     "own_times": False,
+    "return_argmax": False,
     "squared": False,
     "period": 2 * math.pi,
     "parametrisation": "noise",
@@ -42,6 +44,7 @@ DEFAULTS = {  # of a parameter, or of one of a family or a function alone
     "t": 1.0,
     "t_min": 1e-6,
     "tied": False,
+    "top_p": 1.0,
 }
 TORCHS = {"norm_type", "scale_grad_by_freq", "sparse", "_freeze"}  # arguments of torch's own modules
 OURS = {op: public(op) for op in OPS} | {
