@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from bfn_kernels import checks
+from bfn_kernels import backends, checks
+from bfn_kernels.declarations import Forward, times_saved
 from bfn_kernels.records import LinearHead
 from bfn_kernels.vocabulary.draws import check_head
 
@@ -98,8 +99,9 @@ class _Loss(torch.autograd.Function):
     def backward(ctx: Any, grad):  # type: ignore[override]
         if torch.is_grad_enabled():
             raise RuntimeError("loss_by_chunks has no second derivative; create_graph must be False")
-        each = zip(ctx.saved_tensors, ctx.types, strict=True)
-        return *[None] * 4, *(value if value is None else (value * grad).to(dtype) for value, dtype in each)
+        forward = Forward(ctx.saved_tensors, ctx.needs_input_grad[-3:], ctx.types)
+        library = backends.library(None, grad.device)
+        return *[None] * 4, *times_saved(library, grad, None, forward.saved, forward, first=0)
 
 
 def _chunks(count: int, size: int) -> Iterator[slice]:

@@ -13,7 +13,8 @@ from tests.kernels.vocabulary_cases import LARGE, MODES, STEPS, WIDE
 
 def kind(case) -> tuple:
     """Cases of one kind run the same code."""
-    words = ("choose", "receiver", "quadrature", "parametrisation", "n_samples", "num_bins", "rule", "output", "return_argmax")
+    words = ("choose", "receiver", "quadrature", "parametrisation", "n_samples", "num_bins", "rule")
+    words += ("output", "return_argmax")
     options = tuple(
         (k, case.options[k] if k not in ("quadrature", "num_bins") else True) for k in words if k in case.options
     )
