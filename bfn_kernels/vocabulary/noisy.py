@@ -103,7 +103,7 @@ def noise_factor(weight: Tensor) -> Tensor:
     product y·W of about d tokens.
 
     Args:
-        weight: The weight of the head, `[K, d]`, floating-point.
+        weight: W, the vectors of the classes, `[K, d]`, floating-point; differentiable.
 
     Returns:
         F, an upper triangular matrix `[d, d]`, float64 if the weight is float64, else float32.
