@@ -149,6 +149,7 @@ def test_the_error_is_that_of_the_worst_row():
     assert math.isnan(gate.compare(got, want, share=0.5))
 
 
+@pytest.mark.slow
 def test_a_failed_gate_has_no_time_and_status_1(monkeypatch, tmp_path, capsys):
     case = tiny(CASES[0])
     honest = competitors(case, ["cpu"])
@@ -269,6 +270,7 @@ def test_peers_follow_the_device(case, monkeypatch):
             assert {output.device.type for output in outputs} == {"meta"}
 
 
+@pytest.mark.slow
 def test_a_run_on_a_gpu_that_is_not_there(monkeypatch, tmp_path, capsys):
     class Pretended(Cpu):
         machine = lambda self: {"gpu": "none"}  # noqa: E731

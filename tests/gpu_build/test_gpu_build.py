@@ -56,6 +56,7 @@ def test_a_source_without_a_log_is_an_error(tmp_path, monkeypatch):
         compiled_cuda.kernels([80, 90], tmp_path)
 
 
+@pytest.mark.slow
 def test_a_product_is_compiled_for_amd(tmp_path, monkeypatch):
     """The product of float32 numbers with 16-bit vectors takes the most shared memory."""
     pytest.importorskip("triton")
@@ -197,6 +198,7 @@ def test_a_kernel_without_loops_is_compared():
     assert ptxas.compared(PTX + "@%p3 bra $L__BB0_3;\n$L__BB0_3:\n", code, 2) is None
 
 
+@pytest.mark.slow
 def test_the_rules_agree_with_ptxas(tmp_path, monkeypatch):
     """In a kernel with divisions and with conversions of integers."""
     pytest.importorskip("triton")
