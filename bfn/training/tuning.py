@@ -72,9 +72,9 @@ class Tuning:
     def after_steps(self, seconds: float) -> None:
         """Start the other process, once the times of some steps are known, or change over when it has made the training
         pass. All processes of the run call this with equal arguments, after the same step. seconds: of a step."""
-        fixed, trained = self.train.compile_from, self.beside is not None and self.beside.trained
         if self.later is None:
             return
+        fixed, trained = self.train.compile_from, self.beside is not None and self.beside.trained
         if trained if fixed is None else self.at.step >= fixed:
             self.change_over()
         elif not self.started and self.at.step > self.first_step + PASSES:

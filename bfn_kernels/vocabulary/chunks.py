@@ -1,7 +1,6 @@
 """Losses of a user's own of the logits of a large vocabulary, which are computed for some tokens at a time."""
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from bfn_kernels import backends, checks
 from bfn_kernels.declarations import Forward, times_saved
 from bfn_kernels.records import LinearHead
 from bfn_kernels.vocabulary.draws import check_head
+from bfn_kernels.vocabulary.tiles import slices_of
 
 NUMBERS = {"cpu": 2**22}  # the numbers of a chunk of logits, 16 MiB in float32
 MANY = 2**26  # the numbers of a chunk on any other device
@@ -70,18 +70,19 @@ class _Loss(torch.autograd.Function):
     def forward(ctx: Any, loss, rows, size, divisor, hidden, weight, bias):  # type: ignore[override]
         tokens, dtype = hidden.reshape(-1, hidden.shape[-1]), checks.compute_dtype(hidden, weight, bias)
         of_hidden, of_weight, of_bias = ctx.needs_input_grad[-3:]
+        wanted = of_hidden or of_weight or of_bias
         by_hidden = torch.zeros_like(tokens, dtype=dtype) if of_hidden else None
         by_weight = torch.zeros_like(weight, dtype=dtype) if of_weight else None
         by_bias = torch.zeros_like(bias, dtype=dtype) if of_bias else None
         total = tokens.new_zeros((), dtype=checks.widest(tokens.device))
-        for chunk in _chunks(len(tokens), size):
+        for chunk in slices_of(len(tokens), size):
             logits = linear(tokens[chunk], weight, bias).detach()  # in the type of autocast, if it is on
-            with torch.enable_grad() if any(ctx.needs_input_grad) else contextlib.nullcontext():
-                each = loss(logits.requires_grad_(any(ctx.needs_input_grad)), *(row[chunk] for row in rows))
+            with torch.set_grad_enabled(wanted):
+                each = loss(logits.requires_grad_(wanted), *(row[chunk] for row in rows))
                 if each.shape != logits.shape[:1]:
                     raise ValueError(f"loss must return shape {tuple(logits.shape[:1])}, got {tuple(each.shape)}")
                 total += each.detach().sum()
-                if not any(ctx.needs_input_grad):
+                if not wanted:
                     continue
                 slope = torch.autograd.grad(each.sum(), logits)[0].to(dtype).div_(divisor)
             del logits, each
@@ -102,7 +103,3 @@ class _Loss(torch.autograd.Function):
         forward = Forward(ctx.saved_tensors, ctx.needs_input_grad[-3:], ctx.types)
         library = backends.library(None, grad.device)
         return *[None] * 4, *times_saved(library, grad, None, forward.saved, forward, first=0)
-
-
-def _chunks(count: int, size: int) -> Iterator[slice]:
-    return (slice(first, min(first + size, count)) for first in range(0, count, size))

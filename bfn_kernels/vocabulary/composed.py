@@ -36,6 +36,7 @@ from bfn_kernels.vocabulary.tiles import (
     Products,
     Tokens,
     for_products,
+    multiply_transposed,
 )
 
 Tensors = tuple[Tensor, ...]
@@ -91,14 +92,13 @@ def flow_embedding_backward(
         fused(*messages.of_tile(slice(None), slice(0, count)), tokens.vectors(grad), top, total, by_weight)
         return by_weight
     vectors, flow_tile = tokens.vectors(grad).to(products.dtype), messages.function("flow_tile")
-    for classes in grid.classes():
-        sums = by_weight[classes].to(stats.dtype)
-        for chunk in grid.chunks():
-            theta = grid.tile(chunk, classes)
-            flow_tile(chunk, classes, True, theta, top[chunk], total[chunk], None)
-            products.add(sums, theta.t(), vectors[chunk], chunk.start > 0)
-        if sums.dtype != dtype:
-            by_weight[classes] = sums
+
+    def theta(chunk: slice, classes: slice) -> Tensor:
+        tile = grid.tile(chunk, classes)
+        flow_tile(chunk, classes, True, tile, top[chunk], total[chunk], None)
+        return tile
+
+    multiply_transposed(grid, theta, vectors, products, by_weight)
     return by_weight
 
 

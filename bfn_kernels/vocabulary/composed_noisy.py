@@ -11,7 +11,15 @@ from bfn_kernels.checks import compute_dtype
 from bfn_kernels.records import Noise
 from bfn_kernels.vocabulary.shards import Shard
 from bfn_kernels.vocabulary.tile_functions import Messages
-from bfn_kernels.vocabulary.tiles import NO_SOFTMAX, Grid, Products, Tokens, for_products, likeliest
+from bfn_kernels.vocabulary.tiles import (
+    NO_SOFTMAX,
+    Grid,
+    Products,
+    Tokens,
+    for_products,
+    likeliest,
+    multiply_transposed,
+)
 
 
 class Noisy:
@@ -72,12 +80,7 @@ def noisy_sum_backward(
     noisy, products = Noisy(library, x, scale, spread, noise, count, width, shard), Products(library, scale.dtype, grad)
     by_weight = for_products(noisy.grid, grad, (count, width), dtype)
     vectors = noisy.tokens.vectors(grad).to(products.dtype)
-    for classes in noisy.grid.classes():
-        sums = by_weight[classes].to(scale.dtype)
-        for chunk in noisy.grid.chunks():
-            products.add(sums, noisy.tile(chunk, classes).t(), vectors[chunk], chunk.start > 0)
-        if sums.dtype != dtype:
-            by_weight[classes] = sums
+    multiply_transposed(noisy.grid, noisy.tile, vectors, products, by_weight)
     return by_weight
 
 

@@ -6,7 +6,7 @@ compute the same results. The other operators are gradients, a loss with its gra
 except for a sampler's state.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -35,20 +35,25 @@ def _embedding_fake(x, weight, *others):
     return weight.new_empty((*x.shape, weight.shape[1])), stats
 
 
-def _embedding_backward(library: Library, grad: Tensor, forward: Forward):
-    *flow, weight, first, num_classes, group = forward.saved
-    of_weight = len(weight), weight.dtype, first, num_classes, group
-    return None, library.vocabulary.flow_embedding_backward(grad, *flow, *of_weight)
+def _backward_of_weight(name: str) -> Callable:
+    """The backward pass of an embedding, of which only the weight has a gradient. name: the operator that computes this
+    gradient."""
+
+    def backward(library: Library, grad: Tensor, forward: Forward):
+        *inputs, weight, first, num_classes, group = forward.saved
+        of_weight = len(weight), weight.dtype, first, num_classes, group
+        return None, getattr(library.vocabulary, name)(grad, *inputs, *of_weight)
+
+    return backward
+
+
+def _weight_gradient_fake(grad, *others):
+    *_, count, dtype, _, _, _ = others
+    return grad.new_empty((count, grad.shape[-1]), dtype=dtype)
 
 
 def _noisy_sum_fake(x, weight, *others):
     return weight.new_empty((*x.shape, weight.shape[1]))
-
-
-def _noisy_sum_backward(library: Library, grad: Tensor, forward: Forward):
-    *noisy, weight, first, num_classes, group = forward.saved
-    of_weight = len(weight), weight.dtype, first, num_classes, group
-    return None, library.vocabulary.noisy_sum_backward(grad, *noisy, *of_weight)
 
 
 def types_of_head(head: LinearHead) -> list[torch.dtype]:
@@ -120,26 +125,26 @@ OPERATORS = [
         "(Tensor out, Tensor stats)",
         fake=_embedding_fake,
         saved="x beta spread seed noise stats weight first num_classes group",
-        backward=_embedding_backward,
+        backward=_backward_of_weight("flow_embedding_backward"),
         composed=True,
     ),
     Operator(
         "flow_embedding_backward(Tensor grad, Tensor x, Tensor beta, Tensor spread, Tensor? seed, Tensor? noise, "
         f"Tensor stats, int count, ScalarType dtype, {_SHARD}) -> Tensor",
-        fake=lambda grad, *others: grad.new_empty((others[-5], grad.shape[-1]), dtype=others[-4]),
+        fake=_weight_gradient_fake,
         composed=True,
     ),
     operator(
         reference.noisy_sum,
         fake=_noisy_sum_fake,
         saved="x scale spread seed noise weight first num_classes group",
-        backward=_noisy_sum_backward,
+        backward=_backward_of_weight("noisy_sum_backward"),
         composed=True,
     ),
     Operator(
         "noisy_sum_backward(Tensor grad, Tensor x, Tensor scale, Tensor spread, Tensor? seed, Tensor? noise, "
         f"int count, ScalarType dtype, {_SHARD}) -> Tensor",
-        fake=lambda grad, *others: grad.new_empty((others[-5], grad.shape[-1]), dtype=others[-4]),
+        fake=_weight_gradient_fake,
         composed=True,
     ),
     operator(reference.noisy_mode, fake=lambda x, *others: x.new_empty(x.shape, dtype=torch.int64), composed=True),

@@ -10,7 +10,7 @@ computes its gradients in the forward pass, each tile has all classes of its tok
 
 import copy
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -106,11 +106,11 @@ class Grid:
         return other
 
     def classes(self) -> Iterator[slice]:
-        return _chunks(self.num_classes, self.class_step)
+        return slices_of(self.num_classes, self.class_step)
 
     def chunks(self) -> Iterator[slice]:
         """The tokens of each tile."""
-        return _chunks(self.tokens, self.token_step)
+        return slices_of(self.tokens, self.token_step)
 
     def tile(self, chunk: slice, classes: slice) -> Tensor:
         """Memory for the numbers of a tile. All tiles use the same memory."""
@@ -118,7 +118,7 @@ class Grid:
         return self.memory[: rows * columns].view(rows, columns)
 
 
-def _chunks(count: int, step: int) -> Iterator[slice]:
+def slices_of(count: int, step: int) -> Iterator[slice]:
     return (slice(first, min(first + step, count)) for first in range(0, count, step))
 
 
@@ -179,6 +179,19 @@ class Products:
             self.kernel(a, b, add, sums)
 
 
+def multiply_transposed(
+    grid: Grid, tile: Callable[[slice, slice], Tensor], vectors: Tensor, products: Products, out: Tensor
+) -> None:
+    """Writes Yᵀ·vectors into `out`, for a matrix Y whose tiles the function `tile` computes. The sums over tokens have
+    the type of the tiles."""
+    for classes in grid.classes():
+        sums = out[classes].to(grid.dtype)
+        for chunk in grid.chunks():
+            products.add(sums, tile(chunk, classes).t(), vectors[chunk], chunk.start > 0)
+        if sums.dtype != out.dtype:
+            out[classes] = sums
+
+
 class Logits:
     """The logits hidden·Wᵀ + bias + flow_scale·y of tokens, a tile at a time.
 
@@ -214,7 +227,7 @@ class Logits:
     def tile(self, chunk: slice | Tensor, classes: slice) -> Tensor:
         hidden, rows = self.hidden[chunk], self.rows(classes)
         logits = self.grid.tile(slice(0, len(hidden)), classes)
-        for columns in _chunks(len(rows), BLOCK):
+        for columns in slices_of(len(rows), BLOCK):
             block = logits[:, columns]
             self.products.add(block, hidden, rows[columns].t(), False)
             if self.bias is not None:

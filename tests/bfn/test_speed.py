@@ -283,7 +283,7 @@ def test_a_run_compiles_by_itself_what_cannot_be_sent_to_a_process(tiny, monkeyp
 
 
 def test_a_process_makes_all_passes(tiny, monkeypatch):
-    """And tells of the training pass."""
+    """The process also signals that it has made the training pass."""
     process, _ = compilation(tiny, monkeypatch)
     assert select.select([process.signal], [], [], 60)[0] and process.trained
     assert process.error() == "" and process.ended and os.read(process.signal, 9) == b"trained"
