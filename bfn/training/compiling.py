@@ -2,9 +2,12 @@
 
 The other process makes a training pass and a validation with the compiled network, and drops the results. torch stores
 the compiled code on the disk, where the run finds it: the run then compiles in seconds. The process tells the run when
-it has made the training pass, so that the run need not wait for the validation.
+it has made the training pass, so that the run need not wait for the validation. When it has made all passes, it leaves
+a mark beside the compiled code. A later run that finds the mark compiles at once.
 """
 
+import hashlib
+import inspect
 import os
 import pickle
 import select
@@ -18,6 +21,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import IO, Any
 
 import torch
@@ -77,6 +81,31 @@ class Passes:
         trained()
         with self.choice.autocast(device):
             evaluate(averaged, self.held_out, self.validation)
+        if mark := self.mark():
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.touch()
+
+    @property
+    def compiled_before(self) -> bool:
+        """Whether torch has the compiled code of these passes on the disk."""
+        mark = self.mark()
+        return mark is not None and mark.exists()
+
+    def mark(self) -> Path | None:
+        """A file that exists if torch has compiled these passes before. Its name depends on the network and its source
+        files, on the sizes of batches, the choice, the threads and the version of torch. None if a source file is
+        unknown, or if torch does not say where its compiled code is."""
+        network, sizes = self.model.network, (self.batch.x.shape, self.held_out.shape, self.validation.batch_size)
+        tensors = [(name, tensor.shape, tensor.dtype) for name, tensor in network.state_dict().items()]
+        told = torch.__version__, self.choice, self.threads, sizes, network, tensors, self.model.device
+        try:
+            from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+            files = {inspect.getfile(type(module)) for module in network.modules()}
+            sources = [Path(file).read_bytes() for file in sorted(files)]
+            return Path(cache_dir()) / "bfn" / hashlib.sha256(repr((told, sources)).encode()).hexdigest()
+        except (ImportError, TypeError, OSError):
+            return None
 
 
 class Compilation:

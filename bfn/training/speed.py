@@ -1,12 +1,13 @@
 """The precision and the compiler of the network: from the settings, or whatever is fastest on this machine."""
 
+import functools
 import importlib.util
 import math
 import os
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from bfn.configs import TrainConfig, first_line
 
 AUTO = "auto"
 COMPILING = 60.0  # seconds that compiling a small network takes; a large one takes longer
+CACHED = 6.0  # seconds that it takes if torch has the compiled code on the disk
 PASSES = 3  # the passes that are timed for a choice
 WORTH = 5  # compiling is tried if the rest of the run takes at least WORTH times as long as compiling
 
@@ -37,6 +39,8 @@ class Choice(NamedTuple):
     def compile(self, network: nn.Module) -> None:
         """Compiles the network in place, so that its parameters keep their names. Without a compiler, undoes this."""
         network.__dict__.pop("forward", None)
+        if self.compiler == "inductor" and all(parameter.is_cpu for parameter in network.parameters()):
+            trust_compiler()
         if self.compiler is not None:
             # This attribute of the instance hides the method of the class.
             network.__dict__["forward"] = torch.compile(network.forward, backend=self.compiler)
@@ -56,6 +60,19 @@ def fast_bf16(device: torch.device) -> bool:
         return torch.cuda.get_device_capability(device) >= (8, 0)
     can = torch.cpu.get_capabilities() if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities") else {}
     return any(can.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+
+
+@functools.cache
+def trust_compiler() -> None:
+    """Tells inductor that the C++ compiler knows all vector instructions of an x86 processor, if it knows the latest of
+    them. Otherwise inductor tries each set of instructions, which takes up to a second a set."""
+    with suppress(Exception):  # torch has no public names for this
+        from torch._inductor import config, cpu_vec_isa  # an import of seconds, which only a compiled network needs
+
+        flags, sets = cpu_vec_isa.x86_isa_checker(), cpu_vec_isa.supported_vec_isa_list
+        latest = next(some for some in sets if all(flag in flags for flag in str(some).split()))
+        if config.cpp.vec_isa_ok is None and latest:
+            config.cpp.vec_isa_ok = True
 
 
 def can_compile(device: torch.device) -> bool:

@@ -11,7 +11,7 @@ from bfn.configs import ConfigError, TrainConfig
 from bfn.training import processes
 from bfn.training.compiling import Compilation, Passes
 from bfn.training.progress import Position
-from bfn.training.speed import PASSES, PLAIN, Choice, choices, choose, pays, room
+from bfn.training.speed import CACHED, COMPILING, PASSES, PLAIN, Choice, choices, choose, pays, room
 
 
 class Tuning:
@@ -71,7 +71,8 @@ class Tuning:
 
     def after_steps(self, seconds: float) -> None:
         """Start the other process, once the times of some steps are known, or change over when it has made the training
-        pass. All processes of the run call this with equal arguments, after the same step. seconds: of a step."""
+        pass. If torch has compiled the passes before, change over without this process. All processes of the run call
+        this with equal arguments, after the same step. seconds: of a step."""
         if self.later is None:
             return
         fixed, trained = self.train.compile_from, self.beside is not None and self.beside.trained
@@ -79,11 +80,15 @@ class Tuning:
             self.change_over()
         elif not self.started and self.at.step > self.first_step + PASSES:
             self.started = True
-            if fixed is None and not pays(self.left(seconds)):
+            # torch compiles other graphs for several processes, and accelerate's for fp16
+            single = processes.count() == 1 and self.later.precision != "fp16"
+            passes = self.passes(self.later) if single else None
+            cached = passes is not None and passes.compiled_before
+            if fixed is None and not pays(self.left(seconds), CACHED if cached else COMPILING):
                 self.later = None
-            elif processes.count() == 1 and self.later.precision != "fp16" and room(self.device):
-                self.beside = Compilation(self.passes(self.later), alone=fixed is None)
-            elif fixed is None:  # torch compiles other graphs for several processes, and accelerate's for fp16
+            elif passes is not None and not cached and room(self.device):
+                self.beside = Compilation(passes, alone=fixed is None)
+            elif fixed is None:
                 self.change_over()
 
     def change_over(self) -> None:

@@ -52,6 +52,7 @@ from bfn_kernels.vocabulary.reference import Cost
 from bfn_kernels.vocabulary.shards import Processes, ProcessGroup, shard_of
 from bfn_kernels.vocabulary.steps import solver_step as solver_step
 from bfn_kernels.vocabulary.steps import update_sample as update_sample
+from bfn_kernels.vocabulary.top_k import noisy_top_k as noisy_top_k
 
 backends.add_family("vocabulary", OPERATORS)
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from benchmarks import __main__ as everything
-from benchmarks import heap, measure, noisy_embeddings, other_revision, patched, training, vocabularies
+from benchmarks import heap, likeliest_classes, measure, noisy_embeddings, other_revision, patched, training, vocabularies
 from benchmarks.clients import __main__ as clients
 from benchmarks.devices import Cpu
 from benchmarks.memory import HUGE_PAGES
@@ -37,7 +37,7 @@ def test_the_heap_keeps_what_a_step_has_freed():
 
 
 ALONE = (everything, clients, training, vocabularies, noisy_embeddings)  # tools that need no argument
-TOOLS = {**{tool: [] for tool in ALONE}, patched: ["--official", "{}"]}
+TOOLS = {**{tool: [] for tool in ALONE}, patched: ["--official", "{}"], likeliest_classes: ["--duo", "{}"]}
 
 
 class Begun(Exception):

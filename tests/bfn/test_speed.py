@@ -1,5 +1,6 @@
 """The precision and the compiler of a run: what is allowed, what is chosen, and that a run keeps its choice."""
 
+import importlib
 import io
 import math
 import os
@@ -208,7 +209,7 @@ class Done:
 def eager(monkeypatch):
     """Every run may change over to torch's backend "eager", and looks after every step."""
     monkeypatch.setattr(tuning, "choices", lambda train, device: [PLAIN, EAGER])
-    monkeypatch.setattr(tuning, "pays", lambda left: True)
+    monkeypatch.setattr(tuning, "pays", lambda left, compiling: True)
     monkeypatch.setattr(tuning, "Compilation", Done)
     monkeypatch.setattr("bfn.training.trainer.LOOK_STEPS", 1)
 
@@ -226,12 +227,65 @@ def test_a_run_starts_at_once_and_changes_over_when_the_network_is_compiled(tiny
 
 def test_a_run_that_ends_soon_starts_no_process(tiny, eager, monkeypatch):
     asked = []
-    monkeypatch.setattr(tuning, "pays", asked.append)
+    monkeypatch.setattr(tuning, "pays", lambda left, compiling: asked.append(left))
     monkeypatch.setattr(tuning, "Compilation", lambda *args, **more: pytest.fail("a process was started"))
     run, _ = trainer(tiny, "train.max_steps=8")
     run.run()
     (left,) = asked
     assert run.tuning.decided == PLAIN and 0 < left < 8
+
+
+def test_a_run_compiles_at_once_what_was_compiled_before(tiny, eager, tmp_path, monkeypatch):
+    """It starts no process, and needs fewer seconds to be worth compiling."""
+    asked = []
+    monkeypatch.setattr(tuning, "choose", lambda allowed, *others: allowed[-1])
+    monkeypatch.setattr(tuning, "pays", lambda left, compiling: asked.append(compiling) or True)
+    monkeypatch.setattr(tuning, "Compilation", lambda *args, **more: pytest.fail("a process was started"))
+    monkeypatch.setattr(compiling.Passes, "compiled_before", True)
+    run, _ = trainer(tiny, "train.max_steps=8")
+    run.run()
+    assert run.at.compiled_from == speed.PASSES + 1 and asked == [speed.CACHED]
+
+
+def test_a_mark_is_of_one_network_and_size_and_source(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
+    monkeypatch.syspath_prepend(tmp_path)
+    code = "import torch\nclass Own(torch.nn.Linear):\n    pass\n"
+    (tmp_path / "own_network.py").write_text(code)
+    own = importlib.import_module("own_network").Own
+    marks = []
+    for settings, network in (([], None), ([], own(2, 3)), ([], own(2, 4)), (["train.batch_size=4"], own(2, 3))):
+        run, _ = trainer(tiny, f"out={tmp_path / str(len(marks))}", *settings)
+        run.bare.network = network or run.bare.network
+        marks.append(run.passes(EAGER).mark())
+        assert marks[-1] == run.passes(EAGER).mark() != run.passes(COMPILED).mark()
+    (tmp_path / "own_network.py").write_text(code + "    # another\n")
+    marks.append(run.passes(EAGER).mark())
+    assert len(set(marks)) == 5 and all(mark.parent == tmp_path / "compiled" / "bfn" for mark in marks)
+    run.bare.network = type("Unknown", (nn.Linear,), {"__module__": "nowhere"})(2, 3)
+    assert run.passes(EAGER).mark() is None
+
+
+def test_the_compiler_is_trusted_if_it_knows_the_latest_instructions(monkeypatch):
+    from torch._inductor import config, cpu_vec_isa
+
+    class Set:
+        def __init__(self, flag, works):
+            self.flag, self.works = flag, works
+
+        def __str__(self):
+            return self.flag
+
+        def __bool__(self):
+            return self.works
+
+    monkeypatch.setattr(cpu_vec_isa, "x86_isa_checker", lambda: ["old", "new"])
+    for works, trusted in ((True, True), (False, None)):
+        monkeypatch.setattr(config.cpp, "vec_isa_ok", None)
+        sets = [Set("unknown", True), Set("new", works), Set("old", True)]
+        monkeypatch.setattr(cpu_vec_isa, "supported_vec_isa_list", sets)
+        speed.trust_compiler.__wrapped__()
+        assert config.cpp.vec_isa_ok is trusted
 
 
 def test_a_process_that_fails_changes_nothing_but_a_line(tiny, eager, monkeypatch):
@@ -282,11 +336,13 @@ def test_a_run_compiles_by_itself_what_cannot_be_sent_to_a_process(tiny, monkeyp
     process.close()
 
 
-def test_a_process_makes_all_passes(tiny, monkeypatch):
-    """The process also signals that it has made the training pass."""
-    process, _ = compilation(tiny, monkeypatch)
+def test_a_process_makes_all_passes(tiny, monkeypatch, tmp_path):
+    """The process also signals that it has made the training pass, and leaves a mark."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
+    process, run = compilation(tiny, monkeypatch)
     assert select.select([process.signal], [], [], 60)[0] and process.trained
     assert process.error() == "" and process.ended and os.read(process.signal, 9) == b"trained"
+    assert run.passes(EAGER).mark().exists()
     process.close()
 
 
@@ -311,7 +367,7 @@ def test_a_run_leaves_a_core_to_the_process(tiny, monkeypatch):
 
 
 def test_a_continued_run_that_had_not_compiled_compiles_at_a_step_that_is_set(tiny, eager, monkeypatch):
-    monkeypatch.setattr(tuning, "pays", lambda left: False)
+    monkeypatch.setattr(tuning, "pays", lambda left, compiling: False)
     for steps, more in ((6, []), (9, ["train.compile_from=8"])):
         run, console = trainer(tiny, f"train.max_steps={steps}", "train.validate_every=1", *more)
         run.run()
