@@ -9,6 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from bfn.configs import Config, ConfigError, DataConfig, first_line
 from bfn.data.files import find_text, read_text
+from bfn.data.ngrams import KneserNey
 from bfn.data.shipped import topics
 from bfn.data.splits import Data, ends, windows
 from bfn.training.checkpoint import CheckpointError
@@ -38,7 +39,13 @@ def text_bpe(config: Config, tokenizer: str | None = None) -> Data:
     symbols = pieces(learned)
     splits = [torch.tensor(learned.encode(part).ids, dtype=torch.int32) for part in parts]
     mean = len(parts[2].encode()) / max(1, len(splits[2]))
-    data = windows(splits, settings.length, 1, symbols, tokenizer=tokenizer or learned.to_str(), token_bytes=mean)
+    *known, test = splits
+
+    def rivals() -> dict[str, float]:
+        return {"Kneser-Ney trigrams": KneserNey(torch.cat(known), len(symbols)).bits(test)}
+
+    more: dict[str, Any] = {"tokenizer": tokenizer or learned.to_str(), "token_bytes": mean, "rivals": rivals}
+    data = windows(splits, settings.length, 1, symbols, **more)
     return replace(data, validation=data.validation[:: -(-len(data.validation) // MAX_VALIDATION_WINDOWS)])
 
 

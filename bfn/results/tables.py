@@ -37,11 +37,14 @@ def bound_table(bound: Bound, data: Data, settings: Config, parts: Mapping[str, 
     table.add_row("reconstruction", f"{bound.reconstruction:.4f}")
     table.add_row("bound", f"{bound.bits:.4f} ± {bound.error:.4f}")
     table.add_row("factorised baseline", f"{data.baseline:.4f}")
-    for name, bits in data.rivals().items():
+    rivals = data.rivals()
+    for name, bits in rivals.items():
         table.add_row(name, f"{bits:.4f}")
     if (size := data.token_bytes) is not None:
         table.add_row("bound, bits per byte", f"{bound.bits / size:.4f} ± {bound.error / size:.4f}", style="bold")
         table.add_row("unigrams, bits per byte", f"{data.baseline / size:.4f}")
+        for name, bits in rivals.items():
+            table.add_row(f"{name}, bits per byte", f"{bits / size:.4f}")
     if data.judge is not None:
         name, rival = data.judge.rival(data.test)
         table.add_row(f"bound, {data.judge.unit}", f"{data.judge.worth(bound.bits):.4f}", style="bold")

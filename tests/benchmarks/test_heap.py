@@ -7,7 +7,17 @@ import sys
 import pytest
 
 from benchmarks import __main__ as everything
-from benchmarks import heap, likeliest_classes, measure, noisy_embeddings, other_revision, patched, training, vocabularies
+from benchmarks import (
+    heap,
+    likeliest_classes,
+    linear_heads,
+    measure,
+    noisy_embeddings,
+    other_revision,
+    patched,
+    training,
+    vocabularies,
+)
 from benchmarks.clients import __main__ as clients
 from benchmarks.devices import Cpu
 from benchmarks.memory import HUGE_PAGES
@@ -36,7 +46,7 @@ def test_the_heap_keeps_what_a_step_has_freed():
     assert fresh > 20_000 and warm < 2000  # pages of 4 KiB
 
 
-ALONE = (everything, clients, training, vocabularies, noisy_embeddings)  # tools that need no argument
+ALONE = (everything, clients, training, vocabularies, noisy_embeddings, linear_heads)  # tools that need no argument
 TOOLS = {**{tool: [] for tool in ALONE}, patched: ["--official", "{}"], likeliest_classes: ["--duo", "{}"]}
 
 

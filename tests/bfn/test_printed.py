@@ -30,7 +30,7 @@ FEW = [*TINY, "train.compiler=null", "train.mixed_precision=no", "train.max_step
 
 def with_tokens(data):
     """The data, as if they were tokens of several bytes each."""
-    return replace(data, token_bytes=TOKEN)
+    return replace(data, token_bytes=TOKEN, rivals=lambda: {"another model": 1.75})
 
 
 def clock(patched, module, step):
@@ -116,6 +116,7 @@ def check_bound(output: str, bound: Bound, data) -> None:
     assert per_byte == pytest.approx([total / TOKEN, error / TOKEN], abs=1e-4)
     assert table["factorised baseline"] == [f"{data.baseline:.4f}"]
     assert table["unigrams, bits per byte"] == [f"{data.baseline / TOKEN:.4f}"]
+    assert table["another model"] == ["1.7500"] and table["another model, bits per byte"] == [f"{1.75 / TOKEN:.4f}"]
 
 
 def test_the_bound_of_a_run_is_what_its_model_has(run, loaded):
