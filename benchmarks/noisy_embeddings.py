@@ -29,6 +29,8 @@ DUO, FLM, PRODUCTS = "Duo's lines", "FLM's lines", "the two products"
 SOFTMAX, ARGMAX = "noisy_embedding", "noisy_embedding, return_argmax"
 LINEAR, KEPT, MADE = "linear", "linear, factor kept", "linear, factor made in the call"
 DUO_STEP, OUR_STEP = "a step, Duo's lines", "a step, noisy_embedding and loss_by_chunks"
+LAYERS = 12  # of the network of Duo, which has 170 M parameters with the embedding and the head
+LARGE, LARGE_TOKENS = {True: "a step of 12 layers, ours", False: "a step of 12 layers, Duo's lines"}, 128
 COLUMNS = ("tokens", "code", "embedding", "with its gradient", "MiB")
 
 
@@ -73,10 +75,15 @@ def nll_by_duo(logits: Tensor, x: Tensor, x_t: Tensor, alpha: Tensor) -> Tensor:
     return -(first - second) / (classes * alpha)
 
 
-def step(ours: bool, tokens: int, gradient: bool) -> Callable[[], tuple]:
+def layers() -> nn.Module:
+    """The layers of the network of Duo."""
+    layer = nn.TransformerEncoderLayer(WIDTH, 12, 4 * WIDTH, 0.0, "gelu", batch_first=True, norm_first=True)
+    return nn.TransformerEncoder(layer, LAYERS, enable_nested_tensor=False)
+
+
+def step(ours: bool, tokens: int, gradient: bool, network: nn.Module) -> Callable[[], tuple]:
     """The loss of a training step and, if wanted, all gradients."""
     x, weight, scale, spread = inputs(tokens)
-    network = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.SiLU(), nn.Linear(WIDTH, WIDTH))
     head = nn.Linear(WIDTH, CLASSES)
     parameters, alpha = [weight, *network.parameters(), *head.parameters()], torch.full(x.shape, 0.6)
 
@@ -123,7 +130,10 @@ def inputs(tokens: int) -> tuple[Tensor, ...]:
 def call(code: str, tokens: int, gradient: bool) -> Callable[[], tuple]:
     """The call of a code. The tensors that it reads are made here."""
     if code in (DUO_STEP, OUR_STEP):
-        return step(code == OUR_STEP, tokens, gradient)
+        network = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.SiLU(), nn.Linear(WIDTH, WIDTH))
+        return step(code == OUR_STEP, tokens, gradient, network)
+    if code in LARGE.values():
+        return step(code == LARGE[True], tokens, gradient, layers())
     x, weight, scale, spread = inputs(tokens)
     if code == PRODUCTS:
         y, grad = torch.rand(tokens, CLASSES), torch.rand(tokens, WIDTH)
@@ -155,14 +165,14 @@ def runs(code: str, tokens: int) -> tuple[Callable[[], tuple], Callable[[], tupl
     return call(code, tokens, True), call(code, 8, True)
 
 
-def measured(tokens: int) -> list[Embedding]:
+def measured(tokens: int, codes: Sequence[str] = CODES) -> list[Embedding]:
     each = [
-        measure.timings({code: call(code, tokens, gradient) for code in CODES}, Cpu.seconds, Cpu())
+        measure.timings({code: call(code, tokens, gradient) for code in codes}, Cpu.seconds, Cpu())
         for gradient in (False, True)
     ]
     ms = [{code: 1e3 * found.median for code, found in times.items()} for times in each]
     found = []
-    for code in CODES:
+    for code in codes:
         peak = memory.peak_in_a_process(runs, code, tokens)
         found.append(Embedding(tokens, code, ms[0][code], ms[1][code], math.nan if peak is None else peak))
     return found
@@ -178,6 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found: list[Embedding] = []
     for tokens in options.tokens:
         found += measured(tokens)
+    found += measured(LARGE_TOKENS, tuple(LARGE.values()))
     for embedding in found:
         print(", ".join(cells(embedding)), file=sys.stderr)
     csv_files.write(Embedding, found, machine, options.out)
