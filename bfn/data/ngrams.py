@@ -78,7 +78,8 @@ class _Level:
         self.counts, self.kinds = counts.double(), places.bincount().double()
         self.totals = torch.zeros_like(self.kinds).index_add_(0, places, self.counts)
         once, twice = ((counts == number).sum().item() for number in (1, 2))
-        self.discount = once / (once + 2 * twice) if once else 0.5  # with 0, a new token would cost infinitely many bits
+        # Without a discount, a new token would cost infinitely many bits.
+        self.discount = once / (once + 2 * twice) if once else 0.5
 
     def mixed(self, keys: Tensor, lower: Tensor) -> Tensor:
         """The probabilities of the last tokens of runs. lower: their probabilities with one token less of context."""
