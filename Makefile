@@ -59,7 +59,8 @@ test: install $(VENV)/all-builds
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(BIN)/python -m pytest -n auto -m 'not slow' $(INTERPRETED)
 	OMP_NUM_THREADS=1 BFN_PTX=cuda $(BIN)/python -m pytest -n auto tests/ptx/test_cuda_ptx.py \
 		-k 'not (every_kernel and (torch.float16 or torch.float64))'
-	OMP_NUM_THREADS=1 BFN_PTX=triton $(BIN)/python -m pytest -n auto tests/ptx/test_triton_ptx.py
+	OMP_NUM_THREADS=1 BFN_PTX=triton $(BIN)/python -m pytest -n auto -m 'not slow' \
+		tests/ptx/test_triton_ptx.py
 
 # The tests that `make test` leaves out, since each takes many seconds: before a release.
 test-slow: install $(VENV)/all-builds
@@ -67,7 +68,7 @@ test-slow: install $(VENV)/all-builds
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(BIN)/python -m pytest -n auto -m slow $(INTERPRETED)
 
 # Runs all tests of the kernels on the PTX that nvcc and Triton compile for a GPU, in an interpreter, without a GPU.
-# `make test` has the part that executes every kernel in float32 and bfloat16.
+# `make test` has the part that executes every kernel in float32, and the CUDA kernels in bfloat16.
 gpu-test: install
 	OMP_NUM_THREADS=1 BFN_PTX=cuda $(BIN)/python -m pytest -n auto tests/ptx tests/kernels
 	OMP_NUM_THREADS=1 BFN_PTX=triton $(BIN)/python -m pytest -n auto tests/ptx tests/kernels

@@ -302,6 +302,7 @@ def test_cases_are_larger_on_a_gpu():
         assert larger == (timed_cases.ON_GPU if small and "n_samples" not in case.options else 1)
 
 
+@pytest.mark.slow
 def test_peak_extra_memory():
     case = replace(CASES[0], shape=(32, 1000), k=64)
     peak = memory.peak_in_a_process(memory.runs_of, case, EAGER)

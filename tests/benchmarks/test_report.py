@@ -83,6 +83,7 @@ def test_a_revision_that_is_not_there_is_one_line(capsys):
     assert "--base: 'no-such-revision' is no revision of the repository" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_revision_that_has_not_the_op_says_so(itself):
     said = itself.check(replace(tiny(CASES[0]), op="discretised.new_loss"))
     assert "new_loss" in said

@@ -201,6 +201,7 @@ def test_pictures_of_angles(pair, tmp_path, monkeypatch):
     assert len(drawn[2].axes[0].lines[0].get_ydata()) == 10
 
 
+@pytest.mark.slow
 def test_training_and_sampling_end_to_end(settings, tmp_path):
     settings = [*settings, *FEW_MESSAGES, "train.validate_every=1"]
     result = bfn("train", "angles", *settings, "train.max_steps=2")

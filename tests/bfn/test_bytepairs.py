@@ -184,6 +184,7 @@ def test_a_fresh_sampler_sees_in_its_state_what_training_shows(settings):
     torch.testing.assert_close(built.theta(state).vectors, built.flow(x, torch.zeros(2), 1).vectors)
 
 
+@pytest.mark.slow
 def test_a_run_is_trained_told_in_bytes_and_continued_in_its_own_tokens(tmp_path, monkeypatch):
     (tmp_path / "play.txt").write_text(TEXT)
     shared = [f"data.folder={tmp_path}", *TINY, *SETTINGS]

@@ -104,9 +104,8 @@ def test_a_run_goes_on_with_other_processes_from_where_a_sigterm_to_any_of_them_
     assert_alike(out_of(run), out_of(whole))
 
 
-@pytest.mark.parametrize(
-    "more", [pytest.param([], id="ddp"), pytest.param([SHARDED], id="fsdp2", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [[], [SHARDED]], ids=["ddp", "fsdp2"])
 def test_a_run_that_is_killed_at_any_moment_goes_on_from_its_last_checkpoint(more, settings, tmp_path):
     """BFN_KILLS=20 kills it twenty times."""
     kills, moments = int(os.environ.get("BFN_KILLS", 1)), random.Random(0)

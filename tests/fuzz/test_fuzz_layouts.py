@@ -1,5 +1,6 @@
 """Results lie in memory as `torch.empty_like` says, and as a compiler that runs nothing expects."""
 
+import pytest
 import torch
 from hypothesis import assume, given
 from torch import Tensor
@@ -28,6 +29,7 @@ def strides(x: Tensor) -> list[int]:
     return [stride for stride, size in zip(x.stride(), x.shape, strict=True) if size > 1 and x.numel()]
 
 
+@pytest.mark.slow
 @examples(250)
 @given(plan=plans(small, extremes=False, layouts=True), backend=backends)
 def test_strides(plan, backend):

@@ -38,6 +38,7 @@ def compilations(function, values, compiler: str = "aot_eager") -> int:
     return torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="the same whatever the backend")
 @WITH_COMPILER
 @pytest.mark.parametrize("backend", NATIVE[:1])
@@ -105,6 +106,7 @@ def nodes(quadrature, backend, given=lambda tensor: tensor):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="the same whatever the backend; the interpreter takes long")
 @pytest.mark.parametrize("backend", NATIVE[:1])
 def test_options_that_change_are_compiled(backend):

@@ -56,6 +56,7 @@ def mapped() -> int:
         return int(file.read().split()[0]) * 4096
 
 
+@pytest.mark.slow
 def test_no_more_than_a_gibibyte_is_left():
     before = mapped()
     outputs = [updated(384 + 2 * i) for i in range(3)]

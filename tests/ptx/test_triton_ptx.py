@@ -99,6 +99,7 @@ def test_tensors_have_bounds():
     assert torch.empty(9).isnan().all()  # what nobody wrote
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16], ids=str)
 def test_every_kernel_of_other_types(dtype):
     """Not next to that of float32, so that another process takes it."""

@@ -103,6 +103,7 @@ def report(toy, monkeypatch, capsys):
     return run
 
 
+@pytest.mark.slow
 def test_a_survivor_is_an_error_unless_it_is_known(toy, report, monkeypatch):
     """The tests call the function with -2 alone, and do not see another limit than 0."""
     status, said = report(100)
