@@ -149,9 +149,8 @@ class Ours:
         self.trainer.tuning.close()
 
     def send(self, number: signal.Signals) -> None:
-        beside = self.trainer.tuning.beside
-        if beside is not None and beside.process is not None and not beside.ended:
-            os.killpg(beside.process.pid, number)
+        if self.trainer.tuning.beside is not None:
+            self.trainer.tuning.beside.send(number)
 
     def weights(self) -> Weights:
         pairs = ((AVERAGED, self.trainer.averaged), (CURRENT, self.trainer.bare))

@@ -17,8 +17,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -154,6 +154,21 @@ class Compilation:
         """The run uses all of its threads again."""
         torch.set_num_threads(self.threads)
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """The process does nothing inside the body. The body may not compile: the process could hold torch's locks."""
+        self.send(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.send(signal.SIGCONT)
+
+    def send(self, *numbers: signal.Signals) -> None:
+        """Sends signals to the process, if it has not ended, and to the processes of its compiler."""
+        if self.process is not None and self.process.poll() is None:
+            for number in numbers:
+                os.killpg(self.process.pid, number)
+
     def error(self) -> str:
         """Waits until the process has ended. Returns the last line that it has printed if it could not compile, else
         "". It returns "" also if the passes could not be sent to the process: then the run may compile them."""
@@ -166,9 +181,8 @@ class Compilation:
     def close(self) -> None:
         """Ends the process, and the processes of its compiler, which remove their unfinished files."""
         self.share()
+        self.send(signal.SIGTERM, signal.SIGCONT)
         if self.process is not None and self.process.poll() is None:
-            for number in (signal.SIGTERM, signal.SIGCONT):
-                os.killpg(self.process.pid, number)
             try:
                 self.process.wait(PATIENCE)
             except subprocess.TimeoutExpired:

@@ -34,7 +34,7 @@ from bfn.training.optimizers import make_optimizer
 from bfn.training.progress import Position, progress
 from bfn.training.run_lock import RunError, lock
 from bfn.training.runs import FILES, LOG_FILE, MODEL_FILE, STATE_FILE, as_csv, require_room, resumable, seen
-from bfn.training.speed import PLAIN, Choice, timed
+from bfn.training.speed import PLAIN, Choice
 from bfn.training.tuning import Tuning
 
 # A run looks at its losses about once in LOOK_SECONDS, and at least once in LOOK_STEPS.
@@ -214,7 +214,7 @@ class Trainer:
         self.tuning.use(choice)
         try:
             with processes.together():  # a compiler may fail in one process
-                tried = timed(lambda: self.gradients(shared=False), self.device, passes)
+                tried = self.tuning.timed(lambda: self.gradients(shared=False), self.device, passes)
         finally:
             self.optimizer.zero_grad()
             for buffer, before in zip(self.bare.buffers(), buffers, strict=True):

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from bfn.configs import ConfigError, TrainConfig
 from bfn.training import processes
 from bfn.training.compiling import Compilation, Passes
 from bfn.training.progress import Position
-from bfn.training.speed import CACHED, COMPILING, PASSES, PLAIN, Choice, choices, choose, pays, room
+from bfn.training.speed import CACHED, COMPILING, PASSES, PLAIN, Choice, choices, choose, pays, room, timed
 
 
 class Tuning:
@@ -110,6 +111,13 @@ class Tuning:
             self.say(f"compiled from step {self.at.step + 1} on")
         else:
             self.close()
+
+    def timed(self, work: Callable[[], Any], device: torch.device, passes: int) -> list[float]:
+        """The seconds of each pass, which calls `work` once. After the first pass, which may compile, the other process
+        does nothing, so that a pass takes as long as it will when that process has ended."""
+        first = timed(work, device, 1)
+        with nullcontext() if self.beside is None else self.beside.paused():
+            return first + timed(work, device, passes - 1)
 
     def __enter__(self) -> "Tuning":
         return self

@@ -346,6 +346,26 @@ def test_a_process_makes_all_passes(tiny, monkeypatch, tmp_path):
     process.close()
 
 
+def test_the_process_waits_while_passes_are_timed(tiny, monkeypatch):
+    process, run = compilation(tiny, monkeypatch, Waits())
+    run.tuning.beside, state = process, Path(f"/proc/{process.process.pid}/stat")
+    seen = []
+
+    def work():
+        time.sleep(0.1)  # a signal takes effect a moment after it is sent
+        seen.append(state.read_text().rpartition(")")[2].split()[0])
+        if len(seen) == 3:
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        run.tuning.timed(work, CPU, 4)
+    time.sleep(0.1)
+    assert seen[0] != "T" and seen[1:] == ["T", "T"] and state.read_text().rpartition(")")[2].split()[0] != "T"
+    process.close()
+    with process.paused():  # a process that has ended
+        pass
+
+
 def test_a_run_leaves_a_core_to_the_process(tiny, monkeypatch):
     """Until the process has made the training pass, and only if the run uses all cores."""
     monkeypatch.setattr(tuning, "choices", lambda train, device: [PLAIN, EAGER])
