@@ -1,4 +1,4 @@
-"""The command line: bfn train | evaluate | compare | sample | plot | convert | data download."""
+"""The command line of bfn."""
 
 import os
 import time
@@ -12,17 +12,21 @@ import numpy as np
 import torch
 import typer
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress, track
 from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
 from bfn import molecules_3d
 from bfn.atom_rows import PARTS, Atoms, Growing
+from bfn.codec import commands
+from bfn.codec.files import FileError
+from bfn.codec.models import coded
 from bfn.configs import Config, ConfigError, DataConfig, choose, flatten, load, shipped
 from bfn.data import Data
 from bfn.data.download import DOWNLOADS, TRAINED_BY, download, downloadable
 from bfn.data.files import MissingFile, folder_of
+from bfn.data.splits import SPLITS
 from bfn.model import BFN, AtomsBFN, check_sampling
 from bfn.official import convert, convert_back
 from bfn.results import plots, tables
@@ -46,6 +50,9 @@ def speaks() -> bool:
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
+ERRORS = (ConfigError, TooManyCalls, CheckpointError, FileError, RunError, FloatingPointError, OSError)
+
+
 class Commands(TyperGroup):
     """Commands whose errors print one line without a traceback, if a user can fix them. If a machine runs several
     processes, only the first one prints the line."""
@@ -53,7 +60,7 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except (ConfigError, TooManyCalls, CheckpointError, RunError, FloatingPointError, OSError) as error:
+        except ERRORS as error:
             reason = str(error)
             if isinstance(error, OSError) and error.filename and error.strerror:
                 reason = f"{error.filename}: {error.strerror}"
@@ -215,6 +222,50 @@ def sample_command(
         growing = Growing(model, molecules_3d.read_xyz(known))
     with growing:
         console.print(f"samples: {sampled(model, settings, data, to or directory(run) / 'samples.png')}")
+
+
+@app.command(name="compress")
+def compress_command(
+    run: Run,
+    source: Annotated[
+        Path | None, typer.Argument(help="An .npy file of levels or classes. The default is --split.")
+    ] = None,
+    to: Annotated[Path, typer.Option(help="The file to write.")] = Path("compressed.bfn"),
+    steps: Annotated[int, typer.Option(help="The number of messages of an example.", min=1, max=10_000)] = 20,
+    split: Annotated[
+        str, typer.Option(help=f"Instead of a file, one of {', '.join(SPLITS)} of the run's data.")
+    ] = "test",
+    count: Annotated[int | None, typer.Option(help="Only so many examples, from the first on.", min=1)] = None,
+) -> None:
+    """Write examples to a file that is about as small as the bound of the run's model, without a loss. To read it, the
+    same run, software and kind of machine are needed."""
+    processes.refuse_several()
+    if split not in SPLITS:
+        raise ConfigError(f"--split={split} must be one of {', '.join(SPLITS)}")
+    model, settings, data = load_run(run)
+    by = coded(model)
+    levels = commands.source_levels(by, data, source or split, count)
+    with Progress(console=console, transient=True) as bar:
+        encoded, times = commands.to_file(by, levels, data, steps, to, bar)
+    bound = commands.bound_of(by, levels, settings.evaluate, steps)
+    title = f"{settings.data.name}, {len(levels)} examples"
+    console.print(commands.table_of(encoded, levels, by.levels, bound, steps, title))
+    console.print(f"{encoded.first} examples were encoded by their frequencies; {times}")
+    console.print(f"file: {to}")
+
+
+@app.command(name="decompress")
+def decompress_command(
+    source: Annotated[Path, typer.Argument(help="A file of `bfn compress`.")],
+    run: Annotated[Path, typer.Option(help="The run that compressed it, or its model file.")],
+    to: Annotated[Path, typer.Option(help="The .npy file to write.")] = Path("decompressed.npy"),
+) -> None:
+    """Read the examples of a file of `bfn compress`, as levels or classes."""
+    processes.refuse_several()
+    model, _, data = load_run(run)
+    with Progress(console=console, transient=True) as bar:
+        examples = commands.from_file(coded(model), data, source, to, bar)
+    console.print(f"{examples} examples: {to}")
 
 
 @app.command(name="plot")

@@ -1,0 +1,111 @@
+"""Examples as bits of a stack, and back."""
+
+import math
+from bisect import bisect_right
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bfn.codec.intervals import Classes, Integers, Mixtures, Normals
+from bfn.codec.lattice import steps_of
+from bfn.codec.models import Coded
+from bfn.codec.rans import SCALAR, Stack
+
+ENTROPY = math.log2(math.sqrt(2 * math.pi * math.e))  # of a normal, in units of its std
+
+
+class Codec:
+    """Encodes batches of examples, levels `[B, ...]`.
+
+    Args:
+        coded: The model.
+        n_steps: n, the number of messages of an example.
+        spacing: The spacing of the lattices, as a multiple of the smallest standard deviation that uses it.
+    """
+
+    def __init__(self, coded: Coded, n_steps: int, spacing: float):
+        self.coded, self.n = coded, n_steps
+        self.steps = steps_of(coded.alpha(n_steps), spacing)
+        self.accuracy = float(coded.alpha(n_steps).sum())
+
+    @property
+    def need(self) -> int:
+        """Bits that the stack must have before an example is encoded."""
+        last = math.sqrt(self.accuracy) / self.steps[-1].spacing
+        bridges = (after.bridge / step.spacing for step, after in zip(self.steps[1:], self.steps[2:], strict=False))
+        widest = max(bridges, default=0.0)
+        bits = sum(max(0.0, math.log2(each) + ENTROPY) for each in (last, widest) if each)
+        return math.ceil(1.12 * self.coded.size * bits) + 64
+
+    # The distributions of a step, given states in units of their spacings. A step pushes and pops these symbols:
+    # q(S_n | x), the flow; q(S_{i-1} | S_i), the bridge; p(S_i | S_{i-1}), the receiver; p(x | S_n), the output.
+
+    def flow(self, levels: Integers) -> Normals:
+        mean = self.accuracy * self.coded.centres[levels]
+        return Normals(mean, math.sqrt(self.accuracy), self.steps[-1].spacing)
+
+    def bridge(self, state: Integers, i: int) -> Normals:
+        step, before = self.steps[i], self.steps[i - 1]
+        return Normals(state * (step.spacing * step.back), step.bridge, before.spacing)
+
+    def receiver(self, state: Integers, i: int) -> Mixtures:
+        step, p = self.steps[i], self.output(state, i - 1)
+        mean = state * (step.g * self.steps[i - 1].spacing)
+        return Mixtures(mean, step.w * self.coded.centres, p, step.std, step.spacing)
+
+    def output(self, state: Integers, i: int) -> NDArray:
+        step = self.steps[i]
+        return self.coded.probabilities(state * (step.spacing * step.shrink), step.seen)
+
+    def encode(self, stack: Stack, levels: Integers) -> None:
+        x = levels.reshape(-1)
+        state = stack.pop(len(x), self.flow(x).finder())
+        stack.push(*Classes(self.output(state, self.n)).intervals(x))
+        for i in range(self.n, 0, -1):
+            before = stack.pop(len(x), self.bridge(state, i).finder()) if i > 1 else np.zeros_like(state)
+            stack.push(*self.receiver(before, i).intervals(state))
+            state = before
+
+    def decode(self, stack: Stack, count: int) -> Integers:
+        before = np.zeros(count * self.coded.size, np.int64)
+        for i in range(1, self.n + 1):
+            state = stack.pop(len(before), self.receiver(before, i).finder())
+            if i > 1:
+                stack.push(*self.bridge(state, i).intervals(before))
+            before = state
+        x = stack.pop(len(before), Classes(self.output(before, self.n)).finder())
+        stack.push(*self.flow(x).intervals(before))
+        return x.reshape(count, *self.coded.shape)
+
+
+class Factorised:
+    """The first examples, each level of a variable by its frequency in the training data. Their bits start the stack.
+
+    Args:
+        counts: How often each level occurs, `[D, K]`.
+    """
+
+    def __init__(self, counts: NDArray):
+        share = (counts + 0.5) / (counts + 0.5).sum(1, keepdims=True)
+        scale = (1 << SCALAR) - 2 * counts.shape[1]
+        frequency = 2 + np.floor(share * scale).astype(np.int64)
+        self.edges = np.concatenate([np.zeros((len(counts), 1), np.int64), frequency.cumsum(1)], 1)
+        self.edges[:, -1] = 1 << SCALAR
+        self.rows = self.edges.tolist()
+
+    def encode(self, stack: Stack, levels: Integers) -> None:
+        for row, level in zip(self.rows, levels.reshape(-1).tolist(), strict=True):
+            stack.push_one(row[level], row[level + 1] - row[level])
+
+    def decode(self, stack: Stack) -> Integers:
+        return np.array([*self._symbols(stack)][::-1])
+
+    def _symbols(self, stack: Stack) -> Iterator[int]:
+        for row in reversed(self.rows):
+
+            def find(slot: int, row: list[int] = row) -> tuple[int, int, int]:
+                level = bisect_right(row, slot) - 1
+                return level, row[level], row[level + 1] - row[level]
+
+            yield stack.pop_one(find)

@@ -1,0 +1,127 @@
+"""What the codec needs of a model: its data as levels 0 … K − 1, and its output distribution given a state S_i."""
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bfn.configs import ConfigError
+from bfn.model import BFN, BinaryBFN, ContinuousBFN, DiscretisedBFN
+from bfn_kernels import discretised
+
+Integers = NDArray[np.int64]
+BISECTIONS = 80
+
+
+class Coded:
+    """A model and its data. centres: the value of x at each level, in ascending order, in float64."""
+
+    centres: NDArray
+
+    def __init__(self, model: BFN):
+        self.model = model.eval()
+        self.shape, self.size = tuple(model.shape), math.prod(model.shape)
+
+    @property
+    def levels(self) -> int:
+        return len(self.centres)
+
+    def accuracy(self, t: Tensor) -> Tensor:
+        """The accuracy of all messages up to time t."""
+        raise NotImplementedError
+
+    def to_levels(self, x: Tensor) -> Integers:
+        raise NotImplementedError
+
+    def from_levels(self, levels: Integers) -> Tensor:
+        raise NotImplementedError
+
+    def theta(self, state: Tensor, seen: float) -> Tensor:
+        """The parameters of the input distribution. state: sums of messages whose accuracies add up to `seen`."""
+        raise NotImplementedError
+
+    def distribution(self, output: Tensor, theta: Tensor, t: float) -> Tensor:
+        """The probabilities of all levels, `[B, ..., K]`."""
+        raise NotImplementedError
+
+    def alpha(self, n_steps: int) -> NDArray:
+        return self.model.schedule.alpha(torch.arange(1, n_steps + 1, dtype=torch.float64), n_steps).numpy()
+
+    def time_of(self, seen: float) -> float:
+        """The time at which the messages have this accuracy."""
+        low, high = 0.0, 1.0
+        for _ in range(BISECTIONS):
+            middle = (low + high) / 2
+            if self.accuracy(torch.tensor(middle, dtype=torch.float64)).item() < seen:
+                low = middle
+            else:
+                high = middle
+        return high if seen > 0 else 0.0
+
+    @torch.inference_mode()
+    def probabilities(self, state: NDArray, seen: float) -> NDArray:
+        """[N, K] of the flat state [N] of some examples."""
+        theta, t = self.theta(torch.from_numpy(state).view(-1, *self.shape), seen).float(), self.time_of(seen)
+        output = self.model.output(theta, torch.full((len(theta),), t))
+        found = self.distribution(output, theta, t).double().numpy().reshape(-1, self.levels)
+        return found / found.sum(-1, keepdims=True)
+
+
+class CodedBins(Coded):
+    model: DiscretisedBFN
+
+    def __init__(self, model: DiscretisedBFN):
+        super().__init__(model)
+        self.points = discretised.from_levels(torch.arange(model.num_bins), num_bins=model.num_bins)
+        self.centres = self.points.double().numpy()
+
+    def accuracy(self, t: Tensor) -> Tensor:
+        gamma, rest = self.model.schedule.gamma(t)
+        return gamma / rest
+
+    def to_levels(self, x: Tensor) -> Integers:
+        return discretised.to_levels(x, num_bins=self.levels).numpy()
+
+    def from_levels(self, levels: Integers) -> Tensor:
+        return discretised.from_levels(torch.from_numpy(levels), num_bins=self.levels)
+
+    def theta(self, state: Tensor, seen: float) -> Tensor:
+        return state / (1 + seen)
+
+    def distribution(self, output: Tensor, theta: Tensor, t: float) -> Tensor:
+        given = self.model.schedule, self.model.limits
+        normal = discretised.output_distribution(output, None, theta, t, schedule=given[0], limits=given[1])
+        mean, std = (each[..., None].expand(*each.shape, self.levels) for each in normal)
+        return discretised.log_prob(self.points.expand(mean.shape), mean, std, num_bins=self.levels).exp()
+
+
+class CodedBits(Coded):
+    model: BinaryBFN
+    centres = np.array([-1.0, 1.0])
+
+    def accuracy(self, t: Tensor) -> Tensor:
+        return self.model.schedule.beta(t)
+
+    def to_levels(self, x: Tensor) -> Integers:
+        return x.long().numpy()
+
+    def from_levels(self, levels: Integers) -> Tensor:
+        return torch.from_numpy(levels)
+
+    def theta(self, state: Tensor, seen: float) -> Tensor:
+        return (2 * state).sigmoid()  # the logit of class 1 is y_1 - y_0
+
+    def distribution(self, output: Tensor, theta: Tensor, t: float) -> Tensor:
+        return torch.stack([-output, output], -1).double().sigmoid()
+
+
+def coded(model: BFN) -> Coded:
+    if isinstance(model, BinaryBFN):
+        return CodedBits(model)
+    if isinstance(model, DiscretisedBFN) and model.num_bins <= 256:
+        return CodedBins(model)
+    got = f"{model.num_bins} bins" if isinstance(model, DiscretisedBFN) else type(model).__name__.removesuffix("BFN")
+    reason = " (continuous data have a density, which is no number of bits)" * isinstance(model, ContinuousBFN)
+    raise ConfigError(f"only runs of two classes or of 2 to 256 bins can compress data, got {got}{reason}")
