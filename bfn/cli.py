@@ -20,7 +20,7 @@ from typer.core import TyperGroup
 from bfn import molecules_3d
 from bfn.atom_rows import PARTS, Atoms, Growing
 from bfn.codec import commands
-from bfn.codec.files import FileError
+from bfn.codec.container import FileError
 from bfn.codec.models import coded
 from bfn.configs import Config, ConfigError, DataConfig, choose, flatten, load, shipped
 from bfn.data import Data

@@ -13,7 +13,7 @@ import torch
 from rich.progress import Progress
 from rich.table import Column, Table
 
-from bfn.codec.files import Encoded, FileError, compress, decompress
+from bfn.codec.container import Encoded, FileError, compress, decompress
 from bfn.codec.intervals import Integers
 from bfn.codec.models import Coded
 from bfn.configs import ConfigError, EvaluateConfig

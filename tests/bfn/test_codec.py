@@ -11,7 +11,7 @@ import torch
 
 from bfn.codec.codec import Codec, Factorised
 from bfn.codec.commands import counts_of
-from bfn.codec.files import HEADER, FileError, compress, decompress, sealed, split
+from bfn.codec.container import HEADER, FileError, compress, decompress, sealed, split
 from bfn.codec.intervals import ONE, PRECISION, UNIT, Classes, Mixtures, Normals, normal_cdf, table
 from bfn.codec.lattice import steps_of
 from bfn.codec.models import coded
@@ -260,7 +260,7 @@ def test_another_model_or_other_counts_are_refused(model):
 
 def test_a_file_says_which_software_wrote_it(model, monkeypatch):
     by, levels, counts = model
-    monkeypatch.setattr("bfn.codec.files.software", lambda: b"torch 1.0")
+    monkeypatch.setattr("bfn.codec.container.software", lambda: b"torch 1.0")
     data = compress(by, levels[:200], counts, n_steps=1).data
     monkeypatch.undo()
     assert (decompress(by, data, counts) == levels[:200]).all()  # if it decodes, nothing is said

@@ -23,6 +23,7 @@ LAYERS = [
     "bfn/atom_rows.py bfn/data bfn/molecules.py bfn/molecules_3d.py bfn/networks bfn/sequences.py",
     "bfn/model.py",
     "bfn/official.py bfn/results bfn/sample.py bfn/training",
+    "bfn/codec",
     "bfn/__main__.py bfn/cli.py",
     "benchmarks gpu_build release tests",
 ]
