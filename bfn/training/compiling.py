@@ -156,7 +156,7 @@ class Compilation:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """The process does nothing inside the body. The body may not compile: the process could hold torch's locks."""
+        """Pauses the process in a `with` block. The block must not compile: the process may hold a lock of torch's cache."""
         self.send(signal.SIGSTOP)
         try:
             yield
