@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "guides" / "language_models.md"
-TRAINING, SAMPLING, _ = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.M | re.S)
+TRAINING, LIKELIEST, SAMPLING, _ = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.M | re.S)
 
 
 def run(code: str) -> dict:
@@ -43,3 +43,13 @@ def test_a_sampling_step_draws_from_the_posterior():
     drawn = torch.nn.functional.one_hot(names["step"](x_t, alpha_t, alpha_s), 6).double().mean(0)
     torch.testing.assert_close(want.sum(-1), torch.ones(3))
     assert ((drawn - want).abs() < 5 * (want * (1 - want) / 40_000).sqrt()).all()
+
+
+def test_the_likeliest_classes_embed_a_token_almost_as_all_classes_do():
+    """With the page's small temperature, the likeliest class has nearly all of the probability."""
+    names = run(LIKELIEST)
+    assert names["seen"].shape == (4, 16, 32) and names["x_t"].shape == (4, 16)
+    total = names["p"].sum(-1)
+    torch.testing.assert_close(total, torch.ones_like(total))
+    p, classes, weight = names["p"], names["classes"], names["embedding"].weight
+    torch.testing.assert_close(names["seen"], (p.unsqueeze(-1) * weight[classes]).sum(-2))
