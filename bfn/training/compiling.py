@@ -156,7 +156,7 @@ class Compilation:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Pauses the process in a `with` block, which must not compile: the process may hold a lock of torch's cache."""
+        """Pauses the process in a `with` block, which must not compile, since it may hold locks of torch's cache."""
         self.send(signal.SIGSTOP)
         try:
             yield
