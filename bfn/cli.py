@@ -20,7 +20,7 @@ from typer.core import TyperGroup
 from bfn import molecules_3d
 from bfn.atom_rows import PARTS, Atoms, Growing
 from bfn.codec import commands
-from bfn.codec.container import FileError
+from bfn.codec.container import MOST_STEPS, FileError
 from bfn.codec.models import coded
 from bfn.configs import Config, ConfigError, DataConfig, choose, flatten, load, shipped
 from bfn.data import Data
@@ -231,7 +231,7 @@ def compress_command(
         Path | None, typer.Argument(help="An .npy file of levels or classes. The default is --split.")
     ] = None,
     to: Annotated[Path, typer.Option(help="The file to write.")] = Path("compressed.bfn"),
-    steps: Annotated[int, typer.Option(help="The number of messages of an example.", min=1, max=10_000)] = 20,
+    steps: Annotated[int, typer.Option(help="The number of messages of an example.", min=1, max=MOST_STEPS)] = 20,
     split: Annotated[
         str, typer.Option(help=f"Instead of a file, one of {', '.join(SPLITS)} of the run's data.")
     ] = "test",

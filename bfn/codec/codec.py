@@ -25,9 +25,10 @@ class Codec:
     """
 
     def __init__(self, coded: Coded, n_steps: int, spacing: float):
-        self.coded, self.n = coded, n_steps
-        self.steps = steps_of(coded.alpha(n_steps), spacing)
-        self.accuracy = float(coded.alpha(n_steps).sum())
+        alpha = coded.alpha(n_steps)
+        self.coded, self.n, self.accuracy = coded, n_steps, float(alpha.sum())
+        self.steps = steps_of(alpha, spacing)
+        self.times = [coded.time_of(step.seen) for step in self.steps]
 
     @property
     def need(self) -> int:
@@ -56,7 +57,7 @@ class Codec:
 
     def output(self, state: Integers, i: int) -> NDArray:
         step = self.steps[i]
-        return self.coded.probabilities(state * (step.spacing * step.shrink), step.seen)
+        return self.coded.probabilities(state * (step.spacing * step.shrink), step.seen, self.times[i])
 
     def encode(self, stack: Stack, levels: Integers) -> None:
         x = levels.reshape(-1)
@@ -90,9 +91,9 @@ class Factorised:
         share = (counts + 0.5) / (counts + 0.5).sum(1, keepdims=True)
         scale = (1 << SCALAR) - 2 * counts.shape[1]
         frequency = 2 + np.floor(share * scale).astype(np.int64)
-        self.edges = np.concatenate([np.zeros((len(counts), 1), np.int64), frequency.cumsum(1)], 1)
-        self.edges[:, -1] = 1 << SCALAR
-        self.rows = self.edges.tolist()
+        edges = np.concatenate([np.zeros((len(counts), 1), np.int64), frequency.cumsum(1)], 1)
+        edges[:, -1] = 1 << SCALAR
+        self.rows = edges.tolist()
 
     def encode(self, stack: Stack, levels: Integers) -> None:
         for row, level in zip(self.rows, levels.reshape(-1).tolist(), strict=True):

@@ -20,12 +20,11 @@ import torch
 from bfn.codec.codec import Codec, Factorised
 from bfn.codec.intervals import PRECISION, Integers
 from bfn.codec.models import Coded
-from bfn.codec.rans import Stack, StackError
+from bfn.codec.rans import BITS, Stack, StackError
 from bfn_kernels import __version__
 
 MAGIC, VERSION = b"BFNC", 1
 HEADER = struct.Struct("<4sH16sHdHHIIH")
-WORD_BITS = 32
 LARGEST = 256  # examples of a batch; the memory of a decoder grows with it
 MOST_STEPS, MOST_EXAMPLES, MOST_RUNS = 10_000, 2**24, 4096
 
@@ -34,10 +33,18 @@ class FileError(ValueError):
     """A file that cannot be decoded."""
 
 
+def require(plausible: bool) -> None:
+    if not plausible:
+        raise FileError("the file is damaged")
+
+
 @dataclass(frozen=True)
 class Header:
-    """What a decoder needs. model: a hash of the weights and of the frequencies of the first examples. threads: torch's
-    threads. first: the number of examples before the first batch. runs: the number of pairs of sizes and counts."""
+    """The first bytes of a file.
+
+    model: a hash of the weights and of the frequencies of the first examples. threads: the number of torch's threads.
+    first: the number of examples before the first batch. runs: the number of pairs of sizes and counts.
+    """
 
     magic: bytes
     version: int
@@ -53,13 +60,12 @@ class Header:
     def __post_init__(self) -> None:
         if self.version != VERSION:
             raise FileError(f"the file has version {self.version} of the format, and this package reads {VERSION}")
-        allowed = 1 <= self.n_steps <= MOST_STEPS and 0.05 <= self.spacing <= 4 and 1 <= self.lanes <= 4096
-        if not (allowed and 1 <= self.threads <= 1024 and self.first <= MOST_EXAMPLES and self.runs <= MOST_RUNS):
-            raise FileError("the file is damaged")
+        require(1 <= self.n_steps <= MOST_STEPS and 0.05 <= self.spacing <= 4 and 1 <= self.lanes <= 4096)
+        require(1 <= self.threads <= 1024 and self.first <= MOST_EXAMPLES and self.runs <= MOST_RUNS)
 
 
 def software() -> bytes:
-    """What the bits of a network's output depend on, besides the header."""
+    """The software and the kind of processor, in words. The last bits of a network's output depend on both."""
     vectors = torch.backends.cpu.get_cpu_capability()
     parts = (f"torch {torch.__version__}", f"bfn {__version__}", platform.machine(), vectors)
     return " ".join(parts).encode()
@@ -113,7 +119,7 @@ def compress(
         The file's bytes, and how many examples were encoded by the network at a time.
     """
     codec, factorised, stack = Codec(coded, n_steps, spacing), Factorised(counts), Stack(lanes, PRECISION)
-    first, enough = 0, codec.need + 2 * WORD_BITS * lanes  # each head takes a word, and may need another one
+    first, enough = 0, codec.need + 2 * BITS * lanes  # each head takes a word, and may need another one
     while first < len(levels) and stack.bits < enough:
         factorised.encode(stack, levels[first])
         first += 1
@@ -143,7 +149,7 @@ def sealed(content: bytes) -> bytes:
 def batches(stack: Stack, need: int, left: int, largest: int) -> Iterator[int]:
     """Sizes of batches, powers of 2, for which the stack has enough bits when they are asked for."""
     while left:
-        able = max(1, min(largest, left, (stack.bits - WORD_BITS * stack.lanes) // need))
+        able = max(1, min(largest, left, (stack.bits - BITS * stack.lanes) // need))
         size = 1 << (able.bit_length() - 1)
         yield size
         left -= size
@@ -196,19 +202,15 @@ def split(data: bytes) -> tuple[Header, list[tuple[int, int]], bytes, list[int],
     """The parts of a file. Nothing is allocated before the sizes are known to fit."""
     if data[:4] != MAGIC:
         raise FileError("this is no file of `bfn compress`")
-    if len(data) < HEADER.size + 4 or sealed(data[:-4]) != data:
-        raise FileError("the file is damaged")
+    require(len(data) >= HEADER.size + 4 and sealed(data[:-4]) == data)
     data = data[:-4]
     header, at = Header(*HEADER.unpack_from(data)), HEADER.size
     end = at + 8 * header.runs + header.software
-    if len(data) < end:
-        raise FileError("the file is damaged")
+    require(len(data) >= end)
     runs = [struct.unpack_from("<II", data, at + 8 * index) for index in range(header.runs)]
     total, batch_count = sum(size * count for size, count in runs), sum(count for _, count in runs)
-    if not all(1 <= size <= LARGEST for size, _ in runs) or total > MOST_EXAMPLES:
-        raise FileError("the file is damaged")
+    require(all(1 <= size <= LARGEST for size, _ in runs) and total <= MOST_EXAMPLES)
     written, at = data[at + 8 * header.runs : end], end
     end = at + 4 * (1 + batch_count)
-    if len(data) < end:
-        raise FileError("the file is damaged")
+    require(len(data) >= end)
     return header, runs, written, list(struct.unpack_from(f"<{1 + batch_count}I", data, at)), data[end:]

@@ -1,8 +1,9 @@
 """Distributions as intervals of integers, so that each number of [0, 2^PRECISION) belongs to one cell.
 
-Parameters are rounded to integers once, by operations that IEEE 754 defines to the bit. From there on all numbers are
-integers. A distribution function that is computed in floating point would depend on a tensor's shape and on the
-processor: the last bit of an exponential is different in the vectors of a loop and in its remainder.
+The encoder and the decoder need exactly the same distribution function. In floating point, its values could depend on
+the shape of a tensor: a loop computes most exponentials by vector instructions and the last few one by one, and the two
+may differ in the last bit. So parameters are rounded to integers once, by operations that IEEE 754 defines to the bit,
+and from there on all numbers are integers.
 
 Cell m of M has the interval from F(m) to F(m + 1), F(m) = m + cdf(m)·(2^PRECISION − M). No interval is empty.
 """
@@ -53,13 +54,13 @@ class Cells:
         if cells >= 1 << PRECISION:
             raise OverflowError(f"a lattice of {cells} cells is too fine for intervals of {PRECISION} bits")
 
-    def cdf(self, cell: Integers, which: slice) -> Integers:
-        """2^ONE times the probability below `cell`, of the variables of a slice."""
+    def cdf(self, cell: Integers) -> Integers:
+        """2^ONE times the probability below one cell of each variable."""
         raise NotImplementedError
 
-    def edge(self, cell: Integers, which: slice) -> Integers:
+    def edge(self, cell: Integers) -> Integers:
         """F(cell)."""
-        cdf = np.minimum(self.cdf(cell, which), 1 << ONE)  # weights are rounded, and may add up to a little more
+        cdf = np.minimum(self.cdf(cell), 1 << ONE)  # weights are rounded, and may add up to a little more
         inside = cell + (cdf * ((1 << PRECISION) - self.cells) >> ONE)
         return np.where(cell == 0, 0, np.where(cell == self.cells, 1 << PRECISION, inside))
 
@@ -68,16 +69,12 @@ class Cells:
         cell = symbols - self.base
         if ((cell < 0) | (cell >= self.cells)).any():
             raise OverflowError("a message lies outside of the lattice")
-        whole = slice(0, self.count)
-        start = self.edge(cell, whole)
-        return start, self.edge(cell + 1, whole) - start
+        start = self.edge(cell)
+        return start, self.edge(cell + 1) - start
 
     def edges(self) -> Integers:
         """F of all cells, [N, M + 1]."""
-        found = np.empty((self.count, self.cells + 1), np.int64)
-        for cell in range(self.cells + 1):
-            found[:, cell] = self.edge(np.full(self.count, cell), slice(0, self.count))
-        return found
+        return np.stack([self.edge(np.full(self.count, cell)) for cell in range(self.cells + 1)], 1)
 
     def finder(self):
         """A function for `Stack.pop`."""
@@ -93,21 +90,31 @@ class Cells:
         return find
 
 
-class Normals(Cells):
+class Lattice(Cells):
+    """Cells of width delta around the multiples of delta, for distributions that are made of normals of one std."""
+
+    def __init__(self, mean: NDArray, std: float, delta: float, cells: int, base: Integers):
+        super().__init__(len(mean), cells, base)
+        self.offset = rounded(((base - 0.5) * delta - mean) / std * (1 << UNIT))
+        self.step = round(delta / std * (1 << UNIT))
+
+    def distance(self, cell: Integers) -> Integers:
+        """From the mean to the lower end of a cell, in standard deviations, times 2^UNIT."""
+        return self.offset + cell * self.step
+
+
+class Normals(Lattice):
     """The cells of a lattice of spacing delta, for normals with means [N] and one std."""
 
     def __init__(self, mean: NDArray, std: float, delta: float, reach: float = 6.5):
         half = math.ceil(reach * std / delta)
-        base = rounded(mean / delta) - half
-        super().__init__(len(mean), 2 * half + 1, base)
-        self.offset = rounded(((base - 0.5) * delta - mean) / std * (1 << UNIT))
-        self.step = round(delta / std * (1 << UNIT))
+        super().__init__(mean, std, delta, 2 * half + 1, rounded(mean / delta) - half)
 
-    def cdf(self, cell: Integers, which: slice) -> Integers:
-        return normal_cdf(self.offset[which] + cell * self.step)
+    def cdf(self, cell: Integers) -> Integers:
+        return normal_cdf(self.distance(cell))
 
 
-class Mixtures(Cells):
+class Mixtures(Lattice):
     """The cells of a lattice of spacing delta, for mixtures of normals of one std.
 
     Args:
@@ -119,19 +126,16 @@ class Mixtures(Cells):
     def __init__(self, mean: NDArray, shifts: NDArray, probabilities: NDArray, std: float, delta: float, reach=10.0):
         base = rounded(np.floor((mean + shifts[0] - reach * std) / delta))
         cells = math.ceil((shifts[-1] - shifts[0] + 2 * reach * std) / delta) + 2
-        super().__init__(len(mean), cells, base)
-        self.offset = rounded(((base - 0.5) * delta - mean) / std * (1 << UNIT))
+        super().__init__(mean, std, delta, cells, base)
         self.shifts = rounded(shifts / std * (1 << UNIT))
         self.weights = rounded(probabilities * (1 << WEIGHT))
-        self.step = round(delta / std * (1 << UNIT))
 
-    def cdf(self, cell: Integers, which: slice) -> Integers:
-        z, weights = self.offset[which] + cell * self.step, self.weights[which]
-        total = np.empty(len(z), np.int64)
+    def cdf(self, cell: Integers) -> Integers:
+        z, total = self.distance(cell), np.empty(self.count, np.int64)
         rows = max(1, CHUNK // len(self.shifts))
-        for first in range(0, len(z), rows):
+        for first in range(0, self.count, rows):
             few = slice(first, first + rows)
-            total[few] = (weights[few] * normal_cdf(z[few, None] - self.shifts)).sum(1)
+            total[few] = (self.weights[few] * normal_cdf(z[few, None] - self.shifts)).sum(1)
         return total >> WEIGHT
 
 
@@ -144,6 +148,5 @@ class Classes(Cells):
         weights = rounded(probabilities * (1 << ONE))
         self.below = np.concatenate([np.zeros((count, 1), np.int64), weights.cumsum(1)], 1)
 
-    def cdf(self, cell: Integers, which: slice) -> Integers:
-        below = self.below[which]
-        return below[np.arange(len(below)), cell]
+    def cdf(self, cell: Integers) -> Integers:
+        return self.below[np.arange(self.count), cell]

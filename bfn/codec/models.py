@@ -1,4 +1,4 @@
-"""What the codec needs of a model: its data as levels 0 … K − 1, and its output distribution given a state S_i."""
+"""Models as the codec uses them: data are levels 0 … K − 1, and a state S_i has an output distribution."""
 
 import math
 
@@ -7,11 +7,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bfn.codec.intervals import Integers
 from bfn.configs import ConfigError
 from bfn.model import BFN, BinaryBFN, ContinuousBFN, DiscretisedBFN
 from bfn_kernels import discretised
 
-Integers = NDArray[np.int64]
 BISECTIONS = 80
 
 
@@ -61,9 +61,9 @@ class Coded:
         return high if seen > 0 else 0.0
 
     @torch.inference_mode()
-    def probabilities(self, state: NDArray, seen: float) -> NDArray:
-        """[N, K] of the flat state [N] of some examples."""
-        theta, t = self.theta(torch.from_numpy(state).view(-1, *self.shape), seen).float(), self.time_of(seen)
+    def probabilities(self, state: NDArray, seen: float, t: float) -> NDArray:
+        """The output distribution [N, K] at time t, given the flat states [N] of some examples, of accuracy `seen`."""
+        theta = self.theta(torch.from_numpy(state).view(-1, *self.shape), seen).float()
         output = self.model.output(theta, torch.full((len(theta),), t))
         found = self.distribution(output, theta, t).double().numpy().reshape(-1, self.levels)
         return found / found.sum(-1, keepdims=True)
@@ -91,8 +91,8 @@ class CodedBins(Coded):
         return state / (1 + seen)
 
     def distribution(self, output: Tensor, theta: Tensor, t: float) -> Tensor:
-        given = self.model.schedule, self.model.limits
-        normal = discretised.output_distribution(output, None, theta, t, schedule=given[0], limits=given[1])
+        model = self.model
+        normal = discretised.output_distribution(output, None, theta, t, schedule=model.schedule, limits=model.limits)
         mean, std = (each[..., None].expand(*each.shape, self.levels) for each in normal)
         return discretised.log_prob(self.points.expand(mean.shape), mean, std, num_bins=self.levels).exp()
 

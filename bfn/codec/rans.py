@@ -9,13 +9,15 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-Integers = NDArray[np.int64]
-WORD, LOW = np.uint64(32), np.uint64(1 << 32)  # a head lies in [LOW, 2^64)
+from bfn.codec.intervals import Integers
+
+BITS = 32  # of a word
+WORD, LOW = np.uint64(BITS), np.uint64(1 << BITS)  # a head lies in [LOW, 2^64)
 SCALAR = 16  # the precision of the scalar head, by which the ends of a file are coded
 
 
 class StackError(ValueError):
-    """The stack has not the bits that are popped."""
+    """The stack does not have the bits that are popped."""
 
 
 class Stack:
@@ -37,7 +39,7 @@ class Stack:
 
     @property
     def bits(self) -> int:
-        return 32 * self.size
+        return BITS * self.size
 
     def write(self, values: NDArray) -> None:
         end = self.size + len(values)
