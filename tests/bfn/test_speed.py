@@ -253,11 +253,11 @@ def test_the_compiler_is_trusted_if_it_knows_the_latest_instructions(monkeypatch
 
     monkeypatch.setattr(cpu_vec_isa, "x86_isa_checker", lambda: ["old", "new"])
     for works, trusted in ((True, True), (False, None)):
-        monkeypatch.setattr(config.cpp, "vec_isa_ok", None)
         sets = [Set("unknown", True), Set("new", works), Set("old", True)]
         monkeypatch.setattr(cpu_vec_isa, "supported_vec_isa_list", sets)
-        speed.trust_compiler.__wrapped__()
-        assert config.cpp.vec_isa_ok is trusted
+        with config.patch({"cpp.vec_isa_ok": None}):  # monkeypatch would delete the setting instead of putting it back
+            speed.trust_compiler.__wrapped__()
+            assert config.cpp.vec_isa_ok is trusted
 
 
 def test_a_process_that_fails_changes_nothing_but_a_line(tiny, eager, monkeypatch):
