@@ -19,7 +19,7 @@ from typer.core import TyperGroup
 
 from bfn import molecules_3d
 from bfn.atom_rows import PARTS, Atoms, Growing
-from bfn.codec import commands
+from bfn.codec import commands, sources
 from bfn.codec.container import MOST_STEPS, FileError
 from bfn.codec.models import coded
 from bfn.configs import Config, ConfigError, DataConfig, choose, flatten, load, shipped
@@ -228,7 +228,10 @@ def sample_command(
 def compress_command(
     run: Run,
     source: Annotated[
-        Path | None, typer.Argument(help="An .npy file of levels or classes. The default is --split.")
+        Path | None,
+        typer.Argument(
+            help="An .npy file of levels or classes, a .txt file, or a folder of images; otherwise --split."
+        ),
     ] = None,
     to: Annotated[Path, typer.Option(help="The file to write.")] = Path("compressed.bfn"),
     steps: Annotated[int, typer.Option(help="The number of messages of an example.", min=1, max=MOST_STEPS)] = 20,
@@ -244,9 +247,11 @@ def compress_command(
         raise ConfigError(f"--split={split} must be one of {', '.join(SPLITS)}")
     model, settings, data = load_run(run)
     by = coded(model)
-    levels = commands.source_levels(by, data, source or split, count)
+    levels, padding = sources.read(by, data, source or split)
+    if count is not None and count < len(levels):
+        levels, padding = levels[:count], 0
     with Progress(console=console, transient=True) as bar:
-        encoded, times = commands.to_file(by, levels, data, steps, to, bar)
+        encoded, times = commands.to_file(by, levels, padding, data, steps, to, bar)
     bound = commands.bound_of(by, levels, settings.evaluate, steps)
     title = f"{settings.data.name}, {len(levels)} examples"
     console.print(commands.table_of(encoded, levels, by.levels, bound, steps, title))
@@ -258,7 +263,9 @@ def compress_command(
 def decompress_command(
     source: Annotated[Path, typer.Argument(help="A file of `bfn compress`.")],
     run: Annotated[Path, typer.Option(help="The run that compressed it, or its model file.")],
-    to: Annotated[Path, typer.Option(help="The .npy file to write.")] = Path("decompressed.npy"),
+    to: Annotated[
+        Path, typer.Option(help="The .npy or .txt file to write; a name without a suffix is a folder of images.")
+    ] = Path("decompressed.npy"),
 ) -> None:
     """Read the examples of a file of `bfn compress`, as levels or classes."""
     processes.refuse_several()

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from bfn.codec.intervals import Classes, Integers, Mixtures, Normals
+from bfn.codec.intervals import Classes, Joint, Mixtures, Normals
 from bfn.codec.lattice import steps_of
 from bfn.codec.models import Coded
-from bfn.codec.rans import SCALAR, Stack
+from bfn.codec.rans import BITS, SCALAR, Integers, Stack
 
 ENTROPY = math.log2(math.sqrt(2 * math.pi * math.e))  # of a normal, in units of its std
+LANES = 8  # heads of the coder for each example of a batch
 
 
 class Codec:
@@ -32,28 +33,28 @@ class Codec:
 
     @property
     def need(self) -> int:
-        """Bits that the stack must have before an example is encoded."""
+        """Bits that the stack must have for each example of a batch. A head may take two words."""
         last = math.sqrt(self.accuracy) / self.steps[-1].spacing
         bridges = (after.bridge / step.spacing for step, after in zip(self.steps[1:], self.steps[2:], strict=False))
         widest = max(bridges, default=0.0)
         bits = sum(max(0.0, math.log2(each) + ENTROPY) for each in (last, widest) if each)
-        return math.ceil(1.12 * self.coded.size * bits) + 64
+        return math.ceil(1.12 * self.coded.size * self.coded.coordinates * bits) + 64 + 2 * BITS * LANES
 
     # The distributions of a step, given states in units of their spacings. A step pushes and pops these symbols:
     # q(S_n | x), the flow; q(S_{i-1} | S_i), the bridge; p(S_i | S_{i-1}), the receiver; p(x | S_n), the output.
 
     def flow(self, levels: Integers) -> Normals:
-        mean = self.accuracy * self.coded.centres[levels]
+        mean = self.accuracy * self.coded.values(levels)
         return Normals(mean, math.sqrt(self.accuracy), self.steps[-1].spacing)
 
     def bridge(self, state: Integers, i: int) -> Normals:
         step, before = self.steps[i], self.steps[i - 1]
         return Normals(state * (step.spacing * step.back), step.bridge, before.spacing)
 
-    def receiver(self, state: Integers, i: int) -> Mixtures:
+    def receiver(self, state: Integers, i: int) -> Mixtures | Joint:
         step, p = self.steps[i], self.output(state, i - 1)
         mean = state * (step.g * self.steps[i - 1].spacing)
-        return Mixtures(mean, step.w * self.coded.centres, p, step.std, step.spacing)
+        return self.coded.receiver(mean, step.w, p, step.std, step.spacing)
 
     def output(self, state: Integers, i: int) -> NDArray:
         step = self.steps[i]
@@ -61,22 +62,22 @@ class Codec:
 
     def encode(self, stack: Stack, levels: Integers) -> None:
         x = levels.reshape(-1)
-        state = stack.pop(len(x), self.flow(x).finder())
-        stack.push(*Classes(self.output(state, self.n)).intervals(x))
+        state = self.flow(x).pop(stack)
+        Classes(self.output(state, self.n)).push(stack, x)
         for i in range(self.n, 0, -1):
-            before = stack.pop(len(x), self.bridge(state, i).finder()) if i > 1 else np.zeros_like(state)
-            stack.push(*self.receiver(before, i).intervals(state))
+            before = self.bridge(state, i).pop(stack) if i > 1 else np.zeros_like(state)
+            self.receiver(before, i).push(stack, state)
             state = before
 
     def decode(self, stack: Stack, count: int) -> Integers:
-        before = np.zeros(count * self.coded.size, np.int64)
+        before = np.zeros(count * self.coded.size * self.coded.coordinates, np.int64)
         for i in range(1, self.n + 1):
-            state = stack.pop(len(before), self.receiver(before, i).finder())
+            state = self.receiver(before, i).pop(stack)
             if i > 1:
-                stack.push(*self.bridge(state, i).intervals(before))
+                self.bridge(state, i).push(stack, before)
             before = state
-        x = stack.pop(len(before), Classes(self.output(before, self.n)).finder())
-        stack.push(*self.flow(x).intervals(before))
+        x = Classes(self.output(before, self.n)).pop(stack)
+        self.flow(x).push(stack, before)
         return x.reshape(count, *self.coded.shape)
 
 

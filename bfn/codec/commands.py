@@ -1,6 +1,7 @@
 """What `bfn compress` and `bfn decompress` do."""
 
 import gzip
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,14 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.progress import Progress
 from rich.table import Column, Table
 
-from bfn.codec.container import Encoded, FileError, compress, decompress
-from bfn.codec.intervals import Integers
+from bfn.codec import sources
+from bfn.codec.container import Encoded, FileError, compress, decompress, split
 from bfn.codec.models import Coded
-from bfn.configs import ConfigError, EvaluateConfig
+from bfn.codec.rans import Integers
+from bfn.configs import EvaluateConfig
 from bfn.data import Data
+from bfn.data.image_codes import FORMATS, picture_bytes
 from bfn.data.splits import class_counts, drawn
 from bfn.results.evaluate import evaluate
 from bfn.training.checkpoint import write_atomically
@@ -27,38 +31,24 @@ def counts_of(model: Coded, data: Data) -> Integers:
     return class_counts(levels, model.levels).long().numpy()
 
 
-def levels_of_file(model: Coded, path: Path) -> Integers:
-    """Levels of an .npy file. They are checked, since a level out of range has no interval."""
-    try:
-        found = np.load(path, allow_pickle=False)
-    except ValueError as error:
-        raise ConfigError(f"{path} must be an .npy file of whole numbers: {error}") from error
-    wanted = f"{path} must hold whole numbers from 0 to {model.levels - 1} of shape [N, {str([*model.shape])[1:]}"
-    if not isinstance(found, np.ndarray) or found.dtype.kind not in "iu" or found.shape[1:] != model.shape:
-        kind = f"{found.dtype} {list(found.shape)}" if isinstance(found, np.ndarray) else "several arrays"
-        raise ConfigError(f"{wanted}, got {kind}")
-    if not len(found) or found.min() < 0 or found.max() >= model.levels:
-        raise ConfigError(f"{wanted}, got {f'{found.min()} to {found.max()}' if len(found) else 'no examples'}")
-    return found.astype(np.int64)
-
-
-def source_levels(model: Coded, data: Data, source: Path | str, count: int | None) -> Integers:
-    """The first `count` examples of an .npy file, or of the split of this name."""
-    found = levels_of_file(model, source) if isinstance(source, Path) else model.to_levels(getattr(data, source))
-    return found[:count]
-
-
-def to_file(model: Coded, levels: Integers, data: Data, n_steps: int, to: Path, bar: Progress) -> tuple[Encoded, str]:
+def to_file(
+    model: Coded, levels: Integers, padding: int, data: Data, n_steps: int, to: Path, bar: Progress
+) -> tuple[Encoded, str]:
     """Compress, decode again, and write the file only if it holds the same examples. Returns the times, too."""
     counts, times = counts_of(model, data), [time.monotonic()]
-    encoded = compress(model, levels, counts, n_steps=n_steps, progress=progress_of(bar, "encoding", len(levels)))
+    progress = progress_of(bar, "encoding", len(levels))
+    encoded = compress(model, levels, counts, n_steps=n_steps, padding=padding, progress=progress)
     times.append(time.monotonic())
+    network = model.seconds / (times[1] - times[0])
     again = decompress(model, encoded.data, counts, progress_of(bar, "verifying", len(levels)))
     if not np.array_equal(again, levels):
         raise FileError("the file does not hold the examples that were encoded; this is an error of bfn, so report it")
     times.append(time.monotonic())
     write_atomically(to, encoded.data)
-    return encoded, f"encoding took {times[1] - times[0]:.1f} s, verifying {times[2] - times[1]:.1f} s"
+    return encoded, (
+        f"encoding took {times[1] - times[0]:.1f} s, {network:.0%} of it the network; "
+        f"verifying took {times[2] - times[1]:.1f} s"
+    )
 
 
 def bound_of(model: Coded, levels: Integers, config: EvaluateConfig, n_steps: int) -> float:
@@ -86,7 +76,21 @@ def others(levels: Integers, count: int) -> dict[str, int]:
 
     raw = np.packbits(levels.astype(bool)) if count == 2 else levels.astype(np.uint8)
     packed = {"gzip": gzip.compress(raw.tobytes(), mtime=0), "xz": lzma.compress(raw.tobytes(), preset=9)}
-    return {"raw": raw.nbytes, **{name: len(data) for name, data in packed.items()}}
+    found = {"raw": raw.nbytes, **{name: len(data) for name, data in packed.items()}}
+    if levels.ndim == 3 or (levels.ndim == 4 and levels.shape[-1] == 3):
+        picture = of_all(levels.astype(bool if count == 2 else np.uint8))
+        found |= {f"{form}, one picture": picture_bytes(picture, form) for form in FORMATS}
+    return found
+
+
+def of_all(examples: NDArray) -> NDArray:
+    """One picture of all examples, in a grid that is about as wide as it is high."""
+    across = math.isqrt(len(examples) - 1) + 1
+    down = -(-len(examples) // across)
+    filled = np.zeros((down * across, *examples.shape[1:]), examples.dtype)
+    filled[: len(examples)] = examples
+    rows = filled.reshape(down, across, *examples.shape[1:]).swapaxes(1, 2)
+    return rows.reshape(down * examples.shape[1], across * examples.shape[2], *examples.shape[3:])
 
 
 def progress_of(bar: Progress, title: str, total: int | None) -> Callable[[int], None]:
@@ -95,7 +99,8 @@ def progress_of(bar: Progress, title: str, total: int | None) -> Callable[[int],
 
 
 def from_file(model: Coded, data: Data, source: Path, to: Path, bar: Progress) -> int:
-    """Decode a file into an .npy file. Returns the number of examples."""
-    levels = decompress(model, source.read_bytes(), counts_of(model, data), progress_of(bar, "decoding", None))
-    write_atomically(to, lambda file: np.save(file, levels.astype(np.uint8)))
+    """Decode a file, and write what `sources.write` makes of it. Returns the number of examples."""
+    content = source.read_bytes()
+    levels = decompress(model, content, counts_of(model, data), progress_of(bar, "decoding", None))
+    sources.write(model, data, levels, split(content)[0].padding, to)
     return len(levels)

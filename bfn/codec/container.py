@@ -1,32 +1,35 @@
 """The file of encoded examples.
 
-All numbers are little-endian. A file has, in this order: the header `HEADER`; the lengths of batches as pairs of a size
-and a count, each uint32, of which the header tells the number; the software that wrote it, as text whose length the
-header tells; a CRC-32 for the first examples and for each batch, in the order of the data; the stack: the scalar
-head of 8 bytes, and words of 4 bytes; and a CRC-32 of all of this.
+All numbers are little-endian. A file has, in this order: the header `HEADER`; a `BATCH` for each batch; the software
+that wrote it, as text whose length the header tells; a CRC-16 of the first examples; the stack: the scalar head of 8
+bytes, and words of 4 bytes; and a CRC-32 of all of this.
 """
 
+import binascii
 import hashlib
 import platform
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import astuple, dataclass
-from itertools import groupby
+from itertools import accumulate
 
 import numpy as np
 import torch
 
-from bfn.codec.codec import Codec, Factorised
-from bfn.codec.intervals import PRECISION, Integers
+from bfn.codec.codec import LANES, Codec, Factorised
+from bfn.codec.intervals import PRECISION
 from bfn.codec.models import Coded
-from bfn.codec.rans import BITS, Stack, StackError
+from bfn.codec.rans import Integers, Stack, StackError
 from bfn_kernels import __version__
 
 MAGIC, VERSION = b"BFNC", 1
-HEADER = struct.Struct("<4sH16sHdHHIIH")
+HEADER = struct.Struct("<4sB8sHHHIIHB")
+BATCH = struct.Struct("<BH")  # log2 of the number of examples, and their CRC-16
+CRC = struct.Struct("<H")
 LARGEST = 256  # examples of a batch; the memory of a decoder grows with it
-MOST_STEPS, MOST_EXAMPLES, MOST_RUNS = 10_000, 2**24, 4096
+MOST_STEPS, MOST_EXAMPLES = 10_000, 2**24
+THOUSANDTHS = 1000  # in which the spacing of the lattices is stored
 
 
 class FileError(ValueError):
@@ -42,33 +45,33 @@ def require(plausible: bool) -> None:
 class Header:
     """The first bytes of a file.
 
-    model: a hash of the weights and of the frequencies of the first examples. threads: the number of torch's threads.
-    first: the number of examples before the first batch. runs: the number of pairs of sizes and counts.
+    model: a hash of the weights and of the frequencies of the first examples. spacing: of the lattices, in thousandths.
+    threads: the number of torch's threads. first: the number of examples before the first batch. padding: the number of
+    values at the end of the last example that are no data. software: the length of its name.
     """
 
     magic: bytes
     version: int
     model: bytes
     n_steps: int
-    spacing: float
-    lanes: int
+    spacing: int
     threads: int
     first: int
-    runs: int
+    batches: int
+    padding: int
     software: int
 
     def __post_init__(self) -> None:
         if self.version != VERSION:
             raise FileError(f"the file has version {self.version} of the format, and this package reads {VERSION}")
-        require(1 <= self.n_steps <= MOST_STEPS and 0.05 <= self.spacing <= 4 and 1 <= self.lanes <= 4096)
-        require(1 <= self.threads <= 1024 and self.first <= MOST_EXAMPLES and self.runs <= MOST_RUNS)
+        require(1 <= self.n_steps <= MOST_STEPS and 50 <= self.spacing <= 4000 and 1 <= self.threads <= 1024)
+        require(max(self.first, self.batches) <= MOST_EXAMPLES)
 
 
-def software() -> bytes:
-    """The software and the kind of processor, in words. The last bits of a network's output depend on both."""
+def software() -> str:
+    """The software and the kind of processor. The last bits of a network's output depend on both."""
     vectors = torch.backends.cpu.get_cpu_capability()
-    parts = (f"torch {torch.__version__}", f"bfn {__version__}", platform.machine(), vectors)
-    return " ".join(parts).encode()
+    return " ".join((torch.__version__, __version__, platform.machine(), vectors))
 
 
 def fingerprint(coded: Coded, counts: np.ndarray) -> bytes:
@@ -76,11 +79,11 @@ def fingerprint(coded: Coded, counts: np.ndarray) -> bytes:
     for name, tensor in sorted(coded.model.state_dict().items()):
         digest.update(name.encode() + np.ascontiguousarray(tensor.cpu().numpy()).tobytes())
     digest.update(counts.astype("<i8").tobytes())
-    return digest.digest()[:16]
+    return digest.digest()[:8]
 
 
 def crc(levels: Integers) -> int:
-    return zlib.crc32(levels.astype("<u2").tobytes())
+    return binascii.crc_hqx(levels.astype("<u2").tobytes(), 0)
 
 
 @dataclass
@@ -98,8 +101,8 @@ def compress(
     counts: np.ndarray,
     *,
     n_steps: int,
+    padding: int = 0,
     spacing: float = 1.5,
-    lanes: int = 16,
     largest: int = 64,
     progress: Callable[[int], None] = lambda examples: None,
 ) -> Encoded:
@@ -110,107 +113,101 @@ def compress(
         levels: The examples, levels from 0 to K − 1, int64 `[N, ...]`.
         counts: How often each level of each variable occurs in the training data, `[D, K]`.
         n_steps: The number of messages of an example.
+        padding: The number of values at the end of the last example that are no data. The file stores it.
         spacing: The spacing of the lattices, as a multiple of the smallest standard deviation that uses it.
-        lanes: The number of heads of the coder.
         largest: The largest number of examples of a batch.
         progress: Takes the number of examples that have been encoded since its last call.
 
     Returns:
         The file's bytes, and how many examples were encoded by the network at a time.
     """
-    codec, factorised, stack = Codec(coded, n_steps, spacing), Factorised(counts), Stack(lanes, PRECISION)
-    first, enough = 0, codec.need + 2 * BITS * lanes  # each head takes a word, and may need another one
-    while first < len(levels) and stack.bits < enough:
+    thousandths = round(spacing * THOUSANDTHS)
+    codec, factorised, stack = Codec(coded, n_steps, thousandths / THOUSANDTHS), Factorised(counts), Stack(PRECISION)
+    first = 0
+    while first < len(levels) and stack.bits < codec.need:
         factorised.encode(stack, levels[first])
         first += 1
         progress(1)
+    at, batches = first, b""
     sizes: list[int] = []
-    if first < len(levels):
-        stack.start_heads()
-        for size in batches(stack, codec.need, len(levels) - first, largest):
-            start = first + sum(sizes)
-            codec.encode(stack, levels[start : start + size])
-            sizes.append(size)
-            progress(size)
-        stack.close_heads()
-    runs = [(size, len([*same])) for size, same in groupby(sizes)]
-    written = software()
+    for size in sizes_of(stack, codec.need, len(levels) - first, largest):
+        part = levels[at : at + size]
+        stack.add_heads(LANES * max(size, *sizes, 0))
+        codec.encode(stack, part)
+        sizes.append(size)
+        batches += BATCH.pack(size.bit_length() - 1, crc(part))
+        at += size
+        progress(size)
+    stack.close_heads()
+    written = software().encode()
     model, threads = fingerprint(coded, counts), torch.get_num_threads()
-    header = Header(MAGIC, VERSION, model, n_steps, spacing, lanes, threads, first, len(runs), len(written))
-    sums = [crc(part) for part in np.split(levels, parts(first, sizes))]
-    head = HEADER.pack(*astuple(header)) + b"".join(struct.pack("<II", *run) for run in runs) + written
-    return Encoded(sealed(head + struct.pack(f"<{len(sums)}I", *sums) + stack.to_bytes()), first, sizes)
+    counts_of_parts = first, len(sizes), padding, len(written)
+    header = Header(MAGIC, VERSION, model, n_steps, thousandths, threads, *counts_of_parts)
+    parts = HEADER.pack(*astuple(header)), batches, written, CRC.pack(crc(levels[:first])), stack.to_bytes()
+    return Encoded(sealed(b"".join(parts)), first, sizes)
 
 
 def sealed(content: bytes) -> bytes:
     return content + struct.pack("<I", zlib.crc32(content))
 
 
-def batches(stack: Stack, need: int, left: int, largest: int) -> Iterator[int]:
+def sizes_of(stack: Stack, need: int, left: int, largest: int) -> Iterator[int]:
     """Sizes of batches, powers of 2, for which the stack has enough bits when they are asked for."""
     while left:
-        able = max(1, min(largest, left, (stack.bits - BITS * stack.lanes) // need))
+        able = max(1, min(largest, left, stack.bits // need))
         size = 1 << (able.bit_length() - 1)
         yield size
         left -= size
-
-
-def parts(first: int, sizes: Sequence[int]) -> list[int]:
-    """The places at which batches begin."""
-    return np.cumsum([first, *sizes])[:-1].tolist()
 
 
 def decompress(
     coded: Coded, data: bytes, counts: np.ndarray, progress: Callable[[int], None] = lambda examples: None
 ) -> Integers:
     """The examples of a file: the inverse of `compress`. It raises a FileError if they are not what was encoded."""
-    header, runs, written, sums, stack_bytes = split(data)
+    header, batches, written, first_crc, stack_bytes = split(data)
     if header.model != fingerprint(coded, counts):
         raise FileError("the file was written with another model, or with other training data, than this run has")
-    sizes = [size for size, count in runs for _ in range(count)]
     before = torch.get_num_threads()
     torch.set_num_threads(header.threads)
     try:
-        stack = Stack.of_bytes(stack_bytes, header.lanes, PRECISION)
-        codec, factorised = Codec(coded, header.n_steps, header.spacing), Factorised(counts)
-        found: list[Integers] = []
-        if sizes:
-            stack.reopen_heads()
-        for size, wanted in zip(reversed(sizes), reversed(sums[1:]), strict=True):
+        stack, factorised = Stack.of_bytes(stack_bytes, PRECISION), Factorised(counts)
+        codec, found = Codec(coded, header.n_steps, header.spacing / THOUSANDTHS), []
+        lanes = [LANES * size for size in accumulate((size for size, _ in batches), max, initial=0)]
+        stack.reopen_heads(lanes[-1])
+        for (size, wanted), fewer in zip(reversed(batches), reversed(lanes[:-1]), strict=True):
             found.append(codec.decode(stack, size))
             if crc(found[-1]) != wanted:
                 raise FileError("examples have another checksum than when they were encoded")
+            stack.remove_heads(fewer)
             progress(size)
-        if sizes:
-            stack.end_start()
         alone = [factorised.decode(stack).reshape(1, *coded.shape) for _ in range(header.first)]
         levels = np.concatenate([np.zeros((0, *coded.shape), np.int64), *alone[::-1]])
-        if crc(levels) != sums[0] or stack.size or stack.scalar != 1 << 32:
+        if crc(levels) != first_crc or stack.size or stack.scalar != 1 << 32:
             raise FileError("the first examples are not what was encoded")
         progress(header.first)
     except (FileError, StackError, OverflowError, FloatingPointError) as error:
-        reason, by, here = str(error), written.decode(errors="replace"), software().decode()
+        reason, by, here = str(error), written.decode(errors="replace"), software()
         if by != here:
-            reason += f"; it was written by {by}, and this is {here}"
+            reason += f"; torch, bfn and the processor were {by} when it was written, and are {here}"
         raise FileError(f"the file cannot be decoded: {reason}") from error
     finally:
         torch.set_num_threads(before)
     return np.concatenate([levels, *found[::-1]])
 
 
-def split(data: bytes) -> tuple[Header, list[tuple[int, int]], bytes, list[int], bytes]:
-    """The parts of a file. Nothing is allocated before the sizes are known to fit."""
+def split(data: bytes) -> tuple[Header, list[tuple[int, int]], bytes, int, bytes]:
+    """The header, the batches as sizes and CRCs, the name of the software, the CRC of the first examples, and the
+    stack. Nothing is allocated before the sizes are known to fit."""
     if data[:4] != MAGIC:
         raise FileError("this is no file of `bfn compress`")
     require(len(data) >= HEADER.size + 4 and sealed(data[:-4]) == data)
     data = data[:-4]
     header, at = Header(*HEADER.unpack_from(data)), HEADER.size
-    end = at + 8 * header.runs + header.software
-    require(len(data) >= end)
-    runs = [struct.unpack_from("<II", data, at + 8 * index) for index in range(header.runs)]
-    total, batch_count = sum(size * count for size, count in runs), sum(count for _, count in runs)
-    require(all(1 <= size <= LARGEST for size, _ in runs) and total <= MOST_EXAMPLES)
-    written, at = data[at + 8 * header.runs : end], end
-    end = at + 4 * (1 + batch_count)
-    require(len(data) >= end)
-    return header, runs, written, list(struct.unpack_from(f"<{1 + batch_count}I", data, at)), data[end:]
+    end = at + BATCH.size * header.batches
+    require(len(data) >= end + header.software + CRC.size)
+    batches = [(1 << size, wanted) for size, wanted in BATCH.iter_unpack(data[at:end])]
+    require(all(size <= LARGEST for size, _ in batches))
+    require(sum(size for size, _ in batches) <= MOST_EXAMPLES)
+    at = end + header.software
+    (first_crc,) = CRC.unpack_from(data, at)
+    return header, batches, data[end:at], first_crc, data[at + CRC.size :]

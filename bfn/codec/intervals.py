@@ -9,12 +9,14 @@ Cell m of M has the interval from F(m) to F(m + 1), F(m) = m + cdf(m)·(2^PRECIS
 """
 
 import math
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-Integers = NDArray[np.int64]
+from bfn.codec.rans import Integers, Stack
+
 PRECISION = 24
 UNIT = 24  # numbers of standard deviations are multiples of 2^-UNIT
 ONE = 30  # probabilities are multiples of 2^-ONE; weights of components are multiples of 2^-WEIGHT
@@ -46,6 +48,9 @@ def rounded(numbers: NDArray) -> Integers:
     return np.rint(numbers).astype(np.int64)
 
 
+ALL = slice(None)
+
+
 class Cells:
     """M cells for each of N variables. base: the symbol of the first cell: a number, or one for each variable."""
 
@@ -54,13 +59,13 @@ class Cells:
         if cells >= 1 << PRECISION:
             raise OverflowError(f"a lattice of {cells} cells is too fine for intervals of {PRECISION} bits")
 
-    def cdf(self, cell: Integers) -> Integers:
-        """2^ONE times the probability below one cell of each variable."""
+    def cdf(self, cell: Integers, which: slice) -> Integers:
+        """2^ONE times the probability below one cell of each of these variables."""
         raise NotImplementedError
 
-    def edge(self, cell: Integers) -> Integers:
+    def edge(self, cell: Integers, which: slice = ALL) -> Integers:
         """F(cell)."""
-        cdf = np.minimum(self.cdf(cell), 1 << ONE)  # weights are rounded, and may add up to a little more
+        cdf = np.minimum(self.cdf(cell, which), 1 << ONE)  # weights are rounded, and may add up to a little more
         inside = cell + (cdf * ((1 << PRECISION) - self.cells) >> ONE)
         return np.where(cell == 0, 0, np.where(cell == self.cells, 1 << PRECISION, inside))
 
@@ -72,22 +77,23 @@ class Cells:
         start = self.edge(cell)
         return start, self.edge(cell + 1) - start
 
-    def edges(self) -> Integers:
-        """F of all cells, [N, M + 1]."""
-        return np.stack([self.edge(np.full(self.count, cell)) for cell in range(self.cells + 1)], 1)
+    def find(self, slot: Integers, which: slice) -> tuple[Integers, Integers, Integers]:
+        """The cells to which numbers of [0, 2^PRECISION) belong, by bisection: see `Stack.pop`."""
+        low, start = np.zeros_like(slot), np.zeros_like(slot)
+        high, end = np.full_like(slot, self.cells), np.full_like(slot, 1 << PRECISION)
+        for _ in range((self.cells - 1).bit_length()):
+            middle = (low + high) >> 1
+            edge = self.edge(middle, which)
+            below = edge <= slot
+            low, start = np.where(below, middle, low), np.where(below, edge, start)
+            high, end = np.where(below, high, middle), np.where(below, end, edge)
+        return low + self.base[which], start, end - start
 
-    def finder(self):
-        """A function for `Stack.pop`."""
-        edges = self.edges()
+    def push(self, stack: Stack, symbols: Integers) -> None:
+        stack.push(*self.intervals(symbols))
 
-        def find(slot: Integers, which: slice) -> tuple[Integers, Integers, Integers]:
-            rows = edges[which]
-            cell = (rows[:, 1:] <= slot[:, None]).sum(1)
-            places = np.arange(len(rows))
-            start = rows[places, cell]
-            return cell + self.base[which], start, rows[places, cell + 1] - start
-
-        return find
+    def pop(self, stack: Stack) -> Integers:
+        return stack.pop(self.count, self.find)
 
 
 class Lattice(Cells):
@@ -98,9 +104,9 @@ class Lattice(Cells):
         self.offset = rounded(((base - 0.5) * delta - mean) / std * (1 << UNIT))
         self.step = round(delta / std * (1 << UNIT))
 
-    def distance(self, cell: Integers) -> Integers:
+    def distance(self, cell: Integers, which: slice) -> Integers:
         """From the mean to the lower end of a cell, in standard deviations, times 2^UNIT."""
-        return self.offset + cell * self.step
+        return self.offset[which] + cell * self.step
 
 
 class Normals(Lattice):
@@ -110,8 +116,8 @@ class Normals(Lattice):
         half = math.ceil(reach * std / delta)
         super().__init__(mean, std, delta, 2 * half + 1, rounded(mean / delta) - half)
 
-    def cdf(self, cell: Integers) -> Integers:
-        return normal_cdf(self.distance(cell))
+    def cdf(self, cell: Integers, which: slice) -> Integers:
+        return normal_cdf(self.distance(cell, which))
 
 
 class Mixtures(Lattice):
@@ -127,15 +133,18 @@ class Mixtures(Lattice):
         base = rounded(np.floor((mean + shifts[0] - reach * std) / delta))
         cells = math.ceil((shifts[-1] - shifts[0] + 2 * reach * std) / delta) + 2
         super().__init__(mean, std, delta, cells, base)
-        self.shifts = rounded(shifts / std * (1 << UNIT))
+        self.shifts = np.broadcast_to(rounded(shifts / std * (1 << UNIT)), probabilities.shape)
         self.weights = rounded(probabilities * (1 << WEIGHT))
+        if (most := int((self.weights > 0).sum(1).max())) < len(shifts):  # components without weight are left out
+            kept = np.argsort(self.weights == 0, axis=1, kind="stable")[:, :most]
+            self.shifts, self.weights = (np.take_along_axis(x, kept, 1) for x in (self.shifts, self.weights))
 
-    def cdf(self, cell: Integers) -> Integers:
-        z, total = self.distance(cell), np.empty(self.count, np.int64)
-        rows = max(1, CHUNK // len(self.shifts))
-        for first in range(0, self.count, rows):
+    def cdf(self, cell: Integers, which: slice) -> Integers:
+        z, shifts, weights = self.distance(cell, which), self.shifts[which], self.weights[which]
+        total, rows = np.empty(len(z), np.int64), max(1, CHUNK // shifts.shape[1])
+        for first in range(0, len(z), rows):
             few = slice(first, first + rows)
-            total[few] = (self.weights[few] * normal_cdf(z[few, None] - self.shifts)).sum(1)
+            total[few] = (weights[few] * normal_cdf(z[few, None] - shifts[few])).sum(1)
         return total >> WEIGHT
 
 
@@ -148,5 +157,53 @@ class Classes(Cells):
         weights = rounded(probabilities * (1 << ONE))
         self.below = np.concatenate([np.zeros((count, 1), np.int64), weights.cumsum(1)], 1)
 
-    def cdf(self, cell: Integers) -> Integers:
-        return self.below[np.arange(self.count), cell]
+    def cdf(self, cell: Integers, which: slice) -> Integers:
+        return self.below[which][np.arange(len(cell)), cell]
+
+
+class Joint:
+    """Points [N, K] of lattices, given a class for each point: coordinate k of a point of class k has mean m_k + shift,
+    and every other coordinate has its m_k. The std is the same.
+
+    Coordinates are coded one after the other. Given the coordinates before it, coordinate k is a mixture of the two
+    normals. The weight of the first one is the probability of class k, given these coordinates:
+    p_k/(Σ_{j ≥ k} p_j + Σ_{j < k} p_j·r_j), where r_j is the ratio of the densities of coordinate j.
+    """
+
+    def __init__(self, mean: NDArray, shift: float, probabilities: NDArray, std: float, delta: float):
+        self.mean, self.p = mean.reshape(probabilities.shape), probabilities
+        self.shift, self.std, self.delta = shift, std, delta
+
+    def visit(self, symbols_of: Callable[[Mixtures, int], Integers]) -> None:
+        """Asks for the symbols of one coordinate after the other."""
+        total = np.zeros(len(self.p))  # the logarithm of the sum above
+        with np.errstate(divide="ignore"):
+            for k, mean in enumerate(self.mean.T):
+                share = np.minimum(np.exp(np.log(self.p[:, k]) - total), 1.0)
+                cells = Mixtures(
+                    mean, np.array([0.0, self.shift]), np.stack([1 - share, share], 1), self.std, self.delta
+                )
+                away = symbols_of(cells, k) * self.delta - mean
+                log_ratio = self.shift * (away - self.shift / 2) / self.std**2
+                total = total + np.logaddexp(np.log1p(-share), np.log(share) + log_ratio)
+
+    def push(self, stack: Stack, symbols: Integers) -> None:
+        rows, intervals = symbols.reshape(self.p.shape), []
+
+        def push_later(cells: Mixtures, k: int) -> Integers:
+            intervals.append(cells.intervals(rows[:, k]))
+            return rows[:, k]
+
+        self.visit(push_later)
+        for each in reversed(intervals):
+            stack.push(*each)
+
+    def pop(self, stack: Stack) -> Integers:
+        symbols = np.empty(self.p.shape, np.int64)
+
+        def pop(cells: Mixtures, k: int) -> Integers:
+            symbols[:, k] = cells.pop(stack)
+            return symbols[:, k]
+
+        self.visit(pop)
+        return symbols.reshape(-1)

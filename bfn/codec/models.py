@@ -1,32 +1,53 @@
 """Models as the codec uses them: data are levels 0 … K − 1, and a state S_i has an output distribution."""
 
 import math
+import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bfn.codec.intervals import Integers
+from bfn.codec.intervals import Joint, Mixtures
+from bfn.codec.rans import Integers
 from bfn.configs import ConfigError
-from bfn.model import BFN, BinaryBFN, ContinuousBFN, DiscretisedBFN
+from bfn.model import BFN, BinaryBFN, ContinuousBFN, DiscreteBFN, DiscretisedBFN
 from bfn_kernels import discretised
 
 BISECTIONS = 80
+MOST_LEVELS = 256
 
 
 class Coded:
-    """A model and its data. centres: the value of x at each level, in ascending order, in float64."""
+    """A model and its data. A state has one coordinate for each variable, or K.
+
+    levels: K. centres: the value of x at each level, in ascending order, in float64. seconds: the time that the network
+    has taken.
+    """
 
     centres: NDArray
+    coordinates = 1
 
     def __init__(self, model: BFN):
         self.model = model.eval()
         self.shape, self.size = tuple(model.shape), math.prod(model.shape)
+        self.seconds = 0.0
 
     @property
     def levels(self) -> int:
         return len(self.centres)
+
+    def shape_of_states(self, count: int) -> tuple[int, ...]:
+        return (count, *self.shape, *[self.coordinates] * (self.coordinates > 1))
+
+    def values(self, levels: Integers) -> NDArray:
+        """The means of a message, [N · coordinates], for levels [N]."""
+        return self.centres[levels]
+
+    def receiver(self, mean: NDArray, w: float, p: NDArray, std: float, delta: float) -> Mixtures | Joint:
+        """Normals with means `mean` + w · `values`, whose levels have the probabilities p, [N, K]."""
+        return Mixtures(mean, w * self.centres, p, std, delta)
 
     def accuracy(self, t: Tensor) -> Tensor:
         """The accuracy of all messages up to time t."""
@@ -63,8 +84,10 @@ class Coded:
     @torch.inference_mode()
     def probabilities(self, state: NDArray, seen: float, t: float) -> NDArray:
         """The output distribution [N, K] at time t, given the flat states [N] of some examples, of accuracy `seen`."""
-        theta = self.theta(torch.from_numpy(state).view(-1, *self.shape), seen).float()
-        output = self.model.output(theta, torch.full((len(theta),), t))
+        theta = self.theta(torch.from_numpy(state).view(self.shape_of_states(-1)), seen).float()
+        begun = time.monotonic()
+        output = self.model.output(theta, theta.new_full((len(theta),), t))
+        self.seconds += time.monotonic() - begun
         found = self.distribution(output, theta, t).double().numpy().reshape(-1, self.levels)
         return found / found.sum(-1, keepdims=True)
 
@@ -117,11 +140,53 @@ class CodedBits(Coded):
         return torch.stack([-output, output], -1).double().sigmoid()
 
 
+class CodedClasses(Coded):
+    """A message has a coordinate for each class, N(α·K·e_x, α·K): the paper's message y plus α, which no softmax
+    sees."""
+
+    model: DiscreteBFN
+
+    def __init__(self, model: DiscreteBFN):
+        super().__init__(model)
+        self.coordinates = model.num_classes
+        self.centres = np.arange(model.num_classes, dtype=np.float64)
+
+    def accuracy(self, t: Tensor) -> Tensor:
+        return self.levels * self.model.schedule.beta(t)
+
+    def alpha(self, n_steps: int) -> NDArray:
+        return self.levels * super().alpha(n_steps)
+
+    def values(self, levels: Integers) -> NDArray:
+        return np.eye(self.levels)[levels].reshape(-1)
+
+    def receiver(self, mean: NDArray, w: float, p: NDArray, std: float, delta: float) -> Joint:
+        return Joint(mean, w, p, std, delta)
+
+    def to_levels(self, x: Tensor) -> Integers:
+        return x.long().numpy()
+
+    def from_levels(self, levels: Integers) -> Tensor:
+        return torch.from_numpy(levels)
+
+    def theta(self, state: Tensor, seen: float) -> Tensor:
+        return state.softmax(-1)
+
+    def distribution(self, output: Tensor, theta: Tensor, t: float) -> Tensor:
+        return output.double().softmax(-1)
+
+
+KINDS: dict[type[BFN], Callable[..., Coded]] = {
+    BinaryBFN: CodedBits,
+    DiscretisedBFN: CodedBins,
+    DiscreteBFN: CodedClasses,
+}
+
+
 def coded(model: BFN) -> Coded:
-    if isinstance(model, BinaryBFN):
-        return CodedBits(model)
-    if isinstance(model, DiscretisedBFN) and model.num_bins <= 256:
-        return CodedBins(model)
-    got = f"{model.num_bins} bins" if isinstance(model, DiscretisedBFN) else type(model).__name__.removesuffix("BFN")
+    kind, levels = KINDS.get(type(model)), model.num_classes
+    if kind is not None and levels <= MOST_LEVELS:
+        return kind(model)
+    got = f"{type(model).__name__.removesuffix('BFN').lower()} data" + f" of {levels} levels or classes" * (levels > 0)
     reason = " (continuous data have a density, which is no number of bits)" * isinstance(model, ContinuousBFN)
-    raise ConfigError(f"only runs of two classes or of 2 to 256 bins can compress data, got {got}{reason}")
+    raise ConfigError(f"only runs of 2 to {MOST_LEVELS} bins or classes can compress data, got {got}{reason}")

@@ -9,8 +9,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from bfn.codec.intervals import Integers
-
+Integers = NDArray[np.int64]
 BITS = 32  # of a word
 WORD, LOW = np.uint64(BITS), np.uint64(1 << BITS)  # a head lies in [LOW, 2^64)
 SCALAR = 16  # the precision of the scalar head, by which the ends of a file are coded
@@ -24,18 +23,17 @@ class Stack:
     """A stack of words, and the heads of the coder.
 
     Args:
-        lanes: The number of heads.
         precision: The intervals of symbols lie in [0, 2^precision); at most 32.
         words: The words of the stack, uint32. None: the stack is empty.
         scalar: The head for single symbols.
     """
 
-    def __init__(self, lanes: int, precision: int, words: NDArray | None = None, scalar: int = 1 << 32):
-        self.lanes, self.precision = lanes, precision
+    def __init__(self, precision: int, words: NDArray | None = None, scalar: int = 1 << 32):
+        self.precision = precision
         self.size = 0 if words is None else len(words)
         self.words = np.zeros(1 << 16, np.uint32) if words is None else words.copy()
         self.scalar = scalar
-        self.heads: NDArray[np.uint64] | None = None
+        self.heads = np.zeros(0, np.uint64)
 
     @property
     def bits(self) -> int:
@@ -56,10 +54,10 @@ class Stack:
 
     def push(self, start: Integers, frequency: Integers) -> None:
         """Symbol s goes to head s modulo the number of heads."""
-        precision, heads = np.uint64(self.precision), self.open_heads()
-        for first in range(0, len(start), self.lanes):
-            low, width = (each[first : first + self.lanes].astype(np.uint64) for each in (start, frequency))
-            head = heads[: len(low)]
+        precision, lanes = np.uint64(self.precision), len(self.heads)
+        for first in range(0, len(start), lanes):
+            low, width = (each[first : first + lanes].astype(np.uint64) for each in (start, frequency))
+            head = self.heads[: len(low)]
             full = head >= width << (np.uint64(64) - precision)
             self.write(head[full].astype(np.uint32))  # the lower 32 bits
             head[full] >>= WORD
@@ -69,21 +67,17 @@ class Stack:
     def pop(self, count: int, find: Callable[[Integers, slice], tuple[Integers, Integers, Integers]]) -> Integers:
         """Pops `count` symbols. find: takes numbers of [0, 2^precision) and the slice of the symbols to which they
         belong. It returns the symbols, and the starts and the frequencies of their intervals."""
-        precision, heads = np.uint64(self.precision), self.open_heads()
+        precision, lanes = np.uint64(self.precision), len(self.heads)
         mask, symbols = (np.uint64(1) << precision) - np.uint64(1), np.empty(count, np.int64)
-        for first in reversed(range(0, count, self.lanes)):
-            which = slice(first, min(count, first + self.lanes))
-            head = heads[: which.stop - first]
+        for first in reversed(range(0, count, lanes)):
+            which = slice(first, min(count, first + lanes))
+            head = self.heads[: which.stop - first]
             slot = head & mask
             symbols[which], start, frequency = find(slot.astype(np.int64), which)
             head[:] = frequency.astype(np.uint64) * (head >> precision) + slot - start.astype(np.uint64)
             empty = head < LOW
             head[empty] = head[empty] << WORD | self.read(int(empty.sum())).astype(np.uint64)
         return symbols
-
-    def open_heads(self) -> NDArray[np.uint64]:
-        assert self.heads is not None, "the heads are closed"
-        return self.heads
 
     def push_one(self, start: int, frequency: int, precision: int = SCALAR) -> None:
         """Pushes a symbol to the scalar head."""
@@ -113,31 +107,32 @@ class Stack:
             value = value << few | self.pop_one(lambda slot: (slot, slot, 1), few)
         return value
 
-    def start_heads(self) -> None:
-        """32 bits of the stack become each head."""
-        self.heads = np.array([1 << 32 | self.pop_bits(32) for _ in range(self.lanes)], np.uint64)
+    def add_heads(self, lanes: int) -> None:
+        """Makes heads until there are so many. 32 bits of the stack become each of them."""
+        new = [1 << 32 | self.pop_bits(32) for _ in range(lanes - len(self.heads))]
+        self.heads = np.append(self.heads, np.array(new, np.uint64))
 
-    def end_start(self) -> None:
-        """The inverse of `start_heads`. It raises a StackError if the heads are not as `start_heads` makes them."""
-        heads = self.open_heads()
-        if (heads >> np.uint64(33)).any():
+    def remove_heads(self, lanes: int) -> None:
+        """The inverse of `add_heads`: `lanes` heads are left. It raises a StackError if the others are not as
+        `add_heads` makes them."""
+        if (self.heads[lanes:] >> np.uint64(33)).any():
             raise StackError("the heads are not as they were before the first symbol")
-        for head in heads[::-1]:
+        for head in self.heads[lanes:][::-1]:
             self.push_bits(int(head) & 0xFFFFFFFF, 32)
-        self.heads = None
+        self.heads = self.heads[:lanes]
 
     def close_heads(self) -> None:
         """Each head becomes its length and its bits on the stack."""
-        for head in map(int, self.open_heads()[::-1]):
+        for head in map(int, self.heads[::-1]):
             length = head.bit_length() - 1
             self.push_bits(head - (1 << length), length)
             self.push_bits(length - 32, 5)
-        self.heads = None
+        self.heads = self.heads[:0]
 
-    def reopen_heads(self) -> None:
+    def reopen_heads(self, lanes: int) -> None:
         """The inverse of `close_heads`."""
         heads = []
-        for _ in range(self.lanes):
+        for _ in range(lanes):
             length = 32 + self.pop_bits(5)
             heads.append(1 << length | self.pop_bits(length))
         self.heads = np.array(heads, np.uint64)
@@ -146,10 +141,10 @@ class Stack:
         return self.scalar.to_bytes(8, "little") + self.words[: self.size].astype("<u4").tobytes()
 
     @classmethod
-    def of_bytes(cls, data: bytes, lanes: int, precision: int) -> "Stack":
+    def of_bytes(cls, data: bytes, precision: int) -> "Stack":
         if len(data) < 8 or len(data) % 4:
             raise StackError(f"a stack has 8 bytes and words of 4 bytes, got {len(data)} bytes")
         scalar = int.from_bytes(data[:8], "little")
         if scalar < 1 << 32:
             raise StackError("the scalar head is below 2^32")
-        return cls(lanes, precision, np.frombuffer(data[8:], "<u4").astype(np.uint32), scalar)
+        return cls(precision, np.frombuffer(data[8:], "<u4").astype(np.uint32), scalar)

@@ -4,8 +4,10 @@ import io
 import math
 from collections.abc import Sequence
 from itertools import product
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import pad
@@ -13,16 +15,25 @@ from torch.nn.functional import pad
 from bfn_kernels import discretised
 
 LEVELS = 256
+FORMATS: dict[str, dict[str, Any]] = {
+    "PNG": {"optimize": True},
+    "WebP": {"lossless": True, "quality": 100, "method": 6},
+}
 NEAR = (0, -1), (-1, -1), (-1, 0), (-1, 1)  # offsets (row, column) of the four pixels that predict a pixel
 RIDGE = 1e-9  # relative to the trace of the normal equations; it makes their solution unique
+
+
+def picture_bytes(pixels: NDArray, form: str) -> int:
+    """The size of an image without loss. pixels: uint8 [H, W] or [H, W, 3], or bool [H, W]. form: one of FORMATS."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, form, **FORMATS[form])
+    return len(file.getvalue())
 
 
 def png(levels: Tensor) -> float:
     """The bits per dimension of images, uint8 [N, H, W, 3], which are stacked vertically in one optimised PNG. Separate
     files would add N headers."""
-    file = io.BytesIO()
-    Image.fromarray(levels.flatten(0, 1).numpy()).save(file, "PNG", optimize=True)
-    return 8 * len(file.getvalue()) / levels.numel()
+    return 8 * picture_bytes(levels.flatten(0, 1).numpy(), "PNG") / levels.numel()
 
 
 def normals(train: Tensor, test: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ from bfn.training.batches import MicroBatch
 from bfn.training.speed import Choice
 
 UNREADABLE = 3  # the status of a process that could not read the passes
+LOWEST = 19  # priority
 PATIENCE = 5.0  # seconds that a compiler has to remove its unfinished files
 
 
@@ -205,6 +206,15 @@ def end_with(parent: int) -> None:
     os.killpg(os.getpgrp(), signal.SIGTERM)
 
 
+def step_back(signal: int) -> None:
+    """Tells the run that the training pass is made. From now on, this process and the processes of its compiler have the
+    lowest priority: the run uses all cores, and needs the compiled validation later than the compiled steps."""
+    os.setpriority(os.PRIO_PGRP, 0, LOWEST)
+    with suppress(OSError):  # where Linux shares the cores between sessions, this is the priority of the session
+        Path("/proc/self/autogroup").write_text(str(LOWEST))
+    os.write(signal, b"trained")
+
+
 def main(arguments: list[Any]) -> None:
     threading.Thread(target=end_with, args=[int(arguments[1])], daemon=True).start()
     try:
@@ -212,7 +222,7 @@ def main(arguments: list[Any]) -> None:
     except Exception:  # such as a class of the run's main module
         sys.exit(UNREADABLE)
     try:
-        passes.make(lambda: os.write(int(arguments[2]), b"trained"))
+        passes.make(lambda: step_back(int(arguments[2])))
     except Exception as error:
         lines = [line for line in str(error).splitlines() if line.strip()]  # torch adds hints after the reason
         sys.exit(f"{type(error).__name__}: {' '.join(lines[:2])}")

@@ -18,7 +18,7 @@ from bfn.configs import TrainConfig, first_line
 AUTO = "auto"
 COMPILING = 60.0  # seconds that compiling a small network takes; a large one takes longer
 CACHED = 6.0  # seconds that it takes if torch has the compiled code on the disk
-PASSES = 3  # the passes that are timed for a choice
+PASSES = 2  # the passes that are timed for a choice
 WORTH = 5  # compiling is tried if the rest of the run takes at least WORTH times as long as compiling
 
 
@@ -144,8 +144,8 @@ def choose(
         return not pays(left(seconds), compiling)
 
     # short(math.inf): the time limit alone makes the run short, so nothing is timed. The first pass takes longest. If
-    # even its time makes a short run, no other pass is needed.
-    if short(math.inf) or short(try_out(plain, 1)[0]) or short(before := min(try_out(plain, PASSES))):
+    # even its time makes a short run, no other pass is needed. short(0.0): the time of a step matters.
+    if short(math.inf) or (short(0.0) and short(try_out(plain, 1)[0])) or short(before := min(try_out(plain, PASSES))):
         return plain
     try:
         first, *later = try_out(compiled, 1 + PASSES)

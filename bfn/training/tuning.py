@@ -113,11 +113,11 @@ class Tuning:
             self.close()
 
     def timed(self, work: Callable[[], Any], device: torch.device, passes: int) -> list[float]:
-        """The seconds of each pass, which calls `work` once. After the first pass, which may compile, the other process
+        """The seconds of each pass, which calls `work` once. Except in a first pass that compiles, the other process
         does nothing, so that a pass takes as long as it will when that process has ended."""
-        first = timed(work, device, 1)
+        first = timed(work, device, int(self.choice.compiler is not None))
         with nullcontext() if self.beside is None else self.beside.paused():
-            return first + timed(work, device, passes - 1)
+            return first + timed(work, device, passes - len(first))
 
     def __enter__(self) -> "Tuning":
         return self

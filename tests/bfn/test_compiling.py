@@ -28,6 +28,11 @@ def compilation(tiny, monkeypatch, network=None):
     return Compilation(run.passes(EAGER)), run
 
 
+def stat_of(process):
+    """What Linux tells about a process: its state comes first, and its priority is number 16."""
+    return Path(f"/proc/{process.process.pid}/stat").read_text().rpartition(")")[2].split()
+
+
 def test_a_run_compiles_by_itself_what_cannot_be_sent_to_a_process(tiny, monkeypatch):
     class Local(nn.Module):
         pass
@@ -41,7 +46,8 @@ def test_a_process_makes_all_passes(tiny, monkeypatch, tmp_path):
     """The process also signals that it has made the training pass, and leaves a mark."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
     process, run = compilation(tiny, monkeypatch)
-    assert select.select([process.signal], [], [], 60)[0] and process.trained
+    assert select.select([process.signal], [], [], 60)[0]
+    assert stat_of(process)[16] == "19" and process.trained  # from here on, the run comes first
     assert process.error() == "" and process.ended and os.read(process.signal, 9) == b"trained"
     assert run.passes(EAGER).mark().exists()
     process.close()
@@ -49,19 +55,20 @@ def test_a_process_makes_all_passes(tiny, monkeypatch, tmp_path):
 
 def test_the_process_waits_while_passes_are_timed(tiny, monkeypatch):
     process, run = compilation(tiny, monkeypatch, Waits())
-    run.tuning.beside, state = process, Path(f"/proc/{process.process.pid}/stat")
+    run.tuning.beside = process
+    run.tuning.use(EAGER)
     seen = []
 
     def work():
         time.sleep(0.1)  # a signal takes effect a moment after it is sent
-        seen.append(state.read_text().rpartition(")")[2].split()[0])
+        seen.append(stat_of(process)[0])
         if len(seen) == 3:
             raise KeyError
 
     with pytest.raises(KeyError):
         run.tuning.timed(work, CPU, 4)
     time.sleep(0.1)
-    assert seen[0] != "T" and seen[1:] == ["T", "T"] and state.read_text().rpartition(")")[2].split()[0] != "T"
+    assert seen[0] != "T" and seen[1:] == ["T", "T"] and stat_of(process)[0] != "T"
     process.close()
     with process.paused():  # a process that has ended
         pass

@@ -198,7 +198,11 @@ ALIKE = {
 }
 TABLE = [
     pytest.param(
-        name, backend, dtype, id=f"{backend}-{name}-{dtype}", marks=[pytest.mark.slow] * (dtype != torch.float32)
+        name,
+        backend,
+        dtype,
+        id=f"{backend}-{name}-{dtype}",
+        marks=[pytest.mark.slow] * (dtype != torch.float32 or backend == "triton"),
     )
     for name in PROBLEMS
     for backend in NATIVE
