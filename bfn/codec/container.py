@@ -27,7 +27,7 @@ MAGIC, VERSION = b"BFNC", 1
 HEADER = struct.Struct("<4sB8sHHHIIHB")
 BATCH = struct.Struct("<BH")  # log2 of the number of examples, and their CRC-16
 CRC = struct.Struct("<H")
-LARGEST = 256  # examples of a batch; the memory of a decoder grows with it
+LARGEST, NUMBERS = 64, 2**24  # of a batch: the most examples, and the most probabilities of an output distribution
 MOST_STEPS, MOST_EXAMPLES = 10_000, 2**24
 THOUSANDTHS = 1000  # in which the spacing of the lattices is stored
 
@@ -103,7 +103,7 @@ def compress(
     n_steps: int,
     padding: int = 0,
     spacing: float = 1.5,
-    largest: int = 64,
+    largest: int = LARGEST,
     progress: Callable[[int], None] = lambda examples: None,
 ) -> Encoded:
     """Encodes examples.
@@ -115,7 +115,7 @@ def compress(
         n_steps: The number of messages of an example.
         padding: The number of values at the end of the last example that are no data. The file stores it.
         spacing: The spacing of the lattices, as a multiple of the smallest standard deviation that uses it.
-        largest: The largest number of examples of a batch.
+        largest: The largest number of examples of a batch, if memory suffices.
         progress: Takes the number of examples that have been encoded since its last call.
 
     Returns:
@@ -130,7 +130,7 @@ def compress(
         progress(1)
     at, batches = first, b""
     sizes: list[int] = []
-    for size in sizes_of(stack, codec.need, len(levels) - first, largest):
+    for size in sizes_of(stack, codec.need, len(levels) - first, min(largest, most(coded))):
         part = levels[at : at + size]
         stack.add_heads(LANES * max(size, *sizes, 0))
         codec.encode(stack, part)
@@ -151,6 +151,11 @@ def sealed(content: bytes) -> bytes:
     return content + struct.pack("<I", zlib.crc32(content))
 
 
+def most(coded: Coded) -> int:
+    """The most examples of a batch. An encoder's and a decoder's memory grows with it."""
+    return max(1, min(LARGEST, NUMBERS // (coded.size * coded.levels)))
+
+
 def sizes_of(stack: Stack, need: int, left: int, largest: int) -> Iterator[int]:
     """Sizes of batches, powers of 2, for which the stack has enough bits when they are asked for."""
     while left:
@@ -165,6 +170,7 @@ def decompress(
 ) -> Integers:
     """The examples of a file: the inverse of `compress`. It raises a FileError if they are not what was encoded."""
     header, batches, written, first_crc, stack_bytes = split(data)
+    require(all(size <= most(coded) for size, _ in batches))
     if header.model != fingerprint(coded, counts):
         raise FileError("the file was written with another model, or with other training data, than this run has")
     before = torch.get_num_threads()
@@ -206,7 +212,6 @@ def split(data: bytes) -> tuple[Header, list[tuple[int, int]], bytes, int, bytes
     end = at + BATCH.size * header.batches
     require(len(data) >= end + header.software + CRC.size)
     batches = [(1 << size, wanted) for size, wanted in BATCH.iter_unpack(data[at:end])]
-    require(all(size <= LARGEST for size, _ in batches))
     require(sum(size for size, _ in batches) <= MOST_EXAMPLES)
     at = end + header.software
     (first_crc,) = CRC.unpack_from(data, at)

@@ -133,11 +133,9 @@ class Mixtures(Lattice):
         base = rounded(np.floor((mean + shifts[0] - reach * std) / delta))
         cells = math.ceil((shifts[-1] - shifts[0] + 2 * reach * std) / delta) + 2
         super().__init__(mean, std, delta, cells, base)
-        self.shifts = np.broadcast_to(rounded(shifts / std * (1 << UNIT)), probabilities.shape)
-        self.weights = rounded(probabilities * (1 << WEIGHT))
-        if (most := int((self.weights > 0).sum(1).max())) < len(shifts):  # components without weight are left out
-            kept = np.argsort(self.weights == 0, axis=1, kind="stable")[:, :most]
-            self.shifts, self.weights = (np.take_along_axis(x, kept, 1) for x in (self.shifts, self.weights))
+        kept = window(weights := rounded(probabilities * (1 << WEIGHT)))
+        self.weights = np.take_along_axis(weights, kept, 1)
+        self.shifts = rounded(shifts / std * (1 << UNIT))[kept]
 
     def cdf(self, cell: Integers, which: slice) -> Integers:
         z, shifts, weights = self.distance(cell, which), self.shifts[which], self.weights[which]
@@ -146,6 +144,14 @@ class Mixtures(Lattice):
             few = slice(first, first + rows)
             total[few] = (weights[few] * normal_cdf(z[few, None] - shifts[few])).sum(1)
         return total >> WEIGHT
+
+
+def window(weights: Integers) -> Integers:
+    """The places of all components [N, K] that have weight: a range of each row, of the same length in all rows."""
+    live, count = weights > 0, weights.shape[1]
+    first, end = live.argmax(1), count - live[:, ::-1].argmax(1)
+    length = int((end - first).max())
+    return np.minimum(first, count - length)[:, None] + np.arange(length)
 
 
 class Classes(Cells):

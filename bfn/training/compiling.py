@@ -206,13 +206,13 @@ def end_with(parent: int) -> None:
     os.killpg(os.getpgrp(), signal.SIGTERM)
 
 
-def step_back(signal: int) -> None:
-    """Tells the run that the training pass is made. From now on, this process and the processes of its compiler have the
+def step_back(pipe: int) -> None:
+    """Tells the run that the training pass is made. From now on, this process and its compiler's processes have the
     lowest priority: the run uses all cores, and needs the compiled validation later than the compiled steps."""
     os.setpriority(os.PRIO_PGRP, 0, LOWEST)
     with suppress(OSError):  # where Linux shares the cores between sessions, this is the priority of the session
         Path("/proc/self/autogroup").write_text(str(LOWEST))
-    os.write(signal, b"trained")
+    os.write(pipe, b"trained")
 
 
 def main(arguments: list[Any]) -> None:

@@ -33,14 +33,24 @@ def seed():
     RANDOM.bit_generator.state = np.random.default_rng(3).bit_generator.state
 
 
-@pytest.fixture(scope="module", params=["digits", "digits_binary", "text"])
-def model(request):
+def made(name):
     """A model with random weights, its data, and counts."""
-    config = load(request.param, [*TINY, "network.dropout=0", *["data.length=6"] * (request.param == "text")])
+    config = load(name, [*TINY, "network.dropout=0", *["data.length=6"] * (name == "text")])
     data = load_data(config)
     torch.manual_seed(1)
     by = coded(build_model(config, data))
     return by, by.to_levels(data.test), counts_of(by, data)
+
+
+@pytest.fixture(scope="module", params=["digits", "digits_binary", "text"])
+def model(request):
+    return made(request.param)
+
+
+@pytest.fixture(scope="module")
+def small():
+    """For tests of the format, which is the same for all models."""
+    return made("digits_binary")
 
 
 def filled(lanes=16, words=5000):
@@ -212,7 +222,7 @@ def test_what_the_network_sees(model):
     torch.testing.assert_close(by.theta(state, accuracy).float(), want)
 
 
-@pytest.mark.parametrize("n_steps", [1, 7])
+@pytest.mark.parametrize("n_steps", [1, 4])
 def test_examples_cost_what_the_bound_says(model, n_steps):
     by, levels, _ = model
     codec, levels, repeats = Codec(by, n_steps, 0.2), levels[:48], 4  # a random network costs less on coarse lattices
@@ -237,7 +247,7 @@ def test_examples_cost_what_the_bound_says(model, n_steps):
 def test_a_file_holds_the_examples(model):
     by, levels, counts = model
     for size in (0, 1, 200):
-        encoded = compress(by, levels[:size], counts, n_steps=4, largest=16)
+        encoded = compress(by, levels[:size], counts, n_steps=2, largest=16)
         assert encoded.first + sum(encoded.sizes) == size and max(encoded.sizes, default=0) <= 16
         assert (decompress(by, encoded.data, counts) == levels[:size]).all()
     assert encoded.sizes  # some examples were encoded by the network
@@ -248,8 +258,8 @@ def changed(data, place):
     return data[:place] + bytes([data[place] ^ 1 << RANDOM.integers(8)]) + data[place + 1 :]
 
 
-def test_a_damaged_file_is_an_error(model):
-    by, levels, counts = model
+def test_a_damaged_file_is_an_error(small):
+    by, levels, counts = small
     whole = compress(by, levels[:200], counts, n_steps=1).data
     for data in (b"", b"PNG", *(changed(whole, place) for place in range(4))):
         with pytest.raises(FileError, match="this is no file of `bfn compress`"):
@@ -261,9 +271,9 @@ def test_a_damaged_file_is_an_error(model):
             decompress(by, data, counts)
 
 
-def test_a_file_that_was_made_to_deceive_is_an_error(model):
+def test_a_file_that_was_made_to_deceive_is_an_error(small):
     """Its checksum fits. It never holds other examples in silence."""
-    by, levels, counts = model
+    by, levels, counts = small
     content = compress(by, levels[:200], counts, n_steps=1).data[:-4]
     many_steps = slice(13, 15), b"\xff\xff"
     others = 17, 18, 13, 14  # many threads or steps take long
@@ -279,8 +289,8 @@ def test_a_file_that_was_made_to_deceive_is_an_error(model):
         decompress(by, sealed(content), counts)
 
 
-def test_words_that_are_left_are_an_error(model):
-    by, levels, counts = model
+def test_words_that_are_left_are_an_error(small):
+    by, levels, counts = small
     data = compress(by, levels[:200], counts, n_steps=1).data
     *_, stack = split(data)
     start = data[: -4 - len(stack)] + stack[:8]
@@ -288,15 +298,15 @@ def test_words_that_are_left_are_an_error(model):
         decompress(by, sealed(start + b"left" + stack[8:]), counts)
 
 
-def test_another_model_or_other_counts_are_refused(model):
-    by, levels, counts = model
+def test_another_model_or_other_counts_are_refused(small):
+    by, levels, counts = small
     data = compress(by, levels[:3], counts, n_steps=2).data
     with pytest.raises(FileError, match="another model, or with other training data"):
         decompress(by, data, counts + 1)
 
 
-def test_a_file_says_which_software_wrote_it(model, monkeypatch):
-    by, levels, counts = model
+def test_a_file_says_which_software_wrote_it(small, monkeypatch):
+    by, levels, counts = small
     monkeypatch.setattr("bfn.codec.container.software", lambda: "1.0")
     data = compress(by, levels[:200], counts, n_steps=1).data
     monkeypatch.undo()
@@ -367,8 +377,8 @@ def test_data_without_bits_are_refused():
             coded(build_model(config, load_data(config)))
 
 
-def test_a_file_of_another_number_of_threads_is_decoded_with_it(model, monkeypatch):
-    by, levels, counts = model
+def test_a_file_of_another_number_of_threads_is_decoded_with_it(small, monkeypatch):
+    by, levels, counts = small
     here, used = torch.get_num_threads(), []
     monkeypatch.setattr(by, "probabilities", lambda *given: used.append(torch.get_num_threads()) or original(*given))
     original = type(by).probabilities.__get__(by)

@@ -98,7 +98,13 @@ def test_all_examples_are_in_one_picture():
     }
 
 
-@pytest.mark.parametrize(("at", "left"), [("bfn.codec.commands.decompress", []), ("os.fsync", [".a.bfn.partial"])])
+@pytest.mark.parametrize(
+    ("at", "left"),
+    [
+        pytest.param("bfn.codec.commands.decompress", [], marks=pytest.mark.slow),
+        ("os.fsync", [".a.bfn.partial"]),
+    ],
+)
 def test_a_command_that_is_killed_leaves_no_file(digits, tmp_path, at, left):
     """While it verifies, and while it writes."""
     to, module = tmp_path / "a.bfn", at.rpartition(".")[0]

@@ -32,7 +32,11 @@ ACCURATE = [
 ]
 
 
-@pytest.mark.parametrize("alphas", ACCURATE, ids=lambda alphas: " ".join(f"{each:g}" for each in alphas[-5:]))
+@pytest.mark.parametrize(
+    "alphas",
+    [pytest.param(alphas, marks=[pytest.mark.slow] * (place % 2)) for place, alphas in enumerate(ACCURATE)],
+    ids=lambda alphas: " ".join(f"{each:g}" for each in alphas[-5:]),
+)
 def test_few_accurate_messages_leave_no_staircase(alphas):
     """Quantiles differ from sums of messages, in float64, by less than 0.01 in the distribution function. The table's
     quantiles do so but for a rounding to float32."""

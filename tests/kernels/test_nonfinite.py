@@ -140,7 +140,7 @@ def test_a_normal_without_probabilities(components, backend):
         normals = {"mean": torch.full(shape, 0.3), "std": (std if components is None else std[:, None]).expand(shape)}
         normals[name] = normals[name].clone()
         normals[name][at] = bad
-        for num_bins in (5, 200):
+        for num_bins in (5,) if INTERPRETED else (5, 200):
             more = {"num_bins": num_bins, "backend": backend}
             more |= {} if components is None else {"mixture_logits": torch.zeros(shape)}
             assert discretised.mode(**normals, **more).isnan().all(), (name, bad)

@@ -56,9 +56,16 @@ def at_once(request, case, backend, monkeypatch):
     monkeypatch.setattr(vocabulary, "WIDE", 1 if request.param else 1000)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+# Numbers of 16 bits are read and written by the same code in all cases.
+@pytest.mark.parametrize(
+    ("case", "dtype"),
+    [
+        pytest.param(c, d, id=f"{c}-{d}", marks=[pytest.mark.slow] * (d.itemsize < 4 and c not in FEW))
+        for c in TABLE
+        for d in DTYPES
+    ],
+)
 @native
-@pytest.mark.parametrize("case", TABLE, ids=str)
 def test_agrees_with_the_float64_reference(case, backend, dtype, small_tiles):
     if backend == "cuda_on_host" and case.huge and dtype == torch.float64:
         pytest.skip("67 classes have several tiles of float64")
@@ -68,7 +75,10 @@ def test_agrees_with_the_float64_reference(case, backend, dtype, small_tiles):
 
 @pytest.mark.parametrize(
     ("case", "dtype"),
-    [*((c, torch.float32) for c in OF_ANY_FORM), *((c, torch.float16) for c in FEW if c in OF_ANY_FORM)],
+    [
+        *((c, torch.float32) for c in OF_ANY_FORM),
+        *(pytest.param(c, torch.float16, marks=pytest.mark.slow) for c in FEW if c in OF_ANY_FORM),
+    ],
     ids=str,
 )
 @native
