@@ -13,7 +13,7 @@ from bfn.codec.models import Coded
 from bfn.codec.rans import BITS, SCALAR, Integers, Stack
 
 ENTROPY = math.log2(math.sqrt(2 * math.pi * math.e))  # of a normal, in units of its std
-LANES = 8  # heads of the coder for each example of a batch
+FEWEST = 8  # heads of the coder; in larger batches, there is one for each example
 
 
 class Codec:
@@ -33,12 +33,12 @@ class Codec:
 
     @property
     def need(self) -> int:
-        """Bits that the stack must have for each example of a batch. A head may take two words."""
+        """Bits that the stack must have for each example of a batch. Its head may take two words."""
         last = math.sqrt(self.accuracy) / self.steps[-1].spacing
         bridges = (after.bridge / step.spacing for step, after in zip(self.steps[1:], self.steps[2:], strict=False))
         widest = max(bridges, default=0.0)
         bits = sum(max(0.0, math.log2(each) + ENTROPY) for each in (last, widest) if each)
-        return math.ceil(1.12 * self.coded.size * self.coded.coordinates * bits) + 64 + 2 * BITS * LANES
+        return math.ceil(1.12 * self.coded.size * self.coded.coordinates * bits) + 64 + 2 * BITS
 
     # The distributions of a step, given states in units of their spacings. A step pushes and pops these symbols:
     # q(S_n | x), the flow; q(S_{i-1} | S_i), the bridge; p(S_i | S_{i-1}), the receiver; p(x | S_n), the output.

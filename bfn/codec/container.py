@@ -17,10 +17,10 @@ from itertools import accumulate
 import numpy as np
 import torch
 
-from bfn.codec.codec import LANES, Codec, Factorised
+from bfn.codec.codec import FEWEST, Codec, Factorised
 from bfn.codec.intervals import PRECISION
 from bfn.codec.models import Coded
-from bfn.codec.rans import Integers, Stack, StackError
+from bfn.codec.rans import BITS, Integers, Stack, StackError
 from bfn_kernels import __version__
 
 MAGIC, VERSION = b"BFNC", 1
@@ -29,6 +29,7 @@ BATCH = struct.Struct("<BH")  # log2 of the number of examples, and their CRC-16
 CRC = struct.Struct("<H")
 LARGEST, NUMBERS = 64, 2**24  # of a batch: the most examples, and the most probabilities of an output distribution
 MOST_STEPS, MOST_EXAMPLES = 10_000, 2**24
+SPARE = 2 * BITS * FEWEST  # bits of the stack that the first heads may take
 THOUSANDTHS = 1000  # in which the spacing of the lattices is stored
 
 
@@ -124,7 +125,7 @@ def compress(
     thousandths = round(spacing * THOUSANDTHS)
     codec, factorised, stack = Codec(coded, n_steps, thousandths / THOUSANDTHS), Factorised(counts), Stack(PRECISION)
     first = 0
-    while first < len(levels) and stack.bits < codec.need:
+    while first < len(levels) and stack.bits < codec.need + SPARE:
         factorised.encode(stack, levels[first])
         first += 1
         progress(1)
@@ -132,7 +133,7 @@ def compress(
     sizes: list[int] = []
     for size in sizes_of(stack, codec.need, len(levels) - first, min(largest, most(coded))):
         part = levels[at : at + size]
-        stack.add_heads(LANES * max(size, *sizes, 0))
+        stack.add_heads(max(FEWEST, size, *sizes))
         codec.encode(stack, part)
         sizes.append(size)
         batches += BATCH.pack(size.bit_length() - 1, crc(part))
@@ -159,7 +160,7 @@ def most(coded: Coded) -> int:
 def sizes_of(stack: Stack, need: int, left: int, largest: int) -> Iterator[int]:
     """Sizes of batches, powers of 2, for which the stack has enough bits when they are asked for."""
     while left:
-        able = max(1, min(largest, left, stack.bits // need))
+        able = max(1, min(largest, left, (stack.bits - SPARE) // need))
         size = 1 << (able.bit_length() - 1)
         yield size
         left -= size
@@ -178,7 +179,7 @@ def decompress(
     try:
         stack, factorised = Stack.of_bytes(stack_bytes, PRECISION), Factorised(counts)
         codec, found = Codec(coded, header.n_steps, header.spacing / THOUSANDTHS), []
-        lanes = [LANES * size for size in accumulate((size for size, _ in batches), max, initial=0)]
+        lanes = [0, *accumulate((max(FEWEST, size) for size, _ in batches), max)]
         stack.reopen_heads(lanes[-1])
         for (size, wanted), fewer in zip(reversed(batches), reversed(lanes[:-1]), strict=True):
             found.append(codec.decode(stack, size))

@@ -110,16 +110,12 @@ class Passes:
 
 
 class Compilation:
-    """A process that makes the passes of a run, so that the compiled code is on the disk. It ends with the run.
+    """A process that makes the passes of a run, so that the compiled code is on the disk. It has the lowest priority,
+    and it ends with the run."""
 
-    Args:
-        passes: The passes.
-        alone: Whether a run on a CPU that uses all cores leaves one of them to the process. Otherwise the run's threads
-            wait for each other, and the process takes longer. The run's results are then rounded differently.
-    """
-
-    def __init__(self, passes: Passes, *, alone: bool = False):
+    def __init__(self, passes: Passes):
         self.threads = passes.threads  # of the run, if it leaves no core to the process
+        self.on_cpu = all(parameter.is_cpu for parameter in passes.model.parameters())
         self.signal, there = os.pipe()
         command = [sys.executable, "-m", "bfn.training.compiling", str(os.getpid()), str(there)]
         self.errors: IO[bytes] | None = None
@@ -138,8 +134,6 @@ class Compilation:
                     start_new_session=True,
                     pass_fds=[there],
                 )
-                if alone and passes.model.device.type == "cpu" and 1 < passes.threads >= cores():
-                    torch.set_num_threads(passes.threads - 1)
         os.close(there)
 
     @property
@@ -150,6 +144,11 @@ class Compilation:
     def trained(self) -> bool:
         """Whether the process has made the training pass, or has ended."""
         return self.ended or bool(select.select([self.signal], [], [], 0)[0])
+
+    def leave_core(self) -> None:
+        """A run that uses all cores of a CPU leaves one of them to the process, and rounds its results differently."""
+        if self.on_cpu and 1 < self.threads >= cores():
+            torch.set_num_threads(self.threads - 1)
 
     def share(self) -> None:
         """The run uses all of its threads again."""
@@ -206,23 +205,22 @@ def end_with(parent: int) -> None:
     os.killpg(os.getpgrp(), signal.SIGTERM)
 
 
-def step_back(pipe: int) -> None:
-    """Tells the run that the training pass is made. From now on, this process and its compiler's processes have the
-    lowest priority: the run uses all cores, and needs the compiled validation later than the compiled steps."""
+def step_back() -> None:
+    """Gives this process the lowest priority, which the compiler's processes inherit."""
     os.setpriority(os.PRIO_PGRP, 0, LOWEST)
     with suppress(OSError):  # where Linux shares the cores between sessions, this is the priority of the session
         Path("/proc/self/autogroup").write_text(str(LOWEST))
-    os.write(pipe, b"trained")
 
 
 def main(arguments: list[Any]) -> None:
+    step_back()
     threading.Thread(target=end_with, args=[int(arguments[1])], daemon=True).start()
     try:
         passes: Passes = pickle.load(sys.stdin.buffer)
     except Exception:  # such as a class of the run's main module
         sys.exit(UNREADABLE)
     try:
-        passes.make(lambda: step_back(int(arguments[2])))
+        passes.make(lambda: os.write(int(arguments[2]), b"trained"))
     except Exception as error:
         lines = [line for line in str(error).splitlines() if line.strip()]  # torch adds hints after the reason
         sys.exit(f"{type(error).__name__}: {' '.join(lines[:2])}")

@@ -45,7 +45,7 @@ class Tuning:
         self.choice = PLAIN
         self.later: Choice | None = None
         self.beside: Compilation | None = None  # the process that compiles, while it is there
-        self.started = False  # whether the run has decided if a process compiles
+        self.started = math.inf  # the seconds of the run when it decided whether a process compiles
 
     def begin(self, device: torch.device, before: Choice | None) -> None:
         """Choose how the run starts. A continued run keeps its choice `before`, if the settings still allow it."""
@@ -79,8 +79,8 @@ class Tuning:
         fixed, trained = self.train.compile_from, self.beside is not None and self.beside.trained
         if trained if fixed is None else self.at.step >= fixed:
             self.change_over()
-        elif not self.started and self.at.step > self.first_step + PASSES:
-            self.started = True
+        elif self.started == math.inf and self.at.step > self.first_step + PASSES:
+            self.started = self.at.seconds
             # torch compiles other graphs for several processes, and accelerate's for fp16
             single = processes.count() == 1 and self.later.precision != "fp16"
             passes = self.passes(self.later) if single else None
@@ -88,9 +88,11 @@ class Tuning:
             if fixed is None and not pays(self.left(seconds), CACHED if cached else COMPILING):
                 self.later = None
             elif passes is not None and not cached and room(self.device):
-                self.beside = Compilation(passes, alone=fixed is None)
+                self.beside = Compilation(passes)
             elif fixed is None:
                 self.change_over()
+        elif self.beside is not None and fixed is None and self.at.seconds - self.started >= COMPILING:
+            self.beside.leave_core()  # what compiling takes of the run would have paid by now
 
     def change_over(self) -> None:
         """From this step on, use the compiled network if it is faster or if `train.compile_from` says so. If the other

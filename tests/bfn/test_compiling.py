@@ -8,12 +8,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from bfn.training import compiling, tuning
+from bfn.training import compiling, speed, tuning
 from bfn.training.compiling import Compilation
 from tests.bfn.test_speed import COMPILED, CPU, EAGER, PLAIN, trainer
 
@@ -47,7 +48,7 @@ def test_a_process_makes_all_passes(tiny, monkeypatch, tmp_path):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
     process, run = compilation(tiny, monkeypatch)
     assert select.select([process.signal], [], [], 60)[0]
-    assert stat_of(process)[16] == "19" and process.trained  # from here on, the run comes first
+    assert stat_of(process)[16] == "19" and process.trained  # the run comes first
     assert process.error() == "" and process.ended and os.read(process.signal, 9) == b"trained"
     assert run.passes(EAGER).mark().exists()
     process.close()
@@ -75,16 +76,19 @@ def test_the_process_waits_while_passes_are_timed(tiny, monkeypatch):
 
 
 def test_a_run_leaves_a_core_to_the_process(tiny, monkeypatch):
-    """Until the process has made the training pass, and only if the run uses all cores."""
+    """Only if the run uses all cores."""
     monkeypatch.setattr(tuning, "choices", lambda train, device: [PLAIN, EAGER])
     monkeypatch.setattr(subprocess, "Popen", lambda *args, **more: None)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
         run, _ = trainer(tiny)
-        for cores, alone, threads in ((2, True, 1), (1, True, 1), (3, True, 2), (2, False, 2)):
+        for cores, threads in ((2, 1), (1, 1), (3, 2)):
             monkeypatch.setattr(compiling, "cores", lambda cores=cores: cores)
-            process = Compilation(run.passes(EAGER), alone=alone)
+            process = Compilation(run.passes(EAGER))
+            assert torch.get_num_threads() == 2
+            process.leave_core()
+            process.leave_core()
             assert torch.get_num_threads() == threads
             process.share()
             assert torch.get_num_threads() == 2
@@ -92,6 +96,23 @@ def test_a_run_leaves_a_core_to_the_process(tiny, monkeypatch):
             assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_a_run_leaves_a_core_after_a_minute(tiny, monkeypatch, fixed):
+    """Not before, and never if the settings say when the run changes over: its results would be others."""
+    monkeypatch.setattr(tuning, "choices", lambda train, device: [PLAIN, EAGER])
+    left = []
+    beside = SimpleNamespace(trained=False, leave_core=lambda: left.append(run.at.seconds))
+    monkeypatch.setattr(tuning, "Compilation", lambda passes: beside)
+    run, _ = trainer(tiny, "train.max_steps=100000", "train.max_seconds=null", *["train.compile_from=1000"] * fixed)
+    run.begin_steps()
+    run.at.step, run.at.seconds = speed.PASSES + 1, 7.0
+    run.tuning.after_steps(1.0)
+    assert run.tuning.beside is beside
+    for run.at.seconds in (8.0, 6.9 + speed.COMPILING, 7.1 + speed.COMPILING):
+        run.tuning.after_steps(1.0)
+    assert left == ([] if fixed else [7.1 + speed.COMPILING])
 
 
 def test_a_mark_is_of_one_network_and_size_and_source(tiny, tmp_path, monkeypatch):

@@ -183,7 +183,7 @@ class Done:
 
     ended, trained, process = True, True, None
 
-    def __init__(self, passes, alone):
+    def __init__(self, passes):
         self.reason = ""
 
     def share(self):
