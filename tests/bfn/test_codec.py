@@ -134,9 +134,14 @@ def test_each_number_belongs_to_one_cell(kind):
         assert all(np.array_equal(a, b) for a, b in zip(cells.intervals(symbols), (start, frequency), strict=True))
 
 
-def test_the_cells_of_a_mixture_have_its_probabilities():
-    shifts, p, mean = np.linspace(-2, 2, 5), RANDOM.dirichlet([1] * 5, 3), RANDOM.normal(size=3)
+@pytest.mark.parametrize("components", [2, 5])
+def test_the_cells_of_a_mixture_have_its_probabilities(components):
+    """Components without weight are left out, in each row others."""
+    shifts, p, mean = np.linspace(-2, 2, 5), np.zeros((3, 5)), RANDOM.normal(size=3)
+    for row, place in enumerate((0, 2, 3) if components == 2 else (0, 0, 0)):
+        p[row, place : place + components] = RANDOM.dirichlet([1] * components)
     cells = Mixtures(mean, shifts, p, 0.3, 0.2)
+    assert cells.weights.shape == (3, components)
     j = np.arange(-15, 16)
     wanted = np.zeros((3, len(j)))
     for row, k in product(range(3), range(5)):
