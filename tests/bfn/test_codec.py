@@ -137,7 +137,7 @@ def test_each_number_belongs_to_one_cell(kind):
 @pytest.mark.parametrize("components", [2, 5])
 def test_the_cells_of_a_mixture_have_its_probabilities(components):
     """Components without weight are left out, in each row others."""
-    shifts, p, mean = np.linspace(-2, 2, 5), np.zeros((3, 5)), RANDOM.normal(size=3)
+    shifts, p, mean = np.linspace(-2, 2, 5), np.zeros((3, 5)), RANDOM.uniform(-0.5, 0.5, 3)
     for row, place in enumerate((0, 2, 3) if components == 2 else (0, 0, 0)):
         p[row, place : place + components] = RANDOM.dirichlet([1] * components)
     cells = Mixtures(mean, shifts, p, 0.3, 0.2)

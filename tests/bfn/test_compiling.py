@@ -47,7 +47,7 @@ def test_a_process_makes_all_passes(tiny, monkeypatch, tmp_path):
     """The process also signals that it has made the training pass, and leaves a mark."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
     process, run = compilation(tiny, monkeypatch)
-    assert select.select([process.signal], [], [], 60)[0]
+    assert select.select([process.signal], [], [], 300)[0]  # at the lowest priority, which a busy machine lets wait
     assert stat_of(process)[16] == "19" and process.trained  # the run comes first
     assert process.error() == "" and process.ended and os.read(process.signal, 9) == b"trained"
     assert run.passes(EAGER).mark().exists()
