@@ -91,10 +91,10 @@ def picture(run: Path, path: Path) -> Path:
     bounds = [bound_of(by, levels, settings.evaluate, n) for n in track(SIZES, "bounds")]
     right.plot(SIZES, files, "o-", label="file")
     right.plot(SIZES, bounds, "o--", label="bound L_n + L_r")
-    for name, size in others(levels, by.levels).items():
-        if name != "raw":
-            right.axhline(size, color="grey", lw=0.8)
-            right.text(SIZES[-1], size, name, ha="right", va="bottom", color="grey", fontsize=8)
+    others_by_size = sorted((size, name) for name, size in others(levels, by.levels).items() if name != "raw")
+    for place, (size, name) in enumerate(others_by_size):
+        right.axhline(size, color="grey", lw=0.8)
+        right.text(SIZES[-1 - place % 2], size, name, ha="right", va="bottom", color="grey", fontsize=8)
     figures.at_numbers(right, SIZES)
     right.set(xlabel="number of messages n", ylabel=f"bytes for {len(levels)} images", ylim=(0, None))
     right.legend(loc="lower left")

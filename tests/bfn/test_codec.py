@@ -22,6 +22,7 @@ from bfn.data import load_data
 from bfn.model import build_model
 from bfn.training.runs import MODEL_FILE
 from bfn_kernels import binary, continuous, discrete
+from docs.pictures import compression
 from tests.bfn.command import bfn
 from tests.bfn.tiny_settings import TINY
 
@@ -353,6 +354,12 @@ def test_commands(run, tmp_path):
     np.save(source, levels)
     result = bfn("compress", run, source, "--to", tmp_path / "again.bfn", "--steps", "3")
     assert result.exit_code == 0 and (tmp_path / "again.bfn").read_bytes() == to.read_bytes()
+
+
+def test_the_picture_of_the_guide(run, tmp_path, monkeypatch):
+    for name, value in (("SIZES", (1, 2)), ("STEPS", 2), ("SHOWN", (0, 1, 2))):
+        monkeypatch.setattr(compression, name, value)
+    assert compression.picture(run, tmp_path / "picture.png").stat().st_size > 10_000
 
 
 def test_wrong_files_are_one_line(run, tmp_path):
