@@ -14,7 +14,7 @@ from rich.progress import Progress
 from rich.table import Column, Table
 
 from bfn.codec import sources
-from bfn.codec.container import Encoded, FileError, compress, decompress, split
+from bfn.codec.container import HEADER, Encoded, FileError, Header, compress, decompress
 from bfn.codec.models import Coded
 from bfn.codec.rans import Integers
 from bfn.configs import EvaluateConfig
@@ -35,11 +35,11 @@ def to_file(
     model: Coded, levels: Integers, padding: int, data: Data, n_steps: int, to: Path, bar: Progress
 ) -> tuple[Encoded, str]:
     """Compress, decode again, and write the file only if it holds the same examples. Returns the times, too."""
-    counts, times = counts_of(model, data), [time.monotonic()]
+    counts, before, times = counts_of(model, data), model.seconds, [time.monotonic()]
     progress = progress_of(bar, "encoding", len(levels))
     encoded = compress(model, levels, counts, n_steps=n_steps, padding=padding, progress=progress)
     times.append(time.monotonic())
-    network = model.seconds / (times[1] - times[0])
+    network = (model.seconds - before) / (times[1] - times[0])
     again = decompress(model, encoded.data, counts, progress_of(bar, "verifying", len(levels)))
     if not np.array_equal(again, levels):
         raise FileError("the file does not hold the examples that were encoded; this is an error of bfn, so report it")
@@ -102,5 +102,5 @@ def from_file(model: Coded, data: Data, source: Path, to: Path, bar: Progress) -
     """Decode a file, and write what `sources.write` makes of it. Returns the number of examples."""
     content = source.read_bytes()
     levels = decompress(model, content, counts_of(model, data), progress_of(bar, "decoding", None))
-    sources.write(model, data, levels, split(content)[0].padding, to)
+    sources.write(model, data, levels, Header(*HEADER.unpack_from(content)).padding, to)
     return len(levels)

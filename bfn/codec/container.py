@@ -17,7 +17,7 @@ from itertools import accumulate
 import numpy as np
 import torch
 
-from bfn.codec.codec import FEWEST, Codec, Factorised
+from bfn.codec.codec import FEWEST, SPACING, Codec, Factorised
 from bfn.codec.intervals import PRECISION
 from bfn.codec.models import Coded
 from bfn.codec.rans import BITS, Integers, Stack, StackError
@@ -103,7 +103,7 @@ def compress(
     *,
     n_steps: int,
     padding: int = 0,
-    spacing: float = 1.5,
+    spacing: float = SPACING,
     largest: int = LARGEST,
     progress: Callable[[int], None] = lambda examples: None,
 ) -> Encoded:
@@ -124,16 +124,16 @@ def compress(
     """
     thousandths = round(spacing * THOUSANDTHS)
     codec, factorised, stack = Codec(coded, n_steps, thousandths / THOUSANDTHS), Factorised(counts), Stack(PRECISION)
-    first = 0
-    while first < len(levels) and stack.bits < codec.need + SPARE:
+    first, need = 0, codec.need
+    while first < len(levels) and stack.bits < need + SPARE:
         factorised.encode(stack, levels[first])
         first += 1
         progress(1)
     at, batches = first, b""
     sizes: list[int] = []
-    for size in sizes_of(stack, codec.need, len(levels) - first, min(largest, most(coded))):
+    for size in sizes_of(stack, need, len(levels) - first, min(largest, most(coded))):
         part = levels[at : at + size]
-        stack.add_heads(max(FEWEST, size, *sizes))
+        stack.add_heads(max(FEWEST, size))
         codec.encode(stack, part)
         sizes.append(size)
         batches += BATCH.pack(size.bit_length() - 1, crc(part))
@@ -142,8 +142,8 @@ def compress(
     stack.close_heads()
     written = software().encode()
     model, threads = fingerprint(coded, counts), torch.get_num_threads()
-    counts_of_parts = first, len(sizes), padding, len(written)
-    header = Header(MAGIC, VERSION, model, n_steps, thousandths, threads, *counts_of_parts)
+    lengths = first, len(sizes), padding, len(written)
+    header = Header(MAGIC, VERSION, model, n_steps, thousandths, threads, *lengths)
     parts = HEADER.pack(*astuple(header)), batches, written, CRC.pack(crc(levels[:first])), stack.to_bytes()
     return Encoded(sealed(b"".join(parts)), first, sizes)
 

@@ -60,7 +60,7 @@ class Cells:
             raise OverflowError(f"a lattice of {cells} cells is too fine for intervals of {PRECISION} bits")
 
     def cdf(self, cell: Integers, which: slice) -> Integers:
-        """2^ONE times the probability below one cell of each of these variables."""
+        """2^ONE times the probability below a cell. which: the variables. cell: one cell of each variable."""
         raise NotImplementedError
 
     def edge(self, cell: Integers, which: slice = ALL) -> Integers:

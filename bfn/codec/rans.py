@@ -108,7 +108,7 @@ class Stack:
         return value
 
     def add_heads(self, lanes: int) -> None:
-        """Makes heads until there are so many. 32 bits of the stack become each of them."""
+        """Makes heads until there are at least so many. 32 bits of the stack become each of them."""
         new = [1 << 32 | self.pop_bits(32) for _ in range(lanes - len(self.heads))]
         self.heads = np.append(self.heads, np.array(new, np.uint64))
 

@@ -5,15 +5,17 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from bfn.codec.models import Coded
 from bfn.codec.rans import Integers
 from bfn.configs import ConfigError
 from bfn.data import Data
+from bfn.data.files import DAMAGE
 from bfn.training.checkpoint import write_atomically
 
 TEXT = ".txt"
+WRONG: tuple[type[Exception], ...] = (OSError, *DAMAGE)  # errors of reading a file of another kind
 SCALES = {2: 255, 256: 1}  # the brightness of level 1 in an image file, for models of so many levels
 
 
@@ -22,9 +24,9 @@ def read(model: Coded, data: Data, source: Path | str) -> tuple[Integers, int]:
     the last example."""
     if isinstance(source, str):
         return model.to_levels(getattr(data, source)), 0
-    if source.is_dir():
-        return of_images(model, source), 0
-    return of_text(model, data.symbols, source) if source.suffix == TEXT else (of_array(model, source), 0)
+    if source.suffix == TEXT:
+        return of_text(model, data.symbols, source)
+    return (of_images if source.is_dir() else of_array)(model, source), 0
 
 
 def write(model: Coded, data: Data, levels: Integers, padding: int, to: Path) -> None:
@@ -48,8 +50,8 @@ def of_array(model: Coded, path: Path) -> Integers:
     try:
         found = np.load(path, allow_pickle=False)
         found = next(iter(found.values())) if isinstance(found, np.lib.npyio.NpzFile) and len(found) == 1 else found
-    except (ValueError, OSError) as error:
-        raise ConfigError(f"{path} must be a .npy file of whole numbers: {error}") from error
+    except WRONG as error:
+        raise ConfigError(f"{path} must be an .npy file of whole numbers: {error}") from error
     wanted = f"{path} must hold whole numbers from 0 to {model.levels - 1} of shape [N, {str([*model.shape])[1:]}"
     if not isinstance(found, np.ndarray) or found.dtype.kind not in "iu" or found.shape[1:] != model.shape:
         kind = f"{found.dtype} {list(found.shape)}" if isinstance(found, np.ndarray) else "several arrays"
@@ -71,7 +73,7 @@ def of_image(model: Coded, path: Path, scale: int) -> Integers:
     try:
         picture = Image.open(path)
         pixels = np.array(picture.convert("L") if picture.mode == "1" else picture)
-    except (UnidentifiedImageError, OSError) as error:
+    except WRONG as error:
         raise ConfigError(f"{path} must be an image: {error}") from error
     if pixels.dtype != np.uint8 or pixels.shape != model.shape or picture.mode == "P":
         raise ConfigError(
@@ -88,7 +90,7 @@ def scale_of(model: Coded, folder: Path) -> int:
     if model.levels not in SCALES or len(model.shape) < 2:
         raise ConfigError(
             f"{folder}: only models of images in 2 or 256 levels read and write folders of images, got examples of "
-            f"shape {[*model.shape]} in {model.levels} levels; name a .npy file"
+            f"shape {[*model.shape]} in {model.levels} levels; name an .npy file"
         )
     return SCALES[model.levels]
 
@@ -98,7 +100,7 @@ def of_text(model: Coded, symbols: Sequence[str | bytes], path: Path) -> tuple[I
     known = characters(symbols, path)
     try:
         text = path.read_bytes().decode()
-    except (UnicodeDecodeError, OSError) as error:
+    except WRONG as error:
         raise ConfigError(f"{path} must be a text in UTF-8: {error}") from error
     number = {each: place for place, each in enumerate(known)}
     unknown = next(((place, each) for place, each in enumerate(text) if each not in number), None)
@@ -113,5 +115,5 @@ def of_text(model: Coded, symbols: Sequence[str | bytes], path: Path) -> tuple[I
 def characters(symbols: Sequence[str | bytes], path: Path) -> list[str]:
     """The characters of the model's classes."""
     if not symbols or not all(isinstance(each, str) for each in symbols):
-        raise ConfigError(f"{path}: only models of characters read and write text files; name a .npy file")
+        raise ConfigError(f"{path}: only models of characters read and write text files; name an .npy file")
     return [*map(str, symbols)]

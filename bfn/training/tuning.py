@@ -45,7 +45,7 @@ class Tuning:
         self.choice = PLAIN
         self.later: Choice | None = None
         self.beside: Compilation | None = None  # the process that compiles, while it is there
-        self.started = math.inf  # the seconds of the run when it decided whether a process compiles
+        self.started = math.inf  # the run's seconds when it decided whether a process compiles; inf before
 
     def begin(self, device: torch.device, before: Choice | None) -> None:
         """Choose how the run starts. A continued run keeps its choice `before`, if the settings still allow it."""
@@ -92,7 +92,7 @@ class Tuning:
             elif fixed is None:
                 self.change_over()
         elif self.beside is not None and fixed is None and self.at.seconds - self.started >= COMPILING:
-            self.beside.leave_core()  # what compiling takes of the run would have paid by now
+            self.beside.leave_core()  # the run has trained for as long as a compilation takes
 
     def change_over(self) -> None:
         """From this step on, use the compiled network if it is faster or if `train.compile_from` says so. If the other

@@ -10,19 +10,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from rich.progress import track
 
 from bfn import figures
-from bfn.codec.codec import Codec
+from bfn.codec.codec import SPACING, Codec
 from bfn.codec.commands import bound_of, counts_of, others
 from bfn.codec.container import compress
 from bfn.codec.intervals import PRECISION, Classes, Normals
-from bfn.codec.models import coded
+from bfn.codec.models import Coded, coded
 from bfn.codec.rans import Integers
 from bfn.training.runs import load_run
 
-STEPS, SPACING = 20, 1.5
+STEPS = 20
 SIZES = (10, 20, 50, 100)  # the numbers of messages of the files
 SHOWN = (0, 1, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20)  # Bob's images are drawn after these numbers of messages
 
@@ -67,37 +68,47 @@ def told(codec: Codec, levels: Integers, seed: int = 1) -> Told:
     return found
 
 
+def draw_expected(strip: Axes, model: Coded, expected: list[NDArray], levels: Integers) -> None:
+    low, high = model.centres[[0, -1]]
+    images = [*(expected[i] for i in SHOWN), model.centres[levels]]
+    shown = torch.from_numpy(np.stack([(image.reshape(model.shape) - low) / (high - low) for image in images]))
+    figures.draw_images(strip, shown, len(images))
+    width = model.shape[1] + 1
+    for place, name in enumerate([*map(str, SHOWN), "data"]):
+        strip.text(1 + place * width + width / 2 - 1, -1, name, ha="center", va="bottom")
+    strip.set_title("what Bob expects after this number of messages", pad=18)
+
+
+def draw_bits(axes: Axes, bits: list[float]) -> None:
+    axes.bar([*map(str, range(1, STEPS + 1)), "x"], bits)
+    axes.set(xlabel=f"message, and the data at the end (x): {sum(bits):.0f} bits in all", ylabel="bits")
+    axes.tick_params(axis="x", labelsize=8)
+
+
+def draw_sizes(axes: Axes, files: list[int], bounds: list[float], rivals: dict[str, int], count: int) -> None:
+    axes.plot(SIZES, files, "o-", label="file")
+    axes.plot(SIZES, bounds, "o--", label="bound L_n + L_r")
+    for place, (size, name) in enumerate(sorted((size, name) for name, size in rivals.items() if name != "raw")):
+        axes.axhline(size, color="grey", lw=0.8)
+        axes.text(SIZES[-1 - place % 2], size, name, ha="right", va="bottom", color="grey", fontsize=8)
+    figures.at_numbers(axes, SIZES)
+    axes.set(xlabel="number of messages n", ylabel=f"bytes for {count} images", ylim=(0, None))
+    axes.legend(loc="lower left")
+
+
 def picture(run: Path, path: Path) -> Path:
     model, settings, data = load_run(run)
     by = coded(model)
     levels, counts = by.to_levels(data.test), counts_of(by, data)
-    found = told(Codec(by, STEPS, SPACING), levels[0])
     figure = figures.new((11, 6))
     above, below = figure.subfigures(2, 1, height_ratios=(1, 3))
-    strip = above.subplots()
-    low, high = by.centres[[0, -1]]
-    images = [(found.expected[i] - low) / (high - low) for i in SHOWN] + [(by.centres[levels[0]] - low) / (high - low)]
-    shown = torch.from_numpy(np.stack([image.reshape(by.shape) for image in images]))
-    figures.draw_images(strip, shown, len(images))
-    width = by.shape[1] + 1
-    for place, name in enumerate([*map(str, SHOWN), "data"]):
-        strip.text(1 + place * width + width / 2 - 1, -1, name, ha="center", va="bottom")
-    strip.set_title("what Bob expects after this number of messages", pad=18)
     left, right = below.subplots(1, 2)
-    left.bar([*map(str, range(1, STEPS + 1)), "x"], found.bits)
-    left.set(xlabel=f"message, and the data at the end (x): {sum(found.bits):.0f} bits in all", ylabel="bits")
-    left.tick_params(axis="x", labelsize=8)
+    found = told(Codec(by, STEPS, SPACING), levels[0])
+    draw_expected(above.subplots(), by, found.expected, levels[0])
+    draw_bits(left, found.bits)
     files = [len(compress(by, levels, counts, n_steps=n).data) for n in track(SIZES, "files")]
     bounds = [bound_of(by, levels, settings.evaluate, n) for n in track(SIZES, "bounds")]
-    right.plot(SIZES, files, "o-", label="file")
-    right.plot(SIZES, bounds, "o--", label="bound L_n + L_r")
-    others_by_size = sorted((size, name) for name, size in others(levels, by.levels).items() if name != "raw")
-    for place, (size, name) in enumerate(others_by_size):
-        right.axhline(size, color="grey", lw=0.8)
-        right.text(SIZES[-1 - place % 2], size, name, ha="right", va="bottom", color="grey", fontsize=8)
-    figures.at_numbers(right, SIZES)
-    right.set(xlabel="number of messages n", ylabel=f"bytes for {len(levels)} images", ylim=(0, None))
-    right.legend(loc="lower left")
+    draw_sizes(right, files, bounds, others(levels, by.levels), len(levels))
     return figures.write(figure, path)
 
 

@@ -129,7 +129,8 @@ def test_what_a_mixture_without_shares_gives(components, backend):
 
 @pytest.mark.parametrize("backend", ON_CPU)
 @pytest.mark.parametrize("components", [None, 3])
-def test_a_normal_without_probabilities(components, backend):
+@pytest.mark.parametrize("num_bins", [5, pytest.param(200, marks=[pytest.mark.slow] * INTERPRETED)])
+def test_a_normal_without_probabilities(num_bins, components, backend):
     """If a mean of any component is NaN or infinite, or a std is NaN, no bin has a probability, and nothing that is
     computed from probabilities is a number. This holds for a std of each rule of the sums over bins."""
     shape = (4,) if components is None else (4 * components, components)
@@ -140,17 +141,16 @@ def test_a_normal_without_probabilities(components, backend):
         normals = {"mean": torch.full(shape, 0.3), "std": (std if components is None else std[:, None]).expand(shape)}
         normals[name] = normals[name].clone()
         normals[name][at] = bad
-        for num_bins in (5,) if INTERPRETED else (5, 200):
-            more = {"num_bins": num_bins, "backend": backend}
-            more |= {} if components is None else {"mixture_logits": torch.zeros(shape)}
-            assert discretised.mode(**normals, **more).isnan().all(), (name, bad)
-            for clip, index in itertools.product((True, False), (0, 1, num_bins - 1)):
-                x = torch.full(shape[:1], (2 * index + 1) / num_bins - 1)
-                assert discretised.log_prob(x, **normals, clip=clip, **more).isnan().all(), (name, bad, clip, index)
-                assert discretised.expected_value(**normals, clip=clip, **more).isnan().all(), (name, bad, clip)
-            if components is None and name == "mean" and bad in (inf, -inf):
-                end = torch.full(shape, math.copysign(1 - 1 / num_bins, bad))
-                torch.testing.assert_close(discretised.sample(**normals, seed=1, **more), end)
+        more = {"num_bins": num_bins, "backend": backend}
+        more |= {} if components is None else {"mixture_logits": torch.zeros(shape)}
+        assert discretised.mode(**normals, **more).isnan().all(), (name, bad)
+        for clip, index in itertools.product((True, False), (0, 1, num_bins - 1)):
+            x = torch.full(shape[:1], (2 * index + 1) / num_bins - 1)
+            assert discretised.log_prob(x, **normals, clip=clip, **more).isnan().all(), (name, bad, clip, index)
+            assert discretised.expected_value(**normals, clip=clip, **more).isnan().all(), (name, bad, clip)
+        if components is None and name == "mean" and bad in (inf, -inf):
+            end = torch.full(shape, math.copysign(1 - 1 / num_bins, bad))
+            torch.testing.assert_close(discretised.sample(**normals, seed=1, **more), end)
 
 
 @pytest.mark.parametrize("backend", ON_CPU)

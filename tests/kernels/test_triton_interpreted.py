@@ -47,12 +47,14 @@ def test_the_interpreter_finds_what_it_should(dtype):
         assert (out == 2).all()
 
 
-# The cases whose rows the next test divides into tiles: those with the most distant logits, and those of 257 to 1000
-# classes.
-TILED = [c for c in CASES if c.family == "discrete" and (c.gap == 100 or (c.long and not c.huge))]
+# The next test divides the rows of these cases into tiles. Their logits are the least or the most distant, or they have
+# 257 to 1000 classes.
+TILED = [c for c in CASES if c.family == "discrete" and (c.gap in (10, 100) or (c.long and not c.huge))]
 
 
-@pytest.mark.parametrize("case", [c for c in TILED if serves(c, "triton")], ids=str)
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=[pytest.mark.slow] * (c.gap == 10)) for c in TILED if serves(c, "triton")], ids=str
+)
 def test_rows_of_several_tiles(case, monkeypatch):
     """A row in tiles of 4 or 128 classes has the results of a row in one tile, with explicit noise and with a seed."""
     shape, most = ((2, 3), 4) if case.gap else ((2, 1), 128)
