@@ -52,7 +52,7 @@ def test_values(backend, family):
     def cases_to_try(case):
         return case.family == family and not case.huge and serves(case, backend)
 
-    @examples(200 if backend == "cpu" else 40)
+    @examples(100 if backend == "cpu" else 40)
     @given(plan=plans(cases_to_try))
     def agrees(plan):
         check_plan(plan, backend)

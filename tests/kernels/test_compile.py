@@ -43,7 +43,7 @@ def covering(cases: list[Case]) -> list[Case]:
 
 
 TABLE = [
-    pytest.param(c, b, id=f"{b}-{c.name}")
+    pytest.param(c, b, id=f"{b}-{c.name}", marks=[pytest.mark.slow] * (c not in FIRST))
     for b in NATIVE[:1]
     for c in (covering([c for c in KINDS if serves(c, b)]) if b == "cpu" else LOSSES)
 ]
