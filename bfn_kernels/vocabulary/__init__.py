@@ -4,11 +4,12 @@ memory of an op does not grow with the number of tokens times K, except for a sa
 are equations of Graves et al. 2023.
 
 `flow_embedding` embeds a sample of the flow, and `noisy_embedding` embeds noisy one-hot vectors of any scale and
-spread. The losses, the steps of samplers, `mode` and `sample` take hidden states `[B, ..., d]`. A linear head with
-`weight` and `bias` computes the logits of the K classes from them. The logits y of the flow are K numbers for each
-token, of which the network sees only an embedding of d numbers. This loses much of y, so the head can add y to its
-logits: logits = hidden·Wᵀ + bias + flow_scale·y. A loss computes y again from `flow_seed`, the seed that was passed to
-`flow_embedding`. A sampler's step reads y from the state.
+spread. `noisy_top_k` draws only the likeliest classes of such vectors. The losses, the steps of samplers, `mode` and
+`sample` take hidden states `[B, ..., d]`. A linear head with `weight` and `bias` computes the logits of the K classes
+from them. The logits y of the flow are K numbers for each token, of which the network sees only an embedding of d
+numbers. This loses much of y, so the head can add y to its logits: logits = hidden·Wᵀ + bias + flow_scale·y. A loss
+computes y again from `flow_seed`, the seed that was passed to `flow_embedding`. A sampler's step reads y from the
+state.
 
 Memory: an op allocates its results, a few numbers for each token, and one tile of logits (some tokens by some classes),
 which takes 1 MiB on a CPU and 64 MiB on a GPU in float32. On a CPU, L∞ and the reconstruction loss may compute their

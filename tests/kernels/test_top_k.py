@@ -91,6 +91,18 @@ def test_rows_and_a_generator():
     assert none[0].shape == (0, 4, 5)
 
 
+def test_compiled():
+    """In compiled code, which cannot raise an error, a class that is out of range has NaN."""
+
+    def call(x):
+        return vocabulary.noisy_top_k(x, 1000, 5, scale=torch.tensor([1.0, 2.0]), spread=0.5, seed=2)
+
+    compiled, x = torch.compile(call, backend="aot_eager", fullgraph=True), torch.tensor([3, 7])
+    torch.testing.assert_close(compiled(x), call(x))
+    p, _ = compiled(torch.tensor([3, 1000]))
+    assert p[1].isnan().all() and torch.equal(p[0], call(x)[0][0])
+
+
 def test_refusals():
     x = torch.tensor([1, 2])
     for wrong, error, message in (

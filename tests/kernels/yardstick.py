@@ -105,8 +105,9 @@ def errors(compute: Callable[[], Results], want: Results) -> Iterator[dict[Any, 
 def check_close(got: Results, want: Results, formula: Callable[[], Results], also: float = 0.0) -> None:
     """Checks results of a narrow type against the same results in float64.
 
-    formula: computes the results in the narrow type by the reference. It is called only while an error is larger than
-    allowed: more than LEAST ulp, and more than the formula lost so far. also: a further error that is allowed, relative to the scale of a result.
+    formula: computes the results in the narrow type by the reference. It is called while an error is larger than LEAST
+    ulp and larger than FACTOR times the errors that it has shown.
+    also: a further error that is allowed, relative to the scale of a result.
     """
     off, most = {}, {}
     for (name, value), (_, exact) in zip(_named(got), _named(want), strict=True):
