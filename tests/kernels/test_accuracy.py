@@ -25,7 +25,7 @@ from tests.kernels.support import (
     ulp,
     widened,
 )
-from tests.kernels.yardstick import FACTOR, LEAST, errors
+from tests.kernels.yardstick import FACTOR, LEAST, check_errors, errors
 
 SHAPES = [(3, 7), (2, 1), (5, 33), (4, 3, 5), (0, 4), (2, 0)]
 # In float64 the yardstick is itself rounded, and autograd through it cancels: where p_x -> 1 its gradients keep an
@@ -45,19 +45,18 @@ def check(case, batches, backend) -> None:
             assert value.dtype == types[name], f"{name}: {value.dtype} in the place of {types[name]}"
             off.add(name, error(value, want[name]), inputs)
             least.add(name, always_allowed(case, name, value.dtype, scale(want[name])), inputs, 10 / LEAST)
-        formulas.append((inputs, errors(formula, want)))
+        formulas.append(errors(formula, want))
+
+    def losses():
+        for of_batches in zip(*formulas, strict=True):
+            allowed = Worst(case)
+            for inputs, loses in zip(batches, of_batches, strict=True):
+                for name, most in loses.items():
+                    allowed.add(name, FACTOR * most, inputs)
+            yield allowed
+
     narrow = all(x.dtype != torch.float64 for inputs in batches for x in inputs.values() if torch.is_tensor(x))
-    allowed = dict(least)
-    while any(off[name] > allowed[name] for name in off):
-        loses = Worst(case)
-        for inputs, growing in formulas if narrow else ():
-            for name, most in next(growing, {}).items():
-                loses.add(name, most, inputs)
-        if not loses:
-            break
-        allowed = {name: max(least[name], FACTOR * loses[name]) for name in off}
-    for name, found in off.items():
-        assert found <= allowed[name], f"{name}: error {found:.3g}, allowed {allowed[name]:.3g}"
+    check_errors(off, least, losses() if narrow else ())
 
 
 class Worst(dict[str, float]):

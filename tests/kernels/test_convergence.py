@@ -186,8 +186,8 @@ class Band(NamedTuple):
 
 
 BANDS = {torch.float32: Band(1e-5, 2e-4), torch.bfloat16: Band(5e-3, 3e-3)}
-# Each of these losses trains like another one of the table, which has another estimate of L_n or another vocabulary.
-# They are slow tests in float32, and are left out in bfloat16, whose rounding is the same.
+# For each of these losses, the table has a similar loss, with another estimate of L_n or another size of vocabulary. In
+# float32 they are slow tests. In bfloat16 they are left out, since rounding is the same for similar losses.
 ALIKE = {
     "binary L_n by draws",
     "binary L_n factorised",

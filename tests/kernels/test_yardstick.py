@@ -10,7 +10,7 @@ import torch
 
 from tests.kernels import test_accuracy
 from tests.kernels.support import NATIVE, evaluate, named, ulp, widened
-from tests.kernels.yardstick import FACTOR, Rounded, check_close, errors
+from tests.kernels.yardstick import FACTOR, Rounded, check_close, check_errors, errors
 from tests.ptx import cuda_ptx
 
 pytestmark = pytest.mark.skipif("cpu" not in NATIVE, reason="the yardstick does not depend on the backend")
@@ -96,3 +96,9 @@ def test_a_result_that_is_too_far_off_is_refused(name, monkeypatch):
         )
         with pytest.raises(AssertionError, match=rf"{key}.*: error .* allowed"):
             test_accuracy.check(case, [inputs], "off")
+
+
+def test_the_formula_runs_until_all_errors_are_allowed():
+    runs = iter([{"x": 2.0, "y": 0.0}, {"x": 3.0, "y": 0.0}, {"x": 4.0, "y": 0.0}])
+    check_errors({"x": 3.0, "y": 1.0}, {"x": 1.0, "y": 1.0}, runs)
+    assert len([*runs]) == 1

@@ -105,20 +105,29 @@ def errors(compute: Callable[[], Results], want: Results) -> Iterator[dict[Any, 
 def check_close(got: Results, want: Results, formula: Callable[[], Results], also: float = 0.0) -> None:
     """Checks results of a narrow type against the same results in float64.
 
-    formula: computes the results in the narrow type by the reference. It is called while an error is larger than LEAST
-    ulp and larger than FACTOR times the errors that it has shown.
+    formula: computes the results in the narrow type by the reference. It is called only while an error is too large.
     also: a further error that is allowed, relative to the scale of a result.
     """
-    off, most = {}, {}
+    off, least, more = {}, {}, {}
     for (name, value), (_, exact) in zip(_named(got), _named(want), strict=True):
-        off[name] = error(value, exact)
-        most[name] = LEAST * ulp(value.dtype, scale(exact)) + also * scale(exact)
-    for loses in chain([dict.fromkeys(off, 0.0)], errors(formula, want)):
-        allowed = {name: max(most[name], FACTOR * loses[name] + also * scale(exact)) for name, exact in _named(want)}
+        off[name], more[name] = error(value, exact), also * scale(exact)
+        least[name] = LEAST * ulp(value.dtype, scale(exact)) + more[name]
+    losses = ({name: FACTOR * loses[name] + more[name] for name in off} for loses in errors(formula, want))
+    check_errors(off, least, losses)
+
+
+def check_errors(off: dict[Any, float], least: dict[Any, float], formula: Iterable[dict[Any, float]]) -> None:
+    """Checks that no error is larger than `least` and larger than the formula allows.
+
+    formula: what the formula allows after a first run, after two runs, and so on. A run is made only while an error is
+    too large, since what is allowed never falls.
+    """
+    for more in chain([least], formula):
+        allowed = {name: max(least[name], more[name]) for name in off}
         if all(off[name] <= allowed[name] for name in off):
             return
-    for name in off:
-        assert off[name] <= allowed[name], f"{name}: error {off[name]:.3g}, allowed {allowed[name]:.3g}"
+    for name, found in off.items():
+        assert found <= allowed[name], f"{name}: error {found:.3g}, allowed {allowed[name]:.3g}"
 
 
 def _named(results: Results) -> Iterable[tuple[Any, Tensor]]:
