@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import torch
 from torch import Tensor
@@ -63,7 +63,7 @@ def duo_function(checkout: Path) -> Callable[..., tuple[Tensor, ...]]:
     tree = ast.parse((checkout / "utils.py").read_text())
     wanted = ("sample_tempered_softmax_topk", "_sample", "_log_mean_exp_trunc_normal")
     tree.body = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith(wanted)]
-    names: dict[str, Any] = {"torch": torch, "Optional": Any}
+    names: dict[str, Any] = {"torch": torch, "Optional": Optional}
     exec(compile(tree, "utils.py", "exec"), names)
     return names["sample_tempered_softmax_topk"]
 

@@ -9,6 +9,12 @@ from bfn_kernels import backends, noise
 from bfn_kernels.arguments import rows
 from bfn_kernels.declarations import NATIVE, Operator
 
+
+def fake_intervals(given: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
+    cell, start, frequency = (given.new_empty(given.shape) for _ in range(3))
+    return cell, start, frequency
+
+
 OPERATORS = [
     Operator(
         "row_scalars(Tensor value, Tensor? precision, int wanted, int schedule, float parameter, int num_classes, "
@@ -29,6 +35,17 @@ OPERATORS = [
         "row_angles(Tensor seed, Tensor first, int width, int count) -> Tensor",
         fake=lambda seed, first, width, count: seed.new_empty(count, 2, len(seed), width, dtype=torch.float32),
         library=NATIVE,
+    ),
+    Operator(
+        "lattice_intervals(Tensor given, bool find, Tensor offset, Tensor step, int cells, int components, int shift, "
+        "Tensor? weight, Tensor? edge, Tensor? width, Tensor table) -> (Tensor, Tensor, Tensor)",
+        fake=fake_intervals,
+        plain=True,
+    ),
+    Operator(
+        "class_intervals(Tensor given, bool find, Tensor weights) -> (Tensor, Tensor, Tensor)",
+        fake=fake_intervals,
+        plain=True,
     ),
 ]
 

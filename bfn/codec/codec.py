@@ -3,11 +3,12 @@
 import math
 from bisect import bisect_right
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bfn.codec.intervals import Classes, Joint, Mixtures, Normals
+from bfn.codec.intervals import Cells, Joint, normals
 from bfn.codec.lattice import steps_of
 from bfn.codec.models import Coded
 from bfn.codec.rans import BITS, SCALAR, Integers, Stack
@@ -44,27 +45,27 @@ class Codec:
     # The distributions of a step, given states in units of their spacings. A step pushes and pops these symbols:
     # q(S_n | x), the flow; q(S_{i-1} | S_i), the bridge; p(S_i | S_{i-1}), the receiver; p(x | S_n), the output.
 
-    def flow(self, levels: Integers) -> Normals:
+    def flow(self, levels: Integers) -> Cells:
         mean = self.accuracy * self.coded.values(levels)
-        return Normals(mean, math.sqrt(self.accuracy), self.steps[-1].spacing)
+        return normals(mean, math.sqrt(self.accuracy), self.steps[-1].spacing)
 
-    def bridge(self, state: Integers, i: int) -> Normals:
+    def bridge(self, state: Integers, i: int) -> Cells:
         step, before = self.steps[i], self.steps[i - 1]
-        return Normals(state * (step.spacing * step.back), step.bridge, before.spacing)
+        return normals(state * (step.spacing * step.back), step.bridge, before.spacing)
 
-    def receiver(self, state: Integers, i: int) -> Mixtures | Joint:
-        step, p = self.steps[i], self.output(state, i - 1)
+    def receiver(self, state: Integers, i: int) -> Cells | Joint:
+        step, output = self.steps[i], self.output(state, i - 1)
         mean = state * (step.g * self.steps[i - 1].spacing)
-        return self.coded.receiver(mean, step.w, p, step.std, step.spacing)
+        return self.coded.receiver(output, mean, step.w, step.std, step.spacing)
 
-    def output(self, state: Integers, i: int) -> NDArray:
+    def output(self, state: Integers, i: int) -> Any:
         step = self.steps[i]
-        return self.coded.probabilities(state * (step.spacing * step.shrink), step.seen, self.times[i])
+        return self.coded.output(state * (step.spacing * step.shrink), step.seen, self.times[i])
 
     def encode(self, stack: Stack, levels: Integers) -> None:
         x = levels.reshape(-1)
         state = self.flow(x).pop(stack)
-        Classes(self.output(state, self.n)).push(stack, x)
+        self.coded.cells(self.output(state, self.n)).push(stack, x)
         for i in range(self.n, 0, -1):
             before = self.bridge(state, i).pop(stack) if i > 1 else np.zeros_like(state)
             self.receiver(before, i).push(stack, state)
@@ -77,7 +78,7 @@ class Codec:
             if i > 1:
                 self.bridge(state, i).push(stack, before)
             before = state
-        x = Classes(self.output(before, self.n)).pop(stack)
+        x = self.coded.cells(self.output(before, self.n)).pop(stack)
         self.flow(x).push(stack, before)
         return x.reshape(count, *self.coded.shape)
 

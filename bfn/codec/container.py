@@ -18,12 +18,12 @@ import numpy as np
 import torch
 
 from bfn.codec.codec import FEWEST, SPACING, Codec, Factorised
-from bfn.codec.intervals import PRECISION
 from bfn.codec.models import Coded
 from bfn.codec.rans import BITS, Integers, Stack, StackError
 from bfn_kernels import __version__
+from bfn_kernels.coding import PRECISION
 
-MAGIC, VERSION = b"BFNC", 1
+MAGIC, VERSION = b"BFNC", 2
 HEADER = struct.Struct("<4sB8sHHHIIHB")
 BATCH = struct.Struct("<BH")  # log2 of the number of examples, and their CRC-16
 CRC = struct.Struct("<H")

@@ -1,93 +1,47 @@
-"""Distributions as intervals of integers, so that each number of [0, 2^PRECISION) belongs to one cell.
-
-The encoder and the decoder need exactly the same distribution function. In floating point, its values could depend on
-the shape of a tensor: a loop computes most exponentials by vector instructions and the last few one by one, and the two
-may differ in the last bit. So parameters are rounded to integers once, by operations that IEEE 754 defines to the bit,
-and from there on all numbers are integers.
-
-Cell m of M has the interval from F(m) to F(m + 1), F(m) = m + cdf(m)·(2^PRECISION − M). No interval is empty.
-"""
+"""The cells by which a step pushes and pops its symbols. `bfn_kernels.coding` computes their intervals."""
 
 import math
 from collections.abc import Callable
-from functools import cache
+from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from bfn.codec.rans import Integers, Stack
+from bfn_kernels import coding
+from bfn_kernels.coding import LIMIT, ONE, UNIT
 
-PRECISION = 24
-UNIT = 24  # numbers of standard deviations are multiples of 2^-UNIT
-ONE = 30  # probabilities are multiples of 2^-ONE; weights of components are multiples of 2^-WEIGHT
-WEIGHT = 24
-WIDE, SHIFT = 8, UNIT - 7  # the table covers −WIDE to WIDE standard deviations, with 2^7 entries for each
-CHUNK = 2**21  # numbers that are computed at a time
+NORMAL_REACH, MIXTURE_REACH = 6.5, 10.0  # standard deviations that a lattice covers
 
 
-@cache
-def table() -> Integers:
-    """Φ at multiples of 1/128, from −8 to 8, rounded to multiples of 2^-ONE. Their float64 error of 1e-16 is far below
-    this unit."""
-    steps = np.arange(-WIDE << 7, (WIDE << 7) + 1) / (1 << 7)
-    return np.array([round(math.erfc(-z / math.sqrt(2)) / 2 * (1 << ONE)) for z in steps], np.int64)
-
-
-def normal_cdf(z: Integers) -> Integers:
-    """2^ONE·Φ(z/2^UNIT), by linear interpolation of the table, so that it never falls."""
-    values, end = table(), WIDE << UNIT
-    place = np.clip(z, -end, end - 1) + end
-    index, part = place >> SHIFT, place & ((1 << SHIFT) - 1)
-    low = values[index]
-    return low + ((values[index + 1] - low) * part >> SHIFT)
-
-
-def rounded(numbers: NDArray) -> Integers:
+def fixed(numbers: NDArray, bits: int, most: float = LIMIT) -> torch.Tensor:
+    """`coding.fixed` of the outputs of a network. It raises a FloatingPointError if they are not finite."""
     if not np.isfinite(numbers).all():
         raise FloatingPointError("the network's output distribution is not finite")
-    return np.rint(numbers).astype(np.int64)
+    return coding.fixed(torch.from_numpy(numbers), bits, most)
 
 
-ALL = slice(None)
-
-
+@dataclass
 class Cells:
-    """M cells for each of N variables. base: the symbol of the first cell: a number, or one for each variable."""
+    """The cells of N variables. base: the symbol of the first cell: a number, or one for each variable, int64 [N]."""
 
-    def __init__(self, count: int, cells: int, base: Integers | int):
-        self.count, self.cells, self.base = count, cells, np.broadcast_to(np.asarray(base, np.int64), (count,))
-        if cells >= 1 << PRECISION:
-            raise OverflowError(f"a lattice of {cells} cells is too fine for intervals of {PRECISION} bits")
-
-    def cdf(self, cell: Integers, which: slice) -> Integers:
-        """2^ONE times the probability below a cell. which: the variables. cell: one cell of each variable."""
-        raise NotImplementedError
-
-    def edge(self, cell: Integers, which: slice = ALL) -> Integers:
-        """F(cell)."""
-        cdf = np.minimum(self.cdf(cell, which), 1 << ONE)  # weights are rounded, and may add up to a little more
-        inside = cell + (cdf * ((1 << PRECISION) - self.cells) >> ONE)
-        return np.where(cell == 0, 0, np.where(cell == self.cells, 1 << PRECISION, inside))
+    of: coding.Lattice | coding.Classes
+    count: int
+    base: Integers | int = 0
 
     def intervals(self, symbols: Integers) -> tuple[Integers, Integers]:
         """The starts and the frequencies of symbols, one of each variable."""
-        cell = symbols - self.base
-        if ((cell < 0) | (cell >= self.cells)).any():
+        _, start, frequency = self.of.interval(torch.from_numpy(symbols - self.base))
+        if not frequency.all():
             raise OverflowError("a message lies outside of the lattice")
-        start = self.edge(cell)
-        return start, self.edge(cell + 1) - start
+        return start.numpy(), frequency.numpy()
 
     def find(self, slot: Integers, which: slice) -> tuple[Integers, Integers, Integers]:
-        """The cells to which numbers of [0, 2^PRECISION) belong, by bisection: see `Stack.pop`."""
-        low, start = np.zeros_like(slot), np.zeros_like(slot)
-        high, end = np.full_like(slot, self.cells), np.full_like(slot, 1 << PRECISION)
-        for _ in range((self.cells - 1).bit_length()):
-            middle = (low + high) >> 1
-            edge = self.edge(middle, which)
-            below = edge <= slot
-            low, start = np.where(below, middle, low), np.where(below, edge, start)
-            high, end = np.where(below, high, middle), np.where(below, end, edge)
-        return low + self.base[which], start, end - start
+        """The symbols to which numbers of [0, 2^PRECISION) belong: see `Stack.pop`. which: the variables."""
+        cell, start, frequency = (each.numpy() for each in self.of[which].find(torch.from_numpy(slot)))
+        cell += self.base if isinstance(self.base, int) else self.base[which]
+        return cell, start, frequency
 
     def push(self, stack: Stack, symbols: Integers) -> None:
         stack.push(*self.intervals(symbols))
@@ -96,75 +50,70 @@ class Cells:
         return stack.pop(self.count, self.find)
 
 
-class Lattice(Cells):
-    """Cells of width delta around the multiples of delta, for distributions that are made of normals of one std."""
-
-    def __init__(self, mean: NDArray, std: float, delta: float, cells: int, base: Integers):
-        super().__init__(len(mean), cells, base)
-        self.offset = rounded(((base - 0.5) * delta - mean) / std * (1 << UNIT))
-        self.step = round(delta / std * (1 << UNIT))
-
-    def distance(self, cell: Integers, which: slice) -> Integers:
-        """From the mean to the lower end of a cell, in standard deviations, times 2^UNIT."""
-        return self.offset[which] + cell * self.step
+def lattice(mean: NDArray, std: float, delta: float, cells: int, base: Integers, **mixture) -> Cells:
+    """Cells of width delta around the multiples of delta. mean: of the normals or, of each mixture, of its first
+    normal. mixture: further arguments of `coding.Lattice`."""
+    if cells >= 1 << coding.PRECISION:
+        raise OverflowError(f"a lattice of {cells} cells is too fine for intervals of {coding.PRECISION} bits")
+    offset = fixed(((base - 0.5) * delta - mean) / std, UNIT)
+    step = fixed(np.array([delta / std]), UNIT, LIMIT / cells)
+    return Cells(coding.Lattice(offset, step, cells, **mixture), len(mean), base)
 
 
-class Normals(Lattice):
-    """The cells of a lattice of spacing delta, for normals with means [N] and one std."""
-
-    def __init__(self, mean: NDArray, std: float, delta: float, reach: float = 6.5):
-        half = math.ceil(reach * std / delta)
-        super().__init__(mean, std, delta, 2 * half + 1, rounded(mean / delta) - half)
-
-    def cdf(self, cell: Integers, which: slice) -> Integers:
-        return normal_cdf(self.distance(cell, which))
+def normals(mean: NDArray, std: float, delta: float) -> Cells:
+    """A lattice of spacing delta, for normals with means [N] and one std."""
+    half = math.ceil(NORMAL_REACH * std / delta)
+    return lattice(mean, std, delta, 2 * half + 1, np.rint(mean / delta).astype(np.int64) - half)
 
 
-class Mixtures(Lattice):
-    """The cells of a lattice of spacing delta, for mixtures of normals of one std.
+def mixtures(mean: NDArray, shift: float, count: int, std: float, delta: float, **probabilities) -> Cells:
+    """A lattice of spacing delta, for mixtures of normals of one std.
 
     Args:
-        mean: [N], the common part of the means.
-        shifts: [K], in ascending order, which the components add to it.
-        probabilities: [N, K].
+        mean: The mean of the first normal of each mixture, [N].
+        shift: By how much the mean of a normal is larger than the mean of the normal before it.
+        count: The number of normals of a mixture.
+        std: The standard deviation of the normals.
+        delta: The spacing.
+        probabilities: The arguments of `coding.Lattice` that give the probabilities of the normals.
     """
-
-    def __init__(self, mean: NDArray, shifts: NDArray, probabilities: NDArray, std: float, delta: float, reach=10.0):
-        base = rounded(np.floor((mean + shifts[0] - reach * std) / delta))
-        cells = math.ceil((shifts[-1] - shifts[0] + 2 * reach * std) / delta) + 2
-        super().__init__(mean, std, delta, cells, base)
-        kept = window(weights := rounded(probabilities * (1 << WEIGHT)))
-        self.weights = np.take_along_axis(weights, kept, 1)
-        self.shifts = rounded(shifts / std * (1 << UNIT))[kept]
-
-    def cdf(self, cell: Integers, which: slice) -> Integers:
-        z, shifts, weights = self.distance(cell, which), self.shifts[which], self.weights[which]
-        total, rows = np.empty(len(z), np.int64), max(1, CHUNK // shifts.shape[1])
-        for first in range(0, len(z), rows):
-            few = slice(first, first + rows)
-            total[few] = (weights[few] * normal_cdf(z[few, None] - shifts[few])).sum(1)
-        return total >> WEIGHT
+    base = np.floor((mean - MIXTURE_REACH * std) / delta).astype(np.int64)
+    cells = math.ceil(((count - 1) * shift + 2 * MIXTURE_REACH * std) / delta) + 2
+    return lattice(mean, std, delta, cells, base, shift=round(shift / std * (1 << UNIT)), **probabilities)
 
 
-def window(weights: Integers) -> Integers:
-    """The places of all components [N, K] that have weight: a range of each row, of the same length in all rows."""
-    live, count = weights > 0, weights.shape[1]
-    first, end = live.argmax(1), count - live[:, ::-1].argmax(1)
-    length = int((end - first).max())
-    return np.minimum(first, count - length)[:, None] + np.arange(length)
+def pairs(mean: NDArray, shift: float, probability: NDArray, std: float, delta: float) -> Cells:
+    """The same for mixtures of two normals. probability: of the second one, [N]."""
+    return mixtures(mean, shift, 2, std, delta, weight=fixed(probability, ONE))
 
 
-class Classes(Cells):
-    """K classes with probabilities [N, K]."""
+def classes(probabilities: NDArray) -> Cells:
+    """Classes with probabilities [N, K]."""
+    return Cells(coding.Classes(fixed(probabilities, ONE)), len(probabilities))
 
-    def __init__(self, probabilities: NDArray):
-        count, cells = probabilities.shape
-        super().__init__(count, cells, 0)
-        weights = rounded(probabilities * (1 << ONE))
-        self.below = np.concatenate([np.zeros((count, 1), np.int64), weights.cumsum(1)], 1)
 
-    def cdf(self, cell: Integers, which: slice) -> Integers:
-        return self.below[which][np.arange(len(cell)), cell]
+@dataclass
+class Bins:
+    """A discretised normal of each variable, whose K bins divide [−1, 1]. mean, std: [N]."""
+
+    mean: NDArray
+    std: NDArray
+    num_bins: int
+
+    @property
+    def edges(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """From the means to the first bin, and the widths of the bins, in standard deviations."""
+        width = 2 / self.num_bins / self.std
+        return fixed((-1 - self.mean) / self.std, UNIT), fixed(width, UNIT, LIMIT / self.num_bins)
+
+    def cells(self) -> Cells:
+        return Cells(coding.Lattice(*self.edges, self.num_bins), len(self.mean))
+
+    def receiver(self, mean: NDArray, w: float, std: float, delta: float) -> Cells:
+        """Mixtures of normals whose means are `mean` and w times the centre of a bin, given the bin."""
+        (edge, width), k = self.edges, self.num_bins
+        more = {"edge": edge, "width": width, "num_bins": k}
+        return mixtures(mean - w * (1 - 1 / k), 2 * w / k, k, std, delta, **more)
 
 
 class Joint:
@@ -180,15 +129,13 @@ class Joint:
         self.mean, self.p = mean.reshape(probabilities.shape), probabilities
         self.shift, self.std, self.delta = shift, std, delta
 
-    def visit(self, symbols_of: Callable[[Mixtures, int], Integers]) -> None:
+    def visit(self, symbols_of: Callable[[Cells, int], Integers]) -> None:
         """Asks for the symbols of one coordinate after the other."""
         total = np.zeros(len(self.p))  # the logarithm of the sum above
         with np.errstate(divide="ignore"):
             for k, mean in enumerate(self.mean.T):
                 share = np.minimum(np.exp(np.log(self.p[:, k]) - total), 1.0)
-                cells = Mixtures(
-                    mean, np.array([0.0, self.shift]), np.stack([1 - share, share], 1), self.std, self.delta
-                )
+                cells = pairs(mean, self.shift, share, self.std, self.delta)
                 away = symbols_of(cells, k) * self.delta - mean
                 log_ratio = self.shift * (away - self.shift / 2) / self.std**2
                 total = total + np.logaddexp(np.log1p(-share), np.log(share) + log_ratio)
@@ -196,7 +143,7 @@ class Joint:
     def push(self, stack: Stack, symbols: Integers) -> None:
         rows, intervals = symbols.reshape(self.p.shape), []
 
-        def push_later(cells: Mixtures, k: int) -> Integers:
+        def push_later(cells: Cells, k: int) -> Integers:
             intervals.append(cells.intervals(rows[:, k]))
             return rows[:, k]
 
@@ -207,7 +154,7 @@ class Joint:
     def pop(self, stack: Stack) -> Integers:
         symbols = np.empty(self.p.shape, np.int64)
 
-        def pop(cells: Mixtures, k: int) -> Integers:
+        def pop(cells: Cells, k: int) -> Integers:
             symbols[:, k] = cells.pop(stack)
             return symbols[:, k]
 

@@ -3,13 +3,14 @@
 import math
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bfn.codec.intervals import Joint, Mixtures
+from bfn.codec.intervals import Bins, Cells, Joint, classes, pairs
 from bfn.codec.rans import Integers
 from bfn.configs import ConfigError
 from bfn.model import BFN, BinaryBFN, ContinuousBFN, DiscreteBFN, DiscretisedBFN
@@ -22,11 +23,10 @@ MOST_LEVELS = 256
 class Coded:
     """A model and its data. A state has one coordinate for each variable, or K.
 
-    levels: K. centres: the value of x at each level, in ascending order, in float64. seconds: the time that the network
-    has taken.
+    levels: K. seconds: the time that the network has taken.
     """
 
-    centres: NDArray
+    levels: int
     coordinates = 1
 
     def __init__(self, model: BFN):
@@ -34,20 +34,20 @@ class Coded:
         self.shape, self.size = tuple(model.shape), math.prod(model.shape)
         self.seconds = 0.0
 
-    @property
-    def levels(self) -> int:
-        return len(self.centres)
-
     def shape_of_states(self, count: int) -> tuple[int, ...]:
         return (count, *self.shape, *[self.coordinates] * (self.coordinates > 1))
 
     def values(self, levels: Integers) -> NDArray:
-        """The means of a message, [N · coordinates], for levels [N]."""
-        return self.centres[levels]
+        """The means of a message, float64 [N · coordinates], for levels [N]."""
+        raise NotImplementedError
 
-    def receiver(self, mean: NDArray, w: float, p: NDArray, std: float, delta: float) -> Mixtures | Joint:
-        """Normals with means `mean` + w · `values`, whose levels have the probabilities p, [N, K]."""
-        return Mixtures(mean, w * self.centres, p, std, delta)
+    def cells(self, output: Any) -> Cells:
+        """The levels, with the probabilities of an output distribution."""
+        raise NotImplementedError
+
+    def receiver(self, output: Any, mean: NDArray, w: float, std: float, delta: float) -> Cells | Joint:
+        """Normals with means `mean` + w · `values`, whose levels have the probabilities of an output distribution."""
+        raise NotImplementedError
 
     def accuracy(self, t: Tensor) -> Tensor:
         """The accuracy of all messages up to time t."""
@@ -63,8 +63,8 @@ class Coded:
         """The parameters of the input distribution. state: sums of messages whose accuracies add up to `seen`."""
         raise NotImplementedError
 
-    def distribution(self, output: Tensor, theta: Tensor, t: float) -> Tensor:
-        """The probabilities of all levels, `[B, ..., K]`."""
+    def distribution(self, output: Tensor, theta: Tensor, t: float) -> Any:
+        """The output distribution, with parameters [N] or [N, K] in float64."""
         raise NotImplementedError
 
     def alpha(self, n_steps: int) -> NDArray:
@@ -82,14 +82,13 @@ class Coded:
         return high if seen > 0 else 0.0
 
     @torch.inference_mode()
-    def probabilities(self, state: NDArray, seen: float, t: float) -> NDArray:
-        """The output distribution [N, K] at time t, given the flat states [N] of some examples, of accuracy `seen`."""
+    def output(self, state: NDArray, seen: float, t: float) -> Any:
+        """The output distribution at time t, given the flat states [N] of some examples, of accuracy `seen`."""
         theta = self.theta(torch.from_numpy(state).view(self.shape_of_states(-1)), seen).float()
         begun = time.monotonic()
         output = self.model.output(theta, theta.new_full((len(theta),), t))
         self.seconds += time.monotonic() - begun
-        found = self.distribution(output, theta, t).double().numpy().reshape(-1, self.levels)
-        return found / found.sum(-1, keepdims=True)
+        return self.distribution(output, theta, t)
 
 
 class CodedBins(Coded):
@@ -97,8 +96,16 @@ class CodedBins(Coded):
 
     def __init__(self, model: DiscretisedBFN):
         super().__init__(model)
-        self.points = discretised.from_levels(torch.arange(model.num_bins), num_bins=model.num_bins)
-        self.centres = self.points.double().numpy()
+        self.levels = model.num_bins
+
+    def values(self, levels: Integers) -> NDArray:
+        return (2 * levels + 1) / self.levels - 1
+
+    def cells(self, output: Bins) -> Cells:
+        return output.cells()
+
+    def receiver(self, output: Bins, mean: NDArray, w: float, std: float, delta: float) -> Cells:
+        return output.receiver(mean, w, std, delta)
 
     def accuracy(self, t: Tensor) -> Tensor:
         gamma, rest = self.model.schedule.gamma(t)
@@ -113,16 +120,25 @@ class CodedBins(Coded):
     def theta(self, state: Tensor, seen: float) -> Tensor:
         return state / (1 + seen)
 
-    def distribution(self, output: Tensor, theta: Tensor, t: float) -> Tensor:
+    def distribution(self, output: Tensor, theta: Tensor, t: float) -> Bins:
         model = self.model
         normal = discretised.output_distribution(output, None, theta, t, schedule=model.schedule, limits=model.limits)
-        mean, std = (each[..., None].expand(*each.shape, self.levels) for each in normal)
-        return discretised.log_prob(self.points.expand(mean.shape), mean, std, num_bins=self.levels).exp()
+        mean, std = (each.double().flatten().numpy() for each in normal)
+        return Bins(mean, std, self.levels)
 
 
 class CodedBits(Coded):
     model: BinaryBFN
-    centres = np.array([-1.0, 1.0])
+    levels = 2
+
+    def values(self, levels: Integers) -> NDArray:
+        return 2.0 * levels - 1
+
+    def cells(self, output: NDArray) -> Cells:
+        return classes(np.stack([1 - output, output], -1))
+
+    def receiver(self, output: NDArray, mean: NDArray, w: float, std: float, delta: float) -> Cells:
+        return pairs(mean - w, 2 * w, output, std, delta)
 
     def accuracy(self, t: Tensor) -> Tensor:
         return self.model.schedule.beta(t)
@@ -136,8 +152,8 @@ class CodedBits(Coded):
     def theta(self, state: Tensor, seen: float) -> Tensor:
         return (2 * state).sigmoid()  # the logit of class 1 is y_1 - y_0
 
-    def distribution(self, output: Tensor, theta: Tensor, t: float) -> Tensor:
-        return torch.stack([-output, output], -1).double().sigmoid()
+    def distribution(self, output: Tensor, theta: Tensor, t: float) -> NDArray:
+        return output.double().sigmoid().flatten().numpy()
 
 
 class CodedClasses(Coded):
@@ -148,8 +164,7 @@ class CodedClasses(Coded):
 
     def __init__(self, model: DiscreteBFN):
         super().__init__(model)
-        self.coordinates = model.num_classes
-        self.centres = np.arange(model.num_classes, dtype=np.float64)
+        self.levels = self.coordinates = model.num_classes
 
     def accuracy(self, t: Tensor) -> Tensor:
         return self.levels * self.model.schedule.beta(t)
@@ -160,8 +175,11 @@ class CodedClasses(Coded):
     def values(self, levels: Integers) -> NDArray:
         return np.eye(self.levels)[levels].reshape(-1)
 
-    def receiver(self, mean: NDArray, w: float, p: NDArray, std: float, delta: float) -> Joint:
-        return Joint(mean, w, p, std, delta)
+    def cells(self, output: NDArray) -> Cells:
+        return classes(output)
+
+    def receiver(self, output: NDArray, mean: NDArray, w: float, std: float, delta: float) -> Joint:
+        return Joint(mean, w, output, std, delta)
 
     def to_levels(self, x: Tensor) -> Integers:
         return x.long().numpy()
@@ -172,8 +190,8 @@ class CodedClasses(Coded):
     def theta(self, state: Tensor, seen: float) -> Tensor:
         return state.softmax(-1)
 
-    def distribution(self, output: Tensor, theta: Tensor, t: float) -> Tensor:
-        return output.double().softmax(-1)
+    def distribution(self, output: Tensor, theta: Tensor, t: float) -> NDArray:
+        return output.double().softmax(-1).flatten(0, -2).numpy()
 
 
 KINDS: dict[type[BFN], Callable[..., Coded]] = {

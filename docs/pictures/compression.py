@@ -18,10 +18,11 @@ from bfn import figures
 from bfn.codec.codec import SPACING, Codec
 from bfn.codec.commands import bound_of, counts_of, others
 from bfn.codec.container import compress
-from bfn.codec.intervals import PRECISION, Classes, Normals
+from bfn.codec.intervals import Cells, normals
 from bfn.codec.models import Coded, coded
 from bfn.codec.rans import Integers
 from bfn.training.runs import load_run
+from bfn_kernels.coding import PRECISION
 
 STEPS = 20
 SIZES = (10, 20, 50, 100)  # the numbers of messages of the files
@@ -58,20 +59,25 @@ def told(codec: Codec, levels: Integers, seed: int = 1) -> Told:
     for i in range(1, codec.n + 1):
         step, before = codec.steps[i], states[i - 1]
         mean = before * (step.g * codec.steps[i - 1].spacing) + step.w * model.values(x)
-        sender, receiver = Normals(mean, step.std, step.spacing), codec.receiver(before, i)
+        sender, receiver = normals(mean, step.std, step.spacing), codec.receiver(before, i)
         ratio = sender.intervals(states[i])[1] / receiver.intervals(states[i])[1]
         found.bits.append(float(np.log2(ratio).sum()))
-        found.expected.append(codec.output(before, i - 1) @ model.centres)
-    last = codec.output(states[-1], codec.n)
-    found.bits.append(float(-np.log2(Classes(last).intervals(x)[1] / 2.0**PRECISION).sum()))
-    found.expected.append(last @ model.centres)
+        found.expected.append(expected(model, model.cells(codec.output(before, i - 1))))
+    last = model.cells(codec.output(states[-1], codec.n))
+    found.bits.append(float(-np.log2(last.intervals(x)[1] / 2.0**PRECISION).sum()))
+    found.expected.append(expected(model, last))
     return found
 
 
+def expected(model: Coded, cells: Cells) -> NDArray:
+    """The mean level of each variable."""
+    levels = range(model.levels)
+    return sum(k * cells.intervals(np.full(cells.count, k))[1] / 2.0**PRECISION for k in levels)
+
+
 def draw_expected(strip: Axes, model: Coded, expected: list[NDArray], levels: Integers) -> None:
-    low, high = model.centres[[0, -1]]
-    images = [*(expected[i] for i in SHOWN), model.centres[levels]]
-    shown = torch.from_numpy(np.stack([(image.reshape(model.shape) - low) / (high - low) for image in images]))
+    images = [*(expected[i] for i in SHOWN), levels]
+    shown = torch.from_numpy(np.stack([image.reshape(model.shape) / (model.levels - 1) for image in images]))
     figures.draw_images(strip, shown, len(images))
     width = model.shape[1] + 1
     for place, name in enumerate([*map(str, SHOWN), "data"]):

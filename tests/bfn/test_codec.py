@@ -11,7 +11,6 @@ import torch
 from bfn.codec.codec import Codec, Factorised
 from bfn.codec.commands import counts_of
 from bfn.codec.container import HEADER, FileError, compress, decompress, sealed, split
-from bfn.codec.intervals import PRECISION
 from bfn.codec.models import CodedBins, CodedBits, CodedClasses, coded
 from bfn.codec.rans import Stack
 from bfn.configs import ConfigError, load
@@ -19,6 +18,7 @@ from bfn.data import load_data
 from bfn.model import build_model
 from bfn.training.runs import MODEL_FILE
 from bfn_kernels import binary, continuous, discrete
+from bfn_kernels.coding import PRECISION
 from docs.pictures import compression
 from tests.bfn.command import bfn
 from tests.bfn.test_codec_intervals import RANDOM, content, filled, reseed
@@ -227,8 +227,8 @@ def test_data_without_bits_are_refused():
 def test_a_file_of_another_number_of_threads_is_decoded_with_it(small, monkeypatch):
     by, levels, counts = small
     here, used = torch.get_num_threads(), []
-    monkeypatch.setattr(by, "probabilities", lambda *given: used.append(torch.get_num_threads()) or original(*given))
-    original = type(by).probabilities.__get__(by)
+    monkeypatch.setattr(by, "output", lambda *given: used.append(torch.get_num_threads()) or original(*given))
+    original = type(by).output.__get__(by)
     try:
         torch.set_num_threads(here + 1)
         data = compress(by, levels[:200], counts, n_steps=1).data

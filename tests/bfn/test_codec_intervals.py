@@ -1,15 +1,15 @@
 """The coder, its distributions, and the lattices of the files of `bfn compress`."""
 
 import math
-from itertools import product
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from bfn.codec.intervals import ONE, PRECISION, UNIT, Classes, Joint, Mixtures, Normals, normal_cdf, table
+from bfn.codec.intervals import Bins, Joint, classes, normals, pairs
 from bfn.codec.lattice import steps_of
 from bfn.codec.rans import Stack, StackError
+from bfn_kernels.coding import PRECISION
 
 RANDOM = np.random.default_rng()
 
@@ -34,7 +34,7 @@ def content(stack):
 
 
 def test_a_stack_gives_back_what_was_pushed():
-    stack, cells = filled(), Classes(RANDOM.dirichlet([0.3] * 9, 500))
+    stack, cells = filled(), classes(RANDOM.dirichlet([0.3] * 9, 500))
     before, symbols = stack.to_bytes(), RANDOM.integers(0, 9, 500)
     heads = stack.heads.copy()
     start, frequency = cells.intervals(symbols)
@@ -64,60 +64,59 @@ def test_a_full_head():
 def test_bits_that_are_not_there_are_an_error():
     stack = filled(words=17)
     with pytest.raises(StackError, match="words are read, and the stack has"):
-        Classes(np.full((500, 16), 1 / 16)).pop(stack)
+        classes(np.full((500, 16), 1 / 16)).pop(stack)
 
 
-def test_the_table_of_the_normal():
-    z = RANDOM.uniform(-9, 9, 4000)
-    want = np.array([math.erfc(-each / math.sqrt(2)) / 2 for each in z])
-    got = normal_cdf(np.rint(z * 2**UNIT).astype(np.int64))
-    assert np.abs(got / 2**ONE - want).max() < 2e-6  # of linear interpolation: max |φ'|/8/128²
-    ends = normal_cdf(np.array([-20 << UNIT, 20 << UNIT]))
-    assert (np.diff(table()) >= 0).all() and ends.tolist() == [0, 1 << ONE]
-
-
-def mixture():
-    return Mixtures(RANDOM.normal(size=5), np.linspace(-2, 2, 17), RANDOM.dirichlet([1] * 17, 5), 0.3, 0.2)
+def bins():
+    return Bins(RANDOM.uniform(-1, 1, 5), RANDOM.uniform(0.01, 1, 5), 17)
 
 
 CELLS = {
-    "normal": lambda: Normals(RANDOM.normal(size=5) * 100, 0.7, 0.5),
-    "narrow": lambda: Normals(RANDOM.normal(size=5), 1e-6, 1e-6),
-    "mixture": mixture,
-    "classes": lambda: Classes(RANDOM.dirichlet([0.01] * 256, 5)),
-    "certain": lambda: Classes(np.eye(5)),
+    "normals": lambda: normals(RANDOM.normal(size=5) * 100, 0.7, 0.5),
+    "narrow normals": lambda: normals(RANDOM.normal(size=5), 1e-6, 1e-6),
+    "pairs": lambda: pairs(RANDOM.normal(size=5), 1.5, RANDOM.uniform(size=5), 0.3, 0.2),
+    "bins": lambda: bins().cells(),
+    "the receiver of bins": lambda: bins().receiver(RANDOM.normal(size=5), 2.0, 0.3, 0.2),
+    "classes": lambda: classes(RANDOM.dirichlet([0.01] * 256, 5)),
 }
 
 
 @pytest.mark.parametrize("kind", CELLS)
-def test_each_number_belongs_to_one_cell(kind):
-    cells = CELLS[kind]()
-    edges = np.stack([cells.edge(np.full(cells.count, cell)) for cell in range(cells.cells + 1)], 1)
-    assert (edges[:, 0] == 0).all() and (edges[:, -1] == 1 << PRECISION).all() and (np.diff(edges, axis=1) > 0).all()
-    ends = [edges[:, cell] - end for cell in range(1, cells.cells) for end in (0, 1)]
-    drawn = RANDOM.integers(0, 1 << PRECISION, (20, cells.count))
-    for slots in (np.zeros(cells.count, int), np.full(cells.count, (1 << PRECISION) - 1), *ends, *drawn):
-        symbols, start, frequency = cells.find(slots, slice(0, cells.count))
-        assert ((start <= slots) & (slots < start + frequency)).all()
-        assert all(np.array_equal(a, b) for a, b in zip(cells.intervals(symbols), (start, frequency), strict=True))
+def test_what_is_popped_is_pushed_back(kind):
+    cells, stack = CELLS[kind](), filled(lanes=3)
+    before, heads = stack.to_bytes(), stack.heads.copy()
+    symbols = cells.pop(stack)
+    cells.push(stack, symbols)
+    assert stack.to_bytes() == before and (stack.heads == heads).all()
 
 
-@pytest.mark.parametrize("components", [2, 5])
-def test_the_cells_of_a_mixture_have_its_probabilities(components):
-    """Components without weight are left out, in each row others."""
-    shifts, p, mean = np.linspace(-2, 2, 5), np.zeros((3, 5)), RANDOM.uniform(-0.5, 0.5, 3)
-    for row, place in enumerate((0, 2, 3) if components == 2 else (0, 0, 0)):
-        p[row, place : place + components] = RANDOM.dirichlet([1] * components)
-    cells = Mixtures(mean, shifts, p, 0.3, 0.2)
-    assert cells.weights.shape == (3, components)
-    j = np.arange(-15, 16)
-    wanted = np.zeros((3, len(j)))
-    for row, k in product(range(3), range(5)):
-        edge = ((j + 0.5) * 0.2 - mean[row] - shifts[k]) / 0.3 / math.sqrt(2)
-        below = ((j - 0.5) * 0.2 - mean[row] - shifts[k]) / 0.3 / math.sqrt(2)
-        wanted[row] += [p[row, k] * (math.erf(a) - math.erf(b)) / 2 for a, b in zip(edge, below, strict=True)]
-    got = np.stack([cells.intervals(np.full(3, each))[1] / 2**PRECISION for each in j], 1)
-    np.testing.assert_allclose(got, wanted, atol=6e-6)
+def normal_cdf(x):
+    return np.vectorize(math.erf)(x / math.sqrt(2)) / 2 + 0.5
+
+
+def masses(cells, symbols):
+    return np.stack([cells.intervals(np.full(cells.count, each))[1] / 2**PRECISION for each in symbols], 1)
+
+
+def test_lattices_have_the_probabilities_of_their_mixtures():
+    """The symbol j of a lattice of spacing δ has the mass between (j − ½)δ and (j + ½)δ."""
+    symbols, mean, std, delta, w = np.arange(-7, 8), RANDOM.uniform(-0.5, 0.5, 5), 0.3, 0.2, 2.0
+
+    def between(m):
+        low, high = (normal_cdf(((symbols + end) * delta - m) / std) for end in (-0.5, 0.5))
+        return high - low
+
+    probability, output = RANDOM.uniform(size=5), bins()
+    edges = normal_cdf((np.linspace(-1, 1, 18)[1:-1] - output.mean[:, None]) / output.std[:, None])
+    p = np.diff(edges, axis=1, prepend=0, append=1)
+    np.testing.assert_allclose(masses(output.cells(), range(17)), p, atol=6e-6)
+    for cells, weights, shifts in (
+        (normals(mean, std, delta), np.ones((5, 1)), [0]),
+        (pairs(mean, 1.5, probability, std, delta), np.stack([1 - probability, probability], 1), [0, 1.5]),
+        (output.receiver(mean, w, std, delta), p, w * (np.arange(17) * 2 + 1) / 17 - w),
+    ):
+        want = sum(p_k[:, None] * between(mean[:, None] + shift) for p_k, shift in zip(weights.T, shifts, strict=True))
+        np.testing.assert_allclose(masses(cells, symbols), want, atol=1e-5)
 
 
 @pytest.mark.parametrize("spread", [1.0, 30.0])
@@ -152,7 +151,7 @@ def test_points_of_classes_come_back():
 @pytest.mark.parametrize("symbol", [-1000, 1000])
 def test_a_message_outside_of_the_lattice_is_an_error(symbol):
     with pytest.raises(OverflowError, match="outside of the lattice"):
-        Normals(np.zeros(1), 1.0, 0.5).intervals(np.array([symbol]))
+        normals(np.zeros(1), 1.0, 0.5).intervals(np.array([symbol]))
 
 
 def test_fine_lattices_have_the_receiver_of_the_paper():

@@ -35,7 +35,7 @@ def _nvcc(*more: str) -> list[str]:
 
 
 # The sources with functions that others call and that are no templates. Of the other sources no instance is left.
-KEPT = {"loss"}
+KEPT = {"coding", "loss"}
 LAUNCHER = re.compile(r"\b_ZN3bfn\d+([a-z_]+)I([fd])EEv\w+")  # a function that BFN_INSTANTIATE instantiates
 FIND = 'extern "C" { __attribute__((visibility("default"))) void* (*find)(const char*); }\n'
 STUB = """

@@ -19,6 +19,7 @@ from tests.kernels.declared import parameters
 from tests.kernels.op_cases import CASES
 from tests.kernels.support import DTYPES, FIRST, error, named, scale, serves, ulp
 from tests.kernels.test_accuracy import SHAPES, check, laid_out
+from tests.kernels.test_coding import LARGE_RANGES, SMALL, check_equal
 from tests.kernels.test_cuda import NOISE, check_seeded
 from tests.kernels.test_stores import check_stores
 from tests.ptx import cuda_ptx, ptx
@@ -101,6 +102,8 @@ def check_every_kernel(dtype):
             for many in (with_classes(case, 600), with_classes(case, 4100)):  # held by a block, and read in every sweep
                 rows = [many.inputs((2, 2), dtype, seed) for seed in range(2)]
                 check(many, [*rows, *(laid_out(inputs, "transposed") for inputs in rows)], BACKEND)
+    for make in (*SMALL.values(), *LARGE_RANGES.values()):
+        check_equal(make(), BACKEND)
     every, done = readable(cuda_ptx.kernels()), readable(ptx.executed())
     every = {kernel for kernel in every if not kernel.startswith(UNREACHED)}
     assert of_dtype(every, dtype) <= done, "never executed: " + ", ".join(sorted(of_dtype(every, dtype) - done))

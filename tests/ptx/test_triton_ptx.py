@@ -14,6 +14,7 @@ import torch
 from bfn_kernels.records import RECEIVERS
 from tests.kernels.support import FIRST, named, serves
 from tests.kernels.test_accuracy import check
+from tests.kernels.test_coding import LARGE_RANGES, SMALL, check_equal
 from tests.kernels.vocabulary_cases import LARGE
 from tests.ptx import ptx, triton_ptx
 from tests.ptx.case_checks import check_orders, check_rounding, check_with, with_classes
@@ -30,6 +31,8 @@ WIDE = {
     *(f"bfn_kernels.vocabulary.triton_tiles._{name}_tile" for name in TILES),
     "bfn_kernels.discretised.triton._output_std",
     "bfn_kernels.triton_ops.reduction._finish",
+    "bfn_kernels.triton_ops.coding._classes",
+    "bfn_kernels.triton_ops.coding._lattice",
     "bfn_kernels.triton_ops.row_scalars._row_scalars",
     "bfn_kernels.triton_ops.views.write_table",
 }
@@ -58,6 +61,8 @@ def check_every_kernel(dtype):
         check_with(options, CHOSEN + OF_CLASSES + VOCABULARIES, BACKEND, triton_ptx.reload, dtype)
     for case in LONG_ROWS:
         check(case, [case.inputs((2, 2), dtype, seed) for seed in range(2)], BACKEND)
+    for make in (*SMALL.values(), *LARGE_RANGES.values()):
+        check_equal(make(), BACKEND)
     # only numbers of 16 bits come to tensor cores
     narrow = {name for name in triton_ptx.kernels() if ".triton_products." in name and dtype == torch.float32}
     assert triton_ptx.executed.keys() == triton_ptx.kernels() - narrow
