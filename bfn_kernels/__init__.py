@@ -4,8 +4,9 @@ explains such a network in 40 lines of code.
 There are six families of ops, one for each kind of data: `continuous`, `discretised`, `discrete`, `binary` (two
 classes, one logit), `circular` (angles), and `vocabulary` (so many classes that no op stores a number for each class of
 each token). They share `schedules` (how accuracy grows with time), `noise` (seeds) and `backends` (which implementation
-serves a call). `coding` makes intervals for an entropy coder. `Limits` bound a network's output. `nn` combines the ops with a network. `samplers` draw data from it,
-by ancestral sampling or by the rules of `solvers`. `adaptive` chooses the lengths of their steps.
+serves a call). `Limits` bound a network's output. `nn` combines the ops with a network. `samplers` draw data from it,
+by ancestral sampling or by the rules of `solvers`. `adaptive` chooses the lengths of their steps. `coding` makes
+intervals for an entropy coder.
 
 All families have in common (docs/arguments.md has more, and explains the keywords that several families share):
 

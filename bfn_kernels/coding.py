@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from bfn_kernels import backends, checks
+from bfn_kernels.torch_private import constant
 
 PRECISION = 24  # the intervals lie in [0, 2^PRECISION)
 UNIT, ONE = 24, 30  # lengths are multiples of 2^-UNIT standard deviations, and probabilities of 2^-ONE
@@ -36,6 +37,10 @@ class Intervals(NamedTuple):
         cell: The cells.
         start: F(cell).
         frequency: F(cell + 1) − F(cell). It is 0 for a cell that does not exist.
+
+    Example:
+        >>> Intervals(*torch.tensor([[0], [0], [2**24]])).frequency
+        tensor([16777216])
     """
 
     cell: Tensor
@@ -62,6 +67,11 @@ def normal_table(device: torch.device) -> Tensor:
     steps = (step / 128 for step in range(-WIDE * 128, WIDE * 128 + 1))
     values = [round(math.erfc(-z / math.sqrt(2)) / 2 * (1 << ONE)) for z in steps]
     return torch.tensor(values, device=device)
+
+
+@constant
+def _table(device: torch.device) -> Tensor:
+    return normal_table(device)  # it has the cache, since torch.compile would ignore a cache of this function
 
 
 def fixed(numbers: Tensor, bits: int, most: float = LIMIT) -> Tensor:
@@ -183,7 +193,7 @@ class Lattice:
 
     def _call(self, name: str, given: Tensor, find: bool, backend: str | None) -> Intervals:
         _integers(name, given, self.offset, broadcast=False)
-        common, table = backends.library(backend, given.device).common, normal_table(given.device)
+        common, table = backends.library(backend, given.device).common, _table(given.device)
         components = 2 if self.weight is not None else max(self.num_bins, 1)
         call = lattice_intervals if common is None else common.lattice_intervals
         more = self.shift, self.weight, self.edge, self.width, table

@@ -40,12 +40,10 @@ OPERATORS = [
         "lattice_intervals(Tensor given, bool find, Tensor offset, Tensor step, int cells, int components, int shift, "
         "Tensor? weight, Tensor? edge, Tensor? width, Tensor table) -> (Tensor, Tensor, Tensor)",
         fake=fake_intervals,
-        plain=True,
     ),
     Operator(
         "class_intervals(Tensor given, bool find, Tensor weights) -> (Tensor, Tensor, Tensor)",
         fake=fake_intervals,
-        plain=True,
     ),
 ]
 

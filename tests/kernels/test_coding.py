@@ -248,3 +248,13 @@ def test_operators_check_what_they_read():
     for weights in (ZERO, ZERO.new_zeros(3, 2), ZERO.new_zeros(2, 0), ZERO.new_zeros(2, 3).float()):
         with pytest.raises(ValueError):
             common.class_intervals(ZERO, False, weights)
+
+
+@pytest.mark.parametrize("name", ["two normals", "27 classes"])
+@pytest.mark.parametrize("backend", [name for name in NATIVE if not name.startswith("triton")])
+def test_compiled_calls(backend, name):
+    cells = CASES[name]()
+    compiled = torch.compile(lambda given: cells.find(given, backend=backend), backend="aot_eager", fullgraph=True)
+    slot = torch.randint(0, ALL, shape_of(cells), generator=generator())
+    for got, want in zip(compiled(slot), cells.find(slot, backend="reference"), strict=True):
+        assert torch.equal(got, want)

@@ -153,8 +153,9 @@ def test_opcheck(calls):
             torch.library.opcheck(op, args, kwargs, **few)
 
 
-# Operators that no op calls. test_example_seeds.py tests the noise of rows.
+# Operators that no op calls. test_example_seeds.py tests the noise of rows, and test_coding.py the intervals.
 NO_OP = ("draw_seed", "join_seed", "numbers_of_schedule", "common_row_noise", "common_row_angles")
+NO_OP += ("common_lattice_intervals", "common_class_intervals")
 
 
 @pytest.mark.skipif("cpu" not in NATIVE, reason="no native operators")
