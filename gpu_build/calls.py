@@ -12,6 +12,7 @@ import torch
 from bfn_kernels import gauss
 from bfn_kernels.arguments.keywords import PUBLISHED, checked_bins
 from bfn_kernels.arguments.rows import BITS, T_MIN
+from bfn_kernels.coding import ONE, PRECISION, UNIT, normal_table
 from bfn_kernels.concentrations import QUANTILES
 from bfn_kernels.discrete.operators import ROW_STATS
 from bfn_kernels.formulas import MEAN as OF_VARIABLES
@@ -243,6 +244,21 @@ def of_classes(ops: Any, z: torch.Tensor) -> list[Row]:
         ),
     ]  # fmt: skip
     return [Row(f"discrete {name}, {classes} classes", z.numel(), size * width, call) for name, size, call in calls]
+
+
+def of_intervals(ops: Any, count: int) -> list[Row]:
+    """Calls of the operators of an entropy coder, for so many variables: a normal, a receiver of bins, and classes."""
+    given, unit = torch.arange(count) * ((1 << PRECISION) // count), torch.tensor(1 << UNIT)
+    offset, weights = torch.full_like(given, -32 << UNIT), given.new_full((count, 27), (1 << ONE) // 27)
+    # A copy, because the interpreter of PTX knows only memory that is allocated while it runs.
+    table = normal_table(given.device).clone()
+    wide, alone, bins = (given, True, offset, unit, 64), (1, 0, None, None, None), (256, 1 << 22, None, offset, unit)
+    calls = [
+        ("intervals of a normal", 48, lambda: ops.common.lattice_intervals(*wide, *alone, table)),
+        ("intervals of 256 bins", 64, lambda: ops.common.lattice_intervals(*wide, *bins, table)),
+        ("intervals of 27 classes", 248, lambda: ops.common.class_intervals(given, True, weights)),
+    ]
+    return [Row(name, count, size, call) for name, size, call in calls]
 
 
 def of_tiles(ops: Any, tile: torch.Tensor) -> list[Row]:

@@ -25,7 +25,7 @@ from bfn_kernels.triton_ops import implement
 from bfn_kernels.triton_ops.reduction import _finish
 from bfn_kernels.triton_ops.views import write_table
 from gpu_build import ptxas, sass
-from gpu_build.calls import of_angles, of_bits, of_classes, of_data, of_products, of_tiles
+from gpu_build.calls import of_angles, of_bits, of_classes, of_data, of_intervals, of_products, of_tiles
 from gpu_build.table import Kernel
 
 
@@ -138,7 +138,7 @@ def _launches(only: str) -> Iterator[tuple[str, Launch]]:
         for classes in sizes:
             rows += of_classes(OPS, torch.zeros(64, 16, classes, dtype=dtype))
         if dtype == torch.float32:
-            rows += of_tiles(OPS, torch.zeros(512, 32000))
+            rows += of_intervals(OPS, 4096) + of_tiles(OPS, torch.zeros(512, 32000))
         else:
             rows += of_products(OPS, *(torch.zeros(size, 768, dtype=dtype) for size in (4096, 32000)))
         for row in rows:

@@ -13,7 +13,18 @@ from typing import Any
 
 import torch
 
-from gpu_build.calls import Row, of_angles, of_bits, of_classes, of_data, of_outputs, of_products, of_tiles, output_sets
+from gpu_build.calls import (
+    Row,
+    of_angles,
+    of_bits,
+    of_classes,
+    of_data,
+    of_intervals,
+    of_outputs,
+    of_products,
+    of_tiles,
+    output_sets,
+)
 from gpu_build.table import Execution
 
 CLASSES = (4, 27, 128, 2048)
@@ -116,6 +127,7 @@ def rows(backend: str, ops: Any, only: str = "") -> Iterable[Row]:
             z = torch.randn(32, max(1, 1024 // classes), classes, generator=generator).to(dtype)
             found += of_classes(ops, z)
         if dtype == torch.float32:
+            found += of_intervals(ops, 1024)
             found += [row for name, outputs in output_sets().items() for row in of_outputs(ops, name, outputs)]
         if backend == "triton" and dtype == torch.float32:
             found += of_tiles(ops, torch.randn(16, 4096, generator=generator))

@@ -5,7 +5,7 @@ import torch
 
 from bfn_kernels import backends
 from bfn_kernels.backends import BACKENDS
-from gpu_build.calls import of_angles, of_bits, of_classes, of_data
+from gpu_build.calls import of_angles, of_bits, of_classes, of_data, of_intervals
 from gpu_build.executed import Operators
 
 
@@ -25,6 +25,7 @@ def _call(device: str, backend: str) -> None:
         rows = of_data(ops, torch.linspace(-1, 1, 5 * 333).view(5, 333))
         rows += of_bits(ops, torch.linspace(-3, 3, 5 * 333).view(5, 333))
         rows += of_angles(ops, torch.linspace(0, 3, 5 * 333).view(5, 333))
+        rows += of_intervals(ops, 333)
         for classes in (4, 27, 257, 1000, 5000):  # rows for a lane, for several lanes, for a block, and longer ones
             rows += of_classes(ops, torch.linspace(-3, 3, 14 * classes).view(2, 7, classes))
         for row in rows:
