@@ -80,7 +80,7 @@ def discrete_time_loss(
     row = rows_of(step, schedule, x, first=0)
     weights = numbers_of(schedule, "step_weights", x, checks.compute_dtype(x, pred))
     weight = weights.take(row.clamp(0, len(weights) - 1))
-    cost = SQUARE if squared else COSINE
+    cost = SQUARE if checks.boolean("squared", squared) else COSINE
     turn = checks.number("period", period, *PERIODS)
     return library.circular.loss(x, pred, weight.expand(x.shape), cost, turn, target)
 

@@ -72,6 +72,7 @@ def noisy_embedding(
     checks.weight("weight", weight)
     checks.same_device("weight", weight, "x", x)
     softmax = checks.choice("output", output, OUTPUTS) == OUTPUTS.index("softmax")
+    checks.boolean("return_argmax", return_argmax)
     shard = shard_of(weight, process_group, num_classes, backend)
     if temperature is not None and not softmax:
         raise ValueError(f'temperature must be None with output="linear", got {temperature}')
