@@ -15,7 +15,7 @@ from bfn.codec.rans import BITS, SCALAR, Integers, Stack
 
 ENTROPY = math.log2(math.sqrt(2 * math.pi * math.e))  # of a normal, in units of its std
 SPACING = 1.5  # of the lattices, as a multiple of the smallest standard deviation that uses a lattice
-FEWEST = 8  # heads of the coder; in larger batches, there is one for each example
+FEWEST = 4  # heads of the coder; in larger batches, there is one for each example
 
 
 class Codec:

@@ -1,11 +1,13 @@
 """The file of encoded examples.
 
-All numbers are little-endian. A file has, in this order: the header `HEADER`; a `BATCH` for each batch; the software
-that wrote it, as text whose length the header tells; a CRC-16 of the first examples; the stack: the scalar head of 8
-bytes, and words of 4 bytes; and a CRC-32 of all of this.
+All numbers are little-endian. A file has, in this order: the header `HEADER`; a byte for each batch; the software that
+wrote it, as text whose length the header tells; a CRC-32 of all examples; the stack: the scalar head of 8 bytes, and
+words of 4 bytes; and a CRC-32 of all of this.
+
+The lower 3 bits of a batch's byte are log2 of its number of examples. The upper 5 bits belong to a checksum of these
+examples: they show early that a network computes other numbers than the encoder's did. The CRC-32 leaves no doubt.
 """
 
-import binascii
 import hashlib
 import platform
 import struct
@@ -25,11 +27,10 @@ from bfn_kernels.coding import PRECISION
 
 MAGIC, VERSION = b"BFNC", 2
 HEADER = struct.Struct("<4sB8sHHHIIHB")
-BATCH = struct.Struct("<BH")  # log2 of the number of examples, and their CRC-16
-CRC = struct.Struct("<H")
-LARGEST, NUMBERS = 64, 2**24  # of a batch: the most examples, and the most probabilities of an output distribution
+CRC = struct.Struct("<I")
+LARGEST, NUMBERS = 64, 2**24  # of a batch: the most examples, and the most coordinates of their states
 MOST_STEPS, MOST_EXAMPLES = 10_000, 2**24
-SPARE = 2 * BITS * FEWEST  # bits of the stack that the first heads may take
+SPARE = (2 * BITS + 5) * FEWEST  # bits of the stack that the first heads may take
 THOUSANDTHS = 1000  # in which the spacing of the lattices is stored
 
 
@@ -84,7 +85,12 @@ def fingerprint(coded: Coded, counts: np.ndarray) -> bytes:
 
 
 def crc(levels: Integers) -> int:
-    return binascii.crc_hqx(levels.astype("<u2").tobytes(), 0)
+    return zlib.crc32(levels.astype("<u2").tobytes())
+
+
+def byte_of(levels: Integers) -> int:
+    """The byte of a batch: see the top of this file."""
+    return crc(levels) & 0xF8 | (len(levels).bit_length() - 1)
 
 
 @dataclass
@@ -136,25 +142,25 @@ def compress(
         stack.add_heads(max(FEWEST, size))
         codec.encode(stack, part)
         sizes.append(size)
-        batches += BATCH.pack(size.bit_length() - 1, crc(part))
+        batches += bytes([byte_of(part)])
         at += size
         progress(size)
-    stack.close_heads()
+    stack.remove_heads(0)
     written = software().encode()
     model, threads = fingerprint(coded, counts), torch.get_num_threads()
     lengths = first, len(sizes), padding, len(written)
     header = Header(MAGIC, VERSION, model, n_steps, thousandths, threads, *lengths)
-    parts = HEADER.pack(*astuple(header)), batches, written, CRC.pack(crc(levels[:first])), stack.to_bytes()
+    parts = HEADER.pack(*astuple(header)), batches, written, CRC.pack(crc(levels)), stack.to_bytes()
     return Encoded(sealed(b"".join(parts)), first, sizes)
 
 
 def sealed(content: bytes) -> bytes:
-    return content + struct.pack("<I", zlib.crc32(content))
+    return content + CRC.pack(zlib.crc32(content))
 
 
 def most(coded: Coded) -> int:
     """The most examples of a batch. An encoder's and a decoder's memory grows with it."""
-    return max(1, min(LARGEST, NUMBERS // (coded.size * coded.levels)))
+    return max(1, min(LARGEST, NUMBERS // (coded.size * coded.coordinates)))
 
 
 def sizes_of(stack: Stack, need: int, left: int, largest: int) -> Iterator[int]:
@@ -170,8 +176,9 @@ def decompress(
     coded: Coded, data: bytes, counts: np.ndarray, progress: Callable[[int], None] = lambda examples: None
 ) -> Integers:
     """The examples of a file: the inverse of `compress`. It raises a FileError if they are not what was encoded."""
-    header, batches, written, first_crc, stack_bytes = split(data)
-    require(all(size <= most(coded) for size, _ in batches))
+    header, batches, written, whole, stack_bytes = split(data)
+    sizes = [1 << (each & 7) for each in batches]
+    require(max(sizes, default=1) <= most(coded) and sum(sizes) <= MOST_EXAMPLES)
     if header.model != fingerprint(coded, counts):
         raise FileError("the file was written with another model, or with other training data, than this run has")
     before = torch.get_num_threads()
@@ -179,18 +186,18 @@ def decompress(
     try:
         stack, factorised = Stack.of_bytes(stack_bytes, PRECISION), Factorised(counts)
         codec, found = Codec(coded, header.n_steps, header.spacing / THOUSANDTHS), []
-        lanes = [0, *accumulate((max(FEWEST, size) for size, _ in batches), max)]
-        stack.reopen_heads(lanes[-1])
-        for (size, wanted), fewer in zip(reversed(batches), reversed(lanes[:-1]), strict=True):
+        lanes = [0, *accumulate((max(FEWEST, size) for size in sizes), max)]
+        stack.add_heads(lanes[-1])
+        for size, wanted, fewer in zip(reversed(sizes), reversed(batches), reversed(lanes[:-1]), strict=True):
             found.append(codec.decode(stack, size))
-            if crc(found[-1]) != wanted:
+            if byte_of(found[-1]) != wanted:
                 raise FileError("examples have another checksum than when they were encoded")
             stack.remove_heads(fewer)
             progress(size)
         alone = [factorised.decode(stack).reshape(1, *coded.shape) for _ in range(header.first)]
-        levels = np.concatenate([np.zeros((0, *coded.shape), np.int64), *alone[::-1]])
-        if crc(levels) != first_crc or stack.size or stack.scalar != 1 << 32:
-            raise FileError("the first examples are not what was encoded")
+        levels = np.concatenate([np.zeros((0, *coded.shape), np.int64), *alone[::-1], *found[::-1]])
+        if crc(levels) != whole or stack.size or stack.scalar != 1 << 32:
+            raise FileError("the examples are not what was encoded")
         progress(header.first)
     except (FileError, StackError, OverflowError, FloatingPointError) as error:
         reason, by, here = str(error), written.decode(errors="replace"), software()
@@ -199,21 +206,19 @@ def decompress(
         raise FileError(f"the file cannot be decoded: {reason}") from error
     finally:
         torch.set_num_threads(before)
-    return np.concatenate([levels, *found[::-1]])
+    return levels
 
 
-def split(data: bytes) -> tuple[Header, list[tuple[int, int]], bytes, int, bytes]:
-    """The header, the batches as sizes and CRCs, the name of the software, the CRC of the first examples, and the
-    stack. Nothing is allocated before the sizes are known to fit."""
+def split(data: bytes) -> tuple[Header, bytes, bytes, int, bytes]:
+    """The header, the bytes of the batches, the name of the software, the CRC of the examples, and the stack. Nothing
+    is allocated before the sizes are known to fit."""
     if data[:4] != MAGIC:
         raise FileError("this is no file of `bfn compress`")
     require(len(data) >= HEADER.size + 4 and sealed(data[:-4]) == data)
     data = data[:-4]
     header, at = Header(*HEADER.unpack_from(data)), HEADER.size
-    end = at + BATCH.size * header.batches
-    require(len(data) >= end + header.software + CRC.size)
-    batches = [(1 << size, wanted) for size, wanted in BATCH.iter_unpack(data[at:end])]
-    require(sum(size for size, _ in batches) <= MOST_EXAMPLES)
-    at = end + header.software
-    (first_crc,) = CRC.unpack_from(data, at)
-    return header, batches, data[end:at], first_crc, data[at + CRC.size :]
+    end = at + header.batches
+    after = end + header.software
+    require(len(data) >= after + CRC.size)
+    (whole,) = CRC.unpack_from(data, after)
+    return header, data[at:end], data[end:after], whole, data[after + CRC.size :]

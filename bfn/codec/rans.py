@@ -108,34 +108,19 @@ class Stack:
         return value
 
     def add_heads(self, lanes: int) -> None:
-        """Makes heads until there are at least so many. 32 bits of the stack become each of them."""
-        new = [1 << 32 | self.pop_bits(32) for _ in range(lanes - len(self.heads))]
-        self.heads = np.append(self.heads, np.array(new, np.uint64))
+        """Makes heads until there are at least so many. 5 bits of the stack tell the length of each of them, and as
+        many bits are its content. So a head takes as many bits, on average, as it has when `remove_heads` writes it."""
+        for _ in range(lanes - len(self.heads)):
+            length = BITS + self.pop_bits(5)
+            self.heads = np.append(self.heads, np.uint64(1 << length | self.pop_bits(length)))
 
     def remove_heads(self, lanes: int) -> None:
-        """The inverse of `add_heads`: `lanes` heads are left. It raises a StackError if the others are not as
-        `add_heads` makes them."""
-        if (self.heads[lanes:] >> np.uint64(33)).any():
-            raise StackError("the heads are not as they were before the first symbol")
-        for head in self.heads[lanes:][::-1]:
-            self.push_bits(int(head) & 0xFFFFFFFF, 32)
-        self.heads = self.heads[:lanes]
-
-    def close_heads(self) -> None:
-        """Each head becomes its length and its bits on the stack."""
-        for head in map(int, self.heads[::-1]):
+        """The inverse of `add_heads`: `lanes` heads are left."""
+        for head in map(int, self.heads[lanes:][::-1]):
             length = head.bit_length() - 1
             self.push_bits(head - (1 << length), length)
-            self.push_bits(length - 32, 5)
-        self.heads = self.heads[:0]
-
-    def reopen_heads(self, lanes: int) -> None:
-        """The inverse of `close_heads`."""
-        heads = []
-        for _ in range(lanes):
-            length = 32 + self.pop_bits(5)
-            heads.append(1 << length | self.pop_bits(length))
-        self.heads = np.array(heads, np.uint64)
+            self.push_bits(length - BITS, 5)
+        self.heads = self.heads[:lanes]
 
     def to_bytes(self) -> bytes:
         return self.scalar.to_bytes(8, "little") + self.words[: self.size].astype("<u4").tobytes()

@@ -135,7 +135,7 @@ def test_words_that_are_left_are_an_error(small):
     data = compress(by, levels[:200], counts, n_steps=1).data
     *_, stack = split(data)
     start = data[: -4 - len(stack)] + stack[:8]
-    with pytest.raises(FileError, match="the first examples are not what was encoded"):
+    with pytest.raises(FileError, match="the examples are not what was encoded"):
         decompress(by, sealed(start + b"left" + stack[8:]), counts)
 
 

@@ -41,9 +41,9 @@ def test_a_stack_gives_back_what_was_pushed():
     held = content(stack)
     stack.push(start, frequency)
     assert content(stack) - held == pytest.approx((PRECISION - np.log2(frequency)).sum(), abs=0.1)
-    stack.close_heads()
+    stack.remove_heads(0)
     stack = Stack.of_bytes(stack.to_bytes(), PRECISION)
-    stack.reopen_heads(16)
+    stack.add_heads(16)
     assert (cells.pop(stack) == symbols).all()
     assert (stack.heads == heads).all() and stack.to_bytes() == before
     stack.remove_heads(16)
@@ -62,7 +62,7 @@ def test_a_full_head():
 
 
 def test_bits_that_are_not_there_are_an_error():
-    stack = filled(words=17)
+    stack = filled(words=36)
     with pytest.raises(StackError, match="words are read, and the stack has"):
         classes(np.full((500, 16), 1 / 16)).pop(stack)
 
