@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.kernels.case import ROWS, covering
-from tests.kernels.declared import OUTPUTS, parameters, public
+from tests.kernels.declared import OUTPUTS, annotations, parameters, public
 from tests.kernels.op_cases import CASES
 from tests.kernels.vocabulary_cases import LARGE, MODES, STEPS
 
@@ -114,6 +114,7 @@ def test_a_tensor_on_another_device_is_refused_by_name(op, name):
 
 
 WORDS = ("choose", "output", "parametrisation", "receiver", "reduction", "rule")
+SWITCHES = [(case, name) for case in TABLE for name, kind in annotations(case.op).items() if kind in (bool, "bool")]
 WITH_WORDS = [(case, word) for case in TABLE for word in WORDS if word in parameters(case.op)]
 UNMIXED = [c for c in TABLE if "component_noise" in parameters(c.op) and "mixture_logits" not in c.fields]
 
@@ -122,6 +123,13 @@ UNMIXED = [c for c in TABLE if "component_noise" in parameters(c.op) and "mixtur
 def test_a_word_that_an_argument_may_not_be_is_refused(case, name):
     with pytest.raises(ValueError, match=rf"\b{name}\b.*, got ('another'|None)"):
         replace(case, options=case.options | {name: "another"})(case.inputs((2, 3), torch.float32))
+
+
+@pytest.mark.parametrize(("case", "name"), SWITCHES, ids=str)
+def test_a_switch_that_is_no_bool_is_refused(case, name):
+    for wrong in (None, 1, torch.zeros(0)):
+        with pytest.raises(TypeError, match=rf"^{name} must be a bool, got {type(wrong).__name__}"):
+            replace(case, options=case.options | {name: wrong})(case.inputs((2, 3), torch.float32))
 
 
 @pytest.mark.parametrize("case", UNMIXED, ids=str)
