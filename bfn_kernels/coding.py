@@ -22,9 +22,7 @@ from bfn_kernels.torch_private import constant
 
 PRECISION = 24  # the intervals lie in [0, 2^PRECISION)
 UNIT, ONE = 24, 30  # lengths are multiples of 2^-UNIT standard deviations, and probabilities of 2^-ONE
-LIMIT = (
-    2.0**61
-)  # of lengths, and of the range of a lattice or of several normals; csrc/math/coding.h adds three of them
+LIMIT = 2.0**61  # of lengths, and of the range of a lattice or of several normals, three of which are added
 # The table covers −WIDE to WIDE standard deviations, with 2^7 entries for each.
 WIDE, SHIFT = 8, UNIT - 7
 END = WIDE << UNIT
