@@ -11,7 +11,18 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import csv_files, experiments, noisy_embeddings, page, patched, runs_report, shares, vocabularies
+from benchmarks import (
+    csv_files,
+    experiments,
+    likeliest_classes,
+    linear_heads,
+    noisy_embeddings,
+    page,
+    patched,
+    runs_report,
+    shares,
+    vocabularies,
+)
 from benchmarks.clients import checkouts, places
 from benchmarks.clients import client_rows as clients
 from benchmarks.competitors import COMPILED, EAGER
@@ -156,6 +167,10 @@ FIGURES: tuple[tuple[str, Callable[[Path], str]], ...] = (
     ("docs/benchmarks.md", said(Row, "results.csv")),
     ("docs/benchmarks.md", table(noisy_embeddings.Embedding, "noisy.csv", noisy_embeddings)),
     ("docs/benchmarks.md", said(noisy_embeddings.Embedding, "noisy.csv")),
+    ("docs/benchmarks.md", table(likeliest_classes.Found, "likeliest.csv", likeliest_classes)),
+    ("docs/benchmarks.md", said(likeliest_classes.Found, "likeliest.csv")),
+    ("docs/benchmarks.md", table(linear_heads.Head, "heads.csv", linear_heads)),
+    ("docs/benchmarks.md", said(linear_heads.Head, "heads.csv")),
     ("docs/results.md", table(vocabularies.Step, "vocabularies.csv", vocabularies)),
     ("docs/results.md", table(experiments.Run, "experiments.csv", experiments)),
     *(

@@ -25,6 +25,7 @@ from bfn_kernels import vocabulary
 
 CLASSES, WIDTH, TEMPERATURE = 30_522, 768, 0.1  # the vocabulary of BERT, and the network of Duo
 TOKENS = (512,)
+CHUNK = 64  # the tokens of a chunk of Duo's bound: the default takes twice the memory, and saves 3 % of the time
 DUO, FLM, PRODUCTS = "Duo's lines", "FLM's lines", "the two products"
 SOFTMAX, ARGMAX = "noisy_embedding", "noisy_embedding, return_argmax"
 LINEAR, KEPT, MADE = "linear", "linear, factor kept", "linear, factor made in the call"
@@ -94,7 +95,8 @@ def step(ours: bool, tokens: int, gradient: bool, network: nn.Module) -> Callabl
                     x, weight, scale=scale, spread=spread, temperature=TEMPERATURE, return_argmax=True, seed=1
                 )
                 hidden = network(seen)
-                loss = vocabulary.loss_by_chunks(nll_by_duo, hidden, head.weight, head.bias, x, x_t, alpha)
+                head_and_rows = head.weight, head.bias, x, x_t, alpha
+                loss = vocabulary.loss_by_chunks(nll_by_duo, hidden, *head_and_rows, chunk_size=CHUNK)
             else:
                 seen, x_t = noisy_by_duo(x, weight, scale, spread)
                 loss = nll_by_duo(head(network(seen)), x, x_t, alpha).mean()
