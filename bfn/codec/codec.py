@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from bfn.codec.intervals import Cells, Joint, normals
 from bfn.codec.lattice import steps_of
 from bfn.codec.models import Coded
-from bfn.codec.rans import BITS, SCALAR, Integers, Stack
+from bfn.codec.rans import SCALAR, Integers, Stack
 
 ENTROPY = math.log2(math.sqrt(2 * math.pi * math.e))  # of a normal, in units of its std
 SPACING = 1.5  # of the lattices, as a multiple of the smallest standard deviation that uses a lattice
-FEWEST = 4  # heads of the coder; in larger batches, there is one for each example
+DEVIATIONS = 7 * 1.02  # how many more bits than its entropy a normal may take: 7 of its standard deviations
+DRAWN = 512  # the bits that an example draws, for each of its heads of the coder
 
 
 class Codec:
@@ -35,12 +36,17 @@ class Codec:
 
     @property
     def need(self) -> int:
-        """Bits that the stack must have for each example of a batch. Its head may take two words."""
+        """Bits that an example draws from the stack, at most."""
         last = math.sqrt(self.accuracy) / self.steps[-1].spacing
         bridges = (after.bridge / step.spacing for step, after in zip(self.steps[1:], self.steps[2:], strict=False))
-        widest = max(bridges, default=0.0)
-        bits = sum(max(0.0, math.log2(each) + ENTROPY) for each in (last, widest) if each)
-        return math.ceil(1.12 * self.coded.size * self.coded.coordinates * bits) + 64 + 2 * BITS
+        drawn = [math.log2(each) + ENTROPY for each in (last, max(bridges, default=0.0)) if each]
+        numbers = self.coded.size * self.coded.coordinates
+        return math.ceil(numbers * sum(max(0.0, each) for each in drawn) + DEVIATIONS * math.sqrt(2 * numbers))
+
+    @property
+    def heads(self) -> int:
+        """The number of heads of the coder for each example of a batch. With more heads, it needs fewer calls."""
+        return max(1, self.need // DRAWN)
 
     # The distributions of a step, given states in units of their spacings. A step pushes and pops these symbols:
     # q(S_n | x), the flow; q(S_{i-1} | S_i), the bridge; p(S_i | S_{i-1}), the receiver; p(x | S_n), the output.

@@ -1,11 +1,13 @@
 """The file of encoded examples.
 
-All numbers are little-endian. A file has, in this order: the header `HEADER`; a byte for each batch; the software that
-wrote it, as text whose length the header tells; a CRC-32 of all examples; the stack: the scalar head of 8 bytes, and
-words of 4 bytes; and a CRC-32 of all of this.
+All numbers are little-endian. A file has, in this order: the header `HEADER`; two bytes for each run of batches; the
+software that wrote it, as text whose length the header tells; a CRC-32 of all examples; the stack: the scalar head of 8
+bytes, and words of 4 bytes; and a CRC-32 of all of this.
 
-The lower 3 bits of a batch's byte are log2 of its number of examples. The upper 5 bits belong to a checksum of these
-examples: they show early that a network computes other numbers than the encoder's did. The CRC-32 leaves no doubt.
+A run is of batches of one size that follow each other, of at most `LARGEST` examples. Its first byte has log2 of the
+number of examples of a batch in the lower 3 bits, and the number of batches less 1 in the upper 5 bits, so that a run
+has at most 32 batches. The second byte belongs to a checksum of the run's examples: it shows early that a network
+computes other numbers than the encoder's did. The CRC-32 leaves no doubt.
 """
 
 import hashlib
@@ -14,23 +16,24 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import astuple, dataclass
-from itertools import accumulate
+from itertools import accumulate, groupby
 
 import numpy as np
 import torch
 
-from bfn.codec.codec import FEWEST, SPACING, Codec, Factorised
+from bfn.codec.codec import SPACING, Codec, Factorised
 from bfn.codec.models import Coded
 from bfn.codec.rans import BITS, Integers, Stack, StackError
 from bfn_kernels import __version__
 from bfn_kernels.coding import PRECISION
 
-MAGIC, VERSION = b"BFNC", 2
+MAGIC, VERSION = b"BFNC", 3
 HEADER = struct.Struct("<4sB8sHHHIIHB")
 CRC = struct.Struct("<I")
 LARGEST, NUMBERS = 64, 2**24  # of a batch: the most examples, and the most coordinates of their states
 MOST_STEPS, MOST_EXAMPLES = 10_000, 2**24
-SPARE = (2 * BITS + 5) * FEWEST  # bits of the stack that the first heads may take
+MOST_RUN = 32  # batches
+PER_HEAD = 3 * BITS + 5  # bits of the stack that a new head may take: its content, the length of it, and its first word
 THOUSANDTHS = 1000  # in which the spacing of the lattices is stored
 
 
@@ -48,8 +51,8 @@ class Header:
     """The first bytes of a file.
 
     model: a hash of the weights and of the frequencies of the first examples. spacing: of the lattices, in thousandths.
-    threads: the number of torch's threads. first: the number of examples before the first batch. padding: the number of
-    values at the end of the last example that are no data. software: the length of its name.
+    threads: the number of torch's threads. first: the number of examples before the first batch. runs: of batches.
+    padding: the number of values at the end of the last example that are no data. software: the length of its name.
     """
 
     magic: bytes
@@ -59,7 +62,7 @@ class Header:
     spacing: int
     threads: int
     first: int
-    batches: int
+    runs: int
     padding: int
     software: int
 
@@ -67,7 +70,7 @@ class Header:
         if self.version != VERSION:
             raise FileError(f"the file has version {self.version} of the format, and this package reads {VERSION}")
         require(1 <= self.n_steps <= MOST_STEPS and 50 <= self.spacing <= 4000 and 1 <= self.threads <= 1024)
-        require(max(self.first, self.batches) <= MOST_EXAMPLES)
+        require(max(self.first, self.runs) <= MOST_EXAMPLES)
 
 
 def software() -> str:
@@ -88,9 +91,31 @@ def crc(levels: Integers) -> int:
     return zlib.crc32(levels.astype("<u2").tobytes())
 
 
-def byte_of(levels: Integers) -> int:
-    """The byte of a batch: see the top of this file."""
-    return crc(levels) & 0xF8 | (len(levels).bit_length() - 1)
+@dataclass(frozen=True)
+class Run:
+    """Batches of `size` examples that follow each other: see the top of this file."""
+
+    size: int
+    batches: int
+    checksum: int
+
+    @classmethod
+    def of_bytes(cls, sizes: int, checksum: int) -> "Run":
+        return cls(1 << (sizes & 7), (sizes >> 3) + 1, checksum)
+
+    def to_bytes(self) -> bytes:
+        return bytes([self.batches - 1 << 3 | (self.size.bit_length() - 1), self.checksum])
+
+
+def runs_of(sizes: list[int], levels: Integers) -> list[Run]:
+    """The runs of batches. levels: of the examples of all batches."""
+    runs: list[Run] = []
+    for size, group in groupby(sizes):
+        left, longest = len([*group]), min(MOST_RUN, LARGEST // size)
+        for batches in [*[longest] * (left // longest), *[left % longest] * (left % longest > 0)]:
+            part, levels = levels[: size * batches], levels[size * batches :]
+            runs.append(Run(size, batches, crc(part) & 0xFF))
+    return runs
 
 
 @dataclass
@@ -130,27 +155,25 @@ def compress(
     """
     thousandths = round(spacing * THOUSANDTHS)
     codec, factorised, stack = Codec(coded, n_steps, thousandths / THOUSANDTHS), Factorised(counts), Stack(PRECISION)
-    first, need = 0, codec.need
-    while first < len(levels) and stack.bits < need + SPARE:
+    need, first = codec.need + codec.heads * PER_HEAD, 0
+    while first < len(levels) and stack.bits < need:
         factorised.encode(stack, levels[first])
         first += 1
         progress(1)
-    at, batches = first, b""
-    sizes: list[int] = []
+    at, sizes = first, []
     for size in sizes_of(stack, need, len(levels) - first, min(largest, most(coded))):
-        part = levels[at : at + size]
-        stack.add_heads(max(FEWEST, size))
-        codec.encode(stack, part)
+        stack.add_heads(codec.heads * size)
+        codec.encode(stack, levels[at : at + size])
         sizes.append(size)
-        batches += bytes([byte_of(part)])
         at += size
         progress(size)
     stack.remove_heads(0)
     written = software().encode()
     model, threads = fingerprint(coded, counts), torch.get_num_threads()
-    lengths = first, len(sizes), padding, len(written)
+    runs = [run.to_bytes() for run in runs_of(sizes, levels[first:])]
+    lengths = first, len(runs), padding, len(written)
     header = Header(MAGIC, VERSION, model, n_steps, thousandths, threads, *lengths)
-    parts = HEADER.pack(*astuple(header)), batches, written, CRC.pack(crc(levels)), stack.to_bytes()
+    parts = HEADER.pack(*astuple(header)), *runs, written, CRC.pack(crc(levels)), stack.to_bytes()
     return Encoded(sealed(b"".join(parts)), first, sizes)
 
 
@@ -166,7 +189,8 @@ def most(coded: Coded) -> int:
 def sizes_of(stack: Stack, need: int, left: int, largest: int) -> Iterator[int]:
     """Sizes of batches, powers of 2, for which the stack has enough bits when they are asked for."""
     while left:
-        able = max(1, min(largest, left, (stack.bits - SPARE) // need))
+        bits = stack.bits + BITS * len(stack.heads)  # the heads that are there need not be made
+        able = max(1, min(largest, left, bits // need))
         size = 1 << (able.bit_length() - 1)
         yield size
         left -= size
@@ -176,9 +200,9 @@ def decompress(
     coded: Coded, data: bytes, counts: np.ndarray, progress: Callable[[int], None] = lambda examples: None
 ) -> Integers:
     """The examples of a file: the inverse of `compress`. It raises a FileError if they are not what was encoded."""
-    header, batches, written, whole, stack_bytes = split(data)
-    sizes = [1 << (each & 7) for each in batches]
-    require(max(sizes, default=1) <= most(coded) and sum(sizes) <= MOST_EXAMPLES)
+    header, runs, written, whole, stack_bytes = split(data)
+    require(max((run.size for run in runs), default=1) <= most(coded))
+    require(sum(run.size * run.batches for run in runs) <= MOST_EXAMPLES)
     if header.model != fingerprint(coded, counts):
         raise FileError("the file was written with another model, or with other training data, than this run has")
     before = torch.get_num_threads()
@@ -186,16 +210,19 @@ def decompress(
     try:
         stack, factorised = Stack.of_bytes(stack_bytes, PRECISION), Factorised(counts)
         codec, found = Codec(coded, header.n_steps, header.spacing / THOUSANDTHS), []
-        lanes = [0, *accumulate((max(FEWEST, size) for size in sizes), max)]
+        lanes = [0, *accumulate((codec.heads * run.size for run in runs), max)]
         stack.add_heads(lanes[-1])
-        for size, wanted, fewer in zip(reversed(sizes), reversed(batches), reversed(lanes[:-1]), strict=True):
-            found.append(codec.decode(stack, size))
-            if byte_of(found[-1]) != wanted:
+        for run, fewer in zip(runs[::-1], lanes[-2::-1], strict=True):
+            batches = []
+            for _ in range(run.batches):
+                batches.append(codec.decode(stack, run.size))
+                progress(run.size)
+            found.append(np.concatenate(batches[::-1]))
+            if crc(found[-1]) & 0xFF != run.checksum:
                 raise FileError("examples have another checksum than when they were encoded")
             stack.remove_heads(fewer)
-            progress(size)
-        alone = [factorised.decode(stack).reshape(1, *coded.shape) for _ in range(header.first)]
-        levels = np.concatenate([np.zeros((0, *coded.shape), np.int64), *alone[::-1], *found[::-1]])
+        first = [factorised.decode(stack).reshape(1, *coded.shape) for _ in range(header.first)]
+        levels = np.concatenate([np.zeros((0, *coded.shape), np.int64), *first[::-1], *found[::-1]])
         if crc(levels) != whole or stack.size or stack.scalar != 1 << 32:
             raise FileError("the examples are not what was encoded")
         progress(header.first)
@@ -209,16 +236,17 @@ def decompress(
     return levels
 
 
-def split(data: bytes) -> tuple[Header, bytes, bytes, int, bytes]:
-    """The header, the bytes of the batches, the name of the software, the CRC of the examples, and the stack. Nothing
-    is allocated before the sizes are known to fit."""
+def split(data: bytes) -> tuple[Header, list[Run], bytes, int, bytes]:
+    """The header, the runs of batches, the name of the software, the CRC of the examples, and the stack. Nothing is
+    allocated before the sizes are known to fit."""
     if data[:4] != MAGIC:
         raise FileError("this is no file of `bfn compress`")
     require(len(data) >= HEADER.size + 4 and sealed(data[:-4]) == data)
     data = data[:-4]
     header, at = Header(*HEADER.unpack_from(data)), HEADER.size
-    end = at + header.batches
+    end = at + 2 * header.runs
     after = end + header.software
     require(len(data) >= after + CRC.size)
     (whole,) = CRC.unpack_from(data, after)
-    return header, data[at:end], data[end:after], whole, data[after + CRC.size :]
+    runs = [Run.of_bytes(*data[place : place + 2]) for place in range(at, end, 2)]
+    return header, runs, data[end:after], whole, data[after + CRC.size :]

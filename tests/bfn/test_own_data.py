@@ -184,7 +184,7 @@ def test_options_are_keyword_arguments_of_the_function_that_takes_them(monkeypat
     assert build_model(load("digits", own), shipped("digits")).schedule.sigma_1 == 0.25
     for options, reason in (
         ([own[1], "model.options.acuracy=5"], "got an unexpected keyword argument 'acuracy'"),
-        ([], "missing a required argument: 'accuracy'"),
+        ([], "missing a required (keyword-only )?argument: 'accuracy'"),
     ):
         with pytest.raises(ConfigError, match=f"^model.schedule='mine:schedule' cannot use model.options=.*: {reason}"):
             build_model(load("digits", [own[0], *options]), shipped("digits"))

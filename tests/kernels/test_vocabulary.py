@@ -385,7 +385,7 @@ def test_kernels_of_tiles_refuse_what_does_not_fit():
     sums = torch.zeros(3, 4, dtype=torch.float64)
     call = torch.ops.bfn_kernels.vocabulary_sums_tile
     for wrong in ((tile.t(), x, 0, sums), (tile, x[:2], 0, sums), (tile, x, 0, sums.float()), (tile[0], x, 0, sums)):
-        with pytest.raises(ValueError, match="tile"):
+        with pytest.raises((ValueError, RuntimeError), match="tile"):  # from torch 2.15 on, the second
             call(*wrong)
 
 

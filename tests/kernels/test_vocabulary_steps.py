@@ -222,10 +222,10 @@ def test_the_kernel_of_a_tile_refuses_what_does_not_fit():
         {"x": x[:2]}, {"rows": x.int()}, {"alpha": row.double()}, {"state": tile[:2]}, {"out": tile[:, :9]},
         {"tile": tile.t()}, {"top": row[:2]},
     ):  # fmt: skip
-        with pytest.raises(ValueError, match="tile"):
+        with pytest.raises((ValueError, RuntimeError), match="tile"):  # from torch 2.15 on, the second
             step(**wrong)
     for again in (False, True):
-        with pytest.raises(ValueError, match="top, total and kept must be given together"):
+        with pytest.raises((ValueError, RuntimeError), match="top, total and kept must be given together"):
             step(top=None, again=again)
 
 
