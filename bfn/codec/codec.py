@@ -1,5 +1,6 @@
 """Examples as bits of a stack, and back."""
 
+import functools
 import math
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -15,7 +16,9 @@ from bfn.codec.rans import SCALAR, Integers, Stack
 
 ENTROPY = math.log2(math.sqrt(2 * math.pi * math.e))  # of a normal, in units of its std
 SPACING = 1.5  # of the lattices, as a multiple of the smallest standard deviation that uses a lattice
-DEVIATIONS = 7 * 1.02  # how many more bits than its entropy a normal may take: 7 of its standard deviations
+# The bits of a number that is drawn from a normal have a standard deviation of 1.02. An example may draw more bits than
+# the mean by 7 standard deviations.
+DEVIATIONS = 7 * 1.02
 DRAWN = 512  # the bits that an example draws, for each of its heads of the coder
 
 
@@ -34,9 +37,9 @@ class Codec:
         self.steps = steps_of(alpha, spacing)
         self.times = [coded.time_of(step.seen) for step in self.steps]
 
-    @property
+    @functools.cached_property
     def need(self) -> int:
-        """Bits that an example draws from the stack, at most."""
+        """The bits that an example draws from the stack are at most so many."""
         last = math.sqrt(self.accuracy) / self.steps[-1].spacing
         bridges = (after.bridge / step.spacing for step, after in zip(self.steps[1:], self.steps[2:], strict=False))
         drawn = [math.log2(each) + ENTROPY for each in (last, max(bridges, default=0.0)) if each]

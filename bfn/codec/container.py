@@ -51,7 +51,7 @@ class Header:
     """The first bytes of a file.
 
     model: a hash of the weights and of the frequencies of the first examples. spacing: of the lattices, in thousandths.
-    threads: the number of torch's threads. first: the number of examples before the first batch. runs: of batches.
+    threads: the number of torch's threads. first: the number of examples before the first batch. runs: their number.
     padding: the number of values at the end of the last example that are no data. software: the length of its name.
     """
 
@@ -106,16 +106,19 @@ class Run:
     def to_bytes(self) -> bytes:
         return bytes([self.batches - 1 << 3 | (self.size.bit_length() - 1), self.checksum])
 
+    @classmethod
+    def of_levels(cls, size: int, levels: Integers) -> "Run":
+        return cls(size, len(levels) // size, crc(levels) & 0xFF)
 
-def runs_of(sizes: list[int], levels: Integers) -> list[Run]:
+
+def runs_of(sizes: list[int], levels: Integers) -> Iterator[Run]:
     """The runs of batches. levels: of the examples of all batches."""
-    runs: list[Run] = []
+    at = 0
     for size, group in groupby(sizes):
-        left, longest = len([*group]), min(MOST_RUN, LARGEST // size)
-        for batches in [*[longest] * (left // longest), *[left % longest] * (left % longest > 0)]:
-            part, levels = levels[: size * batches], levels[size * batches :]
-            runs.append(Run(size, batches, crc(part) & 0xFF))
-    return runs
+        end, longest = at + sum(group), size * min(MOST_RUN, LARGEST // size)
+        for start in range(at, end, longest):
+            yield Run.of_levels(size, levels[start : min(start + longest, end)])
+        at = end
 
 
 @dataclass
@@ -218,7 +221,7 @@ def decompress(
                 batches.append(codec.decode(stack, run.size))
                 progress(run.size)
             found.append(np.concatenate(batches[::-1]))
-            if crc(found[-1]) & 0xFF != run.checksum:
+            if Run.of_levels(run.size, found[-1]) != run:
                 raise FileError("examples have another checksum than when they were encoded")
             stack.remove_heads(fewer)
         first = [factorised.decode(stack).reshape(1, *coded.shape) for _ in range(header.first)]

@@ -4,12 +4,15 @@ import dataclasses
 import importlib
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
 from torch import Tensor
 
 from bfn_kernels.backends import BACKENDS
+from bfn_kernels.extensions import as_refused
 from tests.cuda_on_host import cuda_on_host
 from tests.kernels.case import Case
 from tests.kernels.op_cases import CASES
@@ -73,6 +76,14 @@ def widened(inputs: dict) -> dict:
             value = value.double()
         wide[name] = torch.float64 if isinstance(value, torch.dtype) else value
     return wide
+
+
+@contextmanager
+def refused(match: str | None = None) -> Iterator[None]:
+    """Tests that an operator of torch.ops raises a ValueError. From 2.15 on, torch makes a RuntimeError of it."""
+    with pytest.raises((ValueError, RuntimeError), match=match) as caught:
+        yield
+    assert isinstance(as_refused(caught.value), ValueError)
 
 
 def weights_like(result: Tensor) -> Tensor:

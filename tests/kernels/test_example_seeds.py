@@ -13,6 +13,7 @@ from bfn_kernels import backends, continuous, noise, samplers
 from bfn_kernels.common import of_rows
 from bfn_kernels.nn import Continuous, ExampleSeeds, Joint, Ragged, Sampling, Vocabulary, part, spread_times
 from tests.kernels.joint_models import BY_RULE, KINDS, SHAPES, data
+from tests.kernels.support import refused
 
 SEEDS = torch.tensor([5, -3, 7, 2**62, 0, 9])
 COUNTS = [3, 0, 1, 4, 0, 2]
@@ -281,7 +282,7 @@ def test_the_kernel_makes_the_words_of_the_reference(width):
 )
 def test_the_operator_refuses_wrong_arguments(change, words):
     given = {"seed": torch.arange(2), "first": torch.arange(2), "width": 3, "stream": 0, "draws": 1}
-    with pytest.raises((ValueError, RuntimeError), match=words):
+    with refused(words):
         getattr(torch.ops, backends.NATIVE).common_row_noise(*(given | {"dtype": torch.int64} | change).values())
 
 
