@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bfn.codec.intervals import Cells, Joint, normals
 from bfn.codec.lattice import steps_of
 from bfn.codec.models import Coded
-from bfn.codec.rans import SCALAR, Integers, Stack
+from bfn.codec.rans import BITS, SCALAR, Integers, Stack
 
 ENTROPY = math.log2(math.sqrt(2 * math.pi * math.e))  # of a normal, in units of its std
 SPACING = 1.5  # of the lattices, as a multiple of the smallest standard deviation that uses a lattice
@@ -20,6 +20,9 @@ SPACING = 1.5  # of the lattices, as a multiple of the smallest standard deviati
 # the mean by 7 standard deviations.
 DEVIATIONS = 7 * 1.02
 DRAWN = 512  # the bits that an example draws, for each of its heads of the coder
+PER_HEAD = 3 * BITS + 5  # bits of the stack that a new head may take: its content, the length of it, and its first word
+HALVINGS = 9  # of the number of messages, at most, so that a file can store the number of a stage in 4 bits
+LARGEST, NUMBERS = 64, 2**24  # of a batch: the most examples, and the most coordinates of their states
 
 
 class Codec:
@@ -90,6 +93,47 @@ class Codec:
         x = self.coded.cells(self.output(before, self.n)).pop(stack)
         self.flow(x).push(stack, before)
         return x.reshape(count, *self.coded.shape)
+
+
+class Ladder:
+    """The stages of a file: each needs more bits of the stack than the one before it, and makes the file grow less.
+
+    All batches of a stage have the same number of examples, and all examples the same number of messages. On the first
+    stages, a batch is one example, and the number of messages doubles from stage to stage. Stage `full` is the first
+    one with n messages. After it, the sizes of batches double.
+
+    Args:
+        coded: The model.
+        n_steps: n, the number of messages of an example.
+        spacing: The spacing of the lattices, as a multiple of the smallest standard deviation that uses it.
+    """
+
+    def __init__(self, coded: Coded, n_steps: int, spacing: float):
+        numbers = (n_steps >> halvings for halvings in range(HALVINGS, -1, -1))
+        self.codecs = [Codec(coded, number, spacing) for number in numbers if number]
+        self.full = len(self.codecs) - 1
+        most = max(1, min(LARGEST, NUMBERS // (coded.size * coded.coordinates)))  # memory grows with the batch
+        self.stages = self.full + most.bit_length()
+
+    def codec(self, stage: int) -> Codec:
+        return self.codecs[min(stage, self.full)]
+
+    def size(self, stage: int) -> int:
+        """The number of examples of a batch."""
+        return 1 << max(0, stage - self.full)
+
+    def heads(self, stage: int) -> int:
+        """The number of heads of the coder. Before stage `full`, batches are so few that one head will do."""
+        return self.codec(stage).heads * self.size(stage) if stage >= self.full else 1
+
+    def best(self, stack: Stack, left: int) -> int | None:
+        """The highest stage for which the stack has enough bits. left: the number of examples that are left."""
+        bits = stack.bits + BITS * len(stack.heads)  # the heads that are there need not be made
+        for stage in reversed(range(self.stages)):
+            need = self.codec(stage).need * self.size(stage) + self.heads(stage) * PER_HEAD
+            if self.size(stage) <= left and need <= bits:
+                return stage
+        return None
 
 
 class Factorised:

@@ -4,10 +4,9 @@ All numbers are little-endian. A file has, in this order: the header `HEADER`; t
 software that wrote it, as text whose length the header tells; a CRC-32 of all examples; the stack: the scalar head of 8
 bytes, and words of 4 bytes; and a CRC-32 of all of this.
 
-A run is of batches of one size that follow each other, of at most `LARGEST` examples. Its first byte has log2 of the
-number of examples of a batch in the lower 3 bits, and the number of batches less 1 in the upper 5 bits, so that a run
-has at most 32 batches. The second byte belongs to a checksum of the run's examples: it shows early that a network
-computes other numbers than the encoder's did. The CRC-32 leaves no doubt.
+A run is of batches of one stage that follow each other. The lower 4 bits of its first byte have the stage of the
+`Ladder`, and the upper 4 bits have the number of batches less 1. The second byte belongs to a checksum of the run's
+examples: it shows early that a network computes other numbers than the encoder's did. The CRC-32 leaves no doubt.
 """
 
 import hashlib
@@ -21,19 +20,17 @@ from itertools import accumulate, groupby
 import numpy as np
 import torch
 
-from bfn.codec.codec import SPACING, Codec, Factorised
+from bfn.codec.codec import LARGEST, SPACING, Factorised, Ladder
 from bfn.codec.models import Coded
-from bfn.codec.rans import BITS, Integers, Stack, StackError
+from bfn.codec.rans import Integers, Stack, StackError
 from bfn_kernels import __version__
 from bfn_kernels.coding import PRECISION
 
-MAGIC, VERSION = b"BFNC", 3
+MAGIC, VERSION = b"BFNC", 4
 HEADER = struct.Struct("<4sB8sHHHIIHB")
 CRC = struct.Struct("<I")
-LARGEST, NUMBERS = 64, 2**24  # of a batch: the most examples, and the most coordinates of their states
 MOST_STEPS, MOST_EXAMPLES = 10_000, 2**24
-MOST_RUN = 32  # batches
-PER_HEAD = 3 * BITS + 5  # bits of the stack that a new head may take: its content, the length of it, and its first word
+MOST_RUN = 16  # batches, whose number less 1 takes 4 bits
 THOUSANDTHS = 1000  # in which the spacing of the lattices is stored
 
 
@@ -93,32 +90,33 @@ def crc(levels: Integers) -> int:
 
 @dataclass(frozen=True)
 class Run:
-    """Batches of `size` examples that follow each other: see the top of this file."""
+    """Batches of one stage that follow each other: see the top of this file."""
 
-    size: int
+    stage: int
     batches: int
     checksum: int
 
     @classmethod
-    def of_bytes(cls, sizes: int, checksum: int) -> "Run":
-        return cls(1 << (sizes & 7), (sizes >> 3) + 1, checksum)
+    def of_bytes(cls, batches: int, checksum: int) -> "Run":
+        return cls(batches & 15, (batches >> 4) + 1, checksum)
 
     def to_bytes(self) -> bytes:
-        return bytes([self.batches - 1 << 3 | (self.size.bit_length() - 1), self.checksum])
+        return bytes([self.batches - 1 << 4 | self.stage, self.checksum])
 
     @classmethod
-    def of_levels(cls, size: int, levels: Integers) -> "Run":
-        return cls(size, len(levels) // size, crc(levels) & 0xFF)
+    def of_levels(cls, stage: int, batches: int, levels: Integers) -> "Run":
+        return cls(stage, batches, crc(levels) & 0xFF)
 
 
-def runs_of(sizes: list[int], levels: Integers) -> Iterator[Run]:
-    """The runs of batches. levels: of the examples of all batches."""
+def runs_of(stages: list[int], ladder: Ladder, levels: Integers) -> Iterator[Run]:
+    """The runs of batches of these stages. levels: of the examples of all batches."""
     at = 0
-    for size, group in groupby(sizes):
-        end, longest = at + sum(group), size * min(MOST_RUN, LARGEST // size)
-        for start in range(at, end, longest):
-            yield Run.of_levels(size, levels[start : min(start + longest, end)])
-        at = end
+    for stage, group in groupby(stages):
+        batches, size = len([*group]), ladder.size(stage)
+        for done in range(0, batches, MOST_RUN):
+            number = min(MOST_RUN, batches - done)
+            yield Run.of_levels(stage, number, levels[at : at + number * size])
+            at += number * size
 
 
 @dataclass
@@ -157,46 +155,33 @@ def compress(
         The file's bytes, and how many examples were encoded by the network at a time.
     """
     thousandths = round(spacing * THOUSANDTHS)
-    codec, factorised, stack = Codec(coded, n_steps, thousandths / THOUSANDTHS), Factorised(counts), Stack(PRECISION)
-    need, first = codec.need + codec.heads * PER_HEAD, 0
-    while first < len(levels) and stack.bits < need:
+    ladder = Ladder(coded, n_steps, thousandths / THOUSANDTHS)
+    stack, factorised, first, stages = Stack(PRECISION), Factorised(counts), 0, []
+    while first < len(levels) and ladder.best(stack, 1) is None:
         factorised.encode(stack, levels[first])
         first += 1
         progress(1)
-    at, sizes = first, []
-    for size in sizes_of(stack, need, len(levels) - first, min(largest, most(coded))):
-        stack.add_heads(codec.heads * size)
-        codec.encode(stack, levels[at : at + size])
-        sizes.append(size)
+    at = first
+    while at < len(levels):
+        stage = ladder.best(stack, min(largest, len(levels) - at)) or 0
+        stack.add_heads(ladder.heads(stage))
+        size = ladder.size(stage)
+        ladder.codec(stage).encode(stack, levels[at : at + size])
+        stages.append(stage)
         at += size
         progress(size)
     stack.remove_heads(0)
     written = software().encode()
     model, threads = fingerprint(coded, counts), torch.get_num_threads()
-    runs = [run.to_bytes() for run in runs_of(sizes, levels[first:])]
+    runs = [run.to_bytes() for run in runs_of(stages, ladder, levels[first:])]
     lengths = first, len(runs), padding, len(written)
     header = Header(MAGIC, VERSION, model, n_steps, thousandths, threads, *lengths)
     parts = HEADER.pack(*astuple(header)), *runs, written, CRC.pack(crc(levels)), stack.to_bytes()
-    return Encoded(sealed(b"".join(parts)), first, sizes)
+    return Encoded(sealed(b"".join(parts)), first, [*map(ladder.size, stages)])
 
 
 def sealed(content: bytes) -> bytes:
     return content + CRC.pack(zlib.crc32(content))
-
-
-def most(coded: Coded) -> int:
-    """The most examples of a batch. An encoder's and a decoder's memory grows with it."""
-    return max(1, min(LARGEST, NUMBERS // (coded.size * coded.coordinates)))
-
-
-def sizes_of(stack: Stack, need: int, left: int, largest: int) -> Iterator[int]:
-    """Sizes of batches, powers of 2, for which the stack has enough bits when they are asked for."""
-    while left:
-        bits = stack.bits + BITS * len(stack.heads)  # the heads that are there need not be made
-        able = max(1, min(largest, left, bits // need))
-        size = 1 << (able.bit_length() - 1)
-        yield size
-        left -= size
 
 
 def decompress(
@@ -204,24 +189,24 @@ def decompress(
 ) -> Integers:
     """The examples of a file: the inverse of `compress`. It raises a FileError if they are not what was encoded."""
     header, runs, written, whole, stack_bytes = split(data)
-    require(max((run.size for run in runs), default=1) <= most(coded))
-    require(sum(run.size * run.batches for run in runs) <= MOST_EXAMPLES)
     if header.model != fingerprint(coded, counts):
         raise FileError("the file was written with another model, or with other training data, than this run has")
+    ladder = Ladder(coded, header.n_steps, header.spacing / THOUSANDTHS)
+    require(max((run.stage for run in runs), default=0) < ladder.stages)
+    require(sum(ladder.size(run.stage) * run.batches for run in runs) <= MOST_EXAMPLES)
     before = torch.get_num_threads()
     torch.set_num_threads(header.threads)
     try:
         stack, factorised = Stack.of_bytes(stack_bytes, PRECISION), Factorised(counts)
-        codec, found = Codec(coded, header.n_steps, header.spacing / THOUSANDTHS), []
-        lanes = [0, *accumulate((codec.heads * run.size for run in runs), max)]
+        found, lanes = [], [0, *accumulate((ladder.heads(run.stage) for run in runs), max)]
         stack.add_heads(lanes[-1])
         for run, fewer in zip(runs[::-1], lanes[-2::-1], strict=True):
-            batches = []
+            size, batches = ladder.size(run.stage), []
             for _ in range(run.batches):
-                batches.append(codec.decode(stack, run.size))
-                progress(run.size)
+                batches.append(ladder.codec(run.stage).decode(stack, size))
+                progress(size)
             found.append(np.concatenate(batches[::-1]))
-            if Run.of_levels(run.size, found[-1]) != run:
+            if Run.of_levels(run.stage, run.batches, found[-1]) != run:
                 raise FileError("examples have another checksum than when they were encoded")
             stack.remove_heads(fewer)
         first = [factorised.decode(stack).reshape(1, *coded.shape) for _ in range(header.first)]

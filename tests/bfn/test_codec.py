@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from bfn.codec.codec import Codec, Factorised
+from bfn.codec.codec import Codec, Factorised, Ladder
 from bfn.codec.commands import counts_of
-from bfn.codec.container import HEADER, FileError, compress, decompress, sealed, split
+from bfn.codec.container import HEADER, FileError, Run, compress, decompress, runs_of, sealed, split
 from bfn.codec.models import CodedBins, CodedBits, CodedClasses, coded
 from bfn.codec.rans import Stack
 from bfn.configs import ConfigError, load
@@ -94,6 +94,59 @@ def test_a_file_holds_the_examples(model):
     assert encoded.sizes  # some examples were encoded by the network
 
 
+@pytest.mark.parametrize(
+    ("n_steps", "messages"), [(1, [1]), (6, [1, 3, 6]), (1000, [1, 3, 7, 15, 31, 62, 125, 250, 500, 1000])]
+)
+def test_stages_of_a_file(small, n_steps, messages, monkeypatch):
+    by, levels, _ = small
+    monkeypatch.setattr("bfn.codec.codec.DRAWN", 50)  # so that an example has more heads than one
+    ladder = Ladder(by, n_steps, 1.5)
+    stages = [*range(ladder.stages)]
+    assert [ladder.codec(stage).n for stage in stages] == messages + [n_steps] * 6
+    assert [*map(ladder.size, stages)] == [1] * len(messages) + [2, 4, 8, 16, 32, 64]
+    assert stages[-1] < 16  # four bits of the file
+    heads = ladder.codec(ladder.full).need // 50
+    assert [*map(ladder.heads, stages)] == [1] * ladder.full + [heads << i for i in range(7)] and heads > 1
+    for stage in stages:
+        need = ladder.size(stage) * ladder.codec(stage).need
+        enough = -(-(need + ladder.heads(stage) * 101) // 32)
+        assert ladder.best(filled(words=enough, lanes=0), 64) == stage
+        assert ladder.best(filled(words=enough - 1, lanes=0), 64) == (stage - 1 if stage else None)
+        stack = filled(words=enough - 2, lanes=0)
+        stack.heads = np.zeros(2, np.uint64)  # heads that are there need not be made
+        assert ladder.best(stack, 64) == stage
+        if n_steps < 10:
+            stack = filled(words=enough, lanes=0)
+            stack.add_heads(ladder.heads(stage))
+            ladder.codec(stage).encode(stack, levels[: ladder.size(stage)])  # the stack has enough bits
+    assert ladder.best(filled(words=100_000, lanes=0), 5) == ladder.full + 2
+
+
+def test_examples_of_few_messages_come_first(small):
+    """Frequencies encode no more examples than the first stage needs."""
+    by, levels, counts = small
+    encoded = compress(by, levels[:200], counts, n_steps=20)
+    _, runs, *_ = split(encoded.data)
+    stages = [run.stage for run in runs]
+    assert stages[0] == 0 and max(stages) > 4
+    ladder, factorised, stack = Ladder(by, 20, 1.5), Factorised(counts), Stack(PRECISION)
+    for each in levels[: encoded.first]:
+        assert ladder.best(stack, 1) is None
+        factorised.encode(stack, each)
+    assert ladder.best(stack, 1) == 0
+
+
+def test_runs_of_batches(small):
+    by, levels, _ = small
+    ladder, stages = Ladder(by, 2, 1.5), [0] + [1] * 33 + [2] * 3
+    runs = [*runs_of(stages, ladder, levels[:40])]
+    assert [(run.stage, run.batches) for run in runs] == [(0, 1), (1, 16), (1, 16), (1, 1), (2, 3)]
+    assert [Run.of_bytes(*run.to_bytes()) for run in runs] == runs
+    ends = [0, 1, 17, 33, 34, 40]
+    for run, start, end in zip(runs, ends, ends[1:], strict=False):
+        assert run == Run.of_levels(run.stage, run.batches, levels[start:end])
+
+
 def changed(data, place):
     """With another bit at this place."""
     return data[:place] + bytes([data[place] ^ 1 << RANDOM.integers(8)]) + data[place + 1 :]
@@ -125,9 +178,10 @@ def test_a_file_that_was_made_to_deceive_is_an_error(small):
         except FileError:
             continue
         assert np.array_equal(got, levels[:200])  # a part that is not read, such as the name of the software
-    content = content[: many_steps[0].start] + many_steps[1] + content[many_steps[0].stop :]
-    with pytest.raises(FileError, match="the file is damaged"):
-        decompress(by, sealed(content), counts)
+    no_stage = slice(HEADER.size, HEADER.size + 1), b"\x0f"
+    for place, wrong in (many_steps, no_stage):
+        with pytest.raises(FileError, match="the file is damaged"):
+            decompress(by, sealed(content[: place.start] + wrong + content[place.stop :]), counts)
 
 
 def test_words_that_are_left_are_an_error(small):
