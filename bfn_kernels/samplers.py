@@ -11,6 +11,8 @@ from torch import Tensor
 
 from bfn_kernels import checks
 from bfn_kernels.adaptive import MAX_CALLS, Steps
+from bfn_kernels.arguments.step_arguments import StepCoefficients
+from bfn_kernels.graphs import StepTable, can_capture, captured
 from bfn_kernels.nn import BFN, Sampling, State, Vocabulary, part
 from bfn_kernels.nn.example_seeds import each_seed
 from bfn_kernels.nn.parts import by_part, copied, each_part, joint_of, unwrapped
@@ -192,42 +194,53 @@ def evaluating(model: BFN) -> Iterator[None]:
 class Run:
     """A sampling run: the state, and the numbers of all steps.
 
-    On CUDA, the coefficients of all steps are tensors, and every step runs the same operations at the same addresses,
-    as a CUDA graph requires. On other devices, the coefficients are Python numbers, with which a step is faster.
+    On CUDA, a step reads its numbers from a tensor, and every step runs the same operations at the same addresses, as a
+    CUDA graph requires. On other devices, coefficients are Python numbers, with which a step is faster.
 
     Args:
         advance: Takes a step and overwrites the state: `advance(state, t, coefficients, seed)`.
         state: The tensors that the run starts from.
         times: The time in [0, 1] at which each step starts, `[n]`.
-        table: The coefficients of all steps, each None or a tensor `[n]`.
+        table: The coefficients of all steps: `Coefficients` or `StepCoefficients`, each None or a tensor `[n]`.
         seed: An int that determines the seed of each step, or `ExampleSeeds`.
         device: The device of the network and of the data.
     """
 
     def __init__(self, advance: Advance, state: Any, times: Tensor, table: Any, seed: Any, device: torch.device):
-        # Compiled code cannot make a list of a tensor's numbers.
-        as_tensors = can_capture(device) or torch.compiler.is_compiling()
+        self.advance, self.state = advance, state
+        self.rows: StepTable | None = None
+        self.done: Any = 0
+        if reads_tensors(device):
+            self.rows, self.done = StepTable(device), torch.zeros(1, dtype=torch.int64, device=device)
 
-        def numbers(column: Tensor) -> Any:
-            return column.to(checks.widest(device)).to(device) if as_tensors else column.tolist()
+        def column(numbers: Tensor) -> Any:
+            return numbers if self.rows is None else self.rows.add(numbers)
 
-        self.advance, self.state, self.times = advance, state, times.float().to(device)
+        def coefficient(numbers: Tensor) -> Any:
+            return numbers.tolist() if self.rows is None else self.rows.add(numbers)
+
         steps = torch.arange(1, len(times) + 1, device="cpu")
-        self.seeds = each_part(partial(step_seeds, steps=steps, device=device), seed)
-        self.table = each_part(lambda table: table.each(numbers), table)
-        self.done: int | Tensor = torch.zeros(1, dtype=torch.int64, device=device) if as_tensors else 0
+        seeds = each_part(partial(step_seeds, steps=steps, device=device), seed)
+        self.times = column(times.float().to(device))
+        self.seeds = each_part(partial(each_seed, column), seeds)
+        self.table = each_part(lambda table: table.each(coefficient), table)
 
     def step(self) -> None:
         """Takes the next step."""
+        row = None if self.rows is None else self.rows.row(self.done)
 
         def next_of(column: Any) -> Any:
-            at = self.done
-            return column.index_select(0, at).squeeze(0) if isinstance(at, Tensor) else column[at]
+            return column[self.done] if row is None else row[column]
 
         table = each_part(lambda table: table.each(next_of), self.table)
         seeds = each_part(partial(each_seed, next_of), self.seeds)
         self.advance(self.state, next_of(self.times), table, seeds)
         self.done += 1
+
+
+def reads_tensors(device: torch.device) -> bool:
+    """Whether a run's steps read their numbers from tensors. Compiled code cannot make a list of a tensor's numbers."""
+    return can_capture(device) or torch.compiler.is_compiling()
 
 
 def ancestral(
@@ -256,8 +269,9 @@ def by_rule(
     state = by_part(model, partial(_start, start, device), shape, seed)
     times = torch.linspace(start, 1, n_steps + 1, dtype=torch.float64, device="cpu")
 
-    def steps(each: BFN, sampling: Sampling) -> Coefficients:
-        return run_table(rule, each.schedule, times, sampling.variance_scale)
+    def steps(each: BFN, sampling: Sampling) -> Coefficients | StepCoefficients:
+        table = run_table(rule, each.schedule, times, sampling.variance_scale)
+        return StepCoefficients.of(table, each.state_scale, device) if reads_tensors(device) else table
 
     table = by_part(model, steps, _by_part(model, sampling))
     return Run(partial(model.solver_step, sampling=sampling), state, times[:-1], table, seed, device)
@@ -383,17 +397,3 @@ def _restore(state: State, before: State) -> None:
 
 
 SAMPLERS: dict[str, Callable[..., Run]] = {rule: partial(by_rule, rule) for rule in RULES} | {"ancestral": ancestral}
-
-
-def can_capture(device: torch.device) -> bool:
-    """Whether a device has CUDA graphs."""
-    return device.type == "cuda"
-
-
-def captured(step: Callable[[], None], device: torch.device) -> Callable[[], None]:
-    """Records a step, which must have run once before, as a CUDA graph. Returns a function that replays the step by one
-    launch instead of many."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=torch.cuda.Stream(device)):
-        step()
-    return graph.replay

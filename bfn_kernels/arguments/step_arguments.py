@@ -3,7 +3,8 @@
 import functools
 import math
 import sys
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +14,42 @@ from bfn_kernels.arguments import rows
 from bfn_kernels.records import NO_SCORE, Guidance, Score, Solver
 from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
 from bfn_kernels.torch_private import outside_modes
+
+
+class StepCoefficients(NamedTuple):
+    """`solvers.Coefficients` of a sampling run in the types that operators take, so that a step converts nothing.
+
+    Attributes:
+        take, variance, extrapolation: As in `solvers.Coefficients`.
+        numbers: For each type of arithmetic, the numbers of a `Solver`: keep, take, std and extrapolation.
+    """
+
+    take: Any
+    variance: Any
+    extrapolation: Any
+    numbers: dict[torch.dtype, list[Any]]
+
+    @classmethod
+    def of(cls, chosen: solvers.Coefficients, scale: float, device: torch.device) -> "StepCoefficients":
+        """The same coefficients, tensors `[n]` of n steps, for a device. scale: the factor of the variance, K for
+        classes."""
+        # a GPU's square root is the nearest number, and on the CPU, torch's may be the next one
+        chosen = chosen.each(lambda number: number.to(checks.wide_device(device)))
+        numbers = {
+            dtype: [None if number is None else number.to(dtype) for number in _scaled(chosen, scale)]
+            for dtype in (torch.float32, torch.float64)
+        }
+        return cls(chosen.take, chosen.variance, chosen.extrapolation, numbers)
+
+    def each(self, of: Callable[[Any], Any]) -> "StepCoefficients":
+        """Applies a function to each number that is not None."""
+
+        def each(numbers: Iterable[Any]) -> list[Any]:
+            return [None if number is None else of(number) for number in numbers]
+
+        take, variance, extrapolation = each(self[:3])
+        numbers = {dtype: each(numbers) for dtype, numbers in self.numbers.items()}
+        return StepCoefficients(take, variance, extrapolation, numbers)
 
 
 def taken(choose: str | None, rule: str, coefficients: solvers.Coefficients | None) -> str:
@@ -31,7 +68,7 @@ def step_schedule(
 
 
 def step_scalars(
-    explicit: solvers.Coefficients | None,
+    explicit: solvers.Coefficients | StepCoefficients | None,
     rule: str,
     schedule: Any,
     times: tuple[Any, Any, Any],
@@ -53,6 +90,8 @@ def step_scalars(
         if _are_numbers(times) and rows.is_plain(schedule) and state.is_cpu and not torch.compiler.is_compiling():
             return _solver(_tensors(_of_numbers(rule, schedule, *times, scale), dtype, state), previous)
         chosen = solvers.coefficients(rule, schedule, *_checked_times(rule, times, shape, state))
+    elif isinstance(explicit, StepCoefficients):
+        return _solver(explicit.numbers[dtype], previous)
     elif not isinstance(explicit, solvers.Coefficients):
         raise TypeError(f"coefficients must be bfn_kernels.solvers.Coefficients, got {type(explicit).__name__}")
     elif not times[1] is times[2] is None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from bfn_kernels import backends, checks, declarations, libraries, triton_ops
+from bfn_kernels import backends, checks, declarations, libraries, nn, samplers, triton_ops
 from tests.cuda_on_host import cuda_on_host
 from tests.kernels.case import Case
 from tests.kernels.declared import NOISES
@@ -48,6 +48,9 @@ LAUNCHES = {
     },
     "circular": {"flow_sample": (3, 3), "discrete_time_loss": (6, 5), "update_sample": (2, 2)},
 }
+# For each kind of data, the most launches of a step of a sampling run, without its network: with the sampler
+# "ancestral", and with a solver.
+STEPS = {"Continuous": (7, 4), "Discretised": (7, 4), "Discrete": (4, 3), "Binary": (4, 3)}
 
 
 class Launches(TorchDispatchMode):
@@ -127,6 +130,24 @@ def test_launches(family, op, backend, as_on_a_gpu):
     assert ours + len(launches.ops) <= LAUNCHES[family][op][backend == "triton"], f"{ours}, {launches.ops}"
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("sampler", ["ancestral", "ode1", "ode2", "sde2", "renoise"])
+@pytest.mark.parametrize("kind", STEPS)
+def test_launches_of_a_step(kind, sampler, backend, as_on_a_gpu, monkeypatch):
+    monkeypatch.setattr(samplers, "can_capture", lambda device: True)
+    monkeypatch.setattr(backends, "choose", lambda *_: backends.BACKENDS[backend])
+    output = torch.rand(4, 6, *{"Discretised": [2], "Discrete": [5]}.get(kind, []))
+    more = {"Discretised": {"num_bins": 16}, "Discrete": {"num_classes": 5}}.get(kind, {})
+    model, runs = getattr(nn, kind)(lambda theta, t: output, 0.5, **more), []
+    make = samplers.SAMPLERS[sampler]
+    kernels_of(lambda: runs.append(make(model, (4, 6), 5, 1, torch.device("cpu"))), backend)
+    step = torch.no_grad()(runs[0].step)
+    kernels_of(step, backend)  # the first step makes tables that stay
+    with Launches() as launches:
+        ours = kernels_of(step, backend)
+    assert ours + len(launches.ops) <= STEPS[kind][sampler != "ancestral"], f"{ours}, {launches.ops}"
+
+
 def test_the_page_has_these_numbers():
     page = Path(__file__).parents[2].joinpath("docs", "gpu.md").read_text()
     for family, calls in LAUNCHES.items():
@@ -135,3 +156,5 @@ def test_the_page_has_these_numbers():
             (kind,) = [kind for kind in cells if kind in op]
             cells[kind] = f"{cuda}" if cuda == triton else f"{cuda}, Triton {triton}"
         assert f"\n| {family} | {' | '.join(cells.values())} |\n" in page
+    for kind, launches in STEPS.items():
+        assert f"\n| {kind.lower()} | {' | '.join(map(str, launches))} |\n" in page
